@@ -1,0 +1,119 @@
+# Saffron: build, test, check. The knobs first; `make help` lists the targets.
+CUDA     ?= auto
+JEMALLOC ?= $(if $(SAN),0,1)
+SAN      ?=
+WERROR   ?= 1
+V        ?= 0
+OPT      ?= -O2
+CC       ?= gcc
+B        ?= build$(if $(SAN),/$(SAN),/release)
+# CUDA=auto|0|1        the GPU backend: built when nvcc is found (CUDA_HOME, else PATH), never needed
+# JEMALLOC=1|0         the allocator; sanitizers and valgrind want 0
+# SAN=address|thread   sanitizers (address brings undefined and leak checks)
+# WERROR=1|0 V=0|1     warnings are errors; show whole command lines
+# B=DIR                where objects, libraries and programs go
+
+Q := $(if $(filter 1,$(V)),,@)
+
+# ---- what the compiler is told -------------------------------------------------------------------
+PACKAGES := libuv libnats libprotobuf-c yaml-0.1 libmicrohttpd jansson libxxhash zlib
+CPPFLAGS += -I. -I$(B)/gen -D_GNU_SOURCE $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
+            -Wundef -Wpointer-arith $(if $(filter 1,$(WERROR)),-Werror)
+HARDEN   := -fstack-protector-strong -fno-strict-aliasing -fPIE
+CFLAGS   += -std=c11 $(OPT) -g $(WARN) $(HARDEN) -pthread -march=x86-64-v2 -ffp-contract=off
+LDFLAGS  += -pie -pthread -Wl,-z,relro,-z,now -Wl,--as-needed
+LDLIBS   += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
+ifeq ($(SAN),address)
+CFLAGS   += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DRT_DEBUG
+LDFLAGS  += -fsanitize=address,undefined
+else ifeq ($(SAN),thread)
+CFLAGS   += -fsanitize=thread -fno-omit-frame-pointer -DRT_DEBUG
+LDFLAGS  += -fsanitize=thread
+else
+CPPFLAGS += -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+endif
+ifeq ($(JEMALLOC),1)
+CPPFLAGS += -DRT_JEMALLOC
+LDLIBS   += -ljemalloc
+endif
+# One file per instruction set: x_avx2.c and x_avx512.c are chosen at run time (runtime/base/cpu.h).
+ISA_avx2   := -march=x86-64-v3
+ISA_avx512 := -march=x86-64-v4 -mprefer-vector-width=512
+isa_flags   = $(if $(findstring _avx512.c,$(1)),$(ISA_avx512),$(if $(findstring _avx2.c,$(1)),$(ISA_avx2)))
+
+# ---- what is built -------------------------------------------------------------------------------
+ROLES    := data_compose middleware embedding_server trainer
+program   = saffron-$(subst _,-,$(1))
+PROGRAMS := $(foreach r,$(ROLES),$(B)/$(call program,$(r))) $(B)/saffron
+
+PROTO    := $(wildcard proto/*.proto)
+GEN_C    := $(PROTO:proto/%.proto=$(B)/gen/proto/%.pb-c.c)
+sources   = $(sort $(filter-out %/main.c,$(foreach d,$(1),$(wildcard $(d)/*.c $(d)/*/*.c $(d)/*/*/*.c))))
+objects   = $(patsubst %.c,$(B)/%.o,$(1))
+
+RUNTIME_O := $(call objects,$(call sources,runtime)) $(GEN_C:.c=.o)
+LIBS      := $(B)/libruntime.a $(ROLES:%=$(B)/lib%.a) $(B)/libctl.a
+UNIT_C    := $(wildcard tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_*.c)
+UNIT      := $(UNIT_C:%.c=$(B)/%)
+TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c)))
+
+.PHONY: all test check bench deps deps-test proto clean help unit programs announce
+.SECONDARY:
+all: announce programs
+
+announce:
+	@scripts/cuda.sh announce "$(CUDA)"
+
+programs: $(PROGRAMS)
+unit: $(UNIT)
+
+$(B)/gen/proto/%.pb-c.c $(B)/gen/proto/%.pb-c.h &: proto/%.proto
+	$(Q)mkdir -p $(B)/gen && echo "  PROTO $<" && protoc-c --c_out=$(B)/gen $<
+$(B)/gen/%.o: $(B)/gen/%.c
+	$(Q)$(CC) $(CPPFLAGS) $(filter-out -W%,$(CFLAGS)) -c $< -o $@
+$(B)/%.o: %.c | $(GEN_C)
+	$(Q)mkdir -p $(@D) && echo "  CC    $<" && \
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
+
+$(B)/libruntime.a: $(RUNTIME_O)
+define role_lib
+$(B)/lib$(1).a: $(call objects,$(call sources,$(1)))
+endef
+$(foreach r,$(ROLES) ctl,$(eval $(call role_lib,$(r))))
+$(B)/lib%.a:
+	$(Q)mkdir -p $(@D) && rm -f $@ && echo "  AR    $@" && ar rcs $@ $^
+
+# oneDNN only where tensors are: the trainer and the tests that link it.
+define role_program
+$(B)/$(call program,$(1)): $(B)/$(1)/main.o $(B)/lib$(1).a $(B)/libruntime.a
+	$(Q)echo "  LD    $$@" && $(CC) $(LDFLAGS) $$^ $(LDLIBS) $(if $(filter trainer,$(1)),-ldnnl -lgomp) -o $$@
+endef
+$(foreach r,$(ROLES),$(eval $(call role_program,$(r))))
+$(B)/saffron: $(B)/ctl/main.o $(B)/libctl.a $(B)/libruntime.a
+	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+$(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
+	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $< $(TESTLIB_O) -Wl,--start-group $(LIBS) \
+	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
+
+# ---- targets -------------------------------------------------------------------------------------
+deps: ## install the Debian packages that building and running need
+	@scripts/deps.sh build
+deps-test: ## ... and what the tests need on top
+	@scripts/deps.sh test
+proto: $(GEN_C) ## generate the message code
+test: ## install, build, run every test; ends with `N passed, N failed, N skipped`
+	@$(MAKE) --no-print-directory deps deps-test
+	@$(MAKE) --no-print-directory all unit
+	@tests/run.sh $(B)
+check: ## format, lint, layering, header self-containment
+	@B=$(B) CPPFLAGS="$(CPPFLAGS)" scripts/check.sh
+bench: ## (BENCH=name) measurements into build/bench/
+	@tests/bench/run.sh $(BENCH)
+clean: ## remove everything built
+	rm -rf build
+help:
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t14
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
