@@ -1,0 +1,38 @@
+/* runtime/net/loop.h -- rt_io on libuv: one event loop, one thread, one pool, one worker thread on demand.
+ *
+ * Between threads there are three bridges and no fourth: a bounded queue, uv_async_send (both inside
+ * rt_loop_post), a documented atomic. */
+#ifndef RT_LOOP_H
+#define RT_LOOP_H
+
+#include "runtime/net/io.h"
+
+struct rt_loop;
+struct uv_loop_s;
+
+struct rt_loop_conf {
+    const char *name;     /* thread name, at most 15 bytes, static */
+    size_t pool_budget;   /* bytes of payload buffers */
+};
+
+int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out);
+/* After rt_loop_run returned or before it was called. Closes what is open. */
+void rt_loop_destroy(struct rt_loop *loop);
+
+struct rt_io *rt_loop_io(struct rt_loop *loop);
+struct uv_loop_s *rt_loop_uv(struct rt_loop *loop); /* for runtime/admin, runtime/process and ctl only */
+
+/* Run on the calling thread until rt_loop_stop; binds the thread to its own allocator arena. */
+int rt_loop_run(struct rt_loop *loop);
+/* Run on a thread of its own; join waits for its end. */
+int rt_loop_start_thread(struct rt_loop *loop);
+void rt_loop_join(struct rt_loop *loop);
+void rt_loop_stop(struct rt_loop *loop); /* Touch: any thread */
+
+/* Have fn(arg) run on the loop's thread. RT_EFULL when its queue (1,024) is full. Touch: any thread. */
+int rt_loop_post(struct rt_loop *loop, void (*fn)(void *arg), void *arg);
+
+/* true on the loop's own thread (or before it runs). */
+int rt_loop_is_current(const struct rt_loop *loop);
+
+#endif
