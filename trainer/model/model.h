@@ -1,0 +1,111 @@
+/* trainer/model/model.h -- the dense network of one rank: forward, backward, and its parameters as
+ * one flat vector. Pure computation: no network, no file, no clock.
+ *
+ *     struct tr_model_conf conf = {.seed = 1, .samples_max = 1024, .threads = 1};
+ *     err = tr_model_create(spec, &inputs, &conf, &model);          // spec.h; parse.h reads it from YAML
+ *     err = tr_model_forward(model, &batch, &out);                  // out.loss_sum, logit, score
+ *     err = tr_model_backward(model, &batch, global_samples, feature_grad);
+ *     if (!tr_finite(tr_model_grads(model), tr_model_count(model))) ... drop the batch ...
+ *     err = tr_optimizer_step(optimizer, lr, grads, params);        // trainer/optimizer.h
+ *
+ * Shapes: `dense` is [samples][n_dense], feature f is [samples][feature_dim[f]], `labels` is
+ * [samples][n_labels]; all float32, row-major, without gaps. Every layer's output is one tensor
+ * [samples][width].
+ * Memory: all of it is allocated in create, for batches of up to samples_max samples. A step
+ * allocates nothing once a batch size has been seen before (oneDNN plans are kept per size).
+ * Determinism: same machine class, thread count, parameters and batch give the same bits.
+ * Touch: the step thread (create and destroy: any one thread, no step running). */
+#ifndef TR_MODEL_H
+#define TR_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define TR_SAMPLES_MAX (1u << 20)   /* samples of a batch */
+#define TR_WIDTH_MAX   (1u << 20)   /* width of a tensor */
+#define TR_PARAMS_MAX  (1ull << 31) /* parameters of a model */
+
+struct tr_spec;
+struct tr_model;
+
+/* What a batch brings, from data.yml and embedding.yml; names are copied. Width-0 lists are legal. */
+struct tr_model_inputs {
+    const char *const *dense; /* [n_dense] column names */
+    uint32_t n_dense;
+    const char *const *feature;  /* [n_features] names */
+    const uint32_t *feature_dim; /* [n_features] pooled width of each */
+    uint32_t n_features;
+    const char *const *label; /* [n_labels] */
+    uint32_t n_labels;
+};
+
+struct tr_model_conf {
+    uint64_t seed;        /* global.seed: initial parameters are a pure function of it */
+    uint32_t samples_max; /* largest batch, training or evaluation; 1..TR_SAMPLES_MAX */
+    int threads;          /* OpenMP threads of oneDNN, trainer.threads; 0 means 1 */
+    const char *backend;  /* NULL or "onednn" (default), "reference" (plain C, for tests) */
+};
+
+/* One batch, all memory the caller's; it must stay unchanged from forward to the end of backward. */
+struct tr_batch_view {
+    uint32_t samples;            /* 1..samples_max */
+    const float *dense;          /* [samples][n_dense]; may be NULL when n_dense is 0 */
+    const float *const *feature; /* [n_features] -> [samples][feature_dim[f]] */
+    const float *labels;         /* [samples][n_labels] */
+    const float *weight;         /* [samples], or NULL: every sample weighs 1 */
+};
+
+struct tr_forward_out {
+    float *logit;    /* [samples] caller's memory, or NULL when not wanted */
+    float *score;    /* [samples] sigmoid(logit); or NULL */
+    double loss_sum; /* set: sum over the samples of weight * binary cross entropy. The mean loss of
+                      * a step is the sum of all ranks' loss_sum over the global sample count. */
+};
+
+/* One named parameter tensor inside the flat vectors. */
+struct tr_param {
+    const char *name;  /* "top.0.weight": layer, position in the layer, role; unique */
+    uint32_t shape[2]; /* weight: [outputs][inputs] as torch.nn.Linear; bias: [outputs][1] */
+    uint32_t rank;     /* 2, or 1: then only shape[0] counts */
+    size_t offset;     /* first element in the flat vectors; tensors follow without gaps */
+    size_t count;      /* elements */
+};
+
+/* Check the whole model (names, options, shapes) and build it. RT_EUSAGE names file:line, layer,
+ * input, expected and got shape; RT_ENOMEM when it does not fit; RT_EBACKEND from oneDNN.
+ * spec and inputs are not kept. */
+int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *inputs,
+                    const struct tr_model_conf *conf, struct tr_model **out);
+void tr_model_destroy(struct tr_model *model); /* NULL is legal */
+
+/* Logits, scores and loss of one batch; activations are kept for backward. RT_EBACKEND. */
+int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
+                     struct tr_forward_out *out);
+
+/* Gradients of (sum of weighted losses of this batch) / global_samples, for the batch of the
+ * latest forward. Overwrites tr_model_grads() and the whole of every feature_grad[f]
+ * [samples][feature_dim[f]] (zeros for a feature that no layer uses). global_samples >= 1: the
+ * samples of all ranks in this step. feature_grad may be NULL: dense gradients only. RT_EBACKEND. */
+int tr_model_backward(struct tr_model *model, const struct tr_batch_view *batch,
+                      uint64_t global_samples, float *const *feature_grad);
+
+/* The flat vectors, [tr_model_count()] each, 64-byte aligned, owned by the model. The caller may
+ * write both (all-reduce in place, optimizer, restore) between steps. */
+float *tr_model_params(struct tr_model *model);
+float *tr_model_grads(struct tr_model *model);
+size_t tr_model_count(const struct tr_model *model); /* parameters; 0 is possible */
+const struct tr_param *tr_model_tensors(const struct tr_model *model, size_t *n);
+
+/* Set every gradient to zero: what a rank without a batch brings to the all-reduce. */
+void tr_model_clear_grads(struct tr_model *model);
+
+/* Layers that exist (left-out ones not counted), one line each on `line(arg, text)`:
+ * "dots: dot_interaction [samples][351] 0 parameters". For --describe and the log. */
+void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, const char *text),
+                       void *arg);
+
+/* True when no element is NaN or infinite. n may be 0. Any thread. */
+bool tr_finite(const float *value, size_t n);
+
+#endif
