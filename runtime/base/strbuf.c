@@ -1,0 +1,124 @@
+/* runtime/base/strbuf.c -- growing text, and the nearest word. */
+#include "runtime/base/strbuf.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/mem.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define WORD_MAX 64 /* longer words are never "near" */
+
+void rt_strbuf_init(struct rt_strbuf *sb)
+{
+    *sb = (struct rt_strbuf){0};
+}
+
+void rt_strbuf_release(struct rt_strbuf *sb)
+{
+    rt_free(sb->text);
+    rt_strbuf_init(sb);
+}
+
+void rt_strbuf_reset(struct rt_strbuf *sb)
+{
+    sb->len = 0;
+    if (sb->text)
+        sb->text[0] = '\0';
+}
+
+/* Room for `more` bytes and the NUL. */
+static void reserve(struct rt_strbuf *sb, size_t more)
+{
+    size_t need;
+    bool fits = rt_add_size(sb->len, more, &need) && rt_add_size(need, 1, &need);
+
+    rt_assert(fits);
+    if (need <= sb->capacity)
+        return;
+    if (need < 2 * sb->capacity)
+        need = 2 * sb->capacity;
+    sb->capacity = need < 64 ? 64 : need;
+    sb->text = rt_xrealloc(sb->text, sb->capacity);
+}
+
+void rt_strbuf_add(struct rt_strbuf *sb, const char *data, size_t len)
+{
+    reserve(sb, len);
+    if (len)
+        memcpy(sb->text + sb->len, data, len);
+    sb->len += len;
+    sb->text[sb->len] = '\0';
+}
+
+void rt_strbuf_addf(struct rt_strbuf *sb, const char *fmt, ...)
+{
+    va_list args;
+    int n;
+
+    va_start(args, fmt);
+    n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    rt_assert(n >= 0);
+    reserve(sb, (size_t)n);
+    va_start(args, fmt);
+    vsnprintf(sb->text + sb->len, (size_t)n + 1, fmt, args);
+    va_end(args);
+    sb->len += (size_t)n;
+}
+
+char *rt_strbuf_detach(struct rt_strbuf *sb)
+{
+    char *text;
+
+    rt_strbuf_add(sb, "", 0);
+    text = sb->text;
+    rt_strbuf_init(sb);
+    return text;
+}
+
+/* Levenshtein; both lengths at most WORD_MAX. */
+static size_t edit_distance(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+    size_t row[WORD_MAX + 1];
+
+    for (size_t j = 0; j <= b_len; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= a_len; i++) {
+        size_t corner = row[0]; /* the entry up and to the left */
+
+        row[0] = i;
+        for (size_t j = 1; j <= b_len; j++) {
+            size_t change = corner + (a[i - 1] != b[j - 1]);
+            size_t least = row[j] < row[j - 1] ? row[j] : row[j - 1];
+
+            corner = row[j];
+            row[j] = change < least + 1 ? change : least + 1;
+        }
+    }
+    return row[b_len];
+}
+
+const char *rt_nearest(const char *word, const char *const *words, size_t n)
+{
+    size_t word_len = strlen(word);
+    size_t best = SIZE_MAX;
+    const char *nearest = NULL;
+
+    if (word_len > WORD_MAX)
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        size_t len = strlen(words[i]);
+        size_t longer = len > word_len ? len : word_len;
+        size_t distance;
+
+        if (len > WORD_MAX)
+            continue;
+        distance = edit_distance(word, word_len, words[i], len);
+        if (distance * 3 <= longer && distance < best) {
+            best = distance;
+            nearest = words[i];
+        }
+    }
+    return nearest;
+}
