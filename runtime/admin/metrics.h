@@ -1,0 +1,27 @@
+/* runtime/admin/metrics.h -- named numbers of this process, as Prometheus text.
+ *
+ * A metric is a 64-bit atomic that its owner writes relaxed and the admin page reads: integers for
+ * counters and gauges, seconds or ratios as doubles. Registered once at start; never removed. */
+#ifndef RT_METRICS_H
+#define RT_METRICS_H
+
+#include "runtime/base/strbuf.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum rt_metric_kind { RT_COUNTER, RT_GAUGE };
+
+struct rt_metrics;
+struct rt_metrics *rt_metrics_create(void);
+void rt_metrics_destroy(struct rt_metrics *metrics);
+
+/* name: saffron_<role>_<what>_<unit>[_total]. labels: `worker="0"` or NULL; copied. */
+void rt_metrics_u64(struct rt_metrics *metrics, enum rt_metric_kind kind, const char *name,
+                    const char *labels, const char *help, const _Atomic uint64_t *value);
+void rt_metrics_f64(struct rt_metrics *metrics, enum rt_metric_kind kind, const char *name,
+                    const char *labels, const char *help, const _Atomic double *value);
+/* The whole page: HELP and TYPE once per name. */
+void rt_metrics_print(const struct rt_metrics *metrics, struct rt_strbuf *out);
+
+#endif

@@ -1,0 +1,135 @@
+/* runtime/job/job.h -- the four files of a job, read, checked and hashed: what every role knows of it.
+ *
+ * global.yml, embedding.yml, data.yml, model.yml under one option table each (runtime/conf/option.h).
+ * The first error ends the reading; its text has file, line, key, expected, got. All memory is the
+ * job's. Immutable after loading: any thread may read it. */
+#ifndef RT_JOB_H
+#define RT_JOB_H
+
+#include "runtime/conf/yaml.h"
+#include "runtime/job/shard.h"
+#include "runtime/wire/method.h"
+
+enum rt_mode { RT_MODE_FULL, RT_MODE_HYBRID, RT_MODE_ASYNC };
+enum rt_pooling { RT_POOL_SUM, RT_POOL_MEAN, RT_POOL_SQRTN };
+enum rt_init_kind { RT_INIT_UNIFORM, RT_INIT_NORMAL, RT_INIT_CONSTANT };
+enum rt_optimizer_kind { RT_OPT_SGD, RT_OPT_ADAGRAD, RT_OPT_ROWWISE_ADAGRAD, RT_OPT_ADAM };
+
+/* global.yml. `embedding_server.workers` and `middleware.loops`: 0 = min(cores, 8) and min(cores, 4). */
+struct rt_global_conf {
+    uint32_t mode; /* enum rt_mode */
+    bool exact;
+    uint32_t staleness;
+    uint64_t seed;
+    uint32_t wire_rows, wire_row_gradients, wire_embeddings, wire_gradients; /* enum wire_dtype */
+    uint32_t middleware_loops, embedding_server_workers, trainer_threads;
+    uint64_t middleware_memory; /* bytes of batches held per loop */
+    uint32_t port_middleware, port_embedding_server, port_trainer, port_admin; /* base ports; 0: free */
+};
+
+struct rt_init_conf {
+    uint32_t kind;      /* enum rt_init_kind */
+    double low, high;   /* uniform */
+    double mean, std;   /* normal */
+    double value;       /* constant */
+};
+
+struct rt_sparse_optimizer_conf {
+    uint32_t kind; /* enum rt_optimizer_kind */
+    double learning_rate, eps, initial_accumulator, beta1, beta2, weight_decay;
+};
+
+struct rt_table_conf {
+    const char *name;
+    uint32_t dim;
+    struct rt_init_conf init;
+    struct rt_sparse_optimizer_conf optimizer;
+};
+
+struct rt_feature_conf {
+    const char *name;
+    uint32_t table;      /* index into tables */
+    uint32_t pooling;    /* enum rt_pooling */
+    uint32_t max_length; /* most ids of one sample */
+};
+
+enum rt_format { RT_FORMAT_CRITEO, RT_FORMAT_TSV, RT_FORMAT_CSV, RT_FORMAT_LIBSVM, RT_FORMAT_SYNTHETIC };
+enum rt_column_kind {
+    RT_COLUMN_FEATURE,
+    RT_COLUMN_DENSE,
+    RT_COLUMN_LABEL,
+    RT_COLUMN_WEIGHT,
+    RT_COLUMN_GROUP,
+    RT_COLUMN_KEY,
+    RT_COLUMN_IGNORE,
+};
+enum rt_transform { RT_TRANSFORM_NONE, RT_TRANSFORM_LOG1P }; /* log(1 + max(x, 0)) */
+
+struct rt_column_conf {
+    const char *name;   /* in the file's header; libsvm: its position as text */
+    uint32_t kind;      /* enum rt_column_kind */
+    uint32_t target;    /* feature: index into features; dense, label: position in its own list */
+    uint32_t transform; /* dense: enum rt_transform, before standardizing */
+    bool standardize;   /* dense: (x - mean) / deviation over the training files */
+    double missing;     /* dense: value of an empty field */
+};
+
+struct rt_data_conf {
+    uint32_t format; /* enum rt_format */
+    bool header;     /* tsv, csv: the first line of every file names the columns */
+    uint32_t n_columns;
+    const struct rt_column_conf *column; /* in file order where there is no header */
+    uint32_t n_dense, n_labels;
+    uint32_t n_train, n_test;
+    const char *const *train, *const *test; /* paths, globs expanded, sorted; none for synthetic */
+    uint32_t batch_size, epochs, splits, block_rows, shuffle_rows, window;
+    bool shuffle;
+    double max_bad_ratio;
+    const struct rt_node *synthetic; /* the `synthetic:` section, or NULL: defaults */
+    const char *name;                /* of the data set, for the summary */
+};
+
+struct rt_job {
+    const char *name, *folder;
+    struct rt_global_conf global;
+    struct rt_data_conf data;
+    uint32_t n_tables, n_features;
+    const struct rt_table_conf *table;
+    const struct rt_feature_conf *feature;
+    const char *const *dense;  /* [data.n_dense] names */
+    const char *const *label;  /* [data.n_labels] names */
+    const struct rt_node *model;      /* the layers: a model file, `use:` resolved */
+    const struct rt_node *params;     /* `params:` of model.yml over it; may be NULL */
+    const struct rt_node *model_conf; /* model.yml itself: optimizer, precision */
+    const char *model_name;
+    uint64_t config_hash; /* tables, optimizers, seed, shards, wire, data plan; not the learning rate */
+    uint64_t plan_hash;   /* files (names and sizes), splits, batch size, seed */
+    struct rt_arena *arena;
+    struct rt_yaml *file[4]; /* effective trees: global, embedding, data, model */
+};
+
+enum { RT_FILE_GLOBAL, RT_FILE_EMBEDDING, RT_FILE_DATA, RT_FILE_MODEL };
+
+/* Where to read. Paths that are NULL come from `folder`. */
+struct rt_job_source {
+    const char *folder;      /* the job's folder */
+    const char *path[4];     /* SAFFRON_{GLOBAL,EMBEDDING,DATA,MODEL}_CONFIG */
+    const char *data_dir;    /* --data; NULL: globs are relative to the folder */
+    const char *models_dir;  /* where `use: NAME` is looked up after <folder>/models */
+    const char *model;       /* --model NAME|FILE, replaces `use:` */
+    const char *const *set;  /* "FILE.key.path=value" */
+    size_t n_set;
+};
+
+/* RT_EUSAGE with one clear line for anything wrong, globs that match nothing included. */
+int rt_job_load(const struct rt_job_source *source, struct rt_job **out);
+void rt_job_destroy(struct rt_job *job);
+
+/* Write the effective files into `dir` (global.yml ...). */
+int rt_job_write(const struct rt_job *job, const char *dir);
+
+/* docs/config.md: every key of the four files, generated from the option tables. */
+struct rt_strbuf;
+void rt_job_document(struct rt_strbuf *out);
+
+#endif

@@ -1,0 +1,33 @@
+/* runtime/job/ledger.h -- what the group has done: per split, batches stepped and batches finished, and
+ * the rows read and quarantined. All ranks hold the same copy; C asks for it at start. */
+#ifndef RT_LEDGER_H
+#define RT_LEDGER_H
+
+#include "runtime/job/seqset.h"
+#include "runtime/wire/batch.h"
+
+struct rt_ledger;
+
+int rt_ledger_create(uint32_t window, struct rt_ledger **out);
+void rt_ledger_destroy(struct rt_ledger *ledger);
+
+int rt_ledger_stepped(struct rt_ledger *ledger, uint64_t batch_id);  /* in the dense weights */
+int rt_ledger_finished(struct rt_ledger *ledger, uint64_t batch_id); /* acked by every owner, or dropped */
+bool rt_ledger_is_stepped(const struct rt_ledger *ledger, uint64_t batch_id);
+bool rt_ledger_is_finished(const struct rt_ledger *ledger, uint64_t batch_id);
+
+/* A split has ended for this epoch: rows are totals since the job's start. end_sequence: first sequence
+ * of the next epoch. Repeats replace. RT_EPROTO when the totals shrink. */
+int rt_ledger_end(struct rt_ledger *ledger, const struct wire_split_ledger *ended);
+/* All `splits` have ended with an end_sequence above the one of the epoch before, and every batch below
+ * it is finished. */
+bool rt_ledger_epoch_over(const struct rt_ledger *ledger, uint32_t splits);
+void rt_ledger_next_epoch(struct rt_ledger *ledger);
+void rt_ledger_rows(const struct rt_ledger *ledger, uint64_t *read, uint64_t *quarantined);
+
+/* All splits in use, for a reply; memory in `arena`. */
+int rt_ledger_export(const struct rt_ledger *ledger, struct rt_arena *arena,
+                     struct wire_split_ledger **out, uint32_t *n);
+int rt_ledger_import(struct rt_ledger *ledger, const struct wire_split_ledger *in, uint32_t n);
+
+#endif

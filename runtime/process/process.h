@@ -1,0 +1,63 @@
+/* runtime/process/process.h -- what every role's main() does around its work: command line,
+ * environment, job, identity, control loop, presence, admin page, signals, exit code.
+ *
+ *   main: rt_process_start -> the role makes its loops and objects -> rt_process_announce(addresses)
+ *         -> rt_process_run (until SIGTERM, SIGINT, ctl stop, or rt_process_fail) -> the role tears down
+ *         -> rt_process_end
+ * The control loop runs on the main thread. A role with one loop may use it for its data plane too. */
+#ifndef RT_PROCESS_H
+#define RT_PROCESS_H
+
+#include "runtime/admin/admin.h"
+#include "runtime/job/job.h"
+#include "runtime/member/member.h"
+
+#include <jansson.h>
+
+struct rt_process;
+
+struct rt_process_role {
+    enum rt_role role;
+    const char *program, *doc; /* "saffron-trainer", one line for --help */
+    uint32_t listens_to;       /* RT_ROLE_BIT()s of the peers whose hellos are wanted */
+    void *ctx;
+    /* All on the control loop: */
+    void (*hello)(void *ctx, const struct wire_hello *hello);
+    int (*ready)(void *ctx);
+    void (*status)(void *ctx, json_t *object); /* add the role's own fields */
+    /* Control commands beyond status, stop and log_level; RT_EUSAGE with text when not understood. */
+    int (*control)(void *ctx, const struct wire_control_request *request);
+};
+
+/* Flags and environment (docs in --help): --index/REPLICA_INDEX (or the host name's ordinal), --size/
+ * REPLICA_SIZE, --job/SAFFRON_JOB, --nats/SAFFRON_NATS_URL, --config DIR, SAFFRON_*_CONFIG, --data/
+ * SAFFRON_DATA_DIR, --model, --bind/SAFFRON_BIND, --port, --admin-port, --run-dir, --seed, --set (repeat),
+ * --log-level/LOG_LEVEL, --fixed-ports (base ports of global.yml; without it free ports).
+ * RT_EUSAGE was already printed when it fails. --help and --version exit 0 here. */
+int rt_process_start(int argc, char **argv, const struct rt_process_role *role, struct rt_process **out);
+
+const struct rt_job *rt_process_job(const struct rt_process *process);
+struct rt_loop *rt_process_loop(struct rt_process *process);
+struct rt_metrics *rt_process_metrics(struct rt_process *process);
+uint32_t rt_process_index(const struct rt_process *process);
+uint32_t rt_process_size(const struct rt_process *process);
+const char *rt_process_run_dir(const struct rt_process *process); /* NULL: none */
+/* Identity of one of our data-plane loops, for struct rt_rpc_conf. */
+void rt_process_identity(const struct rt_process *process, uint32_t loop, struct rt_identity *out);
+/* "tcp:BIND:PORT" to listen on for data loop `loop`: base port + loop with --fixed-ports, else port 0. */
+void rt_process_listen_address(const struct rt_process *process, uint32_t loop, char out[RT_ADDRESS_MAX]);
+
+/* Begin to say hello, with one address per data loop (n may be 0). Copies. */
+int rt_process_announce(struct rt_process *process, const char *const *address, uint32_t n);
+void rt_process_set_state(struct rt_process *process, enum wire_state state);
+void rt_process_set_waiting(struct rt_process *process, const char *what);
+
+/* Until told to stop. 0, or the error given to rt_process_fail. */
+int rt_process_run(struct rt_process *process);
+void rt_process_stop(struct rt_process *process);              /* Touch: any thread */
+/* End with an error; the current rt_err_text() is kept and logged. Touch: any thread. */
+void rt_process_fail(struct rt_process *process, int err);
+/* Frees; returns the exit code. */
+int rt_process_end(struct rt_process *process, int err);
+
+#endif

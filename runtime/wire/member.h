@@ -1,0 +1,80 @@
+/* runtime/wire/member.h -- codecs of proto/{handshake,presence,control}.proto. Conventions as in
+ * runtime/wire/batch.h. */
+#ifndef WIRE_MEMBER_H
+#define WIRE_MEMBER_H
+
+#include "runtime/base/mem.h"
+#include "runtime/base/role.h"
+#include "runtime/net/rpc.h"
+#include "runtime/wire/method.h"
+
+extern const struct rt_greeting wire_greeting; /* for struct rt_rpc_conf */
+
+#define WIRE_LOOPS_MAX 256u
+
+enum wire_state {
+    WIRE_STARTING,
+    WIRE_WAITING,
+    WIRE_READY,
+    WIRE_DRAINING,
+    WIRE_DONE,
+    WIRE_FAILED,
+    WIRE_STATE_COUNT
+};
+const char *wire_state_name(enum wire_state state); /* "starting" ... */
+
+struct wire_hello {
+    const char *job;
+    enum rt_role role;
+    uint32_t index;
+    uint64_t incarnation, sequence;
+    enum wire_state state;
+    uint32_t replicas;
+    uint32_t n_addresses;
+    const char *const *address; /* [n_addresses], one per event loop */
+    const char *host_id;
+    uint64_t config_hash, plan_hash;
+    uint32_t wire_version;
+    const char *admin, *version;
+};
+int wire_hello_pack(const struct wire_hello *in, struct wire_out *out);
+int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, struct wire_hello *out);
+
+struct wire_who {
+    enum rt_role role;
+    uint32_t index;
+};
+int wire_who_pack(const struct wire_who *in, struct wire_out *out);
+int wire_who_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, struct wire_who *out);
+
+enum wire_command {
+    WIRE_CTL_STATUS = 1,
+    WIRE_CTL_CHECKPOINT,
+    WIRE_CTL_DRAIN,
+    WIRE_CTL_STOP,
+    WIRE_CTL_LOG_LEVEL,
+    WIRE_CTL_LEARNING_RATE,
+};
+struct wire_control_request {
+    uint64_t id, incarnation;
+    uint32_t ttl_ms;
+    enum wire_command command;
+    const char *text;
+    double number;
+};
+int wire_control_request_pack(const struct wire_control_request *in, struct wire_out *out);
+int wire_control_request_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                struct wire_control_request *out);
+
+struct wire_control_reply {
+    uint64_t id, incarnation;
+    enum rt_role role;
+    uint32_t index;
+    int32_t status;
+    const char *text; /* the error, or JSON; at most 512 KiB */
+};
+int wire_control_reply_pack(const struct wire_control_reply *in, struct wire_out *out);
+int wire_control_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                              struct wire_control_reply *out);
+
+#endif

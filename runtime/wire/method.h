@@ -1,0 +1,46 @@
+/* runtime/wire/method.h -- the methods of the data plane. Add at the end of a group; never renumber. */
+#ifndef WIRE_METHOD_H
+#define WIRE_METHOD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum wire_method {
+    WIRE_PUT_BATCH = 16, /* C -> M */
+    WIRE_LOOKUP_BATCH = 17,   /* T -> M */
+    WIRE_PUSH_GRADIENTS = 18, /* T -> M */
+    WIRE_RELEASE_BATCH = 19,  /* T -> M */
+    WIRE_TRAIN_BATCH = 32,    /* C -> T */
+    WIRE_AWAIT_PHASE = 33,    /* C -> T */
+    WIRE_END_OF_EPOCH = 34,   /* C -> T */
+    WIRE_LOOKUP_ROWS = 48,     /* M -> E */
+    WIRE_APPLY_GRADIENTS = 49, /* M -> E */
+    WIRE_CUT = 50,             /* T -> E */
+    WIRE_STEP_HEADER = 64,     /* T -> T */
+};
+
+enum wire_dtype { WIRE_F32 = 0, WIRE_F16 = 1, WIRE_BF16 = 2 };
+
+static inline size_t wire_dtype_size(uint32_t dtype) /* 0: unknown dtype */
+{
+    return dtype == WIRE_F32 ? 4 : (dtype == WIRE_F16 || dtype == WIRE_BF16) ? 2 : 0;
+}
+
+/* Limits that every receiver checks. */
+#define WIRE_SAMPLES_MAX  65535u
+#define WIRE_IDS_MAX      (1u << 20) /* ids of one batch */
+#define WIRE_FEATURES_MAX 4096u
+#define WIRE_TABLES_MAX   4096u
+#define WIRE_DIM_MAX      1024u
+#define WIRE_SPLITS_MAX   65536u
+#define WIRE_KEY_BYTES_MAX (64u << 20)
+#define WIRE_TEXT_MAX     512u
+
+/* A packed message: a buffer that is used again for the next one. Zero-initialise; wire_out_release. */
+struct wire_out {
+    uint8_t *data;
+    size_t size, capacity;
+};
+void wire_out_release(struct wire_out *out);
+
+#endif
