@@ -66,7 +66,8 @@ struct rt_frame {
     struct rt_buf *payload;
 };
 
-/* One stretch of an outgoing payload; `buf` holds the bytes and is kept referenced until they left. */
+/* One stretch of an outgoing payload; `buf` holds the bytes and is kept referenced until they left;
+ * NULL for bytes that never change or go away (constants). */
 struct rt_piece {
     const void *data;
     size_t size;

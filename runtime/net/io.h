@@ -38,7 +38,9 @@ struct rt_work {
 
 /* What the owner of a link gets to hear. `arg` is the link's own (rt_link_set_arg). */
 struct rt_link_events {
-    /* Before a payload is read: check limits and give the buffer it shall land in.
+    /* As soon as a header has come, before anything is allocated for its frame: check limits and give
+     * the buffer the payload shall land in. The checksum comes later, so change no state here; when
+     * it fails, the buffer is released and the link closed.
      * 0: *out has capacity for header->payload_size (NULL legal when that is 0). RT_EFULL: the
      * payload is read and thrown away, frame() gets RT_FRAME_DISCARDED. Else: the link is closed. */
     int (*admit)(void *arg, const struct rt_header *header, struct rt_buf **out);
@@ -64,13 +66,15 @@ struct rt_io_ops {
     /* Starts; up() or down() follows. An address that cannot be parsed fails at once. */
     int (*connect)(struct rt_io *io, const char *address, const struct rt_link_events *events, void *arg,
                    struct rt_link **out);
+    /* NULL events: the owner goes first; close the link at once, nobody hears of it again. */
     void (*link_set)(struct rt_link *link, const struct rt_link_events *events, void *arg);
-    /* Header sizes and checksums are filled in here. message is copied; pieces are referenced until
+    /* Version, sizes and checksums of the header are filled in here. message is copied; pieces are referenced until
      * they have left (or the link is down). Never blocks; RT_EPEER when the link is closing. */
     int (*link_send)(struct rt_link *link, struct rt_header *header, const void *message,
                      size_t message_size, const struct rt_piece *pieces, size_t n_pieces);
     size_t (*link_queued)(const struct rt_link *link); /* bytes accepted, not yet with the kernel */
-    void (*link_close)(struct rt_link *link, int err, const char *why); /* down() follows, later */
+    /* down() follows, later. What fits into the kernel's buffer is still sent; nothing more is read. */
+    void (*link_close)(struct rt_link *link, int err, const char *why);
     const char *(*link_name)(const struct rt_link *link); /* the other end, for messages */
     void (*work)(struct rt_io *io, struct rt_work *work);
     int (*file_open)(struct rt_io *io, const char *path, struct rt_file **out); /* for reading */

@@ -10,13 +10,18 @@
 struct rt_loop;
 struct uv_loop_s;
 
+#define RT_LINK_QUEUE_MAX ((size_t)1 << 30)
+
 struct rt_loop_conf {
     const char *name;     /* thread name, at most 15 bytes, static */
     size_t pool_budget;   /* bytes of payload buffers */
+    size_t queue_max;     /* bytes waiting on one link that close it; 0: RT_LINK_QUEUE_MAX */
 };
 
-int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out);
-/* After rt_loop_run returned or before it was called. Closes what is open. */
+int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out); /* ignores SIGPIPE */
+/* After rt_loop_run returned or before it was called. Closes what is open (links hear down(), so
+ * their owners go first or are still there); jobs and posts that were not begun are dropped. All
+ * payload buffers must be back (asserted). NULL is legal. */
 void rt_loop_destroy(struct rt_loop *loop);
 
 struct rt_io *rt_loop_io(struct rt_loop *loop);

@@ -66,7 +66,8 @@ struct rt_rpc_conf {
     void *ctx;                           /* for serve() and the two below */
     void (*peer_up)(void *ctx, struct rt_peer *peer);   /* connection usable; may be NULL */
     void (*peer_down)(void *ctx, struct rt_peer *peer, int err, const char *why); /* may be NULL */
-    void (*fenced)(void *ctx, uint64_t held); /* somebody holds a newer incarnation of us */
+    void (*fenced)(void *ctx, uint64_t held); /* somebody holds a newer incarnation of us; may be NULL */
+    uint64_t heartbeat_ns, dead_ns, greet_ns, backoff_ns; /* 0: the values above */
 };
 
 int rt_rpc_create(const struct rt_rpc_conf *conf, struct rt_rpc **out);
@@ -107,7 +108,7 @@ struct rt_outgoing {
  * local error (RT_EPEER, RT_EDEADLINE, RT_ECANCELED) or the remote status, text in rt_err_text(). */
 typedef void (*rt_reply_fn)(void *arg, int err, const struct rt_frame *reply);
 
-/* Ask. deadline_ns 0: as long as the connection lives. Returns 0 and calls `done` exactly once, later;
+/* Ask. deadline_ns counts from now; 0: as long as the connection lives. Returns 0 and calls `done` exactly once, later;
  * or an error (RT_EPEER when not up, RT_EFULL) and never calls it. */
 int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing *out,
                 uint64_t deadline_ns, rt_reply_fn done, void *arg);

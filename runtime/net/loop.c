@@ -1,0 +1,404 @@
+/* runtime/net/loop.c -- rt_io on libuv: one loop, its timers, its posts, its worker, its files.
+ *
+ * Timers are our own heap with one uv_timer as its alarm: libuv's timers are handles, whose memory
+ * may be freed only after an asynchronous close, while rt_timer is embedded in its owner and dies
+ * with it. The alarm may ring early (libuv counts in milliseconds); then it is set again.
+ *
+ * Sends are gathered: a link with something queued is flushed before the loop sleeps, so replies to
+ * a burst of requests leave in one write (conn.c).
+ *
+ * The worker is one thread, started with the first job. Jobs travel on a locked list there and on
+ * another back; the loop is woken by the same uv_async as for posts. */
+#include "runtime/net/loop_impl.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "runtime/net/conn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct rt_file {
+    int fd;
+    char *path;
+};
+
+static struct rt_loop *loop_of(struct rt_io *io)
+{
+    return (struct rt_loop *)io;
+}
+
+/* ---- clock, randomness, pool ---- */
+
+static uint64_t io_now_ns(struct rt_io *io)
+{
+    (void)io;
+    return rt_now_ns();
+}
+
+static uint64_t io_wall_ms(struct rt_io *io)
+{
+    (void)io;
+    return rt_wall_ms();
+}
+
+static uint64_t io_random(struct rt_io *io)
+{
+    struct rt_loop *loop = loop_of(io);
+    return rt_draw(loop->draw_key, loop->draws++);
+}
+
+static struct rt_pool *io_pool(struct rt_io *io)
+{
+    return loop_of(io)->pool;
+}
+
+/* ---- timers ---- */
+
+static void on_alarm(uv_timer_t *handle);
+
+static void set_alarm(struct rt_loop *loop)
+{
+    uint64_t now, next = rt_timers_next(&loop->timers);
+    if (next >= loop->alarm_ns)
+        return; /* it rings in time; one ring too many does no harm */
+    now = rt_now_ns();
+    int err = uv_timer_start(&loop->alarm, on_alarm,
+                             next > now ? (next - now + RT_MS - 1) / RT_MS : 0, 0);
+    rt_assert(err == 0);
+    loop->alarm_ns = next;
+}
+
+static void on_alarm(uv_timer_t *handle)
+{
+    struct rt_loop *loop = handle->data;
+    uint64_t now = rt_now_ns(), seq_end = loop->timers.next_seq;
+    struct rt_timer *timer;
+    loop->alarm_ns = UINT64_MAX;
+    while ((timer = rt_timers_pop(&loop->timers, now, seq_end)))
+        timer->fire(timer->arg);
+    set_alarm(loop);
+}
+
+static void io_timer_start(struct rt_io *io, struct rt_timer *timer, uint64_t after_ns)
+{
+    struct rt_loop *loop = loop_of(io);
+    uint64_t deadline;
+    rt_assert(rt_loop_is_current(loop));
+    if (__builtin_add_overflow(rt_now_ns(), after_ns, &deadline))
+        deadline = UINT64_MAX - 1;
+    rt_timers_start(&loop->timers, timer, deadline);
+    set_alarm(loop);
+}
+
+static void io_timer_stop(struct rt_io *io, struct rt_timer *timer)
+{
+    rt_assert(rt_loop_is_current(loop_of(io)));
+    rt_timers_stop(&loop_of(io)->timers, timer);
+}
+
+/* ---- posts and work ---- */
+
+int rt_loop_post(struct rt_loop *loop, void (*fn)(void *arg), void *arg)
+{
+    int err = 0;
+    uv_mutex_lock(&loop->lock);
+    if (loop->post_count == RT_POSTS_MAX) {
+        err = RT_FAIL(RT_EFULL, "loop %s: %d posts are waiting", loop->name, RT_POSTS_MAX);
+    } else {
+        size_t at = (loop->post_first + loop->post_count++) % RT_POSTS_MAX;
+        loop->post[at] = (struct rt_post){fn, arg};
+    }
+    uv_mutex_unlock(&loop->lock);
+    if (!err)
+        uv_async_send(&loop->wake);
+    return err;
+}
+
+static bool take_post(struct rt_loop *loop, struct rt_post *out)
+{
+    uv_mutex_lock(&loop->lock);
+    bool some = loop->post_count > 0;
+    if (some) {
+        *out = loop->post[loop->post_first];
+        loop->post_first = (loop->post_first + 1) % RT_POSTS_MAX;
+        loop->post_count--;
+    }
+    uv_mutex_unlock(&loop->lock);
+    return some;
+}
+
+static void finish_work(struct rt_loop *loop)
+{
+    uv_mutex_lock(&loop->lock);
+    struct rt_work *work = loop->work_done;
+    loop->work_done = NULL;
+    loop->work_done_end = &loop->work_done;
+    uv_mutex_unlock(&loop->lock);
+    while (work) {
+        struct rt_work *next = work->next; /* done() may start the job again */
+        work->done(work->arg);
+        work = next;
+    }
+}
+
+static void on_wake(uv_async_t *handle)
+{
+    struct rt_loop *loop = handle->data;
+    struct rt_post post;
+    finish_work(loop);
+    for (int i = 0; i < RT_POSTS_MAX && take_post(loop, &post); i++)
+        post.fn(post.arg);
+    if (atomic_load(&loop->stop))
+        uv_stop(&loop->uv);
+}
+
+static void worker_main(void *arg)
+{
+    struct rt_loop *loop = arg;
+    char name[16];
+    snprintf(name, sizeof(name), "%.12s-wk", loop->name);
+    pthread_setname_np(pthread_self(), name);
+    rt_mem_bind_thread();
+    uv_mutex_lock(&loop->work_lock);
+    while (!loop->worker_quit) {
+        struct rt_work *work = loop->work_first;
+        if (!work) {
+            uv_cond_wait(&loop->work_come, &loop->work_lock);
+            continue;
+        }
+        loop->work_first = work->next;
+        if (!work->next)
+            loop->work_end = &loop->work_first;
+        uv_mutex_unlock(&loop->work_lock);
+        work->run(work->arg);
+        work->next = NULL;
+        uv_mutex_lock(&loop->lock);
+        *loop->work_done_end = work;
+        loop->work_done_end = &work->next;
+        uv_mutex_unlock(&loop->lock);
+        uv_async_send(&loop->wake);
+        uv_mutex_lock(&loop->work_lock);
+    }
+    uv_mutex_unlock(&loop->work_lock);
+}
+
+static void io_work(struct rt_io *io, struct rt_work *work)
+{
+    struct rt_loop *loop = loop_of(io);
+    rt_assert(rt_loop_is_current(loop));
+    work->next = NULL;
+    uv_mutex_lock(&loop->work_lock);
+    *loop->work_end = work;
+    loop->work_end = &work->next;
+    uv_cond_signal(&loop->work_come);
+    uv_mutex_unlock(&loop->work_lock);
+    if (!loop->worker_runs) {
+        loop->worker_runs = true;
+        int err = uv_thread_create(&loop->worker, worker_main, loop);
+        rt_assert(err == 0);
+    }
+}
+
+/* ---- files ---- */
+
+static int io_file_open(struct rt_io *io, const char *path, struct rt_file **out)
+{
+    (void)io;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return RT_FAIL(RT_EFILE, "%s: cannot be opened: %s", path, strerror(errno));
+    posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    *out = rt_xmalloc(sizeof(**out));
+    **out = (struct rt_file){fd, rt_xstrdup(path)};
+    return 0;
+}
+
+static ssize_t io_file_read(struct rt_file *file, void *out, size_t size)
+{
+    ssize_t n;
+    do
+        n = read(file->fd, out, size);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return RT_FAIL(RT_EFILE, "%s: cannot be read: %s", file->path, strerror(errno));
+    return n;
+}
+
+static void io_file_close(struct rt_file *file)
+{
+    if (!file)
+        return;
+    close(file->fd);
+    rt_free(file->path);
+    rt_free(file);
+}
+
+/* ---- life of the loop ---- */
+
+static const struct rt_io_ops loop_ops = {
+    .now_ns = io_now_ns,
+    .wall_ms = io_wall_ms,
+    .random = io_random,
+    .timer_start = io_timer_start,
+    .timer_stop = io_timer_stop,
+    .listen = rt_conn_listen,
+    .unlisten = rt_conn_unlisten,
+    .connect = rt_conn_connect,
+    .link_set = rt_conn_set,
+    .link_send = rt_conn_send,
+    .link_queued = rt_conn_queued,
+    .link_close = rt_conn_close,
+    .link_name = rt_conn_name,
+    .work = io_work,
+    .file_open = io_file_open,
+    .file_read = io_file_read,
+    .file_close = io_file_close,
+    .pool = io_pool,
+};
+
+static void on_flush(uv_prepare_t *handle)
+{
+    rt_conns_flush(handle->data);
+}
+
+static void open_handles(struct rt_loop *loop)
+{
+    int err = uv_async_init(&loop->uv, &loop->wake, on_wake);
+    if (!err)
+        err = uv_timer_init(&loop->uv, &loop->alarm);
+    if (!err)
+        err = uv_prepare_init(&loop->uv, &loop->flush);
+    if (!err)
+        err = uv_prepare_start(&loop->flush, on_flush);
+    rt_assert(err == 0);
+    loop->wake.data = loop->alarm.data = loop->flush.data = loop;
+    err = uv_mutex_init(&loop->lock) | uv_mutex_init(&loop->work_lock) |
+          uv_cond_init(&loop->work_come);
+    rt_assert(err == 0);
+}
+
+int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out)
+{
+    struct rt_loop *loop = rt_xcalloc(1, sizeof(*loop));
+    int err = uv_loop_init(&loop->uv);
+    if (err) {
+        rt_free(loop);
+        return RT_FAIL(err, "event loop %s: %s", conf->name, uv_strerror(err));
+    }
+    signal(SIGPIPE, SIG_IGN); /* a lost connection is an error code here, not a signal */
+    snprintf(loop->name, sizeof(loop->name), "%s", conf->name);
+    loop->io.ops = &loop_ops;
+    loop->uv.data = loop;
+    loop->alarm_ns = UINT64_MAX;
+    loop->work_done_end = &loop->work_done;
+    loop->work_end = &loop->work_first;
+    loop->pool = rt_pool_create(conf->pool_budget);
+    loop->draw_key = rt_draw_fold(rt_draw_key(rt_now_ns(), "loop", NULL), (uint64_t)getpid());
+    loop->queue_max = conf->queue_max ? conf->queue_max : RT_LINK_QUEUE_MAX;
+    loop->read_buffer = rt_xaligned(RT_LOOP_READ_SIZE);
+    rt_timers_init(&loop->timers);
+    open_handles(loop);
+    *out = loop;
+    return 0;
+}
+
+static void close_handle(uv_handle_t *handle, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+static void stop_worker(struct rt_loop *loop)
+{
+    if (!loop->worker_runs)
+        return;
+    uv_mutex_lock(&loop->work_lock);
+    loop->worker_quit = true;
+    uv_cond_signal(&loop->work_come);
+    uv_mutex_unlock(&loop->work_lock);
+    uv_thread_join(&loop->worker);
+}
+
+void rt_loop_destroy(struct rt_loop *loop)
+{
+    if (!loop)
+        return;
+    rt_assert(!atomic_load(&loop->running));
+    stop_worker(loop);
+    rt_conns_close_all(loop);
+    uv_walk(&loop->uv, close_handle, NULL);
+    uv_run(&loop->uv, UV_RUN_DEFAULT);
+    int err = uv_loop_close(&loop->uv);
+    rt_assert(err == 0);
+    rt_conns_release(loop);
+    rt_timers_release(&loop->timers);
+    rt_pool_destroy(loop->pool);
+    uv_mutex_destroy(&loop->lock);
+    uv_mutex_destroy(&loop->work_lock);
+    uv_cond_destroy(&loop->work_come);
+    rt_free(loop->read_buffer);
+    rt_free(loop);
+}
+
+struct rt_io *rt_loop_io(struct rt_loop *loop)
+{
+    return &loop->io;
+}
+
+struct uv_loop_s *rt_loop_uv(struct rt_loop *loop)
+{
+    return &loop->uv;
+}
+
+int rt_loop_run(struct rt_loop *loop)
+{
+    rt_mem_bind_thread();
+    loop->runner = pthread_self();
+    atomic_store(&loop->running, 1);
+    uv_run(&loop->uv, UV_RUN_DEFAULT);
+    rt_conns_flush(loop);
+    atomic_store(&loop->stop, 0);
+    atomic_store(&loop->running, 0);
+    return 0;
+}
+
+static void thread_main(void *arg)
+{
+    struct rt_loop *loop = arg;
+    pthread_setname_np(pthread_self(), loop->name);
+    rt_loop_run(loop);
+}
+
+int rt_loop_start_thread(struct rt_loop *loop)
+{
+    int err = uv_thread_create(&loop->thread, thread_main, loop);
+    if (err)
+        return RT_FAIL(err, "thread %s: %s", loop->name, uv_strerror(err));
+    return 0;
+}
+
+void rt_loop_join(struct rt_loop *loop)
+{
+    uv_thread_join(&loop->thread);
+}
+
+void rt_loop_stop(struct rt_loop *loop)
+{
+    atomic_store(&loop->stop, 1);
+    uv_async_send(&loop->wake);
+}
+
+int rt_loop_is_current(const struct rt_loop *loop)
+{
+    return !atomic_load(&loop->running) || pthread_equal(loop->runner, pthread_self());
+}

@@ -1,0 +1,60 @@
+/* runtime/net/loop_impl.h -- the inside of struct rt_loop, shared by loop.c and conn.c only. */
+#ifndef RT_LOOP_IMPL_H
+#define RT_LOOP_IMPL_H
+
+#include "runtime/net/loop.h"
+#include "runtime/net/timers.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#define RT_POSTS_MAX      1024
+#define RT_LOOP_READ_SIZE (16u << 10) /* headers and messages; payloads go to their own buffers */
+
+struct rt_post {
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+struct rt_loop {
+    struct rt_io io; /* first: an rt_io of this kind is an rt_loop */
+    char name[16];
+    uv_loop_t uv;
+    uv_async_t wake;    /* posts, finished work, stop */
+    uv_timer_t alarm;   /* set to the earliest of `timers` */
+    uv_prepare_t flush; /* before the loop sleeps: what was queued in this round leaves */
+    struct rt_timers timers;
+    uint64_t alarm_ns; /* when `alarm` rings; UINT64_MAX: it is not set */
+    struct rt_pool *pool;
+    uint64_t draw_key, draws;
+
+    /* Touched by: any thread. */
+    atomic_int stop;
+    uv_mutex_t lock; /* guards the three below */
+    struct rt_post post[RT_POSTS_MAX];
+    size_t post_first, post_count;
+    struct rt_work *work_done, **work_done_end;
+
+    /* The worker; `work_lock` guards the queue. */
+    uv_thread_t worker;
+    bool worker_runs, worker_quit;
+    uv_mutex_t work_lock;
+    uv_cond_t work_come;
+    struct rt_work *work_first, **work_end;
+
+    /* The thread that runs the loop. */
+    uv_thread_t thread;
+    atomic_int running;
+    pthread_t runner;
+
+    /* conn.c; touched by: loop thread. */
+    size_t queue_max;
+    struct rt_link *links, *dirty;
+    struct rt_listener *listeners;
+    struct rt_out *free_outs;
+    size_t n_free_outs;
+    uint8_t *read_buffer; /* RT_LOOP_READ_SIZE; used up within one read callback */
+};
+
+#endif
