@@ -11,23 +11,27 @@ struct rt_ledger;
 int rt_ledger_create(uint32_t window, struct rt_ledger **out);
 void rt_ledger_destroy(struct rt_ledger *ledger);
 
-int rt_ledger_stepped(struct rt_ledger *ledger, uint64_t batch_id);  /* in the dense weights */
-int rt_ledger_finished(struct rt_ledger *ledger, uint64_t batch_id); /* acked by every owner, or dropped */
+int rt_ledger_stepped(struct rt_ledger *ledger, uint64_t batch_id); /* in the dense weights */
+/* Acked by every owner, or dropped. Marks it stepped too: nothing of it is left to step. */
+int rt_ledger_finished(struct rt_ledger *ledger, uint64_t batch_id);
 bool rt_ledger_is_stepped(const struct rt_ledger *ledger, uint64_t batch_id);
 bool rt_ledger_is_finished(const struct rt_ledger *ledger, uint64_t batch_id);
 
 /* A split has ended for this epoch: rows are totals since the job's start. end_sequence: first sequence
- * of the next epoch. Repeats replace. RT_EPROTO when the totals shrink. */
+ * of the next epoch (an empty split repeats the one before). Repeats replace. RT_EPROTO when one of the
+ * three shrinks, or for a split of the evaluation (so do the two above). */
 int rt_ledger_end(struct rt_ledger *ledger, const struct wire_split_ledger *ended);
-/* All `splits` have ended with an end_sequence above the one of the epoch before, and every batch below
- * it is finished. */
+/* All of the first `splits` were told to have ended since rt_ledger_next_epoch, and every batch below
+ * their end_sequence is finished. */
 bool rt_ledger_epoch_over(const struct rt_ledger *ledger, uint32_t splits);
 void rt_ledger_next_epoch(struct rt_ledger *ledger);
 void rt_ledger_rows(const struct rt_ledger *ledger, uint64_t *read, uint64_t *quarantined);
 
-/* All splits in use, for a reply; memory in `arena`. */
+/* All splits in use, for a reply; memory in `arena`. end_sequence and rows are those told last: of the
+ * open epoch once the split ended in it, before that of the epoch before. */
 int rt_ledger_export(const struct rt_ledger *ledger, struct rt_arena *arena,
                      struct wire_split_ledger **out, uint32_t *n);
+/* Replace all; on an error nothing changes. Every split counts as not ended: its composer tells again. */
 int rt_ledger_import(struct rt_ledger *ledger, const struct wire_split_ledger *in, uint32_t n);
 
 #endif
