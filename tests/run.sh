@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# tests/run.sh B -- run every test that is built under B (unit, fault, sim), then every tests/e2e/*.sh.
+#
+# Unit programs run two at a time, end-to-end scripts one after the other; each has a time limit and a
+# log under B/test-logs. A script that exits 77 is skipped and its last line is the reason. The closing
+# line is `N passed, N failed, N skipped`; exit 1 when a test failed or none ran.
+#   ONLY=WORD   run only the tests whose name contains WORD
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+B=${1:-build/release}
+only=${ONLY:-}
+unit_limit_s=120
+e2e_limit_s=300
+logs=$B/test-logs
+rm -rf "$logs"
+mkdir -p "$logs"
+passed=0 failed=0 skipped=0
+
+# start NAME LIMIT COMMAND... -- in the background; $logs/NAME.{log,rc,pid} tell what came of it.
+start() {
+    local name=$1 limit=$2
+    shift 2
+    {
+        CMOCKA_MESSAGE_OUTPUT=stdout timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1
+        echo $? >"$logs/$name.rc"
+    } &
+}
+
+show_failure() {
+    local name=$1 why=$2
+    echo "FAILED  $name: $why; the end of $logs/$name.log:"
+    tail -n 25 "$logs/$name.log" | sed 's/^/    /'
+}
+
+why_of() { # exit status in words
+    case $1 in
+    124 | 137) echo "stopped at its time limit" ;;
+    13[0-9] | 14[0-9]) echo "killed by signal $(($1 - 128))" ;;
+    *) echo "exit status $1" ;;
+    esac
+}
+
+# sum_of WORD LOG -- cmocka's closing figures, over all groups of a program.
+sum_of() {
+    grep -ao "\[ *$1 *\] [0-9]* test" "$2" | awk '{ n += $(NF - 1) } END { print n + 0 }'
+}
+
+# A cmocka program counts for as many tests as it reports; one that dies counts as one failed.
+count_unit() {
+    local name=$1 rc p f s
+    rc=$(cat "$logs/$name.rc")
+    p=$(sum_of PASSED "$logs/$name.log")
+    f=$(sum_of FAILED "$logs/$name.log")
+    s=$(sum_of SKIPPED "$logs/$name.log")
+    if [ "$rc" -ne 0 ] && [ "$f" -eq 0 ]; then
+        f=1
+    fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    if [ "$rc" -ne 0 ] || [ "$f" -gt 0 ]; then
+        show_failure "$name" "$(why_of "$rc")"
+    elif [ $((p + s)) -eq 0 ]; then
+        failed=$((failed + 1))
+        show_failure "$name" "it ran no test"
+    else
+        echo "passed  $name ($p$([ "$s" -eq 0 ] || echo ", $s skipped"))"
+    fi
+}
+
+count_script() {
+    local name=$1 rc
+    rc=$(cat "$logs/$name.rc")
+    case $rc in
+    0)
+        passed=$((passed + 1))
+        echo "passed  $name ($2 s)"
+        ;;
+    77)
+        skipped=$((skipped + 1))
+        echo "skipped $name: $(tail -n 1 "$logs/$name.log")"
+        ;;
+    *)
+        failed=$((failed + 1))
+        show_failure "$name" "$(why_of "$rc")"
+        ;;
+    esac
+}
+
+wanted() {
+    [ -z "$only" ] || [[ $1 == *"$only"* ]]
+}
+
+# ---- unit, fault and simulation programs, two at a time ----
+names=()
+for source in tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_*.c; do
+    [ -f "$source" ] || continue
+    program=$B/${source%.c}
+    name=$(echo "${source%.c}" | cut -d/ -f2- | tr / -)
+    wanted "$name" || continue
+    names+=("$name")
+    if [ ! -x "$program" ]; then
+        echo "no program $program: run make B=$B unit" >"$logs/$name.log"
+        echo 1 >"$logs/$name.rc"
+        continue
+    fi
+    while [ "$(jobs -rp | wc -l)" -ge 2 ]; do
+        wait -n
+    done
+    start "$name" "$unit_limit_s" "$program"
+done
+wait
+for name in ${names[@]+"${names[@]}"}; do
+    count_unit "$name"
+done
+
+# ---- real processes, one script at a time ----
+for script in tests/e2e/*.sh; do
+    name=e2e-$(basename "$script" .sh)
+    [ -x "$script" ] || continue # a library that the scripts source
+    wanted "$name" || continue
+    SECONDS=0
+    SAFFRON_BUILD=$B start "$name" "$e2e_limit_s" "$script"
+    wait
+    count_script "$name" "$SECONDS"
+done
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
