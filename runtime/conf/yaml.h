@@ -14,6 +14,7 @@
 #define RT_YAML_BYTES_MAX (1024 * 1024) /* of one file */
 #define RT_YAML_NODES_MAX 100000
 #define RT_YAML_DEPTH_MAX 32
+#define RT_YAML_KEY_MAX   128 /* bytes */
 
 struct rt_strbuf;
 struct rt_yaml;
