@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# launch.sh -- a whole job on one machine (local), or one role as a container runs it.
+#
+# `local` installs what is missing (as root), builds what is out of date, and hands over to `saffron local`.
+# The roles neither install nor build: their programs must lie in build/release, or in SAFFRON_BIN_DIR.
+set -euo pipefail
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bin=${SAFFRON_BIN_DIR:-$top/build/release}
+export SAFFRON_MODELS_DIR=${SAFFRON_MODELS_DIR:-$top/configs/models}
+
+usage() {
+    cat <<'TEXT'
+Usage: ./launch.sh local [OPTION...]     train one job here, all roles as processes of this machine
+       ./launch.sh ROLE [OPTION...]      run one role: trainer datacompose middleware embserver
+
+./launch.sh local --help, ./launch.sh ROLE --help: the options of each.
+Without options `local` trains the job configs/synthetic, a click log that it generates itself.
+
+A role takes its place from the environment (an option given on the command line wins):
+  REPLICA_INDEX             which of its kind it is (default: the number at the end of the host name)
+  REPLICA_SIZE              how many there are of its kind (default 1)
+  NPROC_PER_NODE            trainer: processes of this host; only 1 so far
+  SAFFRON_JOB               name of the job, the same for all its roles
+  SAFFRON_NATS_URL          where NATS listens (default nats://127.0.0.1:4222)
+  SAFFRON_GLOBAL_CONFIG SAFFRON_DATA_CONFIG SAFFRON_EMBEDDING_CONFIG SAFFRON_MODEL_CONFIG
+                            the job's four files
+  SAFFRON_DATA_DIR          folder that the data globs are relative to
+  SAFFRON_MODELS_DIR        folder of the models that `use: NAME` means (default: configs/models)
+  SAFFRON_BIND              address to listen on (default 127.0.0.1)
+  LOG_LEVEL                 error, warn, info or debug (default info)
+TEXT
+}
+
+die() {
+    echo "launch.sh: $1" >&2
+    exit 2
+}
+
+# Build only says something when it takes a while or fails.
+build() {
+    local log=$top/build/build.log
+    mkdir -p "$top/build"
+    if make -q -C "$top" programs >/dev/null 2>&1; then
+        return
+    fi
+    echo "building (a minute the first time) ..." >&2
+    make -s -j"$(nproc)" -C "$top" programs >"$log" 2>&1 || {
+        tail -n 30 "$log" >&2
+        echo "launch.sh: the build failed; all of its output: $log" >&2
+        exit 1
+    }
+}
+
+run_local() {
+    "$top/scripts/deps.sh" build
+    build
+    exec "$bin/saffron" local --config "$top/configs/synthetic" "$@"
+}
+
+# Fixed ports of global.yml: the other replicas, policies and probes know them.
+run_role() {
+    local program=$bin/saffron-$1
+    shift
+    [ -x "$program" ] || die "$program is not there: a role is not built here; run make first"
+    [ "${NPROC_PER_NODE:-1}" = 1 ] || die "NPROC_PER_NODE=$NPROC_PER_NODE: expected 1, one process per host"
+    exec "$program" --fixed-ports "$@"
+}
+
+case ${1:-} in
+local) shift && run_local "$@" ;;
+trainer) shift && run_role trainer "$@" ;;
+datacompose) shift && run_role data-compose "$@" ;;
+middleware) shift && run_role middleware "$@" ;;
+embserver) shift && run_role embedding-server "$@" ;;
+-h | --help | help) usage ;;
+'') usage >&2 && exit 2 ;;
+*) die "unknown command '$1': expected local, trainer, datacompose, middleware or embserver (--help tells more)" ;;
+esac
