@@ -21,7 +21,7 @@ CPPFLAGS += -I. -I$(B)/gen -D_GNU_SOURCE $(shell pkg-config --cflags $(PACKAGES)
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
             -Wundef -Wpointer-arith $(if $(filter 1,$(WERROR)),-Werror)
 HARDEN   := -fstack-protector-strong -fno-strict-aliasing -fPIE
-CFLAGS   += -std=c11 $(OPT) -g $(WARN) $(HARDEN) -pthread -march=x86-64-v2 -ffp-contract=off
+CFLAGS   += -std=c11 $(OPT) -g $(WARN) $(HARDEN) -pthread -march=x86-64-v2 -ffp-contract=off -fno-math-errno
 LDFLAGS  += -pie -pthread -Wl,-z,relro,-z,now -Wl,--as-needed
 LDLIBS   += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
 ifeq ($(SAN),address)
