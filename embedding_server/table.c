@@ -1,0 +1,363 @@
+/* embedding_server/table.c -- look up and update many rows at once.
+ *
+ * In:  id[n], and for updates grad[n][dim].    Out: row[n][dim], or changed rows.
+ *
+ *   id -hash-> index line -tag-> row number -> row {id | weights | state}       index.h, slab.h
+ *
+ * A single look-up costs two or three cache misses one after the other, some 300 ns. DESIGN: the
+ * request is worked on in stages, each running over a stretch of ids with its next data prefetched, so that
+ * a dozen misses are under way at any time:
+ *   1. hash all ids of a stretch;
+ *   2. match tags in the index lines (prefetched INDEX_AHEAD ids ahead) -> candidate row numbers;
+ *   3. rows (all their lines prefetched to L2, ROWS_AHEAD ids ahead): compare the id, copy or update.
+ * A stretch is small enough that what stage 2 leaves behind is still in L1 for stage 3.
+ * The id stands in the row and not in the index line: it shares the row's first cache line, keeps an index
+ * entry at 5 bytes, and lets the index be rebuilt from the rows.
+ *
+ * An update first finds or creates all its rows (this is all that can fail, and it changes no value),
+ * then runs the optimizer on them. Gradient i is only ever addressed as grad + i * dim: an id that is missing,
+ * new or left out cannot shift its neighbours' gradients. */
+#include "embedding_server/table.h"
+#include "embedding_server/index.h"
+#include "embedding_server/slab.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+
+#include <math.h>
+#include <string.h>
+
+#define STRETCH     512u
+#define INDEX_AHEAD 16u
+#define ROWS_AHEAD  16u
+#define LINE        64u
+
+struct ebs_table {
+    char *name;
+    uint32_t dim;
+    struct ebs_init init;
+    struct ebs_optimizer_conf optimizer;
+    const struct ebs_optimizer_loops *loops;
+    struct ebs_index index;
+    struct ebs_slab slab;
+    uint32_t *found; /* [found_capacity] row numbers of the update being applied */
+    size_t found_capacity;
+};
+
+static int check(const struct ebs_table_conf *conf)
+{
+    if (conf->dim < 1 || conf->dim > EBS_DIM_MAX)
+        return RT_FAIL(RT_EUSAGE, "table %s: dim: expected 1..%u, got %u", conf->name, EBS_DIM_MAX,
+                       conf->dim);
+    return ebs_optimizer_check(&conf->optimizer, conf->name);
+}
+
+int ebs_table_create(const struct ebs_table_conf *conf, struct ebs_table **out)
+{
+    struct ebs_table *table = NULL;
+    size_t state;
+    int err = check(conf);
+
+    if (err)
+        return err;
+    table = rt_try_calloc(1, sizeof(*table));
+    if (!table)
+        return RT_FAIL(RT_ENOMEM, "table %s: out of memory", conf->name);
+    table->dim = conf->dim;
+    table->optimizer = conf->optimizer;
+    table->loops = ebs_optimizer_select();
+    state = ebs_optimizer_state_count(&conf->optimizer, conf->dim);
+    ebs_slab_init(&table->slab, sizeof(uint64_t) + (conf->dim + state) * sizeof(float));
+    err = ebs_init_prepare(&table->init, &conf->init, conf->seed, conf->name);
+    if (err)
+        goto out;
+    err = ebs_index_init(&table->index, rt_draw_key(conf->seed, "index", conf->name));
+    if (err)
+        goto out;
+    table->name = rt_xstrdup(conf->name);
+    *out = table;
+    return 0;
+out:
+    ebs_table_destroy(table);
+    return err;
+}
+
+void ebs_table_destroy(struct ebs_table *table)
+{
+    if (!table)
+        return;
+    ebs_index_release(&table->index);
+    ebs_slab_release(&table->slab);
+    rt_free(table->found);
+    rt_free(table->name);
+    rt_free(table);
+}
+
+const char *ebs_table_name(const struct ebs_table *table)
+{
+    return table->name;
+}
+
+uint32_t ebs_table_dim(const struct ebs_table *table)
+{
+    return table->dim;
+}
+
+/* ---- the stages ---- */
+
+struct stretch {
+    size_t n;
+    const uint64_t *id;
+    uint64_t hash[STRETCH];
+    uint32_t candidate[STRETCH]; /* not yet compared with the id */
+};
+
+static void prefetch_line(const struct ebs_index *index, uint64_t hash)
+{
+    const struct ebs_segment *segment = ebs_index_segment(index, hash);
+
+    __builtin_prefetch(&segment->line[ebs_index_home(segment, hash)]);
+}
+
+/* Stages 1 and 2. */
+static void stage(const struct ebs_table *table, const uint64_t *id, size_t n, struct stretch *out)
+{
+    const struct ebs_index *index = &table->index;
+
+    out->n = n;
+    out->id = id;
+    for (size_t i = 0; i < n; i++)
+        out->hash[i] = ebs_index_hash(index, id[i]);
+    for (size_t i = 0; i < INDEX_AHEAD && i < n; i++)
+        prefetch_line(index, out->hash[i]);
+    for (size_t i = 0; i < n; i++) {
+        if (i + INDEX_AHEAD < n)
+            prefetch_line(index, out->hash[i + INDEX_AHEAD]);
+        out->candidate[i] = ebs_index_candidate(index, out->hash[i]);
+    }
+}
+
+/* To L2: a request's rows do not fit L1, and L1 fills limit how many misses are under way. */
+static inline void prefetch_row(const struct ebs_slab *slab, uint32_t row)
+{
+    const uint8_t *at, *end;
+
+    if (row == EBS_ROW_NONE)
+        return;
+    at = ebs_slab_at(slab, row);
+    end = at + slab->row_bytes;
+    for (; at < end; at += LINE)
+        __builtin_prefetch(at, 0, 2);
+    __builtin_prefetch(end - 1, 0, 2);
+}
+
+/* The row of id i of a stretch. */
+static inline uint32_t settle(const struct ebs_table *table, const struct stretch *s, size_t i)
+{
+    uint32_t row = s->candidate[i];
+
+    if (row == EBS_ROW_NONE || ebs_row_id(ebs_slab_at(&table->slab, row)) == s->id[i])
+        return row;
+    return ebs_index_find(&table->index, &table->slab, s->hash[i], s->id[i]);
+}
+
+/* ---- look-up ---- */
+
+static size_t lookup_stretch(const struct ebs_table *table, const struct stretch *s, float *out)
+{
+    const struct ebs_slab *slab = &table->slab;
+    size_t dim = table->dim, hits = 0;
+
+    for (size_t i = 0; i < ROWS_AHEAD && i < s->n; i++)
+        prefetch_row(slab, s->candidate[i]);
+    for (size_t i = 0; i < s->n; i++, out += dim) {
+        uint32_t row;
+
+        if (i + ROWS_AHEAD < s->n)
+            prefetch_row(slab, s->candidate[i + ROWS_AHEAD]);
+        row = settle(table, s, i);
+        if (row == EBS_ROW_NONE) {
+            ebs_init_fill(&table->init, s->id[i], out, dim);
+            continue;
+        }
+        memcpy(out, ebs_row_weights(ebs_slab_at(slab, row)), dim * sizeof(float));
+        hits++;
+    }
+    return hits;
+}
+
+size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_t n, float *row)
+{
+    struct stretch s;
+    size_t hits = 0;
+
+    for (size_t at = 0; at < n; at += STRETCH) {
+        stage(table, id + at, n - at < STRETCH ? n - at : STRETCH, &s);
+        hits += lookup_stretch(table, &s, row + at * table->dim);
+    }
+    return hits;
+}
+
+/* ---- update ---- */
+
+static int create_row(struct ebs_table *table, uint64_t id, uint64_t hash, uint32_t *out)
+{
+    float *weight;
+    uint32_t row;
+    int err = ebs_slab_alloc(&table->slab, id, &row);
+
+    if (err)
+        return rt_fail_prefix(err, "table %s: ", table->name);
+    err = ebs_index_insert(&table->index, &table->slab, hash, row);
+    if (err) {
+        ebs_slab_free(&table->slab, row);
+        return rt_fail_prefix(err, "table %s: ", table->name);
+    }
+    weight = ebs_row_weights(ebs_slab_at(&table->slab, row));
+    ebs_init_fill(&table->init, id, weight, table->dim);
+    ebs_optimizer_state_fill(&table->optimizer, weight + table->dim, table->dim);
+    *out = row;
+    return 0;
+}
+
+/* found[i]: the row of gradient i, or EBS_ROW_NONE where the gradient is not usable. */
+static int find_stretch(struct ebs_table *table, const struct stretch *s, const float *grad,
+                        uint32_t *found, struct ebs_applied *applied)
+{
+    size_t dim = table->dim;
+    uint32_t row;
+    int err;
+
+    for (size_t i = 0; i < ROWS_AHEAD && i < s->n; i++)
+        prefetch_row(&table->slab, s->candidate[i]);
+    for (size_t i = 0; i < s->n; i++) {
+        if (i + ROWS_AHEAD < s->n)
+            prefetch_row(&table->slab, s->candidate[i + ROWS_AHEAD]);
+        found[i] = EBS_ROW_NONE;
+        if (!table->loops->usable(grad + i * dim, dim)) {
+            applied->nonfinite++;
+            continue;
+        }
+        row = settle(table, s, i);
+        /* Asked again: an id that comes twice may have been created a moment ago. */
+        if (row == EBS_ROW_NONE)
+            row = ebs_index_find(&table->index, &table->slab, s->hash[i], s->id[i]);
+        if (row == EBS_ROW_NONE) {
+            err = create_row(table, s->id[i], s->hash[i], &row);
+            if (err)
+                return err;
+            applied->created++;
+        }
+        found[i] = row;
+        applied->rows++;
+    }
+    return 0;
+}
+
+static int reserve_found(struct ebs_table *table, size_t n)
+{
+    uint32_t *found;
+    size_t bytes;
+
+    if (n <= table->found_capacity)
+        return 0;
+    found = rt_mul_size(n, sizeof(*found), &bytes) ? rt_try_realloc(table->found, bytes) : NULL;
+    if (!found)
+        return RT_FAIL(RT_ENOMEM, "table %s: out of memory for an update of %zu rows", table->name,
+                       n);
+    table->found = found;
+    table->found_capacity = n;
+    return 0;
+}
+
+static void run_optimizer(struct ebs_table *table, const struct ebs_update *update)
+{
+    struct ebs_step step = ebs_optimizer_step(&table->optimizer, update->lr, update->step);
+    ebs_optimizer_row_fn run = table->loops->row[table->optimizer.kind];
+    const uint32_t *found = table->found;
+    size_t n = update->n, dim = table->dim;
+
+    for (size_t i = 0; i < ROWS_AHEAD && i < n; i++)
+        prefetch_row(&table->slab, found[i]);
+    for (size_t i = 0; i < n; i++) {
+        float *weight;
+
+        if (i + ROWS_AHEAD < n)
+            prefetch_row(&table->slab, found[i + ROWS_AHEAD]);
+        if (found[i] == EBS_ROW_NONE)
+            continue;
+        weight = ebs_row_weights(ebs_slab_at(&table->slab, found[i]));
+        run(&step, weight, weight + dim, update->grad + i * dim, dim);
+    }
+}
+
+int ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
+                    struct ebs_applied *out)
+{
+    struct ebs_applied applied = {0};
+    struct stretch s;
+    int err = reserve_found(table, update->n);
+
+    rt_assert(isfinite(update->lr));
+    for (size_t at = 0; !err && at < update->n; at += STRETCH) {
+        size_t n = update->n - at < STRETCH ? update->n - at : STRETCH;
+
+        stage(table, update->id + at, n, &s);
+        err = find_stretch(table, &s, update->grad + at * table->dim, table->found + at, &applied);
+    }
+    if (err)
+        return err;
+    run_optimizer(table, update);
+    out->rows += applied.rows;
+    out->created += applied.created;
+    out->nonfinite += applied.nonfinite;
+    return 0;
+}
+
+bool ebs_table_remove(struct ebs_table *table, uint64_t id)
+{
+    uint64_t hash = ebs_index_hash(&table->index, id);
+    uint32_t row = ebs_index_remove(&table->index, &table->slab, hash, id);
+
+    if (row == EBS_ROW_NONE)
+        return false;
+    ebs_slab_free(&table->slab, row);
+    return true;
+}
+
+/* ---- what there is ---- */
+
+uint64_t ebs_table_rows(const struct ebs_table *table)
+{
+    return table->slab.count;
+}
+
+size_t ebs_table_row_bytes(const struct ebs_table *table)
+{
+    return table->slab.row_bytes;
+}
+
+struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table)
+{
+    return (struct ebs_table_bytes){
+        .rows = ebs_slab_bytes(&table->slab),
+        .index = ebs_index_bytes(&table->index),
+        .scratch = table->found_capacity * sizeof(*table->found),
+    };
+}
+
+bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
+{
+    uint32_t row = ebs_slab_next_live(&table->slab, *cursor);
+    float *weight;
+
+    if (row == EBS_ROW_NONE)
+        return false;
+    weight = ebs_row_weights(ebs_slab_at(&table->slab, row));
+    *out = (struct ebs_row){.id = ebs_row_id(ebs_slab_at(&table->slab, row)),
+                            .weight = weight,
+                            .state = weight + table->dim};
+    *cursor = row + 1;
+    return true;
+}
