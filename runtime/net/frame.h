@@ -42,7 +42,8 @@ enum rt_frame_flag {
     RT_FRAME_REPLY = 1,
     RT_FRAME_TRACE = 2,
     RT_FRAME_NO_PAYLOAD_CRC = 4,
-    RT_FRAME_DISCARDED = 8, /* never on the wire: the payload was read and thrown away (over budget) */
+    RT_FRAME_DISCARDED =
+        8, /* never on the wire: the payload was read and thrown away (over budget) */
 };
 
 /* Methods below 16 are the link's own. */

@@ -44,10 +44,10 @@ struct rt_link_events {
      * 0: *out has capacity for header->payload_size (NULL legal when that is 0). RT_EFULL: the
      * payload is read and thrown away, frame() gets RT_FRAME_DISCARDED. Else: the link is closed. */
     int (*admit)(void *arg, const struct rt_header *header, struct rt_buf **out);
-    void (*up)(void *arg);                                   /* an outgoing connect succeeded */
+    void (*up)(void *arg); /* an outgoing connect succeeded */
     void (*frame)(void *arg, const struct rt_frame *frame);
-    void (*bytes)(void *arg);                                /* anything arrived: a sign of life */
-    void (*down)(void *arg, int err, const char *why);       /* last call; the link is gone after it */
+    void (*bytes)(void *arg);                          /* anything arrived: a sign of life */
+    void (*down)(void *arg, int err, const char *why); /* last call; the link is gone after it */
 };
 
 /* A new incoming link: set its events and arg now. */
@@ -64,8 +64,8 @@ struct rt_io_ops {
                   char bound[RT_ADDRESS_MAX], struct rt_listener **out);
     void (*unlisten)(struct rt_listener *listener);
     /* Starts; up() or down() follows. An address that cannot be parsed fails at once. */
-    int (*connect)(struct rt_io *io, const char *address, const struct rt_link_events *events, void *arg,
-                   struct rt_link **out);
+    int (*connect)(struct rt_io *io, const char *address, const struct rt_link_events *events,
+                   void *arg, struct rt_link **out);
     /* NULL events: the owner goes first; close the link at once, nobody hears of it again. */
     void (*link_set)(struct rt_link *link, const struct rt_link_events *events, void *arg);
     /* Version, sizes and checksums of the header are filled in here. message is copied; pieces are referenced until

@@ -362,7 +362,10 @@ struct uv_loop_s *rt_loop_uv(struct rt_loop *loop)
 
 int rt_loop_run(struct rt_loop *loop)
 {
-    rt_mem_bind_thread();
+    static _Thread_local bool bound;
+    if (!bound)
+        rt_mem_bind_thread();
+    bound = true;
     loop->runner = pthread_self();
     atomic_store(&loop->running, 1);
     uv_run(&loop->uv, UV_RUN_DEFAULT);

@@ -13,9 +13,9 @@ struct uv_loop_s;
 #define RT_LINK_QUEUE_MAX ((size_t)1 << 30)
 
 struct rt_loop_conf {
-    const char *name;     /* thread name, at most 15 bytes, static */
-    size_t pool_budget;   /* bytes of payload buffers */
-    size_t queue_max;     /* bytes waiting on one link that close it; 0: RT_LINK_QUEUE_MAX */
+    const char *name;   /* thread name, at most 15 bytes, static */
+    size_t pool_budget; /* bytes of payload buffers */
+    size_t queue_max;   /* bytes waiting on one link that close it; 0: RT_LINK_QUEUE_MAX */
 };
 
 int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out); /* ignores SIGPIPE */
@@ -25,7 +25,8 @@ int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out); /* ig
 void rt_loop_destroy(struct rt_loop *loop);
 
 struct rt_io *rt_loop_io(struct rt_loop *loop);
-struct uv_loop_s *rt_loop_uv(struct rt_loop *loop); /* for runtime/admin, runtime/process and ctl only */
+struct uv_loop_s *rt_loop_uv(
+    struct rt_loop *loop); /* for runtime/admin, runtime/process and ctl only */
 
 /* Run on the calling thread until rt_loop_stop; binds the thread to its own allocator arena. */
 int rt_loop_run(struct rt_loop *loop);

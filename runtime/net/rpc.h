@@ -48,9 +48,9 @@ struct rt_call; /* a request that we serve and owe one reply */
 
 /* A served method. The request limits are checked before anything is allocated. */
 struct rt_method_def {
-    uint16_t method;        /* >= RT_METHOD_ROLE_FIRST */
+    uint16_t method; /* >= RT_METHOD_ROLE_FIRST */
     const char *name;
-    uint32_t from_roles;    /* RT_ROLE_BIT() of who may call it */
+    uint32_t from_roles; /* RT_ROLE_BIT() of who may call it */
     uint32_t message_max;
     uint64_t payload_max;
     void (*serve)(void *ctx, struct rt_call *call, const struct rt_frame *request);
@@ -62,11 +62,12 @@ struct rt_rpc_conf {
     const struct rt_greeting *greeting;
     const struct rt_method_def *methods; /* served here; may be empty */
     size_t n_methods;
-    uint64_t reply_max;                  /* largest reply payload accepted */
-    void *ctx;                           /* for serve() and the two below */
-    void (*peer_up)(void *ctx, struct rt_peer *peer);   /* connection usable; may be NULL */
+    uint64_t reply_max;                               /* largest reply payload accepted */
+    void *ctx;                                        /* for serve() and the two below */
+    void (*peer_up)(void *ctx, struct rt_peer *peer); /* connection usable; may be NULL */
     void (*peer_down)(void *ctx, struct rt_peer *peer, int err, const char *why); /* may be NULL */
-    void (*fenced)(void *ctx, uint64_t held); /* somebody holds a newer incarnation of us; may be NULL */
+    void (*fenced)(void *ctx,
+                   uint64_t held); /* somebody holds a newer incarnation of us; may be NULL */
     uint64_t heartbeat_ns, dead_ns, greet_ns, backoff_ns; /* 0: the values above */
 };
 
