@@ -10,7 +10,10 @@
 
 extern const struct rt_greeting wire_greeting; /* for struct rt_rpc_conf */
 
-#define WIRE_LOOPS_MAX 256u
+#define WIRE_STATUS_MAX (512u << 10) /* bytes of a control reply's text */
+
+/* A word that may stand in a subject: [A-Za-z0-9_-]{1,63}. NULL is none. */
+bool wire_is_token(const char *word);
 
 enum wire_state {
     WIRE_STARTING,
@@ -71,7 +74,7 @@ struct wire_control_reply {
     enum rt_role role;
     uint32_t index;
     int32_t status;
-    const char *text; /* the error, or JSON; at most 512 KiB */
+    const char *text; /* the error, or JSON; at most WIRE_STATUS_MAX */
 };
 int wire_control_reply_pack(const struct wire_control_reply *in, struct wire_out *out);
 int wire_control_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -35,6 +35,15 @@ static inline size_t wire_dtype_size(uint32_t dtype) /* 0: unknown dtype */
 #define WIRE_SPLITS_MAX   65536u
 #define WIRE_KEY_BYTES_MAX (64u << 20)
 #define WIRE_TEXT_MAX     512u
+#define WIRE_SEQUENCE_MAX ((1ull << 48) - 1)
+#define WIRE_BITMAP_MAX   (1u << 17) /* bytes: the largest window, 2^20 batches */
+#define WIRE_WORLD_MAX    65536u     /* trainer ranks */
+#define WIRE_REPLICAS_MAX 65536u     /* processes of one role */
+#define WIRE_LOOPS_MAX    256u       /* event loops of one process */
+#define WIRE_DENSE_MAX    4096u      /* dense columns */
+#define WIRE_LABELS_MAX   256u
+#define WIRE_PARTS_MAX    65536u
+#define WIRE_FINISHED_MAX 65536u     /* batches finished between two step headers */
 
 /* A packed message: a buffer that is used again for the next one. Zero-initialise; wire_out_release. */
 struct wire_out {
