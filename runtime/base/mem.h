@@ -31,11 +31,21 @@ void rt_mem_bind_thread(void);
 /* Checked arithmetic: false on overflow, *out then untouched. */
 static inline bool rt_mul_size(size_t a, size_t b, size_t *out)
 {
-    return !__builtin_mul_overflow(a, b, out);
+    size_t product;
+
+    if (__builtin_mul_overflow(a, b, &product))
+        return false;
+    *out = product;
+    return true;
 }
 static inline bool rt_add_size(size_t a, size_t b, size_t *out)
 {
-    return !__builtin_add_overflow(a, b, out);
+    size_t sum;
+
+    if (__builtin_add_overflow(a, b, &sum))
+        return false;
+    *out = sum;
+    return true;
 }
 /* Next multiple of `align` (a power of two); the caller knows that it cannot overflow. */
 static inline size_t rt_align_up(size_t size, size_t align)

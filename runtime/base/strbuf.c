@@ -77,26 +77,29 @@ char *rt_strbuf_detach(struct rt_strbuf *sb)
     return text;
 }
 
-/* Levenshtein; both lengths at most WORD_MAX. */
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Inserted, missing, changed and swapped letters (optimal string alignment); lengths at most WORD_MAX. */
 static size_t edit_distance(const char *a, size_t a_len, const char *b, size_t b_len)
 {
-    size_t row[WORD_MAX + 1];
+    size_t rows[3][WORD_MAX + 1]; /* row i of the table is rows[i % 3] */
 
     for (size_t j = 0; j <= b_len; j++)
-        row[j] = j;
+        rows[0][j] = j;
     for (size_t i = 1; i <= a_len; i++) {
-        size_t corner = row[0]; /* the entry up and to the left */
+        size_t *row = rows[i % 3], *above = rows[(i + 2) % 3], *two_above = rows[(i + 1) % 3];
 
         row[0] = i;
         for (size_t j = 1; j <= b_len; j++) {
-            size_t change = corner + (a[i - 1] != b[j - 1]);
-            size_t least = row[j] < row[j - 1] ? row[j] : row[j - 1];
-
-            corner = row[j];
-            row[j] = change < least + 1 ? change : least + 1;
+            row[j] = least(least(above[j], row[j - 1]) + 1, above[j - 1] + (a[i - 1] != b[j - 1]));
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                row[j] = least(row[j], two_above[j - 2] + 1);
         }
     }
-    return row[b_len];
+    return rows[a_len % 3][b_len];
 }
 
 const char *rt_nearest(const char *word, const char *const *words, size_t n)

@@ -105,6 +105,7 @@ static int set_text(const struct load *load, const struct rt_option *option, con
     struct rt_node node = {
         .kind = RT_NODE_SCALAR, .file = source, .key = option->key, .text = text};
 
+    node.quoted = option->type == RT_OPT_STR; /* "" and "null" are texts here */
     rt_assert(option->type != RT_OPT_NODE);
     return set_value(load, option, &node);
 }

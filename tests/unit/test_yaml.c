@@ -339,7 +339,7 @@ static void keys_that_must_and_may_be(void **state)
     expect_error("need in a scalar", rt_node_need(rt_node_at(tables, 1), "dim", &out), RT_EUSAGE,
                  "t.yml:4: tables[1]: expected a map, got '5'");
     expect_error("known", rt_node_known_keys(rt_node_at(tables, 0), known, 3), RT_EUSAGE,
-                 "t.yml:3: unknown key 'tables[0].dmi'");
+                 "t.yml:3: unknown key 'tables[0].dmi' (did you mean 'tables[0].dim'?)");
     assert_int_equal(rt_node_known_keys(NULL, known, 3), 0);
     rt_yaml_destroy(yaml);
     yaml = parse("dim: 1\ndtyp: 2\n");
