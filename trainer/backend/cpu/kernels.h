@@ -1,0 +1,39 @@
+/* trainer/backend/cpu/kernels.h -- the loops that oneDNN has no good primitive for, once per
+ * instruction set. All of them give the same bits (except column_sum, whose order of addition is
+ * stated and also the same everywhere): lanes are samples or columns, nothing is fused. */
+#ifndef TR_KERNELS_H
+#define TR_KERNELS_H
+
+#include "trainer/backend/backend.h"
+
+/* One optimizer step over n parameters: formulas in trainer/optimizer.h. */
+struct tr_update {
+    size_t n;
+    const float *grad;
+    float *param;
+    float *state[2]; /* sgd: momentum or NULL; adagrad: sum; adam: first and second moment */
+    float lr;        /* adam: lr / (1 - beta1^t) */
+    float eps, weight_decay, momentum;
+    float beta1, rest1, beta2, rest2; /* rest = 1 - beta, rounded from float64 */
+    float correction;                 /* adam: sqrt(1 - beta2^t) */
+};
+
+struct tr_kernels {
+    void (*dot_forward)(const struct tr_dot *op);
+    void (*dot_backward)(const struct tr_dot_grad *op);
+    /* y[rows][columns] += b[columns], then max(0, .) when relu */
+    void (*bias_act)(float *y, const float *b, uint32_t rows, uint32_t columns, bool relu);
+    void (*relu_backward)(size_t n, const float *y, float *dy);
+    bool (*finite)(const float *value, size_t n);
+    void (*sgd)(const struct tr_update *op);
+    void (*adagrad)(const struct tr_update *op);
+    void (*adam)(const struct tr_update *op);
+    /* sum[columns] over the rows, in blocks of 64 rows */
+    void (*column_sum)(const float *x, uint32_t rows, uint32_t columns, float *sum);
+};
+
+extern const struct tr_kernels tr_kernels_plain, tr_kernels_avx2, tr_kernels_avx512;
+
+const struct tr_kernels *tr_kernels_get(void); /* for rt_cpu_isa() */
+
+#endif

@@ -1,0 +1,176 @@
+/* trainer/backend/cpu/reference.c -- every operation in the plainest C: the truth that faster code
+ * is compared with.
+ *
+ * Matrix products and sums over samples accumulate in float64 and round once, so the difference to
+ * another backend is that backend's own rounding. The interaction accumulates in float32 in a
+ * stated order (ascending d, ascending j, multiply then add, never fused), which the vector code in
+ * kernels.inc.h keeps: there both agree bit for bit. The loss is computed in float64 here and used
+ * by both backends: it is a few exponentials a sample, nothing beside the products. */
+#include <math.h>
+#include <string.h>
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "trainer/backend/backend.h"
+
+static int ref_linear_forward(struct tr_backend *backend, const struct tr_linear *op)
+{
+    (void)backend;
+    for (uint32_t s = 0; s < op->samples; s++) {
+        const float *x = op->x + (size_t)s * op->inputs;
+        for (uint32_t o = 0; o < op->outputs; o++) {
+            const float *w = op->w + (size_t)o * op->inputs;
+            double sum = op->b[o];
+            for (uint32_t i = 0; i < op->inputs; i++)
+                sum += (double)x[i] * w[i];
+            op->y[(size_t)s * op->outputs + o] = op->relu && sum < 0 ? 0.0f : (float)sum;
+        }
+    }
+    return 0;
+}
+
+static void ref_weight_grad(const struct tr_linear_grad *op)
+{
+    for (uint32_t o = 0; o < op->outputs; o++) {
+        double bias = 0;
+        for (uint32_t s = 0; s < op->samples; s++)
+            bias += op->dy[(size_t)s * op->outputs + o];
+        op->db[o] = (float)bias;
+        for (uint32_t i = 0; i < op->inputs; i++) {
+            double sum = 0;
+            for (uint32_t s = 0; s < op->samples; s++)
+                sum +=
+                    (double)op->dy[(size_t)s * op->outputs + o] * op->x[(size_t)s * op->inputs + i];
+            op->dw[(size_t)o * op->inputs + i] = (float)sum;
+        }
+    }
+}
+
+static int ref_linear_backward(struct tr_backend *backend, const struct tr_linear_grad *op)
+{
+    (void)backend;
+    ref_weight_grad(op);
+    if (!op->dx)
+        return 0;
+    for (uint32_t s = 0; s < op->samples; s++) {
+        for (uint32_t i = 0; i < op->inputs; i++) {
+            float *dx = &op->dx[(size_t)s * op->inputs + i];
+            double sum = op->add_dx ? *dx : 0;
+            for (uint32_t o = 0; o < op->outputs; o++)
+                sum +=
+                    (double)op->dy[(size_t)s * op->outputs + o] * op->w[(size_t)o * op->inputs + i];
+            *dx = (float)sum;
+        }
+    }
+    return 0;
+}
+
+static int ref_relu_backward(struct tr_backend *backend, size_t n, const float *y, float *dy)
+{
+    (void)backend;
+    for (size_t i = 0; i < n; i++)
+        if (y[i] == 0)
+            dy[i] = 0;
+    return 0;
+}
+
+static int ref_dot_forward(struct tr_backend *backend, const struct tr_dot *op)
+{
+    (void)backend;
+    for (uint32_t s = 0; s < op->samples; s++) {
+        float *y = op->y + (size_t)s * tr_dot_pairs(op->n);
+        for (uint32_t i = 0; i < op->n; i++) {
+            for (uint32_t j = i + 1; j < op->n; j++) {
+                float sum = 0;
+                for (uint32_t d = 0; d < op->dim; d++)
+                    sum += op->x[i][(size_t)s * op->dim + d] * op->x[j][(size_t)s * op->dim + d];
+                *y++ = sum;
+            }
+        }
+    }
+    return 0;
+}
+
+/* Position of the pair i < j among n(n-1)/2. */
+static size_t pair_index(uint32_t n, uint32_t i, uint32_t j)
+{
+    return (size_t)i * n - (size_t)i * (i + 1) / 2 + (j - i - 1);
+}
+
+static float ref_dot_dx(const struct tr_dot_grad *op, uint32_t s, uint32_t i, uint32_t d)
+{
+    const float *dy = op->dy + (size_t)s * tr_dot_pairs(op->n);
+    float sum = 0;
+    for (uint32_t j = 0; j < op->n; j++)
+        if (j != i)
+            sum += dy[i < j ? pair_index(op->n, i, j) : pair_index(op->n, j, i)] *
+                   op->x[j][(size_t)s * op->dim + d];
+    return sum;
+}
+
+static int ref_dot_backward(struct tr_backend *backend, const struct tr_dot_grad *op)
+{
+    (void)backend;
+    for (uint32_t i = 0; i < op->n; i++) {
+        if (!op->dx[i])
+            continue;
+        for (uint32_t s = 0; s < op->samples; s++) {
+            for (uint32_t d = 0; d < op->dim; d++) {
+                float *dx = &op->dx[i][(size_t)s * op->dim + d];
+                float sum = ref_dot_dx(op, s, i, d);
+                *dx = op->add[i] ? *dx + sum : sum;
+            }
+        }
+    }
+    return 0;
+}
+
+static int ref_bce_forward(struct tr_backend *backend, struct tr_bce *op)
+{
+    (void)backend;
+    double total = 0;
+    for (uint32_t s = 0; s < op->samples; s++) {
+        double z = op->logit[s], y = op->label[s], e = exp(-fabs(z));
+        double loss = (z > 0 ? z : 0) - z * y + log1p(e);
+        total += op->weight ? op->weight[s] * loss : loss;
+        op->score[s] = (float)(z >= 0 ? 1 / (1 + e) : e / (1 + e));
+    }
+    op->loss_sum = total;
+    return 0;
+}
+
+static int ref_bce_backward(struct tr_backend *backend, const struct tr_bce_grad *op)
+{
+    (void)backend;
+    for (uint32_t s = 0; s < op->samples; s++) {
+        double g = ((double)op->score[s] - op->label[s]) * op->scale;
+        if (op->weight)
+            g *= op->weight[s];
+        op->dlogit[s] = op->add ? op->dlogit[s] + (float)g : (float)g;
+    }
+    return 0;
+}
+
+const struct tr_backend_ops tr_backend_reference = {
+    .name = "reference",
+    .linear_forward = ref_linear_forward,
+    .linear_backward = ref_linear_backward,
+    .relu_backward = ref_relu_backward,
+    .dot_forward = ref_dot_forward,
+    .dot_backward = ref_dot_backward,
+    .bce_forward = ref_bce_forward,
+    .bce_backward = ref_bce_backward,
+};
+
+int tr_backend_init(struct tr_backend *backend, const char *name, int threads)
+{
+    backend->threads = threads < 1 ? 1 : threads;
+    if (!name || strcmp(name, tr_backend_onednn.name) == 0)
+        backend->ops = &tr_backend_onednn;
+    else if (strcmp(name, tr_backend_reference.name) == 0)
+        backend->ops = &tr_backend_reference;
+    else
+        return RT_FAIL(RT_EUSAGE, "backend '%s': expected %s or %s", name, tr_backend_onednn.name,
+                       tr_backend_reference.name);
+    return 0;
+}
