@@ -20,11 +20,11 @@ enum tr_optimizer_kind { TR_SGD, TR_ADAGRAD, TR_ADAM };
 
 struct tr_optimizer_conf {
     enum tr_optimizer_kind kind;
-    float momentum;            /* sgd, [0, 1) */
-    float eps;                 /* adagrad, adam: > 0 */
-    float beta1, beta2;        /* adam, [0, 1) */
-    float initial_accumulator; /* adagrad: s at the start, >= 0 */
-    float weight_decay;        /* >= 0 */
+    double momentum;            /* sgd, [0, 1) */
+    double eps;                 /* adagrad, adam: > 0 */
+    double beta1, beta2;        /* adam, [0, 1) */
+    double initial_accumulator; /* adagrad: s at the start, >= 0 */
+    double weight_decay;        /* >= 0 */
 };
 
 /* "sgd" "adagrad" "adam" -> torch's defaults of that kind (eps 1e-10 / 1e-8, betas 0.9 0.999).
@@ -40,7 +40,7 @@ void tr_optimizer_destroy(struct tr_optimizer *optimizer); /* NULL is legal */
 
 /* One step: grad[n] and param[n] with the n of create. Checks first that lr and every gradient are
  * finite; if not, RT_EDATA names the first bad index and nothing has changed, t included. */
-int tr_optimizer_step(struct tr_optimizer *optimizer, float lr, const float *grad, float *param);
+int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *grad, float *param);
 
 /* State for checkpoints: [slots * n] floats (NULL when slots is 0), writable; and the steps taken. */
 float *tr_optimizer_state(struct tr_optimizer *optimizer, size_t *count);

@@ -33,8 +33,8 @@ void tr_auc_reset(struct tr_auc *auc);   /* forget all samples, keep the memory 
 int tr_auc_add(struct tr_auc *auc, const float *score, const float *label, const float *weight,
                size_t n);
 
-/* Sorts what was added. RT_ENOMEM. */
-int tr_auc_result(struct tr_auc *auc, struct tr_quality *out);
+/* Sorts a copy of what was added. RT_ENOMEM. */
+int tr_auc_result(const struct tr_auc *auc, struct tr_quality *out);
 
 /* For merging ranks: the triples held, in order of arrival; valid until the next call on auc. */
 struct tr_auc_sample {
