@@ -16,6 +16,6 @@ int tr_parse_model(const struct rt_node *file_root, const struct rt_node *params
 
 /* model.yml's `optimizer:` mapping {type: adam, lr: 0.001, eps: ...}; a key that the type does not
  * have is RT_EUSAGE. */
-int tr_parse_optimizer(const struct rt_node *node, struct tr_optimizer_conf *conf, float *lr);
+int tr_parse_optimizer(const struct rt_node *node, struct tr_optimizer_conf *conf, double *lr);
 
 #endif

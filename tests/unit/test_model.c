@@ -1,0 +1,548 @@
+/* tests/unit/test_model.c -- whole models: against PyTorch, refused descriptions, batch sizes, memory. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "runtime/base/assert.h"
+#include "runtime/base/cpu.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "tests/unit/dense_golden.h"
+#include "trainer/model/model.h"
+#include "trainer/model/spec.h"
+#include "trainer/optimizer.h"
+
+#define FEATURES_MAX 32
+#define TOLERANCE    5e-6 /* of max(1, |want|), against PyTorch in float32 */
+
+/* A batch in the caller's memory, and where gradients go. */
+struct fixture {
+    uint32_t samples, n_dense, n_features;
+    uint32_t dim[FEATURES_MAX];
+    char name[FEATURES_MAX][16];
+    const char *feature_name[FEATURES_MAX], *dense_name[FEATURES_MAX];
+    float *feature[FEATURES_MAX], *grad[FEATURES_MAX];
+    float *dense, *labels, *logit, *score;
+};
+
+static const char *const labels[] = {"click", "buy"};
+
+static void fixture_init(struct fixture *f, uint32_t samples, uint32_t n_dense, uint32_t n_features,
+                         const uint32_t *dim, uint64_t seed)
+{
+    static const char *const dense_names[] = {"age", "income", "hours"};
+    *f = (struct fixture){.samples = samples, .n_dense = n_dense, .n_features = n_features};
+    uint64_t draw = 0;
+    f->dense = rt_xcalloc((size_t)samples * (n_dense + 1), sizeof(float));
+    f->labels = rt_xcalloc(samples, sizeof(float));
+    f->logit = rt_xcalloc(samples, sizeof(float));
+    f->score = rt_xcalloc(samples, sizeof(float));
+    for (uint32_t i = 0; i < n_dense; i++)
+        f->dense_name[i] = dense_names[i];
+    for (uint32_t i = 0; i < samples * n_dense; i++)
+        f->dense[i] = rt_normal_f32(rt_draw(seed, draw++));
+    for (uint32_t i = 0; i < samples; i++)
+        f->labels[i] = (float)(rt_draw(seed, draw++) & 1);
+    for (uint32_t k = 0; k < n_features; k++) {
+        snprintf(f->name[k], sizeof f->name[k], "c%u", k);
+        f->feature_name[k] = f->name[k];
+        f->dim[k] = dim[k];
+        size_t n = (size_t)samples * dim[k];
+        f->feature[k] = rt_xcalloc(n, sizeof(float));
+        f->grad[k] = rt_xcalloc(n, sizeof(float));
+        for (size_t i = 0; i < n; i++)
+            f->feature[k][i] = 0.5f * rt_normal_f32(rt_draw(seed, draw++));
+    }
+}
+
+static void fixture_release(struct fixture *f)
+{
+    rt_free(f->dense);
+    rt_free(f->labels);
+    rt_free(f->logit);
+    rt_free(f->score);
+    for (uint32_t k = 0; k < f->n_features; k++) {
+        rt_free(f->feature[k]);
+        rt_free(f->grad[k]);
+    }
+}
+
+static struct tr_model_inputs fixture_inputs(const struct fixture *f)
+{
+    return (struct tr_model_inputs){
+        .dense = f->dense_name,
+        .n_dense = f->n_dense,
+        .feature = f->feature_name,
+        .feature_dim = f->dim,
+        .n_features = f->n_features,
+        .label = labels,
+        .n_labels = 1,
+    };
+}
+
+static struct tr_batch_view fixture_view(const struct fixture *f)
+{
+    return (struct tr_batch_view){
+        .samples = f->samples,
+        .dense = f->dense,
+        .feature = (const float *const *)f->feature,
+        .labels = f->labels,
+    };
+}
+
+static int fixture_create(const struct fixture *f, const struct tr_spec *spec, const char *backend,
+                          uint32_t samples_max, struct tr_model **out)
+{
+    struct tr_model_inputs inputs = fixture_inputs(f);
+    struct tr_model_conf conf = {
+        .seed = 3, .samples_max = samples_max, .threads = 1, .backend = backend};
+    return tr_model_create(spec, &inputs, &conf, out);
+}
+
+/* Forward and backward of the mean loss. */
+static double fixture_step(struct fixture *f, struct tr_model *model)
+{
+    struct tr_batch_view view = fixture_view(f);
+    struct tr_forward_out out = {.logit = f->logit, .score = f->score};
+    assert_int_equal(tr_model_forward(model, &view, &out), 0);
+    assert_int_equal(tr_model_backward(model, &view, f->samples, f->grad), 0);
+    return out.loss_sum / f->samples;
+}
+
+/* ---- against PyTorch ---- */
+
+static void use(float *to, const struct golden_array *array, size_t n)
+{
+    rt_assert(array && array->n == n);
+    memcpy(to, array->value, n * sizeof *to);
+}
+
+static void use_params(struct tr_model *model, const struct golden *golden, const char *name)
+{
+    size_t n = 0;
+    const struct tr_param *tensor = tr_model_tensors(model, &n);
+    for (size_t i = 0; i < n; i++)
+        use(tr_model_params(model) + tensor[i].offset,
+            golden_get(golden, name, "init.%s", tensor[i].name), tensor[i].count);
+}
+
+static void compare_tensors(struct tr_model *model, const float *got, const struct golden *golden,
+                            const char *name, const char *kind)
+{
+    size_t n = 0;
+    const struct tr_param *tensor = tr_model_tensors(model, &n);
+    assert_true(n >= 6);
+    for (size_t i = 0; i < n; i++) {
+        const struct golden_array *want = golden_get(golden, name, "%s.%s", kind, tensor[i].name);
+        rt_assert(want && want->n == tensor[i].count);
+        assert_close(tensor[i].name, got + tensor[i].offset, want->value, want->n, TOLERANCE);
+    }
+}
+
+/* The fixture's inputs in f; its sample weights, or NULL. */
+static const float *load_case(struct fixture *f, const struct golden *golden, const char *name,
+                              const uint32_t *dim)
+{
+    uint32_t n_features = 0, samples = (uint32_t)golden_get(golden, name, "labels")->n;
+    while (golden_get(golden, name, "feature.%u", n_features))
+        n_features++;
+    const struct golden_array *dense = golden_get(golden, name, "dense");
+    fixture_init(f, samples, (uint32_t)(dense->n / samples), n_features, dim, 1);
+    use(f->dense, dense, dense->n);
+    use(f->labels, golden_get(golden, name, "labels"), samples);
+    for (uint32_t k = 0; k < n_features; k++)
+        use(f->feature[k], golden_get(golden, name, "feature.%u", k), (size_t)samples * dim[k]);
+    const struct golden_array *weight = golden_get(golden, name, "weight");
+    return weight ? weight->value : NULL;
+}
+
+static void check_first_step(struct fixture *f, struct tr_model *model, double loss,
+                             const struct golden *golden, const char *name)
+{
+    float mean = (float)loss;
+    assert_close("loss", &mean, golden_get(golden, name, "loss")->value, 1, TOLERANCE);
+    assert_close("logit", f->logit, golden_get(golden, name, "logit")->value, f->samples,
+                 TOLERANCE);
+    compare_tensors(model, tr_model_grads(model), golden, name, "grad");
+    for (uint32_t k = 0; k < f->n_features; k++)
+        assert_close(f->feature_name[k], f->grad[k],
+                     golden_get(golden, name, "feature_grad.%u", k)->value,
+                     (size_t)f->samples * f->dim[k], TOLERANCE);
+    for (uint32_t s = 0; s < f->samples; s++)
+        assert_true(fabs(f->score[s] - 1 / (1 + exp(-(double)f->logit[s]))) < 1e-6);
+}
+
+static void against_torch(const struct golden *golden, const char *name, struct tr_spec *spec,
+                          const uint32_t *dim, const char *backend)
+{
+    struct fixture f;
+    const float *weight = load_case(&f, golden, name, dim);
+    struct tr_model *model = NULL;
+    struct tr_optimizer *adam = NULL;
+    struct tr_optimizer_conf conf;
+    assert_int_equal(fixture_create(&f, spec, backend, f.samples, &model), 0);
+    assert_int_equal(tr_optimizer_defaults("adam", &conf), 0);
+    assert_int_equal(tr_optimizer_create(&conf, tr_model_count(model), &adam), 0);
+    use_params(model, golden, name);
+    struct tr_batch_view view = fixture_view(&f);
+    view.weight = weight;
+    for (int step = 0; step < 5; step++) {
+        struct tr_forward_out out = {.logit = f.logit, .score = f.score};
+        assert_int_equal(tr_model_forward(model, &view, &out), 0);
+        assert_int_equal(tr_model_backward(model, &view, f.samples, f.grad), 0);
+        if (step == 0)
+            check_first_step(&f, model, out.loss_sum / f.samples, golden, name);
+        assert_int_equal(
+            tr_optimizer_step(adam, 0.01, tr_model_grads(model), tr_model_params(model)), 0);
+    }
+    compare_tensors(model, tr_model_params(model), golden, name, "step5");
+    tr_optimizer_destroy(adam);
+    tr_model_destroy(model);
+    tr_spec_destroy(spec);
+    fixture_release(&f);
+}
+
+static void test_torch(void **state)
+{
+    (void)state;
+    static const char *const backend[] = {"reference", "onednn"};
+    struct golden *golden = rt_xcalloc(1, sizeof *golden);
+    golden_load(golden);
+    for (size_t b = 0; b < ARRAY_LEN(backend); b++) {
+        const uint32_t same[] = {8, 8, 8, 8}, mixed[] = {8, 4, 1};
+        against_torch(golden, "dlrm", spec_dlrm(6, 8, 10, 6), same, backend[b]);
+        against_torch(golden, "dlrm_no_dense", spec_dlrm(6, 8, 10, 6), same, backend[b]);
+        against_torch(golden, "mlp", spec_mlp(10, 6), mixed, backend[b]);
+    }
+    golden_release(golden);
+    rt_free(golden);
+}
+
+/* ---- the two backends, at the size of a job ---- */
+
+static void test_backends_agree(void **state)
+{
+    (void)state;
+    static const uint32_t samples[] = {1, 15, 16, 17, 70};
+    uint32_t dim[27];
+    for (size_t i = 0; i < ARRAY_LEN(dim); i++)
+        dim[i] = 16;
+    for (size_t i = 0; i < ARRAY_LEN(samples); i++) {
+        struct fixture a, b;
+        struct tr_spec *spec = spec_dlrm(64, 16, 64, 32);
+        struct tr_model *truth = NULL, *fast = NULL;
+        fixture_init(&a, samples[i], 3, 26, dim, i);
+        fixture_init(&b, samples[i], 3, 26, dim, i);
+        assert_int_equal(fixture_create(&a, spec, "reference", 70, &truth), 0);
+        assert_int_equal(fixture_create(&b, spec, NULL, 70, &fast), 0);
+        double want = fixture_step(&a, truth), got = fixture_step(&b, fast);
+        assert_true(fabs(got - want) < 1e-6);
+        assert_close("grads", tr_model_grads(fast), tr_model_grads(truth), tr_model_count(fast),
+                     TOLERANCE);
+        for (uint32_t k = 0; k < 26; k++)
+            assert_close("feature", b.grad[k], a.grad[k], (size_t)samples[i] * 16, TOLERANCE);
+        tr_model_destroy(truth);
+        tr_model_destroy(fast);
+        tr_spec_destroy(spec);
+        fixture_release(&a);
+        fixture_release(&b);
+    }
+}
+
+/* Two batches of half the samples, each with the global count, sum to one big batch: the group's step. */
+static void test_halves_sum_to_whole(void **state)
+{
+    (void)state;
+    const uint32_t dim[] = {4, 4, 4};
+    struct fixture f;
+    struct tr_spec *spec = spec_dlrm(6, 4, 5, 3);
+    struct tr_model *model = NULL;
+    fixture_init(&f, 24, 3, 3, dim, 5);
+    assert_int_equal(fixture_create(&f, spec, NULL, 24, &model), 0);
+    size_t n = tr_model_count(model);
+    float *whole = rt_xcalloc(n, sizeof *whole), *sum = rt_xcalloc(n, sizeof *sum);
+    fixture_step(&f, model);
+    memcpy(whole, tr_model_grads(model), n * sizeof *whole);
+    for (uint32_t half = 0; half < 2; half++) {
+        const float *feature[3];
+        for (int k = 0; k < 3; k++)
+            feature[k] = f.feature[k] + half * 12 * 4;
+        struct tr_batch_view view = {.samples = 12,
+                                     .dense = f.dense + half * 12 * 3,
+                                     .feature = feature,
+                                     .labels = f.labels + half * 12};
+        struct tr_forward_out out = {0};
+        assert_int_equal(tr_model_forward(model, &view, &out), 0);
+        assert_int_equal(tr_model_backward(model, &view, 24, NULL), 0);
+        for (size_t i = 0; i < n; i++)
+            sum[i] += tr_model_grads(model)[i];
+    }
+    assert_close("sum of halves", sum, whole, n, 1e-6);
+    rt_free(whole);
+    rt_free(sum);
+    tr_model_destroy(model);
+    tr_spec_destroy(spec);
+    fixture_release(&f);
+}
+
+/* ---- descriptions that are refused, and the words ---- */
+
+/* "l mlp c0 sizes=8,1; loss bce l": layers with inputs and options, for tables. */
+static struct tr_spec *spec_of(const char *text)
+{
+    struct tr_spec *spec = NULL;
+    assert_int_equal(tr_spec_create("t.yml", &spec), 0);
+    char name[64], type[64], word[8][64];
+    const char *words[8];
+    int used = 0;
+    for (int line = 1; sscanf(text, " %63s %63s%n", name, type, &used) == 2; line++) {
+        uint32_t n = 0;
+        text += used;
+        while (n < 8 && sscanf(text, " %63[^=; ]%n", word[n], &used) == 1 && text[used] != '=') {
+            words[n] = word[n];
+            n++;
+            text += used;
+        }
+        assert_int_equal(tr_spec_layer(spec, name, type, words, n, line), 0);
+        char key[64];
+        while (sscanf(text, " %63[^=; ]=%n", key, &used) == 1) {
+            text += used;
+            for (n = 0; sscanf(text, "%63[^,; ]%n", word[n], &used) == 1; n++) {
+                words[n] = word[n];
+                text += used + (text[used] == ',');
+            }
+            assert_int_equal(tr_spec_option(spec, key, words, n, line), 0);
+        }
+        text += *text == ';';
+    }
+    return spec;
+}
+
+/* Two dense columns (age, income) and features c0, c1 of dim 4, c2 of dim 2. */
+static const struct {
+    const char *what, *layers;
+    const char *want; /* in the error text; NULL: accepted */
+} refused[] = {
+    {"plain", "l mlp c0 sizes=1; loss bce l", NULL},
+    {"one dense column", "x concat age c0; l mlp x sizes=1; loss bce l", NULL},
+    {"the same input twice", "d dot_interaction c0 c0; l mlp d sizes=1; loss bce l", NULL},
+    {"empty", "", "t.yml: expected a loss (type bce) as the last layer, got no layer"},
+    {"no loss", "l mlp c0 sizes=1", "as the last layer, got layer l"},
+    {"unknown type", "l concatt c0",
+     "t.yml:1: layer 'l': type: no layer type is called 'concatt' (did you mean 'concat'?)"},
+    {"unknown input", "l mlp feature sizes=1", "(did you mean 'features'?)"},
+    {"no input", "l mlp", "inputs: expected at least one name"},
+    {"later layer", "l mlp m sizes=1; m concat c0", "t.yml:1: layer 'l': input 'm': no earlier"},
+    {"unknown key", "l mlp c0 size=1", "unknown key 'size' for type mlp (did you mean 'sizes'?)"},
+    {"no sizes", "l mlp c0", "sizes: expected a list of sizes, got nothing"},
+    {"size 0", "l mlp c0 sizes=0", "expected an integer in 1..1048576, got '0'"},
+    {"size 8x", "l mlp c0 sizes=4,8x", "got '8x'"},
+    {"size -1", "l mlp c0 sizes=-1", "got '-1'"},
+    {"last", "l mlp c0 sizes=1 last=tanh", "last: expected none|relu, got 'tanh'"},
+    {"two words", "l mlp c0 sizes=1 last=none,relu", "last: expected one word, got 2"},
+    {"two tensors", "l mlp c0 c1 sizes=1", "put a concat before it"},
+    {"dot of unequal", "d dot_interaction c0 c2",
+     "t.yml:1: layer 'd': input 'c2': expected [samples][4] as 'c0' has, got [samples][2]"},
+    {"dot of one", "d dot_interaction c0", "expected 2..1024 tensors as inputs, got 1"},
+    {"wide logit", "loss bce c0", "input 'c0': expected [samples][1], got [samples][4]"},
+    {"wrong label", "l mlp c0 sizes=1; loss bce l label=clack", "no label is called 'clack'"},
+    {"same name", "l concat c0; l concat c0",
+     "t.yml:2: layer 'l': name: already that of an earlier layer"},
+    {"name of a feature", "c0 concat c1", "already that of a feature"},
+    {"name of a column", "age concat c1", "already that of a dense column"},
+    {"name of a whole", "dense concat c1", "already that of a whole"},
+    {"unused", "u concat c1; l mlp c0 sizes=1; loss bce l",
+     "layer 'u': its output is used by no layer"},
+    {"after the loss", "l mlp c0 sizes=1; loss bce l; m concat c0",
+     "t.yml:3: layer 'm': comes after the loss 'loss'"},
+    {"too many parameters", "l mlp c0 sizes=1000000,1000000",
+     "expected at most 2147483648 parameters"},
+};
+
+static void test_refused(void **state)
+{
+    (void)state;
+    const uint32_t dim[] = {4, 4, 2};
+    struct fixture f;
+    fixture_init(&f, 4, 2, 3, dim, 1);
+    for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
+        struct tr_spec *spec = spec_of(refused[i].layers);
+        struct tr_model *model = NULL;
+        int err = fixture_create(&f, spec, NULL, 4, &model);
+        if (!refused[i].want && err)
+            fail_msg("%s: refused: %s", refused[i].what, rt_err_text());
+        if (refused[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), refused[i].want)))
+            fail_msg("%s: got %d '%s'", refused[i].what, err, rt_err_text());
+        if (!err)
+            fixture_step(&f, model);
+        tr_model_destroy(model);
+        tr_spec_destroy(spec);
+    }
+    fixture_release(&f);
+}
+
+static void test_bad_names(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "", "a b", "a.b", "$x", "0123456789012345678901234567890123456789012345678901234567890123"};
+    static const char *const in[] = {"dense"};
+    struct tr_spec *spec = NULL;
+    assert_int_equal(tr_spec_create("t.yml", &spec), 0);
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        assert_int_equal(tr_spec_layer(spec, bad[i], "mlp", in, 1, 9), RT_EUSAGE);
+    assert_int_equal(spec->n_layers, 0);
+    tr_spec_destroy(spec);
+}
+
+/* ---- named columns, labels, unused features ---- */
+
+static void test_single_columns(void **state)
+{
+    (void)state;
+    const uint32_t dim[] = {2, 3};
+    struct fixture f;
+    fixture_init(&f, 5, 2, 2, dim, 9);
+    struct tr_spec *spec = spec_of("x concat income c0; l mlp x sizes=1; loss bce l label=buy");
+    struct tr_model_inputs inputs = fixture_inputs(&f);
+    inputs.n_labels = 2;
+    struct tr_model_conf conf = {.seed = 1, .samples_max = 8};
+    struct tr_model *model = NULL;
+    assert_int_equal(tr_model_create(spec, &inputs, &conf, &model), 0);
+    assert_int_equal(tr_model_count(model), 4);
+    float *p = tr_model_params(model), two[10];
+    for (int s = 0; s < 5; s++) {
+        two[2 * s] = NAN; /* `click` is not read */
+        two[2 * s + 1] = f.labels[s];
+    }
+    struct tr_batch_view view = fixture_view(&f);
+    view.labels = two;
+    memset(f.grad[1], 0xff, sizeof(float) * 15); /* c1 is used by no layer */
+    struct tr_forward_out out = {.logit = f.logit};
+    assert_int_equal(tr_model_forward(model, &view, &out), 0);
+    assert_int_equal(tr_model_backward(model, &view, 5, f.grad), 0);
+    for (int s = 0; s < 5; s++) {
+        double want = p[3] + (double)p[0] * f.dense[2 * s + 1] +
+                      (double)p[1] * f.feature[0][2 * s] + (double)p[2] * f.feature[0][2 * s + 1];
+        assert_true(fabs(f.logit[s] - want) < 1e-6);
+        double g = (1 / (1 + exp(-want)) - f.labels[s]) / 5;
+        assert_true(fabs(f.grad[0][2 * s + 1] - g * p[2]) < 1e-6);
+    }
+    for (int i = 0; i < 15; i++)
+        assert_true(f.grad[1][i] == 0);
+    tr_model_destroy(model);
+    tr_spec_destroy(spec);
+    fixture_release(&f);
+}
+
+/* ---- start values, description ---- */
+
+static void test_start_values(void **state)
+{
+    (void)state;
+    const uint32_t dim[] = {16, 16};
+    struct fixture f;
+    fixture_init(&f, 2, 3, 2, dim, 1);
+    struct tr_spec *spec = spec_dlrm(64, 16, 64, 32);
+    struct tr_model *a = NULL, *b = NULL;
+    assert_int_equal(fixture_create(&f, spec, NULL, 2, &a), 0);
+    assert_int_equal(fixture_create(&f, spec, "reference", 99, &b), 0);
+    assert_memory_equal(tr_model_params(a), tr_model_params(b), tr_model_count(a) * sizeof(float));
+    size_t n = 0, total = 0;
+    const struct tr_param *tensor = tr_model_tensors(a, &n);
+    assert_int_equal(n, 10);
+    assert_string_equal(tensor[2].name, "bottom.1.weight");
+    assert_int_equal(tensor[2].shape[0], 16);
+    assert_int_equal(tensor[2].shape[1], 64);
+    for (size_t t = 0; t < n; t++) {
+        double low = 1, high = -1, bound = 1 / sqrt(tensor[t & ~(size_t)1].shape[1]);
+        for (size_t i = 0; i < tensor[t].count; i++) {
+            low = fmin(low, tr_model_params(a)[tensor[t].offset + i]);
+            high = fmax(high, tr_model_params(a)[tensor[t].offset + i]);
+        }
+        assert_true(low >= -bound && high <= bound);
+        if (tensor[t].count > 100)
+            assert_true(low < -0.9 * bound && high > 0.9 * bound);
+        assert_int_equal(tensor[t].offset, total);
+        total += tensor[t].count;
+    }
+    assert_int_equal(total, tr_model_count(a));
+    tr_model_destroy(a);
+    tr_model_destroy(b);
+    tr_spec_destroy(spec);
+    fixture_release(&f);
+}
+
+static void remember(void *arg, const char *text)
+{
+    char *page = arg;
+    size_t used = strlen(page);
+    snprintf(page + used, 1000 - used, "%s\n", text);
+}
+
+static void test_describe_without_dense(void **state)
+{
+    (void)state;
+    const uint32_t dim[] = {16, 16, 16};
+    struct fixture f;
+    fixture_init(&f, 2, 0, 3, dim, 1);
+    struct tr_spec *spec = spec_dlrm(64, 16, 8, 4);
+    struct tr_model *model = NULL;
+    assert_int_equal(fixture_create(&f, spec, NULL, 2, &model), 0);
+    char page[1000] = "";
+    tr_model_describe(model, remember, page);
+    assert_string_equal(page, "dots: dot_interaction [samples][3] 0 parameters\n"
+                              "both: concat [samples][3] 0 parameters\n"
+                              "logit: mlp [samples][1] 73 parameters\n"
+                              "loss: bce [samples][1] 0 parameters\n");
+    tr_model_destroy(model);
+    tr_spec_destroy(spec);
+    fixture_release(&f);
+}
+
+/* ---- faults ---- */
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    const uint32_t dim[] = {4, 4, 4};
+    struct fixture f;
+    fixture_init(&f, 4, 3, 3, dim, 1);
+    int err = RT_ENOMEM, nth = 0;
+    for (; err && nth < 200; nth++) {
+        struct tr_spec *spec = spec_dlrm(6, 4, 5, 3);
+        struct tr_model *model = NULL;
+        rt_fault_alloc(nth);
+        err = fixture_create(&f, spec, NULL, 4, &model);
+        bool hit = rt_fault_hit();
+        rt_fault_alloc(-1);
+        if (hit)
+            assert_int_equal(err, RT_ENOMEM);
+        tr_model_destroy(model);
+        tr_spec_destroy(spec);
+    }
+    assert_int_equal(err, 0);
+    assert_true(nth > 4);
+    fixture_release(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_torch),
+        cmocka_unit_test(test_backends_agree),
+        cmocka_unit_test(test_halves_sum_to_whole),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_bad_names),
+        cmocka_unit_test(test_single_columns),
+        cmocka_unit_test(test_start_values),
+        cmocka_unit_test(test_describe_without_dense),
+        cmocka_unit_test(test_no_memory),
+    };
+    return cmocka_run_group_tests_name("model", tests, NULL, NULL);
+}

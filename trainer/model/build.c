@@ -1,0 +1,467 @@
+/* trainer/model/build.c -- from a description (tr_spec) to checked layers with known shapes.
+ *
+ * Layers are built in file order, so an input is always something that exists already and a cycle
+ * cannot be written. What an input name means is looked for in this order: an earlier layer, the
+ * wholes `dense` and `features`, a dense column, a feature; a name that could be two of them is an
+ * error. Tensors of width 0 (dense, where the data has no dense columns) vanish from the inputs, and
+ * a layer left with no input is left out, so one file serves data with and without them.
+ *
+ * Nothing sized by a batch is allocated here: layers state what they need, model.c sums it up. */
+#include "trainer/model/build.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/strbuf.h"
+
+struct known {
+    const char *name;
+    struct tr_value *value; /* NULL: left out */
+};
+
+struct tr_build {
+    struct tr_model *model;
+    const struct tr_spec *spec;
+    const struct tr_layer_spec *now; /* being built */
+    struct tr_layer *layer;
+    struct known known[TR_LAYERS_MAX];
+    uint32_t n_known;
+    struct tr_value *in[TR_LAYER_INPUTS_MAX];
+    uint32_t n_in;
+    size_t n_tensors_max;
+};
+
+int tr_build_fail(const struct tr_build *build, const char *fmt, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return RT_FAIL(RT_EUSAGE, "%s:%d: layer '%s': %s", build->spec->file, build->now->line,
+                   build->now->name, text);
+}
+
+/* ---- what build functions of layer types call ---- */
+
+void *tr_build_alloc(struct tr_build *build, size_t count, size_t size)
+{
+    return rt_arena_calloc(build->model->arena, count, size);
+}
+
+const struct tr_words *tr_build_option(const struct tr_build *build, const char *key)
+{
+    for (uint32_t i = 0; i < build->now->n_options; i++)
+        if (strcmp(build->now->option[i].key, key) == 0)
+            return &build->now->option[i].value;
+    return NULL;
+}
+
+int tr_build_sizes(struct tr_build *build, const char *key, uint32_t max, uint32_t *size,
+                   uint32_t *n)
+{
+    const struct tr_words *words = tr_build_option(build, key);
+    if (!words)
+        return tr_build_fail(build, "%s: expected a list of sizes, got nothing", key);
+    if (words->n < 1 || words->n > max)
+        return tr_build_fail(build, "%s: expected 1..%u sizes, got %u", key, max, words->n);
+    for (uint32_t i = 0; i < words->n; i++) {
+        char *end = NULL;
+        errno = 0;
+        unsigned long long value = strtoull(words->word[i], &end, 10);
+        if (errno || *end || words->word[i][0] < '0' || words->word[i][0] > '9' || value < 1 ||
+            value > TR_WIDTH_MAX)
+            return tr_build_fail(build, "%s: expected an integer in 1..%u, got '%.40s'", key,
+                                 TR_WIDTH_MAX, words->word[i]);
+        size[i] = (uint32_t)value;
+    }
+    *n = words->n;
+    return 0;
+}
+
+/* The single word of an option; NULL in *word when the option is absent. */
+static int build_word(struct tr_build *build, const char *key, const char **word)
+{
+    const struct tr_words *words = tr_build_option(build, key);
+    *word = NULL;
+    if (!words)
+        return 0;
+    if (words->n != 1)
+        return tr_build_fail(build, "%s: expected one word, got %u", key, words->n);
+    *word = words->word[0];
+    return 0;
+}
+
+int tr_build_choice(struct tr_build *build, const char *key, const char *const *choices, uint32_t n,
+                    uint32_t *out)
+{
+    const char *word = NULL;
+    int err = build_word(build, key, &word);
+    *out = 0;
+    if (err || !word)
+        return err;
+    char list[200] = "";
+    for (uint32_t i = 0; i < n; i++) {
+        if (strcmp(word, choices[i]) == 0) {
+            *out = i;
+            return 0;
+        }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? "|" : "", choices[i]);
+    }
+    return tr_build_fail(build, "%s: expected %s, got '%.40s'", key, list, word);
+}
+
+int tr_build_label(struct tr_build *build, const char *key, struct tr_value **out)
+{
+    struct tr_model *model = build->model;
+    const char *word = NULL;
+    int err = build_word(build, key, &word);
+    if (err)
+        return err;
+    if (!word && model->n_labels != 1)
+        return tr_build_fail(build, "%s: the data has %u labels, say which", key, model->n_labels);
+    for (uint32_t i = 0; i < model->n_labels; i++) {
+        if (!word || strcmp(model->label[i].name, word) == 0) {
+            model->label[i].readers++;
+            *out = &model->label[i];
+            return 0;
+        }
+    }
+    return tr_build_fail(build, "%s: no label is called '%.80s'", key, word);
+}
+
+static int add_tensor(struct tr_build *build, const char *role, uint32_t rows, uint32_t columns,
+                      uint32_t rank, double bound)
+{
+    struct tr_model *model = build->model;
+    struct tr_layer *layer = build->layer;
+    if (model->n_tensors == build->n_tensors_max || layer->n_params == TR_LAYER_PARAMS_MAX)
+        return tr_build_fail(build, "expected at most %u parameter tensors", TR_LAYER_PARAMS_MAX);
+    size_t count = (size_t)rows * columns;
+    if (model->count + count > TR_PARAMS_MAX)
+        return tr_build_fail(build, "expected at most %llu parameters in all, got more with '%s'",
+                             (unsigned long long)TR_PARAMS_MAX, role);
+    char name[TR_NAME_MAX + 40];
+    snprintf(name, sizeof name, "%s.%s", layer->name, role);
+    struct tr_param *tensor = &model->tensor[model->n_tensors];
+    *tensor = (struct tr_param){
+        .name = rt_arena_strdup(model->arena, name),
+        .shape = {rows, columns},
+        .rank = rank,
+        .offset = model->count,
+        .count = count,
+    };
+    if (!tensor->name)
+        return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);
+    model->bound[model->n_tensors++] = bound;
+    model->count += count;
+    layer->n_params++;
+    return 0;
+}
+
+int tr_build_weight(struct tr_build *build, const char *role, uint32_t rows, uint32_t columns,
+                    double bound)
+{
+    return add_tensor(build, role, rows, columns, 2, bound);
+}
+
+int tr_build_bias(struct tr_build *build, const char *role, uint32_t rows, double bound)
+{
+    return add_tensor(build, role, rows, 1, 1, bound);
+}
+
+int tr_build_scratch(struct tr_build *build, size_t floats)
+{
+    struct tr_layer *layer = build->layer;
+    if (layer->n_buffers == TR_LAYER_BUFFERS_MAX)
+        return tr_build_fail(build, "expected at most %u buffers", TR_LAYER_BUFFERS_MAX);
+    layer->buffer_floats[layer->n_buffers++] = floats;
+    return 0;
+}
+
+int tr_build_buffer(struct tr_build *build, size_t floats_per_sample)
+{
+    return tr_build_scratch(build, floats_per_sample * build->model->samples_max);
+}
+
+int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t width)
+{
+    if (width < 1 || width > TR_WIDTH_MAX)
+        return tr_build_fail(build, "output: expected a width in 1..%u, got %llu", TR_WIDTH_MAX,
+                             (unsigned long long)width);
+    layer->out.width = (uint32_t)width;
+    return 0;
+}
+
+/* ---- inputs ---- */
+
+static int add_input(struct tr_build *build, struct tr_value *value)
+{
+    if (!value || value->width == 0)
+        return 0;
+    if (build->n_in == TR_LAYER_INPUTS_MAX)
+        return tr_build_fail(build, "expected at most %u tensors as inputs", TR_LAYER_INPUTS_MAX);
+    build->in[build->n_in++] = value;
+    return 0;
+}
+
+static struct tr_value *find_value(struct tr_value *value, uint32_t n, const char *name)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (strcmp(value[i].name, name) == 0)
+            return &value[i];
+    return NULL;
+}
+
+static const struct known *find_known(const struct tr_build *build, const char *name)
+{
+    for (uint32_t i = 0; i < build->n_known; i++)
+        if (strcmp(build->known[i].name, name) == 0)
+            return &build->known[i];
+    return NULL;
+}
+
+static int unknown_input(struct tr_build *build, const char *name)
+{
+    struct tr_model *model = build->model;
+    size_t n = 0, max = 2 + build->n_known + (size_t)model->n_dense + model->n_features;
+    const char **names = rt_xcalloc(max, sizeof *names);
+    names[n++] = "dense";
+    names[n++] = "features";
+    for (uint32_t i = 0; i < build->n_known; i++)
+        names[n++] = build->known[i].name;
+    for (uint32_t i = 0; i < model->n_dense; i++)
+        names[n++] = model->dense_column[i].name;
+    for (uint32_t i = 0; i < model->n_features; i++)
+        names[n++] = model->feature[i].name;
+    const char *near = rt_nearest(name, names, n);
+    int err =
+        tr_build_fail(build,
+                      "input '%.80s': no earlier layer, dense column or feature has this "
+                      "name%s%s%s",
+                      name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    rt_free(names);
+    return err;
+}
+
+static int resolve_input(struct tr_build *build, const char *name)
+{
+    struct tr_model *model = build->model;
+    const struct known *earlier = find_known(build, name);
+    if (earlier)
+        return add_input(build, earlier->value);
+    if (strcmp(name, "dense") == 0)
+        return add_input(build, &model->dense);
+    if (strcmp(name, "features") == 0) {
+        int err = 0;
+        for (uint32_t i = 0; !err && i < model->n_features; i++)
+            err = add_input(build, &model->feature[i]);
+        return err;
+    }
+    struct tr_value *column = find_value(model->dense_column, model->n_dense, name);
+    struct tr_value *feature = find_value(model->feature, model->n_features, name);
+    if (column && feature)
+        return tr_build_fail(build, "input '%s': both a dense column and a feature have this name",
+                             name);
+    if (!column && !feature)
+        return unknown_input(build, name);
+    return add_input(build, column ? column : feature);
+}
+
+/* Fills build->in; counts readers only once the layer is known to stay. */
+static int resolve_inputs(struct tr_build *build)
+{
+    build->n_in = 0;
+    if (build->now->inputs.n == 0)
+        return tr_build_fail(build, "inputs: expected at least one name");
+    int err = 0;
+    for (uint32_t i = 0; !err && i < build->now->inputs.n; i++)
+        err = resolve_input(build, build->now->inputs.word[i]);
+    return err;
+}
+
+/* ---- layers ---- */
+
+static int check_name(struct tr_build *build)
+{
+    const char *name = build->now->name;
+    struct tr_model *model = build->model;
+    const char *taken = NULL;
+    if (find_known(build, name))
+        taken = "an earlier layer";
+    else if (strcmp(name, "dense") == 0 || strcmp(name, "features") == 0)
+        taken = "a whole of the inputs";
+    else if (find_value(model->dense_column, model->n_dense, name))
+        taken = "a dense column";
+    else if (find_value(model->feature, model->n_features, name))
+        taken = "a feature";
+    return taken ? tr_build_fail(build, "name: already that of %s", taken) : 0;
+}
+
+static int find_type(struct tr_build *build, const struct tr_layer_type **out)
+{
+    *out = tr_layer_type_find(build->now->type);
+    if (*out)
+        return 0;
+    size_t n = 0;
+    const char *const *names = tr_layer_type_names(&n);
+    const char *near = rt_nearest(build->now->type, names, n);
+    return tr_build_fail(build, "type: no layer type is called '%.80s'%s%s%s", build->now->type,
+                         near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+}
+
+static int check_options(struct tr_build *build, const struct tr_layer_type *type)
+{
+    size_t n = 0;
+    while (type->options[n])
+        n++;
+    for (uint32_t i = 0; i < build->now->n_options; i++) {
+        const char *key = build->now->option[i].key;
+        size_t k = 0;
+        while (k < n && strcmp(type->options[k], key) != 0)
+            k++;
+        if (k < n)
+            continue;
+        const char *near = n ? rt_nearest(key, type->options, n) : NULL;
+        return tr_build_fail(build, "unknown key '%.80s' for type %s%s%s%s", key, type->name,
+                             near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    }
+    return 0;
+}
+
+/* Give the layer its inputs; its output is trainable when anything before or in it is. */
+static int place_layer(struct tr_build *build, const struct tr_layer_type *type)
+{
+    struct tr_model *model = build->model;
+    struct tr_layer *layer = &model->layer[model->n_layers];
+    build->layer = layer;
+    layer->type = type;
+    layer->name = rt_arena_strdup(model->arena, build->now->name);
+    layer->in = rt_arena_array(model->arena, struct tr_value *, build->n_in);
+    if (!layer->name || !layer->in)
+        return RT_FAIL(RT_ENOMEM, "layer '%s': %u inputs", build->now->name, build->n_in);
+    layer->n_in = build->n_in;
+    layer->out.name = layer->name;
+    layer->first_param = (uint32_t)model->n_tensors;
+    for (uint32_t i = 0; i < build->n_in; i++) {
+        layer->in[i] = build->in[i];
+        layer->in[i]->readers++;
+        layer->out.trainable |= layer->in[i]->trainable;
+    }
+    int err = type->build(build, layer);
+    layer->out.trainable |= layer->n_params > 0;
+    if (!err)
+        model->n_layers++;
+    return err;
+}
+
+static int build_layer(struct tr_build *build)
+{
+    struct tr_model *model = build->model;
+    const struct tr_layer_type *type = NULL;
+    int err = check_name(build);
+    if (!err)
+        err = find_type(build, &type);
+    if (!err)
+        err = check_options(build, type);
+    if (!err)
+        err = resolve_inputs(build);
+    if (err)
+        return err;
+    if (model->n_layers && model->layer[model->n_layers - 1].type->loss)
+        return tr_build_fail(build, "comes after the loss '%s', which ends a model",
+                             model->layer[model->n_layers - 1].name);
+    struct known *known = &build->known[build->n_known];
+    if (build->n_in) {
+        err = place_layer(build, type);
+        if (err)
+            return err;
+        known->value = &model->layer[model->n_layers - 1].out;
+    }
+    known->name = build->now->name;
+    build->n_known++;
+    return 0;
+}
+
+static int check_ends(const struct tr_build *build)
+{
+    const struct tr_model *model = build->model;
+    if (!model->n_layers || !model->layer[model->n_layers - 1].type->loss)
+        return RT_FAIL(RT_EUSAGE, "%s: expected a loss (type bce) as the last layer, got %s%s",
+                       build->spec->file, model->n_layers ? "layer " : "no layer",
+                       model->n_layers ? model->layer[model->n_layers - 1].name : "");
+    for (uint32_t i = 0; i + 1 < model->n_layers; i++)
+        if (model->layer[i].out.readers == 0)
+            return RT_FAIL(RT_EUSAGE, "%s: layer '%s': its output is used by no layer",
+                           build->spec->file, model->layer[i].name);
+    return 0;
+}
+
+/* ---- the batch's own tensors ---- */
+
+static int name_values(struct tr_model *model, struct tr_value **out, const char *const *name,
+                       const uint32_t *width, uint32_t n, bool trainable)
+{
+    struct tr_value *value = rt_arena_array(model->arena, struct tr_value, n ? n : 1);
+    if (!value)
+        return RT_FAIL(RT_ENOMEM, "%u inputs of a model", n);
+    for (uint32_t i = 0; i < n; i++) {
+        value[i].name = rt_arena_strdup(model->arena, name[i]);
+        value[i].width = width ? width[i] : 1;
+        value[i].trainable = trainable;
+        if (!value[i].name)
+            return RT_FAIL(RT_ENOMEM, "%u inputs of a model", n);
+        if (value[i].width < 1 || value[i].width > TR_WIDTH_MAX)
+            return RT_FAIL(RT_EUSAGE, "feature '%s': expected a width in 1..%u, got %u", name[i],
+                           TR_WIDTH_MAX, value[i].width);
+    }
+    *out = value;
+    return 0;
+}
+
+static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inputs)
+{
+    model->n_dense = inputs->n_dense;
+    model->n_features = inputs->n_features;
+    model->n_labels = inputs->n_labels;
+    model->dense = (struct tr_value){.name = "dense", .width = inputs->n_dense};
+    int err = name_values(model, &model->dense_column, inputs->dense, NULL, inputs->n_dense, false);
+    if (!err)
+        err = name_values(model, &model->feature, inputs->feature, inputs->feature_dim,
+                          inputs->n_features, true);
+    if (!err)
+        err = name_values(model, &model->label, inputs->label, NULL, inputs->n_labels, false);
+    return err;
+}
+
+int tr_build_model(struct tr_model *model, const struct tr_spec *spec,
+                   const struct tr_model_inputs *inputs)
+{
+    struct tr_build *build = rt_try_calloc(1, sizeof *build);
+    if (!build)
+        return RT_FAIL(RT_ENOMEM, "%s: no memory to build the model", spec->file);
+    build->model = model;
+    build->spec = spec;
+    build->n_tensors_max = (size_t)spec->n_layers * TR_LAYER_PARAMS_MAX;
+    size_t layers = spec->n_layers ? spec->n_layers : 1;
+    model->layer = rt_arena_array(model->arena, struct tr_layer, layers);
+    model->tensor = rt_arena_array(model->arena, struct tr_param, layers * TR_LAYER_PARAMS_MAX);
+    model->bound = rt_arena_array(model->arena, double, layers *TR_LAYER_PARAMS_MAX);
+    int err = model->layer && model->tensor && model->bound
+                  ? name_inputs(model, inputs)
+                  : RT_FAIL(RT_ENOMEM, "%s: %u layers", spec->file, spec->n_layers);
+    for (uint32_t i = 0; !err && i < spec->n_layers; i++) {
+        build->now = &spec->layer[i];
+        err = build_layer(build);
+    }
+    if (!err)
+        err = check_ends(build);
+    rt_free(build);
+    return err;
+}

@@ -1,0 +1,37 @@
+/* trainer/model/build.h -- struct tr_model, and making its layers from a tr_spec. Private to
+ * trainer/model/. */
+#ifndef TR_BUILD_H
+#define TR_BUILD_H
+
+#include "trainer/model/layer.h"
+#include "trainer/model/model.h"
+
+struct tr_model {
+    struct rt_arena *arena; /* names, values, layers and their states */
+    struct tr_backend backend;
+    uint32_t samples_max;
+    uint32_t samples; /* of the latest forward; 0 before the first */
+
+    uint32_t n_dense, n_features, n_labels;
+    struct tr_value dense; /* all columns, the caller's memory */
+    struct tr_value
+        *dense_column;        /* [n_dense], copied out in each forward where a layer reads one */
+    struct tr_value *feature; /* [n_features], the caller's memory */
+    struct tr_value *label;   /* [n_labels] */
+
+    struct tr_layer *layer; /* [n_layers] in order, the loss last */
+    uint32_t n_layers;
+
+    struct tr_param *tensor; /* [n_tensors] */
+    double *bound;           /* [n_tensors] initial values are uniform within */
+    size_t n_tensors;
+    size_t count;          /* floats in params and in grads */
+    float *params, *grads; /* one allocation each */
+    float *memory;         /* activations, their gradients, scratch: one allocation */
+};
+
+/* Everything but the memory: names, layers, tensors, sizes. model->arena and samples_max are set. */
+int tr_build_model(struct tr_model *model, const struct tr_spec *spec,
+                   const struct tr_model_inputs *inputs);
+
+#endif

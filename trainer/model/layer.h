@@ -1,0 +1,121 @@
+/* trainer/model/layer.h -- what a layer type is. Private to trainer/model/.
+ *
+ * A new type is one file with a `struct tr_layer_type` and one entry in layers.c.
+ *
+ *   build (at start)   type->build reads its options, checks its inputs, says the width of its output
+ *                      and asks for parameters and buffers with the tr_build_* functions. Nothing is
+ *                      allocated yet: after all layers are built the model allocates everything at
+ *                      once and fills layer->param[k] and layer->buffer[k], k in order of asking.
+ *   forward, backward  plain calls in list order and in reverse; no allocation, no checks.
+ *
+ * Gradients: before a layer's backward runs, out.grad is complete. It owes every input whose grad is
+ * not NULL its share: the first layer to write an input overwrites (tr_value_add() false), later ones
+ * add. out.grad is the layer's own and may be changed in place. */
+#ifndef TR_LAYER_H
+#define TR_LAYER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "trainer/backend/backend.h"
+#include "trainer/model/spec.h"
+
+#define TR_LAYER_PARAMS_MAX  64u
+#define TR_LAYER_BUFFERS_MAX 64u
+#define TR_LAYER_INPUTS_MAX  4096u /* tensors, after `features` is written out */
+
+struct tr_model_inputs;
+
+/* A tensor [samples][width]: a layer's output, a feature, dense columns or a label. */
+struct tr_value {
+    const char *name;
+    uint32_t width;
+    uint32_t readers; /* layers that take it */
+    bool
+        trainable; /* a gradient is wanted: features, and layers that depend on one or on parameters */
+    float *data;
+    float *grad;  /* NULL: not wanted */
+    bool written; /* this backward pass has written grad */
+};
+
+struct tr_layer_param {
+    float *value, *grad;
+};
+
+struct tr_layer {
+    const struct tr_layer_type *type;
+    const char *name;
+    struct tr_value **in; /* [n_in], widths above 0 */
+    uint32_t n_in;
+    struct tr_value out;
+    struct tr_layer_param param[TR_LAYER_PARAMS_MAX];
+    uint32_t n_params, first_param; /* first_param: in tr_model_tensors() */
+    float *buffer[TR_LAYER_BUFFERS_MAX];
+    size_t buffer_floats[TR_LAYER_BUFFERS_MAX];
+    uint32_t n_buffers;
+    void *state; /* the type's own, in the model's arena */
+};
+
+/* One forward and backward over a batch. */
+struct tr_pass {
+    struct tr_backend *backend;
+    uint32_t samples;
+    const float *weight; /* [samples] or NULL */
+    double scale;        /* backward: 1 / global samples */
+    double loss_sum;     /* forward: set by the loss layer */
+};
+
+struct tr_build; /* the model under construction: build.c */
+
+struct tr_layer_type {
+    const char *name;
+    const char *const *options; /* keys it knows, NULL at the end */
+    bool loss; /* the last layer of a model; its input is the logit, its output the score */
+    int (*build)(struct tr_build *build, struct tr_layer *layer);
+    int (*forward)(struct tr_layer *layer, struct tr_pass *pass);
+    int (*backward)(struct tr_layer *layer, struct tr_pass *pass);
+};
+
+/* NULL for an unknown word; names[] for "did you mean", *n of them. */
+const struct tr_layer_type *tr_layer_type_find(const char *name);
+const char *const *tr_layer_type_names(size_t *n);
+
+/* ---- for build functions: the layer being built is the build's newest ---- */
+
+/* The k-th parameter tensor of this layer, "<layer>.<role>", initially uniform in [-bound, bound). */
+int tr_build_weight(struct tr_build *build, const char *role, uint32_t rows, uint32_t columns,
+                    double bound);
+int tr_build_bias(struct tr_build *build, const char *role, uint32_t rows, double bound);
+/* The k-th buffer: floats for each sample, or floats in all. */
+int tr_build_buffer(struct tr_build *build, size_t floats_per_sample);
+int tr_build_scratch(struct tr_build *build, size_t floats);
+void *tr_build_alloc(struct tr_build *build, size_t count, size_t size); /* zeroed; NULL */
+
+/* Width of the output, 1..TR_WIDTH_MAX or an error. */
+int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t width);
+
+/* The words of an option, or NULL. */
+const struct tr_words *tr_build_option(const struct tr_build *build, const char *key);
+/* An option of 1..max integers in 1..TR_WIDTH_MAX; absent is an error. */
+int tr_build_sizes(struct tr_build *build, const char *key, uint32_t max, uint32_t *size,
+                   uint32_t *n);
+/* One word out of choices[n]; absent gives choice 0. */
+int tr_build_choice(struct tr_build *build, const char *key, const char *const *choices, uint32_t n,
+                    uint32_t *out);
+/* The label an option names; absent: the only label there is. */
+int tr_build_label(struct tr_build *build, const char *key, struct tr_value **out);
+
+/* RT_EUSAGE: "file:line: layer 'x': ...". */
+int tr_build_fail(const struct tr_build *build, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Whether to add to value->grad (which is not NULL) instead of overwriting; marks it written. */
+static inline bool tr_value_add(struct tr_value *value)
+{
+    bool add = value->written;
+    value->written = true;
+    return add;
+}
+
+#endif

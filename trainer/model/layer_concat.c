@@ -1,0 +1,61 @@
+/* trainer/model/layer_concat.c -- its inputs side by side, in the order written. */
+#include <string.h>
+
+#include "trainer/model/layers.h"
+
+static int concat_build(struct tr_build *build, struct tr_layer *layer)
+{
+    uint64_t width = 0;
+    for (uint32_t i = 0; i < layer->n_in; i++)
+        width += layer->in[i]->width;
+    return tr_build_output(build, layer, width);
+}
+
+static int concat_forward(struct tr_layer *layer, struct tr_pass *pass)
+{
+    size_t width = layer->out.width, at = 0;
+    for (uint32_t i = 0; i < layer->n_in; i++) {
+        const struct tr_value *in = layer->in[i];
+        for (uint32_t s = 0; s < pass->samples; s++)
+            memcpy(layer->out.data + s * width + at, in->data + (size_t)s * in->width,
+                   in->width * sizeof *in->data);
+        at += in->width;
+    }
+    return 0;
+}
+
+/* to += from, or to = from. */
+static void hand_down(float *to, const float *from, uint32_t width, bool add)
+{
+    if (!add) {
+        memcpy(to, from, width * sizeof *to);
+        return;
+    }
+    for (uint32_t i = 0; i < width; i++)
+        to[i] += from[i];
+}
+
+static int concat_backward(struct tr_layer *layer, struct tr_pass *pass)
+{
+    size_t width = layer->out.width, at = 0;
+    for (uint32_t i = 0; i < layer->n_in; at += layer->in[i]->width, i++) {
+        struct tr_value *in = layer->in[i];
+        if (!in->grad)
+            continue;
+        bool add = tr_value_add(in);
+        for (uint32_t s = 0; s < pass->samples; s++)
+            hand_down(in->grad + (size_t)s * in->width, layer->out.grad + s * width + at, in->width,
+                      add);
+    }
+    return 0;
+}
+
+static const char *const options[] = {NULL};
+
+const struct tr_layer_type tr_layer_concat = {
+    .name = "concat",
+    .options = options,
+    .build = concat_build,
+    .forward = concat_forward,
+    .backward = concat_backward,
+};

@@ -1,0 +1,30 @@
+/* trainer/model/layers.c -- the table of layer types. */
+#include "trainer/model/layers.h"
+
+#include <string.h>
+
+#include "runtime/base/assert.h"
+
+static const struct tr_layer_type *const types[] = {
+    &tr_layer_bce,
+    &tr_layer_concat,
+    &tr_layer_dot_interaction,
+    &tr_layer_mlp,
+};
+
+const struct tr_layer_type *tr_layer_type_find(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(types); i++)
+        if (strcmp(types[i]->name, name) == 0)
+            return types[i];
+    return NULL;
+}
+
+const char *const *tr_layer_type_names(size_t *n)
+{
+    static const char *names[ARRAY_LEN(types)];
+    for (size_t i = 0; i < ARRAY_LEN(types); i++)
+        names[i] = types[i]->name;
+    *n = ARRAY_LEN(types);
+    return names;
+}

@@ -1,0 +1,278 @@
+/* trainer/model/model.c -- a built model's memory, and its step.
+ *
+ * Parameters and gradients are one vector each, so all-reduce, optimizer, finite check and
+ * checkpoint are one loop. Activations, their gradients and scratch are one more allocation, cut
+ * into 64-byte aligned pieces for the largest batch; shorter batches use the front of each piece.
+ * Features, labels and dense columns stay where the caller has them; only a single dense column (or
+ * one of several labels) that a layer reads by name is copied out of its matrix. */
+#include "trainer/model/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "trainer/backend/cpu/kernels.h"
+#include "trainer/model/build.h"
+
+#define MODEL_ARENA_MAX (256u << 20)
+#define PIECE_ALIGN     16u /* floats: 64 bytes */
+
+/* ---- memory ---- */
+
+/* Take `floats` from the plan; when `base` is there, *out points to them. False on overflow. */
+static bool cut_piece(float *base, size_t *used, size_t floats, float **out)
+{
+    size_t next;
+    if (!rt_add_size(*used, floats, &next) || !rt_add_size(next, PIECE_ALIGN - 1, &next))
+        return false;
+    if (base)
+        *out = base + *used;
+    *used = next & ~(size_t)(PIECE_ALIGN - 1);
+    return true;
+}
+
+static bool cut_layer(struct tr_layer *layer, uint32_t samples, float *base, size_t *used)
+{
+    size_t floats = (size_t)layer->out.width * samples;
+    bool ok = cut_piece(base, used, floats, &layer->out.data);
+    if (ok && layer->out.trainable && !layer->type->loss)
+        ok = cut_piece(base, used, floats, &layer->out.grad);
+    for (uint32_t i = 0; ok && i < layer->n_buffers; i++)
+        ok = cut_piece(base, used, layer->buffer_floats[i], &layer->buffer[i]);
+    return ok;
+}
+
+/* Lay out all pieces; with base NULL only *used is computed. */
+static bool cut_memory(struct tr_model *model, float *base, size_t *used)
+{
+    bool ok = true;
+    *used = 0;
+    for (uint32_t i = 0; ok && i < model->n_layers; i++)
+        ok = cut_layer(&model->layer[i], model->samples_max, base, used);
+    for (uint32_t i = 0; ok && i < model->n_dense; i++)
+        if (model->dense_column[i].readers)
+            ok = cut_piece(base, used, model->samples_max, &model->dense_column[i].data);
+    for (uint32_t i = 0; ok && model->n_labels > 1 && i < model->n_labels; i++)
+        if (model->label[i].readers)
+            ok = cut_piece(base, used, model->samples_max, &model->label[i].data);
+    return ok;
+}
+
+static int allocate(struct tr_model *model)
+{
+    size_t floats = 0, bytes = 0;
+    size_t count = model->count ? model->count : 1;
+    if (!cut_memory(model, NULL, &floats) || !rt_mul_size(floats, sizeof(float), &bytes))
+        return RT_FAIL(RT_ELIMIT, "model: activations of %u samples overflow", model->samples_max);
+    model->memory = rt_try_aligned(bytes);
+    model->params = rt_try_aligned(count * sizeof(float));
+    model->grads = rt_try_aligned(count * sizeof(float));
+    if (!model->memory || !model->params || !model->grads)
+        return RT_FAIL(RT_ENOMEM,
+                       "model: no memory for %zu parameters and %zu MiB of activations "
+                       "(%u samples)",
+                       model->count, bytes >> 20, model->samples_max);
+    cut_memory(model, model->memory, &floats);
+    memset(model->memory, 0, bytes);
+    tr_model_clear_grads(model);
+    return 0;
+}
+
+static void place_params(struct tr_model *model)
+{
+    for (uint32_t i = 0; i < model->n_layers; i++) {
+        struct tr_layer *layer = &model->layer[i];
+        for (uint32_t k = 0; k < layer->n_params; k++) {
+            size_t offset = model->tensor[layer->first_param + k].offset;
+            layer->param[k].value = model->params + offset;
+            layer->param[k].grad = model->grads + offset;
+        }
+    }
+}
+
+static void init_params(struct tr_model *model, uint64_t seed)
+{
+    for (size_t t = 0; t < model->n_tensors; t++) {
+        const struct tr_param *tensor = &model->tensor[t];
+        uint64_t key = rt_draw_key(seed, "init", tensor->name);
+        float bound = (float)model->bound[t];
+        for (size_t i = 0; i < tensor->count; i++)
+            model->params[tensor->offset + i] = (2 * rt_unit_f32(rt_draw(key, i)) - 1) * bound;
+    }
+}
+
+/* ---- life ---- */
+
+int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *inputs,
+                    const struct tr_model_conf *conf, struct tr_model **out)
+{
+    if (conf->samples_max < 1 || conf->samples_max > TR_SAMPLES_MAX)
+        return RT_FAIL(RT_EUSAGE, "model: expected batches of 1..%u samples, got %u",
+                       TR_SAMPLES_MAX, conf->samples_max);
+    struct tr_model *model = rt_xcalloc(1, sizeof *model);
+    model->samples_max = conf->samples_max;
+    int err = tr_backend_init(&model->backend, conf->backend, conf->threads);
+    if (!err)
+        err = rt_arena_create(MODEL_ARENA_MAX, &model->arena);
+    if (!err)
+        err = tr_build_model(model, spec, inputs);
+    if (!err)
+        err = allocate(model);
+    if (err) {
+        tr_model_destroy(model);
+        return err;
+    }
+    place_params(model);
+    init_params(model, conf->seed);
+    *out = model;
+    return 0;
+}
+
+void tr_model_destroy(struct tr_model *model)
+{
+    if (!model)
+        return;
+    rt_free(model->memory);
+    rt_free(model->params);
+    rt_free(model->grads);
+    rt_arena_destroy(model->arena);
+    rt_free(model);
+}
+
+/* ---- a step ---- */
+
+static void copy_column(float *to, const float *from, uint32_t samples, uint32_t stride)
+{
+    for (uint32_t s = 0; s < samples; s++)
+        to[s] = from[(size_t)s * stride];
+}
+
+static void bind_inputs(struct tr_model *model, const struct tr_batch_view *batch)
+{
+    model->dense.data = (float *)batch->dense;
+    for (uint32_t i = 0; i < model->n_dense; i++)
+        if (model->dense_column[i].readers)
+            copy_column(model->dense_column[i].data, batch->dense + i, batch->samples,
+                        model->n_dense);
+    for (uint32_t i = 0; i < model->n_features; i++)
+        model->feature[i].data = (float *)batch->feature[i];
+    if (model->n_labels == 1)
+        model->label[0].data = (float *)batch->labels;
+    for (uint32_t i = 0; model->n_labels > 1 && i < model->n_labels; i++)
+        if (model->label[i].readers)
+            copy_column(model->label[i].data, batch->labels + i, batch->samples, model->n_labels);
+}
+
+int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
+                     struct tr_forward_out *out)
+{
+    rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
+    struct tr_pass pass = {
+        .backend = &model->backend,
+        .samples = batch->samples,
+        .weight = batch->weight,
+    };
+    bind_inputs(model, batch);
+    for (uint32_t i = 0; i < model->n_layers; i++) {
+        struct tr_layer *layer = &model->layer[i];
+        int err = layer->type->forward(layer, &pass);
+        if (err)
+            return rt_fail_prefix(err, "layer '%s', forward: ", layer->name);
+    }
+    const struct tr_layer *loss = &model->layer[model->n_layers - 1];
+    size_t bytes = batch->samples * sizeof(float);
+    if (out->logit)
+        memcpy(out->logit, loss->in[0]->data, bytes);
+    if (out->score)
+        memcpy(out->score, loss->out.data, bytes);
+    out->loss_sum = pass.loss_sum;
+    model->samples = batch->samples;
+    return 0;
+}
+
+static void bind_grads(struct tr_model *model, float *const *feature_grad)
+{
+    for (uint32_t i = 0; i < model->n_features; i++) {
+        struct tr_value *feature = &model->feature[i];
+        feature->grad = feature_grad ? feature_grad[i] : NULL;
+        feature->written = false;
+        if (feature->grad && !feature->readers)
+            memset(feature->grad, 0, (size_t)model->samples * feature->width * sizeof(float));
+    }
+    for (uint32_t i = 0; i < model->n_layers; i++)
+        model->layer[i].out.written = false;
+}
+
+int tr_model_backward(struct tr_model *model, const struct tr_batch_view *batch,
+                      uint64_t global_samples, float *const *feature_grad)
+{
+    rt_assert(global_samples >= 1);
+    rt_assert(batch->samples == model->samples);
+    struct tr_pass pass = {
+        .backend = &model->backend,
+        .samples = batch->samples,
+        .weight = batch->weight,
+        .scale = 1.0 / (double)global_samples,
+    };
+    bind_grads(model, feature_grad);
+    for (uint32_t i = model->n_layers; i-- > 0;) {
+        struct tr_layer *layer = &model->layer[i];
+        if (!layer->type->loss && !layer->out.grad)
+            continue; /* nothing trainable in it or before it */
+        int err = layer->type->backward(layer, &pass);
+        if (err)
+            return rt_fail_prefix(err, "layer '%s', backward: ", layer->name);
+    }
+    return 0;
+}
+
+/* ---- looking at it ---- */
+
+float *tr_model_params(struct tr_model *model)
+{
+    return model->params;
+}
+
+float *tr_model_grads(struct tr_model *model)
+{
+    return model->grads;
+}
+
+size_t tr_model_count(const struct tr_model *model)
+{
+    return model->count;
+}
+
+const struct tr_param *tr_model_tensors(const struct tr_model *model, size_t *n)
+{
+    *n = model->n_tensors;
+    return model->tensor;
+}
+
+void tr_model_clear_grads(struct tr_model *model)
+{
+    memset(model->grads, 0, model->count * sizeof(float));
+}
+
+void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, const char *text),
+                       void *arg)
+{
+    for (uint32_t i = 0; i < model->n_layers; i++) {
+        const struct tr_layer *layer = &model->layer[i];
+        size_t count = 0;
+        for (uint32_t k = 0; k < layer->n_params; k++)
+            count += model->tensor[layer->first_param + k].count;
+        char text[200];
+        snprintf(text, sizeof text, "%s: %s [samples][%u] %zu parameters", layer->name,
+                 layer->type->name, layer->out.width, count);
+        line(arg, text);
+    }
+}
+
+bool tr_finite(const float *value, size_t n)
+{
+    return tr_kernels_get()->finite(value, n);
+}

@@ -1,0 +1,97 @@
+/* trainer/model/spec.c -- a list of layers in an arena. */
+#include "trainer/model/spec.h"
+
+#include <string.h>
+
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+
+#define SPEC_BYTES_MAX (64u << 20)
+
+int tr_spec_create(const char *file, struct tr_spec **out)
+{
+    struct rt_arena *arena = NULL;
+    int err = rt_arena_create(SPEC_BYTES_MAX, &arena);
+    if (err)
+        return err;
+    struct tr_spec *spec = rt_arena_array(arena, struct tr_spec, 1);
+    if (spec) {
+        spec->arena = arena;
+        spec->file = rt_arena_strdup(arena, file);
+        spec->layer = rt_arena_array(arena, struct tr_layer_spec, TR_LAYERS_MAX);
+    }
+    if (!spec || !spec->file || !spec->layer) {
+        rt_arena_destroy(arena);
+        return RT_FAIL(RT_ENOMEM, "%s: no memory for the model's description", file);
+    }
+    *out = spec;
+    return 0;
+}
+
+void tr_spec_destroy(struct tr_spec *spec)
+{
+    if (spec)
+        rt_arena_destroy(spec->arena);
+}
+
+static int copy_words(struct tr_spec *spec, const char *const *words, uint32_t n, int line,
+                      struct tr_words *out)
+{
+    if (n > TR_WORDS_MAX)
+        return RT_FAIL(RT_EUSAGE, "%s:%d: expected at most %u items, got %u", spec->file, line,
+                       TR_WORDS_MAX, n);
+    out->word = rt_arena_array(spec->arena, const char *, n ? n : 1);
+    for (uint32_t i = 0; out->word && i < n; i++) {
+        out->word[i] = rt_arena_strdup(spec->arena, words[i]);
+        if (!out->word[i])
+            return RT_FAIL(RT_ENOMEM, "%s:%d", spec->file, line);
+    }
+    out->n = n;
+    out->line = line;
+    return out->word ? 0 : RT_FAIL(RT_ENOMEM, "%s:%d", spec->file, line);
+}
+
+static bool good_name(const char *name)
+{
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
+    return n && n <= TR_NAME_MAX && !name[n];
+}
+
+int tr_spec_layer(struct tr_spec *spec, const char *name, const char *type,
+                  const char *const *inputs, uint32_t n_inputs, int line)
+{
+    if (spec->n_layers == TR_LAYERS_MAX)
+        return RT_FAIL(RT_EUSAGE, "%s:%d: expected at most %u layers", spec->file, line,
+                       TR_LAYERS_MAX);
+    if (!good_name(name))
+        return RT_FAIL(RT_EUSAGE,
+                       "%s:%d: layer name '%.80s': expected 1 to %u letters, digits, _ or -",
+                       spec->file, line, name, TR_NAME_MAX);
+    struct tr_layer_spec *layer = &spec->layer[spec->n_layers];
+    *layer = (struct tr_layer_spec){.line = line};
+    layer->name = rt_arena_strdup(spec->arena, name);
+    layer->type = rt_arena_strdup(spec->arena, type);
+    if (!layer->name || !layer->type)
+        return RT_FAIL(RT_ENOMEM, "%s:%d: layer '%s'", spec->file, line, name);
+    int err = copy_words(spec, inputs, n_inputs, line, &layer->inputs);
+    if (!err)
+        spec->n_layers++;
+    return err;
+}
+
+int tr_spec_option(struct tr_spec *spec, const char *key, const char *const *words, uint32_t n,
+                   int line)
+{
+    struct tr_layer_spec *layer = &spec->layer[spec->n_layers - 1];
+    if (layer->n_options == TR_OPTIONS_MAX)
+        return RT_FAIL(RT_EUSAGE, "%s:%d: layer '%s': expected at most %u options", spec->file,
+                       line, layer->name, TR_OPTIONS_MAX);
+    struct tr_option *option = &layer->option[layer->n_options];
+    option->key = rt_arena_strdup(spec->arena, key);
+    if (!option->key)
+        return RT_FAIL(RT_ENOMEM, "%s:%d: layer '%s'", spec->file, line, layer->name);
+    int err = copy_words(spec, words, n, line, &option->value);
+    if (!err)
+        layer->n_options++;
+    return err;
+}
