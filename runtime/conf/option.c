@@ -227,13 +227,20 @@ int rt_options_load(const struct rt_option *table, size_t n, const struct rt_nod
                     void *out_struct, struct rt_arena *arena)
 {
     struct load load = {.table = table, .n = n, .fields = out_struct, .arena = arena};
-    size_t len;
     int err;
 
     rt_assert(n <= OPTIONS_MAX);
     err = set_defaults(&load);
-    if (!err)
-        err = rt_node_want_map(map);
+    return err ? err : rt_options_overlay(table, n, map, out_struct, arena);
+}
+
+int rt_options_overlay(const struct rt_option *table, size_t n, const struct rt_node *map,
+                       void *out_struct, struct rt_arena *arena)
+{
+    struct load load = {.table = table, .n = n, .fields = out_struct, .arena = arena};
+    size_t len;
+    int err = rt_node_want_map(map);
+
     if (err || !map)
         return err;
     rt_node_path(map, load.base, sizeof(load.base) - 1);

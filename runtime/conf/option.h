@@ -45,6 +45,10 @@ struct rt_option {
 int rt_options_load(const struct rt_option *table, size_t n, const struct rt_node *map,
                     void *out_struct, struct rt_arena *arena);
 
+/* The same without the defaults: what `map` does not say stays as it is. For layered settings. */
+int rt_options_overlay(const struct rt_option *table, size_t n, const struct rt_node *map,
+                       void *out_struct, struct rt_arena *arena);
+
 /* One value from elsewhere, as an environment variable: `source` ("SAFFRON_BIND") begins the error text. */
 int rt_options_set(const struct rt_option *table, size_t n, const char *key, const char *text,
                    const char *source, void *out_struct, struct rt_arena *arena);

@@ -21,17 +21,18 @@ struct rt_global_conf {
     bool exact;
     uint32_t staleness;
     uint64_t seed;
-    uint32_t wire_rows, wire_row_gradients, wire_embeddings, wire_gradients; /* enum wire_dtype */
+    uint32_t wire_dtype; /* enum wire_dtype, on all four paths */
     uint32_t middleware_loops, embedding_server_workers, trainer_threads;
     uint64_t middleware_memory; /* bytes of batches held per loop */
-    uint32_t port_middleware, port_embedding_server, port_trainer, port_admin; /* base ports; 0: free */
+    uint32_t port_middleware, port_embedding_server, port_trainer,
+        port_admin; /* base ports; 0: free */
 };
 
 struct rt_init_conf {
-    uint32_t kind;      /* enum rt_init_kind */
-    double low, high;   /* uniform */
-    double mean, std;   /* normal */
-    double value;       /* constant */
+    uint32_t kind;    /* enum rt_init_kind */
+    double low, high; /* uniform */
+    double mean, std; /* normal */
+    double value;     /* constant */
 };
 
 struct rt_sparse_optimizer_conf {
@@ -42,6 +43,7 @@ struct rt_sparse_optimizer_conf {
 struct rt_table_conf {
     const char *name;
     uint32_t dim;
+    uint32_t dtype; /* enum wire_dtype of the stored weights */
     struct rt_init_conf init;
     struct rt_sparse_optimizer_conf optimizer;
 };
@@ -53,7 +55,13 @@ struct rt_feature_conf {
     uint32_t max_length; /* most ids of one sample */
 };
 
-enum rt_format { RT_FORMAT_CRITEO, RT_FORMAT_TSV, RT_FORMAT_CSV, RT_FORMAT_LIBSVM, RT_FORMAT_SYNTHETIC };
+enum rt_format {
+    RT_FORMAT_CRITEO,
+    RT_FORMAT_TSV,
+    RT_FORMAT_CSV,
+    RT_FORMAT_LIBSVM,
+    RT_FORMAT_SYNTHETIC
+};
 enum rt_column_kind {
     RT_COLUMN_FEATURE,
     RT_COLUMN_DENSE,
@@ -96,28 +104,31 @@ struct rt_job {
     uint32_t n_tables, n_features;
     const struct rt_table_conf *table;
     const struct rt_feature_conf *feature;
-    const char *const *dense;  /* [data.n_dense] names */
-    const char *const *label;  /* [data.n_labels] names */
+    const char *const *dense;         /* [data.n_dense] names */
+    const char *const *label;         /* [data.n_labels] names */
     const struct rt_node *model;      /* the layers: a model file, `use:` resolved */
     const struct rt_node *params;     /* `params:` of model.yml over it; may be NULL */
     const struct rt_node *model_conf; /* model.yml itself: optimizer, precision */
     const char *model_name;
-    uint64_t config_hash; /* tables, optimizers, seed, shards, wire, data plan; not the learning rate */
-    uint64_t plan_hash;   /* files (names and sizes), splits, batch size, seed */
+    uint64_t
+        config_hash; /* tables, optimizers, seed, shards, wire, data plan; not the learning rate */
+    uint64_t plan_hash; /* files (names and sizes), splits, batch size, seed */
     struct rt_arena *arena;
-    struct rt_yaml *file[4]; /* effective trees: global, embedding, data, model */
+    struct rt_yaml *file[4];    /* effective trees: global, embedding, data, model */
+    struct rt_yaml *model_file; /* what `use:` named; NULL: model.yml has the layers */
 };
 
 enum { RT_FILE_GLOBAL, RT_FILE_EMBEDDING, RT_FILE_DATA, RT_FILE_MODEL };
 
 /* Where to read. Paths that are NULL come from `folder`. */
 struct rt_job_source {
-    const char *folder;      /* the job's folder */
-    const char *path[4];     /* SAFFRON_{GLOBAL,EMBEDDING,DATA,MODEL}_CONFIG */
-    const char *data_dir;    /* --data; NULL: globs are relative to the folder */
-    const char *models_dir;  /* where `use: NAME` is looked up after <folder>/models */
-    const char *model;       /* --model NAME|FILE, replaces `use:` */
-    const char *const *set;  /* "FILE.key.path=value" */
+    const char *folder;     /* the job's folder; may be NULL when all four paths are given */
+    const char *name;       /* SAFFRON_JOB; NULL: the folder's name */
+    const char *path[4];    /* SAFFRON_{GLOBAL,EMBEDDING,DATA,MODEL}_CONFIG */
+    const char *data_dir;   /* --data; NULL: globs are relative to the folder */
+    const char *models_dir; /* where `use: NAME` is looked up after <folder>/models */
+    const char *model;      /* --model NAME|FILE, replaces `use:` */
+    const char *const *set; /* "FILE.key.path=value" */
     size_t n_set;
 };
 
@@ -125,8 +136,9 @@ struct rt_job_source {
 int rt_job_load(const struct rt_job_source *source, struct rt_job **out);
 void rt_job_destroy(struct rt_job *job);
 
-/* Write the effective files into `dir` (global.yml ...). */
-int rt_job_write(const struct rt_job *job, const char *dir);
+/* Write the effective files into `dir` (global.yml ... and models/NAME.yml): a job folder that stands
+ * alone and means the same. Do it before other threads read the job's trees. */
+int rt_job_write(struct rt_job *job, const char *dir);
 
 /* docs/config.md: every key of the four files, generated from the option tables. */
 struct rt_strbuf;

@@ -1,0 +1,55 @@
+/* runtime/job/global.c -- global.yml: mode, staleness, seed, wire, threads, ports. */
+#include "runtime/job/read.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/conf/option.h"
+
+#define AT(field)  offsetof(struct rt_global_conf, field)
+#define WIRE_TYPES "float32"
+
+static const struct rt_option option[] = {
+    {"mode", RT_OPT_ENUM, AT(mode), "hybrid", 0, 0, "full|hybrid|async",
+     "full: one group step at a time; hybrid: dense synchronous, sparse within `staleness`; async: "
+     "each rank steps alone"},
+    {"exact", RT_OPT_BOOL, AT(exact), "false", 0, 0, NULL,
+     "every order and draw fixed, results bit for bit the same; needs `mode: full`"},
+    {"staleness", RT_OPT_U32, AT(staleness), "4", 1, 1024, NULL,
+     "permits per trainer rank: batches looked up whose gradients are not yet acked"},
+    {"seed", RT_OPT_U64, AT(seed), "1", 0, 9007199254740992.0, NULL,
+     "of every random draw: initial values, shuffling, dropout"},
+    {"wire.dtype", RT_OPT_ENUM, AT(wire_dtype), "float32", 0, 0, WIRE_TYPES,
+     "element type of embeddings and gradients on all four paths"},
+    {"middleware.loops", RT_OPT_U32, AT(middleware_loops), "0", 0, 256, NULL,
+     "event loops per middleware; 0: min(cores, 4)"},
+    {"middleware.memory", RT_OPT_U64, AT(middleware_memory), "1073741824", 1 << 20, 1099511627776.0,
+     NULL, "bytes of batches that one middleware loop holds before it refuses more"},
+    {"embedding_server.workers", RT_OPT_U32, AT(embedding_server_workers), "0", 0, 256, NULL,
+     "owners (event loops) per embedding server; 0: min(cores, 8)"},
+    {"trainer.threads", RT_OPT_U32, AT(trainer_threads), "1", 1, 1024, NULL,
+     "threads of the matrix products; more than one pays only where cores are idle"},
+    {"ports.middleware", RT_OPT_U32, AT(port_middleware), "7100", 1, 65535, NULL,
+     "base port of a middleware, plus loop; `local` takes free ports"},
+    {"ports.embedding_server", RT_OPT_U32, AT(port_embedding_server), "7300", 1, 65535, NULL,
+     "base port of an embedding server, plus worker"},
+    {"ports.trainer", RT_OPT_U32, AT(port_trainer), "7600", 1, 65535, NULL,
+     "base port of a trainer, plus local rank"},
+    {"ports.admin", RT_OPT_U32, AT(port_admin), "9100", 1, 65535, NULL,
+     "port of /metrics, /healthz, /readyz and /status"},
+};
+
+int rt_job_read_global(const struct rt_node *root, struct rt_job *job)
+{
+    int err = rt_options_load(option, ARRAY_LEN(option), root, &job->global, job->arena);
+    if (err)
+        return err;
+    if (job->global.exact && job->global.mode != RT_MODE_FULL)
+        return rt_node_fail(rt_node_get(root, "exact"),
+                            "expected `mode: full` beside `exact: true`");
+    return 0;
+}
+
+void rt_job_document_global(struct rt_strbuf *out)
+{
+    rt_options_help(option, ARRAY_LEN(option), "global.", out);
+}

@@ -1,0 +1,221 @@
+/* tests/unit/test_job.c -- the four files of a job: good ones, one table of bad ones, hashes, rewriting. */
+#include "runtime/job/job.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/base/mem.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char dir[] = "/tmp/saffron-job-XXXXXX";
+
+static const char global_yml[] = "mode: hybrid\nstaleness: 3\nseed: 7\n";
+static const char embedding_yml[] =
+    "defaults: {dim: 8, optimizer: {type: sgd, learning_rate: 0.5}}\n"
+    "tables: {user: {}, item: {dim: 4}}\n"
+    "features: {user: {}, item: {}, other: {table: item, pooling: mean}}\n";
+static const char data_yml[] =
+    "format: tsv\nheader: false\nbatch_size: 32\n"
+    "train: ['part-*.tsv']\ntest: [test.tsv]\n"
+    "columns:\n"
+    "  y: label\n"
+    "  age: {kind: dense, transform: log1p, standardize: true, missing: 2}\n"
+    "  user: feature\n"
+    "  c3: {kind: feature, feature: item}\n"
+    "  c4: {kind: feature, feature: other}\n"
+    "  rest: ignore\n";
+static const char model_yml[] = "use: mlp\noptimizer: {type: adam}\n";
+
+static void put(const char *name, const char *text)
+{
+    char *path = rt_path_join(dir, name);
+    assert_int_equal(rt_file_write(path, text, strlen(text)), 0);
+    rt_free(path);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    char *models = rt_path_join(dir, "models");
+    assert_int_equal(rt_mkdir_all(models), 0);
+    rt_free(models);
+    put("global.yml", global_yml);
+    put("embedding.yml", embedding_yml);
+    put("data.yml", data_yml);
+    put("model.yml", model_yml);
+    put("models/mlp.yml", "layers: []\n");
+    put("part-2.tsv", "2\n");
+    put("part-1.tsv", "1\n");
+    put("test.tsv", "3\n");
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    char *command[] = {"rm", "-rf", dir, NULL};
+    if (fork() == 0)
+        execvp("rm", command);
+    return 0;
+}
+
+static int load(const char *const *set, size_t n, struct rt_job **out)
+{
+    struct rt_job_source source = {.folder = dir, .set = set, .n_set = n};
+    return rt_job_load(&source, out);
+}
+
+static void test_good(void **state)
+{
+    (void)state;
+    struct rt_job *job;
+    assert_int_equal(load(NULL, 0, &job), 0);
+    assert_int_equal(job->global.staleness, 3);
+    assert_int_equal(job->global.seed, 7);
+    assert_int_equal(job->n_tables, 2);
+    assert_int_equal(job->table[0].dim, 8);
+    assert_int_equal(job->table[1].dim, 4);
+    assert_int_equal(job->table[1].optimizer.kind, RT_OPT_SGD);
+    assert_true(job->table[1].optimizer.learning_rate == 0.5);
+    assert_int_equal(job->n_features, 3);
+    assert_int_equal(job->feature[2].table, 1);
+    assert_int_equal(job->feature[2].pooling, RT_POOL_MEAN);
+    assert_int_equal(job->data.n_columns, 6);
+    assert_int_equal(job->data.n_dense, 1);
+    assert_string_equal(job->dense[0], "age");
+    assert_true(job->data.column[1].missing == 2 && job->data.column[1].standardize);
+    assert_int_equal(job->data.n_train, 2);
+    assert_non_null(strstr(job->data.train[0], "part-1.tsv"));
+    assert_int_equal(job->data.n_test, 1);
+    assert_string_equal(job->model_name, "mlp");
+    rt_job_destroy(job);
+}
+
+static void test_hashes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set;
+        bool config, plan; /* must differ from the plain job */
+    } row[] = {
+        {"embedding.defaults.optimizer.learning_rate=0.1", false, false},
+        {"global.staleness=9", false, false},
+        {"embedding.defaults.dim=16", true, false},
+        {"embedding.tables.item.initializer.std=0.5", true, false},
+        {"data.batch_size=64", true, true},
+        {"global.seed=8", true, true},
+        {"data.train=['part-1.tsv']", true, true},
+        {"data.epochs=3", false, false},
+    };
+    struct rt_job *plain;
+    assert_int_equal(load(NULL, 0, &plain), 0);
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct rt_job *job;
+        if (load(&row[i].set, 1, &job) != 0)
+            fail_msg("%s: %s", row[i].set, rt_err_text());
+        if ((job->config_hash != plain->config_hash) != row[i].config ||
+            (job->plan_hash != plain->plan_hash) != row[i].plan)
+            fail_msg("%s: config or plan hash is wrong", row[i].set);
+        rt_job_destroy(job);
+    }
+    rt_job_destroy(plain);
+}
+
+static void test_bad(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set, *want;
+    } row[] = {
+        {"global.stalenes=1", "unknown key 'stalenes' (did you mean 'staleness'?)"},
+        {"global.staleness=none", "staleness: expected an integer in 1..1024, got 'none'"},
+        {"global.exact=true", "expected `mode: full` beside `exact: true`"},
+        {"global.wire.dtype=float8", "float32"},
+        {"globl.seed=1", "'globl' is none of global, embedding, data, model"},
+        {"seed=1", "expected FILE.key.path=value"},
+        {"embedding.features.user.table=itm", "there is no table 'itm' (did you mean 'item'?)"},
+        {"embedding.features.user.pooling=max", "sum|mean|sqrtn"},
+        {"embedding.tables.user.dim=0", "expected an integer in 1..1024"},
+        {"embedding.tables.user.initializer={type: uniform, low: 1, high: 0}",
+         "expected low <= high"},
+        {"data.columns.user={kind: feature, feature: usr}",
+         "no feature 'usr' (did you mean 'user'?)"},
+        {"data.columns.user=ignore", "every feature of embedding.yml to have a column; 2 of 3"},
+        {"data.columns.y=ignore", "expected one `label` column, got 0"},
+        {"data.columns.age=densee", "feature|dense|label"},
+        {"data.train=['none-*.gz']", "no file matches"},
+        {"data.batch_size=70000", "expected an integer in 1..65535"},
+        {"model.use=nothing", "there is no model file"},
+        {"model.optimiser=1", "did you mean 'optimizer'?"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct rt_job *job = NULL;
+        int err = load(&row[i].set, 1, &job);
+        if (err != RT_EUSAGE || !strstr(rt_err_text(), row[i].want))
+            fail_msg("--set %s: got %d '%s', want RT_EUSAGE '%s'", row[i].set, err, rt_err_text(),
+                     row[i].want);
+        assert_null(job);
+    }
+}
+
+/* What was written stands alone: loaded from elsewhere it is the same job. */
+static void test_write(void **state)
+{
+    (void)state;
+    const char *set[] = {"data.batch_size=16"};
+    struct rt_job *job, *again;
+    assert_int_equal(load(set, 1, &job), 0);
+    char *config = rt_path_join(dir, "effective");
+    assert_int_equal(rt_mkdir_all(config), 0);
+    assert_int_equal(rt_job_write(job, config), 0);
+    struct rt_job_source source = {.folder = config, .name = job->name};
+    if (rt_job_load(&source, &again) != 0)
+        fail_msg("%s", rt_err_text());
+    assert_true(again->config_hash == job->config_hash);
+    assert_true(again->plan_hash == job->plan_hash);
+    assert_int_equal(again->data.batch_size, 16);
+    assert_string_equal(again->model_name, "mlp");
+    rt_job_destroy(job);
+    rt_job_destroy(again);
+    rt_free(config);
+}
+
+/* Every allocation that the files' sizes decide fails once: an error each time, nothing leaks (ASan). */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    int failures = 0;
+    for (int64_t nth = 0;; nth++) {
+        struct rt_job *job = NULL;
+        rt_fault_alloc(nth);
+        int err = load(NULL, 0, &job);
+        bool hit = rt_fault_hit();
+        rt_fault_alloc(-1);
+        if (!hit) {
+            assert_int_equal(err, 0);
+            rt_job_destroy(job);
+            break;
+        }
+        if (err == 0) /* an optional allocation: the job is whole without it */
+            rt_job_destroy(job);
+        failures++;
+    }
+    assert_true(failures > 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest test[] = {cmocka_unit_test(test_good), cmocka_unit_test(test_hashes),
+                                      cmocka_unit_test(test_bad), cmocka_unit_test(test_write),
+                                      cmocka_unit_test(test_no_memory)};
+    return cmocka_run_group_tests(test, setup, teardown);
+}
