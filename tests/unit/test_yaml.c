@@ -560,6 +560,38 @@ static void written_trees_read_back_equal(void **state)
     rt_strbuf_release(&got);
 }
 
+/* Damaged text is refused with a place, or read; never more than that. */
+static void damaged_text_does_no_harm(void **state)
+{
+    static const char whole[] =
+        "tables:\n  - {name: user, dim: 16, init: [0, \"a\\x41\"]}\n"
+        "  - name: |\n      block\n    dim: 8 # why\nwire: {rows: ~, x: 'y'}\n";
+    static const char junk[] = "\n \t:-[]{},#&*!|>'\"%@`~?\\0a\xc3\xff";
+    struct chance chance = {.key = rt_wall_ms()};
+    char text[sizeof(whole)];
+    unsigned refused = 0;
+
+    (void)state;
+    print_message("seed %llu\n", (unsigned long long)chance.key);
+    for (int i = 0; i < 4000; i++) {
+        size_t size = sizeof(whole) - 1;
+        struct rt_yaml *yaml = NULL;
+
+        memcpy(text, whole, sizeof(whole));
+        for (uint64_t n = 1 + below(&chance, 4); n > 0; n--)
+            text[below(&chance, size)] = junk[below(&chance, sizeof(junk))];
+        if (below(&chance, 4) == 0)
+            size = below(&chance, size);
+        if (rt_yaml_parse("t.yml", text, size, &yaml) != 0) {
+            refused++;
+            assert_memory_equal(rt_err_text(), "t.yml:", 6);
+            assert_null(yaml);
+        }
+        rt_yaml_destroy(yaml);
+    }
+    assert_true(refused > 400 && refused < 3900);
+}
+
 /* ---- files and faults ---- */
 
 static void loads_files(void **state)
@@ -626,6 +658,7 @@ int main(void)
         cmocka_unit_test(canonical_text_ignores_layout),
         cmocka_unit_test(writes_readable_text),
         cmocka_unit_test(written_trees_read_back_equal),
+        cmocka_unit_test(damaged_text_does_no_harm),
         cmocka_unit_test(loads_files),
         cmocka_unit_test(every_allocation_may_fail),
     };
