@@ -7,8 +7,7 @@
 _Noreturn void rt_assert_failed(const char *expr, const char *file, int line, const char *func);
 
 /* Always on; keep the expression O(1) and free of side effects. */
-#define rt_assert(expr)                                                                            \
-    ((expr) ? (void)0 : rt_assert_failed(#expr, __FILE__, __LINE__, __func__))
+#define rt_assert(expr) ((expr) ? (void)0 : rt_assert_failed(#expr, __FILE__, __LINE__, __func__))
 
 #ifdef RT_DEBUG
 #define rt_assert_slow(expr) rt_assert(expr)

@@ -21,7 +21,7 @@ void rt_map_init(struct rt_map *map);
 void rt_map_release(struct rt_map *map);
 bool rt_map_get(const struct rt_map *map, uint64_t key, uint64_t *value); /* value may be NULL */
 void *rt_map_get_ptr(const struct rt_map *map, uint64_t key);             /* NULL when absent */
-int rt_map_put(struct rt_map *map, uint64_t key, uint64_t value);         /* insert or replace; RT_ENOMEM */
+int rt_map_put(struct rt_map *map, uint64_t key, uint64_t value); /* insert or replace; RT_ENOMEM */
 int rt_map_put_ptr(struct rt_map *map, uint64_t key, void *value);
 bool rt_map_remove(struct rt_map *map, uint64_t key);
 /* Iterate: for (size_t i = 0; rt_map_next(map, &i, &k, &v);). Do not change the map meanwhile. */

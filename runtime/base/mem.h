@@ -16,7 +16,7 @@ void *rt_xrealloc(void *old, size_t size);
 char *rt_xstrdup(const char *text);
 char *rt_xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-void *rt_try_malloc(size_t size);             /* NULL when out of memory */
+void *rt_try_malloc(size_t size);               /* NULL when out of memory */
 void *rt_try_calloc(size_t count, size_t size); /* NULL when out of memory or on overflow; zeroed */
 void *rt_try_realloc(void *old, size_t size);
 /* 64-byte aligned; free with rt_free. Sizes of 2 MiB and more ask for huge pages. */
@@ -64,7 +64,8 @@ struct rt_arena;
 int rt_arena_create(size_t limit, struct rt_arena **out);
 void rt_arena_destroy(struct rt_arena *arena); /* NULL is legal */
 void rt_arena_reset(struct rt_arena *arena);   /* forget all objects, keep one chunk */
-void *rt_arena_alloc(struct rt_arena *arena, size_t size); /* 16-byte aligned; NULL over the limit */
+void *rt_arena_alloc(struct rt_arena *arena,
+                     size_t size); /* 16-byte aligned; NULL over the limit */
 void *rt_arena_calloc(struct rt_arena *arena, size_t count, size_t size);
 char *rt_arena_strdup(struct rt_arena *arena, const char *text);
 size_t rt_arena_used(const struct rt_arena *arena);

@@ -13,7 +13,8 @@ void rt_strbuf_init(struct rt_strbuf *sb);
 void rt_strbuf_release(struct rt_strbuf *sb);
 void rt_strbuf_reset(struct rt_strbuf *sb);
 void rt_strbuf_add(struct rt_strbuf *sb, const char *data, size_t len);
-void rt_strbuf_addf(struct rt_strbuf *sb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void rt_strbuf_addf(struct rt_strbuf *sb, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 char *rt_strbuf_detach(struct rt_strbuf *sb); /* the text is now the caller's; never NULL */
 
 /* The entry of `words` with the smallest edit distance to `word` (a swap of neighbours is one edit), or NULL when none is near

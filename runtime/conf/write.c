@@ -210,12 +210,12 @@ static int by_key(const void *a, const void *b)
 
 static void put_canonical_map(const struct rt_node *map, struct rt_strbuf *out)
 {
-    const struct rt_node **sorted = rt_xcalloc(map->count, sizeof(*sorted));
+    const struct rt_node **sorted = rt_xcalloc(map->count, sizeof(struct rt_node *));
 
     for (size_t i = 0; i < map->count; i++)
         sorted[i] = map->child[i];
     if (map->count)
-        qsort(sorted, map->count, sizeof(*sorted), by_key);
+        qsort(sorted, map->count, sizeof(struct rt_node *), by_key);
     rt_strbuf_add(out, "{", 1);
     for (size_t i = 0; i < map->count; i++) {
         if (i)

@@ -5,6 +5,7 @@
 #include "runtime/base/mem.h"
 
 #include <dirent.h>
+#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,13 +25,18 @@ static int make_folder(void **state)
     return mkdtemp(folder) ? 0 : -1;
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
 static int remove_folder(void **state)
 {
-    char command[64];
-
     (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command);
+    return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 static size_t entries_of(const char *path)
@@ -73,9 +79,9 @@ static void written_files_read_back(void **state)
 
 static void failures_name_the_path(void **state)
 {
-    char *absent = rt_path_join(folder, "no/such");
+    char *absent = rt_path_join(folder, "no/such"), *inner = rt_path_join(folder, "inner");
     char *text;
-    size_t size, before = entries_of(folder);
+    size_t size, before;
 
     (void)state;
     assert_false(rt_file_exists(absent));
@@ -85,9 +91,13 @@ static void failures_name_the_path(void **state)
     assert_non_null(strstr(rt_err_text(), "Is a directory"));
     assert_int_equal(rt_file_write(absent, "x", 1), RT_EFILE);
     assert_non_null(strstr(rt_err_text(), absent));
-    assert_int_equal(rt_file_write(folder, "x", 1), RT_EFILE); /* a folder is in the way */
-    assert_int_equal(entries_of(folder), before);
+    assert_int_equal(rt_mkdir_all(inner), 0);
+    before = entries_of(folder);
+    assert_int_equal(rt_file_write(inner, "x", 1), RT_EFILE); /* a folder is in the way */
+    assert_non_null(strstr(rt_err_text(), "cannot rename to"));
+    assert_int_equal(entries_of(folder), before); /* no temporary stays */
     rt_free(absent);
+    rt_free(inner);
 }
 
 static void folders_are_made_all_the_way(void **state)

@@ -39,8 +39,10 @@ static void alignment(void **state)
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         uint8_t *a = rt_try_aligned(row[i].size), *b = rt_xaligned(row[i].size);
 
-        if (!a || (uintptr_t)a % row[i].align || (uintptr_t)b % row[i].align)
+        if (!a || (uintptr_t)a % row[i].align || (uintptr_t)b % row[i].align) {
             fail_msg("size %zu: %p %p", row[i].size, (void *)a, (void *)b);
+            return;
+        }
         if (row[i].size)
             a[row[i].size - 1] = b[row[i].size - 1] = 1;
         rt_free(a);

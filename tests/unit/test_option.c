@@ -51,7 +51,7 @@ static int load(const char *text, struct rt_yaml **yaml, struct fields *out, str
 
 static void defaults_without_a_file(void **state)
 {
-    struct fields f;
+    struct fields f = {0};
 
     (void)state;
     memset(&f, 0xff, sizeof(f));
@@ -74,7 +74,7 @@ static void a_file_overrides(void **state)
 {
     struct rt_arena *arena = NULL;
     struct rt_yaml *yaml = NULL;
-    struct fields f;
+    struct fields f = {0};
 
     (void)state;
     assert_int_equal(rt_arena_create(4096, &arena), 0);
@@ -136,7 +136,7 @@ static void bad_files_are_named(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         struct rt_yaml *yaml = NULL;
-        struct fields f;
+        struct fields f = {0};
         int err = load(row[i].text, &yaml, &f, NULL);
 
         if (err != RT_EUSAGE || strcmp(rt_err_text(), row[i].want) != 0)
@@ -148,7 +148,7 @@ static void bad_files_are_named(void **state)
 static void long_unknown_keys_are_cut_not_written_over(void **state)
 {
     struct rt_yaml *yaml = NULL;
-    struct fields f;
+    struct fields f = {0};
     char text[160];
 
     (void)state;
@@ -163,7 +163,7 @@ static void a_map_inside_a_file_keeps_its_path(void **state)
 {
     static const char text[] = "a: 1\noptimizer:\n  kind: {stalenes: 1}\n";
     struct rt_yaml *yaml = NULL;
-    struct fields f;
+    struct fields f = {0};
     const struct rt_node *map;
 
     (void)state;
@@ -177,7 +177,7 @@ static void a_map_inside_a_file_keeps_its_path(void **state)
 
 static void one_value_from_the_environment(void **state)
 {
-    struct fields f;
+    struct fields f = {0};
     size_t n = ARRAY_LEN(option);
 
     (void)state;
@@ -225,7 +225,7 @@ static void every_allocation_may_fail(void **state)
     for (int nth = 0;; nth++) {
         struct rt_arena *arena = NULL;
         struct rt_yaml *yaml = NULL;
-        struct fields f;
+        struct fields f = {0};
         int err;
 
         rt_fault_alloc(nth);

@@ -68,6 +68,7 @@ static void nearest_word(void **state)
         {"zzz", NULL},
         {"sede", "seed"},
         {"see", "seed"},
+        {"moxxe", NULL},
         {"", ""},
         {"x", NULL},
         {"a-word-that-is-far-too-long-to-be-a-key-of-anything-at-all-in-this-table", NULL},

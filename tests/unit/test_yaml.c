@@ -229,79 +229,78 @@ static int get(const struct rt_node *node, enum getter getter, char *out, size_t
     return err;
 }
 
+static const struct {
+    const char *value;
+    enum getter getter;
+    const char *want; /* NULL: part is in the error */
+    const char *part;
+} value_row[] = {
+    {"true", BOOL, "1", NULL},
+    {"false", BOOL, "0", NULL},
+    {"yes", BOOL, NULL, "t.yml:1: k: expected true or false, got 'yes'"},
+    {"\"true\"", BOOL, NULL, "got '\"true\"'"},
+    {"1024", U32, "1024", NULL},
+    {"1025", U32, NULL, "t.yml:1: k: expected an integer in 1..1024, got '1025'"},
+    {"0", U32, NULL, "got '0'"},
+    {"-1", U32, NULL, "got '-1'"},
+    {"+1", U32, NULL, "got '+1'"},
+    {"1.0", U32, NULL, "got '1.0'"},
+    {"010", U32, NULL, "got '010'"},
+    {"abc", U32, NULL, "got 'abc'"},
+    {"\"8\"", U32, NULL, "got '\"8\"'"},
+    {"", U32, NULL, "got nothing"},
+    {"[8]", U32, NULL, "got a list"},
+    {"{a: 8}", U32, NULL, "got a map"},
+    {"18446744073709551615", U64, "18446744073709551615", NULL},
+    {"18446744073709551616", U64, NULL, "expected an integer of at least 0, got '1844674407370"},
+    {"99999999999999999999999", U64, NULL, "got '9999"},
+    {"-9223372036854775808", I64, "-9223372036854775808", NULL},
+    {"9223372036854775807", I64, "9223372036854775807", NULL},
+    {"9223372036854775808", I64, NULL, "expected an integer, got"},
+    {"-", I64, NULL, ""},
+    {"1e-3", F64, "0.001", NULL},
+    {"-2", F64, "-2", NULL},
+    {".5", F64, "0.5", NULL},
+    {"10.5", F64, NULL, "expected a number in -10..10, got '10.5'"},
+    {"nan", F64, NULL, "got 'nan'"},
+    {"inf", F64, NULL, "got 'inf'"},
+    {"1e999", F64, NULL, "got '1e999'"},
+    {"0x10", F64, NULL, "got '0x10'"},
+    {"1.2.3", F64, NULL, "got '1.2.3'"},
+    {"hello", STR, "hello", NULL},
+    {"12", STR, "12", NULL},
+    {"''", STR, "", NULL},
+    {"", STR, NULL, "expected text, got nothing"},
+    {"[a]", STR, NULL, "expected text, got a list"},
+    {"hybrid", CHOICE, "1", NULL},
+    {"'async'", CHOICE, "2", NULL},
+    {"hybri", CHOICE, NULL, "expected full|hybrid|async, got 'hybri'"},
+    {"hybrid|async", CHOICE, NULL, "got 'hybrid|async'"},
+    {"", CHOICE, NULL, "got nothing"},
+    {"\"a\\nb\"", CHOICE, NULL, "got '\"a\\x0ab\"'"},
+    {"[]", LIST, "list", NULL},
+    {"x", LIST, NULL, "expected a list, got 'x'"},
+    {"{}", MAP, "map", NULL},
+    {"[]", MAP, NULL, "expected a map, got a list"},
+};
+
 static void getters_check_values(void **state)
 {
-    static const struct {
-        const char *value;
-        enum getter getter;
-        const char *want; /* NULL: part is in the error */
-        const char *part;
-    } row[] = {
-        {"true", BOOL, "1", NULL},
-        {"false", BOOL, "0", NULL},
-        {"yes", BOOL, NULL, "t.yml:1: k: expected true or false, got 'yes'"},
-        {"\"true\"", BOOL, NULL, "got '\"true\"'"},
-        {"1024", U32, "1024", NULL},
-        {"1025", U32, NULL, "t.yml:1: k: expected an integer in 1..1024, got '1025'"},
-        {"0", U32, NULL, "got '0'"},
-        {"-1", U32, NULL, "got '-1'"},
-        {"+1", U32, NULL, "got '+1'"},
-        {"1.0", U32, NULL, "got '1.0'"},
-        {"010", U32, NULL, "got '010'"},
-        {"abc", U32, NULL, "got 'abc'"},
-        {"\"8\"", U32, NULL, "got '\"8\"'"},
-        {"", U32, NULL, "got nothing"},
-        {"[8]", U32, NULL, "got a list"},
-        {"{a: 8}", U32, NULL, "got a map"},
-        {"18446744073709551615", U64, "18446744073709551615", NULL},
-        {"18446744073709551616", U64, NULL,
-         "expected an integer of at least 0, got '1844674407370"},
-        {"99999999999999999999999", U64, NULL, "got '9999"},
-        {"-9223372036854775808", I64, "-9223372036854775808", NULL},
-        {"9223372036854775807", I64, "9223372036854775807", NULL},
-        {"9223372036854775808", I64, NULL, "expected an integer, got"},
-        {"-", I64, NULL, ""},
-        {"1e-3", F64, "0.001", NULL},
-        {"-2", F64, "-2", NULL},
-        {".5", F64, "0.5", NULL},
-        {"10.5", F64, NULL, "expected a number in -10..10, got '10.5'"},
-        {"nan", F64, NULL, "got 'nan'"},
-        {"inf", F64, NULL, "got 'inf'"},
-        {"1e999", F64, NULL, "got '1e999'"},
-        {"0x10", F64, NULL, "got '0x10'"},
-        {"1.2.3", F64, NULL, "got '1.2.3'"},
-        {"hello", STR, "hello", NULL},
-        {"12", STR, "12", NULL},
-        {"''", STR, "", NULL},
-        {"", STR, NULL, "expected text, got nothing"},
-        {"[a]", STR, NULL, "expected text, got a list"},
-        {"hybrid", CHOICE, "1", NULL},
-        {"'async'", CHOICE, "2", NULL},
-        {"hybri", CHOICE, NULL, "expected full|hybrid|async, got 'hybri'"},
-        {"hybrid|async", CHOICE, NULL, "got 'hybrid|async'"},
-        {"", CHOICE, NULL, "got nothing"},
-        {"\"a\\nb\"", CHOICE, NULL, "got '\"a\\x0ab\"'"},
-        {"[]", LIST, "list", NULL},
-        {"x", LIST, NULL, "expected a list, got 'x'"},
-        {"{}", MAP, "map", NULL},
-        {"[]", MAP, NULL, "expected a map, got a list"},
-    };
-
     (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(value_row); i++) {
         char text[128], out[64], what[160];
         struct rt_yaml *yaml;
         int err;
 
-        snprintf(text, sizeof(text), "k: %s", row[i].value);
-        snprintf(what, sizeof(what), "row %zu '%s'", i, row[i].value);
-        if (strcmp(row[i].value, "-") == 0)
+        snprintf(text, sizeof(text), "k: %s", value_row[i].value);
+        snprintf(what, sizeof(what), "row %zu '%s'", i, value_row[i].value);
+        if (strcmp(value_row[i].value, "-") == 0)
             snprintf(text, sizeof(text), "k: '-'");
         yaml = parse(text);
-        err = get(rt_node_get(rt_yaml_root(yaml), "k"), row[i].getter, out, sizeof(out));
-        if (!row[i].want)
-            expect_error(what, err, RT_EUSAGE, row[i].part);
-        else if (err || strcmp(out, row[i].want) != 0)
+        err = get(rt_node_get(rt_yaml_root(yaml), "k"), value_row[i].getter, out, sizeof(out));
+        if (!value_row[i].want)
+            expect_error(what, err, RT_EUSAGE, value_row[i].part);
+        else if (err || strcmp(out, value_row[i].want) != 0)
             fail_msg("%s: got %s (%s)", what, out, rt_err_text());
         rt_yaml_destroy(yaml);
     }
