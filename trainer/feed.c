@@ -1,0 +1,320 @@
+/* trainer/feed.c -- batches in: TrainBatch taken from data-compose, permits, lookups at the middleware.
+ *
+ * TrainBatch is one long call: it is answered when the batch is finished (or must come again). A repeat of
+ * a batch that is here joins it; of one that is finished is answered at once; of one that was stepped
+ * but could not be pushed brings the new place of its ids, and only the push is done again. */
+#include "trainer/state.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/job/batch_id.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+void tr_feed_free(struct tr_batch *batch)
+{
+    rt_assert(!batch->call);
+    rt_buf_unref(batch->input);
+    rt_buf_unref(batch->embeddings);
+    rt_buf_unref(batch->gradients);
+    rt_free((void *)batch->view.feature);
+    rt_free(batch);
+}
+
+static void answer(struct tr_trainer *trainer, struct rt_call *call, uint64_t batch_id,
+                   enum wire_outcome outcome, const char *reason)
+{
+    struct wire_train_batch_reply reply = {outcome, reason ? reason : ""};
+    int err = wire_train_batch_reply_pack(&reply, &trainer->out);
+    if (err) {
+        rt_call_fail(call, err, rt_err_text());
+        return;
+    }
+    rt_call_reply(call, &(struct rt_outgoing){.batch_id = batch_id,
+                                              .message = trainer->out.data,
+                                              .message_size = trainer->out.size});
+}
+
+void tr_feed_answer(struct tr_batch *batch, enum wire_outcome outcome, const char *reason)
+{
+    if (outcome == WIRE_RETRY) {
+        batch->trainer->count.batches_retried++;
+        atomic_fetch_add_explicit(&batch->trainer->metric.batches_retried, 1, memory_order_relaxed);
+    }
+    if (batch->call)
+        answer(batch->trainer, batch->call, batch->id, outcome, reason);
+    batch->call = NULL;
+}
+
+void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const char *reason)
+{
+    struct tr_trainer *trainer = batch->trainer;
+    if (outcome == WIRE_DROPPED)
+        rt_log(RT_LOG_WARN, "batch_dropped batch=%016" PRIx64 " samples=%u reason=\"%s\"",
+               batch->id, batch->head.samples, reason);
+    tr_feed_answer(batch, outcome, reason);
+    rt_map_remove(&trainer->batches, batch->id);
+    tr_feed_free(batch);
+    atomic_store_explicit(&trainer->metric.batches_open, trainer->batches.count,
+                          memory_order_relaxed);
+    tr_phase_check(trainer);
+}
+
+/* ---- lookups ---- */
+
+/* The embeddings are where they arrived; the view points at each feature's [samples][dim]. */
+static int view_embeddings(struct tr_batch *batch, const struct rt_frame *reply)
+{
+    struct tr_trainer *trainer = batch->trainer;
+    const struct rt_job *job = trainer->job;
+    struct wire_lookup_batch_reply head;
+    rt_arena_reset(trainer->scratch);
+    int err = wire_lookup_batch_reply_unpack(reply->message, reply->header.message_size,
+                                             trainer->scratch, &head);
+    if (err)
+        return err;
+    if (head.samples != batch->head.samples || head.n_features != job->n_features ||
+        head.dtype != job->global.wire_dtype)
+        return RT_FAIL(RT_EPROTO,
+                       "LookupBatch reply: expected %u samples, %u features, dtype %u; got %u, "
+                       "%u, %u",
+                       batch->head.samples, job->n_features, job->global.wire_dtype, head.samples,
+                       head.n_features, head.dtype);
+    struct rt_segments seg = rt_segments_of(reply->payload);
+    const float **feature = (const float **)(uintptr_t)batch->view.feature;
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        uint32_t dim = job->table[job->feature[f].table].dim;
+        const void *data;
+        if (head.dim[f] != dim)
+            return RT_FAIL(RT_EPROTO, "LookupBatch reply: feature %s: expected dim %u, got %u",
+                           job->feature[f].name, dim, head.dim[f]);
+        err = rt_segment_take(&seg, (size_t)head.samples * dim, sizeof(float), &data);
+        if (err)
+            return err;
+        feature[f] = data;
+    }
+    return rt_segments_end(&seg);
+}
+
+static struct tr_permits *permits_of(struct tr_batch *batch)
+{
+    return batch->head.evaluate ? &batch->trainer->lookups : &batch->trainer->permits;
+}
+
+/* Not stepped, so nothing is lost: data-compose brings it again, unless it keeps failing by itself. */
+static void give_back(struct tr_batch *batch, int err, const char *text)
+{
+    bool lost = err == RT_EPEER || err == RT_EUNKNOWN || err == RT_EFULL || err == RT_ECANCELED ||
+                err == RT_EDEADLINE || err == RT_ENOTREADY;
+    char reason[256];
+    snprintf(reason, sizeof reason, "%s", text);
+    struct tr_trainer *trainer = batch->trainer;
+    if (lost || batch->head.evaluate || batch->head.attempt < TR_ATTEMPTS_MAX) {
+        tr_feed_finish(batch, WIRE_RETRY, reason);
+    } else {
+        int ledger_err = rt_ledger_finished(trainer->ledger, batch->id);
+        if (ledger_err)
+            tr_fail(trainer, ledger_err);
+        trainer->count.samples_dropped += batch->head.samples;
+        trainer->count.batches_dropped++;
+        char poisoned[300];
+        snprintf(poisoned, sizeof poisoned, "poisoned: %s", reason);
+        tr_feed_finish(batch, WIRE_DROPPED, poisoned);
+    }
+}
+
+static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
+{
+    struct tr_batch *batch = arg;
+    struct tr_trainer *trainer = batch->trainer;
+    if (err == RT_ECANCELED)
+        return; /* the rpc is going away, and the batch with it */
+    if (!err)
+        err = view_embeddings(batch, reply);
+    if (err) {
+        tr_permit_return(permits_of(batch));
+        give_back(batch, err, rt_err_text());
+        tr_pump(trainer);
+        return;
+    }
+    batch->embeddings = reply->payload ? rt_buf_ref(reply->payload) : NULL;
+    if (reply->payload)
+        trainer->count.bytes_embeddings += reply->payload->size;
+    batch->state = TR_READY;
+    tr_fifo_push(&trainer->ready, batch);
+    tr_pump(trainer);
+}
+
+static int start_lookup(struct tr_batch *batch)
+{
+    struct tr_trainer *trainer = batch->trainer;
+    struct wire_lookup_batch request = {
+        /* With one permit at a time all earlier steps are acked, so none has to be waited for. */
+        .step = 0,
+        .samples = batch->head.samples,
+        .evaluate = batch->head.evaluate,
+        .digest = batch->head.digest,
+    };
+    int err = wire_lookup_batch_pack(&request, &trainer->out);
+    if (err)
+        return err;
+    struct rt_outgoing out = {
+        .batch_id = batch->id, .message = trainer->out.data, .message_size = trainer->out.size};
+    return rt_rpc_call(batch->middleware, WIRE_LOOKUP_BATCH, &out, TR_DEADLINE_NS, on_embeddings,
+                       batch);
+}
+
+void tr_feed_pump(struct tr_trainer *trainer)
+{
+    while (trainer->queue.head) {
+        struct tr_permits *permits = permits_of(trainer->queue.head);
+        if (!tr_permit_take(permits))
+            break;
+        struct tr_batch *batch = tr_fifo_pop(&trainer->queue);
+        batch->state = TR_LOOKING;
+        int err = start_lookup(batch);
+        if (err) {
+            tr_permit_return(permits);
+            give_back(batch, err, rt_err_text());
+        }
+    }
+    atomic_store_explicit(&trainer->metric.permits_used, trainer->permits.used,
+                          memory_order_relaxed);
+}
+
+/* ---- TrainBatch ---- */
+
+static int check_head(struct tr_trainer *trainer, uint64_t id, const struct wire_train_batch *head)
+{
+    const struct rt_job *job = trainer->job;
+    uint32_t split = rt_batch_split(id);
+    if (head->n_dense != job->data.n_dense || head->n_labels != job->data.n_labels)
+        return RT_FAIL(RT_EPROTO, "TrainBatch: expected %u dense and %u labels, got %u and %u",
+                       job->data.n_dense, job->data.n_labels, head->n_dense, head->n_labels);
+    if (head->samples == 0 || head->samples > job->data.batch_size)
+        return RT_FAIL(RT_EPROTO, "TrainBatch: expected 1..%u samples, got %u",
+                       job->data.batch_size, head->samples);
+    if (head->evaluate != (split >= RT_SPLIT_EVALUATE))
+        return RT_FAIL(RT_EPROTO, "TrainBatch: evaluate=%d does not go with split %u",
+                       head->evaluate, split);
+    uint32_t rank = rt_batch_rank(id, trainer->conf.world);
+    if (rank != trainer->conf.self.index)
+        return RT_FAIL(RT_EPROTO,
+                       "TrainBatch: batch %016" PRIx64 " is for rank %u, this is rank %u", id, rank,
+                       trainer->conf.self.index);
+    return 0;
+}
+
+static int view_input(struct tr_batch *batch)
+{
+    const struct wire_train_batch *head = &batch->head;
+    struct rt_segments seg = rt_segments_of(batch->input);
+    const void *dense, *labels, *weight = NULL, *skip;
+    int err = rt_segment_take(&seg, (size_t)head->samples * head->n_dense, sizeof(float), &dense);
+    if (!err)
+        err = rt_segment_take(&seg, (size_t)head->samples * head->n_labels, sizeof(float), &labels);
+    if (!err && head->weighted)
+        err = rt_segment_take(&seg, head->samples, sizeof(float), &weight);
+    if (!err && head->grouped)
+        err = rt_segment_take(&seg, head->samples, sizeof(uint64_t), &skip);
+    if (!err && head->key_bytes > 0)
+        err = rt_segment_take(&seg, head->samples, sizeof(uint32_t), &skip);
+    if (!err && head->key_bytes > 0)
+        err = rt_segment_take(&seg, head->key_bytes, 1, &skip);
+    if (!err)
+        err = rt_segments_end(&seg);
+    if (err)
+        return rt_fail_prefix(err, "TrainBatch: ");
+    batch->view.samples = head->samples;
+    batch->view.dense = head->n_dense ? dense : NULL;
+    batch->view.labels = labels;
+    batch->view.weight = weight;
+    return 0;
+}
+
+static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct rt_frame *request,
+                 const struct wire_train_batch *head)
+{
+    if (trainer->batches.count >= TR_OPEN_MAX)
+        return RT_FAIL(RT_EFULL, "%u batches are open", TR_OPEN_MAX);
+    struct tr_batch *batch = rt_xcalloc(1, sizeof *batch);
+    batch->id = request->header.batch_id;
+    batch->trainer = trainer;
+    batch->head = *head;
+    batch->middleware = tr_middleware(trainer, head->middleware, head->middleware_loop);
+    batch->input = request->payload ? rt_buf_ref(request->payload) : NULL;
+    batch->view.feature = rt_xcalloc(trainer->job->n_features, sizeof *batch->view.feature);
+    int err = view_input(batch);
+    if (!err)
+        err = rt_map_put_ptr(&trainer->batches, batch->id, batch);
+    if (err) {
+        tr_feed_free(batch);
+        return err;
+    }
+    batch->call = call;
+    batch->state = TR_QUEUED;
+    if (request->payload && !head->evaluate)
+        trainer->count.bytes_train_batch += request->payload->size;
+    if (trainer->started_ns == 0)
+        trainer->started_ns = rt_io_now(trainer->io);
+    atomic_store_explicit(&trainer->metric.batches_open, trainer->batches.count,
+                          memory_order_relaxed);
+    tr_fifo_push(&trainer->queue, batch);
+    return 0;
+}
+
+/* The batch is here already: this call takes over from the one before. */
+static void join(struct tr_batch *batch, struct rt_call *call, const struct wire_train_batch *head)
+{
+    if (batch->call)
+        rt_call_fail(batch->call, RT_ESTALE, "the batch was sent again");
+    batch->call = call;
+    if (batch->state != TR_STRANDED)
+        return;
+    if (head->digest != batch->head.digest) {
+        rt_call_fail(call, RT_EDIGEST, "the batch was stepped with other ids");
+        batch->call = NULL;
+        return;
+    }
+    batch->head = *head;
+    batch->middleware = tr_middleware(batch->trainer, head->middleware, head->middleware_loop);
+    tr_push_start(batch);
+}
+
+void tr_feed_serve(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct tr_trainer *trainer = ctx;
+    uint64_t id = request->header.batch_id;
+    struct wire_train_batch head;
+    rt_arena_reset(trainer->scratch);
+    int err = wire_train_batch_unpack(request->message, request->header.message_size,
+                                      trainer->scratch, &head);
+    if (!err)
+        err = check_head(trainer, id, &head);
+    if (err) {
+        rt_call_fail(call, err, rt_err_text());
+        return;
+    }
+    const struct rt_ledger *ledger = head.evaluate ? trainer->evaluation : trainer->ledger;
+    uint64_t key = head.evaluate
+                       ? rt_batch_id(rt_batch_split(id) - RT_SPLIT_EVALUATE, rt_batch_sequence(id))
+                       : id;
+    struct tr_batch *batch = rt_map_get_ptr(&trainer->batches, id);
+    if (rt_ledger_is_finished(ledger, key)) {
+        answer(trainer, call, id, head.evaluate ? WIRE_EVALUATED : WIRE_TRAINED, NULL);
+    } else if (head.evaluate != (trainer->kind == WIRE_PHASE_EVALUATE)) {
+        answer(trainer, call, id, WIRE_RETRY, "the job is in another phase");
+    } else if (!tr_middleware(trainer, head.middleware, head.middleware_loop)) {
+        answer(trainer, call, id, WIRE_RETRY, "that middleware is not known here yet");
+    } else if (batch) {
+        join(batch, call, &head);
+    } else {
+        err = admit(trainer, call, request, &head);
+        if (err)
+            rt_call_fail(call, err, rt_err_text());
+    }
+    tr_pump(trainer);
+}

@@ -1,0 +1,170 @@
+/* trainer/main.c -- saffron-trainer: one rank of the dense network. */
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/process/process.h"
+#include "trainer/trainer.h"
+
+#include <math.h>
+#include <string.h>
+
+struct program {
+    struct rt_process *process;
+    struct tr_trainer *trainer;
+    bool done;
+};
+
+static void on_hello(void *ctx, const struct wire_hello *hello)
+{
+    struct program *program = ctx;
+    if (hello->role == RT_ROLE_MIDDLEWARE && hello->n_addresses > 0)
+        tr_trainer_on_middleware(program->trainer, hello->index, hello->replicas, hello->address,
+                                 hello->n_addresses, hello->incarnation);
+}
+
+static int is_ready(void *ctx)
+{
+    struct program *program = ctx;
+    char waiting[128];
+    bool ready = program->trainer && tr_trainer_ready(program->trainer, waiting, sizeof waiting);
+    if (program->trainer && !program->done)
+        rt_process_set_waiting(program->process, ready ? NULL : waiting);
+    return ready;
+}
+
+static json_t *number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static void put_count(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static void status(void *ctx, json_t *object)
+{
+    struct program *program = ctx;
+    if (!program->trainer)
+        return;
+    struct tr_report r;
+    tr_trainer_report(program->trainer, &r);
+    json_object_set_new(object, "phase", json_string(r.phase));
+    json_object_set_new(object, "done", json_boolean(r.done));
+    const struct {
+        const char *key;
+        uint64_t value;
+    } count[] = {
+        {"epoch", r.epoch},
+        {"epochs", r.epochs},
+        {"step", r.step},
+        {"samples_trained", r.samples_trained},
+        {"samples_dropped", r.samples_dropped},
+        {"samples_read", r.samples_read},
+        {"samples_quarantined", r.samples_quarantined},
+        {"samples_per_epoch", r.samples_epoch},
+        {"test_samples", r.test_samples},
+        {"staleness_max", r.staleness_max},
+        {"permits_used", r.permits_used},
+        {"batches_open", r.batches_open},
+        {"batches_trained", r.batches_trained},
+        {"batches_dropped", r.batches_dropped},
+        {"batches_retried", r.batches_retried},
+        {"evaluations", r.evaluations},
+        {"bytes_train_batch", r.bytes_train_batch},
+        {"bytes_embeddings", r.bytes_embeddings},
+        {"bytes_gradients", r.bytes_gradients},
+    };
+    for (size_t i = 0; i < sizeof count / sizeof count[0]; i++)
+        put_count(object, count[i].key, count[i].value);
+    const struct {
+        const char *key;
+        double value;
+    } real[] = {
+        {"train_seconds", r.train_seconds},
+        {"samples_per_second", r.samples_per_second},
+        {"train_loss", r.train_loss},
+        {"loss", r.loss},
+        {"test_auc", r.test_auc},
+        {"test_logloss", r.test_logloss},
+        {"test_calibration", r.test_calibration},
+    };
+    for (size_t i = 0; i < sizeof real / sizeof real[0]; i++)
+        json_object_set_new(object, real[i].key, number(real[i].value));
+}
+
+static int control(void *ctx, const struct wire_control_request *request)
+{
+    struct program *program = ctx;
+    if (request->command == WIRE_CTL_LEARNING_RATE)
+        return tr_trainer_set_learning_rate(program->trainer, request->number);
+    return RT_FAIL(RT_EUSAGE, "a trainer does not know command %d", (int)request->command);
+}
+
+static void on_failed(void *ctx, int err)
+{
+    rt_process_fail(((struct program *)ctx)->process, err);
+}
+
+static void on_done(void *ctx)
+{
+    struct program *program = ctx;
+    program->done = true;
+    rt_process_set_state(program->process, WIRE_DONE);
+}
+
+static void on_replaced(void *ctx, uint64_t by)
+{
+    rt_process_fail(((struct program *)ctx)->process,
+                    RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)by));
+}
+
+static int start(struct program *program)
+{
+    struct rt_process *process = program->process;
+    char listen[RT_ADDRESS_MAX];
+    rt_process_listen_address(process, 0, listen);
+    struct tr_trainer_conf conf = {
+        .io = rt_loop_io(rt_process_loop(process)),
+        .job = rt_process_job(process),
+        .world = 1,
+        .listen = listen,
+        .metrics = rt_process_metrics(process),
+        .ctx = program,
+        .failed = on_failed,
+        .done = on_done,
+        .replaced = on_replaced,
+    };
+    rt_process_identity(process, 0, &conf.self);
+    if (rt_process_size(process) != 1)
+        return RT_FAIL(RT_EUSAGE, "this version trains with 1 trainer, got --size %u",
+                       rt_process_size(process));
+    int err = tr_trainer_create(&conf, &program->trainer);
+    if (err)
+        return err;
+    const char *address = tr_trainer_address(program->trainer);
+    return rt_process_announce(process, &address, 1);
+}
+
+int main(int argc, char **argv)
+{
+    struct program program = {0};
+    const struct rt_process_role role = {
+        .role = RT_ROLE_TRAINER,
+        .program = "saffron-trainer",
+        .doc = "Train the dense network: one rank per process.",
+        .listens_to = RT_ROLE_BIT(RT_ROLE_MIDDLEWARE),
+        .ctx = &program,
+        .hello = on_hello,
+        .ready = is_ready,
+        .status = status,
+        .control = control,
+    };
+    int err = rt_process_start(argc, argv, &role, &program.process);
+    if (err)
+        return rt_exit_code(err);
+    err = start(&program);
+    if (!err)
+        err = rt_process_run(program.process);
+    tr_trainer_destroy(program.trainer);
+    return rt_process_end(program.process, err);
+}

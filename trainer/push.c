@@ -1,0 +1,120 @@
+/* trainer/push.c -- gradients out: to the middleware loop that holds the batch's ids, until acked.
+ *
+ * The batch is in the dense weights by now, so its gradients are kept until every owner has them. A
+ * middleware that is lost strands the batch: data-compose is asked to put the ids again somewhere, and
+ * the owners' filters take only what is missing. */
+#include "trainer/state.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static void strand(struct tr_batch *batch, const char *why)
+{
+    char reason[256];
+    snprintf(reason, sizeof reason, "stepped, push failed: %s", why);
+    batch->state = TR_STRANDED;
+    tr_feed_answer(batch, WIRE_RETRY, reason);
+}
+
+static void finish_trained(struct tr_batch *batch)
+{
+    struct tr_trainer *trainer = batch->trainer;
+    int err = rt_ledger_finished(trainer->ledger, batch->id);
+    if (err) {
+        tr_fail(trainer, err);
+        return;
+    }
+    trainer->last_ack_ns = rt_io_now(trainer->io);
+    trainer->count.samples_trained += batch->head.samples;
+    trainer->count.batches_trained++;
+    atomic_fetch_add_explicit(&trainer->metric.samples_trained, batch->head.samples,
+                              memory_order_relaxed);
+    atomic_fetch_add_explicit(&trainer->metric.batches_trained, 1, memory_order_relaxed);
+    tr_permit_return(&trainer->permits);
+    tr_feed_finish(batch, WIRE_TRAINED, NULL);
+}
+
+static void on_pushed(void *arg, int err, const struct rt_frame *reply)
+{
+    struct tr_batch *batch = arg;
+    struct tr_trainer *trainer = batch->trainer;
+    if (err == RT_ECANCELED)
+        return; /* the rpc is going away, and the batch with it */
+    struct wire_push_gradients_reply head;
+    rt_arena_reset(trainer->scratch);
+    if (!err)
+        err = wire_push_gradients_reply_unpack(reply->message, reply->header.message_size,
+                                               trainer->scratch, &head);
+    if (err)
+        strand(batch, rt_err_text());
+    else
+        finish_trained(batch);
+    tr_pump(trainer);
+}
+
+static int send_push(struct tr_batch *batch)
+{
+    struct tr_trainer *trainer = batch->trainer;
+    const struct rt_job *job = trainer->job;
+    rt_arena_reset(trainer->scratch);
+    uint32_t *dim = rt_arena_array(trainer->scratch, uint32_t, job->n_features);
+    if (!dim)
+        return RT_FAIL(RT_ENOMEM, "no memory for %u features", job->n_features);
+    for (uint32_t f = 0; f < job->n_features; f++)
+        dim[f] = job->table[job->feature[f].table].dim;
+    struct wire_push_gradients request = {
+        .step = batch->step,
+        .learning_rate = trainer->learning_factor,
+        .samples = batch->head.samples,
+        .digest = batch->head.digest,
+        .rank = trainer->conf.self.index,
+        .world = trainer->conf.world,
+        .dtype = job->global.wire_dtype,
+        .synchronous = job->global.mode == RT_MODE_FULL,
+        .n_features = job->n_features,
+        .dim = dim,
+    };
+    int err = wire_push_gradients_pack(&request, &trainer->out);
+    if (err)
+        return err;
+    struct rt_piece piece = {batch->gradients->data, batch->gradients->size, batch->gradients};
+    struct rt_outgoing out = {.batch_id = batch->id,
+                              .message = trainer->out.data,
+                              .message_size = trainer->out.size,
+                              .pieces = &piece,
+                              .n_pieces = 1};
+    trainer->count.bytes_gradients += batch->gradients->size;
+    return rt_rpc_call(batch->middleware, WIRE_PUSH_GRADIENTS, &out, TR_DEADLINE_NS, on_pushed,
+                       batch);
+}
+
+void tr_push_start(struct tr_batch *batch)
+{
+    batch->state = TR_PUSHING;
+    int err = send_push(batch);
+    if (err)
+        strand(batch, rt_err_text());
+}
+
+static void on_released(void *arg, int err, const struct rt_frame *reply)
+{
+    (void)arg, (void)err, (void)reply; /* a lost middleware has forgotten the batch anyway */
+}
+
+void tr_push_release(struct tr_batch *batch, const char *reason)
+{
+    struct tr_trainer *trainer = batch->trainer;
+    struct wire_release_batch request = {reason};
+    if (wire_release_batch_pack(&request, &trainer->out) != 0)
+        return;
+    struct rt_outgoing out = {
+        .batch_id = batch->id, .message = trainer->out.data, .message_size = trainer->out.size};
+    int err =
+        rt_rpc_call(batch->middleware, WIRE_RELEASE_BATCH, &out, TR_DEADLINE_NS, on_released, NULL);
+    if (err)
+        rt_log(RT_LOG_WARN, "release_failed batch=%016" PRIx64 " error=\"%s\"", batch->id,
+               rt_err_text());
+}

@@ -1,0 +1,155 @@
+/* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
+ * trainer.c (life), feed.c (batches in), step.c (dense step), push.c (gradients out), phase.c (epochs).
+ *
+ * A batch, with the function on each arrow:
+ *
+ *   TrainBatch -tr_feed_serve-> QUEUED -tr_feed_pump (permit)-> LOOKING -on_embeddings-> READY
+ *   READY -tr_step_pump-> STEPPING -step_done-> PUSHING -on_pushed-> finished (ledger, reply, permit back)
+ *   LOOKING -lookup failed-> reply RETRY, forgotten, permit back          (never stepped: nothing is lost)
+ *   PUSHING -middleware lost-> STRANDED, reply RETRY                      (stepped: gradients are kept)
+ *   STRANDED -tr_feed_serve (C has put it again)-> PUSHING
+ *   STEPPING -not finite-> dropped(nonfinite), released at the middleware
+ * An evaluation batch goes QUEUED, LOOKING, READY, STEPPING (scored), finished; it holds a lookup slot
+ * instead of a permit and leaves no trace in the training ledger. */
+#ifndef TR_STATE_H
+#define TR_STATE_H
+
+#include "runtime/base/map.h"
+#include "runtime/job/ledger.h"
+#include "runtime/wire/batch.h"
+#include "trainer/collective/collective.h"
+#include "trainer/metric/auc.h"
+#include "trainer/model/model.h"
+#include "trainer/optimizer.h"
+#include "trainer/permit.h"
+#include "trainer/trainer.h"
+
+#define TR_OPEN_MAX      4096 /* batches held at once; data-compose keeps far fewer open */
+#define TR_ATTEMPTS_MAX  3    /* failures of a batch's own before dropped(poisoned) */
+#define TR_DEADLINE_NS   (30 * 1000000000ull)
+#define TR_LEDGER_WINDOW 8192
+#define TR_COMPOSERS_MAX 4096
+
+enum tr_batch_state {
+    TR_QUEUED,
+    TR_LOOKING,
+    TR_READY,
+    TR_STEPPING,
+    TR_PUSHING,
+    TR_STRANDED,
+};
+
+struct tr_batch {
+    uint64_t id;
+    enum tr_batch_state state;
+    struct wire_train_batch head; /* as C described it, latest attempt */
+    struct rt_call *call;         /* the TrainBatch to answer; NULL when the caller is gone */
+    struct rt_peer *middleware;   /* the loop that holds the ids */
+    struct rt_buf *input;         /* dense, labels, weights: views below point into it */
+    struct rt_buf *embeddings;    /* reply of the lookup */
+    struct rt_buf *gradients;     /* payload of the push, kept until acked */
+    struct tr_batch_view view;
+    uint64_t step; /* the step that it was trained in */
+    double loss_sum;
+    struct tr_trainer *trainer;
+    struct tr_batch *next; /* in queue or ready */
+};
+
+struct tr_fifo {
+    struct tr_batch *head, *tail;
+};
+
+/* AwaitPhase calls that wait for the next phase, one per composer. */
+struct tr_waiter {
+    struct rt_call *call;
+    uint64_t known;
+};
+
+struct tr_metrics_table {
+    _Atomic uint64_t samples_trained, batches_trained, batches_dropped, batches_retried, steps,
+        permits_used, batches_open, epoch;
+    _Atomic double loss, test_auc, test_logloss, samples_per_second, step_seconds, wait_seconds;
+};
+
+struct tr_trainer {
+    struct tr_trainer_conf conf;
+    const struct rt_job *job;
+    struct rt_io *io;
+    struct rt_rpc *rpc;
+    char address[RT_ADDRESS_MAX];
+    struct rt_arena *scratch; /* of one message */
+    struct wire_out out;      /* packed message, reused */
+
+    uint32_t middlewares;       /* replicas; 0 until the first hello */
+    uint32_t *middleware_loops; /* [middlewares]; 0: no hello yet */
+
+    struct rt_map batches; /* batch id -> struct tr_batch */
+    struct tr_fifo queue, ready;
+    struct tr_permits permits, lookups; /* training; evaluation */
+    struct rt_ledger *ledger, *evaluation;
+
+    struct tr_model *model; /* the step thread's while a step is running */
+    struct tr_optimizer *optimizer;
+    struct tr_collective *collective;
+    double learning_rate; /* of model.yml; times the factor */
+    double learning_factor;
+    struct tr_batch *stepping; /* the batch on the step thread */
+    struct rt_work work;
+    bool step_finite;
+    int step_err;
+    char step_text[256];
+    uint64_t step, global_samples;
+
+    uint64_t phase, epoch;
+    enum wire_phase_kind kind;
+    struct tr_waiter waiter[TR_COMPOSERS_MAX]; /* by composer */
+    uint32_t composers;
+    uint32_t n_statistics;
+    struct wire_statistics *statistics;
+    struct rt_arena *statistics_arena;
+
+    struct tr_auc *auc;
+    struct tr_quality quality;
+    bool summing_up;        /* the evaluation's result is being computed */
+    struct tr_report count; /* the running numbers of the report */
+    double epoch_loss_sum;
+    uint64_t epoch_samples, started_ns, last_ack_ns, evaluating_since_ns, evaluated_ns,
+        idle_since_ns;
+    struct tr_metrics_table metric;
+};
+
+/* trainer.c */
+void tr_fifo_push(struct tr_fifo *fifo, struct tr_batch *batch);
+struct tr_batch *tr_fifo_pop(struct tr_fifo *fifo);
+void tr_fifo_remove(struct tr_fifo *fifo, struct tr_batch *batch);
+struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t loop);
+void tr_fail(struct tr_trainer *trainer, int err);
+void tr_pump(struct tr_trainer *trainer); /* start whatever can start */
+
+/* feed.c */
+void tr_feed_serve(void *trainer, struct rt_call *call, const struct rt_frame *request);
+void tr_feed_pump(struct tr_trainer *trainer);
+/* Answer C and forget the batch. reason: for dropped and retry. */
+void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const char *reason);
+/* Answer C, keep the batch. */
+void tr_feed_answer(struct tr_batch *batch, enum wire_outcome outcome, const char *reason);
+void tr_feed_free(struct tr_batch *batch);
+
+/* step.c */
+int tr_step_init(struct tr_trainer *trainer);
+void tr_step_release(struct tr_trainer *trainer);
+void tr_step_pump(struct tr_trainer *trainer);
+
+/* push.c */
+void tr_push_start(struct tr_batch *batch);
+void tr_push_release(struct tr_batch *batch,
+                     const char *reason); /* tell M that no gradients will come */
+
+/* phase.c */
+void tr_phase_init(struct tr_trainer *trainer);
+void tr_phase_serve_await(void *trainer, struct rt_call *call, const struct rt_frame *request);
+void tr_phase_serve_end(void *trainer, struct rt_call *call, const struct rt_frame *request);
+void tr_phase_check(struct tr_trainer *trainer); /* after a batch has finished */
+void tr_phase_release(struct tr_trainer *trainer);
+
+#endif

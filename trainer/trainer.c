@@ -1,0 +1,298 @@
+/* trainer/trainer.c -- the life of a trainer rank: made from a job, fed by its rpc, taken down.
+ *
+ * One pump() drives everything: whenever a permit came back, a lookup arrived, a step ended or a peer came
+ * up, whatever can start is started. Nothing waits in a callback. */
+#include "trainer/state.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/hash.h"
+#include "runtime/base/log.h"
+#include "runtime/wire/member.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MIDDLEWARES_MAX 65536u
+
+void tr_fifo_push(struct tr_fifo *fifo, struct tr_batch *batch)
+{
+    batch->next = NULL;
+    if (fifo->tail)
+        fifo->tail->next = batch;
+    else
+        fifo->head = batch;
+    fifo->tail = batch;
+}
+
+struct tr_batch *tr_fifo_pop(struct tr_fifo *fifo)
+{
+    struct tr_batch *batch = fifo->head;
+    if (batch) {
+        fifo->head = batch->next;
+        if (!fifo->head)
+            fifo->tail = NULL;
+        batch->next = NULL;
+    }
+    return batch;
+}
+
+void tr_fail(struct tr_trainer *trainer, int err)
+{
+    if (trainer->conf.failed)
+        trainer->conf.failed(trainer->conf.ctx, err);
+}
+
+void tr_pump(struct tr_trainer *trainer)
+{
+    tr_feed_pump(trainer);
+    tr_step_pump(trainer);
+}
+
+struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t loop)
+{
+    if (index >= trainer->middlewares || loop >= trainer->middleware_loops[index])
+        return NULL;
+    return rt_rpc_peer(trainer->rpc, RT_ROLE_MIDDLEWARE, index, loop);
+}
+
+static void on_peer_up(void *ctx, struct rt_peer *peer)
+{
+    rt_log(RT_LOG_INFO, "connected peer=%s", rt_peer_name(peer));
+    tr_pump(ctx);
+}
+
+static void on_peer_down(void *ctx, struct rt_peer *peer, int err, const char *why)
+{
+    (void)ctx;
+    rt_log(RT_LOG_WARN, "disconnected peer=%s error=%s reason=\"%s\"", rt_peer_name(peer),
+           rt_err_name(err), why);
+}
+
+static void on_fenced(void *ctx, uint64_t held)
+{
+    struct tr_trainer *trainer = ctx;
+    if (trainer->conf.replaced)
+        trainer->conf.replaced(trainer->conf.ctx, held);
+}
+
+static const struct rt_method_def method[] = {
+    {WIRE_TRAIN_BATCH, "TrainBatch", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX,
+     RT_PAYLOAD_MAX, tr_feed_serve},
+    {WIRE_AWAIT_PHASE, "AwaitPhase", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX, 0,
+     tr_phase_serve_await},
+    {WIRE_END_OF_EPOCH, "EndOfEpoch", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX, 0,
+     tr_phase_serve_end},
+};
+
+static int make_rpc(struct tr_trainer *trainer)
+{
+    struct rt_rpc_conf conf = {
+        .io = trainer->io,
+        .self = trainer->conf.self,
+        .greeting = &wire_greeting,
+        .methods = method,
+        .n_methods = ARRAY_LEN(method),
+        .reply_max = RT_PAYLOAD_MAX,
+        .ctx = trainer,
+        .peer_up = on_peer_up,
+        .peer_down = on_peer_down,
+        .fenced = on_fenced,
+    };
+    int err = rt_rpc_create(&conf, &trainer->rpc);
+    return err ? err : rt_rpc_listen(trainer->rpc, trainer->conf.listen, trainer->address);
+}
+
+static void register_metrics(struct tr_trainer *trainer, struct rt_metrics *m)
+{
+    const struct tr_metrics_table *v = &trainer->metric;
+    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_samples_trained_total", NULL,
+                   "training samples finished", &v->samples_trained);
+    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_batches_trained_total", NULL,
+                   "batches stepped and acked by every owner", &v->batches_trained);
+    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_batches_dropped_total", NULL,
+                   "batches given up, with a reason in the log", &v->batches_dropped);
+    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_batches_retried_total", NULL,
+                   "batches sent back to data-compose", &v->batches_retried);
+    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_steps_total", NULL, "dense steps made",
+                   &v->steps);
+    rt_metrics_u64(m, RT_GAUGE, "saffron_trainer_permits_used", NULL,
+                   "batches looked up whose gradients are not yet acked", &v->permits_used);
+    rt_metrics_u64(m, RT_GAUGE, "saffron_trainer_batches_open", NULL, "batches held",
+                   &v->batches_open);
+    rt_metrics_u64(m, RT_GAUGE, "saffron_trainer_epoch", NULL, "epoch, from 0", &v->epoch);
+    rt_metrics_f64(m, RT_GAUGE, "saffron_trainer_loss", NULL, "mean loss of the latest step",
+                   &v->loss);
+    rt_metrics_f64(m, RT_GAUGE, "saffron_trainer_test_auc", NULL, "of the latest evaluation",
+                   &v->test_auc);
+    rt_metrics_f64(m, RT_GAUGE, "saffron_trainer_test_logloss", NULL, "of the latest evaluation",
+                   &v->test_logloss);
+    rt_metrics_f64(m, RT_COUNTER, "saffron_trainer_step_seconds_total", NULL,
+                   "time of the step thread in steps", &v->step_seconds);
+    rt_metrics_f64(m, RT_COUNTER, "saffron_trainer_wait_seconds_total", NULL,
+                   "time in which no batch was ready to be stepped", &v->wait_seconds);
+}
+
+int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out)
+{
+    rt_assert(conf->world == 1);
+    struct tr_trainer *trainer = rt_xcalloc(1, sizeof *trainer);
+    trainer->conf = *conf;
+    trainer->job = conf->job;
+    trainer->io = conf->io;
+    trainer->learning_factor = 1;
+    rt_map_init(&trainer->batches);
+    bool one = conf->job->global.mode == RT_MODE_FULL;
+    trainer->permits.limit = one ? 1 : conf->job->global.staleness;
+    trainer->lookups.limit = trainer->permits.limit;
+    int err = rt_arena_create(8 << 20, &trainer->scratch);
+    if (!err)
+        err = rt_ledger_create(TR_LEDGER_WINDOW, &trainer->ledger);
+    if (!err)
+        err = rt_ledger_create(TR_LEDGER_WINDOW, &trainer->evaluation);
+    if (!err)
+        err = tr_collective_single(&trainer->collective);
+    if (!err)
+        err = tr_step_init(trainer);
+    if (!err)
+        err = make_rpc(trainer);
+    if (err) {
+        tr_trainer_destroy(trainer);
+        *out = NULL;
+        return err;
+    }
+    tr_phase_init(trainer);
+    if (conf->metrics)
+        register_metrics(trainer, conf->metrics);
+    *out = trainer;
+    return 0;
+}
+
+void tr_trainer_destroy(struct tr_trainer *trainer)
+{
+    if (!trainer)
+        return;
+    rt_assert(!trainer->stepping && !trainer->summing_up);
+    tr_phase_release(trainer);
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&trainer->batches, &cursor, &id, &value)) {
+        struct tr_batch *batch = (struct tr_batch *)(uintptr_t)value;
+        if (batch->call)
+            rt_call_fail(batch->call, RT_ECANCELED, "trainer is going away");
+        batch->call = NULL;
+    }
+    rt_rpc_destroy(
+        trainer->rpc); /* pending lookups and pushes fail here: their batches must exist */
+    for (cursor = 0; rt_map_next(&trainer->batches, &cursor, &id, &value);)
+        tr_feed_free((struct tr_batch *)(uintptr_t)value);
+    rt_map_release(&trainer->batches);
+    tr_step_release(trainer);
+    if (trainer->collective)
+        trainer->collective->ops->destroy(trainer->collective);
+    rt_ledger_destroy(trainer->ledger);
+    rt_ledger_destroy(trainer->evaluation);
+    rt_arena_destroy(trainer->scratch);
+    wire_out_release(&trainer->out);
+    rt_free(trainer->middleware_loops);
+    rt_free(trainer);
+}
+
+const char *tr_trainer_address(const struct tr_trainer *trainer)
+{
+    return trainer->address;
+}
+
+void tr_trainer_on_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
+                              const char *const *address, uint32_t n, uint64_t incarnation)
+{
+    if (replicas == 0 || replicas > MIDDLEWARES_MAX || index >= replicas || n == 0) {
+        rt_log(RT_LOG_WARN, "hello_ignored role=middleware index=%u replicas=%u loops=%u", index,
+               replicas, n);
+        return;
+    }
+    if (trainer->middlewares == 0) {
+        trainer->middlewares = replicas;
+        trainer->middleware_loops = rt_xcalloc(replicas, sizeof *trainer->middleware_loops);
+    } else if (trainer->middlewares != replicas) {
+        rt_log(RT_LOG_WARN, "hello_ignored role=middleware index=%u replicas=%u expected=%u", index,
+               replicas, trainer->middlewares);
+        return;
+    }
+    trainer->middleware_loops[index] = n;
+    for (uint32_t loop = 0; loop < n; loop++) {
+        struct rt_peer *peer = rt_rpc_peer(trainer->rpc, RT_ROLE_MIDDLEWARE, index, loop);
+        rt_peer_set_address(peer, address[loop], incarnation);
+    }
+}
+
+bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t size)
+{
+    if (trainer->middlewares == 0) {
+        if (waiting)
+            snprintf(waiting, size, "a hello of middleware/0");
+        return false;
+    }
+    for (uint32_t i = 0; i < trainer->middlewares; i++) {
+        uint32_t loops = trainer->middleware_loops[i];
+        for (uint32_t loop = 0; loop < loops; loop++) {
+            if (rt_peer_is_up(rt_rpc_peer(trainer->rpc, RT_ROLE_MIDDLEWARE, i, loop)))
+                continue;
+            if (waiting)
+                snprintf(waiting, size, "a connection to middleware/%u.%u", i, loop);
+            return false;
+        }
+        if (loops == 0) {
+            if (waiting)
+                snprintf(waiting, size, "a hello of middleware/%u", i);
+            return false;
+        }
+    }
+    return true;
+}
+
+int tr_trainer_set_learning_rate(struct tr_trainer *trainer, double factor)
+{
+    if (!isfinite(factor) || factor < 0 || factor > 1e6)
+        return RT_FAIL(RT_EUSAGE, "learning rate factor: expected 0..1e6, got %g", factor);
+    trainer->learning_factor = factor;
+    rt_log(RT_LOG_INFO, "learning_rate factor=%g step=%llu", factor,
+           (unsigned long long)trainer->step);
+    return 0;
+}
+
+uint64_t tr_trainer_digest(struct tr_trainer *trainer)
+{
+    return rt_hash_bytes(tr_model_params(trainer->model),
+                         tr_model_count(trainer->model) * sizeof(float));
+}
+
+void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
+{
+    static const char *const name[] = {[WIRE_PHASE_TRAIN] = "train",
+                                       [WIRE_PHASE_EVALUATE] = "evaluate",
+                                       [WIRE_PHASE_DONE] = "done",
+                                       [WIRE_PHASE_STATISTICS] = "statistics"};
+    *out = trainer->count;
+    out->phase = name[trainer->kind];
+    out->epoch = trainer->epoch;
+    out->epochs = trainer->job->data.epochs;
+    out->step = trainer->step;
+    out->staleness_max = trainer->permits.used_max;
+    out->permits_used = trainer->permits.used;
+    out->batches_open = trainer->batches.count;
+    out->done = trainer->kind == WIRE_PHASE_DONE;
+    rt_ledger_rows(trainer->ledger, &out->samples_read, &out->samples_quarantined);
+    uint64_t end = trainer->last_ack_ns, away = trainer->evaluated_ns;
+    out->train_seconds = trainer->started_ns && end > trainer->started_ns
+                             ? (double)(end - trainer->started_ns - away) * 1e-9
+                             : 0;
+    out->samples_per_second =
+        out->train_seconds > 0 ? (double)out->samples_trained / out->train_seconds : 0;
+    bool tested = out->evaluations > 0 && trainer->quality.samples > 0;
+    out->test_auc = tested ? trainer->quality.auc : NAN;
+    out->test_logloss = tested ? trainer->quality.logloss : NAN;
+    out->test_calibration = tested ? trainer->quality.calibration : NAN;
+    out->test_samples = tested ? trainer->quality.samples : 0;
+}

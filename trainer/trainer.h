@@ -1,0 +1,62 @@
+/* trainer/trainer.h -- one trainer rank: takes batches, looks up, steps, pushes, counts, evaluates.
+ *
+ * Written against rt_io and rt_rpc only, so it also runs in the simulator. Everything is called on the
+ * io's thread; the dense computation runs through rt_io_work (the step thread). */
+#ifndef TR_TRAINER_H
+#define TR_TRAINER_H
+
+#include "runtime/admin/metrics.h"
+#include "runtime/job/job.h"
+#include "runtime/net/rpc.h"
+
+struct tr_trainer;
+
+struct tr_trainer_conf {
+    struct rt_io *io;
+    struct rt_identity self; /* index = rank */
+    const struct rt_job *job;
+    uint32_t world;             /* ranks of the group */
+    const char *listen;         /* address for data-compose */
+    struct rt_metrics *metrics; /* or NULL */
+    void *ctx;
+    void (*failed)(void *ctx, int err); /* the job cannot go on; text in rt_err_text() */
+    void (*done)(void *ctx);            /* after the last epoch's evaluation */
+    void (*replaced)(void *ctx, uint64_t by_incarnation);
+};
+
+int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out);
+/* No step may be running: destroy after the loop has stopped. Buffers go back to the io's pool. */
+void tr_trainer_destroy(struct tr_trainer *trainer);
+const char *tr_trainer_address(const struct tr_trainer *trainer);
+
+/* A middleware's hello: where its loops are. `replicas` as it says. */
+void tr_trainer_on_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
+                              const char *const *address, uint32_t n, uint64_t incarnation);
+
+/* true when every loop of every middleware is connected. `waiting` (may be NULL) names one that is not. */
+bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t size);
+
+/* Factor on all learning rates, dense and sparse, from the next step on. */
+int tr_trainer_set_learning_rate(struct tr_trainer *trainer, double factor);
+
+/* Numbers for status and summary. NaN: not known (yet). */
+struct tr_report {
+    const char *phase; /* "statistics" "train" "evaluate" "done" */
+    uint64_t epoch, epochs, step;
+    uint64_t samples_trained, samples_dropped, samples_read, samples_quarantined;
+    uint64_t samples_epoch; /* of one epoch, known after the first; else 0 */
+    double train_seconds, samples_per_second, train_loss, loss;
+    double test_auc, test_logloss, test_calibration;
+    uint64_t test_samples;
+    uint32_t staleness_max, permits_used;
+    uint64_t batches_open, batches_trained, batches_dropped, batches_retried;
+    uint64_t bytes_train_batch, bytes_embeddings, bytes_gradients; /* payloads, by hop */
+    uint64_t evaluations;
+    bool done;
+};
+void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out);
+
+/* Digest of the dense parameters: equal bits, equal digest. */
+uint64_t tr_trainer_digest(struct tr_trainer *trainer);
+
+#endif
