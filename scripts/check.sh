@@ -106,10 +106,12 @@ banned_words() {
         xargs grep -nwE "$words" | grep -v 'HACKING\.md'
 }
 
+# gcc 12 knows CPUs and vector builtins that clang 14 does not: those complaints are no findings.
 tidy() {
     printf '%s\n' "${c_files[@]}" |
         xargs -P2 -I{} clang-tidy-14 --quiet {} -- "${flags[@]}" 2>/dev/null |
-        grep -E '(error|warning):' | grep -v 'invalid cpu feature string' | # gcc 12 knows more CPUs
+        grep -E '(error|warning):' |
+        grep -vE 'invalid cpu feature string|__builtin_shuffle|kernels\.inc\.h:.*clang-diagnostic' |
         sed "s,^$PWD/,," | sort -u
 }
 

@@ -1,0 +1,473 @@
+/* ctl/local.c -- the supervisor behind `saffron local`.
+ *
+ *   STARTING -start_roles-> RUNNING -begin_stop-> STOPPING -all children gone-> the loop ends -> summary
+ *
+ * One loop on the main thread: SIGCHLD (who ended, and how), signals of the user, news from the poll thread
+ * (ctl/poll.h), the time limit. The run is a success when the trainer has said `done`; any end of a role
+ * before that is the run's failure, told once, and everything else is stopped: SIGTERM, after 3 s
+ * SIGKILL. nats-server is stopped last so that no role complains about it, and is started again if it dies
+ * before that: it is not a role.
+ * Roles read the same files with the same --set as the supervisor did; what they amount to is written into
+ * the run directory. Rejected: to have the roles read that copy, since globs and models are found relative to
+ * the job's own folder. */
+#include "ctl/local.h"
+#include "ctl/child.h"
+#include "ctl/nats.h"
+#include "ctl/options.h"
+#include "ctl/poll.h"
+#include "ctl/program.h"
+#include "ctl/progress.h"
+#include "ctl/rundir.h"
+#include "ctl/summary.h"
+#include "ctl/view.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/base/mem.h"
+#include "runtime/job/job.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <uv.h>
+
+#define POLL_EVERY_MS     250
+#define KILL_AFTER_MS     3000
+#define ANSWER_ROUNDS     20 /* rounds that a finished job waits for roles that do not answer */
+#define NATS_RESTARTS_MAX 100
+#define SIGNALS           4
+
+struct local {
+    struct ctl_options options;
+    struct rt_job *job;
+    char *run_dir;
+    char *job_name; /* in subjects */
+    const char *nats_url;
+    struct ctl_nats nats;
+    struct ctl_child *role; /* [n_roles], in the order of starting */
+    enum rt_role *role_of;  /* [n_roles] */
+    size_t n_roles;
+    uv_loop_t loop;
+    uv_signal_t on_signal[SIGNALS];
+    uv_timer_t limit, killer, nats_again;
+    struct ctl_poll *poll;
+    struct ctl_progress progress;
+    struct ctl_snapshot last; /* the newest round of answers */
+    uint32_t rounds_done;     /* rounds since the trainer said done */
+    uint32_t nats_restarts;
+    bool stopping;
+    int exit_code;
+    char *error; /* NULL: none so far */
+};
+
+/* ---- stopping ---- */
+
+static size_t n_running(const struct local *local)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < local->n_roles; i++)
+        n += local->role[i].pid != 0;
+    return n;
+}
+
+static void signal_roles(struct local *local, int signal)
+{
+    for (size_t i = 0; i < local->n_roles; i++)
+        ctl_child_signal(&local->role[i], signal);
+}
+
+/* When the roles are gone nats-server goes; when that is gone the loop ends. */
+static void stop_next(struct local *local)
+{
+    if (n_running(local) > 0)
+        return;
+    if (local->nats.child.pid != 0)
+        ctl_child_signal(&local->nats.child, SIGTERM);
+    else
+        uv_stop(&local->loop);
+}
+
+static void on_kill_time(uv_timer_t *timer)
+{
+    struct local *local = timer->data;
+
+    signal_roles(local, SIGKILL);
+    ctl_child_signal(&local->nats.child, SIGKILL);
+}
+
+/* The first reason is the run's; `error` NULL is success. Takes the text. */
+static void begin_stop(struct local *local, int exit_code, char *error)
+{
+    if (local->stopping) {
+        rt_free(error);
+        return;
+    }
+    local->stopping = true;
+    local->exit_code = exit_code;
+    local->error = error;
+    ctl_progress_end(&local->progress);
+    if (error)
+        fprintf(stderr, "saffron local: %s\n", error);
+    if (local->poll)
+        ctl_poll_cancel(local->poll);
+    signal_roles(local, SIGTERM);
+    uv_timer_start(&local->killer, on_kill_time, KILL_AFTER_MS, 0);
+    stop_next(local);
+}
+
+/* ---- what happens ---- */
+
+static void on_nats_again(uv_timer_t *timer)
+{
+    struct local *local = timer->data;
+
+    if (!local->stopping && ctl_child_start(&local->nats.child) != 0)
+        begin_stop(local, 1, rt_xasprintf("nats-server: %s", rt_err_text()));
+}
+
+static void nats_ended(struct local *local)
+{
+    char how[80];
+
+    if (local->stopping)
+        return;
+    ctl_child_how(&local->nats.child, how, sizeof(how));
+    if (++local->nats_restarts > NATS_RESTARTS_MAX) {
+        begin_stop(local, 1,
+                   rt_xasprintf("nats-server %s, for the %uth time; its log: %s", how,
+                                local->nats_restarts, local->nats.child.log_path));
+        return;
+    }
+    ctl_progress_say(&local->progress, "nats-server %s; starting it again", how);
+    uv_timer_start(&local->nats_again, on_nats_again, local->nats_restarts == 1 ? 0 : 200, 0);
+}
+
+/* A role's own complaint about configuration is the user's business: exit 2, as if we had found it. */
+static void role_ended(struct local *local, struct ctl_child *child)
+{
+    bool usage = WIFEXITED(child->status) && WEXITSTATUS(child->status) == 2;
+    char how[80], last[1024];
+
+    if (local->stopping)
+        return;
+    ctl_child_how(child, how, sizeof(how));
+    ctl_log_last_error(child->log_path, last, sizeof(last));
+    begin_stop(local, usage ? 2 : 1,
+               rt_xasprintf("%s %s%s%s (log: %s)", child->name, how,
+                            last[0] ? "; its last words: " : "", last, child->log_path));
+}
+
+static void on_child_signal(struct local *local)
+{
+    for (size_t i = 0; i < local->n_roles; i++) {
+        if (ctl_child_reap(&local->role[i]))
+            role_ended(local, &local->role[i]);
+    }
+    if (ctl_child_reap(&local->nats.child))
+        nats_ended(local);
+    if (local->stopping)
+        stop_next(local);
+}
+
+static void on_signal(uv_signal_t *handle, int signal)
+{
+    struct local *local = handle->data;
+
+    if (signal == SIGCHLD) {
+        on_child_signal(local);
+    } else if (local->stopping) { /* asked twice */
+        on_kill_time(&local->killer);
+    } else {
+        begin_stop(local, 128 + signal,
+                   signal == SIGINT
+                       ? rt_xstrdup("stopped by Ctrl-C")
+                       : rt_xasprintf("stopped by signal %d (%s)", signal, strsignal(signal)));
+    }
+}
+
+static void on_limit(uv_timer_t *timer)
+{
+    struct local *local = timer->data;
+    char waiting[200];
+
+    ctl_view_waiting(&local->last, waiting, sizeof(waiting));
+    begin_stop(local, 1,
+               rt_xasprintf("not done after %u s (--timeout)%s%s", local->options.timeout_s,
+                            waiting[0] ? "; " : "", waiting));
+}
+
+static bool trainer_answered(const struct ctl_snapshot *snapshot)
+{
+    return json_is_object(json_array_get(snapshot->role[RT_ROLE_TRAINER], 0));
+}
+
+static void on_news(void *ctx, struct ctl_snapshot *snapshot)
+{
+    struct local *local = ctx;
+    struct ctl_view view;
+    char waiting[200];
+
+    if (local->stopping) {
+        ctl_snapshot_release(snapshot);
+        return;
+    }
+    if (trainer_answered(&local->last) && !trainer_answered(snapshot)) {
+        ctl_snapshot_release(snapshot); /* keep what the trainer last said */
+        return;
+    }
+    ctl_view_read(snapshot, &view);
+    ctl_snapshot_release(&local->last);
+    local->last = *snapshot;
+    ctl_view_waiting(snapshot, waiting, sizeof(waiting));
+    ctl_progress_show(&local->progress, &view, waiting);
+    if (!view.done)
+        return;
+    local->rounds_done++;
+    if (snapshot->silent == 0 || local->rounds_done >= ANSWER_ROUNDS)
+        begin_stop(local, 0, NULL);
+}
+
+/* ---- starting ---- */
+
+static int start_role(struct local *local, enum rt_role role, uint32_t index)
+{
+    struct ctl_child *child = &local->role[local->n_roles];
+    const struct ctl_options *options = &local->options;
+    char *program = ctl_program_path(role), number[16];
+    int err;
+
+    snprintf(child->name, sizeof(child->name), "%s/%u", rt_role_name(role), index);
+    child->log_path = rt_xasprintf("%s/logs/%s-%u.log", local->run_dir, rt_role_name(role), index);
+    child->pid_path = rt_xasprintf("%s/pids/%s-%u", local->run_dir, rt_role_name(role), index);
+    ctl_child_arg(child, program);
+    rt_free(program);
+    ctl_child_arg(child, "--index");
+    snprintf(number, sizeof(number), "%u", index);
+    ctl_child_arg(child, number);
+    ctl_child_arg(child, "--size");
+    snprintf(number, sizeof(number), "%u", options->replicas[role]);
+    ctl_child_arg(child, number);
+    ctl_child_arg(child, "--job");
+    ctl_child_arg(child, local->job_name);
+    ctl_child_arg(child, "--nats");
+    ctl_child_arg(child, local->nats_url);
+    ctl_child_arg(child, "--run-dir");
+    ctl_child_arg(child, local->run_dir);
+    ctl_child_arg(child, "--config");
+    ctl_child_arg(child, options->config);
+    if (options->data) {
+        ctl_child_arg(child, "--data");
+        ctl_child_arg(child, options->data);
+    }
+    if (options->model) {
+        ctl_child_arg(child, "--model");
+        ctl_child_arg(child, options->model);
+    }
+    for (size_t i = 0; i < options->n_set; i++) {
+        ctl_child_arg(child, "--set");
+        ctl_child_arg(child, options->set[i]);
+    }
+    err = ctl_child_start(child);
+    local->role_of[local->n_roles++] = role;
+    return err;
+}
+
+static int start_roles(struct local *local)
+{
+    static const enum rt_role order[] = {RT_ROLE_EMBEDDING_SERVER, RT_ROLE_MIDDLEWARE,
+                                         RT_ROLE_TRAINER, RT_ROLE_DATA_COMPOSE};
+    size_t n = 0;
+    int err = 0;
+
+    for (int role = 0; role < RT_ROLE_COUNT; role++)
+        n += local->options.replicas[role];
+    local->role = rt_xcalloc(n, sizeof(*local->role));
+    local->role_of = rt_xcalloc(n, sizeof(*local->role_of));
+    for (size_t i = 0; i < ARRAY_LEN(order) && !err; i++) {
+        for (uint32_t k = 0; k < local->options.replicas[order[i]] && !err; k++)
+            err = start_role(local, order[i], k);
+    }
+    return err;
+}
+
+static int start_poll(struct local *local)
+{
+    struct ctl_poll_conf conf = {
+        .loop = &local->loop,
+        .nats_url = local->nats_url,
+        .job = local->job_name,
+        .every_ms = POLL_EVERY_MS,
+        .ctx = local,
+        .news = on_news,
+    };
+
+    memcpy(conf.replicas, local->options.replicas, sizeof(conf.replicas));
+    return ctl_poll_start(&conf, &local->poll);
+}
+
+static void start_loop(struct local *local)
+{
+    static const int wanted[SIGNALS] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP};
+    int err = uv_loop_init(&local->loop);
+
+    rt_assert(err == 0);
+    signal(SIGPIPE, SIG_IGN); /* a reader of our output may leave */
+    for (int i = 0; i < SIGNALS; i++) {
+        uv_signal_init(&local->loop, &local->on_signal[i]);
+        local->on_signal[i].data = local;
+        uv_signal_start(&local->on_signal[i], on_signal, wanted[i]);
+    }
+    uv_timer_init(&local->loop, &local->limit);
+    uv_timer_init(&local->loop, &local->killer);
+    uv_timer_init(&local->loop, &local->nats_again);
+    local->limit.data = local->killer.data = local->nats_again.data = local;
+    if (local->options.timeout_s)
+        uv_timer_start(&local->limit, on_limit, local->options.timeout_s * 1000ull, 0);
+}
+
+static int start_nats(struct local *local)
+{
+    if (local->options.nats) {
+        local->nats_url = local->options.nats;
+        return 0;
+    }
+    local->nats_url = local->nats.url;
+    return ctl_nats_start(&local->nats, local->run_dir);
+}
+
+/* Who shares a NATS with others needs a name of its own. */
+static char *subject_name(const struct local *local)
+{
+    if (!local->options.nats)
+        return rt_xstrdup(local->job->name);
+    return rt_xasprintf("%s-%llu-%ld", local->job->name, (unsigned long long)rt_wall_ms(),
+                        (long)getpid());
+}
+
+/* Everything that can be wrong before a process is started is found here. */
+static int prepare(struct local *local)
+{
+    struct rt_job_source source = {
+        .folder = local->options.config,
+        .data_dir = local->options.data,
+        .models_dir = getenv("SAFFRON_MODELS_DIR"),
+        .model = local->options.model,
+        .set = (const char *const *)local->options.set,
+        .n_set = local->options.n_set,
+    };
+    struct ctl_run run = {.pid = (long)getpid()};
+    char *config;
+    int err;
+
+    ctl_program_job_paths(source.path);
+    err = rt_job_load(&source, &local->job);
+    if (err)
+        return err;
+    err = ctl_rundir_create(local->options.run_dir, local->job->name, &local->run_dir);
+    if (err)
+        return err;
+    config = rt_path_join(local->run_dir, "config");
+    err = rt_job_write(local->job, config);
+    rt_free(config);
+    if (err)
+        return err;
+    start_loop(local);
+    local->job_name = subject_name(local);
+    err = start_nats(local);
+    if (!err) {
+        snprintf(run.job, sizeof(run.job), "%s", local->job_name);
+        snprintf(run.nats, sizeof(run.nats), "%s", local->nats_url);
+        err = ctl_rundir_write(local->run_dir, &run);
+    }
+    return err;
+}
+
+/* ---- the end ---- */
+
+static void close_handle(uv_handle_t *handle, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+static void close_loop(struct local *local)
+{
+    int err;
+
+    ctl_poll_stop(local->poll);
+    uv_walk(&local->loop, close_handle, NULL);
+    uv_run(&local->loop, UV_RUN_DEFAULT);
+    err = uv_loop_close(&local->loop);
+    rt_assert(err == 0);
+}
+
+static void write_summary(struct local *local)
+{
+    struct ctl_summary summary = {.job = local->job, .final = &local->last, .error = local->error};
+
+    for (size_t i = 0; i < local->n_roles; i++) {
+        summary.cpu_seconds[local->role_of[i]] += local->role[i].cpu_s;
+        summary.peak_rss_bytes[local->role_of[i]] += local->role[i].peak_rss_bytes;
+    }
+    if (ctl_summary_write(&summary, local->run_dir) != 0) {
+        fprintf(stderr, "saffron local: %s\n", rt_err_text());
+        if (local->exit_code == 0)
+            local->exit_code = 1;
+    } else if (!local->error) {
+        ctl_summary_print(&summary, local->run_dir);
+    } else {
+        fprintf(stderr, "saffron local: logs and summary are in %s\n", local->run_dir);
+    }
+}
+
+static void release(struct local *local)
+{
+    for (size_t i = 0; i < local->n_roles; i++)
+        ctl_child_release(&local->role[i]);
+    rt_free(local->role);
+    rt_free(local->role_of);
+    ctl_child_release(&local->nats.child);
+    ctl_snapshot_release(&local->last);
+    ctl_options_release(&local->options);
+    rt_job_destroy(local->job);
+    rt_free(local->run_dir);
+    rt_free(local->job_name);
+    rt_free(local->error);
+}
+
+int ctl_local(int argc, char **argv)
+{
+    struct local local = {0};
+    int err;
+
+    ctl_options_parse(argc, argv, &local.options);
+    ctl_progress_init(&local.progress, local.options.quiet);
+    err = prepare(&local);
+    if (err && !local.job_name) { /* no run yet: nothing to stop or to sum up */
+        fprintf(stderr, "saffron local: %s\n", rt_err_text());
+        release(&local);
+        return rt_exit_code(err);
+    }
+    if (!err)
+        ctl_progress_say(&local.progress, "%s: training %s; logs in %s/logs", local.job->name,
+                         local.job->model_name, local.run_dir);
+    if (!err)
+        err = start_roles(&local);
+    if (!err)
+        err = start_poll(&local);
+    if (err)
+        begin_stop(&local, rt_exit_code(err), rt_xstrdup(rt_err_text()));
+    uv_run(&local.loop, UV_RUN_DEFAULT);
+    close_loop(&local);
+    write_summary(&local);
+    err = local.exit_code;
+    release(&local);
+    return err;
+}

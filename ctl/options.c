@@ -1,0 +1,173 @@
+/* ctl/options.c -- the command line of `saffron local`.
+ *
+ * Job keys change by --set; --epochs and --seed are short for one. Everything else is a matter of the
+ * processes. Long options only, as everywhere. */
+#include "ctl/options.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/mem.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum option_key {
+    KEY_CONFIG = 256,
+    KEY_DATA,
+    KEY_RUN_DIR,
+    KEY_MODEL,
+    KEY_EPOCHS,
+    KEY_SEED,
+    KEY_SET,
+    KEY_NATS,
+    KEY_TIMEOUT,
+    KEY_QUIET,
+    KEY_REPLICAS, /* + enum rt_role; the last */
+};
+
+static const struct argp_option option[] = {
+    {NULL, 0, NULL, 0, "What to train:", 1},
+    {"config", KEY_CONFIG, "DIR", 0, "folder of the job's four files (default configs/synthetic)",
+     1},
+    {"data", KEY_DATA, "DIR", 0, "folder that its data globs are relative to (default: the job's)",
+     1},
+    {"model", KEY_MODEL, "NAME|FILE", 0, "another model (default: what model.yml says)", 1},
+    {"epochs", KEY_EPOCHS, "N", 0, "the same as --set data.epochs=N", 1},
+    {"seed", KEY_SEED, "N", 0, "the same as --set global.seed=N", 1},
+    {"set", KEY_SET, "FILE.key.path=VALUE", 0,
+     "change a key of the job, as in --set data.batch_size=512; may be repeated", 1},
+    {NULL, 0, NULL, 0, "How:", 2},
+    {"run-dir", KEY_RUN_DIR, "DIR", 0, "where results and logs go (default runs/JOB-TIME)", 2},
+    {"trainers", KEY_REPLICAS + RT_ROLE_TRAINER, "N", 0,
+     "trainers; 1 is all this version can (default 1)", 2},
+    {"middlewares", KEY_REPLICAS + RT_ROLE_MIDDLEWARE, "N", 0, "middlewares (default 1)", 2},
+    {"embedding-servers", KEY_REPLICAS + RT_ROLE_EMBEDDING_SERVER, "N", 0,
+     "embedding servers (default 1)", 2},
+    {"data-composes", KEY_REPLICAS + RT_ROLE_DATA_COMPOSE, "N", 0, "data composers (default 1)", 2},
+    {"nats", KEY_NATS, "URL", 0, "use this NATS (default: a nats-server of its own on a free port)",
+     2},
+    {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this time (default 0: never)", 2},
+    {"quiet", KEY_QUIET, NULL, 0, "no progress, only the result", 2},
+    {0},
+};
+
+bool ctl_parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *out)
+{
+    char *end;
+    uint64_t value;
+
+    if (text[0] < '0' || text[0] > '9')
+        return false;
+    errno = 0;
+    value = strtoull(text, &end, 10);
+    if (errno || *end || value < min || value > max)
+        return false;
+    *out = value;
+    return true;
+}
+
+static uint64_t number(struct argp_state *state, const char *name, const char *text, uint64_t min,
+                       uint64_t max)
+{
+    uint64_t value = min;
+
+    if (!ctl_parse_u64(text, min, max, &value))
+        argp_error(state, "--%s: expected an integer in %llu..%llu, got '%s'", name,
+                   (unsigned long long)min, (unsigned long long)max, text);
+    return value;
+}
+
+static void add_set(struct argp_state *state, struct ctl_options *options, char *text)
+{
+    if (options->n_set == CTL_SETS_MAX) {
+        rt_free(text);
+        argp_error(state, "--set: at most %d of them", CTL_SETS_MAX);
+        return;
+    }
+    options->set[options->n_set++] = text;
+}
+
+static void set_replicas(struct argp_state *state, struct ctl_options *options, enum rt_role role,
+                         const char *text)
+{
+    static const char *const name[RT_ROLE_COUNT] = {
+        [RT_ROLE_DATA_COMPOSE] = "data-composes",
+        [RT_ROLE_MIDDLEWARE] = "middlewares",
+        [RT_ROLE_EMBEDDING_SERVER] = "embedding-servers",
+        [RT_ROLE_TRAINER] = "trainers",
+    };
+    uint64_t max = role == RT_ROLE_TRAINER ? 1 : CTL_REPLICAS_MAX;
+
+    options->replicas[role] = (uint32_t)number(state, name[role], text, 1, max);
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct ctl_options *options = state->input;
+
+    switch (key) {
+    case KEY_CONFIG:
+        options->config = arg;
+        break;
+    case KEY_DATA:
+        options->data = arg;
+        break;
+    case KEY_RUN_DIR:
+        options->run_dir = arg;
+        break;
+    case KEY_MODEL:
+        options->model = arg;
+        break;
+    case KEY_NATS:
+        options->nats = arg;
+        break;
+    case KEY_QUIET:
+        options->quiet = true;
+        break;
+    case KEY_TIMEOUT:
+        options->timeout_s = (uint32_t)number(state, "timeout", arg, 0, 100000000);
+        break;
+    case KEY_EPOCHS:
+        number(state, "epochs", arg, 1, UINT32_MAX);
+        add_set(state, options, rt_xasprintf("data.epochs=%s", arg));
+        break;
+    case KEY_SEED:
+        number(state, "seed", arg, 0, UINT64_MAX);
+        add_set(state, options, rt_xasprintf("global.seed=%s", arg));
+        break;
+    case KEY_SET:
+        add_set(state, options, rt_xstrdup(arg));
+        break;
+    case ARGP_KEY_ARG:
+        argp_error(state, "unexpected argument '%s'", arg);
+        break;
+    default:
+        if (key < KEY_REPLICAS || key >= KEY_REPLICAS + RT_ROLE_COUNT)
+            return ARGP_ERR_UNKNOWN;
+        set_replicas(state, options, (enum rt_role)(key - KEY_REPLICAS), arg);
+    }
+    return 0;
+}
+
+void ctl_options_parse(int argc, char **argv, struct ctl_options *out)
+{
+    static const struct argp argp = {
+        .options = option,
+        .parser = parse,
+        .doc = "Train one job on this machine: all roles as processes, supervised until the end.\v"
+               "Exit status: 0 done, 1 failure, 2 wrong usage or configuration, 130 stopped by "
+               "Ctrl-C.",
+    };
+
+    *out = (struct ctl_options){.config = "configs/synthetic"};
+    for (int role = 0; role < RT_ROLE_COUNT; role++)
+        out->replicas[role] = 1;
+    argp_parse(&argp, argc, argv, 0, NULL, out);
+}
+
+void ctl_options_release(struct ctl_options *options)
+{
+    for (size_t i = 0; i < options->n_set; i++)
+        rt_free(options->set[i]);
+    options->n_set = 0;
+}

@@ -1,0 +1,31 @@
+/* ctl/options.h -- what `saffron local` was asked on the command line. */
+#ifndef CTL_OPTIONS_H
+#define CTL_OPTIONS_H
+
+#include "runtime/base/role.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CTL_SETS_MAX     256 /* --set, and the options that are short for one */
+#define CTL_REPLICAS_MAX 64  /* processes of one role that `local` starts */
+
+/* Strings point into argv, but for set[], which ctl_options_release frees. */
+struct ctl_options {
+    const char *config, *data, *run_dir, *model, *nats; /* but for config: NULL when not given */
+    uint32_t replicas[RT_ROLE_COUNT];
+    uint32_t timeout_s; /* 0: none */
+    bool quiet;
+    size_t n_set;
+    char *set[CTL_SETS_MAX]; /* "data.epochs=2", in the order in which they were given */
+};
+
+/* Prints its complaint and exits 2, or --help and exits 0, as argp does. */
+void ctl_options_parse(int argc, char **argv, struct ctl_options *out);
+void ctl_options_release(struct ctl_options *options);
+
+/* Decimal digits only, min..max; false otherwise. */
+bool ctl_parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *out);
+
+#endif

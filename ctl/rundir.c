@@ -1,0 +1,136 @@
+/* ctl/rundir.c -- make the folder of a run; say in it who supervises. */
+#include "ctl/rundir.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/base/mem.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define NAME_TRIES     100
+#define RUN_FILE_BYTES 65536
+
+/* Exactly one process makes pids/: that run owns the folder. RT_EUSAGE when another one does. */
+static int claim(const char *dir)
+{
+    char *pids = rt_path_join(dir, "pids"), *summary = rt_path_join(dir, "summary.json");
+    int err = rt_mkdir_all(dir);
+
+    if (!err && rt_file_exists(summary))
+        err = RT_FAIL(RT_EUSAGE, "--run-dir %s: holds another run; name a new folder", dir);
+    if (!err && mkdir(pids, 0755) != 0) {
+        if (errno == EEXIST)
+            err = RT_FAIL(RT_EUSAGE, "--run-dir %s: holds another run; name a new folder", dir);
+        else
+            err = RT_FAIL(RT_EFILE, "%s: %s", pids, strerror(errno));
+    }
+    rt_free(pids);
+    rt_free(summary);
+    return err;
+}
+
+/* Two runs may start within one second: the second becomes runs/JOB-TIME-2. */
+static int claim_default(const char *job_name, char **out)
+{
+    time_t now = time(NULL);
+    struct tm local;
+    char stamp[32];
+    int err = 0;
+
+    localtime_r(&now, &local);
+    strftime(stamp, sizeof(stamp), "%Y%m%d-%H%M%S", &local);
+    for (int i = 1; i <= NAME_TRIES; i++) {
+        char *dir = i == 1 ? rt_xasprintf("runs/%s-%s", job_name, stamp)
+                           : rt_xasprintf("runs/%s-%s-%d", job_name, stamp, i);
+
+        err = claim(dir);
+        if (!err) {
+            *out = dir;
+            return 0;
+        }
+        rt_free(dir);
+        if (err != RT_EUSAGE)
+            break;
+    }
+    return err;
+}
+
+int ctl_rundir_create(const char *wanted, const char *job_name, char **out)
+{
+    static const char *const part[] = {"config", "logs", "quarantine", "model"};
+    int err;
+
+    if (wanted) {
+        err = claim(wanted);
+        if (err)
+            return err;
+        *out = rt_xstrdup(wanted);
+    } else {
+        err = claim_default(job_name, out);
+        if (err)
+            return err;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(part) && !err; i++) {
+        char *path = rt_path_join(*out, part[i]);
+
+        err = rt_mkdir_all(path);
+        rt_free(path);
+    }
+    if (err) {
+        rt_free(*out);
+        *out = NULL;
+    }
+    return err;
+}
+
+int ctl_rundir_write(const char *dir, const struct ctl_run *run)
+{
+    json_t *root = json_pack("{s:s, s:s, s:I}", "job", run->job, "nats", run->nats, "pid",
+                             (json_int_t)run->pid);
+    char *path = rt_path_join(dir, "local.json");
+    char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    int err = text ? rt_file_write(path, text, strlen(text))
+                   : RT_FAIL(RT_EUSAGE, "%s: a name is not UTF-8", path);
+
+    free(text);
+    json_decref(root);
+    rt_free(path);
+    return err;
+}
+
+int ctl_rundir_read(const char *dir, struct ctl_run *out)
+{
+    char *path = rt_path_join(dir, "local.json");
+    const char *job = NULL, *nats = NULL;
+    json_t *root = NULL;
+    json_int_t pid = 0;
+    char *text = NULL;
+    size_t size;
+    int err = 0;
+
+    if (!rt_file_exists(path))
+        err = RT_FAIL(RT_EUSAGE, "--run-dir %s: no run of `saffron local` (no local.json in it)",
+                      dir);
+    if (!err)
+        err = rt_file_read(path, RUN_FILE_BYTES, &text, &size);
+    if (!err) {
+        root = json_loadb(text, size, 0, NULL);
+        if (json_unpack(root, "{s:s, s:s, s:I}", "job", &job, "nats", &nats, "pid", &pid) != 0)
+            err = RT_FAIL(RT_EDATA, "%s: expected {job, nats, pid}", path);
+    }
+    if (!err) {
+        snprintf(out->job, sizeof(out->job), "%s", job);
+        snprintf(out->nats, sizeof(out->nats), "%s", nats);
+        out->pid = (long)pid;
+    }
+    json_decref(root);
+    rt_free(text);
+    rt_free(path);
+    return err;
+}

@@ -1,0 +1,19 @@
+/* ctl/rundir.h -- the folder of one run, and what is in it: summary.json, config/, logs/, pids/,
+ * quarantine/, model/, and local.json (who supervises it, for `saffron status` and `saffron stop`). */
+#ifndef CTL_RUNDIR_H
+#define CTL_RUNDIR_H
+
+#include "runtime/job/job.h"
+
+/* Make it. `wanted` NULL: runs/JOB-TIME. RT_EUSAGE when it holds a run already. *out: caller frees. */
+int ctl_rundir_create(const char *wanted, const char *job_name, char **out);
+
+struct ctl_run {
+    char job[128], nats[256];
+    long pid; /* of `saffron local` */
+};
+/* How to reach a run: written when it starts, read by the other commands. */
+int ctl_rundir_write(const char *dir, const struct ctl_run *run);
+int ctl_rundir_read(const char *dir, struct ctl_run *out);
+
+#endif

@@ -1,0 +1,163 @@
+/* ctl/summary.c -- one object of results.
+ *
+ * Counts come from the trainer's ledger, which knows each row of each epoch once; what processes used comes
+ * from the kernel, at their end. Other tools rely on the names: a field is null where a run has no such
+ * figure, and never left out. `error` is there only when the run failed. */
+#include "ctl/summary.h"
+#include "ctl/progress.h"
+#include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/base/mem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const mode_name[] = {
+    [RT_MODE_FULL] = "full",
+    [RT_MODE_HYBRID] = "hybrid",
+    [RT_MODE_ASYNC] = "async",
+};
+
+static json_t *real_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *count_or_null(double value)
+{
+    return isfinite(value) ? json_integer((json_int_t)(value + 0.5)) : json_null();
+}
+
+/* Bytes that a role's processes sent, per trained sample, by hop: "trainer_to_middleware". A role's status
+ * tells them as an object {peer role: bytes}. */
+static json_t *hops(const struct ctl_summary *summary, double samples)
+{
+    json_t *out = json_object();
+
+    for (int role = 0; role < RT_ROLE_COUNT; role++) {
+        const json_t *status;
+        size_t i;
+
+        json_array_foreach (summary->final->role[role], i, status) {
+            json_t *sent = json_object_get(status, "bytes_sent"), *bytes;
+            const char *peer;
+
+            json_object_foreach (sent, peer, bytes) {
+                char *hop = rt_xasprintf("%s_to_%s", rt_role_name((enum rt_role)role), peer);
+                double known = json_number_value(json_object_get(out, hop));
+
+                if (samples > 0)
+                    json_object_set_new(out, hop,
+                                        json_real(known + json_number_value(bytes) / samples));
+                rt_free(hop);
+            }
+        }
+    }
+    return out;
+}
+
+static void put_counts(json_t *out, const struct ctl_view *view)
+{
+    json_object_set_new(out, "steps", count_or_null(view->step));
+    json_object_set_new(out, "samples_read", count_or_null(view->samples_read));
+    json_object_set_new(out, "samples_trained", count_or_null(view->samples_trained));
+    json_object_set_new(out, "samples_quarantined", count_or_null(view->samples_quarantined));
+    json_object_set_new(out, "samples_dropped", count_or_null(view->samples_dropped));
+    json_object_set_new(out, "train_seconds", real_or_null(view->train_seconds));
+    json_object_set_new(out, "samples_per_second",
+                        view->train_seconds > 0
+                            ? real_or_null(view->samples_trained / view->train_seconds)
+                            : json_null());
+}
+
+static void put_quality(json_t *out, const struct ctl_view *view)
+{
+    json_object_set_new(out, "train_loss", real_or_null(view->train_loss));
+    json_object_set_new(out, "test_auc", real_or_null(view->test_auc));
+    json_object_set_new(out, "test_logloss", real_or_null(view->test_logloss));
+    json_object_set_new(out, "test_samples", count_or_null(view->test_samples));
+    json_object_set_new(out, "test_auc_best_possible", real_or_null(view->test_auc_best));
+    json_object_set_new(out, "staleness_max", count_or_null(view->staleness_max));
+    json_object_set_new(out, "rows_total", count_or_null(view->rows_total));
+    json_object_set_new(out, "bytes_per_row", real_or_null(view->bytes_per_row));
+}
+
+static json_t *build(const struct ctl_summary *summary)
+{
+    json_t *out = json_object(), *cpu = json_object(), *rss = json_object();
+    const struct rt_job *job = summary->job;
+    struct ctl_view view;
+
+    ctl_view_read(summary->final, &view);
+    json_object_set_new(out, "job", json_string(job->name));
+    json_object_set_new(out, "mode", json_string(mode_name[job->global.mode]));
+    json_object_set_new(out, "model", json_string(job->model_name));
+    json_object_set_new(out, "dataset", json_string(job->data.name));
+    json_object_set_new(out, "seed", json_integer((json_int_t)job->global.seed));
+    json_object_set_new(out, "epochs", json_integer(job->data.epochs));
+    put_counts(out, &view);
+    put_quality(out, &view);
+    json_object_set_new(out, "bytes_per_sample", hops(summary, view.samples_trained));
+    for (int role = 0; role < RT_ROLE_COUNT; role++) {
+        const char *name = rt_role_name((enum rt_role)role);
+
+        json_object_set_new(cpu, name, json_real(summary->cpu_seconds[role]));
+        json_object_set_new(rss, name, json_integer((json_int_t)summary->peak_rss_bytes[role]));
+    }
+    json_object_set_new(out, "cpu_seconds", cpu);
+    json_object_set_new(out, "peak_rss_bytes", rss);
+    json_object_set_new(out, "checkpoint", json_null());
+    if (summary->error)
+        json_object_set_new(out, "error", json_string(summary->error));
+    return out;
+}
+
+int ctl_summary_write(const struct ctl_summary *summary, const char *run_dir)
+{
+    char *path = rt_path_join(run_dir, "summary.json");
+    json_t *root = build(summary);
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    int err = RT_FAIL(RT_ENOMEM, "%s: out of memory", path);
+
+    if (text) {
+        char *line = rt_xasprintf("%s\n", text);
+
+        err = rt_file_write(path, line, strlen(line));
+        rt_free(line);
+    }
+    free(text);
+    json_decref(root);
+    rt_free(path);
+    return err;
+}
+
+void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
+{
+    const struct rt_job *job = summary->job;
+    char a[32], b[32], c[32];
+    struct ctl_view view;
+
+    ctl_view_read(summary->final, &view);
+    printf("\n  job         %s: %s, %s, %u epoch%s of %s, seed %llu\n", job->name, job->model_name,
+           mode_name[job->global.mode], job->data.epochs, job->data.epochs == 1 ? "" : "s",
+           job->data.name, (unsigned long long)job->global.seed);
+    if (isfinite(view.test_auc)) {
+        printf("  test        AUC %.4f  log loss %.4f  (%s samples)\n", view.test_auc,
+               view.test_logloss, ctl_thousands(view.test_samples, a, sizeof(a)));
+        if (isfinite(view.test_auc_best))
+            printf("              the best possible AUC on this data is %.4f\n",
+                   view.test_auc_best);
+    } else {
+        printf("  test        none: data.yml has no `test:` files\n");
+    }
+    printf("  training    %s samples in %.1f s, %s samples/s, loss %.4f in the last epoch\n",
+           ctl_thousands(view.samples_trained, a, sizeof(a)), view.train_seconds,
+           ctl_thousands(view.samples_trained / view.train_seconds, b, sizeof(b)), view.train_loss);
+    printf("  embeddings  %s rows; input rows quarantined %s, samples dropped %s\n",
+           ctl_thousands(view.rows_total, a, sizeof(a)),
+           ctl_thousands(view.samples_quarantined, b, sizeof(b)),
+           ctl_thousands(view.samples_dropped, c, sizeof(c)));
+    printf("  files       %s/summary.json, logs beside it\n", run_dir);
+}

@@ -1,0 +1,25 @@
+/* ctl/view.h -- the status objects of a snapshot as numbers: what progress and summary are made of. */
+#ifndef CTL_VIEW_H
+#define CTL_VIEW_H
+
+#include "ctl/poll.h"
+
+/* Of the trainers together. A number that was not told is NaN. */
+struct ctl_view {
+    char state[24], phase[24], waiting[128]; /* "" when unknown, or nothing is waited for */
+    bool done;
+    double epoch, epochs, step, samples_per_epoch;
+    double samples_trained, samples_dropped, samples_read, samples_quarantined;
+    double train_seconds, samples_per_second, loss, train_loss;
+    double test_auc, test_logloss, test_samples, staleness_max;
+    double test_auc_best; /* synthetic data only */
+    double rows_total, bytes_per_row;
+};
+
+void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out);
+/* A number of one status object; NaN when absent, null, or no number. */
+double ctl_view_number(const json_t *status, const char *key);
+/* What the first role that waits for somebody waits for: "trainer/0 waits for middleware"; "": none. */
+void ctl_view_waiting(const struct ctl_snapshot *snapshot, char *out, size_t size);
+
+#endif
