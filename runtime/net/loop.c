@@ -1,4 +1,4 @@
-/* runtime/net/loop.c -- rt_io on libuv: one loop, its timers, its posts, its worker, its files.
+/* runtime/net/loop.c -- rt_io on libuv: one loop, its timers, its posts, its worker.
  *
  * Timers are our own heap with one uv_timer as its alarm: libuv's timers are handles, whose memory
  * may be freed only after an asynchronous close, while rt_timer is embedded in its owner and dies
@@ -17,19 +17,13 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
 #include "runtime/net/conn.h"
+#include "runtime/net/files.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-struct rt_file {
-    int fd;
-    char *path;
-};
 
 static struct rt_loop *loop_of(struct rt_io *io)
 {
@@ -208,40 +202,6 @@ static void io_work(struct rt_io *io, struct rt_work *work)
     }
 }
 
-/* ---- files ---- */
-
-static int io_file_open(struct rt_io *io, const char *path, struct rt_file **out)
-{
-    (void)io;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return RT_FAIL(RT_EFILE, "%s: cannot be opened: %s", path, strerror(errno));
-    posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-    *out = rt_xmalloc(sizeof(**out));
-    **out = (struct rt_file){fd, rt_xstrdup(path)};
-    return 0;
-}
-
-static ssize_t io_file_read(struct rt_file *file, void *out, size_t size)
-{
-    ssize_t n;
-    do
-        n = read(file->fd, out, size);
-    while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return RT_FAIL(RT_EFILE, "%s: cannot be read: %s", file->path, strerror(errno));
-    return n;
-}
-
-static void io_file_close(struct rt_file *file)
-{
-    if (!file)
-        return;
-    close(file->fd);
-    rt_free(file->path);
-    rt_free(file);
-}
-
 /* ---- life of the loop ---- */
 
 static const struct rt_io_ops loop_ops = {
@@ -259,9 +219,9 @@ static const struct rt_io_ops loop_ops = {
     .link_close = rt_conn_close,
     .link_name = rt_conn_name,
     .work = io_work,
-    .file_open = io_file_open,
-    .file_read = io_file_read,
-    .file_close = io_file_close,
+    .file_open = rt_files_open,
+    .file_read = rt_files_read,
+    .file_close = rt_files_close,
     .pool = io_pool,
 };
 

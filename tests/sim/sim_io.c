@@ -1,0 +1,682 @@
+/* tests/sim/sim_io.c -- the simulated world.
+ *
+ * A heap of events by (time, number) drives everything but timers, which each node keeps in the same
+ * heap that the real loop uses. A link is two ends; sending appends the frame's bytes to the other
+ * end's inbox and schedules one delivery, which takes whatever is first in the inbox: so frames keep
+ * their order whatever their delays. The end of a link travels through the inbox like a frame.
+ *
+ * An end is freed when it has heard down() and no event refers to it any more. */
+#include "tests/sim/sim_io.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/hash.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "runtime/net/files.h"
+#include "runtime/net/timers.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NODES_MAX     64
+#define START_NS      1000000000ull
+#define WALL_START_MS 1750000000000ull
+#define CUT_POLL_NS   1000000ull
+#define FIRST_PORT    1000
+
+enum event_kind { EV_ASK_CONNECT, EV_UP, EV_DELIVER, EV_DOWN, EV_WORK };
+
+struct event {
+    uint64_t at_ns, seq;
+    enum event_kind kind;
+    struct rt_link *link;
+    struct rt_work *work;
+};
+
+/* What is under way to an end: a frame's bytes, or the end of the link (bytes NULL). */
+struct parcel {
+    struct parcel *next;
+    uint8_t *bytes;
+    size_t size;
+};
+
+struct node {
+    struct rt_io io; /* first */
+    struct sim *sim;
+    unsigned index, next_port;
+    struct rt_timers timers;
+    struct rt_pool *pool;
+    uint64_t draw_key, draws;
+};
+
+struct rt_listener {
+    struct rt_listener *next;
+    struct node *node;
+    unsigned port;
+    rt_accept_fn accept;
+    void *arg;
+};
+
+enum end_state { END_CONNECTING, END_OPEN, END_CLOSING, END_DONE };
+
+struct rt_link {
+    struct node *node, *far_node;
+    struct rt_link *far; /* NULL: not connected yet, or gone */
+    struct rt_link *next;
+    unsigned port; /* CONNECTING: where to */
+    enum end_state state;
+    const struct rt_link_events *events;
+    void *arg;
+    int err;
+    char why[256];
+    char name[RT_ADDRESS_MAX];
+    struct parcel *inbox, **inbox_end;
+    size_t inbox_bytes;
+    uint64_t arrives_ns; /* of the latest parcel under way to this end */
+    unsigned refs;       /* events that name it, and 1 until down() */
+};
+
+struct sim {
+    struct sim_conf conf;
+    struct node node[NODES_MAX];
+    uint64_t now_ns, next_seq, digest;
+    uint64_t draw_key, draws;
+    struct event *heap;
+    size_t count, capacity;
+    struct rt_listener *listeners;
+    struct rt_link *links;
+    bool cut[NODES_MAX][NODES_MAX], flip[NODES_MAX][NODES_MAX];
+};
+
+static struct node *node_of(struct rt_io *io)
+{
+    return (struct node *)io;
+}
+
+/* ---- events ---- */
+
+static bool before(const struct event *a, const struct event *b)
+{
+    return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->seq < b->seq;
+}
+
+static void push_event(struct sim *sim, struct event ev)
+{
+    if (sim->count == sim->capacity) {
+        sim->capacity = sim->capacity ? 2 * sim->capacity : 64;
+        sim->heap = rt_xrealloc(sim->heap, sim->capacity * sizeof(ev));
+    }
+    ev.seq = sim->next_seq++;
+    if (ev.link)
+        ev.link->refs++;
+    size_t at = sim->count++;
+    while (at > 0 && before(&ev, &sim->heap[(at - 1) / 2])) {
+        sim->heap[at] = sim->heap[(at - 1) / 2];
+        at = (at - 1) / 2;
+    }
+    sim->heap[at] = ev;
+}
+
+static struct event pop_event(struct sim *sim)
+{
+    struct event top = sim->heap[0], last = sim->heap[--sim->count];
+    size_t at = 0, child;
+    while ((child = 2 * at + 1) < sim->count) {
+        if (child + 1 < sim->count && before(&sim->heap[child + 1], &sim->heap[child]))
+            child++;
+        if (!before(&sim->heap[child], &last))
+            break;
+        sim->heap[at] = sim->heap[child];
+        at = child;
+    }
+    sim->heap[at] = last;
+    return top;
+}
+
+static uint64_t draw_delay(struct sim *sim)
+{
+    uint64_t span = sim->conf.delay_max_ns - sim->conf.delay_min_ns;
+    return sim->conf.delay_min_ns + rt_below(rt_draw(sim->draw_key, sim->draws++), span + 1);
+}
+
+/* ---- links ---- */
+
+static struct rt_link *link_new(struct node *node, struct node *far_node, const char *name)
+{
+    struct rt_link *link = rt_xcalloc(1, sizeof(*link));
+    link->node = node;
+    link->far_node = far_node;
+    link->inbox_end = &link->inbox;
+    link->refs = 1;
+    snprintf(link->name, sizeof(link->name), "%s", name);
+    link->next = node->sim->links;
+    node->sim->links = link;
+    return link;
+}
+
+static struct parcel *take_parcel(struct rt_link *link)
+{
+    struct parcel *parcel = link->inbox;
+    if (!parcel)
+        return NULL;
+    link->inbox = parcel->next;
+    if (!link->inbox)
+        link->inbox_end = &link->inbox;
+    link->inbox_bytes -= parcel->size;
+    return parcel;
+}
+
+static void free_parcel(struct parcel *parcel)
+{
+    rt_free(parcel->bytes);
+    rt_free(parcel);
+}
+
+static void link_unref(struct rt_link *link)
+{
+    struct parcel *parcel;
+    if (--link->refs > 0)
+        return;
+    struct rt_link **at = &link->node->sim->links;
+    while (*at != link)
+        at = &(*at)->next;
+    *at = link->next;
+    if (link->far)
+        link->far->far = NULL;
+    while ((parcel = take_parcel(link)))
+        free_parcel(parcel);
+    rt_free(link);
+}
+
+/* Put something on its way to the far end. Takes bytes. */
+static void send_parcel(struct rt_link *link, uint8_t *bytes, size_t size)
+{
+    struct sim *sim = link->node->sim;
+    struct rt_link *far = link->far;
+    if (!far || far->state >= END_CLOSING) {
+        rt_free(bytes);
+        return;
+    }
+    struct parcel *parcel = rt_xmalloc(sizeof(*parcel));
+    *parcel = (struct parcel){NULL, bytes, size};
+    *far->inbox_end = parcel;
+    far->inbox_end = &parcel->next;
+    far->inbox_bytes += size;
+    uint64_t at = sim->now_ns + draw_delay(sim);
+    far->arrives_ns = at > far->arrives_ns ? at : far->arrives_ns;
+    push_event(sim, (struct event){.at_ns = far->arrives_ns, .kind = EV_DELIVER, .link = far});
+}
+
+static void end_link(struct rt_link *link, int err, const char *why, bool tell)
+{
+    struct sim *sim = link->node->sim;
+    if (link->state >= END_CLOSING)
+        return;
+    if (tell)
+        send_parcel(link, NULL, 0);
+    link->state = END_CLOSING;
+    link->err = err;
+    snprintf(link->why, sizeof(link->why), "%s", why);
+    push_event(sim, (struct event){.at_ns = sim->now_ns, .kind = EV_DOWN, .link = link});
+}
+
+static void io_link_close(struct rt_link *link, int err, const char *why)
+{
+    end_link(link, err, why, true);
+}
+
+static void io_link_set(struct rt_link *link, const struct rt_link_events *events, void *arg)
+{
+    link->events = events;
+    link->arg = arg;
+    if (!events)
+        end_link(link, RT_ECANCELED, "given up by its owner", true);
+}
+
+static const char *io_link_name(const struct rt_link *link)
+{
+    return link->name;
+}
+
+static size_t io_link_queued(const struct rt_link *link)
+{
+    return link->far ? link->far->inbox_bytes : 0;
+}
+
+static void maybe_flip(const struct rt_link *link, uint8_t *bytes, size_t size)
+{
+    struct sim *sim = link->node->sim;
+    bool *flip = &sim->flip[link->node->index][link->far_node->index];
+    if (!*flip)
+        return;
+    uint64_t bit = rt_below(rt_draw(sim->draw_key, sim->draws++), size * 8);
+    bytes[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+    *flip = false;
+}
+
+static int io_link_send(struct rt_link *link, struct rt_header *header, const void *message,
+                        size_t message_size, const struct rt_piece *pieces, size_t n_pieces)
+{
+    size_t size = 0, end = 0;
+    rt_assert(message_size <= RT_MESSAGE_MAX && n_pieces <= RT_SEGMENTS_MAX);
+    if (link->state != END_OPEN)
+        return RT_FAIL(RT_EPEER, "%s: not connected", link->name);
+    for (size_t i = 0; i < n_pieces; i++)
+        rt_segment_put(&size, pieces[i].size);
+    if (size > RT_PAYLOAD_MAX)
+        return RT_FAIL(RT_ELIMIT, "%s: payload of a frame is over %llu bytes", link->name,
+                       RT_PAYLOAD_MAX);
+    uint8_t *bytes = rt_xcalloc(1, RT_FRAME_HEADER_SIZE + message_size + size);
+    uint8_t *at_message = bytes + RT_FRAME_HEADER_SIZE, *payload = at_message + message_size;
+    if (message_size)
+        memcpy(at_message, message, message_size);
+    for (size_t i = 0; i < n_pieces; i++) {
+        size_t at = rt_segment_put(&end, pieces[i].size);
+        if (pieces[i].size)
+            memcpy(payload + at, pieces[i].data, pieces[i].size);
+    }
+    header->version = RT_WIRE_VERSION;
+    header->message_size = (uint32_t)message_size;
+    header->payload_size = size;
+    header->payload_crc = rt_crc32c(0, payload, size);
+    rt_header_encode(header, bytes);
+    rt_header_seal(bytes, at_message, message_size);
+    size += RT_FRAME_HEADER_SIZE + message_size;
+    maybe_flip(link, bytes, size);
+    send_parcel(link, bytes, size);
+    return 0;
+}
+
+/* What a real link does with a frame: header, admit, checksums, frame. */
+static int receive(struct rt_link *link, const uint8_t *bytes, size_t size)
+{
+    struct rt_header header;
+    struct rt_buf *payload = NULL;
+    const uint8_t *message = bytes + RT_FRAME_HEADER_SIZE;
+    int err = rt_header_decode(bytes, &header);
+    if (!err && RT_FRAME_HEADER_SIZE + header.message_size + header.payload_size != size)
+        err = RT_FAIL(RT_EPROTO, "frame: its sizes do not fit its %zu bytes", size);
+    if (!err)
+        err = link->events->admit(link->arg, &header, &payload);
+    bool discard = err == RT_EFULL;
+    if (!err || discard)
+        err = rt_header_verify(bytes, message, header.message_size);
+    const uint8_t *at = message + header.message_size;
+    if (!err && rt_crc32c(0, at, header.payload_size) != header.payload_crc)
+        err = RT_FAIL(RT_EPROTO, "frame field payload_crc: the payload has another");
+    if (!err) {
+        if (discard)
+            header.flags |= RT_FRAME_DISCARDED;
+        if (payload) {
+            memcpy(payload->data, at, header.payload_size);
+            payload->size = header.payload_size;
+        }
+        link->events->frame(link->arg, &(struct rt_frame){header, message, payload});
+    }
+    rt_buf_unref(payload);
+    return err;
+}
+
+static void deliver(struct sim *sim, struct rt_link *link)
+{
+    if (link->state >= END_CLOSING)
+        return;
+    if (sim->cut[link->node->index][link->far_node->index]) {
+        push_event(sim, (struct event){
+                            .at_ns = sim->now_ns + CUT_POLL_NS, .kind = EV_DELIVER, .link = link});
+        return;
+    }
+    struct parcel *parcel = take_parcel(link);
+    rt_assert(parcel);
+    if (!parcel->bytes) {
+        end_link(link, RT_EPEER, "closed by the other end", false);
+    } else {
+        sim->digest = rt_hash_bytes_seed(parcel->bytes, parcel->size, sim->digest);
+        if (link->events->bytes)
+            link->events->bytes(link->arg);
+        int err = receive(link, parcel->bytes, parcel->size);
+        if (err)
+            end_link(link, err, rt_err_text(), true);
+    }
+    free_parcel(parcel);
+}
+
+/* ---- connecting ---- */
+
+static int parse(const char *address, unsigned *node, unsigned *port)
+{
+    char *end;
+    if (strncmp(address, "sim:", 4) == 0) {
+        *node = (unsigned)strtoul(address + 4, &end, 10);
+        if (*end == ':') {
+            *port = (unsigned)strtoul(end + 1, &end, 10);
+            if (*end == '\0' && *node < NODES_MAX)
+                return 0;
+        }
+    }
+    return RT_FAIL(RT_EUSAGE, "address %s: expected sim:NODE:PORT", address);
+}
+
+static struct rt_listener *find_listener(struct sim *sim, unsigned node, unsigned port)
+{
+    struct rt_listener *l = sim->listeners;
+    while (l && (l->node->index != node || l->port != port))
+        l = l->next;
+    return l;
+}
+
+static int io_listen(struct rt_io *io, const char *address, rt_accept_fn accept, void *arg,
+                     char bound[RT_ADDRESS_MAX], struct rt_listener **out)
+{
+    struct node *node = node_of(io);
+    unsigned index, port;
+    int err = parse(address, &index, &port);
+    if (err)
+        return err;
+    if (index != node->index)
+        return RT_FAIL(RT_EUSAGE, "listen on %s: this is node %u", address, node->index);
+    port = port ? port : node->next_port++;
+    if (find_listener(node->sim, index, port))
+        return RT_FAIL(RT_EUSAGE, "listen on %s: already in use", address);
+    struct rt_listener *l = rt_xmalloc(sizeof(*l));
+    *l = (struct rt_listener){node->sim->listeners, node, port, accept, arg};
+    node->sim->listeners = l;
+    snprintf(bound, RT_ADDRESS_MAX, "sim:%u:%u", index, port);
+    *out = l;
+    return 0;
+}
+
+static void io_unlisten(struct rt_listener *listener)
+{
+    if (!listener)
+        return;
+    struct rt_listener **at = &listener->node->sim->listeners;
+    while (*at != listener)
+        at = &(*at)->next;
+    *at = listener->next;
+    rt_free(listener);
+}
+
+static int io_connect(struct rt_io *io, const char *address, const struct rt_link_events *events,
+                      void *arg, struct rt_link **out)
+{
+    struct node *node = node_of(io);
+    struct sim *sim = node->sim;
+    unsigned index, port;
+    int err = parse(address, &index, &port);
+    if (err)
+        return err;
+    struct rt_link *link = link_new(node, &sim->node[index], address);
+    link->port = port;
+    link->events = events;
+    link->arg = arg;
+    uint64_t at = sim->now_ns + draw_delay(sim);
+    push_event(sim, (struct event){.at_ns = at, .kind = EV_ASK_CONNECT, .link = link});
+    *out = link;
+    return 0;
+}
+
+/* The request to connect has reached the other node; while cut, it is lost like a SYN. */
+static void ask_connect(struct sim *sim, struct rt_link *link)
+{
+    if (link->state != END_CONNECTING || sim->cut[link->node->index][link->far_node->index])
+        return;
+    struct rt_listener *listener = find_listener(sim, link->far_node->index, link->port);
+    if (!listener) {
+        end_link(link, RT_EPEER, "connect: connection refused", false);
+        return;
+    }
+    char name[RT_ADDRESS_MAX];
+    snprintf(name, sizeof(name), "sim:%u:0", link->node->index);
+    struct rt_link *far = link_new(link->far_node, link->node, name);
+    far->state = END_OPEN;
+    far->far = link;
+    link->far = far;
+    link->arrives_ns = sim->now_ns + draw_delay(sim);
+    push_event(sim, (struct event){.at_ns = link->arrives_ns, .kind = EV_UP, .link = link});
+    listener->accept(listener->arg, far);
+    if (!far->events)
+        end_link(far, RT_ECANCELED, "nobody wants it", true);
+}
+
+static void go_up(struct rt_link *link)
+{
+    if (link->state != END_CONNECTING)
+        return;
+    link->state = END_OPEN;
+    if (link->events->up)
+        link->events->up(link->arg);
+}
+
+static void go_down(struct rt_link *link)
+{
+    link->state = END_DONE;
+    if (link->events)
+        link->events->down(link->arg, link->err, link->why);
+    link_unref(link); /* the reference of its life */
+}
+
+/* ---- the rest of the io ---- */
+
+static uint64_t io_now_ns(struct rt_io *io)
+{
+    return node_of(io)->sim->now_ns;
+}
+
+static uint64_t io_wall_ms(struct rt_io *io)
+{
+    return WALL_START_MS + node_of(io)->sim->now_ns / 1000000;
+}
+
+static uint64_t io_random(struct rt_io *io)
+{
+    struct node *node = node_of(io);
+    return rt_draw(node->draw_key, node->draws++);
+}
+
+static void io_timer_start(struct rt_io *io, struct rt_timer *timer, uint64_t after_ns)
+{
+    struct node *node = node_of(io);
+    uint64_t deadline;
+    if (__builtin_add_overflow(node->sim->now_ns, after_ns, &deadline))
+        deadline = UINT64_MAX - 1;
+    rt_timers_start(&node->timers, timer, deadline);
+}
+
+static void io_timer_stop(struct rt_io *io, struct rt_timer *timer)
+{
+    rt_timers_stop(&node_of(io)->timers, timer);
+}
+
+static void io_work(struct rt_io *io, struct rt_work *work)
+{
+    struct sim *sim = node_of(io)->sim;
+    uint64_t at = sim->now_ns + sim->conf.work_ns;
+    push_event(sim, (struct event){.at_ns = at, .kind = EV_WORK, .work = work});
+}
+
+static struct rt_pool *io_pool(struct rt_io *io)
+{
+    return node_of(io)->pool;
+}
+
+static const struct rt_io_ops sim_ops = {
+    .now_ns = io_now_ns,
+    .wall_ms = io_wall_ms,
+    .random = io_random,
+    .timer_start = io_timer_start,
+    .timer_stop = io_timer_stop,
+    .listen = io_listen,
+    .unlisten = io_unlisten,
+    .connect = io_connect,
+    .link_set = io_link_set,
+    .link_send = io_link_send,
+    .link_queued = io_link_queued,
+    .link_close = io_link_close,
+    .link_name = io_link_name,
+    .work = io_work,
+    .file_open = rt_files_open,
+    .file_read = rt_files_read,
+    .file_close = rt_files_close,
+    .pool = io_pool,
+};
+
+/* ---- the world ---- */
+
+struct sim *sim_create(const struct sim_conf *conf)
+{
+    struct sim *sim = rt_xcalloc(1, sizeof(*sim));
+    rt_assert(conf->n_nodes > 0 && conf->n_nodes <= NODES_MAX);
+    sim->conf = *conf;
+    if (conf->delay_max_ns == 0) {
+        sim->conf.delay_min_ns = 50000;
+        sim->conf.delay_max_ns = 500000;
+    }
+    rt_assert(sim->conf.delay_min_ns <= sim->conf.delay_max_ns);
+    sim->conf.work_ns = conf->work_ns ? conf->work_ns : 1000000;
+    sim->now_ns = START_NS;
+    sim->draw_key = rt_draw_key(conf->seed, "network", NULL);
+    for (unsigned i = 0; i < conf->n_nodes; i++) {
+        struct node *node = &sim->node[i];
+        node->io.ops = &sim_ops;
+        node->sim = sim;
+        node->index = i;
+        node->next_port = FIRST_PORT;
+        rt_timers_init(&node->timers);
+        node->pool = rt_pool_create(conf->pool_budget ? conf->pool_budget : (size_t)256 << 20);
+        node->draw_key = rt_draw_fold(rt_draw_key(conf->seed, "node", NULL), i);
+    }
+    return sim;
+}
+
+/* Whoever owned a link is gone: its end is heard by nobody. */
+static void drop_links(struct sim *sim)
+{
+    for (struct rt_link *link = sim->links; link; link = link->next)
+        io_link_set(link, NULL, NULL);
+    while (sim->count) {
+        struct event ev = pop_event(sim);
+        if (ev.kind == EV_DOWN)
+            go_down(ev.link);
+        if (ev.link)
+            link_unref(ev.link);
+    }
+    rt_assert(!sim->links);
+}
+
+void sim_destroy(struct sim *sim)
+{
+    if (!sim)
+        return;
+    drop_links(sim);
+    while (sim->listeners)
+        io_unlisten(sim->listeners);
+    for (unsigned i = 0; i < sim->conf.n_nodes; i++) {
+        rt_timers_release(&sim->node[i].timers);
+        rt_pool_destroy(sim->node[i].pool);
+    }
+    rt_free(sim->heap);
+    rt_free(sim);
+}
+
+struct rt_io *sim_node(struct sim *sim, unsigned node)
+{
+    rt_assert(node < sim->conf.n_nodes);
+    return &sim->node[node].io;
+}
+
+uint64_t sim_now(const struct sim *sim)
+{
+    return sim->now_ns;
+}
+
+uint64_t sim_digest(const struct sim *sim)
+{
+    return sim->digest;
+}
+
+static void run_event(struct sim *sim, const struct event *ev)
+{
+    switch (ev->kind) {
+    case EV_ASK_CONNECT:
+        ask_connect(sim, ev->link);
+        break;
+    case EV_UP:
+        go_up(ev->link);
+        break;
+    case EV_DELIVER:
+        deliver(sim, ev->link);
+        break;
+    case EV_DOWN:
+        go_down(ev->link);
+        break;
+    case EV_WORK:
+        ev->work->run(ev->work->arg);
+        ev->work->done(ev->work->arg);
+        break;
+    }
+    if (ev->link)
+        link_unref(ev->link);
+}
+
+/* Make the next thing happen, unless it is after end_ns. */
+static bool step(struct sim *sim, uint64_t end_ns)
+{
+    struct node *node = NULL;
+    uint64_t at = sim->count ? sim->heap[0].at_ns : UINT64_MAX;
+    for (unsigned i = 0; i < sim->conf.n_nodes; i++) {
+        uint64_t next = rt_timers_next(&sim->node[i].timers);
+        if (next < at) {
+            at = next;
+            node = &sim->node[i];
+        }
+    }
+    if (at == UINT64_MAX || at > end_ns)
+        return false;
+    sim->now_ns = at > sim->now_ns ? at : sim->now_ns;
+    uint64_t what[2] = {sim->now_ns, node ? 100 + node->index : (uint64_t)sim->heap[0].kind};
+    sim->digest = rt_hash_bytes_seed(what, sizeof(what), sim->digest);
+    if (node) {
+        struct rt_timer *timer = rt_timers_pop(&node->timers, at, UINT64_MAX);
+        timer->fire(timer->arg);
+    } else {
+        struct event ev = pop_event(sim);
+        run_event(sim, &ev);
+    }
+    return true;
+}
+
+bool sim_run_until(struct sim *sim, bool (*done)(void *arg), void *arg, uint64_t max_ns)
+{
+    uint64_t end_ns = sim->now_ns + max_ns;
+    for (;;) {
+        if (done && done(arg))
+            return true;
+        if (!step(sim, end_ns)) {
+            if (!done)
+                sim->now_ns = end_ns;
+            return false;
+        }
+    }
+}
+
+void sim_cut(struct sim *sim, unsigned a, unsigned b, bool cut)
+{
+    sim->cut[a][b] = sim->cut[b][a] = cut;
+}
+
+void sim_break(struct sim *sim, unsigned a, unsigned b)
+{
+    for (struct rt_link *link = sim->links; link; link = link->next) {
+        unsigned x = link->node->index, y = link->far_node->index;
+        if ((x == a && y == b) || (x == b && y == a))
+            end_link(link, RT_EPEER, "connection reset", false);
+    }
+}
+
+void sim_flip(struct sim *sim, unsigned a, unsigned b)
+{
+    sim->flip[a][b] = true;
+}

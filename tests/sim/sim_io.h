@@ -1,0 +1,45 @@
+/* tests/sim/sim_io.h -- many rt_io in one thread, under a simulated clock and network.
+ *
+ * Everything that happens is an event at a simulated time; the order is a function of the seed and of
+ * what the nodes do, so a failure comes back with its seed. Addresses are "sim:<node>:<port>".
+ * Frames pass through the real header encoding and checksums, payloads are copied into the
+ * receiver's pool through admit(), and links keep their order, as on a real network. */
+#ifndef SIM_IO_H
+#define SIM_IO_H
+
+#include "runtime/net/io.h"
+
+struct sim;
+
+struct sim_conf {
+    uint64_t seed;
+    unsigned n_nodes;
+    uint64_t delay_min_ns, delay_max_ns; /* of a frame, drawn for each; both 0: 50 us .. 500 us */
+    uint64_t work_ns;                    /* a job of rt_io_ops.work; 0: 1 ms */
+    size_t pool_budget;                  /* per node; 0: 256 MiB */
+};
+
+struct sim *sim_create(const struct sim_conf *conf);
+void sim_destroy(struct sim *sim); /* after the owners of its links and buffers; NULL is legal */
+
+struct rt_io *sim_node(struct sim *sim, unsigned node);
+uint64_t sim_now(const struct sim *sim);
+
+/* Go on until done(arg) is true (asked before each event): true. False when max_ns of simulated time
+ * have passed before, or when nothing is left to happen. done NULL: run for max_ns. */
+bool sim_run_until(struct sim *sim, bool (*done)(void *arg), void *arg, uint64_t max_ns);
+
+/* While a and b are cut, what they send one another is held back (as TCP does), and arrives after
+ * the cut unless the link was closed meanwhile. */
+void sim_cut(struct sim *sim, unsigned a, unsigned b, bool cut);
+
+/* All links between a and b break now: both ends hear down(), what was under way is lost. */
+void sim_break(struct sim *sim, unsigned a, unsigned b);
+
+/* One bit of the next frame that a sends to b is flipped on the way. */
+void sim_flip(struct sim *sim, unsigned a, unsigned b);
+
+/* Hash of all events so far: equal seeds give equal digests. */
+uint64_t sim_digest(const struct sim *sim);
+
+#endif
