@@ -78,8 +78,7 @@ static void add_layer(struct tr_spec *spec, const char *name, const char *type, 
                       const char *in1)
 {
     const char *const inputs[] = {in0, in1};
-    int line = (int)spec->n_layers + 1;
-    assert_int_equal(tr_spec_layer(spec, name, type, inputs, in1 ? 2 : 1, line), 0);
+    assert_int_equal(tr_spec_layer(spec, name, type, inputs, in1 ? 2 : 1, spec->file), 0);
 }
 
 static void add_sizes(struct tr_spec *spec, const uint32_t *size, uint32_t n)
@@ -90,7 +89,7 @@ static void add_sizes(struct tr_spec *spec, const uint32_t *size, uint32_t n)
         snprintf(text[i], sizeof text[i], "%u", size[i]);
         word[i] = text[i];
     }
-    assert_int_equal(tr_spec_option(spec, "sizes", word, n, (int)spec->n_layers), 0);
+    assert_int_equal(tr_spec_option(spec, "sizes", word, n, spec->file), 0);
 }
 
 struct tr_spec *spec_dlrm(uint32_t hidden, uint32_t dim, uint32_t top0, uint32_t top1)
@@ -100,7 +99,7 @@ struct tr_spec *spec_dlrm(uint32_t hidden, uint32_t dim, uint32_t top0, uint32_t
     assert_int_equal(tr_spec_create("dlrm.yml", &spec), 0);
     add_layer(spec, "bottom", "mlp", "dense", NULL);
     add_sizes(spec, (uint32_t[]){hidden, dim}, 2);
-    assert_int_equal(tr_spec_option(spec, "last", relu, 1, 1), 0);
+    assert_int_equal(tr_spec_option(spec, "last", relu, 1, spec->file), 0);
     add_layer(spec, "dots", "dot_interaction", "bottom", "features");
     add_layer(spec, "both", "concat", "bottom", "dots");
     add_layer(spec, "logit", "mlp", "both", NULL);

@@ -308,7 +308,9 @@ static struct tr_spec *spec_of(const char *text)
             n++;
             text += used;
         }
-        assert_int_equal(tr_spec_layer(spec, name, type, words, n, line), 0);
+        char where[32];
+        snprintf(where, sizeof where, "t.yml:%d", line);
+        assert_int_equal(tr_spec_layer(spec, name, type, words, n, where), 0);
         char key[64];
         while (sscanf(text, " %63[^=; ]=%n", key, &used) == 1) {
             text += used;
@@ -316,7 +318,7 @@ static struct tr_spec *spec_of(const char *text)
                 words[n] = word[n];
                 text += used + (text[used] == ',');
             }
-            assert_int_equal(tr_spec_option(spec, key, words, n, line), 0);
+            assert_int_equal(tr_spec_option(spec, key, words, n, where), 0);
         }
         text += *text == ';';
     }
@@ -395,7 +397,7 @@ static void test_bad_names(void **state)
     struct tr_spec *spec = NULL;
     assert_int_equal(tr_spec_create("t.yml", &spec), 0);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
-        assert_int_equal(tr_spec_layer(spec, bad[i], "mlp", in, 1, 9), RT_EUSAGE);
+        assert_int_equal(tr_spec_layer(spec, bad[i], "mlp", in, 1, "t.yml:9"), RT_EUSAGE);
     assert_int_equal(spec->n_layers, 0);
     tr_spec_destroy(spec);
 }

@@ -28,6 +28,7 @@ struct tr_build {
     struct tr_model *model;
     const struct tr_spec *spec;
     const struct tr_layer_spec *now; /* being built */
+    const char *where; /* what a complaint is about: the layer, or one of its options */
     struct tr_layer *layer;
     struct known known[TR_LAYERS_MAX];
     uint32_t n_known;
@@ -43,8 +44,7 @@ int tr_build_fail(const struct tr_build *build, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    return RT_FAIL(RT_EUSAGE, "%s:%d: layer '%s': %s", build->spec->file, build->now->line,
-                   build->now->name, text);
+    return RT_FAIL(RT_EUSAGE, "%s: layer '%s': %s", build->where, build->now->name, text);
 }
 
 /* ---- what build functions of layer types call ---- */
@@ -54,11 +54,15 @@ void *tr_build_alloc(struct tr_build *build, size_t count, size_t size)
     return rt_arena_calloc(build->model->arena, count, size);
 }
 
-const struct tr_words *tr_build_option(const struct tr_build *build, const char *key)
+const struct tr_words *tr_build_option(struct tr_build *build, const char *key)
 {
-    for (uint32_t i = 0; i < build->now->n_options; i++)
-        if (strcmp(build->now->option[i].key, key) == 0)
+    build->where = build->now->where;
+    for (uint32_t i = 0; i < build->now->n_options; i++) {
+        if (strcmp(build->now->option[i].key, key) == 0) {
+            build->where = build->now->option[i].value.where;
             return &build->now->option[i].value;
+        }
+    }
     return NULL;
 }
 
@@ -365,6 +369,7 @@ static int build_layer(struct tr_build *build)
 {
     struct tr_model *model = build->model;
     const struct tr_layer_type *type = NULL;
+    build->where = build->now->where;
     int err = check_name(build);
     if (!err)
         err = find_type(build, &type);

@@ -95,8 +95,9 @@ void *tr_build_alloc(struct tr_build *build, size_t count, size_t size); /* zero
 /* Width of the output, 1..TR_WIDTH_MAX or an error. */
 int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t width);
 
-/* The words of an option, or NULL. */
-const struct tr_words *tr_build_option(const struct tr_build *build, const char *key);
+/* The words of an option, or NULL. Complaints from here on name the option's place (the layer's, if
+ * absent), until the next option is asked for. */
+const struct tr_words *tr_build_option(struct tr_build *build, const char *key);
 /* An option of 1..max integers in 1..TR_WIDTH_MAX; absent is an error. */
 int tr_build_sizes(struct tr_build *build, const char *key, uint32_t max, uint32_t *size,
                    uint32_t *n);

@@ -34,21 +34,20 @@ void tr_spec_destroy(struct tr_spec *spec)
         rt_arena_destroy(spec->arena);
 }
 
-static int copy_words(struct tr_spec *spec, const char *const *words, uint32_t n, int line,
+static int copy_words(struct tr_spec *spec, const char *const *words, uint32_t n, const char *where,
                       struct tr_words *out)
 {
     if (n > TR_WORDS_MAX)
-        return RT_FAIL(RT_EUSAGE, "%s:%d: expected at most %u items, got %u", spec->file, line,
-                       TR_WORDS_MAX, n);
+        return RT_FAIL(RT_EUSAGE, "%s: expected at most %u items, got %u", where, TR_WORDS_MAX, n);
     out->word = rt_arena_array(spec->arena, const char *, n ? n : 1);
     for (uint32_t i = 0; out->word && i < n; i++) {
         out->word[i] = rt_arena_strdup(spec->arena, words[i]);
         if (!out->word[i])
-            return RT_FAIL(RT_ENOMEM, "%s:%d", spec->file, line);
+            return RT_FAIL(RT_ENOMEM, "%s: no memory for %u items", where, n);
     }
     out->n = n;
-    out->line = line;
-    return out->word ? 0 : RT_FAIL(RT_ENOMEM, "%s:%d", spec->file, line);
+    out->where = rt_arena_strdup(spec->arena, where);
+    return out->word && out->where ? 0 : RT_FAIL(RT_ENOMEM, "%s: no memory for %u items", where, n);
 }
 
 static bool good_name(const char *name)
@@ -58,39 +57,39 @@ static bool good_name(const char *name)
 }
 
 int tr_spec_layer(struct tr_spec *spec, const char *name, const char *type,
-                  const char *const *inputs, uint32_t n_inputs, int line)
+                  const char *const *inputs, uint32_t n_inputs, const char *where)
 {
     if (spec->n_layers == TR_LAYERS_MAX)
-        return RT_FAIL(RT_EUSAGE, "%s:%d: expected at most %u layers", spec->file, line,
-                       TR_LAYERS_MAX);
+        return RT_FAIL(RT_EUSAGE, "%s: expected at most %u layers", where, TR_LAYERS_MAX);
     if (!good_name(name))
         return RT_FAIL(RT_EUSAGE,
-                       "%s:%d: layer name '%.80s': expected 1 to %u letters, digits, _ or -",
-                       spec->file, line, name, TR_NAME_MAX);
+                       "%s: layer name '%.80s': expected 1 to %u letters, digits, _ or -", where,
+                       name, TR_NAME_MAX);
     struct tr_layer_spec *layer = &spec->layer[spec->n_layers];
-    *layer = (struct tr_layer_spec){.line = line};
+    *layer = (struct tr_layer_spec){.n_options = 0};
     layer->name = rt_arena_strdup(spec->arena, name);
     layer->type = rt_arena_strdup(spec->arena, type);
-    if (!layer->name || !layer->type)
-        return RT_FAIL(RT_ENOMEM, "%s:%d: layer '%s'", spec->file, line, name);
-    int err = copy_words(spec, inputs, n_inputs, line, &layer->inputs);
+    layer->where = rt_arena_strdup(spec->arena, where);
+    if (!layer->name || !layer->type || !layer->where)
+        return RT_FAIL(RT_ENOMEM, "%s: no memory for layer '%s'", where, name);
+    int err = copy_words(spec, inputs, n_inputs, where, &layer->inputs);
     if (!err)
         spec->n_layers++;
     return err;
 }
 
 int tr_spec_option(struct tr_spec *spec, const char *key, const char *const *words, uint32_t n,
-                   int line)
+                   const char *where)
 {
     struct tr_layer_spec *layer = &spec->layer[spec->n_layers - 1];
     if (layer->n_options == TR_OPTIONS_MAX)
-        return RT_FAIL(RT_EUSAGE, "%s:%d: layer '%s': expected at most %u options", spec->file,
-                       line, layer->name, TR_OPTIONS_MAX);
+        return RT_FAIL(RT_EUSAGE, "%s: layer '%s': expected at most %u options", where, layer->name,
+                       TR_OPTIONS_MAX);
     struct tr_option *option = &layer->option[layer->n_options];
     option->key = rt_arena_strdup(spec->arena, key);
     if (!option->key)
-        return RT_FAIL(RT_ENOMEM, "%s:%d: layer '%s'", spec->file, line, layer->name);
-    int err = copy_words(spec, words, n, line, &option->value);
+        return RT_FAIL(RT_ENOMEM, "%s: no memory for layer '%s'", where, layer->name);
+    int err = copy_words(spec, words, n, where, &option->value);
     if (!err)
         layer->n_options++;
     return err;

@@ -23,15 +23,14 @@
 #include <stdint.h>
 
 #define TR_LAYERS_MAX  256u
-#define TR_OPTIONS_MAX 16u        /* options of one layer */
-#define TR_WORDS_MAX   1024u      /* words of one option, names in one `inputs` */
-#define TR_NAME_MAX    63u        /* bytes of a layer's name: letters, digits, _ and - */
-#define TR_FILE_MAX    (1u << 20) /* bytes of a model file */
+#define TR_OPTIONS_MAX 16u   /* options of one layer */
+#define TR_WORDS_MAX   1024u /* words of one option, names in one `inputs` */
+#define TR_NAME_MAX    63u   /* bytes of a layer's name: letters, digits, _ and - */
 
 struct tr_words {
     const char **word;
     uint32_t n;
-    int line; /* where the list stands in the file */
+    const char *where; /* "dlrm.yml:12", for messages */
 };
 
 struct tr_option {
@@ -45,11 +44,11 @@ struct tr_layer_spec {
     struct tr_words inputs;
     struct tr_option option[TR_OPTIONS_MAX];
     uint32_t n_options;
-    int line;
+    const char *where;
 };
 
 struct tr_spec {
-    const char *file; /* for messages: "configs/models/dlrm.yml" */
+    const char *file; /* for messages about the whole: "dlrm.yml" */
     struct tr_layer_spec *layer;
     uint32_t n_layers;
     struct rt_arena *arena; /* owns all of the above */
@@ -62,8 +61,8 @@ void tr_spec_destroy(struct tr_spec *spec); /* NULL is legal */
 /* Append a layer; all strings are copied. tr_spec_option() sets an option of the newest layer.
  * Checks names and limits (RT_EUSAGE), not meaning: that is tr_model_create's. */
 int tr_spec_layer(struct tr_spec *spec, const char *name, const char *type,
-                  const char *const *inputs, uint32_t n_inputs, int line);
+                  const char *const *inputs, uint32_t n_inputs, const char *where);
 int tr_spec_option(struct tr_spec *spec, const char *key, const char *const *words, uint32_t n,
-                   int line);
+                   const char *where);
 
 #endif

@@ -1,0 +1,233 @@
+/* tests/unit/test_model_parse.c -- model files and the optimizer section: what is read, what is refused and
+ * how; and the files in configs/models build. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/conf/yaml.h"
+#include "trainer/model/model.h"
+#include "trainer/model/parse.h"
+#include "trainer/model/spec.h"
+#include "trainer/optimizer.h"
+
+static struct rt_yaml *yaml_of(const char *name, const char *text)
+{
+    struct rt_yaml *yaml = NULL;
+    if (rt_yaml_parse(name, text, strlen(text), &yaml))
+        fail_msg("'%s': %s", text, rt_err_text());
+    return yaml;
+}
+
+#define LAYER(rest) "layers:\n  - {name: a, type: mlp, inputs: dense" rest "}\n"
+
+static const struct {
+    const char *what, *file, *params; /* params: model.yml's, or NULL */
+    const char *want;                 /* in the error; NULL: accepted */
+    const char *words;                /* of the first option of the first layer */
+} row[] = {
+    {"scalar", LAYER(", sizes: 4"), NULL, NULL, "4"},
+    {"list", LAYER(", sizes: [4, 1]"), NULL, NULL, "4 1"},
+    {"no options", LAYER(""), NULL, NULL, ""},
+    {"default", "params: {s: [8, 1]}\n" LAYER(", sizes: $s"), NULL, NULL, "8 1"},
+    {"override", "params: {s: [8, 1]}\n" LAYER(", sizes: $s"), "s: [5]", NULL, "5"},
+    {"null override", "params: {s: [8, 1]}\n" LAYER(", sizes: $s"), "s:", NULL, "8 1"},
+    {"in a list", "params: {s: 8, t: [3, 2]}\n" LAYER(", sizes: [$s, $t, 1]"), NULL, NULL,
+     "8 3 2 1"},
+    {"quoted is text", LAYER(", sizes: ['$s']"), NULL, NULL, "$s"},
+    {"unknown parameter", "params: {size: 8}\n" LAYER(", sizes: $sizes"), NULL,
+     "m.yml:3: layers[0].sizes: `params:` has no 'sizes' (did you mean '$size'?)", NULL},
+    {"unknown override", "params: {size: 8}\n" LAYER(", sizes: $size"), "sise: 4",
+     "p.yml:1: unknown key 'sise' (did you mean 'size'?)", NULL},
+    {"unused parameter", "params: {size: 8}\n" LAYER(", sizes: 4"), NULL,
+     "m.yml:1: params.size: no layer uses this parameter", NULL},
+    {"parameter of a parameter", "params: {s: 8, t: [$s]}\n" LAYER(", sizes: $t"), NULL,
+     "no layer uses this parameter", NULL},
+    {"map as value", LAYER(", sizes: {a: 1}"), NULL, "m.yml:2: layers[0].sizes: expected a list",
+     NULL},
+    {"map as parameter", "params: {s: {a: 1}}\n" LAYER(", sizes: $s"), NULL,
+     "m.yml:1: params.s: expected a list", NULL},
+    {"list in a list", LAYER(", sizes: [[1]]"), NULL, "m.yml:2: layers[0].sizes[0]: ", NULL},
+    {"no layers", "params: {}\n", NULL, "missing key 'layers'", NULL},
+    {"layers is no list", "layers: {a: 1}\n", NULL, "expected a list", NULL},
+    {"unknown top key", "layer: []\n", NULL, "unknown key 'layer' (did you mean 'layers'?)", NULL},
+    {"no name", "layers:\n  - {type: mlp, inputs: dense}\n", NULL, "missing key 'name'", NULL},
+    {"no type", "layers:\n  - {name: a, inputs: dense}\n", NULL, "missing key 'type'", NULL},
+    {"no inputs", "layers:\n  - {name: a, type: mlp}\n", NULL, "missing key 'inputs'", NULL},
+    {"bad name", "layers:\n  - {name: a b, type: mlp, inputs: dense}\n", NULL,
+     "m.yml:2: layer name 'a b': expected", NULL},
+    {"layer is no map", "layers: [a]\n", NULL, "expected a map", NULL},
+};
+
+static void check_words(const char *what, const struct tr_spec *spec, const char *want)
+{
+    char got[100] = "";
+    if (spec->layer[0].n_options) {
+        const struct tr_words *words = &spec->layer[0].option[0].value;
+        for (uint32_t i = 0; i < words->n; i++) {
+            size_t used = strlen(got);
+            snprintf(got + used, sizeof got - used, "%s%s", i ? " " : "", words->word[i]);
+        }
+    }
+    if (strcmp(got, want) != 0)
+        fail_msg("%s: got words '%s', want '%s'", what, got, want);
+}
+
+static void test_files(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct rt_yaml *file = yaml_of("m.yml", row[i].file);
+        struct rt_yaml *params = yaml_of("p.yml", row[i].params ? row[i].params : "");
+        struct tr_spec *spec = NULL;
+        int err =
+            tr_parse_model(rt_yaml_root(file), row[i].params ? rt_yaml_root(params) : NULL, &spec);
+        if (!row[i].want && err)
+            fail_msg("%s: refused: %s", row[i].what, rt_err_text());
+        if (row[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), row[i].want)))
+            fail_msg("%s: got %d '%s'", row[i].what, err, rt_err_text());
+        if (!err)
+            check_words(row[i].what, spec, row[i].words);
+        tr_spec_destroy(spec);
+        rt_yaml_destroy(file);
+        rt_yaml_destroy(params);
+    }
+}
+
+/* ---- the shipped models ---- */
+
+static int build(const char *path, const char *params_text, uint32_t n_dense,
+                 struct tr_model **model)
+{
+    static const char *const dense[] = {"age", "hours"}, *const feature[] = {"c0", "c1", "c2"};
+    static const char *const label[] = {"click"};
+    static const uint32_t dim[] = {16, 16, 16};
+    struct tr_model_inputs inputs = {dense, n_dense, feature, dim, 3, label, 1};
+    struct tr_model_conf conf = {.seed = 1, .samples_max = 4};
+    struct rt_yaml *file = NULL, *params = yaml_of("model.yml", params_text);
+    struct tr_spec *spec = NULL;
+    int err = rt_yaml_load(path, &file);
+    if (!err)
+        err = tr_parse_model(rt_yaml_root(file), rt_yaml_root(params), &spec);
+    if (!err)
+        err = tr_model_create(spec, &inputs, &conf, model);
+    tr_spec_destroy(spec);
+    rt_yaml_destroy(file);
+    rt_yaml_destroy(params);
+    return err;
+}
+
+static void test_shipped(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *params;
+        uint32_t n_dense;
+        size_t count;
+        const char *want;
+    } file[] = {
+        /* bottom 2-64-16, 4 vectors: 6 dots, top 22-256-128-1 */
+        {"configs/models/dlrm.yml", "", 2,
+         2 * 64 + 64 + 64 * 16 + 16 + 22 * 256 + 256 + 256 * 128 + 128 + 128 + 1, NULL},
+        {"configs/models/dlrm.yml", "top: [8, 1]", 0, 3 * 8 + 8 + 8 + 1, NULL},
+        {"configs/models/mlp.yml", "top: [8, 1]", 2, 50 * 8 + 8 + 8 + 1, NULL},
+        {"configs/models/mlp.yml", "top: [8, 1]", 0, 48 * 8 + 8 + 8 + 1, NULL},
+        {"configs/models/dlrm.yml", "bottom: [64, 8]", 2, 0,
+         "configs/models/dlrm.yml:17: layer 'dots': input 'c0': expected [samples][8] as 'bottom' "
+         "has, got [samples][16]"},
+        {"configs/models/mlp.yml", "top: [8, x]", 2, 0,
+         "model.yml:1: layer 'logit': sizes: expected an integer in 1..1048576, got 'x'"},
+        {"configs/models/mlp.yml", "top: [8]", 2, 0, "input 'logit': expected [samples][1]"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(file); i++) {
+        struct tr_model *model = NULL;
+        int err = build(file[i].path, file[i].params, file[i].n_dense, &model);
+        if (file[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), file[i].want)))
+            fail_msg("%zu: got %d '%s'", i, err, rt_err_text());
+        if (!file[i].want && err)
+            fail_msg("%zu: %s", i, rt_err_text());
+        if (!err)
+            assert_int_equal(tr_model_count(model), file[i].count);
+        tr_model_destroy(model);
+    }
+}
+
+/* ---- optimizer ---- */
+
+static void test_optimizer(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        enum tr_optimizer_kind kind;
+        double rate, eps, momentum;
+        const char *want;
+    } section[] = {
+        {"", TR_ADAM, 0.001, 1e-8, 0, NULL},
+        {"type: adam", TR_ADAM, 0.001, 1e-8, 0, NULL},
+        {"{type: adam, learning_rate: 0.5, eps: 0.25}", TR_ADAM, 0.5, 0.25, 0, NULL},
+        {"{type: sgd, momentum: 0.5}", TR_SGD, 0.01, 0, 0.5, NULL},
+        {"{type: adagrad}", TR_ADAGRAD, 0.01, 1e-10, 0, NULL},
+        {"{type: adams}", TR_ADAM, 0, 0, 0,
+         "model.yml:1: optimizer 'adams': expected sgd, adagrad "
+         "or adam (did you mean 'adam'?)"},
+        {"{type: adam, momentum: 0.5}", TR_ADAM, 0, 0, 0, "model.yml:1: unknown key 'momentum'"},
+        {"{learning_rate: fast}", TR_ADAM, 0, 0, 0, "learning_rate: expected"},
+        {"{learning_rate: -1}", TR_ADAM, 0, 0, 0, "learning_rate: expected"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(section); i++) {
+        struct rt_yaml *yaml = yaml_of("model.yml", section[i].text);
+        struct tr_optimizer_conf conf;
+        double rate = -1;
+        int err = tr_parse_optimizer(rt_yaml_root(yaml), &conf, &rate);
+        if (section[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), section[i].want)))
+            fail_msg("%s: got %d '%s'", section[i].text, err, rt_err_text());
+        if (!section[i].want) {
+            assert_int_equal(err, 0);
+            assert_int_equal(conf.kind, section[i].kind);
+            assert_true(rate == section[i].rate && conf.eps == section[i].eps &&
+                        conf.momentum == section[i].momentum);
+        }
+        rt_yaml_destroy(yaml);
+    }
+    struct tr_optimizer_conf conf;
+    double rate = 0;
+    assert_int_equal(tr_parse_optimizer(NULL, &conf, &rate), 0);
+    assert_int_equal(conf.kind, TR_ADAM);
+}
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    struct rt_yaml *file = yaml_of("m.yml", "params: {s: [8, 1]}\n" LAYER(", sizes: $s"));
+    int err = RT_ENOMEM;
+    for (int nth = 0; err && nth < 50; nth++) {
+        struct tr_spec *spec = NULL;
+        rt_fault_alloc(nth);
+        err = tr_parse_model(rt_yaml_root(file), NULL, &spec);
+        if (rt_fault_hit())
+            assert_int_equal(err, RT_ENOMEM);
+        rt_fault_alloc(-1);
+        tr_spec_destroy(spec);
+    }
+    assert_int_equal(err, 0);
+    rt_yaml_destroy(file);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_optimizer),
+        cmocka_unit_test(test_no_memory),
+    };
+    return cmocka_run_group_tests_name("model_parse", tests, NULL, NULL);
+}
