@@ -15,8 +15,9 @@ struct rt_member;
 struct rt_member_conf {
     struct rt_loop *loop;
     const char *nats_url;
-    struct wire_hello self;  /* sequence and state are kept by the member; pointers must stay valid */
-    uint32_t listens_to;     /* RT_ROLE_BIT()s */
+    struct wire_hello
+        self;            /* sequence and state are kept by the member; pointers must stay valid */
+    uint32_t listens_to; /* RT_ROLE_BIT()s */
     void *ctx;
     /* A hello that is news: first, other address, other incarnation, other state. Valid in the call. */
     void (*hello)(void *ctx, const struct wire_hello *hello);

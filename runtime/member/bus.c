@@ -1,0 +1,471 @@
+/* runtime/member/bus.c -- the one file that calls nats.c, and turns its statuses into ours.
+ *
+ * nats.c connects, reconnects and delivers on threads of its own, and gives no moment after which none of
+ * its callbacks can run. So what the callbacks touch, the inbox, is apart from the bus and counted: the
+ * bus holds it (until its uv_async is closed), and so do every subscription (until its "complete"
+ * callback) and the connection (until "closed"). The last of them frees it.
+ *
+ *   NATS threads: lock, push, uv_async_send, unlock   -->   loop: pop, message() or change()
+ *
+ * Whether NATS is there is known from the callbacks, not by asking: natsConnection_Status() waits for a lock
+ * that the library holds while it connects, which may take seconds. It is asked only when we believe to be
+ * connected. A publish that slips into the moment of loss finds a reconnect buffer of one byte and
+ * fails: the library would otherwise deliver it after the outage. */
+#include "runtime/member/bus.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/queue.h"
+
+#include <nats/nats.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <uv.h>
+
+#define CONNECT_TIMEOUT_MS  1000
+#define RECONNECT_WAIT_MS   500
+#define RECONNECT_JITTER_MS 250
+#define PING_INTERVAL_MS    2000
+#define PINGS_OUT_MAX       2
+#define WRITE_DEADLINE_MS   200
+#define RECONNECT_BYTES     1
+
+struct item {
+    natsMsg *msg;
+    uint64_t arrived_ns;
+};
+
+struct inbox {
+    pthread_mutex_t lock;
+    uv_async_t wake;
+    int holders;            /* under lock */
+    bool open;              /* under lock: the loop still takes */
+    bool connected;         /* under lock */
+    struct rt_queue *items; /* struct item * */
+    _Atomic uint64_t lost;
+    struct rt_bus *bus; /* Touched by: loop */
+};
+
+struct rt_bus {
+    struct rt_bus_conf conf;
+    struct inbox *inbox;
+    natsConnection *connection;
+    natsSubscription *subscription[RT_BUS_SUBJECTS_MAX];
+    size_t n_subscriptions;
+    bool connected; /* as last told to conf.change */
+};
+
+const char *rt_bus_shown_url(const char *url, char *out, size_t size)
+{
+    char clean[RT_BUS_URL_MAX];
+    size_t n = 0;
+
+    /* In each of the comma-separated URLs: what stands between "//" and "@" is left out. */
+    while (*url && n + 1 < sizeof(clean)) {
+        size_t len = strcspn(url, ",") + (url[strcspn(url, ",")] == ',');
+        const char *scheme = memmem(url, len, "//", 2);
+        const char *from = scheme ? scheme + 2 : url;
+        const char *at = memrchr(from, '@', len - (size_t)(from - url));
+
+        for (size_t i = 0; i < len && n + 1 < sizeof(clean); i++) {
+            if (!at || url + i < from || url + i > at)
+                clean[n++] = url[i];
+        }
+        url += len;
+    }
+    clean[n] = '\0';
+    return rt_log_escape(clean, out, size);
+}
+
+/* ---- the inbox ---- */
+
+static void item_free(struct item *item)
+{
+    natsMsg_Destroy(item->msg);
+    rt_free(item);
+}
+
+static void inbox_hold(struct inbox *inbox)
+{
+    pthread_mutex_lock(&inbox->lock);
+    inbox->holders++;
+    pthread_mutex_unlock(&inbox->lock);
+}
+
+static void inbox_drop(void *arg)
+{
+    struct inbox *inbox = arg;
+    struct item *item;
+    bool last;
+
+    pthread_mutex_lock(&inbox->lock);
+    last = --inbox->holders == 0;
+    pthread_mutex_unlock(&inbox->lock);
+    if (!last)
+        return;
+    while ((item = rt_queue_try_pop(inbox->items)))
+        item_free(item);
+    rt_queue_destroy(inbox->items);
+    pthread_mutex_destroy(&inbox->lock);
+    rt_free(inbox);
+}
+
+static void on_async_closed(uv_handle_t *handle)
+{
+    inbox_drop(handle->data);
+}
+
+/* NATS thread: hand over, touch nothing else. */
+static void on_message(natsConnection *nc, natsSubscription *sub, natsMsg *msg, void *arg)
+{
+    struct inbox *inbox = arg;
+    struct item *item = rt_xmalloc(sizeof(*item));
+
+    (void)nc;
+    (void)sub;
+    *item = (struct item){msg, rt_now_ns()};
+    pthread_mutex_lock(&inbox->lock);
+    if (inbox->open && rt_queue_try_push(inbox->items, item)) {
+        uv_async_send(&inbox->wake);
+        item = NULL;
+    }
+    pthread_mutex_unlock(&inbox->lock);
+    if (item) {
+        atomic_fetch_add_explicit(&inbox->lost, 1, memory_order_relaxed);
+        item_free(item);
+    }
+}
+
+/* NATS thread. */
+static void tell(struct inbox *inbox, bool connected)
+{
+    pthread_mutex_lock(&inbox->lock);
+    inbox->connected = connected;
+    if (inbox->open)
+        uv_async_send(&inbox->wake);
+    pthread_mutex_unlock(&inbox->lock);
+}
+
+static void on_connected(natsConnection *nc, void *arg)
+{
+    (void)nc;
+    tell(arg, true);
+}
+
+static void on_lost(natsConnection *nc, void *arg)
+{
+    (void)nc;
+    tell(arg, false);
+}
+
+static void on_closed(natsConnection *nc, void *arg)
+{
+    (void)nc;
+    inbox_drop(arg);
+}
+
+/* NATS thread. The library prints to stderr when it has no handler; what it would say is seen by us as
+ * a lost connection or a lost message. */
+static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus status, void *arg)
+{
+    (void)nc;
+    (void)sub;
+    (void)arg;
+    rt_log(RT_LOG_DEBUG, "nats_error text=\"%s\"", natsStatus_GetText(status));
+}
+
+/* ---- the loop ---- */
+
+static bool told_connected(struct inbox *inbox)
+{
+    bool connected;
+
+    pthread_mutex_lock(&inbox->lock);
+    connected = inbox->connected;
+    pthread_mutex_unlock(&inbox->lock);
+    return connected;
+}
+
+static void on_wake(uv_async_t *handle)
+{
+    struct inbox *inbox = handle->data;
+    bool connected = told_connected(inbox);
+    struct item *item;
+
+    if (inbox->bus && connected != inbox->bus->connected) {
+        inbox->bus->connected = connected;
+        inbox->bus->conf.change(inbox->bus->conf.ctx, connected);
+    }
+    /* A callback may destroy the bus: look at it anew each time. */
+    while (inbox->bus && (item = rt_queue_try_pop(inbox->items))) {
+        struct rt_bus_message message = {
+            .subject = natsMsg_GetSubject(item->msg),
+            .reply = natsMsg_GetReply(item->msg),
+            .data = (const uint8_t *)natsMsg_GetData(item->msg),
+            .size = (size_t)natsMsg_GetDataLength(item->msg),
+            .arrived_ns = item->arrived_ns,
+        };
+
+        inbox->bus->conf.message(inbox->bus->conf.ctx, &message);
+        item_free(item);
+    }
+}
+
+/* ---- life ---- */
+
+static natsStatus set_options(natsOptions *o, const struct rt_bus_conf *conf, struct inbox *inbox)
+{
+    natsStatus s = natsOptions_SetURL(o, conf->url);
+
+    if (s == NATS_OK)
+        s = natsOptions_SetName(o, conf->name);
+    if (s == NATS_OK)
+        s = natsOptions_SetTimeout(o, CONNECT_TIMEOUT_MS);
+    if (s == NATS_OK)
+        s = natsOptions_SetSendAsap(o, true);
+    if (s == NATS_OK)
+        s = natsOptions_SetNoEcho(o, true);
+    if (s == NATS_OK)
+        s = natsOptions_SetMaxReconnect(o, -1);
+    if (s == NATS_OK)
+        s = natsOptions_SetReconnectWait(o, RECONNECT_WAIT_MS);
+    if (s == NATS_OK)
+        s = natsOptions_SetReconnectJitter(o, RECONNECT_JITTER_MS, RECONNECT_JITTER_MS);
+    if (s == NATS_OK)
+        s = natsOptions_SetReconnectBufSize(o, RECONNECT_BYTES);
+    if (s == NATS_OK)
+        s = natsOptions_SetPingInterval(o, PING_INTERVAL_MS);
+    if (s == NATS_OK)
+        s = natsOptions_SetMaxPingsOut(o, PINGS_OUT_MAX);
+    if (s == NATS_OK)
+        s = natsOptions_SetWriteDeadline(o, WRITE_DEADLINE_MS);
+    if (s == NATS_OK)
+        s = natsOptions_UseGlobalMessageDelivery(o, true);
+    if (s == NATS_OK)
+        s = natsOptions_SetRetryOnFailedConnect(o, true, on_connected, inbox);
+    if (s == NATS_OK)
+        s = natsOptions_SetDisconnectedCB(o, on_lost, inbox);
+    if (s == NATS_OK)
+        s = natsOptions_SetReconnectedCB(o, on_connected, inbox);
+    if (s == NATS_OK)
+        s = natsOptions_SetClosedCB(o, on_closed, inbox);
+    if (s == NATS_OK)
+        s = natsOptions_SetErrorHandler(o, on_error, NULL);
+    return s;
+}
+
+static int start_connection(struct rt_bus *bus)
+{
+    natsOptions *options = NULL;
+    char shown[RT_BUS_URL_MAX];
+    natsStatus s;
+
+    s = nats_SetMessageDeliveryPoolSize(1); /* one thread for all subscriptions */
+    if (s == NATS_OK)
+        s = natsOptions_Create(&options);
+    if (s == NATS_OK)
+        s = set_options(options, &bus->conf, bus->inbox);
+    if (s == NATS_OK) {
+        inbox_hold(bus->inbox); /* until on_closed */
+        s = natsConnection_Connect(&bus->connection, options);
+        if (s == NATS_OK)
+            tell(bus->inbox, true); /* no callback for a first connect that succeeds */
+        else if (s == NATS_NOT_YET_CONNECTED)
+            s = NATS_OK;
+        else
+            inbox_drop(bus->inbox);
+    }
+    natsOptions_Destroy(options);
+    if (s == NATS_OK)
+        return 0;
+    return RT_FAIL(RT_EUSAGE, "NATS at '%s' cannot be used: %s",
+                   rt_bus_shown_url(bus->conf.url, shown, sizeof(shown)), natsStatus_GetText(s));
+}
+
+static struct inbox *inbox_new(struct rt_bus *bus)
+{
+    struct inbox *inbox = rt_xcalloc(1, sizeof(*inbox));
+    int err = pthread_mutex_init(&inbox->lock, NULL);
+
+    rt_assert(err == 0);
+    inbox->items = rt_queue_create(RT_BUS_INBOX_MAX);
+    inbox->holders = 1; /* until the async is closed */
+    inbox->open = true;
+    inbox->bus = bus;
+    err = uv_async_init(rt_loop_uv(bus->conf.loop), &inbox->wake, on_wake);
+    rt_assert(err == 0);
+    inbox->wake.data = inbox;
+    return inbox;
+}
+
+int rt_bus_create(const struct rt_bus_conf *conf, struct rt_bus **out)
+{
+    struct rt_bus *bus;
+    int err;
+
+    if (strnlen(conf->url, RT_BUS_URL_MAX) >= RT_BUS_URL_MAX)
+        return RT_FAIL(RT_EUSAGE, "NATS URL is longer than %d bytes", RT_BUS_URL_MAX - 1);
+    bus = rt_xcalloc(1, sizeof(*bus));
+    bus->conf = *conf;
+    bus->inbox = inbox_new(bus);
+    err = start_connection(bus);
+    if (err) {
+        rt_bus_destroy(bus);
+        return err;
+    }
+    *out = bus;
+    return 0;
+}
+
+void rt_bus_destroy(struct rt_bus *bus)
+{
+    struct inbox *inbox;
+
+    if (!bus)
+        return;
+    inbox = bus->inbox;
+    inbox->bus = NULL;
+    pthread_mutex_lock(&inbox->lock);
+    inbox->open = false;
+    pthread_mutex_unlock(&inbox->lock);
+    for (size_t i = 0; i < bus->n_subscriptions; i++)
+        natsSubscription_Destroy(bus->subscription[i]);
+    natsConnection_Destroy(bus->connection);
+    uv_close((uv_handle_t *)&inbox->wake, on_async_closed);
+    rt_free(bus);
+}
+
+int rt_bus_subscribe(struct rt_bus *bus, const char *subject)
+{
+    natsSubscription *sub = NULL;
+    natsStatus s;
+
+    rt_assert(bus->n_subscriptions < RT_BUS_SUBJECTS_MAX);
+    s = natsConnection_Subscribe(&sub, bus->connection, subject, on_message, bus->inbox);
+    if (s != NATS_OK)
+        return RT_FAIL(RT_ENATS, "cannot subscribe to %s: %s", subject, natsStatus_GetText(s));
+    bus->subscription[bus->n_subscriptions++] = sub;
+    inbox_hold(bus->inbox);
+    s = natsSubscription_SetOnCompleteCB(sub, inbox_drop, bus->inbox);
+    rt_assert(s == NATS_OK);
+    return 0;
+}
+
+bool rt_bus_connected(const struct rt_bus *bus)
+{
+    return told_connected(bus->inbox) &&
+           natsConnection_Status(bus->connection) == NATS_CONN_STATUS_CONNECTED;
+}
+
+int rt_bus_publish(struct rt_bus *bus, const char *subject, const void *data, size_t size)
+{
+    natsStatus s;
+
+    rt_assert(size <= RT_BUS_MESSAGE_MAX);
+    if (!rt_bus_connected(bus))
+        return RT_FAIL(RT_ENATS, "%s: not published, NATS is away", subject);
+    s = natsConnection_Publish(bus->connection, subject, data, (int)size);
+    if (s != NATS_OK)
+        return RT_FAIL(RT_ENATS, "%s: not published: %s", subject, natsStatus_GetText(s));
+    return 0;
+}
+
+uint64_t rt_bus_lost(const struct rt_bus *bus)
+{
+    return atomic_load_explicit(&bus->inbox->lost, memory_order_relaxed);
+}
+
+/* ---- blocking ---- */
+
+struct rt_asker {
+    natsConnection *connection;
+};
+
+int rt_asker_create(const char *url, uint32_t timeout_ms, struct rt_asker **out)
+{
+    natsOptions *options = NULL;
+    natsConnection *connection = NULL;
+    char shown[RT_BUS_URL_MAX];
+    natsStatus s = natsOptions_Create(&options);
+
+    if (s == NATS_OK)
+        s = natsOptions_SetURL(options, url);
+    if (s == NATS_OK)
+        s = natsOptions_SetName(options, "saffron");
+    if (s == NATS_OK)
+        s = natsOptions_SetTimeout(options, timeout_ms);
+    if (s == NATS_OK)
+        s = natsOptions_SetAllowReconnect(options, false);
+    if (s == NATS_OK)
+        s = natsOptions_SetSendAsap(options, true);
+    if (s == NATS_OK)
+        s = natsOptions_SetErrorHandler(options, on_error, NULL);
+    if (s == NATS_OK)
+        s = natsConnection_Connect(&connection, options);
+    natsOptions_Destroy(options);
+    if (s != NATS_OK)
+        return RT_FAIL(RT_ENATS, "no connection to NATS at %s: %s",
+                       rt_bus_shown_url(url, shown, sizeof(shown)), natsStatus_GetText(s));
+    *out = rt_xcalloc(1, sizeof(**out));
+    (*out)->connection = connection;
+    return 0;
+}
+
+void rt_asker_destroy(struct rt_asker *asker)
+{
+    if (!asker)
+        return;
+    natsConnection_Destroy(asker->connection);
+    rt_free(asker);
+}
+
+/* 0 when no more answers are to come, RT_ENATS when the connection is gone. */
+static int take_answers(natsSubscription *sub, uint32_t timeout_ms, void *ctx,
+                        bool (*answer)(void *ctx, const uint8_t *data, size_t size))
+{
+    uint64_t end_ns = rt_now_ns() + timeout_ms * RT_MS;
+    bool more = true;
+
+    while (more) {
+        uint64_t now_ns = rt_now_ns();
+        natsMsg *msg = NULL;
+        natsStatus s;
+
+        if (now_ns >= end_ns)
+            return 0;
+        s = natsSubscription_NextMsg(&msg, sub, (int64_t)((end_ns - now_ns + RT_MS - 1) / RT_MS));
+        if (s == NATS_TIMEOUT)
+            return 0;
+        if (s != NATS_OK)
+            return RT_FAIL(RT_ENATS, "no answer: %s", natsStatus_GetText(s));
+        more = !natsMsg_IsNoResponders(msg) && answer(ctx, (const uint8_t *)natsMsg_GetData(msg),
+                                                      (size_t)natsMsg_GetDataLength(msg));
+        natsMsg_Destroy(msg);
+    }
+    return 0;
+}
+
+int rt_asker_ask(struct rt_asker *asker, const char *subject, const void *data, size_t size,
+                 uint32_t timeout_ms, void *ctx,
+                 bool (*answer)(void *ctx, const uint8_t *data, size_t size))
+{
+    natsSubscription *sub = NULL;
+    natsInbox *inbox = NULL;
+    natsStatus s = natsInbox_Create(&inbox);
+    int err;
+
+    if (s == NATS_OK)
+        s = natsConnection_SubscribeSync(&sub, asker->connection, inbox);
+    if (s == NATS_OK)
+        s = natsConnection_PublishRequest(asker->connection, subject, inbox, data, (int)size);
+    if (s == NATS_OK)
+        err = take_answers(sub, timeout_ms, ctx, answer);
+    else
+        err = RT_FAIL(RT_ENATS, "%s: cannot ask: %s", subject, natsStatus_GetText(s));
+    natsSubscription_Destroy(sub);
+    natsInbox_Destroy(inbox);
+    return err;
+}
