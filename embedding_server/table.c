@@ -255,27 +255,33 @@ static int find_stretch(struct ebs_table *table, const struct stretch *s, const 
     return 0;
 }
 
-static int reserve_found(struct ebs_table *table, size_t n)
+int ebs_table_prepare(struct ebs_table *table, const struct ebs_update *update, uint32_t *found,
+                      struct ebs_applied *out)
 {
-    uint32_t *found;
-    size_t bytes;
+    struct ebs_applied applied = {0};
+    struct stretch s;
 
-    if (n <= table->found_capacity)
-        return 0;
-    found = rt_mul_size(n, sizeof(*found), &bytes) ? rt_try_realloc(table->found, bytes) : NULL;
-    if (!found)
-        return RT_FAIL(RT_ENOMEM, "table %s: out of memory for an update of %zu rows", table->name,
-                       n);
-    table->found = found;
-    table->found_capacity = n;
+    rt_assert(isfinite(update->lr));
+    for (size_t at = 0; at < update->n; at += STRETCH) {
+        size_t n = update->n - at < STRETCH ? update->n - at : STRETCH;
+        int err;
+
+        stage(table, update->id + at, n, &s);
+        err = find_stretch(table, &s, update->grad + at * table->dim, found + at, &applied);
+        if (err)
+            return err;
+    }
+    out->rows += applied.rows;
+    out->created += applied.created;
+    out->nonfinite += applied.nonfinite;
     return 0;
 }
 
-static void run_optimizer(struct ebs_table *table, const struct ebs_update *update)
+void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
+                      const uint32_t *found)
 {
     struct ebs_step step = ebs_optimizer_step(&table->optimizer, update->lr, update->step);
     ebs_optimizer_row_fn run = table->loops->row[table->optimizer.kind];
-    const uint32_t *found = table->found;
     size_t n = update->n, dim = table->dim;
 
     for (size_t i = 0; i < ROWS_AHEAD && i < n; i++)
@@ -295,24 +301,23 @@ static void run_optimizer(struct ebs_table *table, const struct ebs_update *upda
 int ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
                     struct ebs_applied *out)
 {
-    struct ebs_applied applied = {0};
-    struct stretch s;
-    int err = reserve_found(table, update->n);
+    int err;
 
-    rt_assert(isfinite(update->lr));
-    for (size_t at = 0; !err && at < update->n; at += STRETCH) {
-        size_t n = update->n - at < STRETCH ? update->n - at : STRETCH;
+    if (update->n > table->found_capacity) {
+        size_t bytes;
+        bool fits = rt_mul_size(update->n, sizeof(*table->found), &bytes);
+        uint32_t *found = fits ? rt_try_realloc(table->found, bytes) : NULL;
 
-        stage(table, update->id + at, n, &s);
-        err = find_stretch(table, &s, update->grad + at * table->dim, table->found + at, &applied);
+        if (!found)
+            return RT_FAIL(RT_ENOMEM, "table %s: out of memory for an update of %zu rows",
+                           table->name, update->n);
+        table->found = found;
+        table->found_capacity = update->n;
     }
-    if (err)
-        return err;
-    run_optimizer(table, update);
-    out->rows += applied.rows;
-    out->created += applied.created;
-    out->nonfinite += applied.nonfinite;
-    return 0;
+    err = ebs_table_prepare(table, update, table->found, out);
+    if (!err)
+        ebs_table_commit(table, update, table->found);
+    return err;
 }
 
 bool ebs_table_remove(struct ebs_table *table, uint64_t id)

@@ -54,10 +54,18 @@ struct ebs_applied {
 
 /* ebs_table_apply() - run the optimizer on the rows of an update, creating those that are missing.
  * A gradient with a value that is not usable is left out as a whole and creates nothing.
- * All or nothing: RT_ENOMEM or RT_ELIMIT and no row has changed (a missing one may have been created, with
- * its initial value, which reads the same). @out: added to, not cleared; untouched on error. */
+ * All or nothing: RT_ENOMEM or RT_ELIMIT and no row has changed (a missing one may have been created,
+ * with its initial value, which reads the same). @out: added to, not cleared; untouched on error. */
 int ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
                     struct ebs_applied *out);
+
+/* The same in two halves, so that updates of several tables succeed or fail together. prepare finds or
+ * creates the rows and is all that can fail; commit changes them. No remove in between.
+ * @found: [n] caller's memory, the link between the two. */
+int ebs_table_prepare(struct ebs_table *table, const struct ebs_update *update, uint32_t *found,
+                      struct ebs_applied *out);
+void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
+                      const uint32_t *found);
 
 /* Forget a row: from now on it reads as its initial value. false: there was none. */
 bool ebs_table_remove(struct ebs_table *table, uint64_t id);

@@ -1,0 +1,363 @@
+/* embedding_server/gather.c -- open batches by id, open steps by number.
+ *
+ * A batch knows its parts; a step knows the batches of its ranks. Both are small maps, because what is
+ * open is bounded by the batches in flight; what is large (ids, gradients) stays in the payloads. */
+#include "embedding_server/gather.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/map.h"
+#include "runtime/base/mem.h"
+
+struct batch {
+    uint64_t id, step, digest;
+    uint32_t rank, world, parts, arrived;
+    bool synchronous;
+    struct ebs_part part[]; /* [parts]; arena NULL: not here yet */
+};
+
+/* In synchronous mode: who is here of one step of the group. */
+struct step {
+    uint64_t number;
+    uint32_t world;
+    struct {
+        bool skipped; /* its batch was applied earlier */
+        struct batch *batch;
+    } rank[]; /* [world] */
+};
+
+struct ebs_gather {
+    struct rt_map batches; /* id -> struct batch */
+    struct rt_map steps;   /* number -> struct step */
+};
+
+void ebs_part_release(struct ebs_part *part)
+{
+    rt_assert(!part->call);
+    rt_buf_unref(part->payload);
+    rt_arena_destroy(part->arena);
+    *part = (struct ebs_part){0};
+}
+
+static void fail_call(struct ebs_part *part, const char *why)
+{
+    if (part->call)
+        rt_call_fail(part->call, RT_ECANCELED, why);
+    part->call = NULL;
+}
+
+int ebs_gather_create(struct ebs_gather **out)
+{
+    struct ebs_gather *gather = rt_xcalloc(1, sizeof(*gather));
+
+    rt_map_init(&gather->batches);
+    rt_map_init(&gather->steps);
+    *out = gather;
+    return 0;
+}
+
+/* Forget a batch; whoever waits for an answer is told why. */
+static void batch_free(struct ebs_gather *gather, struct batch *batch, const char *why)
+{
+    struct step *step = rt_map_get_ptr(&gather->steps, batch->step);
+
+    for (uint32_t i = 0; i < batch->parts; i++) {
+        fail_call(&batch->part[i], why);
+        if (batch->part[i].arena)
+            ebs_part_release(&batch->part[i]);
+    }
+    if (batch->synchronous && step && step->rank[batch->rank].batch == batch)
+        step->rank[batch->rank].batch = NULL;
+    rt_map_remove(&gather->batches, batch->id);
+    rt_free(batch);
+}
+
+static void step_free(struct ebs_gather *gather, struct step *step)
+{
+    rt_map_remove(&gather->steps, step->number);
+    rt_free(step);
+}
+
+void ebs_gather_destroy(struct ebs_gather *gather)
+{
+    uint64_t key, value;
+
+    if (!gather)
+        return;
+    for (size_t at = 0; rt_map_next(&gather->batches, &at, &key, &value); at = 0)
+        batch_free(gather, rt_map_get_ptr(&gather->batches, key), "the embedding server stops");
+    for (size_t at = 0; rt_map_next(&gather->steps, &at, &key, &value); at = 0)
+        step_free(gather, rt_map_get_ptr(&gather->steps, key));
+    rt_map_release(&gather->batches);
+    rt_map_release(&gather->steps);
+    rt_free(gather);
+}
+
+size_t ebs_gather_open(const struct ebs_gather *gather)
+{
+    return gather->batches.count;
+}
+
+/* ---- batches ---- */
+
+static bool is_abandoned(const struct batch *batch)
+{
+    for (uint32_t i = 0; i < batch->parts; i++)
+        if (batch->part[i].call && rt_call_alive(batch->part[i].call))
+            return false;
+    return true;
+}
+
+/* Room for one more: batches whose callers are gone make way; they come again if they still matter. */
+static int make_room(struct ebs_gather *gather)
+{
+    uint64_t key, value;
+    size_t at = 0;
+
+    while (gather->batches.count >= EBS_OPEN_MAX &&
+           rt_map_next(&gather->batches, &at, &key, &value)) {
+        struct batch *batch = rt_map_get_ptr(&gather->batches, key);
+
+        if (!is_abandoned(batch))
+            continue;
+        batch_free(gather, batch, "given up");
+        at = 0; /* removal moves entries */
+    }
+    if (gather->batches.count >= EBS_OPEN_MAX)
+        return RT_FAIL(RT_EFULL, "%u batches wait for their other parts or ranks", EBS_OPEN_MAX);
+    return 0;
+}
+
+static int batch_add(struct ebs_gather *gather, const struct ebs_part *part, struct batch **out)
+{
+    const struct wire_apply_gradients *m = &part->m;
+    struct batch *batch;
+    int err;
+
+    if (m->parts > EBS_PARTS_MAX)
+        return RT_FAIL(RT_EPROTO, "ApplyGradients: parts is %u, expected at most %u", m->parts,
+                       EBS_PARTS_MAX);
+    err = make_room(gather);
+    if (err)
+        return err;
+    batch = rt_try_calloc(1, sizeof(*batch) + m->parts * sizeof(batch->part[0]));
+    if (!batch || rt_map_put_ptr(&gather->batches, part->batch_id, batch) != 0) {
+        rt_free(batch);
+        return RT_FAIL(RT_ENOMEM, "no memory for a batch of %u parts", m->parts);
+    }
+    batch->id = part->batch_id;
+    batch->step = m->step;
+    batch->digest = m->digest;
+    batch->rank = m->rank;
+    batch->world = m->world;
+    batch->parts = m->parts;
+    batch->synchronous = m->synchronous;
+    *out = batch;
+    return 0;
+}
+
+/* The open batch that a part belongs to. One that was cut or placed differently is an earlier attempt. */
+static int batch_of(struct ebs_gather *gather, const struct ebs_part *part, struct batch **out)
+{
+    const struct wire_apply_gradients *m = &part->m;
+    struct batch *batch = rt_map_get_ptr(&gather->batches, part->batch_id);
+
+    if (batch && batch->digest != m->digest)
+        return RT_FAIL(RT_EDIGEST, "batch %016llx: digest %016llx, its other parts have %016llx",
+                       (unsigned long long)part->batch_id, (unsigned long long)m->digest,
+                       (unsigned long long)batch->digest);
+    if (batch && (batch->parts != m->parts || batch->step != m->step || batch->rank != m->rank ||
+                  batch->world != m->world || batch->synchronous != m->synchronous)) {
+        batch_free(gather, batch, "replaced by a later attempt");
+        batch = NULL;
+    }
+    if (!batch)
+        return batch_add(gather, part, out);
+    *out = batch;
+    return 0;
+}
+
+void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, const char *why)
+{
+    struct batch *batch = rt_map_get_ptr(&gather->batches, batch_id);
+
+    if (batch)
+        batch_free(gather, batch, why);
+}
+
+/* ---- steps ---- */
+
+static int step_of(struct ebs_gather *gather, const struct wire_apply_gradients *m,
+                   struct step **out)
+{
+    struct step *step = rt_map_get_ptr(&gather->steps, m->step);
+
+    if (step && step->world != m->world)
+        return RT_FAIL(RT_EPROTO, "step %llu: world is %u, others say %u",
+                       (unsigned long long)m->step, m->world, step->world);
+    if (!step) {
+        if (m->world > EBS_WORLD_MAX || gather->steps.count >= EBS_OPEN_MAX)
+            return RT_FAIL(RT_ELIMIT,
+                           "step %llu: %u ranks and %zu open steps, expected at most %u, %u",
+                           (unsigned long long)m->step, m->world, gather->steps.count,
+                           EBS_WORLD_MAX, EBS_OPEN_MAX);
+        step = rt_try_calloc(1, sizeof(*step) + m->world * sizeof(step->rank[0]));
+        if (!step || rt_map_put_ptr(&gather->steps, m->step, step) != 0) {
+            rt_free(step);
+            return RT_FAIL(RT_ENOMEM, "no memory for a step of %u ranks", m->world);
+        }
+        step->number = m->step;
+        step->world = m->world;
+    }
+    *out = step;
+    return 0;
+}
+
+int ebs_gather_skip(struct ebs_gather *gather, const struct ebs_part *part)
+{
+    struct step *step;
+    int err = step_of(gather, &part->m, &step);
+
+    if (!err && !step->rank[part->m.rank].batch)
+        step->rank[part->m.rank].skipped = true;
+    return err;
+}
+
+static int enter_step(struct ebs_gather *gather, struct batch *batch, const struct ebs_part *part)
+{
+    struct step *step;
+    struct batch *other;
+    int err = step_of(gather, &part->m, &step);
+
+    if (err)
+        return err;
+    other = step->rank[batch->rank].batch;
+    if (other && other != batch)
+        return RT_FAIL(RT_EPROTO, "step %llu rank %u: batch %016llx, but %016llx is already here",
+                       (unsigned long long)step->number, batch->rank, (unsigned long long)batch->id,
+                       (unsigned long long)other->id);
+    step->rank[batch->rank].batch = batch;
+    step->rank[batch->rank].skipped = false;
+    return 0;
+}
+
+/* ---- parts ---- */
+
+int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part)
+{
+    struct batch *batch = NULL;
+    struct ebs_part *slot;
+    int err;
+
+    rt_assert(part->arena && part->m.part < part->m.parts && part->m.rank < part->m.world);
+    err = batch_of(gather, part, &batch);
+    if (!err && batch->synchronous) {
+        err = enter_step(gather, batch, part);
+        if (err && batch->arrived == 0)
+            batch_free(gather, batch, "");
+    }
+    if (err)
+        return err;
+    slot = &batch->part[part->m.part];
+    if (slot->arena) {
+        fail_call(slot, "asked again");
+        ebs_part_release(slot);
+        batch->arrived--;
+    }
+    *slot = *part;
+    batch->arrived++;
+    return 0;
+}
+
+static int fill(struct ebs_ready *out, struct batch *const *batch, size_t n_batches)
+{
+    size_t n = 0;
+
+    for (size_t b = 0; b < n_batches; b++)
+        n += batch[b]->parts;
+    out->part = rt_try_calloc(n, sizeof(struct ebs_part *));
+    if (!out->part)
+        return RT_FAIL(RT_ENOMEM, "no memory to apply %zu parts", n);
+    for (size_t b = 0; b < n_batches; b++)
+        for (uint32_t i = 0; i < batch[b]->parts; i++)
+            out->part[out->n++] = &batch[b]->part[i];
+    return 0;
+}
+
+static int step_ready(const struct step *step, struct ebs_ready *out)
+{
+    struct batch **batch;
+    size_t n = 0;
+    int err = 0;
+
+    for (uint32_t r = 0; r < step->world; r++) {
+        const struct batch *here = step->rank[r].batch;
+
+        if (!step->rank[r].skipped && (!here || here->arrived < here->parts))
+            return 0;
+    }
+    batch = rt_try_calloc(step->world, sizeof(struct batch *));
+    if (!batch)
+        return RT_FAIL(RT_ENOMEM, "no memory to apply a step of %u ranks", step->world);
+    for (uint32_t r = 0; r < step->world; r++)
+        if (step->rank[r].batch)
+            batch[n++] = step->rank[r].batch;
+    *out = (struct ebs_ready){.whole_step = true, .step = step->number};
+    /* None: all were applied before, and only the step's number is news. */
+    if (n > 0)
+        err = fill(out, batch, n);
+    rt_free(batch);
+    return err;
+}
+
+int ebs_gather_ready(struct ebs_gather *gather, const struct ebs_part *latest,
+                     struct ebs_ready *out)
+{
+    struct batch *batch = rt_map_get_ptr(&gather->batches, latest->batch_id);
+
+    *out = (struct ebs_ready){0};
+    if (latest->m.synchronous) {
+        const struct step *step = rt_map_get_ptr(&gather->steps, latest->m.step);
+
+        return step ? step_ready(step, out) : 0;
+    }
+    if (!batch || batch->arrived < batch->parts)
+        return 0;
+    return fill(out, &batch, 1);
+}
+
+/* Steps come in order: an older one that nobody stands in any more will not be completed. */
+static void forget_steps_before(struct ebs_gather *gather, uint64_t number)
+{
+    uint64_t key, value;
+
+    for (size_t at = 0; rt_map_next(&gather->steps, &at, &key, &value);) {
+        struct step *step = rt_map_get_ptr(&gather->steps, key);
+        bool empty = key < number;
+
+        for (uint32_t r = 0; empty && r < step->world; r++)
+            empty = !step->rank[r].batch;
+        if (!empty)
+            continue;
+        step_free(gather, step);
+        at = 0; /* removal moves entries */
+    }
+}
+
+void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready)
+{
+    for (size_t i = 0; i < ready->n;) {
+        struct batch *batch = rt_map_get_ptr(&gather->batches, ready->part[i]->batch_id);
+
+        i += batch->parts;
+        batch_free(gather, batch, "");
+    }
+    if (ready->whole_step)
+        forget_steps_before(gather, ready->step + 1);
+    ebs_gather_keep(ready);
+}
+
+void ebs_gather_keep(struct ebs_ready *ready)
+{
+    rt_free(ready->part);
+    *ready = (struct ebs_ready){0};
+}

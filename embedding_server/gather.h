@@ -1,0 +1,69 @@
+/* embedding_server/gather.h -- updates that wait for the rest of what they are applied with.
+ *
+ * An ApplyGradients is one part of a batch. A batch is applied when all its parts are in; in synchronous
+ * mode, when the batches of all ranks of its step are in. Until then the parts stand here, each with its payload and
+ * the call that is owed an answer.
+ *
+ *   part: (none) -ebs_gather_add-> waiting -ebs_gather_ready-> in a ready set -ebs_gather_finish-> gone
+ *         waiting -ebs_gather_add of the same part-> replaced; its old call is told so
+ *
+ * Memory: payloads are lent from the loop's pool, whose budget bounds them; batches and steps are at most
+ * EBS_OPEN_MAX. Touch: owner thread only. */
+#ifndef EBS_GATHER_H
+#define EBS_GATHER_H
+
+#include "runtime/net/rpc.h"
+#include "runtime/wire/rows.h"
+
+#define EBS_OPEN_MAX  1024u /* batches that wait for parts or ranks */
+#define EBS_PARTS_MAX 256u  /* parts of one batch */
+#define EBS_WORLD_MAX 4096u /* ranks of a group */
+
+/* One ApplyGradients, read and checked. The arrays live in `arena` and in the payload. */
+struct ebs_part {
+    uint64_t batch_id;
+    struct wire_apply_gradients m;
+    const uint64_t **id; /* [m.n_tables] -> [m.n_ids[t]] */
+    const float **grad;  /* [m.n_tables] -> [m.n_ids[t]][dim] */
+    struct rt_buf *payload;
+    struct rt_call *call;     /* owed one answer; NULL: answered */
+    struct rt_arena *arena;   /* owned; NULL: belongs to somebody else */
+    uint64_t rows, nonfinite; /* what came of it */
+};
+/* Frees arena and payload; the call must be answered. */
+void ebs_part_release(struct ebs_part *part);
+
+struct ebs_gather;
+
+int ebs_gather_create(struct ebs_gather **out);
+void ebs_gather_destroy(struct ebs_gather *gather); /* fails the calls with RT_ECANCELED */
+
+/* Keep a part: its arena, payload reference and call are the gather's now (on an error they are not).
+ * RT_EDIGEST: another digest than the batch's other parts. RT_EPROTO: other contradictions. RT_EFULL.
+ * A batch that comes again cut into another number of parts replaces what was there of it. */
+int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part);
+
+/* The batch of this rank and step was applied before: the step does not wait for it. */
+int ebs_gather_skip(struct ebs_gather *gather, const struct ebs_part *part);
+
+/* Forget what waits of a batch, if anything; its calls fail with RT_ECANCELED and `why`. */
+void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, const char *why);
+
+/* Parts that can be applied now, in order of rank and part: all of a batch, or all of a step. */
+struct ebs_ready {
+    struct ebs_part **part; /* [n]; the gather's memory, until ebs_gather_finish() or _keep() */
+    size_t n;
+    bool whole_step; /* of the group: its batches become one update */
+    uint64_t step;
+};
+/* What a part that was just added or skipped has completed. *out is zero: still waiting. RT_ENOMEM. */
+int ebs_gather_ready(struct ebs_gather *gather, const struct ebs_part *latest,
+                     struct ebs_ready *out);
+/* Applied: forget the parts. Their calls must be answered. */
+void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready);
+/* Not applied: the parts stay, and each that comes again is a new chance. Their calls must be answered. */
+void ebs_gather_keep(struct ebs_ready *ready);
+
+size_t ebs_gather_open(const struct ebs_gather *gather); /* batches waiting */
+
+#endif

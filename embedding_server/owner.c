@@ -1,0 +1,143 @@
+/* embedding_server/owner.c -- an owner's life: its tables as the job has them, filter, gather, listener.
+ *
+ * Everything is made before the loop runs and torn down after it has stopped; in between only the
+ * loop's thread touches it, through the requests of serve.c. */
+#include "embedding_server/serve.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+
+_Static_assert((int)EBS_INIT_UNIFORM == RT_INIT_UNIFORM && (int)EBS_INIT_NORMAL == RT_INIT_NORMAL &&
+                   (int)EBS_INIT_CONSTANT == RT_INIT_CONSTANT,
+               "the job's initializers are the table's");
+_Static_assert((int)EBS_OPTIMIZER_SGD == RT_OPT_SGD &&
+                   (int)EBS_OPTIMIZER_ADAGRAD == RT_OPT_ADAGRAD &&
+                   (int)EBS_OPTIMIZER_ROWWISE_ADAGRAD == RT_OPT_ROWWISE_ADAGRAD &&
+                   (int)EBS_OPTIMIZER_ADAM == RT_OPT_ADAM,
+               "the job's optimizers are the table's");
+_Static_assert(EBS_DIM_MAX == WIRE_DIM_MAX, "a row fits a message");
+
+static int create_table(const struct rt_table_conf *table, uint64_t seed, struct ebs_table **out)
+{
+    const struct rt_sparse_optimizer_conf *optimizer = &table->optimizer;
+    struct ebs_table_conf conf = {
+        .name = table->name,
+        .dim = table->dim,
+        .seed = seed,
+        .init = {.kind = (enum ebs_init_kind)table->init.kind,
+                 .low = (float)table->init.low,
+                 .high = (float)table->init.high,
+                 .mean = (float)table->init.mean,
+                 .std = (float)table->init.std,
+                 .value = (float)table->init.value},
+        .optimizer = {.kind = (enum ebs_optimizer_kind)optimizer->kind,
+                      .weight_decay = (float)optimizer->weight_decay,
+                      .eps = (float)optimizer->eps,
+                      .initial_accumulator = (float)optimizer->initial_accumulator,
+                      .beta1 = (float)optimizer->beta1,
+                      .beta2 = (float)optimizer->beta2},
+    };
+
+    if (!(optimizer->learning_rate >= 0.0 && optimizer->learning_rate <= EBS_FACTOR_MAX))
+        return RT_FAIL(RT_EUSAGE, "table %s: learning_rate: expected 0..%g, got %g", table->name,
+                       EBS_FACTOR_MAX, optimizer->learning_rate);
+    return ebs_table_create(&conf, out);
+}
+
+static int create_tables(struct ebs_owner *owner)
+{
+    const struct rt_job *job = owner->conf.job;
+    int err = 0;
+
+    owner->table = rt_xcalloc(job->n_tables, sizeof(struct ebs_table *));
+    owner->lr = rt_xcalloc(job->n_tables, sizeof(float));
+    for (uint32_t t = 0; t < job->n_tables && !err; t++) {
+        owner->lr[t] = (float)job->table[t].optimizer.learning_rate;
+        err = create_table(&job->table[t], job->global.seed, &owner->table[t]);
+    }
+    owner->applier =
+        (struct ebs_applier){.table = owner->table, .lr = owner->lr, .n_tables = job->n_tables};
+    return err;
+}
+
+static int listen_on(struct ebs_owner *owner)
+{
+    const struct ebs_owner_conf *conf = &owner->conf;
+    struct rt_rpc_conf rpc = {.io = conf->io,
+                              .self = conf->identity,
+                              .greeting = conf->greeting,
+                              .methods = ebs_methods,
+                              .n_methods = ebs_method_count,
+                              .ctx = owner};
+    int err = rt_rpc_create(&rpc, &owner->rpc);
+
+    return err ? err : rt_rpc_listen(owner->rpc, conf->listen, owner->address);
+}
+
+int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
+{
+    struct ebs_owner *owner = rt_xcalloc(1, sizeof(*owner));
+    int err;
+
+    rt_assert(conf->owner < conf->shards->owners);
+    owner->conf = *conf;
+    owner->shard_map = conf->shards->version;
+    owner->shard_first = rt_shard_first(conf->shards, conf->owner);
+    owner->shard_end = rt_shard_first(conf->shards, conf->owner + 1);
+    owner->last = &owner->first;
+    err = rt_arena_create(EBS_UNPACK_BYTES_MAX, &owner->arena);
+    if (!err)
+        err = create_tables(owner);
+    if (!err)
+        err = ebs_filter_create(conf->window ? conf->window : EBS_WINDOW_DEFAULT, &owner->filter);
+    if (!err)
+        err = ebs_gather_create(&owner->gather);
+    if (!err)
+        err = listen_on(owner);
+    if (err) {
+        ebs_owner_destroy(owner);
+        return err;
+    }
+    *out = owner;
+    return 0;
+}
+
+void ebs_owner_destroy(struct ebs_owner *owner)
+{
+    if (!owner)
+        return;
+    while (owner->first) {
+        struct ebs_waiting *waiting = owner->first;
+
+        owner->first = waiting->next;
+        rt_call_fail(waiting->call, RT_ECANCELED, "the embedding server stops");
+        rt_buf_unref(waiting->payload);
+        rt_free(waiting);
+    }
+    ebs_gather_destroy(owner->gather);
+    rt_rpc_destroy(owner->rpc);
+    ebs_filter_destroy(owner->filter);
+    ebs_applier_release(&owner->applier);
+    for (uint32_t t = 0; owner->table && t < owner->conf.job->n_tables; t++)
+        ebs_table_destroy(owner->table[t]);
+    rt_free(owner->table);
+    rt_free(owner->lr);
+    rt_arena_destroy(owner->arena);
+    wire_out_release(&owner->reply);
+    rt_free(owner);
+}
+
+const char *ebs_owner_address(const struct ebs_owner *owner)
+{
+    return owner->address;
+}
+
+const struct ebs_owner_stats *ebs_owner_stats(const struct ebs_owner *owner)
+{
+    return &owner->stats;
+}
+
+const struct rt_rpc_stats *ebs_owner_rpc_stats(const struct ebs_owner *owner)
+{
+    return rt_rpc_stats(owner->rpc);
+}

@@ -1,0 +1,54 @@
+/* embedding_server/owner.h -- one owner: the tables of a range of shards, behind two methods.
+ *
+ *   LookupRows      ids -> weights; a missing row reads as its initial value. With a step: waits until
+ *                   that step is applied (mode `full`).
+ *   ApplyGradients  ids and gradients -> ack. Applied exactly once per batch, however often it is asked.
+ *
+ * An owner refuses ids outside its shards and requests made by another shard map (RT_EOWNER). It is one
+ * event loop's: created before the loop runs or on its thread, everything else on its thread. */
+#ifndef EBS_OWNER_H
+#define EBS_OWNER_H
+
+#include "runtime/job/job.h"
+#include "runtime/net/rpc.h"
+
+struct ebs_owner;
+
+struct ebs_owner_conf {
+    struct rt_io *io;
+    struct rt_identity identity;       /* loop: the worker's number in its process */
+    const struct rt_job *job;          /* must outlive the owner */
+    const struct rt_shard_map *shards; /* copied */
+    uint32_t owner;                    /* our number in the map: index * workers + worker */
+    const struct rt_greeting *greeting;
+    const char *listen; /* address to serve on */
+    uint32_t window;    /* of the filter; 0: EBS_WINDOW_DEFAULT */
+    void *ctx;
+    void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */
+};
+
+/* RT_EUSAGE, RT_ENOMEM, or what listening says. */
+int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out);
+void ebs_owner_destroy(
+    struct ebs_owner *owner); /* NULL is legal; pending calls fail, RT_ECANCELED */
+
+const char *ebs_owner_address(const struct ebs_owner *owner); /* what peers connect to */
+
+/* Numbers for metrics and status. Relaxed atomics: any thread may read them. */
+struct ebs_owner_stats {
+    _Atomic uint64_t lookups, rows_looked_up, rows_found;
+    _Atomic uint64_t updates, updates_again; /* batches applied; repeats of applied ones */
+    _Atomic uint64_t rows_applied, rows_created, rows_nonfinite;
+    _Atomic uint64_t refused;      /* requests answered with an error */
+    _Atomic uint64_t waiting;      /* now: lookups that wait for a step */
+    _Atomic uint64_t open;         /* now: batches that wait for parts or ranks */
+    _Atomic uint64_t forgotten;    /* batches taken for applied without having come */
+    _Atomic uint64_t step;         /* last step applied in synchronous mode */
+    _Atomic uint64_t rows;         /* live, all tables */
+    _Atomic uint64_t row_bytes;    /* id, weights and state of the live rows */
+    _Atomic uint64_t memory_bytes; /* asked from the allocator for rows and index */
+};
+const struct ebs_owner_stats *ebs_owner_stats(const struct ebs_owner *owner);
+const struct rt_rpc_stats *ebs_owner_rpc_stats(const struct ebs_owner *owner);
+
+#endif
