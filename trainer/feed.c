@@ -112,8 +112,10 @@ static void give_back(struct tr_batch *batch, int err, const char *text)
     char reason[256];
     snprintf(reason, sizeof reason, "%s", text);
     struct tr_trainer *trainer = batch->trainer;
-    if (lost || batch->head.evaluate || batch->head.attempt < TR_ATTEMPTS_MAX) {
+    if (lost || batch->head.attempt < TR_ATTEMPTS_MAX) {
         tr_feed_finish(batch, WIRE_RETRY, reason);
+    } else if (batch->head.evaluate) { /* a result without these rows would be another result */
+        tr_fail(trainer, RT_FAIL(err, "evaluation batch %016" PRIx64 ": %s", batch->id, reason));
     } else {
         int ledger_err = rt_ledger_finished(trainer->ledger, batch->id);
         if (ledger_err)

@@ -59,15 +59,8 @@ struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32
 
 static void on_peer_up(void *ctx, struct rt_peer *peer)
 {
-    rt_log(RT_LOG_INFO, "connected peer=%s", rt_peer_name(peer));
+    (void)peer;
     tr_pump(ctx);
-}
-
-static void on_peer_down(void *ctx, struct rt_peer *peer, int err, const char *why)
-{
-    (void)ctx;
-    rt_log(RT_LOG_WARN, "disconnected peer=%s error=%s reason=\"%s\"", rt_peer_name(peer),
-           rt_err_name(err), why);
 }
 
 static void on_fenced(void *ctx, uint64_t held)
@@ -97,7 +90,6 @@ static int make_rpc(struct tr_trainer *trainer)
         .reply_max = RT_PAYLOAD_MAX,
         .ctx = trainer,
         .peer_up = on_peer_up,
-        .peer_down = on_peer_down,
         .fenced = on_fenced,
     };
     int err = rt_rpc_create(&conf, &trainer->rpc);

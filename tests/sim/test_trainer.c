@@ -1,0 +1,511 @@
+/* tests/sim/test_trainer.c -- a trainer rank between a scripted composer and a scripted middleware, in the
+ * simulator: permits, repeats, a lost middleware before and after the step, values that are not finite,
+ * epochs. */
+#include "tests/lib/job_fixture.h"
+#include "tests/sim/sim_io.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/job/batch_id.h"
+#include "runtime/wire/batch.h"
+#include "runtime/wire/member.h"
+#include "trainer/trainer.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { NODE_C, NODE_M, NODE_T, NODES };
+enum { SAMPLES = 16, DIM = 4, SPLITS = 2, BATCHES = 6 };
+
+struct world {
+    struct sim *sim;
+    struct rt_job *job;
+    struct tr_trainer *trainer;
+    struct rt_rpc *composer, *middleware;
+    char middleware_address[RT_ADDRESS_MAX];
+    struct rt_peer *to_trainer;
+    struct rt_arena *arena;
+    struct wire_out out;
+    /* middleware */
+    unsigned lookups, pushes, releases, looked_up_open, looked_up_open_max;
+    int fail_lookup, fail_push; /* so many times, with RT_EUNKNOWN */
+    bool hold_pushes;
+    struct rt_call *held[64];
+    unsigned n_held;
+    bool poison; /* embeddings are NaN */
+    /* composer */
+    struct wire_await_phase_reply phase;
+    unsigned phases;
+    int outcome[64]; /* by sequence */
+    unsigned answers;
+    int failed;
+};
+
+/* ---- the scripted middleware ---- */
+
+static void reply_lookup(struct world *w, struct rt_call *call, uint32_t samples)
+{
+    uint32_t dim[] = {DIM, DIM};
+    struct wire_lookup_batch_reply head = {samples, WIRE_F32, 2, dim};
+    assert_int_equal(wire_lookup_batch_reply_pack(&head, &w->out), 0);
+    size_t end = 0, bytes = (size_t)samples * DIM * sizeof(float);
+    rt_segment_put(&end, bytes);
+    size_t second = rt_segment_put(&end, bytes);
+    struct rt_buf *buf = rt_io_buf(sim_node(w->sim, NODE_M), end);
+    memset(buf->data, 0, end);
+    float *value = (float *)(void *)(buf->data + second);
+    for (uint32_t i = 0; i < samples * DIM; i++)
+        value[i] = w->poison ? NAN : 0.01f * (float)(i % 7);
+    buf->size = end;
+    struct rt_piece piece = {buf->data, end, buf};
+    rt_call_reply(call, &(struct rt_outgoing){.message = w->out.data,
+                                              .message_size = w->out.size,
+                                              .pieces = &piece,
+                                              .n_pieces = 1});
+    rt_buf_unref(buf);
+}
+
+static void serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct world *w = ctx;
+    struct wire_lookup_batch head;
+    rt_arena_reset(w->arena);
+    assert_int_equal(
+        wire_lookup_batch_unpack(request->message, request->header.message_size, w->arena, &head),
+        0);
+    w->lookups++;
+    if (w->fail_lookup > 0) {
+        w->fail_lookup--;
+        rt_call_fail(call, RT_EUNKNOWN, "batch is not known here");
+        return;
+    }
+    if (!head.evaluate && ++w->looked_up_open > w->looked_up_open_max)
+        w->looked_up_open_max = w->looked_up_open;
+    reply_lookup(w, call, head.samples);
+}
+
+static void ack_push(struct world *w, struct rt_call *call)
+{
+    struct wire_push_gradients_reply head = {.rows_applied = 1};
+    assert_int_equal(wire_push_gradients_reply_pack(&head, &w->out), 0);
+    w->looked_up_open--;
+    rt_call_reply(call, &(struct rt_outgoing){.message = w->out.data, .message_size = w->out.size});
+}
+
+static void serve_push(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct world *w = ctx;
+    struct wire_push_gradients head;
+    rt_arena_reset(w->arena);
+    assert_int_equal(
+        wire_push_gradients_unpack(request->message, request->header.message_size, w->arena, &head),
+        0);
+    assert_int_equal(head.n_features, 2);
+    const float *grad = (const float *)(const void *)request->payload->data;
+    for (uint32_t i = 0; i < head.samples * DIM; i++)
+        assert_true(isfinite(grad[i]));
+    w->pushes++;
+    if (w->fail_push > 0) {
+        w->fail_push--;
+        rt_call_fail(call, RT_EUNKNOWN, "batch is not known here");
+    } else if (w->hold_pushes) {
+        w->held[w->n_held++] = call;
+    } else {
+        ack_push(w, call);
+    }
+}
+
+static void serve_release(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    (void)request;
+    struct world *w = ctx;
+    w->releases++;
+    w->looked_up_open--;
+    rt_call_reply(call, &(struct rt_outgoing){0});
+}
+
+/* ---- the scripted composer ---- */
+
+struct question {
+    struct world *world;
+    uint64_t sequence;
+};
+
+static void on_outcome(void *arg, int err, const struct rt_frame *reply)
+{
+    struct question *q = arg;
+    struct world *w = q->world;
+    struct wire_train_batch_reply head;
+    if (err == RT_ECANCELED) {
+        rt_free(q);
+        return;
+    }
+    rt_arena_reset(w->arena);
+    if (!err)
+        err = wire_train_batch_reply_unpack(reply->message, reply->header.message_size, w->arena,
+                                            &head);
+    w->outcome[q->sequence] = err ? err : (int)head.outcome;
+    w->answers++;
+    rt_free(q);
+}
+
+static void send_batch(struct world *w, uint32_t split, uint64_t sequence, uint32_t attempt)
+{
+    struct wire_train_batch head = {.samples = SAMPLES,
+                                    .n_dense = 2,
+                                    .n_labels = 1,
+                                    .evaluate = split >= RT_SPLIT_EVALUATE,
+                                    .middleware_incarnation = 5,
+                                    .digest = 77,
+                                    .attempt = attempt};
+    assert_int_equal(wire_train_batch_pack(&head, &w->out), 0);
+    size_t end = 0;
+    rt_segment_put(&end, SAMPLES * 2 * sizeof(float));
+    size_t labels = rt_segment_put(&end, SAMPLES * sizeof(float));
+    struct rt_buf *buf = rt_io_buf(sim_node(w->sim, NODE_C), end);
+    memset(buf->data, 0, end);
+    for (int i = 0; i < SAMPLES; i += 2)
+        ((float *)(void *)(buf->data + labels))[i] = 1;
+    buf->size = end;
+    struct rt_piece piece = {buf->data, end, buf};
+    struct question *q = rt_xcalloc(1, sizeof *q);
+    *q = (struct question){w, sequence};
+    w->outcome[sequence] = 0;
+    struct rt_outgoing out = {.batch_id = rt_batch_id(split, sequence),
+                              .message = w->out.data,
+                              .message_size = w->out.size,
+                              .pieces = &piece,
+                              .n_pieces = 1};
+    assert_int_equal(rt_rpc_call(w->to_trainer, WIRE_TRAIN_BATCH, &out, 0, on_outcome, q), 0);
+    rt_buf_unref(buf);
+}
+
+static void on_phase(void *arg, int err, const struct rt_frame *reply)
+{
+    struct world *w = arg;
+    if (err)
+        return;
+    rt_arena_reset(w->arena);
+    assert_int_equal(wire_await_phase_reply_unpack(reply->message, reply->header.message_size,
+                                                   w->arena, &w->phase),
+                     0);
+    w->phases++;
+}
+
+static void await_phase(struct world *w, uint64_t known)
+{
+    struct wire_await_phase head = {.known = known, .composers = 1};
+    assert_int_equal(wire_await_phase_pack(&head, &w->out), 0);
+    struct rt_outgoing out = {.message = w->out.data, .message_size = w->out.size};
+    assert_int_equal(rt_rpc_call(w->to_trainer, WIRE_AWAIT_PHASE, &out, 0, on_phase, w), 0);
+}
+
+static void on_ended(void *arg, int err, const struct rt_frame *reply)
+{
+    (void)arg, (void)reply;
+    if (err != RT_ECANCELED)
+        assert_int_equal(err, 0);
+}
+
+static void end_epoch(struct world *w, bool evaluate, uint64_t end0, uint64_t end1)
+{
+    uint32_t base = evaluate ? RT_SPLIT_EVALUATE : 0;
+    struct wire_split_ledger ended[SPLITS] = {
+        {.split = base, .end_sequence = end0, .rows_read = end0 * SAMPLES},
+        {.split = base + 1, .end_sequence = end1, .rows_read = end1 * SAMPLES}};
+    struct wire_end_of_epoch head = {
+        .phase = w->phase.phase, .evaluate = evaluate, .n_ended = SPLITS, .ended = ended};
+    assert_int_equal(wire_end_of_epoch_pack(&head, &w->out), 0);
+    struct rt_outgoing out = {.message = w->out.data, .message_size = w->out.size};
+    assert_int_equal(rt_rpc_call(w->to_trainer, WIRE_END_OF_EPOCH, &out, RT_S, on_ended, w), 0);
+}
+
+/* ---- the world ---- */
+
+static void on_failed(void *ctx, int err)
+{
+    ((struct world *)ctx)->failed = err;
+}
+
+static struct rt_identity identity(enum rt_role role, const struct rt_job *job)
+{
+    struct rt_identity id = {.role = role,
+                             .incarnation = 5,
+                             .wire_version = RT_WIRE_VERSION,
+                             .config_hash = job->config_hash,
+                             .plan_hash = job->plan_hash};
+    strncpy(id.job, job->name, sizeof id.job - 1);
+    return id;
+}
+
+static const struct rt_method_def middleware_method[] = {
+    {WIRE_LOOKUP_BATCH, "LookupBatch", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 0, serve_lookup},
+    {WIRE_PUSH_GRADIENTS, "PushGradients", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 1 << 20, serve_push},
+    {WIRE_RELEASE_BATCH, "ReleaseBatch", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 0, serve_release},
+};
+
+static bool connected(void *arg)
+{
+    struct world *w = arg;
+    return rt_peer_is_up(w->to_trainer) && tr_trainer_ready(w->trainer, NULL, 0);
+}
+
+static void start(struct world *w, const char *const *set, size_t n_set)
+{
+    memset(w, 0, sizeof *w);
+    struct sim_conf conf = {.seed = 11, .n_nodes = NODES};
+    w->sim = sim_create(&conf);
+    w->job = job_fixture(set, n_set);
+    assert_int_equal(rt_arena_create(1 << 20, &w->arena), 0);
+    struct rt_rpc_conf c = {.io = sim_node(w->sim, NODE_C),
+                            .self = identity(RT_ROLE_DATA_COMPOSE, w->job),
+                            .greeting = &wire_greeting,
+                            .reply_max = 1 << 20,
+                            .ctx = w};
+    struct rt_rpc_conf m = {.io = sim_node(w->sim, NODE_M),
+                            .self = identity(RT_ROLE_MIDDLEWARE, w->job),
+                            .greeting = &wire_greeting,
+                            .methods = middleware_method,
+                            .n_methods = ARRAY_LEN(middleware_method),
+                            .ctx = w};
+    struct tr_trainer_conf t = {.io = sim_node(w->sim, NODE_T),
+                                .self = identity(RT_ROLE_TRAINER, w->job),
+                                .job = w->job,
+                                .world = 1,
+                                .listen = "sim:2:1",
+                                .ctx = w,
+                                .failed = on_failed};
+    assert_int_equal(rt_rpc_create(&c, &w->composer), 0);
+    assert_int_equal(rt_rpc_create(&m, &w->middleware), 0);
+    assert_int_equal(rt_rpc_listen(w->middleware, "sim:1:1", w->middleware_address), 0);
+    if (tr_trainer_create(&t, &w->trainer) != 0)
+        fail_msg("%s", rt_err_text());
+    const char *address = w->middleware_address;
+    tr_trainer_on_middleware(w->trainer, 0, 1, &address, 1, 5);
+    w->to_trainer = rt_rpc_peer(w->composer, RT_ROLE_TRAINER, 0, 0);
+    rt_peer_set_address(w->to_trainer, tr_trainer_address(w->trainer), 5);
+    assert_true(sim_run_until(w->sim, connected, w, 10 * RT_S));
+}
+
+static void stop(struct world *w)
+{
+    sim_run_until(w->sim, NULL, NULL, 100 * RT_MS); /* let a running step end */
+    assert_int_equal(w->failed, 0);
+    for (unsigned i = 0; i < w->n_held; i++)
+        ack_push(w, w->held[i]);
+    tr_trainer_destroy(w->trainer);
+    rt_rpc_destroy(w->composer);
+    rt_rpc_destroy(w->middleware);
+    sim_run_until(w->sim, NULL, NULL, RT_S);
+    sim_destroy(w->sim);
+    wire_out_release(&w->out);
+    rt_arena_destroy(w->arena);
+    job_fixture_destroy(w->job);
+}
+
+struct goal {
+    struct world *world;
+    unsigned answers, pushes, phases, held;
+};
+
+static bool reached(void *arg)
+{
+    const struct goal *g = arg;
+    return g->world->answers >= g->answers && g->world->pushes >= g->pushes &&
+           g->world->phases >= g->phases && g->world->n_held >= g->held;
+}
+
+static void run_until(struct world *w, struct goal goal)
+{
+    goal.world = w;
+    if (!sim_run_until(w->sim, reached, &goal, 60 * RT_S))
+        fail_msg("answers %u of %u, pushes %u of %u, phases %u of %u, held %u of %u", w->answers,
+                 goal.answers, w->pushes, goal.pushes, w->phases, goal.phases, w->n_held,
+                 goal.held);
+}
+
+static struct tr_report report(struct world *w)
+{
+    struct tr_report r;
+    tr_trainer_report(w->trainer, &r);
+    return r;
+}
+
+/* ---- the tests ---- */
+
+static void test_epochs(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w, (const char *[]){"data.epochs=2"}, 1);
+    await_phase(&w, 0);
+    run_until(&w, (struct goal){.phases = 1});
+    assert_int_equal(w.phase.kind, WIRE_PHASE_TRAIN);
+    for (unsigned epoch = 0; epoch < 2; epoch++) {
+        uint64_t first = epoch * 3;
+        unsigned before = w.answers;
+        for (unsigned i = 0; i < 3; i++)
+            send_batch(&w, 1, first + i, 1);
+        end_epoch(&w, false, 0, first + 3);
+        await_phase(&w, w.phase.phase);
+        run_until(&w, (struct goal){.answers = before + 3, .phases = 2 + 2 * epoch});
+        for (unsigned i = 0; i < 3; i++)
+            assert_int_equal(w.outcome[first + i], WIRE_TRAINED);
+        assert_int_equal(w.phase.kind, WIRE_PHASE_EVALUATE);
+        send_batch(&w, RT_SPLIT_EVALUATE, epoch, 1);
+        end_epoch(&w, true, epoch + 1, 0);
+        await_phase(&w, w.phase.phase);
+        run_until(&w, (struct goal){.answers = before + 4, .phases = 3 + 2 * epoch});
+        assert_int_equal(w.outcome[epoch], WIRE_EVALUATED);
+    }
+    assert_int_equal(w.phase.kind, WIRE_PHASE_DONE);
+    struct tr_report r = report(&w);
+    assert_true(r.done);
+    assert_int_equal(r.step, 6);
+    assert_int_equal(r.samples_trained, 6 * SAMPLES);
+    assert_int_equal(r.samples_read, 6 * SAMPLES);
+    assert_int_equal(r.test_samples, SAMPLES);
+    assert_true(r.test_auc >= 0 && r.test_auc <= 1);
+    assert_int_equal(r.permits_used, 0);
+    stop(&w);
+}
+
+/* S permits: while the middleware holds the acks, no more than S batches are looked up. */
+static void test_staleness(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set[2];
+        unsigned limit;
+    } row[] = {{{"global.staleness=1", "global.mode=hybrid"}, 1},
+               {{"global.staleness=3", "global.mode=hybrid"}, 3},
+               {{"global.staleness=3", "global.mode=full"}, 1}};
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct world w;
+        start(&w, row[i].set, 2);
+        w.hold_pushes = true;
+        for (unsigned b = 0; b < BATCHES; b++)
+            send_batch(&w, 0, b, 1);
+        run_until(&w, (struct goal){.held = row[i].limit});
+        sim_run_until(w.sim, NULL, NULL, RT_S);
+        assert_int_equal(w.looked_up_open_max, row[i].limit);
+        assert_int_equal(w.n_held, row[i].limit);
+        w.hold_pushes = false;
+        for (unsigned h = 0; h < w.n_held; h++)
+            ack_push(&w, w.held[h]);
+        w.n_held = 0;
+        run_until(&w, (struct goal){.answers = BATCHES});
+        assert_int_equal(w.looked_up_open_max, row[i].limit);
+        assert_int_equal(report(&w).staleness_max, row[i].limit);
+        assert_int_equal(report(&w).samples_trained, BATCHES * SAMPLES);
+        stop(&w);
+    }
+}
+
+/* Lost before the step: nothing has happened, the batch comes again and is trained once. */
+static void test_lookup_lost(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w, NULL, 0);
+    w.fail_lookup = 1;
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.answers = 1});
+    assert_int_equal(w.outcome[0], WIRE_RETRY);
+    assert_int_equal(report(&w).permits_used, 0);
+    send_batch(&w, 0, 0, 2);
+    run_until(&w, (struct goal){.answers = 2});
+    assert_int_equal(w.outcome[0], WIRE_TRAINED);
+    assert_int_equal(report(&w).step, 1);
+    stop(&w);
+}
+
+/* Lost after the step: the gradients are kept and pushed again; the batch is not stepped twice. */
+static void test_push_lost(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w, NULL, 0);
+    w.fail_push = 2;
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.answers = 1});
+    assert_int_equal(w.outcome[0], WIRE_RETRY);
+    uint64_t digest = tr_trainer_digest(w.trainer);
+    assert_int_equal(report(&w).permits_used, 1);
+    send_batch(&w, 0, 0, 2);
+    run_until(&w, (struct goal){.answers = 2});
+    assert_int_equal(w.outcome[0], WIRE_RETRY);
+    send_batch(&w, 0, 0, 3);
+    run_until(&w, (struct goal){.answers = 3});
+    assert_int_equal(w.outcome[0], WIRE_TRAINED);
+    assert_int_equal(w.lookups, 1);
+    assert_int_equal(w.pushes, 3);
+    assert_int_equal(report(&w).step, 1);
+    assert_true(tr_trainer_digest(w.trainer) == digest);
+    assert_int_equal(report(&w).permits_used, 0);
+    stop(&w);
+}
+
+/* The same batch again: joined while it is open, answered at once when it is finished. */
+static void test_repeat(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w, NULL, 0);
+    w.hold_pushes = true;
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.held = 1});
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.answers = 1});
+    assert_int_equal(w.outcome[0], RT_ESTALE); /* the first call was replaced */
+    w.hold_pushes = false;
+    ack_push(&w, w.held[0]);
+    w.n_held = 0;
+    run_until(&w, (struct goal){.answers = 2});
+    assert_int_equal(w.outcome[0], WIRE_TRAINED);
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.answers = 3});
+    assert_int_equal(w.outcome[0], WIRE_TRAINED);
+    assert_int_equal(w.lookups, 1);
+    assert_int_equal(report(&w).samples_trained, SAMPLES);
+    stop(&w);
+}
+
+static void test_nonfinite(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w, NULL, 0);
+    uint64_t digest = tr_trainer_digest(w.trainer);
+    w.poison = true;
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.answers = 1});
+    assert_int_equal(w.outcome[0], WIRE_DROPPED);
+    sim_run_until(w.sim, NULL, NULL, RT_S);
+    assert_int_equal(w.releases, 1);
+    assert_int_equal(w.pushes, 0);
+    assert_true(tr_trainer_digest(w.trainer) == digest);
+    w.poison = false;
+    send_batch(&w, 0, 1, 1);
+    run_until(&w, (struct goal){.answers = 2});
+    assert_int_equal(w.outcome[1], WIRE_TRAINED);
+    assert_true(tr_trainer_digest(w.trainer) != digest);
+    assert_int_equal(report(&w).samples_dropped, SAMPLES);
+    assert_int_equal(report(&w).step, 1);
+    stop(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest test[] = {
+        cmocka_unit_test(test_epochs),      cmocka_unit_test(test_staleness),
+        cmocka_unit_test(test_lookup_lost), cmocka_unit_test(test_push_lost),
+        cmocka_unit_test(test_repeat),      cmocka_unit_test(test_nonfinite),
+    };
+    return cmocka_run_group_tests(test, NULL, NULL);
+}
