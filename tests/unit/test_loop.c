@@ -1,0 +1,231 @@
+/* tests/unit/test_loop.c -- posts, timers, work and files of the real loop. */
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/net/loop.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { POSTERS = 4, POSTS = 5000, JOBS = 20 };
+
+static struct rt_loop *new_loop(void)
+{
+    struct rt_loop_conf conf = {.name = "test", .pool_budget = 1 << 20};
+    struct rt_loop *loop;
+    assert_int_equal(rt_loop_create(&conf, &loop), 0);
+    return loop;
+}
+
+/* ---- posts from several threads to one loop ---- */
+
+struct poster {
+    struct rt_loop *loop;
+    int posted, came; /* came: touched by the loop only */
+};
+
+static void take(void *arg)
+{
+    struct poster *p = arg;
+    rt_assert(rt_loop_is_current(p->loop));
+    p->came++;
+}
+
+static void *post_all(void *arg)
+{
+    struct poster *p = arg;
+    rt_assert(!rt_loop_is_current(p->loop));
+    while (p->posted < POSTS) {
+        if (rt_loop_post(p->loop, take, p) == 0)
+            p->posted++;
+        else
+            usleep(100); /* full: hold back */
+    }
+    return NULL;
+}
+
+static void test_posts(void **state)
+{
+    struct rt_loop *loop = new_loop();
+    struct poster poster[POSTERS];
+    pthread_t thread[POSTERS];
+    (void)state;
+    assert_int_equal(rt_loop_start_thread(loop), 0);
+    usleep(1000);
+    for (int i = 0; i < POSTERS; i++) {
+        poster[i] = (struct poster){.loop = loop};
+        pthread_create(&thread[i], NULL, post_all, &poster[i]);
+    }
+    for (int i = 0; i < POSTERS; i++)
+        pthread_join(thread[i], NULL);
+    rt_loop_stop(loop); /* what was posted before runs first */
+    rt_loop_join(loop);
+    for (int i = 0; i < POSTERS; i++)
+        assert_int_equal(poster[i].came, POSTS);
+    rt_loop_destroy(loop);
+}
+
+static void test_posts_are_bounded(void **state)
+{
+    struct rt_loop *loop = new_loop();
+    struct poster p = {.loop = loop};
+    int n = 0;
+    (void)state;
+    while (rt_loop_post(loop, take, &p) == 0)
+        n++;
+    assert_int_equal(n, 1024);
+    assert_int_equal(rt_loop_post(loop, take, &p), RT_EFULL);
+    rt_loop_stop(loop);
+    rt_loop_run(loop);
+    assert_int_equal(p.came, 1024);
+    rt_loop_destroy(loop);
+}
+
+/* ---- timers ---- */
+
+struct clock_test {
+    struct rt_loop *loop;
+    struct rt_timer timer[3], never;
+    int order[4], n;
+    uint64_t start, fired_ns;
+};
+
+static void fired(struct clock_test *t, int which)
+{
+    t->order[t->n++] = which;
+}
+
+static void fire_late(void *arg)
+{
+    struct clock_test *t = arg;
+    fired(t, 2);
+    t->fired_ns = rt_now_ns();
+    rt_loop_stop(t->loop);
+}
+
+static void fire_soon(void *arg)
+{
+    struct clock_test *t = arg;
+    fired(t, 1);
+    if (t->n == 1)
+        rt_timer_start(rt_loop_io(t->loop), &t->timer[0], 0); /* again, from inside */
+    else
+        rt_timer_stop(rt_loop_io(t->loop), &t->never);
+}
+
+static void fire_never(void *arg)
+{
+    fired(arg, 9);
+}
+
+static void test_timers(void **state)
+{
+    struct clock_test t = {.loop = new_loop()};
+    struct rt_io *io = rt_loop_io(t.loop);
+    (void)state;
+    t.timer[0] = (struct rt_timer){.fire = fire_soon, .arg = &t};
+    t.timer[1] = (struct rt_timer){.fire = fire_late, .arg = &t};
+    t.never = (struct rt_timer){.fire = fire_never, .arg = &t};
+    t.start = rt_now_ns();
+    rt_timer_start(io, &t.timer[1], 30 * RT_MS);
+    rt_timer_start(io, &t.never, 20 * RT_MS);
+    rt_timer_start(io, &t.timer[0], 5 * RT_MS);
+    rt_loop_run(t.loop);
+    assert_int_equal(t.n, 3);
+    assert_int_equal(t.order[0], 1);
+    assert_int_equal(t.order[1], 1);
+    assert_int_equal(t.order[2], 2);
+    assert_true(t.fired_ns - t.start >= 30 * RT_MS);
+    assert_true(t.fired_ns - t.start < 500 * RT_MS);
+    rt_loop_destroy(t.loop);
+}
+
+/* ---- work ---- */
+
+struct job {
+    struct rt_work work;
+    struct rt_loop *loop;
+    int *next, at, ran, done;
+};
+
+static void job_run(void *arg)
+{
+    struct job *job = arg;
+    rt_assert(!rt_loop_is_current(job->loop));
+    job->ran = ++*job->next; /* one worker: no race */
+}
+
+static void job_done(void *arg)
+{
+    struct job *job = arg;
+    rt_assert(rt_loop_is_current(job->loop));
+    job->done++;
+    if (job->at == JOBS - 1)
+        rt_loop_stop(job->loop);
+}
+
+static void start_jobs(void *arg)
+{
+    struct job *job = arg;
+    for (int i = 0; i < JOBS; i++)
+        rt_io_work(rt_loop_io(job->loop), &job[i].work);
+}
+
+static void test_work_order(void **state)
+{
+    struct rt_loop *loop = new_loop();
+    struct job job[JOBS] = {0};
+    int next = 0;
+    (void)state;
+    for (int i = 0; i < JOBS; i++) {
+        job[i] = (struct job){.loop = loop, .next = &next, .at = i};
+        job[i].work = (struct rt_work){.run = job_run, .done = job_done, .arg = &job[i]};
+    }
+    rt_loop_post(loop, start_jobs, job);
+    rt_loop_run(loop);
+    for (int i = 0; i < JOBS; i++) {
+        assert_int_equal(job[i].ran, i + 1);
+        assert_int_equal(job[i].done, 1);
+    }
+    rt_loop_destroy(loop);
+}
+
+/* ---- files ---- */
+
+static void test_files(void **state)
+{
+    struct rt_loop *loop = new_loop();
+    struct rt_io *io = rt_loop_io(loop);
+    struct rt_file *file;
+    char path[] = "/tmp/saffron-test-XXXXXX", text[16];
+    int fd = mkstemp(path);
+    (void)state;
+    assert_int_equal(write(fd, "0123456789", 10), 10);
+    close(fd);
+    assert_int_equal(io->ops->file_open(io, path, &file), 0);
+    assert_int_equal(io->ops->file_read(file, text, 6), 6);
+    assert_int_equal(io->ops->file_read(file, text + 6, 10), 4);
+    assert_memory_equal(text, "0123456789", 10);
+    assert_int_equal(io->ops->file_read(file, text, 10), 0);
+    io->ops->file_close(file);
+    unlink(path);
+    assert_int_equal(io->ops->file_open(io, path, &file), RT_EFILE);
+    assert_non_null(strstr(rt_err_text(), path));
+    rt_loop_destroy(loop);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_posts),  cmocka_unit_test(test_posts_are_bounded),
+        cmocka_unit_test(test_timers), cmocka_unit_test(test_work_order),
+        cmocka_unit_test(test_files),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
