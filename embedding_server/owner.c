@@ -60,6 +60,14 @@ static int create_tables(struct ebs_owner *owner)
     return err;
 }
 
+static void on_fenced(void *ctx, uint64_t held)
+{
+    struct ebs_owner *owner = ctx;
+
+    if (owner->conf.fenced)
+        owner->conf.fenced(owner->conf.ctx, held);
+}
+
 static int listen_on(struct ebs_owner *owner)
 {
     const struct ebs_owner_conf *conf = &owner->conf;
@@ -68,7 +76,8 @@ static int listen_on(struct ebs_owner *owner)
                               .greeting = conf->greeting,
                               .methods = ebs_methods,
                               .n_methods = ebs_method_count,
-                              .ctx = owner};
+                              .ctx = owner,
+                              .fenced = on_fenced};
     int err = rt_rpc_create(&rpc, &owner->rpc);
 
     return err ? err : rt_rpc_listen(owner->rpc, conf->listen, owner->address);
@@ -98,6 +107,8 @@ int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
         ebs_owner_destroy(owner);
         return err;
     }
+    owner->conf.listen = NULL; /* these two were the caller's */
+    owner->conf.shards = NULL;
     *out = owner;
     return 0;
 }

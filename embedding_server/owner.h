@@ -46,7 +46,7 @@ struct ebs_owner_stats {
     _Atomic uint64_t step;         /* last step applied in synchronous mode */
     _Atomic uint64_t rows;         /* live, all tables */
     _Atomic uint64_t row_bytes;    /* id, weights and state of the live rows */
-    _Atomic uint64_t memory_bytes; /* asked from the allocator for rows and index */
+    _Atomic uint64_t memory_bytes; /* of rows and index */
 };
 const struct ebs_owner_stats *ebs_owner_stats(const struct ebs_owner *owner);
 const struct rt_rpc_stats *ebs_owner_rpc_stats(const struct ebs_owner *owner);

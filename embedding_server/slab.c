@@ -157,7 +157,7 @@ void ebs_slab_free(struct ebs_slab *slab, uint32_t row)
 
 size_t ebs_slab_bytes(const struct ebs_slab *slab)
 {
-    return slab->capacity * slab->row_bytes +
+    return slab->fresh * slab->row_bytes +
            slab->n_blocks * ((size_t)1 << slab->shift) / BITS * sizeof(uint64_t) +
            slab->blocks_capacity * sizeof(*slab->block);
 }

@@ -38,7 +38,8 @@ void ebs_slab_release(struct ebs_slab *slab);
 int ebs_slab_alloc(struct ebs_slab *slab, uint64_t id, uint32_t *row);
 void ebs_slab_free(struct ebs_slab *slab, uint32_t row);
 
-/* Bytes asked from the allocator. */
+/* Bytes in use: rows that were ever used, live bits, list of blocks. What a block has beyond was never
+ * touched and is not resident but for the rest of its last page. */
 size_t ebs_slab_bytes(const struct ebs_slab *slab);
 
 /* The first live row at or after `row`; EBS_ROW_NONE when there is none. */

@@ -73,7 +73,7 @@ bool ebs_table_remove(struct ebs_table *table, uint64_t id);
 uint64_t ebs_table_rows(const struct ebs_table *table);
 size_t ebs_table_row_bytes(const struct ebs_table *table); /* id, weights and state of one row */
 
-/* Bytes asked from the allocator, by kind. Untouched pages of the last block are not resident. */
+/* Bytes of memory, by kind; the part of the last block of rows that was never touched does not count. */
 struct ebs_table_bytes {
     size_t rows; /* blocks of rows, free ones included */
     size_t index;

@@ -1,0 +1,230 @@
+/* embedding_server/main.c -- saffron-embedding-server: some owners, a loop and a thread each. */
+#include "embedding_server/owner.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "runtime/process/process.h"
+
+#include <sched.h>
+#include <stdio.h>
+
+#define WORKERS_DEFAULT_MAX 8
+#define POOL_BYTES          ((size_t)1 << 30) /* payloads in flight, per owner */
+
+struct worker {
+    struct rt_loop *loop;
+    struct ebs_owner *owner;
+    bool runs; /* its thread */
+};
+
+struct server {
+    struct rt_process *process;
+    struct worker *worker; /* [workers] */
+    uint32_t workers;
+    bool ready;
+};
+
+/* ---- what others see of us ---- */
+
+static uint64_t get(const _Atomic uint64_t *value)
+{
+    return atomic_load_explicit(value, memory_order_relaxed);
+}
+
+static int is_ready(void *ctx)
+{
+    return ((struct server *)ctx)->ready;
+}
+
+static void put(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static void status(void *ctx, json_t *object)
+{
+    const struct server *server = ctx;
+    uint64_t rows = 0, memory = 0, updates = 0, again = 0, nonfinite = 0, lookups = 0, sent = 0;
+    json_t *hops = json_object();
+
+    for (uint32_t w = 0; w < server->workers && server->worker[w].owner; w++) {
+        const struct ebs_owner_stats *stats = ebs_owner_stats(server->worker[w].owner);
+
+        rows += get(&stats->rows);
+        memory += get(&stats->memory_bytes);
+        updates += get(&stats->updates);
+        again += get(&stats->updates_again);
+        nonfinite += get(&stats->rows_nonfinite);
+        lookups += get(&stats->lookups);
+        sent += get(&ebs_owner_rpc_stats(server->worker[w].owner)->bytes_out);
+    }
+    put(object, "workers", server->workers);
+    put(object, "rows_total", rows);
+    put(object, "memory_bytes", memory);
+    json_object_set_new(object, "bytes_per_row",
+                        rows ? json_real((double)memory / (double)rows) : json_null());
+    put(object, "lookups", lookups);
+    put(object, "updates", updates);
+    put(object, "updates_again", again);
+    put(object, "rows_nonfinite", nonfinite);
+    put(hops, rt_role_name(RT_ROLE_MIDDLEWARE), sent);
+    json_object_set_new(object, "bytes_sent", hops);
+}
+
+static void register_metrics(const struct server *server, uint32_t w)
+{
+    struct rt_metrics *metrics = rt_process_metrics(server->process);
+    const struct ebs_owner_stats *s = ebs_owner_stats(server->worker[w].owner);
+    const struct {
+        enum rt_metric_kind kind;
+        const char *name, *help;
+        const _Atomic uint64_t *value;
+    } metric[] = {
+        {RT_COUNTER, "lookups_total", "LookupRows answered", &s->lookups},
+        {RT_COUNTER, "rows_looked_up_total", "rows read", &s->rows_looked_up},
+        {RT_COUNTER, "rows_found_total", "of these, rows that exist", &s->rows_found},
+        {RT_COUNTER, "updates_total", "batches applied", &s->updates},
+        {RT_COUNTER, "updates_again_total", "parts of applied batches sent again",
+         &s->updates_again},
+        {RT_COUNTER, "rows_applied_total", "rows changed", &s->rows_applied},
+        {RT_COUNTER, "rows_created_total", "rows made", &s->rows_created},
+        {RT_COUNTER, "rows_nonfinite_total", "gradients left out", &s->rows_nonfinite},
+        {RT_COUNTER, "requests_refused_total", "requests answered with an error", &s->refused},
+        {RT_COUNTER, "batches_forgotten_total", "batches taken for applied that never came",
+         &s->forgotten},
+        {RT_GAUGE, "lookups_waiting", "lookups that wait for a step", &s->waiting},
+        {RT_GAUGE, "batches_open", "batches that wait for parts or ranks", &s->open},
+        {RT_GAUGE, "step", "last step applied in synchronous mode", &s->step},
+        {RT_GAUGE, "rows", "live rows", &s->rows},
+        {RT_GAUGE, "row_bytes", "id, weights and optimizer state of live rows", &s->row_bytes},
+        {RT_GAUGE, "memory_bytes", "memory of rows and index", &s->memory_bytes},
+    };
+    char labels[32];
+
+    snprintf(labels, sizeof(labels), "worker=\"%u\"", w);
+    for (size_t i = 0; i < sizeof(metric) / sizeof(metric[0]); i++) {
+        char *name = rt_xasprintf("saffron_embedding_server_%s", metric[i].name);
+
+        rt_metrics_u64(metrics, metric[i].kind, name, labels, metric[i].help, metric[i].value);
+        rt_free(name);
+    }
+}
+
+/* ---- start and stop ---- */
+
+/* A newer process has our identity. Runs on an owner's thread. */
+static void on_fenced(void *ctx, uint64_t held)
+{
+    struct server *server = ctx;
+
+    rt_process_fail(server->process,
+                    RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)held));
+}
+
+static uint32_t count_workers(const struct rt_job *job)
+{
+    uint32_t cores = 1;
+    cpu_set_t set;
+
+    if (job->global.embedding_server_workers > 0)
+        return job->global.embedding_server_workers;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0)
+        cores = (uint32_t)CPU_COUNT(&set);
+    return cores < WORKERS_DEFAULT_MAX ? cores : WORKERS_DEFAULT_MAX;
+}
+
+static int start_worker(struct server *server, const struct rt_shard_map *shards, uint32_t w)
+{
+    struct rt_process *process = server->process;
+    struct worker *worker = &server->worker[w];
+    char listen[RT_ADDRESS_MAX];
+    struct ebs_owner_conf conf = {.job = rt_process_job(process),
+                                  .shards = shards,
+                                  .owner = rt_process_index(process) * server->workers + w,
+                                  .greeting = &wire_greeting,
+                                  .listen = listen,
+                                  .ctx = server,
+                                  .fenced = on_fenced};
+    int err = rt_loop_create(&(struct rt_loop_conf){.name = "owner", .pool_budget = POOL_BYTES},
+                             &worker->loop);
+
+    if (err)
+        return err;
+    conf.io = rt_loop_io(worker->loop);
+    rt_process_identity(process, w, &conf.identity);
+    rt_process_listen_address(process, w, listen);
+    err = ebs_owner_create(&conf, &worker->owner);
+    if (err)
+        return err;
+    register_metrics(server, w);
+    err = rt_loop_start_thread(worker->loop);
+    worker->runs = !err;
+    return err;
+}
+
+static int start(struct server *server)
+{
+    struct rt_process *process = server->process;
+    struct rt_shard_map shards;
+    const char **address;
+    int err;
+
+    server->workers = count_workers(rt_process_job(process));
+    if (rt_process_index(process) >= rt_process_size(process))
+        return RT_FAIL(RT_EUSAGE, "index %u of %u embedding servers", rt_process_index(process),
+                       rt_process_size(process));
+    err = rt_shard_map_init(&shards, rt_process_size(process), server->workers);
+    if (err)
+        return err;
+    server->worker = rt_xcalloc(server->workers, sizeof(*server->worker));
+    for (uint32_t w = 0; w < server->workers && !err; w++)
+        err = start_worker(server, &shards, w);
+    if (err)
+        return err;
+    address = rt_xcalloc(server->workers, sizeof(*address));
+    for (uint32_t w = 0; w < server->workers; w++)
+        address[w] = ebs_owner_address(server->worker[w].owner);
+    err = rt_process_announce(process, address, server->workers);
+    rt_free(address);
+    server->ready = !err;
+    if (!err)
+        rt_process_set_state(process, WIRE_READY);
+    return err;
+}
+
+static void stop(struct server *server)
+{
+    for (uint32_t w = 0; server->worker && w < server->workers; w++) {
+        struct worker *worker = &server->worker[w];
+
+        if (worker->runs) {
+            rt_loop_stop(worker->loop);
+            rt_loop_join(worker->loop);
+        }
+        ebs_owner_destroy(worker->owner);
+        rt_loop_destroy(worker->loop);
+    }
+    rt_free(server->worker);
+}
+
+int main(int argc, char **argv)
+{
+    struct server server = {0};
+    const struct rt_process_role role = {
+        .role = RT_ROLE_EMBEDDING_SERVER,
+        .program = "saffron-embedding-server",
+        .doc = "Holds the rows of embedding tables and applies their gradients.",
+        .ctx = &server,
+        .ready = is_ready,
+        .status = status,
+    };
+    int err = rt_process_start(argc, argv, &role, &server.process);
+
+    if (err)
+        return rt_exit_code(err);
+    err = start(&server); /* owners, each with its loop, thread and listener */
+    if (!err)
+        err = rt_process_run(server.process); /* until told to stop */
+    stop(&server);
+    return rt_process_end(server.process, err);
+}
