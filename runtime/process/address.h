@@ -1,0 +1,17 @@
+/* runtime/process/address.h -- what peers connect to when we listen everywhere. */
+#ifndef RT_PROCESS_ADDRESS_H
+#define RT_PROCESS_ADDRESS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* "0.0.0.0" or "::": listens everywhere, and is nowhere to connect to. */
+bool rt_address_is_any(const char *ip);
+
+/* The source address of the default route, of the family of `bind_to`. RT_EUSAGE when there is none. */
+int rt_address_of_host(const char *bind_to, char *out, size_t size);
+
+/* `ip`, in brackets when it is IPv6, ":" and the port. */
+void rt_address_join(const char *ip, unsigned port, char *out, size_t size);
+
+#endif

@@ -1,0 +1,35 @@
+/* runtime/process/flags.h -- command line and environment of a role's program. A flag wins over its
+ * variable. Texts point into argv and the environment. */
+#ifndef RT_FLAGS_H
+#define RT_FLAGS_H
+
+#include "runtime/base/log.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define RT_SETS_MAX 256
+
+struct rt_flags {
+    uint32_t index, size;
+    const char *job; /* NULL: the folder's name */
+    const char *nats, *bind;
+    const char *advertise; /* NULL: found out when needed */
+    const char *config;    /* NULL: all four files are given by their variables */
+    const char *path[4];
+    const char *data_dir, *models_dir, *model, *run_dir; /* may be NULL */
+    int port, admin_port;                                /* -1: not given */
+    bool fixed_ports;
+    enum rt_log_level log_level;
+    const char *set[RT_SETS_MAX];
+    size_t n_set;
+    char *seed_set; /* "global.seed=N" */
+};
+
+/* Complains itself, as argp does, and ends the process with status 2; --help and --version with 0. */
+void rt_flags_parse(int argc, char **argv, const char *program, const char *doc,
+                    struct rt_flags *out);
+void rt_flags_release(struct rt_flags *flags);
+
+#endif

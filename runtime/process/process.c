@@ -1,0 +1,561 @@
+/* runtime/process/process.c -- a role's process around its work.
+ *
+ * Start: flags, job, control loop, admin page. Announce: presence, as soon as the role has addresses. Run:
+ * the control loop until somebody says stop (a signal, ctl, the role) or something failed. End: what was set
+ * up goes down in the opposite order.
+ *
+ *   STARTING -announce-> WAITING <-ready()-> READY      the tick asks the role
+ *   any -rt_process_set_state-> DRAINING, DONE          and then leaves it alone
+ *   any -rt_process_end with an error-> FAILED
+ *
+ * The first failure wins: its text is kept, since error texts belong to threads. The first SIGTERM or SIGINT
+ * ends the run in order; a second one ends the process at once. */
+#include "runtime/process/process.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/process/address.h"
+#include "runtime/process/flags.h"
+#include "runtime/process/status.h"
+#include "runtime/process/version.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+
+#define POOL_BYTES                                                                                 \
+    ((size_t)2 << 30) /* payload buffers of the control loop, where roles put data on it */
+#define TICK_NS     (200 * RT_MS)
+#define REASON_MAX  1024
+#define WAITING_MAX 160
+#define IP_MAX      64
+#define ADMIN_MAX   96
+
+struct rt_process {
+    struct rt_process_role role;
+    struct rt_flags flags;
+    struct rt_job *job;
+    struct rt_loop *loop;
+    struct rt_metrics *metrics;
+    struct rt_admin *admin;
+    struct rt_member *member; /* NULL before the announcement */
+    uint64_t incarnation, started_ns;
+    enum wire_state state;
+    char waiting[WAITING_MAX];
+    char **address; /* announced */
+    uint32_t n_addresses;
+    char ip[IP_MAX], admin_address[ADMIN_MAX], host[HOST_NAME_MAX + 1];
+    struct rt_timer tick;
+    uv_signal_t on_term, on_int;
+    char *status_text; /* the latest answer to ctl */
+    char reply_text[REASON_MAX];
+
+    pthread_mutex_t lock; /* guards the two below */
+    int err;
+    char reason[REASON_MAX];
+
+    /* Touched by: loop; read by the admin page. */
+    _Atomic double cpu_seconds;
+    _Atomic uint64_t rss_bytes, ready, nats_connected;
+};
+
+/* ---- what it says of itself ---- */
+
+static bool is_ready(struct rt_process *process)
+{
+    return process->member && process->role.ready(process->role.ctx) != 0;
+}
+
+static int admin_ready(void *ctx)
+{
+    return is_ready(ctx);
+}
+
+static char *status_json(struct rt_process *p)
+{
+    struct rt_usage usage;
+    json_t *o;
+
+    rt_usage_now(&usage);
+    o = json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:s, s:s, s:b}", "role",
+                  rt_role_name(p->role.role), "job", p->job->name, "index",
+                  (json_int_t)p->flags.index, "incarnation", (json_int_t)p->incarnation, "state",
+                  wire_state_name(p->state), "waiting", p->waiting, "pid", (json_int_t)getpid(),
+                  "uptime_seconds", (double)(rt_now_ns() - p->started_ns) * 1e-9, "cpu_seconds",
+                  usage.cpu_seconds, "rss_bytes", (json_int_t)usage.rss_bytes, "peak_rss_bytes",
+                  (json_int_t)usage.peak_rss_bytes, "version", RT_VERSION, "admin",
+                  p->admin_address, "nats_connected",
+                  p->member ? (int)rt_member_connected(p->member) : 0);
+    rt_assert(o);
+    if (p->member && p->role.status)
+        p->role.status(p->role.ctx, o);
+    return rt_status_text(o);
+}
+
+static void admin_status(void *ctx, struct rt_strbuf *json)
+{
+    char *text = status_json(ctx);
+
+    rt_strbuf_addf(json, "%s\n", text);
+    rt_free(text);
+}
+
+static void on_tick(void *arg)
+{
+    struct rt_process *p = arg;
+    bool ready = is_ready(p);
+    struct rt_usage usage;
+
+    rt_timer_start(rt_loop_io(p->loop), &p->tick, TICK_NS);
+    if (p->state <= WIRE_READY)
+        rt_process_set_state(p, ready ? WIRE_READY : WIRE_WAITING);
+    rt_usage_now(&usage);
+    atomic_store_explicit(&p->cpu_seconds, usage.cpu_seconds, memory_order_relaxed);
+    atomic_store_explicit(&p->rss_bytes, usage.rss_bytes, memory_order_relaxed);
+    atomic_store_explicit(&p->ready, ready, memory_order_relaxed);
+    atomic_store_explicit(&p->nats_connected, rt_member_connected(p->member), memory_order_relaxed);
+}
+
+/* ---- what it is told ---- */
+
+static int run_command(struct rt_process *p, const struct wire_control_request *request,
+                       struct wire_control_reply *reply)
+{
+    enum rt_log_level level;
+    int err;
+
+    switch (request->command) {
+    case WIRE_CTL_STATUS:
+        rt_free(p->status_text);
+        p->status_text = status_json(p);
+        reply->text = p->status_text;
+        return 0;
+    case WIRE_CTL_STOP:
+        rt_log(RT_LOG_INFO, "stopping by=control");
+        rt_process_stop(p);
+        return 0;
+    case WIRE_CTL_LOG_LEVEL:
+        err = rt_log_level_parse(request->text, &level);
+        if (!err)
+            rt_log_set_level(level);
+        return err;
+    default:
+        if (p->role.control)
+            return p->role.control(p->role.ctx, request);
+        return RT_FAIL(RT_EUSAGE, "%s does not know command %d", p->role.program,
+                       (int)request->command);
+    }
+}
+
+static void on_control(void *ctx, const struct wire_control_request *request,
+                       struct wire_control_reply *reply)
+{
+    struct rt_process *p = ctx;
+
+    reply->status = run_command(p, request, reply);
+    if (reply->status == 0)
+        return;
+    snprintf(p->reply_text, sizeof(p->reply_text), "%s", rt_err_text());
+    reply->text = p->reply_text;
+}
+
+static void on_replaced(void *ctx, uint64_t by_incarnation)
+{
+    struct rt_process *p = ctx;
+    int err =
+        RT_FAIL(RT_EFENCED, "replaced: a newer %s/%u is there, incarnation %llu (this is %llu)",
+                rt_role_name(p->role.role), p->flags.index, (unsigned long long)by_incarnation,
+                (unsigned long long)p->incarnation);
+
+    rt_process_fail(p, err);
+}
+
+static void on_hello(void *ctx, const struct wire_hello *hello)
+{
+    struct rt_process *p = ctx;
+
+    if (p->role.hello)
+        p->role.hello(p->role.ctx, hello);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct rt_process *p = handle->data;
+
+    rt_log(RT_LOG_INFO, "stopping by=%s", number == SIGTERM ? "SIGTERM" : "SIGINT");
+    uv_signal_stop(&p->on_term); /* the next one ends the process at once */
+    uv_signal_stop(&p->on_int);
+    rt_process_stop(p);
+}
+
+/* ---- start ---- */
+
+static int load_job(struct rt_process *p)
+{
+    struct rt_job_source source = {
+        .folder = p->flags.config,
+        .name = p->flags.job,
+        .data_dir = p->flags.data_dir,
+        .models_dir = p->flags.models_dir,
+        .model = p->flags.model,
+        .set = p->flags.set,
+        .n_set = p->flags.n_set,
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(source.path); i++)
+        source.path[i] = p->flags.path[i];
+    return rt_job_load(&source, &p->job);
+}
+
+static int make_loop(struct rt_process *p)
+{
+    struct rt_loop_conf conf = {.name = "control", .pool_budget = POOL_BYTES};
+    int err = rt_loop_create(&conf, &p->loop);
+
+    if (err)
+        return err;
+    p->on_term.data = p->on_int.data = p;
+    err = uv_signal_init(rt_loop_uv(p->loop), &p->on_term);
+    if (!err)
+        err = uv_signal_init(rt_loop_uv(p->loop), &p->on_int);
+    if (!err)
+        err = uv_signal_start(&p->on_term, on_signal, SIGTERM);
+    if (!err)
+        err = uv_signal_start(&p->on_int, on_signal, SIGINT);
+    return err ? RT_FAIL(err, "signals: %s", uv_strerror(err)) : 0;
+}
+
+static void make_metrics(struct rt_process *p)
+{
+    const char *role = rt_role_name(p->role.role);
+    char name[96];
+
+    p->metrics = rt_metrics_create();
+    snprintf(name, sizeof(name), "saffron_%s_cpu_seconds_total", role);
+    rt_metrics_f64(p->metrics, RT_COUNTER, name, NULL, "CPU time of the process, user and system",
+                   &p->cpu_seconds);
+    snprintf(name, sizeof(name), "saffron_%s_resident_bytes", role);
+    rt_metrics_u64(p->metrics, RT_GAUGE, name, NULL, "resident memory of the process",
+                   &p->rss_bytes);
+    snprintf(name, sizeof(name), "saffron_%s_ready", role);
+    rt_metrics_u64(p->metrics, RT_GAUGE, name, NULL, "1 when the role does its work", &p->ready);
+    snprintf(name, sizeof(name), "saffron_%s_nats_connected", role);
+    rt_metrics_u64(p->metrics, RT_GAUGE, name, NULL, "1 while NATS is reached", &p->nats_connected);
+}
+
+static int make_admin(struct rt_process *p)
+{
+    struct rt_admin_conf conf = {
+        .loop = p->loop,
+        .bind = p->flags.bind,
+        .metrics = p->metrics,
+        .ctx = p,
+        .ready = admin_ready,
+        .status = admin_status,
+    };
+    int err;
+
+    if (p->flags.admin_port >= 0)
+        conf.port = (uint16_t)p->flags.admin_port;
+    else if (p->flags.fixed_ports)
+        conf.port = (uint16_t)p->job->global.port_admin;
+    err = rt_admin_create(&conf, &p->admin);
+    if (!err)
+        rt_address_join(p->ip, rt_admin_port(p->admin), p->admin_address, sizeof(p->admin_address));
+    return err;
+}
+
+/* The address that peers are told. */
+static int find_ip(struct rt_process *p)
+{
+    const char *ip = p->flags.advertise ? p->flags.advertise : p->flags.bind;
+
+    if (rt_address_is_any(ip))
+        return rt_address_of_host(p->flags.bind, p->ip, sizeof(p->ip));
+    snprintf(p->ip, sizeof(p->ip), "%s", ip);
+    return 0;
+}
+
+static void log_configuration(const struct rt_process *p)
+{
+    static const char *const mode[] = {"full", "hybrid", "async"};
+    const struct rt_job *job = p->job;
+
+    rt_log(RT_LOG_INFO, "start version=%s job=%s index=%u size=%u incarnation=%llu pid=%d admin=%s",
+           RT_VERSION, job->name, p->flags.index, p->flags.size, (unsigned long long)p->incarnation,
+           (int)getpid(), p->admin_address);
+    rt_log(RT_LOG_INFO,
+           "config config_hash=%016llx plan_hash=%016llx mode=%s exact=%s staleness=%u seed=%llu",
+           (unsigned long long)job->config_hash, (unsigned long long)job->plan_hash,
+           job->global.mode < ARRAY_LEN(mode) ? mode[job->global.mode] : "?",
+           job->global.exact ? "true" : "false", job->global.staleness,
+           (unsigned long long)job->global.seed);
+    rt_log(RT_LOG_INFO,
+           "data name=%s batch_size=%u epochs=%u splits=%u train_files=%u test_files=%u tables=%u "
+           "features=%u dense=%u labels=%u model=%s",
+           job->data.name, job->data.batch_size, job->data.epochs, job->data.splits,
+           job->data.n_train, job->data.n_test, job->n_tables, job->n_features, job->data.n_dense,
+           job->data.n_labels, job->model_name);
+}
+
+static int set_up(struct rt_process *p)
+{
+    int err = find_ip(p);
+
+    if (!err)
+        err = load_job(p);
+    if (!err)
+        err = make_loop(p);
+    if (!err)
+        err = make_admin(p);
+    return err;
+}
+
+int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
+                     struct rt_process **out)
+{
+    struct rt_process *p = rt_xcalloc(1, sizeof(*p));
+    int err;
+
+    rt_assert(role->ready);
+    p->role = *role;
+    p->started_ns = rt_now_ns();
+    p->incarnation = rt_wall_ms();
+    err = pthread_mutex_init(&p->lock, NULL);
+    rt_assert(err == 0);
+    rt_flags_parse(argc, argv, role->program, role->doc, &p->flags);
+    rt_log_set_level(p->flags.log_level);
+    rt_log_identity(rt_role_name(role->role), p->flags.index);
+    gethostname(p->host, sizeof(p->host) - 1);
+    make_metrics(p);
+    err = set_up(p);
+    if (err) {
+        rt_process_end(p, err);
+        return err;
+    }
+    log_configuration(p);
+    *out = p;
+    return 0;
+}
+
+/* ---- what roles ask for ---- */
+
+const struct rt_job *rt_process_job(const struct rt_process *process)
+{
+    return process->job;
+}
+
+struct rt_loop *rt_process_loop(struct rt_process *process)
+{
+    return process->loop;
+}
+
+struct rt_metrics *rt_process_metrics(struct rt_process *process)
+{
+    return process->metrics;
+}
+
+uint32_t rt_process_index(const struct rt_process *process)
+{
+    return process->flags.index;
+}
+
+uint32_t rt_process_size(const struct rt_process *process)
+{
+    return process->flags.size;
+}
+
+const char *rt_process_run_dir(const struct rt_process *process)
+{
+    return process->flags.run_dir;
+}
+
+void rt_process_identity(const struct rt_process *process, uint32_t loop, struct rt_identity *out)
+{
+    *out = (struct rt_identity){
+        .role = process->role.role,
+        .index = process->flags.index,
+        .loop = loop,
+        .incarnation = process->incarnation,
+        .wire_version = RT_WIRE_VERSION,
+        .config_hash = process->job->config_hash,
+        .plan_hash = process->job->plan_hash,
+    };
+    snprintf(out->job, sizeof(out->job), "%s", process->job->name);
+}
+
+static uint32_t base_port(const struct rt_process *process)
+{
+    const struct rt_global_conf *global = &process->job->global;
+
+    if (process->flags.port >= 0)
+        return (uint32_t)process->flags.port;
+    if (!process->flags.fixed_ports)
+        return 0;
+    switch (process->role.role) {
+    case RT_ROLE_MIDDLEWARE:
+        return global->port_middleware;
+    case RT_ROLE_EMBEDDING_SERVER:
+        return global->port_embedding_server;
+    case RT_ROLE_TRAINER:
+        return global->port_trainer;
+    default:
+        return 0;
+    }
+}
+
+void rt_process_listen_address(const struct rt_process *process, uint32_t loop,
+                               char out[RT_ADDRESS_MAX])
+{
+    uint32_t base = base_port(process);
+    char ip_port[ADMIN_MAX];
+
+    rt_address_join(process->flags.bind, base ? base + loop : 0, ip_port, sizeof(ip_port));
+    snprintf(out, RT_ADDRESS_MAX, "tcp:%s", ip_port);
+}
+
+/* ---- presence ---- */
+
+/* What peers shall connect to: the port that is bound, at the address that is told. */
+static char *told_address(const struct rt_process *p, const char *bound)
+{
+    const char *port = strrchr(bound, ':');
+    char ip_port[ADMIN_MAX];
+
+    if (strncmp(bound, "tcp:", 4) != 0 || !port)
+        return rt_xstrdup(bound);
+    rt_address_join(p->ip, (unsigned)strtoul(port + 1, NULL, 10), ip_port, sizeof(ip_port));
+    return rt_xasprintf("tcp:%s", ip_port);
+}
+
+int rt_process_announce(struct rt_process *process, const char *const *address, uint32_t n)
+{
+    struct rt_process *p = process;
+    struct rt_member_conf conf;
+    int err;
+
+    rt_assert(!p->member && n <= WIRE_LOOPS_MAX);
+    p->address = rt_xcalloc(n, sizeof(*p->address));
+    p->n_addresses = n;
+    for (uint32_t i = 0; i < n; i++)
+        p->address[i] = told_address(p, address[i]);
+    conf = (struct rt_member_conf){
+        .loop = p->loop,
+        .nats_url = p->flags.nats,
+        .self = {.job = p->job->name,
+                 .role = p->role.role,
+                 .index = p->flags.index,
+                 .incarnation = p->incarnation,
+                 .state = p->state,
+                 .replicas = p->flags.size,
+                 .n_addresses = n,
+                 .address = (const char *const *)p->address,
+                 .host_id = p->host,
+                 .config_hash = p->job->config_hash,
+                 .plan_hash = p->job->plan_hash,
+                 .wire_version = RT_WIRE_VERSION,
+                 .admin = p->admin_address,
+                 .version = RT_VERSION},
+        .listens_to = p->role.listens_to,
+        .ctx = p,
+        .hello = on_hello,
+        .control = on_control,
+        .replaced = on_replaced,
+    };
+    err = rt_member_create(&conf, &p->member);
+    if (err)
+        return err;
+    rt_member_set_waiting(p->member, p->waiting);
+    p->tick.fire = on_tick;
+    p->tick.arg = p;
+    rt_timer_start(rt_loop_io(p->loop), &p->tick, 0);
+    return 0;
+}
+
+void rt_process_set_state(struct rt_process *process, enum wire_state state)
+{
+    process->state = state;
+    if (process->member)
+        rt_member_set_state(process->member, state);
+}
+
+void rt_process_set_waiting(struct rt_process *process, const char *what)
+{
+    snprintf(process->waiting, sizeof(process->waiting), "%s", what ? what : "");
+    if (process->member)
+        rt_member_set_waiting(process->member, what);
+}
+
+/* ---- run and end ---- */
+
+static int failure(struct rt_process *process)
+{
+    int err;
+
+    pthread_mutex_lock(&process->lock);
+    err = process->err ? RT_FAIL(process->err, "%s", process->reason) : 0;
+    pthread_mutex_unlock(&process->lock);
+    return err;
+}
+
+int rt_process_run(struct rt_process *process)
+{
+    int err = failure(process);
+
+    if (err)
+        return err;
+    err = rt_loop_run(process->loop);
+    return err ? err : failure(process);
+}
+
+void rt_process_stop(struct rt_process *process)
+{
+    rt_loop_stop(process->loop);
+}
+
+void rt_process_fail(struct rt_process *process, int err)
+{
+    rt_assert(err < 0);
+    pthread_mutex_lock(&process->lock);
+    if (!process->err) {
+        process->err = err;
+        snprintf(process->reason, sizeof(process->reason), "%s", rt_err_text());
+    }
+    pthread_mutex_unlock(&process->lock);
+    rt_process_stop(process);
+}
+
+int rt_process_end(struct rt_process *process, int err)
+{
+    struct rt_process *p = process;
+
+    if (err) {
+        const char *text = p->err == err ? p->reason : rt_err_text();
+
+        fprintf(stderr, "%s: %s\n", p->role.program, text[0] ? text : rt_err_meaning(err));
+        if (p->member)
+            rt_process_set_state(p, WIRE_FAILED);
+    } else {
+        rt_log(RT_LOG_INFO, "end");
+    }
+    if (p->loop)
+        rt_timer_stop(rt_loop_io(p->loop), &p->tick);
+    rt_member_destroy(p->member);
+    rt_admin_destroy(p->admin);
+    rt_loop_destroy(p->loop);
+    rt_metrics_destroy(p->metrics);
+    rt_job_destroy(p->job);
+    for (uint32_t i = 0; i < p->n_addresses; i++)
+        rt_free(p->address[i]);
+    rt_free(p->address);
+    rt_free(p->status_text);
+    rt_flags_release(&p->flags);
+    pthread_mutex_destroy(&p->lock);
+    rt_free(p);
+    return rt_exit_code(err);
+}

@@ -1,0 +1,50 @@
+/* runtime/process/status.c -- usage, and JSON as text. */
+#include "runtime/process/status.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static double seconds(const struct timeval *t)
+{
+    return (double)t->tv_sec + (double)t->tv_usec * 1e-6;
+}
+
+/* Resident pages by /proc; 0 where it is not there. */
+static uint64_t resident_bytes(void)
+{
+    FILE *file = fopen("/proc/self/statm", "re");
+    unsigned long long total, resident = 0;
+
+    if (!file)
+        return 0;
+    if (fscanf(file, "%llu %llu", &total, &resident) != 2)
+        resident = 0;
+    fclose(file);
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+void rt_usage_now(struct rt_usage *out)
+{
+    struct rusage usage;
+    int err = getrusage(RUSAGE_SELF, &usage);
+
+    rt_assert(err == 0);
+    out->cpu_seconds = seconds(&usage.ru_utime) + seconds(&usage.ru_stime);
+    out->rss_bytes = resident_bytes();
+    out->peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
+}
+
+char *rt_status_text(json_t *object)
+{
+    char *text = json_dumps(object, JSON_COMPACT), *copy;
+
+    rt_assert(text);
+    copy = rt_xstrdup(text);
+    free(text); /* jansson's, from its allocator */
+    json_decref(object);
+    return copy;
+}
