@@ -144,14 +144,19 @@ static void finish_work(struct rt_loop *loop)
     }
 }
 
+/* Posts that came before the stop are run before it: so the flag is read first, then their number. */
 static void on_wake(uv_async_t *handle)
 {
     struct rt_loop *loop = handle->data;
     struct rt_post post;
+    bool stop = atomic_load(&loop->stop);
+    uv_mutex_lock(&loop->lock);
+    size_t n = loop->post_count;
+    uv_mutex_unlock(&loop->lock);
     finish_work(loop);
-    for (int i = 0; i < RT_POSTS_MAX && take_post(loop, &post); i++)
+    while (n-- > 0 && take_post(loop, &post))
         post.fn(post.arg);
-    if (atomic_load(&loop->stop))
+    if (stop)
         uv_stop(&loop->uv);
 }
 
