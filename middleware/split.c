@@ -27,8 +27,8 @@ void mw_split_place(const uint64_t *id, const uint16_t *owner, uint32_t n, struc
     }
 }
 
-void mw_split_renumber(uint32_t *slot, size_t n, const uint32_t *position)
+void mw_split_renumber(const uint32_t *slot, size_t n, const uint32_t *position, uint32_t *out)
 {
     for (size_t i = 0; i < n; i++)
-        slot[i] = position[slot[i]];
+        out[i] = position[slot[i]];
 }

@@ -31,7 +31,7 @@ struct mw_cursor {
 void mw_split_place(const uint64_t *id, const uint16_t *owner, uint32_t n, struct mw_cursor *cursor,
                     uint32_t *position);
 
-/* slot[i] = position[slot[i]]: occurrences then name positions. */
-void mw_split_renumber(uint32_t *slot, size_t n, const uint32_t *position);
+/* out[i] = position[slot[i]]: occurrences then name positions. out may be slot. */
+void mw_split_renumber(const uint32_t *slot, size_t n, const uint32_t *position, uint32_t *out);
 
 #endif

@@ -35,7 +35,7 @@ static void check(uint32_t servers, uint32_t workers, uint32_t n, uint64_t seed)
     }
     assert_int_equal(sum, n);
     mw_split_place(id, owner, n, cursor, position);
-    mw_split_renumber(slot, n, position);
+    mw_split_renumber(slot, n, position, slot);
     sum = 0;
     for (uint32_t k = 0; k < map.owners; k++) {
         for (uint32_t j = 0; j < count[k]; j++)

@@ -1,0 +1,178 @@
+/* middleware/fanout.c -- one request to each owner of a batch, and again, until all have answered.
+ *
+ *   part: NONE   WAIT -send_part-> SENT -on_reply-> DONE
+ *                ^-------- lost or busy --'          (mw_fanout_begin puts all at WAIT)
+ *
+ * An owner that is lost leaves its part at WAIT: mw_fanout_resend sends it when the owner is up again, and
+ * the other owners keep what they did. An owner that is busy is asked again after MW_RETRY_NS. Any other
+ * error ends the fan-out, but only when nothing of it is out any more: then no reply can meet a
+ * batch that has gone on to something else. The same holds for a batch that was forgotten, or whose
+ * lookup begins anew: settle() is the one place where a fan-out ends. */
+#include "middleware/batch.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+
+#include <stdio.h>
+
+static void on_reply(void *arg, int err, const struct rt_frame *reply);
+
+static void keep_error(struct mw_batch *batch, int err)
+{
+    if (batch->err)
+        return;
+    batch->err = err;
+    snprintf(batch->err_text, sizeof(batch->err_text), "%s", rt_err_text());
+}
+
+static bool comes_back(int err) /* ask again, as opposed to: it will never do */
+{
+    return err == RT_EPEER || err == RT_EDEADLINE || err == RT_EFULL || err == RT_ENOTREADY ||
+           err == RT_ENOMEM || err == RT_ECANCELED;
+}
+
+static void on_retry(void *arg)
+{
+    struct mw_loop *loop = arg;
+
+    loop->retry_armed = false;
+    mw_fanout_resend(loop, NULL);
+}
+
+static void retry_later(struct mw_loop *loop)
+{
+    if (loop->retry_armed || loop->closing)
+        return;
+    loop->retry_armed = true;
+    loop->retry.fire = on_retry;
+    loop->retry.arg = loop;
+    rt_timer_start(loop->conf.io, &loop->retry, MW_RETRY_NS);
+}
+
+static int call_owner(struct mw_part *part)
+{
+    struct mw_batch *batch = part->batch;
+    struct mw_loop *loop = batch->loop;
+    bool looking = batch->state == MW_LOOKING;
+    struct rt_buf *buf = looking ? batch->held : batch->gradients;
+    size_t at = looking ? part->ids_at : part->gradients_at;
+    size_t size = looking ? part->ids_size : part->gradients_size;
+    struct rt_piece piece = {size ? buf->data + at : NULL, size, size ? buf : NULL};
+    struct rt_outgoing out = {.batch_id = batch->id, .pieces = &piece, .n_pieces = size ? 1 : 0};
+    int err = looking ? mw_lookup_pack(part) : mw_push_pack(part);
+
+    if (err)
+        return err;
+    out.message = loop->out.data;
+    out.message_size = loop->out.size;
+    return rt_rpc_call(loop->owner[part->owner].peer,
+                       looking ? WIRE_LOOKUP_ROWS : WIRE_APPLY_GRADIENTS, &out, MW_DEADLINE_NS,
+                       on_reply, part);
+}
+
+static void send_part(struct mw_part *part)
+{
+    struct mw_batch *batch = part->batch;
+    int err = call_owner(part);
+
+    if (!err) {
+        part->state = MW_PART_SENT;
+        batch->parts_out++;
+    } else if (!comes_back(err)) {
+        keep_error(batch, err);
+    } else if (err != RT_EPEER) { /* no connection: mw_fanout_resend comes with the next one */
+        retry_later(batch->loop);
+    }
+}
+
+/* Nothing is out, and what was wanted has come, or cannot come. */
+static void settle(struct mw_batch *batch)
+{
+    if (batch->parts_out)
+        return;
+    if (batch->gone) {
+        mw_batch_free(batch);
+    } else if (batch->err) {
+        bool looking = batch->state == MW_LOOKING;
+
+        mw_batch_drop_buffers(batch);
+        batch->state = looking ? MW_HELD : MW_SERVED;
+        mw_answer(batch, 0, NULL, batch->err, batch->err_text);
+    } else if (batch->again) {
+        mw_fanout_begin(batch, false);
+    } else if (batch->parts_left == 0) {
+        (batch->state == MW_LOOKING ? mw_lookup_finish : mw_push_finish)(batch);
+    }
+}
+
+static void on_reply(void *arg, int err, const struct rt_frame *reply)
+{
+    struct mw_part *part = arg;
+    struct mw_batch *batch = part->batch;
+    struct mw_loop *loop = batch->loop;
+
+    rt_assert(part->state == MW_PART_SENT);
+    part->state = MW_PART_WAIT;
+    batch->parts_out--;
+    if (!err && !batch->gone && !batch->again && !loop->closing) {
+        err = batch->state == MW_LOOKING ? mw_lookup_take(part, reply) : mw_push_take(part, reply);
+        if (!err) {
+            part->state = MW_PART_DONE;
+            batch->parts_left--;
+        } else {
+            keep_error(batch, err); /* it answered, and wrongly: asking again gives the same */
+        }
+    } else if (err) {
+        mw_count(&loop->stats.retries, 1);
+        if (!comes_back(err))
+            keep_error(batch, err);
+        else if (rt_peer_is_up(loop->owner[part->owner].peer))
+            retry_later(loop);
+    }
+    if (!loop->closing || batch->gone)
+        settle(batch);
+}
+
+void mw_fanout_begin(struct mw_batch *batch, bool all)
+{
+    uint32_t owners = batch->loop->map.owners;
+
+    mw_batch_touch(batch);
+    batch->err = 0;
+    batch->again = false;
+    batch->parts_left = 0;
+    for (uint32_t i = 0; i < owners; i++) {
+        struct mw_part *part = &batch->part[i];
+
+        rt_assert(part->state != MW_PART_SENT);
+        part->state = all || part->n_tables ? MW_PART_WAIT : MW_PART_NONE;
+        batch->parts_left += part->state == MW_PART_WAIT;
+        rt_buf_unref(part->rows);
+        part->rows = NULL;
+    }
+    for (uint32_t i = 0; i < owners && !batch->err; i++)
+        if (batch->part[i].state == MW_PART_WAIT)
+            send_part(&batch->part[i]);
+    settle(batch);
+}
+
+/* Sending never calls back, so the list stands still but for a batch that ends here by an error. */
+void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner)
+{
+    struct mw_batch *next;
+
+    for (struct mw_batch *batch = loop->oldest; batch; batch = next) {
+        bool busy = batch->state == MW_LOOKING || batch->state == MW_PUSHING;
+
+        next = batch->next;
+        if (!busy || batch->err || batch->again)
+            continue;
+        for (uint32_t i = 0; i < loop->map.owners && !batch->err; i++) {
+            const struct mw_owner *at = &loop->owner[i];
+
+            if (batch->part[i].state == MW_PART_WAIT && (owner ? at == owner : at->up))
+                send_part(&batch->part[i]);
+        }
+        if (batch->err)
+            settle(batch);
+    }
+}

@@ -1,0 +1,209 @@
+/* middleware/lookup.c -- LookupBatch: rows from the owners, pooled, one reply.
+ *
+ * Rows are pooled straight from the owners' replies. Each reply stays in the buffer it was received into;
+ * a list of row pointers by position (scratch.row, built per table) says where each row is. Copying the
+ * rows into one joint array first would make that list needless, but would move every distinct row
+ * once more through memory; the list is 8 bytes a row, and stays in the cache.
+ *
+ * A repeat of a call joins the one under way. One for another step (a trainer that started anew) ends the
+ * waiting of those before it, and the owners are asked again. */
+#include "middleware/batch.h"
+#include "middleware/pool.h"
+#include "runtime/base/err.h"
+
+#include <string.h>
+
+static int check(const struct mw_batch *batch, const struct wire_lookup_batch *m)
+{
+    if (m->samples != batch->samples || m->evaluate != batch->evaluate)
+        return RT_FAIL(
+            RT_EPROTO,
+            "LookupBatch of batch %016llx: %u samples, evaluate %d; put were %u samples, "
+            "evaluate %d",
+            (unsigned long long)batch->id, m->samples, m->evaluate, batch->samples,
+            batch->evaluate);
+    return 0;
+}
+
+void mw_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct mw_loop *loop = ctx;
+    struct wire_lookup_batch m;
+    struct mw_batch *batch;
+    int err;
+
+    rt_arena_reset(loop->arena);
+    err = wire_lookup_batch_unpack(request->message, request->header.message_size, loop->arena, &m);
+    if (err) {
+        mw_refuse(call, err);
+        return;
+    }
+    batch = mw_batch_asked(loop, call, request, m.digest);
+    if (!batch)
+        return;
+    err = check(batch, &m);
+    if (err) {
+        mw_refuse(call, err);
+        return;
+    }
+    if (batch->state == MW_LOOKING && batch->step != m.step) {
+        mw_answer(batch, 0, NULL, RT_ECANCELED, "looked up again for another step");
+        batch->again = true;
+    }
+    mw_wait(batch, call, WIRE_LOOKUP_BATCH);
+    if (batch->state == MW_PUSHING)
+        return; /* answered when the push is done: by then the batch is forgotten */
+    batch->step = m.step;
+    if (batch->state == MW_LOOKING)
+        return;
+    batch->state = MW_LOOKING;
+    mw_fanout_begin(batch, false);
+}
+
+int mw_lookup_pack(struct mw_part *part)
+{
+    struct mw_loop *loop = part->batch->loop;
+    struct wire_lookup_rows m = {
+        .shard_map = loop->map.version,
+        .step = part->batch->step,
+        .n_tables = part->n_tables,
+        .table = part->table,
+        .n_ids = part->n_ids,
+        .dtype = WIRE_F32,
+    };
+
+    return wire_lookup_rows_pack(&m, &loop->out);
+}
+
+static int check_reply(const struct mw_part *part, const struct wire_lookup_rows_reply *m)
+{
+    const char *name = rt_peer_name(part->batch->loop->owner[part->owner].peer);
+
+    if (m->dtype != WIRE_F32)
+        return RT_FAIL(RT_EPROTO, "%s sent rows of dtype %u, expected %d", name, m->dtype,
+                       WIRE_F32);
+    if (m->n_tables != part->n_tables)
+        return RT_FAIL(RT_EPROTO, "%s sent rows of %u tables, expected %u", name, m->n_tables,
+                       part->n_tables);
+    for (uint32_t i = 0; i < m->n_tables; i++)
+        if (m->n_ids[i] != part->n_ids[i])
+            return RT_FAIL(RT_EPROTO, "%s sent %u rows of table %u, expected %u", name, m->n_ids[i],
+                           part->table[i], part->n_ids[i]);
+    return 0;
+}
+
+int mw_lookup_take(struct mw_part *part, const struct rt_frame *reply)
+{
+    struct mw_loop *loop = part->batch->loop;
+    struct rt_segments segments = rt_segments_of(reply->payload);
+    struct wire_lookup_rows_reply m;
+    int err;
+
+    rt_arena_reset(loop->arena);
+    err =
+        wire_lookup_rows_reply_unpack(reply->message, reply->header.message_size, loop->arena, &m);
+    if (!err)
+        err = check_reply(part, &m);
+    for (uint32_t i = 0; i < part->n_tables && !err; i++) {
+        const void *rows;
+
+        err = rt_segment_take(&segments, part->n_ids[i],
+                              loop->conf.job->table[part->table[i]].dim * sizeof(float), &rows);
+        part->row[i] = (float *)rows;
+    }
+    if (!err)
+        err = rt_segments_end(&segments);
+    if (err)
+        return rt_fail_prefix(err,
+                              "LookupRows of batch %016llx: ", (unsigned long long)part->batch->id);
+    part->rows = rt_buf_ref(reply->payload);
+    return 0;
+}
+
+static size_t reply_size(const struct mw_batch *batch)
+{
+    size_t end = 0;
+
+    for (uint32_t f = 0; f < batch->loop->conf.job->n_features; f++) {
+        struct mw_bags bags = mw_batch_bags(batch, f);
+
+        rt_segment_put(&end, bags.samples * bags.dim * sizeof(float));
+    }
+    return end;
+}
+
+/* Features in order of their tables, so that the row list is built once per table; the offsets are those
+ * of the job's order. */
+static void pool_all(struct mw_batch *batch, struct rt_buf *out)
+{
+    struct mw_loop *loop = batch->loop;
+    const struct rt_job *job = loop->conf.job;
+    size_t *at = loop->embedding_at;
+    float **row = NULL;
+    size_t end = 0;
+
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        struct mw_bags bags = mw_batch_bags(batch, f);
+        size_t before = end;
+
+        at[f] = rt_segment_put(&end, bags.samples * bags.dim * sizeof(float));
+        memset(out->data + before, 0, at[f] - before); /* nobody else's bytes leave as padding */
+    }
+    for (uint32_t i = 0; i < job->n_features; i++) {
+        uint32_t f = loop->feature_order[i], table = job->feature[f].table;
+        struct mw_bags bags = mw_batch_bags(batch, f);
+
+        if (i == 0 || table != job->feature[loop->feature_order[i - 1]].table)
+            row = mw_batch_rows(batch, table);
+        mw_pool(&bags, (const float *const *)row, (float *)(void *)(out->data + at[f]));
+    }
+    out->size = end;
+}
+
+static void fail_all(struct mw_batch *batch, int err)
+{
+    char text[WIRE_TEXT_MAX];
+
+    snprintf(text, sizeof(text), "%s", rt_err_text());
+    batch->state = MW_HELD;
+    mw_batch_drop_buffers(batch);
+    mw_answer(batch, 0, NULL, err, text);
+}
+
+void mw_lookup_finish(struct mw_batch *batch)
+{
+    struct mw_loop *loop = batch->loop;
+    const struct rt_job *job = loop->conf.job;
+    struct wire_lookup_batch_reply m = {.samples = batch->samples,
+                                        .dtype = WIRE_F32,
+                                        .n_features = job->n_features,
+                                        .dim = loop->dim};
+    size_t size = reply_size(batch);
+    struct rt_buf *embeddings = size ? rt_io_buf(loop->conf.io, size) : NULL;
+    struct rt_piece piece = {0};
+    struct rt_outgoing out = {.batch_id = batch->id, .pieces = &piece, .n_pieces = size ? 1 : 0};
+    int err = 0;
+
+    if (size && !embeddings)
+        err = RT_FAIL(RT_EFULL, "no room for the %zu bytes of embeddings of a batch", size);
+    if (!err)
+        err = wire_lookup_batch_reply_pack(&m, &loop->out);
+    if (err) {
+        rt_buf_unref(embeddings);
+        fail_all(batch, err);
+        return;
+    }
+    if (size) {
+        pool_all(batch, embeddings);
+        piece = (struct rt_piece){embeddings->data, size, embeddings};
+    }
+    out.message = loop->out.data;
+    out.message_size = loop->out.size;
+    mw_batch_drop_buffers(batch);
+    batch->state = MW_SERVED;
+    mw_count(&loop->stats.lookups, 1);
+    mw_answer(batch, 0, &out, 0, NULL);
+    rt_buf_unref(embeddings);
+    if (batch->evaluate)
+        mw_batch_forget(batch);
+}

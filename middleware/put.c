@@ -1,0 +1,563 @@
+/* middleware/put.c -- PutBatch: ids in, a batch with all the memory it will ever need out.
+ *
+ *   payload --take--> features --find_distinct--> distinct ids per table, slots   (scratch)
+ *           --list_parts--> what each owner will be asked for                     (the batch's arena)
+ *           --reserve--> promised memory, or RT_EFULL
+ *           --fill--> slots as positions, lengths, weights, ids by owner and table (one held buffer)
+ *
+ * The payload itself is given back: slots are half the size of ids, and distinct ids fewer. The ids of one
+ * owner lie in the held buffer exactly as its LookupRows sends them, so a lookup copies nothing.
+ *
+ * What is promised covers the batch up to its end: held buffer, rows or gradients, embeddings in and out,
+ * each a fourth larger, because buffers come in size classes. So an admitted batch is never refused
+ * later, and all waiting is here, at the entry. */
+#include "middleware/batch.h"
+#include "middleware/split.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+
+#include <math.h>
+#include <string.h>
+
+#define BUF_MIN 256 /* smallest size class of the pool */
+
+/* A feature as it arrived. */
+struct arrived {
+    const uint32_t *length; /* NULL: one id each */
+    const uint64_t *id;
+    const float *weight;   /* NULL: none */
+    uint32_t n_ids, first; /* ids before it in this batch */
+};
+
+struct put {
+    struct mw_loop *loop;
+    struct mw_batch *batch;
+    const struct wire_put_batch *m;
+    struct arrived *feature; /* [job features], in the message's arena */
+    uint32_t n_ids, n_distinct;
+    size_t *ids_at; /* [owners] within the ids */
+    size_t ids_bytes, held_bytes, gradient_bytes, embedding_bytes;
+};
+
+/* ---- what arrived ---- */
+
+static int check_lengths(const struct put *put, uint32_t f)
+{
+    const struct rt_feature_conf *conf = &put->loop->conf.job->feature[f];
+    const struct arrived *in = &put->feature[f];
+    uint64_t sum = 0;
+
+    for (uint32_t s = 0; s < put->m->samples; s++) {
+        if (in->length[s] > conf->max_length)
+            return RT_FAIL(RT_EPROTO, "feature %s: sample %u has %u ids, expected at most %u",
+                           conf->name, s, in->length[s], conf->max_length);
+        sum += in->length[s];
+    }
+    if (sum != in->n_ids)
+        return RT_FAIL(RT_EPROTO, "feature %s: lengths sum to %llu, expected %u", conf->name,
+                       (unsigned long long)sum, in->n_ids);
+    return 0;
+}
+
+static int check_weights(const struct put *put, uint32_t f)
+{
+    const struct arrived *in = &put->feature[f];
+
+    for (uint32_t i = 0; i < in->n_ids; i++)
+        if (!isfinite(in->weight[i]))
+            return RT_FAIL(RT_EPROTO, "feature %s: weight %u is not finite",
+                           put->loop->conf.job->feature[f].name, i);
+    return 0;
+}
+
+static int take_feature(struct put *put, struct rt_segments *segments, uint32_t f)
+{
+    struct arrived *in = &put->feature[f];
+    const void *at = NULL;
+    int err = 0;
+
+    in->n_ids = put->m->n_ids[f];
+    in->first = put->n_ids;
+    put->n_ids += in->n_ids;
+    if (put->m->layout[f] == WIRE_LAYOUT_LENGTHS) {
+        err = rt_segment_take(segments, put->m->samples, sizeof(uint32_t), &at);
+        in->length = at;
+        if (!err)
+            err = check_lengths(put, f);
+    }
+    if (!err) {
+        err = rt_segment_take(segments, in->n_ids, sizeof(uint64_t), &at);
+        in->id = at;
+    }
+    if (!err && put->m->weighted && put->m->weighted[f]) {
+        err = rt_segment_take(segments, in->n_ids, sizeof(float), &at);
+        in->weight = at;
+        if (!err)
+            err = check_weights(put, f);
+    }
+    return err;
+}
+
+static int take(struct put *put, const struct rt_buf *payload)
+{
+    struct mw_loop *loop = put->loop;
+    struct rt_segments segments = rt_segments_of(payload);
+    uint64_t digest = rt_hash_bytes(segments.base, segments.size);
+    uint32_t n = loop->conf.job->n_features;
+    int err = 0;
+
+    if (digest != put->m->digest) {
+        mw_count(&loop->stats.digest_errors, 1);
+        return RT_FAIL(RT_EDIGEST, "the payload has digest %016llx, the message says %016llx",
+                       (unsigned long long)digest, (unsigned long long)put->m->digest);
+    }
+    put->feature = rt_arena_array(loop->arena, struct arrived, n);
+    if (!put->feature)
+        return RT_FAIL(RT_ENOMEM, "no memory for %u features", n);
+    for (uint32_t f = 0; f < n && !err; f++)
+        err = take_feature(put, &segments, f);
+    return err ? err : rt_segments_end(&segments);
+}
+
+/* ---- distinct ids ---- */
+
+static int grow(void **area, size_t size)
+{
+    void *grown = rt_try_aligned(size);
+
+    if (!grown)
+        return RT_FAIL(RT_ENOMEM, "no memory for an area of %zu bytes", size);
+    rt_free(*area);
+    *area = grown;
+    return 0;
+}
+
+static int grow_scratch(struct mw_scratch *scratch, uint32_t n_ids)
+{
+    size_t n = scratch->n_ids ? scratch->n_ids : 4096;
+    int err;
+
+    if (n_ids <= scratch->n_ids)
+        return 0;
+    while (n < n_ids)
+        n *= 2;
+    scratch->n_ids = 0;
+    err = grow((void **)&scratch->slot, n * sizeof(*scratch->slot));
+    if (!err)
+        err = grow((void **)&scratch->distinct, n * sizeof(*scratch->distinct));
+    if (!err)
+        err = grow((void **)&scratch->owner, n * sizeof(*scratch->owner));
+    if (!err)
+        err = grow((void **)&scratch->position, n * sizeof(*scratch->position));
+    if (!err)
+        err = grow((void **)&scratch->row, n * sizeof(*scratch->row));
+    if (!err)
+        scratch->n_ids = (uint32_t)n;
+    return err;
+}
+
+/* First and one past the last place in loop->feature_order of the features of one table. */
+static uint32_t table_end(const struct mw_loop *loop, uint32_t from)
+{
+    const struct rt_job *job = loop->conf.job;
+    uint32_t to = from;
+
+    while (to < job->n_features && job->feature[loop->feature_order[to]].table ==
+                                       job->feature[loop->feature_order[from]].table)
+        to++;
+    return to;
+}
+
+static int find_distinct_of(struct put *put, uint32_t from, uint32_t to)
+{
+    struct mw_loop *loop = put->loop;
+    struct mw_scratch *scratch = &loop->scratch;
+    uint32_t table = loop->conf.job->feature[loop->feature_order[from]].table;
+    uint64_t *distinct = scratch->distinct + put->n_distinct;
+    uint32_t n = 0;
+    size_t ids = 0;
+    int err;
+
+    for (uint32_t i = from; i < to; i++)
+        ids += put->feature[loop->feature_order[i]].n_ids;
+    err = mw_dedup_begin(loop->dedup, ids);
+    if (err)
+        return err;
+    for (uint32_t i = from; i < to; i++) {
+        const struct arrived *in = &put->feature[loop->feature_order[i]];
+
+        n = mw_dedup_add(loop->dedup, in->id, in->n_ids, scratch->slot + in->first, distinct, n);
+    }
+    mw_split_count(&loop->map, distinct, n, scratch->owner + put->n_distinct,
+                   scratch->count + (size_t)table * loop->map.owners);
+    put->batch->distinct[table] = n;
+    put->n_distinct += n;
+    return 0;
+}
+
+static int find_distinct(struct put *put)
+{
+    struct mw_loop *loop = put->loop;
+    const struct rt_job *job = loop->conf.job;
+    int err = grow_scratch(&loop->scratch, put->n_ids);
+
+    if (err)
+        return err;
+    put->batch->distinct = rt_arena_array(put->batch->arena, uint32_t, job->n_tables);
+    if (!put->batch->distinct)
+        return RT_FAIL(RT_ENOMEM, "no memory for %u tables", job->n_tables);
+    for (uint32_t from = 0, to; from < job->n_features && !err; from = to) {
+        to = table_end(loop, from);
+        err = find_distinct_of(put, from, to);
+    }
+    return err;
+}
+
+/* ---- what each owner will be asked for ---- */
+
+static uint32_t count_of(const struct put *put, uint32_t table, uint32_t owner)
+{
+    const struct mw_loop *loop = put->loop;
+
+    return put->batch->distinct[table]
+               ? loop->scratch.count[(size_t)table * loop->map.owners + owner]
+               : 0;
+}
+
+static int list_part(struct put *put, struct mw_part *part)
+{
+    const struct rt_job *job = put->loop->conf.job;
+    struct rt_arena *arena = put->batch->arena;
+    uint32_t *table, *n_ids, n = 0;
+
+    for (uint32_t t = 0; t < job->n_tables; t++)
+        n += count_of(put, t, part->owner) != 0;
+    table = rt_arena_array(arena, uint32_t, n);
+    n_ids = rt_arena_array(arena, uint32_t, n);
+    part->row = rt_arena_array(arena, float *, n);
+    if (!table || !n_ids || !part->row)
+        return RT_FAIL(RT_ENOMEM, "no memory for %u tables of owner %u", n, part->owner);
+    for (uint32_t t = 0; t < job->n_tables; t++) {
+        uint32_t count = count_of(put, t, part->owner);
+
+        if (count == 0)
+            continue;
+        table[part->n_tables] = t;
+        n_ids[part->n_tables++] = count;
+        rt_segment_put(&part->ids_size, count * sizeof(uint64_t));
+        rt_segment_put(&part->gradients_size, count * sizeof(uint64_t));
+        rt_segment_put(&part->gradients_size, (size_t)count * job->table[t].dim * sizeof(float));
+    }
+    part->table = table;
+    part->n_ids = n_ids;
+    if (part->gradients_size > RT_PAYLOAD_MAX)
+        return RT_FAIL(RT_ELIMIT,
+                       "the rows of owner %u are %zu bytes, at most %llu fit a message: use a "
+                       "smaller data.batch_size",
+                       part->owner, part->gradients_size, (unsigned long long)RT_PAYLOAD_MAX);
+    return 0;
+}
+
+static int list_parts(struct put *put)
+{
+    uint32_t owners = put->loop->map.owners;
+    struct mw_batch *batch = put->batch;
+    int err = 0;
+
+    batch->part = rt_arena_array(batch->arena, struct mw_part, owners);
+    put->ids_at = rt_arena_array(put->loop->arena, size_t, owners);
+    if (!batch->part || !put->ids_at) {
+        batch->part = NULL;
+        return RT_FAIL(RT_ENOMEM, "no memory for %u owners", owners);
+    }
+    for (uint32_t k = 0; k < owners && !err; k++) {
+        struct mw_part *part = &batch->part[k];
+
+        part->batch = batch;
+        part->owner = k;
+        err = list_part(put, part);
+        put->ids_at[k] = rt_segment_put(&put->ids_bytes, part->ids_size);
+        rt_segment_put(&put->gradient_bytes, part->gradients_size);
+    }
+    return err;
+}
+
+/* ---- memory ---- */
+
+/* Idle batches go when room is short: whoever asks for one later hears that it is not held, and it is put
+ * again. */
+static void make_room(struct mw_loop *loop, size_t bytes)
+{
+    uint64_t now = rt_io_now(loop->conf.io);
+    struct mw_batch *next;
+
+    for (struct mw_batch *batch = loop->oldest; batch; batch = next) {
+        next = batch->next;
+        if (loop->reserved + bytes <= loop->conf.job->global.middleware_memory ||
+            now - batch->touched_ns < MW_IDLE_NS)
+            return;
+        if (batch->state != MW_HELD && batch->state != MW_SERVED)
+            continue;
+        mw_batch_forget(batch);
+        mw_count(&loop->stats.dropped_idle, 1);
+    }
+}
+
+static void count_bytes(struct put *put)
+{
+    const struct rt_job *job = put->loop->conf.job;
+    size_t samples = put->m->samples;
+
+    rt_segment_put(&put->held_bytes, put->ids_bytes);
+    rt_segment_put(&put->held_bytes, put->n_ids * sizeof(uint32_t));
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        const struct arrived *in = &put->feature[f];
+
+        if (in->length)
+            rt_segment_put(&put->held_bytes, samples * sizeof(uint32_t));
+        if (in->weight)
+            rt_segment_put(&put->held_bytes, in->n_ids * sizeof(float));
+        rt_segment_put(&put->embedding_bytes, samples * put->loop->dim[f] * sizeof(float));
+    }
+}
+
+static int reserve(struct put *put)
+{
+    struct mw_loop *loop = put->loop;
+    uint64_t memory = loop->conf.job->global.middleware_memory;
+    size_t bytes;
+
+    count_bytes(put);
+    if (put->embedding_bytes > RT_PAYLOAD_MAX)
+        return RT_FAIL(RT_ELIMIT,
+                       "its embeddings are %zu bytes, at most %llu fit a message: use a smaller "
+                       "data.batch_size",
+                       put->embedding_bytes, (unsigned long long)RT_PAYLOAD_MAX);
+    bytes = put->held_bytes + put->embedding_bytes + put->gradient_bytes;
+    bytes += bytes / 4 + rt_arena_used(put->batch->arena) + sizeof(struct mw_batch) +
+             (size_t)(loop->map.owners + 3) * BUF_MIN;
+    if (bytes > memory)
+        return RT_FAIL(RT_ELIMIT,
+                       "it needs %zu bytes, global.middleware.memory is %llu: raise it, or use "
+                       "a smaller data.batch_size",
+                       bytes, (unsigned long long)memory);
+    make_room(loop, bytes);
+    if (loop->reserved + bytes > memory) {
+        mw_count(&loop->stats.refused_full, 1);
+        return RT_FAIL(RT_EFULL, "it needs %zu bytes, %zu of %llu are promised", bytes,
+                       loop->reserved, (unsigned long long)memory);
+    }
+    put->batch->reserved = bytes;
+    return 0;
+}
+
+/* ---- the held buffer ---- */
+
+static void fill_ids(struct put *put)
+{
+    struct mw_loop *loop = put->loop;
+    struct mw_batch *batch = put->batch;
+
+    for (uint32_t k = 0; k < loop->map.owners; k++) {
+        batch->part[k].ids_at = put->ids_at[k]; /* ids are the first in the held buffer */
+        put->ids_at[k] = 0;                     /* from here: within the part */
+    }
+    memset(batch->held->data, 0, put->ids_bytes); /* nobody else's bytes leave as padding */
+}
+
+/* Ids of one table to their owners, and the slots of its features into positions. */
+static void fill_table(struct put *put, uint32_t from, uint32_t to, uint32_t first_distinct,
+                       uint32_t *slots)
+{
+    struct mw_loop *loop = put->loop;
+    struct mw_scratch *scratch = &loop->scratch;
+    uint32_t table = loop->conf.job->feature[loop->feature_order[from]].table;
+    uint32_t position = 0;
+
+    for (uint32_t k = 0; k < loop->map.owners; k++) {
+        uint32_t count = count_of(put, table, k);
+        uint8_t *base = put->batch->held->data + put->batch->part[k].ids_at;
+
+        if (count == 0)
+            continue;
+        scratch->cursor[k].id =
+            (uint64_t *)(void *)(base + rt_segment_put(&put->ids_at[k], count * sizeof(uint64_t)));
+        scratch->cursor[k].position = position;
+        position += count;
+    }
+    mw_split_place(scratch->distinct + first_distinct, scratch->owner + first_distinct,
+                   put->batch->distinct[table], scratch->cursor, scratch->position);
+    for (uint32_t i = from; i < to; i++) {
+        const struct arrived *in = &put->feature[loop->feature_order[i]];
+
+        mw_split_renumber(scratch->slot + in->first, in->n_ids, scratch->position,
+                          slots + in->first);
+    }
+}
+
+static const void *keep(struct mw_batch *batch, size_t *end, const void *from, size_t bytes)
+{
+    uint8_t *to = batch->held->data + rt_segment_put(end, bytes);
+
+    return bytes ? memcpy(to, from, bytes) : to;
+}
+
+static int fill(struct put *put)
+{
+    struct mw_loop *loop = put->loop;
+    struct mw_batch *batch = put->batch;
+    const struct rt_job *job = loop->conf.job;
+    size_t end = 0;
+    uint32_t *slots;
+
+    batch->feature = rt_arena_array(batch->arena, struct mw_feature, job->n_features);
+    batch->held = batch->feature ? rt_io_buf(loop->conf.io, put->held_bytes) : NULL;
+    if (!batch->held) {
+        mw_count(&loop->stats.refused_full, 1);
+        return RT_FAIL(RT_EFULL, "no room for %zu bytes", put->held_bytes);
+    }
+    fill_ids(put);
+    rt_segment_put(&end, put->ids_bytes);
+    slots = (uint32_t *)(void *)(batch->held->data +
+                                 rt_segment_put(&end, put->n_ids * sizeof(uint32_t)));
+    for (uint32_t from = 0, to, distinct = 0; from < job->n_features; from = to) {
+        to = table_end(loop, from);
+        fill_table(put, from, to, distinct, slots);
+        distinct += batch->distinct[job->feature[loop->feature_order[from]].table];
+    }
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        const struct arrived *in = &put->feature[f];
+        struct mw_feature *of = &batch->feature[f];
+
+        of->n_ids = in->n_ids;
+        of->slot = slots + in->first;
+        if (in->length)
+            of->length = keep(batch, &end, in->length, batch->samples * sizeof(uint32_t));
+        if (in->weight)
+            of->weight = keep(batch, &end, in->weight, in->n_ids * sizeof(float));
+    }
+    rt_assert(end == put->held_bytes);
+    batch->held->size = end;
+    return 0;
+}
+
+/* ---- the call ---- */
+
+static int build(struct mw_loop *loop, const struct wire_put_batch *m,
+                 const struct rt_frame *request, uint32_t composer)
+{
+    struct put put = {.loop = loop, .m = m};
+    int err = mw_batch_new(loop, &put.batch);
+
+    if (err)
+        return err;
+    put.batch->id = request->header.batch_id;
+    put.batch->digest = m->digest;
+    put.batch->samples = m->samples;
+    put.batch->evaluate = m->evaluate;
+    put.batch->composer = composer;
+    put.batch->composer_incarnation = m->composer_incarnation;
+    err = take(&put, request->payload);
+    if (!err)
+        err = find_distinct(&put);
+    if (!err)
+        err = list_parts(&put);
+    if (!err)
+        err = reserve(&put);
+    if (!err)
+        err = fill(&put);
+    if (!err)
+        err = mw_batch_open(put.batch);
+    if (err) {
+        mw_batch_free(put.batch);
+        return err;
+    }
+    mw_count(&loop->stats.batches_put, 1);
+    mw_count(&loop->stats.ids, put.n_ids);
+    mw_count(&loop->stats.distinct, put.n_distinct);
+    return 0;
+}
+
+/* A composer that started anew puts all its open batches again, wherever it likes. What its dead incarnation
+ * put here and no trainer has asked for would stay for ever. */
+static int on_composer(struct mw_loop *loop, uint32_t index, uint64_t incarnation, uint64_t keep_id)
+{
+    uint64_t seen = 0;
+    struct mw_batch *next;
+    int err;
+
+    if (rt_map_get(&loop->composers, index, &seen) && incarnation <= seen)
+        return 0;
+    err = rt_map_put(&loop->composers, index, incarnation);
+    for (struct mw_batch *batch = loop->oldest; batch && !err; batch = next) {
+        next = batch->next;
+        if (batch->state != MW_HELD || batch->composer != index || batch->id == keep_id ||
+            batch->composer_incarnation >= incarnation)
+            continue;
+        mw_batch_forget(batch);
+        mw_count(&loop->stats.dropped_dead, 1);
+    }
+    return err;
+}
+
+/* Put before: nothing to do, if it is the same. */
+static int join(struct mw_batch *batch, const struct wire_put_batch *m)
+{
+    if (batch->digest != m->digest) {
+        mw_count(&batch->loop->stats.digest_errors, 1);
+        return RT_FAIL(RT_EDIGEST, "it is held with digest %016llx, got %016llx",
+                       (unsigned long long)batch->digest, (unsigned long long)m->digest);
+    }
+    if (batch->samples != m->samples || batch->evaluate != m->evaluate)
+        return RT_FAIL(RT_EPROTO, "it is held with %u samples, evaluate %d; got %u, %d",
+                       batch->samples, batch->evaluate, m->samples, m->evaluate);
+    if (m->composer_incarnation > batch->composer_incarnation)
+        batch->composer_incarnation = m->composer_incarnation;
+    mw_batch_touch(batch);
+    return 0;
+}
+
+static int put_batch(struct mw_loop *loop, uint32_t composer, const struct rt_frame *request)
+{
+    const struct rt_job *job = loop->conf.job;
+    uint64_t id = request->header.batch_id;
+    struct wire_put_batch m;
+    struct mw_batch *batch;
+    int err;
+
+    err = wire_put_batch_unpack(request->message, request->header.message_size, loop->arena, &m);
+    if (err)
+        return err;
+    if (m.n_features != job->n_features)
+        return RT_FAIL(RT_EPROTO, "%u features, expected %u", m.n_features, job->n_features);
+    if (loop->map.owners == 0)
+        return RT_FAIL(RT_ENOTREADY, "no embedding server is known yet");
+    err = on_composer(loop, composer, m.composer_incarnation, id);
+    if (err)
+        return err;
+    batch = mw_batch_find(loop, id);
+    return batch ? join(batch, &m) : build(loop, &m, request, composer);
+}
+
+void mw_serve_put(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct mw_loop *loop = ctx;
+    uint64_t id = request->header.batch_id;
+    struct wire_put_batch_reply m;
+    struct rt_outgoing out = {.batch_id = id};
+    int err;
+
+    rt_arena_reset(loop->arena);
+    err = put_batch(loop, rt_call_from(call)->index, request);
+    if (!err) {
+        m.bytes_reserved = mw_batch_find(loop, id)->reserved;
+        err = wire_put_batch_reply_pack(&m, &loop->out);
+    }
+    if (err) {
+        mw_refuse(call, rt_fail_prefix(err, "PutBatch of batch %016llx: ", (unsigned long long)id));
+        return;
+    }
+    out.message = loop->out.data;
+    out.message_size = loop->out.size;
+    rt_call_reply(call, &out);
+}
