@@ -1,0 +1,416 @@
+/* data_compose/batch.c -- rows in file order become shuffled batches with names.
+ *
+ *   row number -block_rows-> block -mod splits-> split -shuffle_rows-> chunk -permuted-> queue -batch_size-> batch
+ *
+ * Blocks are numbered over the whole set, so what a split holds depends on the files alone, and a composer
+ * parses only the blocks of its own splits. Good rows of a split fill its chunk; a full chunk is permuted
+ * by the stream (seed, epoch, split, chunk) and cut into batches; what is too little for a batch stays and
+ * comes before the next chunk. At the end of the pass the rest of every split goes out, the last batch
+ * shorter. Hence the sequence of a split's batches has no other input than its rows and the plan.
+ *
+ * MEMORY. Rows wait as compact records (rows.h): at most one chunk (shuffle_rows; without shuffling
+ * batch_size) and batch_size - 1 kept rows per own split. Where block_rows is a multiple of
+ * shuffle_rows (the default) chunks fill one after another: then it is one chunk in all, and the kept
+ * rows. Criteo's record is 264 bytes: 2 MB for the chunk, at most 17 MB kept for 64 splits of batch size
+ * 1,024. A finished batch lies in two buffers of the io's pool, which has its own budget.
+ *
+ * TIME. One turn takes at most TURN_ROWS rows or TURN_BYTES of text from the feed, or builds one batch. */
+#include "data_compose/batch.h"
+#include "data_compose/quarantine.h"
+#include "data_compose/rows.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/hash.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "runtime/job/batch_id.h"
+#include "runtime/job/job.h"
+#include "runtime/net/io.h"
+#include "runtime/wire/batch.h"
+
+#include <string.h>
+
+#define TURN_ROWS  4096u
+#define TURN_BYTES (2u << 20)
+
+struct split {
+    struct dc_rows rows;
+    uint32_t n_queued; /* rows in permuted order, before those of the open chunk */
+    uint64_t chunk;    /* number of the open one */
+    uint64_t sequence; /* of the next batch */
+    uint64_t rows_read, rows_quarantined;
+};
+
+struct dc_batcher {
+    struct dc_batcher_conf conf;
+    const struct rt_data_conf *data;
+    struct dc_feed *feed;
+    struct dc_rows_shape shape;
+    uint64_t shuffle_key; /* of the epoch */
+    uint32_t chunk_rows;
+    uint32_t n_own;
+    struct split *split; /* [n_own] split index + i * size */
+    struct dc_rows spare;
+    /* The split whose queue is being cut into batches; one at a time. */
+    struct split *draining; /* NULL: none */
+    uint32_t *order;        /* rows of `draining`, as they go out */
+    uint32_t order_capacity, n_order, at_order;
+    uint32_t ending; /* own splits whose end was made, once the feed has ended */
+    bool feed_ended;
+    uint64_t rows_read, rows_quarantined;
+    uint64_t **cursor; /* [n_features] scratch: where the next id goes */
+};
+
+/* ---- life ---- */
+
+static int check_limits(const struct dc_batcher_conf *conf)
+{
+    const struct rt_job *job = conf->feed.job;
+    uint64_t ids = (uint64_t)dc_parser_ids_max(conf->feed.parser) * job->data.batch_size;
+
+    if (ids > WIRE_IDS_MAX)
+        return RT_FAIL(RT_EUSAGE,
+                       "data.yml: batch_size %u x %u ids per row is over %u ids per batch; "
+                       "expected a batch_size of at most %u",
+                       job->data.batch_size, dc_parser_ids_max(conf->feed.parser), WIRE_IDS_MAX,
+                       WIRE_IDS_MAX / dc_parser_ids_max(conf->feed.parser));
+    return 0;
+}
+
+int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **out)
+{
+    const struct rt_job *job = conf->feed.job;
+    const struct rt_data_conf *data = &job->data;
+    int err = check_limits(conf);
+    if (err)
+        return err;
+    struct dc_batcher *b = rt_xcalloc(1, sizeof(*b));
+    const struct dc_row *row = dc_parser_view(conf->feed.parser);
+
+    b->conf = *conf;
+    b->data = data;
+    b->feed = dc_feed_create(&conf->feed);
+    b->shape = (struct dc_rows_shape){.n_features = job->n_features,
+                                      .n_dense = data->n_dense,
+                                      .n_labels = data->n_labels,
+                                      .varying = data->format == RT_FORMAT_LIBSVM,
+                                      .count = row->count,
+                                      .n_ids = dc_parser_ids_max(conf->feed.parser)};
+    b->shuffle_key = rt_draw_fold(rt_draw_key(job->global.seed, "shuffle", NULL), conf->epoch);
+    b->chunk_rows = data->shuffle && !conf->feed.evaluate ? data->shuffle_rows : data->batch_size;
+    b->n_own = conf->index < data->splits ? (data->splits - conf->index - 1) / conf->size + 1 : 0;
+    b->split = rt_xcalloc(b->n_own + 1, sizeof(*b->split));
+    b->cursor = rt_xcalloc(job->n_features + 1, sizeof(*b->cursor));
+    for (uint32_t i = 0; i < b->n_own; i++)
+        if (conf->first_sequence)
+            b->split[i].sequence = conf->first_sequence[conf->index + i * conf->size];
+    b->conf.first_sequence = NULL;
+    *out = b;
+    return 0;
+}
+
+void dc_batcher_destroy(struct dc_batcher *batcher)
+{
+    if (!batcher)
+        return;
+    for (uint32_t i = 0; i < batcher->n_own; i++)
+        dc_rows_release(&batcher->split[i].rows);
+    dc_rows_release(&batcher->spare);
+    dc_feed_destroy(batcher->feed);
+    rt_free(batcher->split);
+    rt_free(batcher->order);
+    rt_free(batcher->cursor);
+    rt_free(batcher);
+}
+
+void dc_batch_destroy(struct dc_batch *batch)
+{
+    if (!batch)
+        return;
+    rt_buf_unref(batch->ids);
+    rt_buf_unref(batch->samples_payload);
+    rt_free(batch->n_ids);
+    rt_free(batch->layout);
+    rt_free(batch);
+}
+
+static uint32_t number_of(const struct dc_batcher *b, const struct split *split)
+{
+    return b->conf.index + (uint32_t)(split - b->split) * b->conf.size;
+}
+
+void dc_batcher_split(const struct dc_batcher *batcher, uint32_t split, struct dc_split_end *out)
+{
+    rt_assert(split < batcher->data->splits && split % batcher->conf.size == batcher->conf.index);
+    const struct split *s = &batcher->split[split / batcher->conf.size];
+
+    *out = (struct dc_split_end){s->sequence, s->rows_read, s->rows_quarantined};
+}
+
+void dc_batcher_rows(const struct dc_batcher *batcher, uint64_t *read, uint64_t *quarantined)
+{
+    *read = batcher->rows_read;
+    *quarantined = batcher->rows_quarantined;
+}
+
+/* ---- chunks ---- */
+
+static void permute(const struct dc_batcher *b, const struct split *split, uint32_t *order,
+                    uint32_t n)
+{
+    uint64_t key = rt_draw_fold(rt_draw_fold(b->shuffle_key, number_of(b, split)), split->chunk);
+
+    for (uint32_t i = n; i-- > 1;) { /* Fisher-Yates */
+        uint32_t j = (uint32_t)rt_below(rt_draw(key, i), (uint64_t)i + 1);
+        uint32_t swap = order[i];
+
+        order[i] = order[j];
+        order[j] = swap;
+    }
+}
+
+/* Close the split's chunk and begin to cut batches from its rows. */
+static int start_drain(struct dc_batcher *b, struct split *split)
+{
+    uint32_t n = split->rows.n;
+
+    rt_assert(!b->draining);
+    if (n > b->order_capacity) {
+        uint32_t *grown = rt_try_realloc(b->order, (size_t)n * sizeof(*grown));
+        if (!grown)
+            return RT_FAIL(RT_ENOMEM, "no memory to permute %u rows", n);
+        b->order = grown;
+        b->order_capacity = n;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        b->order[i] = i;
+    if (b->data->shuffle && !b->conf.feed.evaluate)
+        permute(b, split, b->order + split->n_queued, n - split->n_queued);
+    split->chunk++;
+    b->draining = split;
+    b->n_order = n;
+    b->at_order = 0;
+    return 0;
+}
+
+static int stop_drain(struct dc_batcher *b)
+{
+    struct split *split = b->draining;
+    int err =
+        dc_rows_keep(&split->rows, &b->spare, b->order + b->at_order, b->n_order - b->at_order);
+
+    split->n_queued = split->rows.n;
+    b->draining = NULL;
+    return err;
+}
+
+/* ---- one batch ---- */
+
+/* Lengths, layout and the size of the payload. */
+static size_t measure(const struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+{
+    uint32_t n_features = b->shape.n_features;
+    size_t end = 0;
+    struct dc_record r;
+
+    for (uint32_t f = 0; f < n_features; f++)
+        batch->layout[f] = WIRE_LAYOUT_ONE;
+    for (uint32_t s = 0; s < batch->samples; s++) {
+        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
+        for (uint32_t f = 0; f < n_features; f++) {
+            batch->n_ids[f] += r.count[f];
+            if (r.count[f] != 1)
+                batch->layout[f] = WIRE_LAYOUT_LENGTHS;
+        }
+    }
+    for (uint32_t f = 0; f < n_features; f++) {
+        if (batch->layout[f] == WIRE_LAYOUT_LENGTHS)
+            rt_segment_put(&end, batch->samples * sizeof(uint32_t));
+        rt_segment_put(&end, batch->n_ids[f] * sizeof(uint64_t));
+    }
+    return end;
+}
+
+/* The next segment at *end, with the padding before it cleared: the digest covers it. */
+static void *segment(struct rt_buf *buf, size_t *end, size_t bytes)
+{
+    size_t before = *end, at = rt_segment_put(end, bytes);
+
+    memset(buf->data + before, 0, at - before);
+    return buf->data + at;
+}
+
+static void fill_ids(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+{
+    size_t end = 0;
+    struct dc_record r;
+
+    for (uint32_t f = 0; f < b->shape.n_features; f++) {
+        if (batch->layout[f] == WIRE_LAYOUT_LENGTHS) {
+            uint32_t *length = segment(batch->ids, &end, batch->samples * sizeof(*length));
+            for (uint32_t s = 0; s < batch->samples; s++) {
+                dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
+                length[s] = r.count[f];
+            }
+        }
+        b->cursor[f] = segment(batch->ids, &end, batch->n_ids[f] * sizeof(uint64_t));
+    }
+    rt_assert(end == batch->ids->size);
+    for (uint32_t s = 0; s < batch->samples; s++) {
+        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
+        for (uint32_t f = 0; f < b->shape.n_features; f++)
+            for (uint32_t k = 0; k < r.count[f]; k++)
+                *b->cursor[f]++ = *r.id++;
+    }
+    batch->digest = rt_hash_bytes(batch->ids->data, batch->ids->size);
+}
+
+static void fill_samples(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+{
+    uint32_t n_dense = b->shape.n_dense, n_labels = b->shape.n_labels;
+    size_t end = 0;
+    float *dense = segment(batch->samples_payload, &end, batch->samples * sizeof(float) * n_dense);
+    float *label = segment(batch->samples_payload, &end, batch->samples * sizeof(float) * n_labels);
+    struct dc_record r;
+
+    for (uint32_t s = 0; s < batch->samples; s++) {
+        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
+        memcpy(dense + (size_t)s * n_dense, r.dense, n_dense * sizeof(float));
+        memcpy(label + (size_t)s * n_labels, r.label, n_labels * sizeof(float));
+    }
+}
+
+/* NULL: the pool is over its budget. */
+static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t *order, uint32_t n)
+{
+    struct dc_batch *batch = rt_xcalloc(1, sizeof(*batch));
+    struct rt_io *io = b->conf.feed.io;
+    size_t values = 0;
+
+    batch->id = id;
+    batch->samples = n;
+    batch->n_ids = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->n_ids));
+    batch->layout = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->layout));
+    size_t ids = measure(b, order, batch);
+    rt_segment_put(&values, n * sizeof(float) * b->shape.n_dense);
+    rt_segment_put(&values, n * sizeof(float) * b->shape.n_labels);
+    batch->ids = rt_io_buf(io, ids);
+    batch->samples_payload = rt_io_buf(io, values);
+    if (!batch->ids || !batch->samples_payload) {
+        dc_batch_destroy(batch);
+        return NULL;
+    }
+    batch->ids->size = ids;
+    batch->samples_payload->size = values;
+    fill_ids(b, order, batch);
+    fill_samples(b, order, batch);
+    return batch;
+}
+
+/* Cut the next batch that is wanted from the draining split. */
+static int drain(struct dc_batcher *b, struct dc_batch **out)
+{
+    struct split *split = b->draining;
+    uint32_t number = number_of(b, split) + (b->conf.feed.evaluate ? RT_SPLIT_EVALUATE : 0);
+
+    for (;;) {
+        uint32_t left = b->n_order - b->at_order;
+        uint32_t n = left < b->data->batch_size ? left : b->data->batch_size;
+        uint64_t id = rt_batch_id(number, split->sequence);
+
+        if (n == 0 || (n < b->data->batch_size && !b->feed_ended))
+            break;
+        if (!b->conf.skip || !b->conf.skip(b->conf.ctx, id)) {
+            *out = build(b, id, b->order + b->at_order, n);
+            if (!*out)
+                return DC_TURN_FULL;
+        }
+        b->at_order += n;
+        split->sequence++;
+        if (*out)
+            return DC_TURN_BATCH;
+    }
+    int err = stop_drain(b);
+    return err ? err : DC_TURN_AGAIN;
+}
+
+/* ---- reading ---- */
+
+static int check_bad(const struct dc_batcher *b)
+{
+    return b->conf.quarantine
+               ? dc_quarantine_check(b->conf.quarantine, b->rows_quarantined, b->rows_read)
+               : 0;
+}
+
+static int bad_row(struct dc_batcher *b, struct split *split)
+{
+    split->rows_quarantined++;
+    b->rows_quarantined++;
+    if (b->conf.quarantine && b->conf.record_bad)
+        dc_quarantine_add(b->conf.quarantine, dc_feed_file(b->feed), dc_feed_line(b->feed),
+                          rt_err_text());
+    return b->rows_read >= DC_QUARANTINE_ROWS_MIN ? check_bad(b) : 0;
+}
+
+/* The row that the feed stands at belongs to `split`. */
+static int take_row(struct dc_batcher *b, struct split *split)
+{
+    int err = dc_feed_parse(b->feed);
+
+    split->rows_read++;
+    b->rows_read++;
+    if (err == RT_EDATA)
+        return bad_row(b, split);
+    if (!err)
+        err = dc_rows_add(&split->rows, &b->spare, &b->shape, dc_parser_view(b->conf.feed.parser));
+    if (!err && split->rows.n - split->n_queued == b->chunk_rows)
+        err = start_drain(b, split);
+    return err;
+}
+
+/* Read until a chunk is full or the slice is used up. */
+static int read_rows(struct dc_batcher *b)
+{
+    size_t bytes = 0;
+
+    for (uint32_t i = 0; i < TURN_ROWS && bytes < TURN_BYTES && !b->draining; i++) {
+        int rc = dc_feed_next(b->feed);
+        if (rc < 0)
+            return rc;
+        if (rc == 0) {
+            b->feed_ended = true;
+            break;
+        }
+        bytes += dc_feed_row_bytes(b->feed);
+        uint64_t block = dc_feed_number(b->feed) / b->data->block_rows;
+        uint32_t split = (uint32_t)(block % b->data->splits);
+        if (split % b->conf.size != b->conf.index)
+            continue;
+        rc = take_row(b, &b->split[split / b->conf.size]);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int dc_batcher_turn(struct dc_batcher *batcher, struct dc_batch **out)
+{
+    struct dc_batcher *b = batcher;
+    int err = 0;
+
+    *out = NULL;
+    if (b->draining)
+        return drain(b, out);
+    if (!b->feed_ended) {
+        err = read_rows(b);
+        if (!err && b->feed_ended)
+            err = check_bad(b);
+        return err ? err : DC_TURN_AGAIN;
+    }
+    if (b->ending == b->n_own)
+        return DC_TURN_END;
+    err = start_drain(b, &b->split[b->ending++]);
+    return err ? err : DC_TURN_AGAIN;
+}

@@ -1,0 +1,63 @@
+/* data_compose/batch.h -- one pass over a set, cut into the batches of the splits of one composer.
+ *
+ *     dc_batcher_create(&conf, &batcher);
+ *     while ((turn = dc_batcher_turn(batcher, &batch)) > 0)      a slice of work, a few milliseconds
+ *         if (turn == DC_TURN_BATCH) ... batch is ours: dc_batch_destroy() ...
+ *     0: the pass is over: dc_batcher_split() tells how each split ended; < 0: an error, text set
+ *
+ * A batch is a pure function of its id and the data plan: the same bytes whichever composer makes it, and
+ * whatever was skipped before it. Touch: the io's thread. */
+#ifndef DC_BATCH_H
+#define DC_BATCH_H
+
+#include "data_compose/feed.h"
+
+#include "runtime/base/buf.h"
+
+struct dc_batcher;
+struct dc_quarantine;
+
+/* A finished batch. */
+struct dc_batch {
+    uint64_t id; /* runtime/job/batch_id.h */
+    uint32_t samples;
+    uint64_t digest;                /* XXH3-64 of the bytes of ids */
+    uint32_t *n_ids;                /* [n_features] */
+    uint32_t *layout;               /* [n_features] enum wire_layout */
+    struct rt_buf *ids;             /* the payload of PutBatch */
+    struct rt_buf *samples_payload; /* the payload of TrainBatch: dense, labels */
+};
+void dc_batch_destroy(struct dc_batch *batch); /* NULL is legal */
+
+struct dc_batcher_conf {
+    struct dc_feed_conf feed;
+    uint32_t index, size;             /* splits index, index + size, ... are ours */
+    uint64_t epoch;                   /* picks the permutations */
+    const uint64_t *first_sequence;   /* [splits] of this pass; NULL: 0; copied */
+    struct dc_quarantine *quarantine; /* judges how many rows may be bad; NULL: any number */
+    bool record_bad;                  /* and writes them down */
+    /* Batches that are not wanted are counted, not built. NULL: all are wanted. */
+    bool (*skip)(void *ctx, uint64_t batch_id);
+    void *ctx;
+};
+
+enum dc_turn {
+    DC_TURN_END = 0,
+    DC_TURN_BATCH = 1,
+    DC_TURN_AGAIN = 2, /* nothing yet */
+    DC_TURN_FULL = 3,  /* the io's buffers are over their budget: come back when some are free */
+};
+
+struct dc_split_end {
+    uint64_t end_sequence, rows_read, rows_quarantined; /* rows: of this pass */
+};
+
+/* RT_EUSAGE: a batch would be over the limits of the wire; RT_ENOMEM. */
+int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **out);
+void dc_batcher_destroy(struct dc_batcher *batcher); /* NULL is legal */
+int dc_batcher_turn(struct dc_batcher *batcher, struct dc_batch **out);
+/* So far; complete after DC_TURN_END. The split must be ours. */
+void dc_batcher_split(const struct dc_batcher *batcher, uint32_t split, struct dc_split_end *out);
+void dc_batcher_rows(const struct dc_batcher *batcher, uint64_t *read, uint64_t *quarantined);
+
+#endif

@@ -1,0 +1,44 @@
+/* data_compose/feed.h -- the rows of one set (training or test) in their fixed order, numbered from 0.
+ *
+ *     while ((rc = dc_feed_next(feed)) > 0)
+ *         if (mine(dc_feed_number(feed)))
+ *             rc = dc_feed_parse(feed);       0: dc_parser_view(parser); RT_EDATA: a bad row
+ *
+ * The order is that of the files, header lines not counted; bad rows have numbers like all others. A row
+ * that is not parsed costs finding its end. Touch: the io's thread. */
+#ifndef DC_FEED_H
+#define DC_FEED_H
+
+#include "data_compose/parse.h"
+
+#include <stdbool.h>
+
+struct rt_io;
+struct dc_feed;
+struct dc_synthetic;
+
+struct dc_feed_conf {
+    struct rt_io *io;
+    const struct rt_job *job;
+    const struct dc_synthetic *synthetic; /* NULL: files */
+    uint64_t synthetic_rows;
+    bool evaluate;            /* the test set */
+    struct dc_parser *parser; /* used by this feed alone while it is read */
+};
+
+struct dc_feed *dc_feed_create(const struct dc_feed_conf *conf);
+void dc_feed_destroy(struct dc_feed *feed); /* NULL is legal */
+
+/* 1: there is a row; 0: the set has ended; or RT_EFILE, RT_EDATA (broken file), RT_EUSAGE (header). */
+int dc_feed_next(struct dc_feed *feed);
+int dc_feed_parse(struct dc_feed *feed);
+uint64_t dc_feed_number(const struct dc_feed *feed);
+size_t dc_feed_row_bytes(
+    const struct dc_feed *feed); /* of the text just read; 0 for generated rows */
+/* Where the row stands, for messages. */
+const char *dc_feed_file(const struct dc_feed *feed);
+uint64_t dc_feed_line(const struct dc_feed *feed);
+/* The true click probability of the row just parsed; synthetic only. */
+double dc_feed_probability(const struct dc_feed *feed);
+
+#endif

@@ -1,0 +1,53 @@
+/* data_compose/parse.h -- one line of text to one row: ids, dense values, labels.
+ *
+ *     dc_parser_create(job, &parser);
+ *     dc_parser_header(parser, path, text, size)        once per file, where files have a header line
+ *     rc = dc_parser_row(parser, text, size);           0: dc_parser_view() is the row
+ *                                                       RT_EDATA: a bad row, why in rt_err_text()
+ *
+ * A row is ids of feature 0, of feature 1, ... (count[f] each), dense values after transform and
+ * standardizing, labels. Textual formats take the XXH3-64 of a field's raw bytes as its id (the empty
+ * field is a category like any other); libsvm takes the integer. Touch: owner thread. */
+#ifndef DC_PARSE_H
+#define DC_PARSE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct rt_job;
+struct dc_parser;
+
+/* A parsed row; arrays belong to the parser and change with the next row. */
+struct dc_row {
+    uint32_t n_ids;
+    const uint64_t *id;    /* [n_ids] */
+    const uint16_t *count; /* [n_features] sum is n_ids */
+    const float *dense;    /* [n_dense] */
+    const float *label;    /* [n_labels] */
+};
+
+/* The job must outlive the parser. RT_EUSAGE: columns that cannot be read from this format. */
+int dc_parser_create(const struct rt_job *job, struct dc_parser **out);
+void dc_parser_destroy(struct dc_parser *parser); /* NULL is legal */
+
+/* Does the first line of each file name the columns? */
+int dc_parser_wants_header(const struct dc_parser *parser);
+/* Bind the columns to the fields of a file. RT_EUSAGE: a column is missing, unknown or there twice; the text
+ * names file, column and the nearest name. */
+int dc_parser_header(struct dc_parser *parser, const char *path, const char *text, size_t size);
+
+/* Parse. RT_EDATA: field, what was expected, what was found. */
+int dc_parser_row(struct dc_parser *parser, const char *text, size_t size);
+const struct dc_row *dc_parser_view(const struct dc_parser *parser);
+
+/* Standardize dense input `target` from now on: (x - mean) / deviation; a deviation of 0 divides by 1. */
+void dc_parser_standardize(struct dc_parser *parser, uint32_t target, double mean,
+                           double deviation);
+
+/* A row of the synthetic log instead of a line. RT_EDATA only if a value is not finite. */
+struct dc_synthetic_row;
+int dc_parser_synthetic(struct dc_parser *parser, const struct dc_synthetic_row *row);
+
+uint32_t dc_parser_ids_max(const struct dc_parser *parser); /* ids of one row at most */
+
+#endif

@@ -1,0 +1,175 @@
+/* data_compose/parse_text.c -- lines cut into fields: tsv (and criteo), csv, libsvm. */
+#include "data_compose/parse_row.h"
+#include "data_compose/source.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+
+#include <string.h>
+
+/* ---- tsv ---- */
+
+static int wrong_count(const struct dc_parser *p, const char *text, size_t size, char separator)
+{
+    uint32_t n = 1;
+
+    for (size_t i = 0; i < size; i++)
+        n += text[i] == separator;
+    return RT_FAIL(RT_EDATA, "expected %u fields, got %u", p->n_fields, n);
+}
+
+int dc_line_tsv(struct dc_parser *parser, const char *text, size_t size)
+{
+    const char *at = text, *end = text + size;
+
+    for (uint32_t i = 0; i < parser->n_fields; i++) {
+        const char *tab = at < end ? memchr(at, '\t', (size_t)(end - at)) : NULL;
+        const char *stop = tab ? tab : end;
+
+        if ((i + 1 < parser->n_fields) != (tab != NULL))
+            return wrong_count(parser, text, size, '\t');
+        int err = dc_put_field(parser, parser->field[i], at, (size_t)(stop - at));
+        if (err)
+            return err;
+        at = stop + 1;
+    }
+    return 0;
+}
+
+/* ---- csv ---- */
+
+static int quoted_field(const char *text, size_t size, size_t *at, char *unquoted, size_t *out_size)
+{
+    size_t i = *at + 1, n = 0;
+
+    for (;; i++) {
+        if (i >= size)
+            return RT_FAIL(RT_EDATA, "a quote is not closed on its line");
+        if (text[i] == '"') {
+            if (i + 1 >= size || text[i + 1] != '"')
+                break;
+            i++; /* two quotes stand for one */
+        }
+        unquoted[n++] = text[i];
+    }
+    if (i + 1 < size && text[i + 1] != ',')
+        return RT_FAIL(RT_EDATA, "expected a comma after a closing quote, at byte %zu", i + 1);
+    *at = i + 2;
+    *out_size = n;
+    return 0;
+}
+
+int dc_csv_field(const char *text, size_t size, size_t *at, char *unquoted, const char **field,
+                 size_t *field_size)
+{
+    const char *from = text + *at;
+
+    if (*at < size && *from == '"') {
+        *field = unquoted;
+        return quoted_field(text, size, at, unquoted, field_size);
+    }
+    const char *comma = *at < size ? memchr(from, ',', size - *at) : NULL;
+    *field = from;
+    *field_size = comma ? (size_t)(comma - from) : size - *at;
+    *at += *field_size + 1;
+    return 0;
+}
+
+int dc_line_csv(struct dc_parser *parser, const char *text, size_t size)
+{
+    size_t at = 0, field_size = 0;
+    uint32_t i = 0;
+
+    if (!parser->unquoted)
+        parser->unquoted = rt_xmalloc(DC_LINE_MAX);
+    for (; at <= size; i++) {
+        const char *field;
+        int err = dc_csv_field(text, size, &at, parser->unquoted, &field, &field_size);
+
+        if (!err && i < parser->n_fields)
+            err = dc_put_field(parser, parser->field[i], field, field_size);
+        if (err)
+            return err;
+    }
+    return i == parser->n_fields
+               ? 0
+               : RT_FAIL(RT_EDATA, "expected %u fields, got %u", parser->n_fields, i);
+}
+
+/* ---- libsvm: label id:value id:value ... ---- */
+
+static bool blank(char c)
+{
+    return c == ' ' || c == '\t';
+}
+
+/* The next word, or size 0 at the end of the line. */
+static const char *next_word(const char *at, const char *end, size_t *size)
+{
+    while (at < end && blank(*at))
+        at++;
+    *size = 0;
+    while (at + *size < end && !blank(at[*size]))
+        (*size)++;
+    return at;
+}
+
+static int put_pair(struct dc_parser *p, uint32_t position, const char *word, size_t size)
+{
+    const struct dc_column *column = p->field[position];
+    uint64_t id = 0;
+    size_t i = 0;
+
+    for (; i < size && word[i] >= '0' && word[i] <= '9'; i++)
+        if (__builtin_mul_overflow(id, 10, &id) ||
+            __builtin_add_overflow(id, (uint64_t)(word[i] - '0'), &id))
+            return RT_FAIL(RT_EDATA, "position %u: id is over 64 bits", position);
+    if (i == 0 || i + 2 != size || word[i] != ':' || (word[i + 1] != '0' && word[i + 1] != '1'))
+        return RT_FAIL(RT_EDATA, "position %u: expected id:1 or id:0, got '%.*s'", position,
+                       size > 40 ? 40 : (int)size, word);
+    if (column->conf->kind == RT_COLUMN_FEATURE) {
+        p->id[column->slot] = id;
+        p->absent[column->slot] = word[i + 1] == '0';
+    }
+    return 0;
+}
+
+/* Close the gaps of ids whose value is 0. */
+static void drop_absent(struct dc_parser *p)
+{
+    uint32_t from = 0, to = 0;
+
+    for (uint32_t f = 0; f < p->job->n_features; f++) {
+        uint32_t first = to;
+
+        for (uint32_t k = 0; k < p->width[f]; k++, from++)
+            if (!p->absent[from])
+                p->id[to++] = p->id[from];
+        p->count[f] = (uint16_t)(to - first);
+    }
+    p->row.n_ids = to;
+}
+
+int dc_line_libsvm(struct dc_parser *parser, const char *text, size_t size)
+{
+    const char *end = text + size;
+    size_t n;
+    const char *word = next_word(text, end, &n);
+    uint32_t position = 0;
+    int err = dc_put_label(parser, NULL, word, n);
+
+    while (!err) {
+        word = next_word(word + n, end, &n);
+        if (n == 0)
+            break;
+        if (position == parser->n_fields)
+            return RT_FAIL(RT_EDATA, "expected %u ids, got more", parser->n_fields);
+        err = put_pair(parser, position++, word, n);
+    }
+    if (err)
+        return err;
+    if (position != parser->n_fields)
+        return RT_FAIL(RT_EDATA, "expected %u ids, got %u", parser->n_fields, position);
+    drop_absent(parser);
+    return 0;
+}

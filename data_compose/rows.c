@@ -1,0 +1,149 @@
+/* data_compose/rows.c -- the store of parsed rows of one split. */
+#include "data_compose/rows.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+
+#include <string.h>
+
+void dc_rows_release(struct dc_rows *rows)
+{
+    rt_free(rows->word);
+    rt_free(rows->start);
+    *rows = (struct dc_rows){0};
+}
+
+size_t dc_rows_bytes(const struct dc_rows *rows)
+{
+    return rows->words_capacity * 8 + (size_t)rows->rows_capacity * 4;
+}
+
+static size_t words_of(size_t bytes)
+{
+    return (bytes + 7) / 8;
+}
+
+static int reserve(struct dc_rows *rows, size_t words, uint32_t n)
+{
+    if (rows->n_words + words > UINT32_MAX || rows->n > UINT32_MAX - n)
+        return RT_FAIL(RT_ELIMIT,
+                       "over 32 GiB of rows in one chunk: data.shuffle_rows is too large");
+    if (rows->n_words + words > rows->words_capacity) {
+        size_t capacity = rows->words_capacity * 2;
+        if (capacity < rows->n_words + words)
+            capacity = rows->n_words + words;
+        uint64_t *grown = rt_try_realloc(rows->word, capacity * 8);
+        if (!grown)
+            return RT_FAIL(RT_ENOMEM, "no memory for %zu bytes of rows", capacity * 8);
+        rows->word = grown;
+        rows->words_capacity = capacity;
+    }
+    if (rows->n + n > rows->rows_capacity) {
+        uint32_t capacity =
+            rows->rows_capacity * 2 > rows->n + n ? rows->rows_capacity * 2 : rows->n + n;
+        uint32_t *grown = rt_try_realloc(rows->start, (size_t)capacity * 4);
+        if (!grown)
+            return RT_FAIL(RT_ENOMEM, "no memory for %u rows", capacity);
+        rows->start = grown;
+        rows->rows_capacity = capacity;
+    }
+    return 0;
+}
+
+/* The few rows that a split has kept go into the large store that another one has left. */
+static void swap_into_spare(struct dc_rows *rows, struct dc_rows *spare)
+{
+    struct dc_rows small = *rows;
+
+    if (small.n) {
+        memcpy(spare->word, small.word, small.n_words * 8);
+        memcpy(spare->start, small.start, (size_t)small.n * 4);
+    }
+    spare->n = small.n;
+    spare->n_words = small.n_words;
+    *rows = *spare;
+    dc_rows_release(&small);
+    *spare = (struct dc_rows){0};
+}
+
+int dc_rows_add(struct dc_rows *rows, struct dc_rows *spare, const struct dc_rows_shape *shape,
+                const struct dc_row *row)
+{
+    size_t counts = shape->varying ? words_of(shape->n_features * sizeof(uint16_t)) : 0;
+    size_t words =
+        counts + row->n_ids + words_of(((size_t)shape->n_labels + shape->n_dense) * sizeof(float));
+
+    if (rows->n_words + words > rows->words_capacity &&
+        spare->words_capacity > rows->n_words + words && spare->rows_capacity > rows->n)
+        swap_into_spare(rows, spare);
+    int err = reserve(rows, words, 1);
+    if (err)
+        return err;
+    uint64_t *at = rows->word + rows->n_words;
+    if (counts) {
+        at[counts - 1] = 0;
+        memcpy(at, row->count, shape->n_features * sizeof(uint16_t));
+    }
+    memcpy(at + counts, row->id, row->n_ids * sizeof(uint64_t));
+    float *value = (float *)(at + counts + row->n_ids);
+    memcpy(value, row->label, shape->n_labels * sizeof(float));
+    memcpy(value + shape->n_labels, row->dense, shape->n_dense * sizeof(float));
+    rows->start[rows->n++] = (uint32_t)rows->n_words;
+    rows->n_words += words;
+    return 0;
+}
+
+void dc_rows_at(const struct dc_rows *rows, const struct dc_rows_shape *shape, uint32_t i,
+                struct dc_record *out)
+{
+    const uint64_t *at = rows->word + rows->start[i];
+    uint32_t n_ids = shape->n_ids;
+
+    out->count = shape->count;
+    if (shape->varying) {
+        out->count = (const uint16_t *)at;
+        at += words_of(shape->n_features * sizeof(uint16_t));
+        n_ids = 0;
+        for (uint32_t f = 0; f < shape->n_features; f++)
+            n_ids += out->count[f];
+    }
+    out->id = at;
+    out->label = (const float *)(at + n_ids);
+    out->dense = out->label + shape->n_labels;
+}
+
+int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *order, uint32_t n)
+{
+    struct dc_rows kept = {0};
+    size_t words = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t r = order[i];
+        size_t end = r + 1 < rows->n ? rows->start[r + 1] : rows->n_words;
+        words += end - rows->start[r];
+    }
+    int err = n ? reserve(&kept, words, n) : 0;
+    if (err) {
+        dc_rows_release(&kept);
+        return err;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t r = order[i];
+        size_t end = r + 1 < rows->n ? rows->start[r + 1] : rows->n_words;
+        size_t size = end - rows->start[r];
+
+        memcpy(kept.word + kept.n_words, rows->word + rows->start[r], size * 8);
+        kept.start[kept.n++] = (uint32_t)kept.n_words;
+        kept.n_words += size;
+    }
+    if (rows->words_capacity > spare->words_capacity) {
+        dc_rows_release(spare);
+        *spare = *rows;
+        spare->n = 0;
+        spare->n_words = 0;
+    } else {
+        dc_rows_release(rows);
+    }
+    *rows = kept;
+    return 0;
+}

@@ -1,0 +1,45 @@
+/* data_compose/rows.h -- parsed rows kept compactly until their chunk is complete.
+ *
+ * A row is a record of 8-byte words: [counts u16 x n_features, only where they vary] [ids] [labels and
+ * dense, float32]. No pointers, no text. Touch: owner thread. */
+#ifndef DC_ROWS_H
+#define DC_ROWS_H
+
+#include "data_compose/parse.h"
+
+#include <stdbool.h>
+
+struct dc_rows_shape {
+    uint32_t n_features, n_dense, n_labels;
+    bool varying;          /* counts differ from row to row */
+    const uint16_t *count; /* [n_features] where they do not */
+    uint32_t n_ids;
+};
+
+/* Zero-initialise; dc_rows_release. */
+struct dc_rows {
+    uint64_t *word;
+    size_t n_words, words_capacity;
+    uint32_t *start; /* [n] first word of each row */
+    uint32_t n, rows_capacity;
+};
+
+/* A record as it lies there. */
+struct dc_record {
+    const uint16_t *count; /* [n_features] */
+    const uint64_t *id;
+    const float *label, *dense;
+};
+
+void dc_rows_release(struct dc_rows *rows);
+/* RT_ENOMEM, RT_ELIMIT. When it must grow and `spare` is larger, they change places. */
+int dc_rows_add(struct dc_rows *rows, struct dc_rows *spare, const struct dc_rows_shape *shape,
+                const struct dc_row *row);
+void dc_rows_at(const struct dc_rows *rows, const struct dc_rows_shape *shape, uint32_t i,
+                struct dc_record *out);
+/* Move the rows order[0 .. n) to a fresh store of just their size, and empty this one into `spare` (the
+ * larger of the two stays). RT_ENOMEM: nothing changed. */
+int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *order, uint32_t n);
+size_t dc_rows_bytes(const struct dc_rows *rows);
+
+#endif

@@ -1,0 +1,78 @@
+/* tests/lib/data_job.c -- see data_job.h. */
+#include "tests/lib/data_job.h"
+
+#include "runtime/base/assert.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static uint32_t feature_of(struct data_job *dj, const char *name)
+{
+    uint32_t f = 0;
+
+    while (f < dj->job.n_features && strcmp(dj->feature[f].name, name) != 0)
+        f++;
+    if (f == dj->job.n_features) {
+        dj->feature[f] = (struct rt_feature_conf){.name = name, .max_length = 4};
+        dj->job.n_features++;
+    }
+    return f;
+}
+
+static void add_column(struct data_job *dj, char *name, const char *kind, const char *more)
+{
+    struct rt_data_conf *data = &dj->job.data;
+    struct rt_column_conf *c = &dj->column[data->n_columns++];
+
+    c->name = name;
+    if (strcmp(kind, "feature") == 0) {
+        c->kind = RT_COLUMN_FEATURE;
+        c->target = feature_of(dj, more ? more : name);
+    } else if (strcmp(kind, "dense") == 0) {
+        c->kind = RT_COLUMN_DENSE;
+        c->transform = more && strstr(more, "log1p") ? RT_TRANSFORM_LOG1P : RT_TRANSFORM_NONE;
+        c->standardize = more && strstr(more, "std");
+        c->missing = more && strstr(more, "missing") ? 7 : 0;
+        dj->dense[c->target = data->n_dense++] = name;
+    } else if (strcmp(kind, "label") == 0) {
+        c->kind = RT_COLUMN_LABEL;
+        dj->label[c->target = data->n_labels++] = name;
+    } else {
+        c->kind = RT_COLUMN_IGNORE;
+    }
+}
+
+void data_job_init(struct data_job *dj, enum rt_format format, bool header, const char *columns)
+{
+    struct rt_data_conf *data = &dj->job.data;
+    char *save = NULL;
+
+    memset(dj, 0, sizeof(*dj));
+    rt_assert(strlen(columns) < sizeof(dj->text));
+    snprintf(dj->text, sizeof(dj->text), "%s", columns);
+    for (char *w = strtok_r(dj->text, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
+        char *kind = strchr(w, '='), *more = strchr(w, ':');
+
+        *kind++ = 0;
+        if (more)
+            *more++ = 0;
+        add_column(dj, w, kind, more);
+    }
+    if (format == RT_FORMAT_LIBSVM && !data->n_labels)
+        dj->label[data->n_labels++] = "label";
+    data->format = format;
+    data->header = header;
+    data->column = dj->column;
+    data->batch_size = 16;
+    data->epochs = 1;
+    data->splits = 8;
+    data->block_rows = data->shuffle_rows = 32;
+    data->shuffle = true;
+    data->window = 4;
+    data->max_bad_ratio = 0.001;
+    dj->job.name = "test";
+    dj->job.global.seed = 1;
+    dj->job.feature = dj->feature;
+    dj->job.dense = dj->dense;
+    dj->job.label = dj->label;
+}

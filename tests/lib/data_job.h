@@ -1,0 +1,20 @@
+/* tests/lib/data_job.h -- a struct rt_job for tests of readers, from one line of text. */
+#ifndef DATA_JOB_H
+#define DATA_JOB_H
+
+#include "runtime/job/job.h"
+
+struct data_job {
+    struct rt_job job;
+    char text[1024];
+    struct rt_column_conf column[64];
+    struct rt_feature_conf feature[64];
+    const char *dense[64], *label[64];
+};
+
+/* columns: "label=label age=dense:std fnl=dense:log1p,missing c1=feature c2=feature:c1 x=ignore": words NAME=KIND,
+ * then after a colon the feature's name, or any of log1p, std, missing (value 7). Batch size 16, blocks and chunks
+ * of 32 rows, 8 splits, seed 1. */
+void data_job_init(struct data_job *dj, enum rt_format format, bool header, const char *columns);
+
+#endif

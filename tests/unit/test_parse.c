@@ -1,0 +1,325 @@
+/* tests/unit/test_parse.c -- good and bad rows of each format, and header lines. */
+#include "data_compose/parse.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/hash.h"
+#include "runtime/base/rand.h"
+#include "runtime/base/strbuf.h"
+#include "tests/lib/data_job.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define MIXED "y=label a=dense b=dense:log1p,missing c=feature d=feature:c e=feature x=ignore"
+
+/* want: "label; dense ...; text ids ..." or, for a bad row, a piece of the reason. */
+struct row_case {
+    const char *name;
+    enum rt_format format;
+    const char *columns, *text;
+    int rc;
+    float label, dense[3];
+    uint32_t n_dense, n_ids;
+    const char *id[4]; /* hashed; libsvm: as decimal */
+    const char *reason;
+};
+
+static const struct row_case row_case[] = {
+    {"tsv",
+     RT_FORMAT_TSV,
+     MIXED,
+     "1\t2.5\t3\tu\tv\tw\tzz",
+     0,
+     1,
+     {2.5f, 1.3862944f},
+     2,
+     3,
+     {"u", "v", "w"},
+     NULL},
+    {"tsv empty",
+     RT_FORMAT_TSV,
+     MIXED,
+     "0\t\t\t\t\t\t",
+     0,
+     0,
+     {0, 2.0794415f},
+     2,
+     3,
+     {"", "", ""},
+     NULL},
+    {"tsv log1p below zero",
+     RT_FORMAT_TSV,
+     MIXED,
+     "0\t-1e2\t-5\tu\tv\tw\t",
+     0,
+     0,
+     {-100, 0},
+     2,
+     3,
+     {"u", "v", "w"},
+     NULL},
+    {"csv quotes",
+     RT_FORMAT_CSV,
+     MIXED,
+     "1,+1,0,\"u,\"\"v\",\"\",w,\"\"",
+     0,
+     1,
+     {1, 0},
+     2,
+     3,
+     {"u,\"v", "", "w"},
+     NULL},
+    {"libsvm",
+     RT_FORMAT_LIBSVM,
+     "0=feature:u 1=feature:v 2=feature:u",
+     "1 7:1  9:1\t8:1 ",
+     0,
+     1,
+     {0},
+     0,
+     3,
+     {"7", "8", "9"},
+     NULL},
+    {"libsvm zero value",
+     RT_FORMAT_LIBSVM,
+     "0=feature:u 1=feature:v 2=feature:u",
+     "0 7:0 9:1 8:1",
+     0,
+     0,
+     {0},
+     0,
+     2,
+     {"8", "9"},
+     NULL},
+    {"libsvm largest",
+     RT_FORMAT_LIBSVM,
+     "0=feature:u",
+     "0 18446744073709551615:1",
+     0,
+     0,
+     {0},
+     0,
+     1,
+     {"18446744073709551615"},
+     NULL},
+#define BAD(what, fmt, columns, text, why)                                                         \
+    {                                                                                              \
+        what, fmt, columns, text, RT_EDATA, 0, {0}, 0, 0, {0}, why                                 \
+    }
+    BAD("label 2", RT_FORMAT_TSV, MIXED, "2\t1\t1\tu\tv\tw\tx", "label: expected 0 or 1, got '2'"),
+    BAD("label empty", RT_FORMAT_TSV, MIXED, "\t1\t1\tu\tv\tw\tx", "label: expected 0 or 1"),
+    BAD("nan", RT_FORMAT_TSV, MIXED, "1\tnan\t1\tu\tv\tw\tx",
+        "a: expected a finite number, got 'nan'"),
+    BAD("inf", RT_FORMAT_TSV, MIXED, "1\t-inf\t1\tu\tv\tw\tx", "a: expected a finite number"),
+    BAD("1e999", RT_FORMAT_TSV, MIXED, "1\t1e999\t1\tu\tv\tw\tx", "a: expected a finite number"),
+    BAD("1e39", RT_FORMAT_TSV, MIXED, "1\t1e39\t1\tu\tv\tw\tx", "a: 1e+39 is out of the range"),
+    BAD("blank", RT_FORMAT_TSV, MIXED, "1\t 1\t1\tu\tv\tw\tx", "a: expected a finite number"),
+    BAD("hex", RT_FORMAT_TSV, MIXED, "1\t0x10\t1\tu\tv\tw\tx", "a: expected a finite number"),
+    BAD("two points", RT_FORMAT_TSV, MIXED, "1\t1.2.3\t1\tu\tv\tw\tx", "a: expected a finite"),
+    BAD("sign only", RT_FORMAT_TSV, MIXED, "1\t-\t1\tu\tv\tw\tx", "a: expected a finite number"),
+    BAD("few", RT_FORMAT_TSV, MIXED, "1\t1\t1\tu\tv\tw", "expected 7 fields, got 6"),
+    BAD("many", RT_FORMAT_TSV, MIXED, "1\t1\t1\tu\tv\tw\tx\t", "expected 7 fields, got 8"),
+    BAD("empty line", RT_FORMAT_TSV, MIXED, "", "expected 7 fields, got 1"),
+    BAD("csv few", RT_FORMAT_CSV, MIXED, "1,1", "expected 7 fields, got 2"),
+    BAD("csv many", RT_FORMAT_CSV, MIXED, "1,1,1,u,v,w,x,", "expected 7 fields, got 8"),
+    BAD("csv open quote", RT_FORMAT_CSV, MIXED, "1,1,1,\"u,v,w,x", "a quote is not closed"),
+    BAD("csv after quote", RT_FORMAT_CSV, MIXED, "1,1,1,\"u\"v,w,x",
+        "a comma after a closing quote"),
+    BAD("svm empty", RT_FORMAT_LIBSVM, "0=feature", "", "label: expected 0 or 1, got ''"),
+    BAD("svm few", RT_FORMAT_LIBSVM, "0=feature 1=feature", "1 1:1", "expected 2 ids, got 1"),
+    BAD("svm many", RT_FORMAT_LIBSVM, "0=feature", "1 1:1 2:1", "expected 1 ids, got more"),
+    BAD("svm weight", RT_FORMAT_LIBSVM, "0=feature", "1 1:0.5", "expected id:1 or id:0"),
+    BAD("svm no value", RT_FORMAT_LIBSVM, "0=feature", "1 1", "expected id:1 or id:0"),
+    BAD("svm word", RT_FORMAT_LIBSVM, "0=feature", "1 a:1", "expected id:1 or id:0"),
+    BAD("svm over", RT_FORMAT_LIBSVM, "0=feature", "1 18446744073709551616:1", "over 64 bits"),
+    BAD("svm label", RT_FORMAT_LIBSVM, "0=feature", "-1 1:1", "label: expected 0 or 1, got '-1'"),
+};
+
+static void check_good(const struct row_case *c, const struct dc_row *row)
+{
+    if (row->n_ids != c->n_ids || row->label[0] != c->label)
+        fail_msg("%s: %u ids, label %g", c->name, row->n_ids, (double)row->label[0]);
+    for (uint32_t i = 0; i < c->n_ids; i++) {
+        uint64_t want = c->format == RT_FORMAT_LIBSVM ? strtoull(c->id[i], NULL, 10)
+                                                      : rt_hash_bytes(c->id[i], strlen(c->id[i]));
+        if (row->id[i] != want)
+            fail_msg("%s: id %u is %llx", c->name, i, (unsigned long long)row->id[i]);
+    }
+    for (uint32_t i = 0; i < c->n_dense; i++)
+        if (fabsf(row->dense[i] - c->dense[i]) > 1e-6f)
+            fail_msg("%s: dense %u is %.9g", c->name, i, (double)row->dense[i]);
+}
+
+static void rows(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row_case); i++) {
+        const struct row_case *c = &row_case[i];
+        struct data_job dj;
+        struct dc_parser *parser;
+
+        data_job_init(&dj, c->format, false, c->columns);
+        assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+        int rc = dc_parser_row(parser, c->text, strlen(c->text));
+        if (rc != c->rc || (c->reason && !strstr(rt_err_text(), c->reason)))
+            fail_msg("%s: rc %d, text '%s'", c->name, rc, rt_err_text());
+        if (rc == 0)
+            check_good(c, dc_parser_view(parser));
+        dc_parser_destroy(parser);
+    }
+}
+
+static void headers(void **state)
+{
+    static const struct {
+        const char *name;
+        enum rt_format format;
+        const char *text, *reason; /* NULL: good */
+    } row[] = {
+        {"in order", RT_FORMAT_TSV, "label\tage\tcity", NULL},
+        {"another order", RT_FORMAT_TSV, "city\tlabel\tage", NULL},
+        {"byte order mark", RT_FORMAT_CSV, "\xef\xbb\xbflabel,age,city", NULL},
+        {"quoted", RT_FORMAT_CSV, "label,\"age\",city", NULL},
+        {"unknown", RT_FORMAT_TSV, "label\tagee\tcity",
+         "f.tsv:1: column 'agee' is not in data.yml (did you mean 'age'?)"},
+        {"missing", RT_FORMAT_TSV, "label\tage",
+         "f.tsv:1: column 'city' of data.yml is not in the"},
+        {"more", RT_FORMAT_TSV, "label\tage\tcity\tzip",
+         "f.tsv:1: column 'zip' is not in data.yml"},
+        {"twice", RT_FORMAT_TSV, "label\tage\tage", "f.tsv:1: column 'age' is there twice"},
+        {"no header", RT_FORMAT_TSV, "1\t39\tOslo", "f.tsv:1: column '1' is not in data.yml"},
+        {"open quote", RT_FORMAT_CSV, "label,\"age,city", "f.tsv:1: a quote is not closed"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct data_job dj;
+        struct dc_parser *parser;
+
+        data_job_init(&dj, row[i].format, true, "label=label age=dense city=feature");
+        assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+        int rc = dc_parser_header(parser, "f.tsv", row[i].text, strlen(row[i].text));
+        if (rc != (row[i].reason ? RT_EUSAGE : 0) || (rc && !strstr(rt_err_text(), row[i].reason)))
+            fail_msg("%s: rc %d, text '%s'", row[i].name, rc, rt_err_text());
+        if (i == 1) { /* fields follow their names */
+            assert_int_equal(dc_parser_row(parser, "Oslo\t1\t39", 9), 0);
+            const struct dc_row *view = dc_parser_view(parser);
+            assert_true(view->id[0] == rt_hash_bytes("Oslo", 4) && view->label[0] == 1.0f &&
+                        view->dense[0] == 39.0f);
+        }
+        dc_parser_destroy(parser);
+    }
+}
+
+static void plans(void **state)
+{
+    static const struct {
+        const char *name;
+        enum rt_format format;
+        const char *columns, *reason;
+    } row[] = {
+        {"too many for max_length", RT_FORMAT_TSV,
+         "y=label a=feature:f b=feature:f c=feature:f d=feature:f e=feature:f",
+         "feature f has 5 columns, more than its max_length 4"},
+        {"libsvm name", RT_FORMAT_LIBSVM, "user=feature", "expected the positions 0..0"},
+        {"libsvm gap", RT_FORMAT_LIBSVM, "0=feature 2=feature", "expected the positions 0..1"},
+        {"libsvm dense", RT_FORMAT_LIBSVM, "0=dense", "libsvm has no dense columns"},
+        {"synthetic name", RT_FORMAT_SYNTHETIC, "label=label c9=feature",
+         "columns.c9: the synthetic"},
+        {"synthetic kind", RT_FORMAT_SYNTHETIC, "label=label c1=dense",
+         "columns.c1: the synthetic"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct data_job dj;
+        struct dc_parser *parser = NULL;
+
+        data_job_init(&dj, row[i].format, false, row[i].columns);
+        int rc = dc_parser_create(&dj.job, &parser);
+        if (rc != RT_EUSAGE || !strstr(rt_err_text(), row[i].reason))
+            fail_msg("%s: rc %d, text '%s'", row[i].name, rc, rt_err_text());
+    }
+}
+
+/* Numbers read by the short way are those of strtod, bit for bit; standardizing is what it says. */
+static void random_numbers(void **state)
+{
+    uint64_t key = 77, at = 0;
+    struct data_job dj;
+    struct dc_parser *parser;
+
+    (void)state;
+    print_message("seed %llu\n", (unsigned long long)key);
+    data_job_init(&dj, RT_FORMAT_TSV, false, "y=label a=dense b=dense:std");
+    assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+    dc_parser_standardize(parser, 1, 3.0, 2.0);
+    for (int i = 0; i < 20000; i++) {
+        char number[64], text[160];
+        double value = (rt_unit_f64(rt_draw(key, at)) - 0.5) *
+                       pow(10, (double)rt_below(rt_draw(key, at + 1), 16));
+        int digits = (int)rt_below(rt_draw(key, at + 2), 9);
+
+        at += 3;
+        snprintf(number, sizeof(number), i % 5 ? "%.*f" : "%.*e", digits, value);
+        snprintf(text, sizeof(text), "1\t%s\t%s", number, number);
+        assert_int_equal(dc_parser_row(parser, text, strlen(text)), 0);
+        value = strtod(number, NULL);
+        if (dc_parser_view(parser)->dense[0] != (float)value ||
+            dc_parser_view(parser)->dense[1] != (float)((value - 3) / 2))
+            fail_msg("'%s' became %.9g", number, (double)dc_parser_view(parser)->dense[0]);
+    }
+    dc_parser_destroy(parser);
+}
+
+/* Damaged rows are refused or read; never anything else (sanitizers watch). */
+static void random_damage(void **state)
+{
+    static const char *const good[] = {"1\t2.5\t3\tu\tv\tw\tzz", "1,+1,0,\"u,\"\"v\",\"\",w,\"\"",
+                                       "1 7:1  9:1\t8:1 "};
+    static const enum rt_format format[] = {RT_FORMAT_TSV, RT_FORMAT_CSV, RT_FORMAT_LIBSVM};
+    static const char letter[] = "\t,\" :0123e.-\0a";
+    uint64_t key = 99, at = 0;
+
+    (void)state;
+    print_message("seed %llu\n", (unsigned long long)key);
+    for (size_t k = 0; k < ARRAY_LEN(good); k++) {
+        struct data_job dj;
+        struct dc_parser *parser;
+
+        data_job_init(&dj, format[k], false,
+                      k == 2 ? "0=feature:u 1=feature:v 2=feature:u" : MIXED);
+        assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+        for (int i = 0; i < 20000; i++) {
+            size_t n = strlen(good[k]) - rt_below(rt_draw(key, at++), 3);
+            char *text = malloc(n); /* exactly: a read behind the end is seen */
+
+            memcpy(text, good[k], n);
+            for (int m = 0; m < 3; m++)
+                text[rt_below(rt_draw(key, at + 1), n)] =
+                    letter[rt_below(rt_draw(key, at + 2), sizeof(letter) - 1)],
+                                                    at += 2;
+            int rc = dc_parser_row(parser, text, n);
+            assert_true(rc == 0 || rc == RT_EDATA);
+            free(text);
+        }
+        dc_parser_destroy(parser);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest test[] = {
+        cmocka_unit_test(rows),           cmocka_unit_test(headers),       cmocka_unit_test(plans),
+        cmocka_unit_test(random_numbers), cmocka_unit_test(random_damage),
+    };
+
+    return cmocka_run_group_tests(test, NULL, NULL);
+}
