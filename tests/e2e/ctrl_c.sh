@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Ctrl-C stops everything and exits 130; so does `saffron stop`, with the status of its signal.
+. "$(dirname "$0")/lib.sh"
+local_start "${long[@]}"
+wait_for 60 "training, before Ctrl-C" is_training
+"$B/saffron" status --run-dir "$work/run" >"$work/status" 2>&1 || fail "status: $(cat "$work/status")"
+for role in "${roles[@]}"; do
+    grep -q "^$role/0 " "$work/status" || fail "status does not name $role: $(cat "$work/status")"
+done
+kill -INT "$supervisor"
+wait_end 5
+[ "$status" -eq 130 ] || fail "Ctrl-C: exit status $status, expected 130"
+nothing_left
+expect "error == 'stopped by Ctrl-C'"
+
+local_start "${long[@]}"
+wait_for 60 "training, before stop" is_training
+"$B/saffron" stop --run-dir "$work/run" >"$work/status" 2>&1 || fail "stop: $(cat "$work/status")"
+wait_end 1
+[ "$status" -eq 143 ] || fail "stop: exit status $status, expected 143"
+nothing_left
+
+# Its end takes everything with it, however it ends.
+local_start "${long[@]}"
+wait_for 60 "training, before the supervisor is killed" is_training
+kill -9 "$supervisor"
+wait_end 1
+sleep 1
+nothing_left

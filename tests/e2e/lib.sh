@@ -1,0 +1,136 @@
+# tests/e2e/lib.sh -- what the end-to-end scripts share; sourced, never run (it is not executable).
+#
+# A script runs from the top of the tree, works in $work (gone at its end), calls the programs of $B, and
+# ends with 0, with fail, or with skip (77, the last line is the reason).
+# shellcheck shell=bash
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+B=${SAFFRON_BUILD:-build/release}
+data=${SAFFRON_TEST_DATA:-../shared/data}
+work=$(mktemp -d "${TMPDIR:-/tmp}/saffron-e2e.XXXXXX")
+# shellcheck disable=SC2034 # used by the scripts
+{
+    python=/usr/bin/python3
+    short=(--config configs/synthetic --set data.synthetic.rows=40000 --set data.synthetic.test_rows=10000)
+    long=(--config configs/synthetic --set data.epochs=1000)
+    roles=(trainer data_compose middleware embedding_server)
+}
+
+at_exit() {
+    local status=$? pid
+    # A supervisor that a failed script leaves behind takes its roles with it.
+    for pid in $(jobs -rp); do
+        kill -9 "$pid" 2>/dev/null
+    done
+    [ "$status" -ne 1 ] || show_run
+    rm -rf "$work"
+}
+trap at_exit EXIT
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+
+skip() {
+    echo "$*"
+    exit 77
+}
+
+# The ends of all logs, for whoever reads the failure.
+show_run() {
+    local file
+    for file in "$work"/out "$work"/err "$work"/*/logs/*.log; do
+        [ -s "$file" ] || continue
+        echo "--- ${file#"$work"/}"
+        tail -n 8 "$file"
+    done
+}
+
+need_data() {
+    [ -d "$data/$1" ] || skip "no data set $1: $data/$1 is not there (SAFFRON_TEST_DATA says where sets are)"
+}
+
+# local_run ARG... -- `saffron local` to its end in $work/run; exit status in $status.
+local_run() {
+    rm -rf "$work/run"
+    "$B/saffron" local --run-dir "$work/run" --timeout 240 "$@" >"$work/out" 2>"$work/err"
+    status=$?
+}
+
+# Start it in the background, in a way that Ctrl-C (SIGINT) can reach it; pid in $supervisor.
+local_start() {
+    rm -rf "$work/run"
+    "$python" -c 'import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])' \
+        "$B/saffron" local --run-dir "$work/run" --timeout 240 "$@" >"$work/out" 2>"$work/err" &
+    supervisor=$!
+}
+
+# wait_for SECONDS WHAT COMMAND... -- until the command succeeds.
+wait_for() {
+    local tries=$(($1 * 20)) what=$2
+    shift 2
+    until "$@"; do
+        kill -0 "$supervisor" 2>/dev/null || fail "the run ended while waiting for: $what"
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || fail "in vain: $what"
+        sleep 0.05
+    done
+}
+
+is_training() {
+    grep -q ' samples' "$work/out"
+}
+
+# wait_end SECONDS -- of $supervisor; its exit status in $status.
+wait_end() {
+    local tries=$(($1 * 50))
+    while kill -0 "$supervisor" 2>/dev/null; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || fail "still running after $1 s"
+        sleep 0.02
+    done
+    wait "$supervisor"
+    status=$?
+}
+
+nothing_left() {
+    local file pid
+    for file in "$work"/run/pids/*; do
+        pid=$(cat "$file")
+        ! kill -0 "$pid" 2>/dev/null || fail "process $pid of $(basename "$file") is still there"
+    done
+}
+
+# expect PYTHON... -- each expression over the fields of the summary is true.
+expect() {
+    "$python" - "$work/run/summary.json" "$@" <<'PY' || fail "summary.json is not as expected"
+import json, sys
+fields = json.load(open(sys.argv[1]))
+bad = [e for e in sys.argv[2:] if not eval(e, {}, dict(fields, f=fields))]
+for e in bad:
+    print("not true:", e)
+if bad:
+    print(json.dumps(fields, indent=1))
+sys.exit(1 if bad else 0)
+PY
+}
+
+# What holds for every run that succeeded.
+expect_success() {
+    [ "$status" -eq 0 ] || fail "exit status $status"
+    expect "'error' not in f" \
+        "set('job mode model dataset seed epochs steps samples_read samples_trained samples_quarantined
+              samples_dropped train_seconds samples_per_second train_loss test_auc test_logloss test_samples
+              test_auc_best_possible staleness_max rows_total bytes_per_row bytes_per_sample cpu_seconds
+              peak_rss_bytes checkpoint'.split()) <= set(f)" \
+        "samples_read == samples_trained + samples_quarantined + samples_dropped" \
+        "samples_dropped == 0" "samples_trained > 0" "steps > 0" "train_seconds > 0" \
+        "abs(samples_per_second * train_seconds / samples_trained - 1) < 1e-3" \
+        "1 <= staleness_max <= 4" "rows_total > 0" "bytes_per_row > 0" \
+        "set(cpu_seconds) == {'data_compose', 'middleware', 'embedding_server', 'trainer'}" \
+        "all(v > 0 for v in cpu_seconds.values())" "all(v > 1 << 20 for v in peak_rss_bytes.values())"
+    nothing_left
+}
