@@ -1,0 +1,356 @@
+/* tests/unit/test_ctl.c -- the parts of `saffron local` that need no job: processes, run directories,
+ * figures, the summary. */
+#include "ctl/child.h"
+#include "ctl/options.h"
+#include "ctl/progress.h"
+#include "ctl/rundir.h"
+#include "ctl/summary.h"
+#include "ctl/view.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/base/mem.h"
+
+#include <ftw.h>
+#include <math.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof(folder), "/tmp/saffron-test-ctl-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st, (void)type, (void)at;
+    return remove(path);
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static char *in_folder(const char *name)
+{
+    return rt_path_join(folder, name);
+}
+
+static void write_text(const char *path, const char *text)
+{
+    assert_int_equal(rt_file_write(path, text, strlen(text)), 0);
+}
+
+/* sh -c SCRIPT as a child, waited for. */
+static void run_script(struct ctl_child *child, const char *script)
+{
+    const struct timespec pause = {.tv_nsec = 2000000};
+    uint64_t deadline = rt_now_ns() + 10 * RT_S;
+
+    snprintf(child->name, sizeof(child->name), "trainer/0");
+    child->log_path = in_folder("log");
+    child->pid_path = in_folder("pid");
+    ctl_child_arg(child, "sh");
+    ctl_child_arg(child, "-c");
+    ctl_child_arg(child, script);
+    assert_int_equal(ctl_child_start(child), 0);
+    while (!ctl_child_reap(child)) {
+        assert_true(rt_now_ns() < deadline);
+        nanosleep(&pause, NULL);
+    }
+}
+
+static void child_ends_are_named(void **state)
+{
+    static const struct {
+        const char *script, *how, *last;
+    } row[] = {
+        {"exit 0", "exited with status 0", ""},
+        {"echo one; echo two; exit 3", "exited with status 3", "two"},
+        {"echo '2026-01-31T12:00:00.123Z ERROR trainer/0 backend failed code=3' >&2; echo more; "
+         "exit 1",
+         "exited with status 1", "backend failed code=3"},
+        {"kill -9 $$", "was killed by signal 9 (Killed)", ""},
+        {"kill -TERM 0", "was killed by signal 15 (Terminated)", ""}, /* its own group, not ours */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct ctl_child child = {0};
+        char how[80], last[200];
+
+        run_script(&child, row[i].script);
+        ctl_child_how(&child, how, sizeof(how));
+        ctl_log_last_error(child.log_path, last, sizeof(last));
+        if (strcmp(how, row[i].how) != 0 || strcmp(last, row[i].last) != 0)
+            fail_msg("'%s': got '%s' and '%s'", row[i].script, how, last);
+        assert_int_equal(unlink(child.log_path), 0);
+        ctl_child_release(&child);
+    }
+}
+
+static void child_that_cannot_start(void **state)
+{
+    struct ctl_child child = {0};
+    const struct timespec pause = {.tv_nsec = 2000000};
+    char last[100], how[80];
+
+    (void)state;
+    child.log_path = in_folder("log-none");
+    child.pid_path = in_folder("pid-none");
+    ctl_child_arg(&child, "/nonexistent/saffron-trainer");
+    assert_int_equal(ctl_child_start(&child), 0);
+    while (!ctl_child_reap(&child))
+        nanosleep(&pause, NULL);
+    ctl_child_how(&child, how, sizeof(how));
+    assert_string_equal(how, "exited with status 127");
+    ctl_log_last_error(child.log_path, last, sizeof(last));
+    assert_string_equal(last, "ERROR cannot be started: exec failed");
+    ctl_child_release(&child);
+}
+
+static void child_usage_is_counted(void **state)
+{
+    struct ctl_child child = {0};
+
+    (void)state;
+    run_script(&child, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done");
+    assert_true(child.cpu_s > 0.001);
+    assert_true(child.peak_rss_bytes > 100000);
+    ctl_child_release(&child);
+}
+
+static void last_error_of_logs(void **state)
+{
+    static const struct {
+        const char *name, *log, *want;
+    } row[] = {
+        {"empty", "", ""},
+        {"no newline", "saffron-trainer: global.yml:7: no", "saffron-trainer: global.yml:7: no"},
+        {"the last of two", "t ERROR r/0 first\nt ERROR r/0 second\nt INFO r/0 bye\n", "second"},
+        {"control characters", "t ERROR r/0 a\033[31mb\n", "a\\x1b[31mb"},
+        {"a stamp without text", "t ERROR r/0\n", "t ERROR r/0"},
+    };
+    char *path = in_folder("some.log"), got[100];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        write_text(path, row[i].log);
+        ctl_log_last_error(path, got, sizeof(got));
+        if (strcmp(got, row[i].want) != 0)
+            fail_msg("%s: got '%s'", row[i].name, got);
+    }
+    ctl_log_last_error("/nonexistent/log", got, sizeof(got));
+    assert_string_equal(got, "");
+    rt_free(path);
+}
+
+static void run_folder_is_taken_once(void **state)
+{
+    struct ctl_run run = {.job = "adult", .nats = "nats://127.0.0.1:4222", .pid = 77}, back = {0};
+    char *wanted = in_folder("a/b"), *dir = NULL, *again = NULL, *file;
+
+    (void)state;
+    assert_int_equal(ctl_rundir_read(wanted, &back), RT_EUSAGE);
+    assert_int_equal(ctl_rundir_create(wanted, "adult", &dir), 0);
+    assert_string_equal(dir, wanted);
+    assert_int_equal(ctl_rundir_create(wanted, "adult", &again), RT_EUSAGE);
+    assert_non_null(strstr(rt_err_text(), "holds another run"));
+    assert_null(again);
+    assert_int_equal(ctl_rundir_write(dir, &run), 0);
+    assert_int_equal(ctl_rundir_read(dir, &back), 0);
+    assert_string_equal(back.job, "adult");
+    assert_string_equal(back.nats, run.nats);
+    assert_int_equal(back.pid, 77);
+    file = rt_path_join(dir, "local.json");
+    write_text(file, "{\"job\": 3}");
+    assert_int_equal(ctl_rundir_read(dir, &back), RT_EDATA);
+    rt_free(file);
+    rt_free(dir);
+    rt_free(wanted);
+}
+
+static void thousands(void **state)
+{
+    static const struct {
+        double value;
+        const char *want;
+    } row[] = {
+        {0, "0"},        {999, "999"},        {999.5, "1,000"},
+        {1000, "1,000"}, {123456, "123,456"}, {1e9, "1,000,000,000"},
+        {-1, "-"},       {(double)NAN, "-"},  {(double)INFINITY, "-"},
+    };
+    char got[32];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        if (strcmp(ctl_thousands(row[i].value, got, sizeof(got)), row[i].want) != 0)
+            fail_msg("%f: got %s, want %s", row[i].value, got, row[i].want);
+    }
+}
+
+static void numbers(void **state)
+{
+    static const struct {
+        const char *text;
+        bool ok;
+        uint64_t want;
+    } row[] = {
+        {"1", true, 1},   {"64", true, 64}, {"0", false, 0},
+        {"65", false, 0}, {"", false, 0},   {"-1", false, 0},
+        {" 2", false, 0}, {"2x", false, 0}, {"18446744073709551616", false, 0},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        uint64_t got = 0;
+
+        if (ctl_parse_u64(row[i].text, 1, 64, &got) != row[i].ok || got != row[i].want)
+            fail_msg("'%s': got %llu", row[i].text, (unsigned long long)got);
+    }
+}
+
+static json_t *statuses(const char *text)
+{
+    json_t *list = json_loads(text, 0, NULL);
+
+    assert_non_null(list);
+    return list;
+}
+
+static struct ctl_snapshot a_snapshot(void)
+{
+    struct ctl_snapshot snapshot = {0};
+
+    snapshot.role[RT_ROLE_TRAINER] = statuses(
+        "[{\"state\": \"done\", \"done\": true, \"epoch\": 1, \"epochs\": 2, \"step\": 40,"
+        " \"samples_trained\": 1000, \"samples_read\": 1003, \"samples_quarantined\": 3,"
+        " \"samples_dropped\": 0, \"train_seconds\": 0.5, \"train_loss\": 0.25, \"test_auc\": 0.75,"
+        " \"test_logloss\": 0.5, \"test_samples\": 200, \"staleness_max\": 4,"
+        " \"bytes_sent\": {\"middleware\": 2000}}]");
+    snapshot.role[RT_ROLE_EMBEDDING_SERVER] =
+        statuses("[{\"rows_total\": 10, \"bytes_per_row\": 100}, null,"
+                 " {\"rows_total\": 30, \"bytes_per_row\": 200, \"waiting\": \"middleware\"}]");
+    return snapshot;
+}
+
+static void view_adds_up(void **state)
+{
+    struct ctl_snapshot snapshot = a_snapshot();
+    struct ctl_view view;
+    char waiting[100];
+
+    (void)state;
+    ctl_view_read(&snapshot, &view);
+    assert_true(view.done);
+    assert_true(view.rows_total == 40 && view.bytes_per_row == 175);
+    assert_true(view.samples_trained == 1000 && isnan(view.test_auc_best) && isnan(view.loss));
+    ctl_view_waiting(&snapshot, waiting, sizeof(waiting));
+    assert_string_equal(waiting, "embedding_server/2 waits for middleware");
+    ctl_snapshot_release(&snapshot);
+    ctl_view_read(&snapshot, &view); /* nobody has answered yet */
+    assert_true(!view.done && isnan(view.samples_trained) && isnan(view.rows_total));
+}
+
+static json_t *summary_of(const struct ctl_snapshot *snapshot, const char *error)
+{
+    struct rt_job job = {.name = "adult", .model_name = "dlrm"};
+    struct ctl_summary summary = {.job = &job, .final = snapshot, .error = error};
+    char *path = in_folder("summary.json");
+    json_t *root;
+
+    job.global.mode = RT_MODE_HYBRID;
+    job.global.seed = 9;
+    job.data.name = "census";
+    job.data.epochs = 2;
+    summary.cpu_seconds[RT_ROLE_TRAINER] = 1.5;
+    summary.peak_rss_bytes[RT_ROLE_TRAINER] = 4096;
+    assert_int_equal(ctl_summary_write(&summary, folder), 0);
+    root = json_load_file(path, 0, NULL);
+    assert_non_null(root);
+    rt_free(path);
+    return root;
+}
+
+static void summary_has_every_field(void **state)
+{
+    static const char *const field[] = {
+        "job",
+        "mode",
+        "model",
+        "dataset",
+        "seed",
+        "epochs",
+        "steps",
+        "samples_read",
+        "samples_trained",
+        "samples_quarantined",
+        "samples_dropped",
+        "train_seconds",
+        "samples_per_second",
+        "train_loss",
+        "test_auc",
+        "test_logloss",
+        "test_samples",
+        "test_auc_best_possible",
+        "staleness_max",
+        "rows_total",
+        "bytes_per_row",
+        "bytes_per_sample",
+        "cpu_seconds",
+        "peak_rss_bytes",
+        "checkpoint",
+    };
+    struct ctl_snapshot snapshot = a_snapshot();
+    json_t *good = summary_of(&snapshot, NULL), *bad;
+    double rate = json_number_value(json_object_get(good, "samples_per_second"));
+    const json_t *hop = json_object_get(good, "bytes_per_sample");
+
+    (void)state;
+    assert_true(rate == 2000);
+    assert_true(json_number_value(json_object_get(hop, "trainer_to_middleware")) == 2);
+    assert_null(json_object_get(good, "error"));
+    ctl_snapshot_release(&snapshot);
+    bad = summary_of(&snapshot, "trainer/0 was killed");
+    assert_string_equal(json_string_value(json_object_get(bad, "error")), "trainer/0 was killed");
+    for (size_t i = 0; i < ARRAY_LEN(field); i++) {
+        if (!json_object_get(good, field[i]) || !json_object_get(bad, field[i]))
+            fail_msg("no field %s", field[i]);
+    }
+    assert_true(json_is_null(json_object_get(bad, "test_auc")));
+    json_decref(good);
+    json_decref(bad);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(child_ends_are_named),
+        cmocka_unit_test(child_that_cannot_start),
+        cmocka_unit_test(child_usage_is_counted),
+        cmocka_unit_test(last_error_of_logs),
+        cmocka_unit_test(run_folder_is_taken_once),
+        cmocka_unit_test(thousands),
+        cmocka_unit_test(numbers),
+        cmocka_unit_test(view_adds_up),
+        cmocka_unit_test(summary_has_every_field),
+    };
+
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
