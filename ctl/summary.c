@@ -5,6 +5,7 @@
  * figure, and never left out. `error` is there only when the run failed. */
 #include "ctl/summary.h"
 #include "ctl/progress.h"
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
@@ -30,10 +31,25 @@ static json_t *count_or_null(double value)
     return isfinite(value) ? json_integer((json_int_t)(value + 0.5)) : json_null();
 }
 
-/* Bytes that a role's processes sent, per trained sample, by hop: "trainer_to_middleware". A role's status
- * tells them as an object {peer role: bytes}. */
+static void add_hop(json_t *out, const char *hop, double bytes, double samples)
+{
+    double known = json_number_value(json_object_get(out, hop));
+
+    if (samples > 0 && isfinite(bytes))
+        json_object_set_new(out, hop, json_real(known + bytes / samples));
+}
+
+/* Bytes per trained sample, by hop. A role's status tells what it sent as {peer role: bytes}; a trainer
+ * counts the payloads of its three hops apart. */
 static json_t *hops(const struct ctl_summary *summary, double samples)
 {
+    static const struct {
+        const char *key, *hop;
+    } counted[] = {
+        {"bytes_train_batch", "data_compose_to_trainer"},
+        {"bytes_embeddings", "middleware_to_trainer"},
+        {"bytes_gradients", "trainer_to_middleware"},
+    };
     json_t *out = json_object();
 
     for (int role = 0; role < RT_ROLE_COUNT; role++) {
@@ -46,13 +62,12 @@ static json_t *hops(const struct ctl_summary *summary, double samples)
 
             json_object_foreach (sent, peer, bytes) {
                 char *hop = rt_xasprintf("%s_to_%s", rt_role_name((enum rt_role)role), peer);
-                double known = json_number_value(json_object_get(out, hop));
 
-                if (samples > 0)
-                    json_object_set_new(out, hop,
-                                        json_real(known + json_number_value(bytes) / samples));
+                add_hop(out, hop, json_number_value(bytes), samples);
                 rt_free(hop);
             }
+            for (size_t k = 0; k < ARRAY_LEN(counted); k++)
+                add_hop(out, counted[k].hop, ctl_view_number(status, counted[k].key), samples);
         }
     }
     return out;

@@ -243,9 +243,10 @@ static struct ctl_snapshot a_snapshot(void)
         " \"samples_trained\": 1000, \"samples_read\": 1003, \"samples_quarantined\": 3,"
         " \"samples_dropped\": 0, \"train_seconds\": 0.5, \"train_loss\": 0.25, \"test_auc\": 0.75,"
         " \"test_logloss\": 0.5, \"test_samples\": 200, \"staleness_max\": 4,"
-        " \"bytes_sent\": {\"middleware\": 2000}}]");
+        " \"bytes_gradients\": 2000}]");
     snapshot.role[RT_ROLE_EMBEDDING_SERVER] =
-        statuses("[{\"rows_total\": 10, \"bytes_per_row\": 100}, null,"
+        statuses("[{\"rows_total\": 10, \"bytes_per_row\": 100, \"bytes_sent\": {\"middleware\": "
+                 "500}}, null,"
                  " {\"rows_total\": 30, \"bytes_per_row\": 200, \"waiting\": \"middleware\"}]");
     return snapshot;
 }
@@ -325,6 +326,7 @@ static void summary_has_every_field(void **state)
     (void)state;
     assert_true(rate == 2000);
     assert_true(json_number_value(json_object_get(hop, "trainer_to_middleware")) == 2);
+    assert_true(json_number_value(json_object_get(hop, "embedding_server_to_middleware")) == 0.5);
     assert_null(json_object_get(good, "error"));
     ctl_snapshot_release(&snapshot);
     bad = summary_of(&snapshot, "trainer/0 was killed");
