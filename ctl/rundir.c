@@ -95,10 +95,12 @@ int ctl_rundir_write(const char *dir, const struct ctl_run *run)
                              (json_int_t)run->pid);
     char *path = rt_path_join(dir, "local.json");
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
-    int err = text ? rt_file_write(path, text, strlen(text))
+    char *line = text ? rt_xasprintf("%s\n", text) : NULL;
+    int err = line ? rt_file_write(path, line, strlen(line))
                    : RT_FAIL(RT_EUSAGE, "%s: a name is not UTF-8", path);
 
     free(text);
+    rt_free(line);
     json_decref(root);
     rt_free(path);
     return err;

@@ -5,7 +5,7 @@
 # shellcheck shell=bash
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
-B=${SAFFRON_BUILD:-build/release}
+B=${1:-${SAFFRON_BUILD:-build/release}}
 data=${SAFFRON_TEST_DATA:-../shared/data}
 work=$(mktemp -d "${TMPDIR:-/tmp}/saffron-e2e.XXXXXX")
 # shellcheck disable=SC2034 # used by the scripts
