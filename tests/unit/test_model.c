@@ -254,6 +254,26 @@ static void test_backends_agree(void **state)
     }
 }
 
+/* Any allocation of ours in a step would be the armed one. */
+static void test_step_allocates_nothing(void **state)
+{
+    (void)state;
+    const uint32_t dim[] = {4, 4, 4};
+    struct fixture f;
+    struct tr_spec *spec = spec_dlrm(6, 4, 5, 3);
+    struct tr_model *model = NULL;
+    fixture_init(&f, 24, 3, 3, dim, 5);
+    assert_int_equal(fixture_create(&f, spec, NULL, 24, &model), 0);
+    rt_fault_alloc(0);
+    for (f.samples = 24; f.samples > 20; f.samples--)
+        fixture_step(&f, model);
+    assert_false(rt_fault_hit());
+    rt_fault_alloc(-1);
+    tr_model_destroy(model);
+    tr_spec_destroy(spec);
+    fixture_release(&f);
+}
+
 /* Two batches of half the samples, each with the global count, sum to one big batch: the group's step. */
 static void test_halves_sum_to_whole(void **state)
 {
@@ -538,6 +558,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_torch),
         cmocka_unit_test(test_backends_agree),
+        cmocka_unit_test(test_step_allocates_nothing),
         cmocka_unit_test(test_halves_sum_to_whole),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_bad_names),

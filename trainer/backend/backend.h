@@ -88,10 +88,11 @@ static inline uint32_t tr_dot_pairs(uint32_t n)
 {
     return n * (n - 1) / 2; /* n is at most 1024: see layer_dot.c */
 }
-/* Floats of scratch: 16 samples of x, of one dx, and of y, transposed. */
+/* Floats of scratch: x of a block of samples transposed, y and one dx of 16 samples transposed. */
+#define TR_DOT_BLOCK 64u
 static inline size_t tr_dot_scratch(uint32_t n, uint32_t dim)
 {
-    return 16 * (((size_t)n + 1) * dim + tr_dot_pairs(n));
+    return (size_t)TR_DOT_BLOCK * n * dim + 16 * ((size_t)dim + tr_dot_pairs(n));
 }
 
 #endif

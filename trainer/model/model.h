@@ -11,8 +11,8 @@
  * Shapes: `dense` is [samples][n_dense], feature f is [samples][feature_dim[f]], `labels` is
  * [samples][n_labels]; all float32, row-major, without gaps. Every layer's output is one tensor
  * [samples][width].
- * Memory: all of it is allocated in create, for batches of up to samples_max samples. A step
- * allocates nothing once a batch size has been seen before (oneDNN plans are kept per size).
+ * Memory: all of it is allocated in create, for batches of up to samples_max samples; a step allocates
+ * nothing of ours, whatever its batch size (oneDNN's products take packing space from malloc).
  * Determinism: same machine class, thread count, parameters and batch give the same bits.
  * Touch: the step thread (create and destroy: any one thread, no step running). */
 #ifndef TR_MODEL_H

@@ -115,24 +115,50 @@ INLINE void dot_some(const float *a, const float *b, uint32_t dim, float *y, int
         store(y + (size_t)k * LANES, sum[k]);
 }
 
+/* Lay TR_DOT_BLOCK samples of all n vectors into xt[group][n][dim][LANES]. A block of one vector is read in
+ * one go (4 KB at dim 16): the n arrays often lie a power of two apart, so lines fetched ahead for all of
+ * them fall into the same few cache sets and are lost if only one group of each is used at a time. */
+static void gather_block(const float *const *x, uint32_t n, uint32_t dim, uint32_t first,
+                         uint32_t samples, float *xt)
+{
+    size_t block = (size_t)dim * LANES;
+    for (uint32_t i = 0; i < n; i++) {
+        float *to = xt + i * block;
+        for (uint32_t s = 0; s < samples; s += LANES, to += n * block)
+            to_lanes(x[i] + (size_t)(first + s) * dim, samples - s < LANES ? samples - s : LANES,
+                     dim, to);
+    }
+}
+
+/* All pairs of one group: xt[n][dim][LANES] -> yt[pairs][LANES]. */
+static void dot_pairs(const float *xt, uint32_t n, uint32_t dim, float *yt)
+{
+    size_t block = (size_t)dim * LANES;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t j = i + 1;
+        for (; j + 4 <= n; j += 4, yt += 4 * LANES)
+            dot_some(xt + i * block, xt + j * block, dim, yt, 4);
+        for (; j < n; j++, yt += LANES)
+            dot_some(xt + i * block, xt + j * block, dim, yt, 1);
+    }
+}
+
+static uint32_t at_most(uint32_t value, uint32_t limit)
+{
+    return value < limit ? value : limit;
+}
+
 static void dot_forward(const struct tr_dot *op)
 {
     uint32_t n = op->n, dim = op->dim, pairs = tr_dot_pairs(n);
-    size_t block = (size_t)dim * LANES;
-    float *xt = op->scratch, *yt = xt + n * block;
-    for (uint32_t first = 0; first < op->samples; first += LANES) {
-        uint32_t samples = op->samples - first < LANES ? op->samples - first : LANES;
-        for (uint32_t i = 0; i < n; i++)
-            to_lanes(op->x[i] + (size_t)first * dim, samples, dim, xt + i * block);
-        float *y = yt;
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t j = i + 1;
-            for (; j + 4 <= n; j += 4, y += 4 * LANES)
-                dot_some(xt + i * block, xt + j * block, dim, y, 4);
-            for (; j < n; j++, y += LANES)
-                dot_some(xt + i * block, xt + j * block, dim, y, 1);
+    float *xt = op->scratch, *yt = xt + (size_t)TR_DOT_BLOCK * n * dim;
+    for (uint32_t first = 0; first < op->samples; first += TR_DOT_BLOCK) {
+        uint32_t samples = at_most(op->samples - first, TR_DOT_BLOCK);
+        gather_block(op->x, n, dim, first, samples, xt);
+        for (uint32_t s = 0; s < samples; s += LANES) {
+            dot_pairs(xt + (size_t)s * n * dim, n, dim, yt);
+            from_lanes(yt, at_most(samples - s, LANES), pairs, op->y + (size_t)(first + s) * pairs);
         }
-        from_lanes(yt, samples, pairs, op->y + (size_t)first * pairs);
     }
 }
 
@@ -173,23 +199,32 @@ static void dot_grad_vector(const struct tr_dot_grad *op, uint32_t i, const floa
         dot_grad_some(op, i, d, xt, gt, dx, 1);
 }
 
+/* One group of up to LANES samples from `first` on. */
+static void dot_grad_group(const struct tr_dot_grad *op, uint32_t first, uint32_t samples,
+                           const float *xt, float *gt, float *dxt)
+{
+    uint32_t pairs = tr_dot_pairs(op->n);
+    to_lanes(op->dy + (size_t)first * pairs, samples, pairs, gt);
+    for (uint32_t i = 0; i < op->n; i++) {
+        if (!op->dx[i])
+            continue;
+        dot_grad_vector(op, i, xt, gt, dxt);
+        float *dx = op->dx[i] + (size_t)first * op->dim;
+        (op->add[i] ? add_from_lanes : from_lanes)(dxt, samples, op->dim, dx);
+    }
+}
+
 static void dot_backward(const struct tr_dot_grad *op)
 {
-    uint32_t n = op->n, dim = op->dim, pairs = tr_dot_pairs(n);
-    size_t block = (size_t)dim * LANES;
-    float *xt = op->scratch, *dxt = xt + n * block, *gt = dxt + block;
-    for (uint32_t first = 0; first < op->samples; first += LANES) {
-        uint32_t samples = op->samples - first < LANES ? op->samples - first : LANES;
-        for (uint32_t i = 0; i < n; i++)
-            to_lanes(op->x[i] + (size_t)first * dim, samples, dim, xt + i * block);
-        to_lanes(op->dy + (size_t)first * pairs, samples, pairs, gt);
-        for (uint32_t i = 0; i < n; i++) {
-            if (!op->dx[i])
-                continue;
-            dot_grad_vector(op, i, xt, gt, dxt);
-            float *dx = op->dx[i] + (size_t)first * dim;
-            (op->add[i] ? add_from_lanes : from_lanes)(dxt, samples, dim, dx);
-        }
+    uint32_t n = op->n, dim = op->dim;
+    float *xt = op->scratch, *gt = xt + (size_t)TR_DOT_BLOCK * n * dim;
+    float *dxt = gt + (size_t)LANES * tr_dot_pairs(n);
+    for (uint32_t first = 0; first < op->samples; first += TR_DOT_BLOCK) {
+        uint32_t samples = at_most(op->samples - first, TR_DOT_BLOCK);
+        gather_block(op->x, n, dim, first, samples, xt);
+        for (uint32_t s = 0; s < samples; s += LANES)
+            dot_grad_group(op, first + s, at_most(samples - s, LANES), xt + (size_t)s * n * dim, gt,
+                           dxt);
     }
 }
 
