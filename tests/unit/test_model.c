@@ -422,6 +422,46 @@ static void test_bad_names(void **state)
     tr_spec_destroy(spec);
 }
 
+/* ---- tensors that several layers read ---- */
+
+static double loss_of(struct tr_model *model, const struct tr_batch_view *view)
+{
+    struct tr_forward_out out = {0};
+    assert_int_equal(tr_model_forward(model, view, &out), 0);
+    return out.loss_sum;
+}
+
+/* Every kind of layer both first and later to write an input's gradient, against central differences of
+ * the loss: step 1/64, so truncation and float32 rounding stay below 2e-3. */
+static void test_shared_inputs(void **state)
+{
+    (void)state;
+    const uint32_t dim[] = {4, 4};
+    struct fixture f;
+    fixture_init(&f, 3, 1, 2, dim, 4);
+    struct tr_spec *spec = spec_of("a concat c0 c1; m mlp a sizes=3; n mlp a sizes=2;"
+                                   "d dot_interaction c0 c1 c0; b concat m n a d c0;"
+                                   "c concat b a age; l mlp c sizes=1; loss bce l");
+    struct tr_model *model = NULL;
+    assert_int_equal(fixture_create(&f, spec, NULL, 3, &model), 0);
+    struct tr_batch_view view = fixture_view(&f);
+    loss_of(model, &view);
+    assert_int_equal(tr_model_backward(model, &view, 1, f.grad), 0);
+    for (size_t i = 0; i < 2 * 12 + tr_model_count(model); i++) {
+        float *value = i < 24 ? &f.feature[i / 12][i % 12] : &tr_model_params(model)[i - 24];
+        float got = i < 24 ? f.grad[i / 12][i % 12] : tr_model_grads(model)[i - 24], keep = *value;
+        *value = keep + 1.0f / 64;
+        double up = loss_of(model, &view);
+        *value = keep - 1.0f / 64;
+        float want = (float)((up - loss_of(model, &view)) * 32);
+        *value = keep;
+        assert_close("gradient", &got, &want, 1, 2e-3);
+    }
+    tr_model_destroy(model);
+    tr_spec_destroy(spec);
+    fixture_release(&f);
+}
+
 /* ---- named columns, labels, unused features ---- */
 
 static void test_single_columns(void **state)
@@ -562,6 +602,7 @@ int main(void)
         cmocka_unit_test(test_halves_sum_to_whole),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_bad_names),
+        cmocka_unit_test(test_shared_inputs),
         cmocka_unit_test(test_single_columns),
         cmocka_unit_test(test_start_values),
         cmocka_unit_test(test_describe_without_dense),
