@@ -143,7 +143,7 @@ static const char *behind_stamp(const char *line)
     return text ? text + 1 : line;
 }
 
-void ctl_log_last_error(const char *path, char *out, size_t size)
+bool ctl_log_last_error(const char *path, char *out, size_t size)
 {
     char *tail = rt_xmalloc(LOG_TAIL_BYTES + 1), *best = NULL, *line, *next;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -173,4 +173,5 @@ void ctl_log_last_error(const char *path, char *out, size_t size)
     if (best)
         rt_log_escape(behind_stamp(best), out, size);
     rt_free(tail);
+    return best_is_error;
 }

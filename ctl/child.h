@@ -37,7 +37,8 @@ void ctl_child_signal(struct ctl_child *child,
 void ctl_child_how(const struct ctl_child *child, char *out, size_t size);
 void ctl_child_release(struct ctl_child *child);
 
-/* The last ERROR line of a log without its stamp, else its last line; "" when there is none. */
-void ctl_log_last_error(const char *path, char *out, size_t size);
+/* The last ERROR line of a log without its stamp, else its last line; "" when there is none. Returns
+ * whether it is an ERROR. */
+bool ctl_log_last_error(const char *path, char *out, size_t size);
 
 #endif

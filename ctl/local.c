@@ -148,16 +148,19 @@ static void nats_ended(struct local *local)
     uv_timer_start(&local->nats_again, on_nats_again, local->nats_restarts == 1 ? 0 : 200, 0);
 }
 
-/* A role's own complaint about configuration is the user's business: exit 2, as if we had found it. */
+/* A role's own complaint about configuration is the user's business: exit 2, as if we had found it. Who was
+ * killed from outside had no last words, unless it had complained before. */
 static void role_ended(struct local *local, struct ctl_child *child)
 {
     bool usage = WIFEXITED(child->status) && WEXITSTATUS(child->status) == 2;
+    bool killed = WIFSIGNALED(child->status) && WTERMSIG(child->status) == SIGKILL;
     char how[80], last[1024];
 
     if (local->stopping)
         return;
     ctl_child_how(child, how, sizeof(how));
-    ctl_log_last_error(child->log_path, last, sizeof(last));
+    if (!ctl_log_last_error(child->log_path, last, sizeof(last)) && killed)
+        last[0] = '\0';
     begin_stop(local, usage ? 2 : 1,
                rt_xasprintf("%s %s%s%s (log: %s)", child->name, how,
                             last[0] ? "; its last words: " : "", last, child->log_path));
@@ -448,6 +451,8 @@ int ctl_local(int argc, char **argv)
     int err;
 
     ctl_options_parse(argc, argv, &local.options);
+    if (!local.options.data)
+        local.options.data = getenv("SAFFRON_DATA_DIR");
     ctl_progress_init(&local.progress, local.options.quiet);
     err = prepare(&local);
     if (err && !local.job_name) { /* no run yet: nothing to stop or to sum up */

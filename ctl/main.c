@@ -4,6 +4,7 @@
 #include "ctl/status.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
+#include "runtime/process/version.h"
 
 #include <argp.h>
 #include <stdio.h>
@@ -34,7 +35,7 @@ int main(int argc, char **argv)
     const char *word = argc > 1 ? argv[1] : "";
 
     argp_err_exit_status = 2;
-    argp_program_version = "saffron " CTL_VERSION;
+    argp_program_version = "saffron " RT_VERSION;
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
         usage(stdout);
         return 0;

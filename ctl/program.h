@@ -5,8 +5,6 @@
 
 #include "runtime/base/role.h"
 
-#define CTL_VERSION "0.1.0"
-
 char *ctl_program_path(enum rt_role role); /* ".../saffron-data-compose"; caller frees */
 /* Unless it is set: SAFFRON_MODELS_DIR, for us and for the roles, when configs/models lies two folders above. */
 void ctl_program_find_models(void);

@@ -3,6 +3,7 @@
 # is `make bench`'s and a person's matter), and so does its `saffron status`.
 . "$(dirname "$0")/lib.sh"
 export SAFFRON_BIN_DIR=$PWD/$B
+# shellcheck disable=SC2016 # the backquotes are markdown
 mapfile -t commands < <(sed -n '/^```sh$/,/^```$/p' README.md | grep '^\./launch\.sh local')
 [ "${#commands[@]}" -ge 2 ] || fail "README.md has ${#commands[@]} commands that begin with ./launch.sh local"
 ran=0
