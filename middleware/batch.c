@@ -147,11 +147,17 @@ void mw_refuse(struct rt_call *call, int err)
 void mw_wait(struct mw_batch *batch, struct rt_call *call, uint16_t method)
 {
     if (batch->n_waiters == MW_WAITERS_MAX) {
-        rt_call_fail(batch->waiter[0].call, RT_ECANCELED, "asked again too often");
+        rt_call_fail(batch->waiter[0].call, RT_ENOTREADY, "asked again too often");
         batch->n_waiters--;
         memmove(batch->waiter, batch->waiter + 1, batch->n_waiters * sizeof(batch->waiter[0]));
     }
     batch->waiter[batch->n_waiters++] = (struct mw_waiter){call, method};
+}
+
+static void reply(struct mw_loop *loop, struct rt_call *call, const struct rt_outgoing *out)
+{
+    mw_count(&loop->stats.bytes_to_trainers, mw_frame_bytes(out));
+    rt_call_reply(call, out);
 }
 
 void mw_answer(struct mw_batch *batch, uint16_t method, const struct rt_outgoing *out, int status,
@@ -166,7 +172,7 @@ void mw_answer(struct mw_batch *batch, uint16_t method, const struct rt_outgoing
         if (method && waiter.method != method)
             batch->waiter[batch->n_waiters++] = waiter;
         else if (out)
-            rt_call_reply(waiter.call, out);
+            reply(batch->loop, waiter.call, out);
         else
             rt_call_fail(waiter.call, status, text);
     }

@@ -146,7 +146,8 @@ void mw_batch_forget(struct mw_batch *batch);
 void mw_batch_drop_buffers(struct mw_batch *batch);
 
 void mw_wait(struct mw_batch *batch, struct rt_call *call, uint16_t method);
-/* Answer those that wait for `method` (0: all), with a reply or, out NULL, with a status and text. */
+/* Answer those that wait for `method` (0: all), with a reply or, out NULL, with a status and text. Never
+ * RT_ECANCELED: that is what the caller's own rpc says when it goes away. */
 void mw_answer(struct mw_batch *batch, uint16_t method, const struct rt_outgoing *out, int status,
                const char *text);
 
@@ -160,6 +161,12 @@ void mw_refuse(struct rt_call *call, int err);
 struct mw_bags mw_batch_bags(const struct mw_batch *batch, uint32_t feature);
 /* scratch.row[position] of one table, from the parts' row lists. */
 float **mw_batch_rows(struct mw_batch *batch, uint32_t table);
+
+/* Of the frame that carries it, with its one piece or none. */
+static inline size_t mw_frame_bytes(const struct rt_outgoing *out)
+{
+    return RT_FRAME_HEADER_SIZE + out->message_size + (out->n_pieces ? out->pieces[0].size : 0);
+}
 
 /* ---- fanout.c ---- */
 

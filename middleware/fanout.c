@@ -64,9 +64,12 @@ static int call_owner(struct mw_part *part)
         return err;
     out.message = loop->out.data;
     out.message_size = loop->out.size;
-    return rt_rpc_call(loop->owner[part->owner].peer,
-                       looking ? WIRE_LOOKUP_ROWS : WIRE_APPLY_GRADIENTS, &out, MW_DEADLINE_NS,
-                       on_reply, part);
+    err = rt_rpc_call(loop->owner[part->owner].peer,
+                      looking ? WIRE_LOOKUP_ROWS : WIRE_APPLY_GRADIENTS, &out, MW_DEADLINE_NS,
+                      on_reply, part);
+    if (!err)
+        mw_count(&loop->stats.bytes_to_owners, mw_frame_bytes(&out));
+    return err;
 }
 
 static void send_part(struct mw_part *part)

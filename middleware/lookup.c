@@ -47,7 +47,7 @@ void mw_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *req
         return;
     }
     if (batch->state == MW_LOOKING && batch->step != m.step) {
-        mw_answer(batch, 0, NULL, RT_ECANCELED, "looked up again for another step");
+        mw_answer(batch, 0, NULL, RT_ENOTREADY, "looked up again for another step");
         batch->again = true;
     }
     mw_wait(batch, call, WIRE_LOOKUP_BATCH);

@@ -170,12 +170,25 @@ int mw_loop_ready(const struct mw_loop *loop)
 
 /* ---- numbers ---- */
 
+static void add(json_t *object, const char *key, uint64_t value)
+{
+    json_int_t before = json_integer_value(json_object_get(object, key));
+
+    json_object_set_new(object, key, json_integer(before + (json_int_t)value));
+}
+
 void mw_loop_status(const struct mw_loop *loop, json_t *object)
 {
-    json_object_set_new(object, "loop", json_integer(loop->conf.identity.loop));
-    json_object_set_new(object, "address", json_string(loop->address));
-#define X(kind, field, metric, help)                                                               \
-    json_object_set_new(object, #field, json_integer((json_int_t)mw_read(&loop->stats.field)));
+    json_t *sent = json_object_get(object, "bytes_sent");
+
+    if (!sent) {
+        sent = json_object();
+        json_object_set_new(object, "bytes_sent", sent);
+    }
+    add(sent, rt_role_name(RT_ROLE_TRAINER), mw_read(&loop->stats.bytes_to_trainers));
+    add(sent, rt_role_name(RT_ROLE_EMBEDDING_SERVER), mw_read(&loop->stats.bytes_to_owners));
+    add(object, "loops", 1);
+#define X(kind, field, metric, help) add(object, #field, mw_read(&loop->stats.field));
     MW_STATS(X)
 #undef X
 }
@@ -192,8 +205,6 @@ void mw_loop_register(const struct mw_loop *loop, struct rt_metrics *metrics)
 #undef X
     rt_metrics_u64(metrics, RT_COUNTER, "saffron_middleware_received_bytes_total", labels,
                    "bytes of frames received", &rpc->bytes_in);
-    rt_metrics_u64(metrics, RT_COUNTER, "saffron_middleware_sent_bytes_total", labels,
-                   "bytes of frames sent", &rpc->bytes_out);
     rt_metrics_u64(metrics, RT_COUNTER, "saffron_middleware_reconnects_total", labels,
                    "connections to owners made anew", &rpc->reconnects);
 }
@@ -305,7 +316,7 @@ void mw_loop_destroy(struct mw_loop *loop)
     loop->closing = true;
     rt_timer_stop(loop->conf.io, &loop->retry);
     for (struct mw_batch *batch = loop->oldest; batch; batch = batch->next)
-        mw_answer(batch, 0, NULL, RT_ECANCELED, "the middleware is going down");
+        mw_answer(batch, 0, NULL, RT_EUNKNOWN, "the middleware is going down");
     rt_rpc_destroy(loop->rpc); /* returns every request that is out */
     while (loop->oldest)
         mw_batch_forget(loop->oldest);

@@ -27,7 +27,7 @@ struct mw_loop_conf {
 
 /* Fails as rt_rpc_listen does. */
 int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out);
-/* Answers what is owed with RT_ECANCELED and closes all connections. NULL is legal. */
+/* Answers what is owed with RT_EUNKNOWN and closes all connections. NULL is legal. */
 void mw_loop_destroy(struct mw_loop *loop);
 const char *mw_loop_address(
     const struct mw_loop *loop); /* where peers connect to; "" without listen */
@@ -40,7 +40,7 @@ int mw_loop_on_server(struct mw_loop *loop, uint32_t index, uint32_t replicas, u
 
 int mw_loop_ready(const struct mw_loop *loop); /* all owners are up. Touch: any thread */
 
-/* Numbers of one loop for /status. Touch: any thread. */
+/* Add the numbers of one loop to those in the object, for /status. Touch: any thread. */
 void mw_loop_status(const struct mw_loop *loop, json_t *object);
 /* The same for /metrics, labelled loop="K"; the loop must outlive the page. */
 void mw_loop_register(const struct mw_loop *loop, struct rt_metrics *metrics);

@@ -221,7 +221,7 @@ void mw_serve_release(void *ctx, struct rt_call *call, const struct rt_frame *re
         return;
     }
     if (batch && batch->state != MW_PUSHING) { /* what is being pushed is owed to the owners */
-        mw_answer(batch, 0, NULL, RT_ECANCELED, "the batch was released");
+        mw_answer(batch, 0, NULL, RT_EUNKNOWN, "the batch was released");
         mw_batch_forget(batch);
         mw_count(&loop->stats.released, 1);
     }

@@ -23,6 +23,8 @@
     X(RT_COUNTER, unknown, "unknown_total", "requests for batches that are not held")              \
     X(RT_COUNTER, dropped_dead, "dropped_dead_total", "batches of dead data-compose incarnations") \
     X(RT_COUNTER, dropped_idle, "dropped_idle_total", "idle batches that made room for others")    \
+    X(RT_COUNTER, bytes_to_trainers, "trainer_sent_bytes_total", "bytes of replies to trainers")   \
+    X(RT_COUNTER, bytes_to_owners, "owner_sent_bytes_total", "bytes of requests to owners")        \
     X(RT_COUNTER, rows_nonfinite, "rows_nonfinite_total", "rows whose gradient was not finite")
 
 struct mw_stats {
