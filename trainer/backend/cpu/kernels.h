@@ -1,6 +1,6 @@
 /* trainer/backend/cpu/kernels.h -- the loops that oneDNN has no good primitive for, once per
- * instruction set. All of them give the same bits (except column_sum, whose order of addition is
- * stated and also the same everywhere): lanes are samples or columns, nothing is fused. */
+ * instruction set, with the same bits in all of them: lanes are samples, columns or parameters, and
+ * nothing is fused or summed across lanes. */
 #ifndef TR_KERNELS_H
 #define TR_KERNELS_H
 
