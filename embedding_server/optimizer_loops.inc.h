@@ -39,20 +39,33 @@ static void adagrad_row(const struct ebs_step *step, float *restrict w, float *r
     }
 }
 
+/* As wide as the registers are; a row's floats are 4-byte aligned. */
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX2__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+typedef float vec __attribute__((vector_size(WIDTH * sizeof(float)), aligned(4), may_alias));
+
 /* Sum of squares in a fixed order: lane k takes elements k, k + 16, ...; then the lanes by halves. */
 static float sum_of_squares(const float *restrict w, const float *restrict g, float decay,
                             size_t dim)
 {
-    float lane[LANES] = {0};
     size_t whole = dim / LANES * LANES;
+    vec part[LANES / WIDTH] = {0};
+    float lane[LANES];
 
     for (size_t j = 0; j < whole; j += LANES) {
-        for (size_t k = 0; k < LANES; k++) {
-            float gradient = g[j + k] + decay * w[j + k];
+        for (size_t p = 0; p < LANES / WIDTH; p++) {
+            vec gradient = *(const vec *)(g + j + p * WIDTH);
 
-            lane[k] += gradient * gradient;
+            gradient += decay * *(const vec *)(w + j + p * WIDTH);
+            part[p] += gradient * gradient;
         }
     }
+    memcpy(lane, part, sizeof(lane));
     for (size_t k = 0; whole + k < dim; k++) {
         float gradient = g[whole + k] + decay * w[whole + k];
 
