@@ -205,8 +205,9 @@ void rw_on_answer(void *arg, int err, const struct rt_frame *reply)
     if (!reply)
         return;
     a->header = reply->header;
-    memcpy(a->message, reply->message,
-           reply->header.message_size < 64 ? reply->header.message_size : 64);
+    size_t n = reply->header.message_size;
+    if (n)
+        memcpy(a->message, reply->message, n < sizeof(a->message) ? n : sizeof(a->message));
     if (reply->payload)
         a->payload = rt_buf_ref(reply->payload);
 }
