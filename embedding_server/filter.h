@@ -5,7 +5,10 @@
  * beyond the window pushes it up, and sequences that fall out below unapplied are from then on
  * "already applied" and counted as forgotten. So memory is bounded (window / 8 bytes per split
  * that was seen) and an error is always on the side of not applying twice; the window must be at least twice
- * the batches that a split can have open, and then nothing is forgotten. Touch: owner thread only. */
+ * the batches that a split can have open, and then no batch that is still to come is forgotten.
+ * (runtime/job/seqset.h, the ledger's, refuses what lies beyond its window. Here that would end in a halt:
+ * outside synchronous mode an owner never hears of a batch that has no rows of its shards.)
+ * Touch: owner thread only. */
 #ifndef EBS_FILTER_H
 #define EBS_FILTER_H
 
