@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define CONNECT_TIMEOUT_MS 3000
-#define ASK_TIMEOUT_MS     1000
+#define ASK_TIMEOUT_MS     500
 #define STOP_WAIT_MS       8000
 #define REPLICAS_MAX       100000
 
