@@ -353,8 +353,7 @@ static char *subject_name(const struct local *local)
                         (long)getpid());
 }
 
-/* Everything that can be wrong before a process is started is found here. */
-static int prepare(struct local *local)
+static int load_job(struct local *local)
 {
     struct rt_job_source source = {
         .folder = local->options.config,
@@ -364,12 +363,37 @@ static int prepare(struct local *local)
         .set = (const char *const *)local->options.set,
         .n_set = local->options.n_set,
     };
-    struct ctl_run run = {.pid = (long)getpid()};
-    char *config;
-    int err;
 
     ctl_program_job_paths(source.path);
-    err = rt_job_load(&source, &local->job);
+    rt_job_destroy(local->job);
+    local->job = NULL;
+    return rt_job_load(&source, &local->job);
+}
+
+/* The roles share this machine's cores: unless the job says how many loops, one each is right. */
+static int load_job_for_one_machine(struct local *local)
+{
+    int err = load_job(local);
+    bool again = false;
+
+    if (!err && local->job->global.embedding_server_workers == 0) {
+        ctl_options_set(&local->options, "global.embedding_server.workers=1");
+        again = true;
+    }
+    if (!err && local->job->global.middleware_loops == 0) {
+        ctl_options_set(&local->options, "global.middleware.loops=1");
+        again = true;
+    }
+    return again ? load_job(local) : err;
+}
+
+/* Everything that can be wrong before a process is started is found here. */
+static int prepare(struct local *local)
+{
+    struct ctl_run run = {.pid = (long)getpid()};
+    int err = load_job_for_one_machine(local);
+    char *config;
+
     if (err)
         return err;
     err = ctl_rundir_create(local->options.run_dir, local->job->name, &local->run_dir);

@@ -165,6 +165,12 @@ void ctl_options_parse(int argc, char **argv, struct ctl_options *out)
     argp_parse(&argp, argc, argv, 0, NULL, out);
 }
 
+void ctl_options_set(struct ctl_options *options, const char *text)
+{
+    rt_assert(options->n_set < ARRAY_LEN(options->set));
+    options->set[options->n_set++] = rt_xstrdup(text);
+}
+
 void ctl_options_release(struct ctl_options *options)
 {
     for (size_t i = 0; i < options->n_set; i++)

@@ -18,11 +18,13 @@ struct ctl_options {
     uint32_t timeout_s; /* 0: none */
     bool quiet;
     size_t n_set;
-    char *set[CTL_SETS_MAX]; /* "data.epochs=2", in the order in which they were given */
+    char *set[CTL_SETS_MAX + 2]; /* "data.epochs=2", in the order in which they were given */
 };
 
 /* Prints its complaint and exits 2, or --help and exits 0, as argp does. */
 void ctl_options_parse(int argc, char **argv, struct ctl_options *out);
+/* One more set, from us: there is room for two. Copies. */
+void ctl_options_set(struct ctl_options *options, const char *text);
 void ctl_options_release(struct ctl_options *options);
 
 /* Decimal digits only, min..max; false otherwise. */
