@@ -22,7 +22,7 @@
 #define CONNECTIONS_MAX   32u
 #define SILENCE_MAX_S     10u
 #define REQUEST_BYTES_MAX ((size_t)16 << 10)
-#define BACKLOG           16
+#define BACKLOG           64
 
 struct rt_admin {
     struct rt_loop *loop;
@@ -117,6 +117,9 @@ static void run(struct rt_admin *admin)
 {
     MHD_UNSIGNED_LONG_LONG wait_ms;
 
+    /* Twice: with all connections taken the library stops to listen, and starts again at the beginning of
+     * the run after the one that saw some of them end. Nothing else would wake us for that. */
+    MHD_run(admin->daemon);
     MHD_run(admin->daemon);
     if (MHD_get_timeout(admin->daemon, &wait_ms) == MHD_YES)
         rt_timer_start(rt_loop_io(admin->loop), &admin->timer, (uint64_t)wait_ms * 1000000ull);

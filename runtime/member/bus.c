@@ -437,12 +437,12 @@ static int take_answers(natsSubscription *sub, uint32_t timeout_ms, void *ctx,
         if (now_ns >= end_ns)
             return 0;
         s = natsSubscription_NextMsg(&msg, sub, (int64_t)((end_ns - now_ns + RT_MS - 1) / RT_MS));
-        if (s == NATS_TIMEOUT)
+        if (s == NATS_TIMEOUT || s == NATS_NO_RESPONDERS)
             return 0;
         if (s != NATS_OK)
             return RT_FAIL(RT_ENATS, "no answer: %s", natsStatus_GetText(s));
-        more = !natsMsg_IsNoResponders(msg) && answer(ctx, (const uint8_t *)natsMsg_GetData(msg),
-                                                      (size_t)natsMsg_GetDataLength(msg));
+        more =
+            answer(ctx, (const uint8_t *)natsMsg_GetData(msg), (size_t)natsMsg_GetDataLength(msg));
         natsMsg_Destroy(msg);
     }
     return 0;

@@ -36,6 +36,8 @@ void rt_usage_now(struct rt_usage *out)
     out->cpu_seconds = seconds(&usage.ru_utime) + seconds(&usage.ru_stime);
     out->rss_bytes = resident_bytes();
     out->peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
+    if (out->peak_rss_bytes < out->rss_bytes) /* the two are counted apart, and lazily */
+        out->peak_rss_bytes = out->rss_bytes;
 }
 
 char *rt_status_text(json_t *object)
