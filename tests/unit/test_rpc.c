@@ -3,6 +3,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
+#include "runtime/base/mem.h"
 #include "tests/lib/rpc_world.h"
 
 #include <setjmp.h>
@@ -267,6 +268,49 @@ static void test_full_server(void **state)
     rw_close(&w);
 }
 
+/* The n-th allocation of an outside size fails, for every n: the call ends with an error, or the
+ * connection does; the next call finds all well again. */
+static void test_out_of_memory(void **state)
+{
+    int failed = 0;
+    (void)state;
+    for (int nth = 0;; nth++) {
+        struct world w;
+        struct answer a = {0};
+        rw_open_both(&w, rw_address(0));
+        struct rt_buf *buf = rw_filled(&w, 200000, 1);
+        struct rt_piece piece = {buf->data, buf->size, buf};
+        struct rt_outgoing out = {.message = buf->data,
+                                  .message_size = ECHO_MESSAGE_MAX,
+                                  .pieces = &piece,
+                                  .n_pieces = 1};
+        rt_fault_alloc(nth);
+        int err = rt_rpc_call(w.peer, METHOD_ECHO, &out, 0, rw_on_answer, &a);
+        if (!err) {
+            rw_wait(&w, &a.count, 1, "reply");
+            err = a.err;
+        }
+        bool hit = rt_fault_hit();
+        rt_fault_alloc(-1);
+        if (hit) {
+            assert_true(err == RT_ENOMEM || err == RT_EFULL || err == RT_EPEER);
+            failed++;
+        } else {
+            assert_int_equal(err, 0);
+        }
+        rw_answer_reset(&a);
+        rw_wait(&w, &w.client.ups, 1 + w.client.downs, "connection");
+        assert_int_equal(rw_call(&w, METHOD_ECHO, 0, &a), 0);
+        rw_wait(&w, &a.count, 1, "the next reply");
+        assert_int_equal(a.err, 0);
+        rt_buf_unref(buf);
+        rw_close(&w);
+        if (!hit)
+            break;
+    }
+    assert_true(failed >= 4); /* map of calls, two messages, two payloads */
+}
+
 /* ---- handshakes that fail ---- */
 
 static void test_refused(void **state)
@@ -411,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_destroy_with_pending),
         cmocka_unit_test(test_pings_keep_it_up),
         cmocka_unit_test(test_full_server),
+        cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_other_at_the_address),
         cmocka_unit_test(test_fencing),
