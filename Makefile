@@ -58,7 +58,7 @@ UNIT_C    := $(wildcard tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_
 UNIT      := $(UNIT_C:%.c=$(B)/%)
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c)))
 
-.PHONY: all test check bench deps deps-test proto clean help unit programs announce
+.PHONY: all test check docs bench deps deps-test proto clean help unit programs announce
 .SECONDARY:
 all: announce programs
 
@@ -97,6 +97,9 @@ $(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $< $(TESTLIB_O) -Wl,--start-group $(LIBS) \
 	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
 
+$(B)/scripts/config_doc: $(B)/scripts/config_doc.o $(LIBS)
+	$(Q)$(CC) $(LDFLAGS) $< -Wl,--start-group $(LIBS) -Wl,--end-group $(LDLIBS) -ldnnl -lgomp -o $@
+
 # ---- targets -------------------------------------------------------------------------------------
 deps: ## install the Debian packages that building and running need
 	@scripts/deps.sh build
@@ -107,7 +110,9 @@ test: ## install, build, run every test; ends with `N passed, N failed, N skippe
 	@$(MAKE) --no-print-directory deps deps-test
 	@$(MAKE) --no-print-directory all unit
 	@tests/run.sh $(B)
-check: ## format, lint, layering, header self-containment
+docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables
+	$(Q)mkdir -p docs && $< >docs/config.md
+check: $(B)/scripts/config_doc ## format, lint, layering, header self-containment
 	@B=$(B) CPPFLAGS="$(CPPFLAGS)" scripts/check.sh
 bench: ## (BENCH=name) measurements into build/bench/
 	@tests/bench/run.sh $(BENCH)

@@ -229,6 +229,11 @@ static const struct rt_option option[] = {
      "of the log itself, apart from the seed of the training"},
 };
 
+void dc_synthetic_document(struct rt_strbuf *out)
+{
+    rt_options_help(option, ARRAY_LEN(option), "data.synthetic.", out);
+}
+
 int dc_synthetic_conf_read(const struct rt_node *node, struct rt_arena *arena,
                            struct dc_synthetic_conf *out)
 {

@@ -15,6 +15,7 @@
 
 struct rt_arena;
 struct rt_node;
+struct rt_strbuf;
 struct dc_synthetic;
 
 /* The `synthetic:` section of data.yml. */
@@ -35,6 +36,9 @@ enum dc_synthetic_set { DC_SYNTHETIC_TRAIN, DC_SYNTHETIC_TEST };
 /* NULL node: the defaults. RT_EUSAGE with file and line. */
 int dc_synthetic_conf_read(const struct rt_node *node, struct rt_arena *arena,
                            struct dc_synthetic_conf *out);
+
+/* Rows of docs/config.md for the section's keys. */
+void dc_synthetic_document(struct rt_strbuf *out);
 
 struct dc_synthetic *dc_synthetic_create(uint64_t seed);
 void dc_synthetic_destroy(struct dc_synthetic *synthetic); /* NULL is legal */

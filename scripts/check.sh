@@ -115,6 +115,12 @@ tidy() {
         sed "s,^$PWD/,," | sort -u
 }
 
+# docs/config.md says what the option tables say.
+documents() {
+    "$B/scripts/config_doc" | diff -q - docs/config.md >/dev/null ||
+        echo "docs/config.md: not what the option tables say; run make docs"
+}
+
 shells() {
     command -v shellcheck >/dev/null || return 0
     ours '*.sh' .ci/run | xargs -r shellcheck -x -f gcc
@@ -128,6 +134,7 @@ function_sizes | rule "functions of at most $function_lines_max lines"
 file_sizes | rule "files of at most $file_lines_max lines"
 banned_calls | rule "no banned calls"
 banned_words | rule "no unfinished business"
+documents | rule "docs/config.md is current"
 shells | rule "shellcheck"
 tidy | rule "clang-tidy"
 if [ "$broken" -ne 0 ]; then

@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define RT_SPLITS_MAX      32768u /* of training; evaluation split i is RT_SPLIT_EVALUATE + i */
-#define RT_SPLIT_EVALUATE  32768u
-#define RT_SEQUENCE_MAX    ((1ull << 48) - 1)
+#define RT_SPLITS_MAX     32768u /* of training; evaluation split i is RT_SPLIT_EVALUATE + i */
+#define RT_SPLIT_EVALUATE 32768u
+#define RT_SEQUENCE_MAX   ((1ull << 48) - 1)
 
 static inline uint64_t rt_batch_id(uint32_t split, uint64_t sequence)
 {

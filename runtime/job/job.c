@@ -252,23 +252,3 @@ int rt_job_write(struct rt_job *job, const char *dir)
         err = write_tree(rt_yaml_root(job->file[i]), dir, file_name[i]);
     return err;
 }
-
-void rt_job_document(struct rt_strbuf *out)
-{
-    rt_strbuf_addf(
-        out, "# Every key of a job's files\n\n"
-             "Made from the option tables by `make docs`; do not edit. `--set FILE.key.path=value` "
-             "changes any of them\n(FILE is the word before the first dot). Numbers show their "
-             "range, words their choices.\n");
-    static const struct {
-        const char *title;
-        void (*rows)(struct rt_strbuf *out);
-    } part[] = {{"global.yml", rt_job_document_global},
-                {"embedding.yml", rt_job_document_embedding},
-                {"data.yml", rt_job_document_data}};
-    for (size_t i = 0; i < ARRAY_LEN(part); i++) {
-        rt_strbuf_addf(out, "\n## %s\n\n| key | value | default | meaning |\n|---|---|---|---|\n",
-                       part[i].title);
-        part[i].rows(out);
-    }
-}

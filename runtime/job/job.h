@@ -140,8 +140,10 @@ void rt_job_destroy(struct rt_job *job);
  * alone and means the same. Do it before other threads read the job's trees. */
 int rt_job_write(struct rt_job *job, const char *dir);
 
-/* docs/config.md: every key of the four files, generated from the option tables. */
+/* Rows of docs/config.md for the first three files, made from the option tables. */
 struct rt_strbuf;
-void rt_job_document(struct rt_strbuf *out);
+void rt_job_document_global(struct rt_strbuf *out);
+void rt_job_document_embedding(struct rt_strbuf *out);
+void rt_job_document_data(struct rt_strbuf *out);
 
 #endif

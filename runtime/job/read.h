@@ -12,11 +12,6 @@ int rt_job_read_embedding(const struct rt_node *root, struct rt_job *job);
 /* After embedding: columns name features. `base`: what relative globs are relative to. */
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base);
 
-/* Rows of docs/config.md. */
-void rt_job_document_global(struct rt_strbuf *out);
-void rt_job_document_embedding(struct rt_strbuf *out);
-void rt_job_document_data(struct rt_strbuf *out);
-
 /* What may not change between the parts of a job, as text to hash. */
 void rt_job_describe_tables(const struct rt_job *job, struct rt_strbuf *out);
 void rt_job_describe_plan(const struct rt_job *job, struct rt_strbuf *out);

@@ -5,7 +5,7 @@
 
 #include "runtime/base/hash.h"
 
-#define RT_SHARDS 65536u
+#define RT_SHARDS     65536u
 #define RT_OWNERS_MAX (RT_SHARDS / 16)
 
 static inline uint32_t rt_shard_of(uint64_t id)
@@ -16,7 +16,7 @@ static inline uint32_t rt_shard_of(uint64_t id)
 struct rt_shard_map {
     uint32_t servers, workers; /* owners = servers * workers */
     uint32_t owners;
-    uint64_t version;          /* travels with every request: a pure function of the two */
+    uint64_t version; /* travels with every request: a pure function of the two */
 };
 
 /* RT_EUSAGE when there are no owners, or more than RT_OWNERS_MAX. */

@@ -19,7 +19,7 @@ static const struct {
     const char *name, *text;
 } file[] = {
     {"global.yml", "mode: hybrid\nstaleness: 2\nseed: 3\nmiddleware: {loops: 1}\n"
-                   "embedding_server: {workers: 1}\n"},
+                   "embedding_server: {workers: 2}\n"},
     {"embedding.yml", "defaults: {dim: 4, initializer: {type: constant, value: 0}, optimizer: "
                       "{type: sgd, learning_rate: 1}}\n"
                       "tables: {user: {}, item: {}}\n"

@@ -235,14 +235,36 @@ static const struct {
     unsigned kinds;
     size_t offset;
     double max; /* at least 0; tr_optimizer_create() knows the open ends */
+    const char *shown, *help;
 } numbers[] = {
-    {"momentum", SGD, offsetof(struct tr_optimizer_conf, momentum), 1},
-    {"eps", ADAGRAD | ADAM, offsetof(struct tr_optimizer_conf, eps), 1},
-    {"beta1", ADAM, offsetof(struct tr_optimizer_conf, beta1), 1},
-    {"beta2", ADAM, offsetof(struct tr_optimizer_conf, beta2), 1},
-    {"initial_accumulator", ADAGRAD, offsetof(struct tr_optimizer_conf, initial_accumulator), 1e6},
-    {"weight_decay", SGD | ADAGRAD | ADAM, offsetof(struct tr_optimizer_conf, weight_decay), 1e3},
+    {"momentum", SGD, offsetof(struct tr_optimizer_conf, momentum), 1, "0", "sgd"},
+    {"eps", ADAGRAD | ADAM, offsetof(struct tr_optimizer_conf, eps), 1, "1e-10, 1e-8",
+     "adagrad, adam"},
+    {"beta1", ADAM, offsetof(struct tr_optimizer_conf, beta1), 1, "0.9", "adam"},
+    {"beta2", ADAM, offsetof(struct tr_optimizer_conf, beta2), 1, "0.999", "adam"},
+    {"initial_accumulator", ADAGRAD, offsetof(struct tr_optimizer_conf, initial_accumulator), 1e6,
+     "0", "adagrad: sum of squares at the start"},
+    {"weight_decay", SGD | ADAGRAD | ADAM, offsetof(struct tr_optimizer_conf, weight_decay), 1e3,
+     "0", "adds weight_decay * w to the gradient"},
 };
+
+void tr_parse_document(struct rt_strbuf *out)
+{
+    static const char *const row[] = {
+        "use` | a name or a path |  | the model file: `<job>/models/NAME.yml`, else "
+        "`configs/models/NAME.yml`",
+        "params.NAME` | scalar or list | the model file's | replaces a parameter of the model file",
+        "layers` | list |  | the layers themselves, instead of `use:` (trainer/model/spec.h)",
+        "precision` | float32 | float32 | of the dense network",
+        "optimizer.type` | sgd\\|adagrad\\|adam | adam | of the dense parameters, as torch.optim",
+        "optimizer.learning_rate` | 0..1e6 | 0.001 (adam), 0.01 | times the step's factor",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(row); i++)
+        rt_strbuf_addf(out, "| `model.%s |\n", row[i]);
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
+        rt_strbuf_addf(out, "| `model.optimizer.%s` | 0..%g | %s | %s |\n", numbers[i].key,
+                       numbers[i].max, numbers[i].shown, numbers[i].help);
+}
 
 static int parse_numbers(const struct rt_node *node, struct tr_optimizer_conf *conf)
 {

@@ -20,4 +20,8 @@ int tr_parse_model(const struct rt_node *file_root, const struct rt_node *params
 int tr_parse_optimizer(const struct rt_node *node, struct tr_optimizer_conf *conf,
                        double *learning_rate);
 
+/* Rows of docs/config.md for model.yml. */
+struct rt_strbuf;
+void tr_parse_document(struct rt_strbuf *out);
+
 #endif
