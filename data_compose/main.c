@@ -1,0 +1,120 @@
+/* data_compose/main.c -- saffron-data-compose: raw records in, complete batches out. */
+#include "data_compose/composer.h"
+#include "runtime/base/err.h"
+#include "runtime/process/process.h"
+
+#include <math.h>
+
+struct program {
+    struct rt_process *process;
+    struct dc_composer *composer;
+    bool done;
+};
+
+static void on_hello(void *ctx, const struct wire_hello *h)
+{
+    struct dc_composer *composer = ((struct program *)ctx)->composer;
+
+    if (composer && h->role == RT_ROLE_MIDDLEWARE)
+        dc_composer_on_middleware(composer, h->index, h->replicas, h->address, h->n_addresses,
+                                  h->incarnation);
+    else if (composer && h->role == RT_ROLE_TRAINER)
+        dc_composer_on_trainer(composer, h->index, h->replicas, h->address, h->n_addresses,
+                               h->incarnation);
+}
+
+static int is_ready(void *ctx)
+{
+    struct program *program = ctx;
+    char waiting[64];
+    bool ready =
+        program->composer && dc_composer_ready(program->composer, waiting, sizeof(waiting));
+
+    if (program->composer && !program->done)
+        rt_process_set_waiting(program->process, ready ? NULL : waiting);
+    return ready;
+}
+
+static void put_count(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static void status(void *ctx, json_t *object)
+{
+    struct dc_status s;
+
+    if (!((struct program *)ctx)->composer)
+        return;
+    dc_composer_status(((struct program *)ctx)->composer, &s);
+    json_object_set_new(object, "phase", json_string(s.stage));
+    put_count(object, "epoch", s.epoch);
+    put_count(object, "rows_read", s.rows_read);
+    put_count(object, "rows_quarantined", s.rows_quarantined);
+    put_count(object, "batches_done", s.batches_done);
+    put_count(object, "batches_retried", s.batches_retried);
+    put_count(object, "batches_open", s.batches_open);
+    json_object_set_new(object, "test_auc_best_possible",
+                        isfinite(s.test_auc_best_possible) ? json_real(s.test_auc_best_possible)
+                                                           : json_null());
+}
+
+static void on_failed(void *ctx, int err)
+{
+    rt_process_fail(((struct program *)ctx)->process, err);
+}
+
+static void on_done(void *ctx)
+{
+    ((struct program *)ctx)->done = true;
+    rt_process_set_state(((struct program *)ctx)->process, WIRE_DONE);
+}
+
+static void on_replaced(void *ctx, uint64_t by)
+{
+    on_failed(ctx, RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)by));
+}
+
+static int start(struct program *program)
+{
+    struct rt_process *process = program->process;
+    struct dc_composer_conf conf = {
+        .io = rt_loop_io(rt_process_loop(process)),
+        .job = rt_process_job(process),
+        .size = rt_process_size(process),
+        .run_dir = rt_process_run_dir(process),
+        .metrics = rt_process_metrics(process),
+        .ctx = program,
+        .failed = on_failed,
+        .done = on_done,
+        .replaced = on_replaced,
+    };
+
+    rt_process_identity(process, 0, &conf.identity);
+    int err = dc_composer_create(&conf, &program->composer);
+    return err ? err : rt_process_announce(process, NULL, 0);
+}
+
+int main(int argc, char **argv)
+{
+    struct program program = {0};
+    const struct rt_process_role role = {
+        .role = RT_ROLE_DATA_COMPOSE,
+        .program = "saffron-data-compose",
+        .doc = "Read the data files and send complete batches to middlewares and trainers.",
+        .listens_to = RT_ROLE_BIT(RT_ROLE_MIDDLEWARE) | RT_ROLE_BIT(RT_ROLE_TRAINER),
+        .ctx = &program,
+        .hello = on_hello,
+        .ready = is_ready,
+        .status = status,
+    };
+    int err = rt_process_start(argc, argv, &role, &program.process);
+
+    if (err)
+        return rt_exit_code(err);
+    err = start(&program);
+    if (!err)
+        err = rt_process_run(program.process);
+    dc_composer_destroy(program.composer);
+    return rt_process_end(program.process, err);
+}

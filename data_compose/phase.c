@@ -1,0 +1,509 @@
+/* data_compose/phase.c -- what a composer does when: the stages of state.h.
+ *
+ * The trainer's rank 0 leads. AwaitPhase tells the phase and the ledger; we make one pass over the set it
+ * asks for, skip what the ledger has as finished, say EndOfEpoch to every rank once all batches were sent, and
+ * ask again. The sequence of a split runs on over epochs: it begins at epoch x batches of a pass. Whoever
+ * has made a pass knows that number; who was restarted in a later epoch counts first.
+ *
+ * All reading is done in slices from a timer of zero delay, so heartbeats and replies are served between. */
+#include "data_compose/state.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "runtime/job/batch_id.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#define PHASE_BYTES (64u << 20) /* of an unpacked AwaitPhaseReply: the message is below 1 MiB */
+#define TRUTH_ROWS  4096u       /* per slice */
+
+static bool is_synthetic(const struct dc_composer *c)
+{
+    return c->job->data.format == RT_FORMAT_SYNTHETIC;
+}
+
+static struct dc_feed_conf feed_conf(const struct dc_composer *c, bool evaluate)
+{
+    return (struct dc_feed_conf){
+        .io = c->io,
+        .job = c->job,
+        .synthetic = c->synthetic,
+        .synthetic_rows = evaluate ? c->synthetic_conf.test_rows : c->synthetic_conf.rows,
+        .evaluate = evaluate,
+        .parser = c->parser,
+    };
+}
+
+/* ---- life ---- */
+
+int dc_phase_init(struct dc_composer *composer)
+{
+    struct dc_composer *c = composer;
+    const struct rt_data_conf *data = &c->job->data;
+    int err = dc_parser_create(c->job, &c->parser);
+
+    c->best_auc = NAN;
+    c->stage = DC_ASKING;
+    if (!err)
+        err = rt_arena_create(PHASE_BYTES, &c->phase_arena);
+    if (!err && is_synthetic(c))
+        err = dc_synthetic_conf_read(data->synthetic, NULL, &c->synthetic_conf);
+    if (err)
+        return err;
+    c->ledger = rt_xcalloc(data->splits, sizeof(*c->ledger));
+    for (int i = 0; i < 2; i++) {
+        c->set[i].batches = rt_xcalloc(data->splits, sizeof(uint64_t));
+        c->set[i].rows = rt_xcalloc(data->splits, sizeof(uint64_t));
+        c->set[i].quarantined = rt_xcalloc(data->splits, sizeof(uint64_t));
+    }
+    c->quarantine =
+        dc_quarantine_create(c->conf.run_dir, c->conf.identity.index, data->max_bad_ratio);
+    if (is_synthetic(c))
+        c->synthetic = dc_synthetic_create(c->synthetic_conf.seed);
+    if (is_synthetic(c) && c->conf.identity.index == 0 && c->synthetic_conf.test_rows > 0) {
+        struct dc_feed_conf conf = feed_conf(c, true);
+
+        c->truth_feed = dc_feed_create(&conf);
+        c->truth = dc_auc_create();
+        c->stage = DC_TRUTH;
+    }
+    return 0;
+}
+
+void dc_phase_release(struct dc_composer *composer)
+{
+    dc_batcher_destroy(composer->batcher);
+    dc_statistics_destroy(composer->statistics);
+    dc_feed_destroy(composer->truth_feed);
+    dc_auc_destroy(composer->truth);
+    dc_parser_destroy(composer->parser);
+    dc_synthetic_destroy(composer->synthetic);
+    dc_quarantine_destroy(composer->quarantine);
+    for (int i = 0; i < 2; i++) {
+        rt_free(composer->set[i].batches);
+        rt_free(composer->set[i].rows);
+        rt_free(composer->set[i].quarantined);
+    }
+    rt_free((void *)composer->ledger);
+    rt_arena_destroy(composer->phase_arena);
+}
+
+void dc_phase_reset(struct dc_composer *composer)
+{
+    struct dc_composer *c = composer;
+
+    dc_send_drop(c);
+    dc_batcher_destroy(c->batcher);
+    dc_statistics_destroy(c->statistics);
+    c->batcher = NULL;
+    c->statistics = NULL;
+    c->phase = 0;
+    c->end_phase++;
+    atomic_store_explicit(&c->rows_read, c->rows_before, memory_order_relaxed);
+    atomic_store_explicit(&c->rows_quarantined, c->quarantined_before, memory_order_relaxed);
+    if (c->stage != DC_TRUTH && c->stage != DC_FAILED)
+        c->stage = DC_ASKING;
+}
+
+/* ---- the ledger ---- */
+
+static void keep_ledger(struct dc_composer *c, const struct wire_await_phase_reply *reply)
+{
+    uint32_t base = c->evaluate ? RT_SPLIT_EVALUATE : 0;
+
+    memset((void *)c->ledger, 0, c->job->data.splits * sizeof(*c->ledger));
+    for (uint32_t i = 0; i < reply->n_ledger; i++) {
+        uint32_t split = reply->ledger[i].split - base; /* others wrap round and are out of range */
+
+        if (split < c->job->data.splits)
+            c->ledger[split] = &reply->ledger[i];
+    }
+}
+
+/* struct dc_batcher_conf.skip */
+static bool is_finished(void *ctx, uint64_t batch_id)
+{
+    const struct dc_composer *c = ctx;
+    uint32_t split = rt_batch_split(batch_id) - (c->evaluate ? RT_SPLIT_EVALUATE : 0);
+    const struct wire_split_ledger *l = c->ledger[split];
+    uint64_t sequence = rt_batch_sequence(batch_id);
+
+    if (!l || sequence < l->finished_low)
+        return l != NULL;
+    uint64_t bit = sequence - l->finished_low;
+    return bit / 8 < l->finished_bytes && (l->finished[bit / 8] >> (bit % 8) & 1);
+}
+
+static bool skip_all(void *ctx, uint64_t batch_id)
+{
+    (void)ctx;
+    (void)batch_id;
+    return true;
+}
+
+/* ---- a pass ---- */
+
+static int start_pass(struct dc_composer *c, bool count_only)
+{
+    struct dc_set *set = &c->set[c->evaluate];
+    uint64_t *first = rt_xcalloc(c->job->data.splits, sizeof(*first));
+    struct dc_batcher_conf conf = {
+        .feed = feed_conf(c, c->evaluate),
+        .index = c->conf.identity.index,
+        .size = c->conf.size,
+        .epoch = c->epoch,
+        .first_sequence = first,
+        .quarantine = count_only ? NULL : c->quarantine,
+        .record_bad = !c->recorded[c->evaluate],
+        .skip = count_only ? skip_all : is_finished,
+        .ctx = c,
+    };
+
+    for (uint32_t s = 0; set->known && s < c->job->data.splits; s++)
+        first[s] = c->epoch * set->batches[s];
+    rt_assert(!c->batcher);
+    int err = dc_batcher_create(&conf, &c->batcher);
+    rt_free(first);
+    c->stage = count_only ? DC_COUNTING : DC_PASS;
+    return err;
+}
+
+/* The first pass over a set tells its size for all later ones. */
+static void learn_set(struct dc_composer *c)
+{
+    struct dc_set *set = &c->set[c->evaluate];
+
+    for (uint32_t s = c->conf.identity.index; !set->known && s < c->job->data.splits;
+         s += c->conf.size) {
+        struct dc_split_end end;
+
+        dc_batcher_split(c->batcher, s, &end);
+        set->batches[s] = end.end_sequence; /* such a pass begins at 0 */
+        set->rows[s] = end.rows_read;
+        set->quarantined[s] = end.rows_quarantined;
+    }
+    set->known = true;
+}
+
+static void count_rows(struct dc_composer *c)
+{
+    uint64_t read, bad;
+
+    if (c->evaluate || c->stage != DC_PASS)
+        return;
+    dc_batcher_rows(c->batcher, &read, &bad);
+    atomic_store_explicit(&c->rows_read, c->rows_before + read, memory_order_relaxed);
+    atomic_store_explicit(&c->rows_quarantined, c->quarantined_before + bad, memory_order_relaxed);
+}
+
+static int end_pass(struct dc_composer *c)
+{
+    bool counted = c->stage == DC_COUNTING;
+
+    learn_set(c);
+    dc_batcher_destroy(c->batcher);
+    c->batcher = NULL;
+    if (counted)
+        return start_pass(c, false);
+    c->recorded[c->evaluate] = true;
+    c->rows_before = atomic_load_explicit(&c->rows_read, memory_order_relaxed);
+    c->quarantined_before = atomic_load_explicit(&c->rows_quarantined, memory_order_relaxed);
+    c->stage = DC_ENDING;
+    c->end_phase++;
+    for (uint32_t r = 0; r < c->world; r++)
+        c->rank[r].end_out = c->rank[r].end_acked = false;
+    return 0;
+}
+
+static int turn_pass(struct dc_composer *c)
+{
+    struct dc_batch *batch = NULL;
+    int rc = dc_batcher_turn(c->batcher, &batch);
+
+    if (rc < 0)
+        return rc;
+    count_rows(c);
+    if (rc == DC_TURN_BATCH)
+        dc_send_open(c, batch);
+    if (rc == DC_TURN_FULL && c->n_open == 0)
+        return RT_FAIL(RT_ENOMEM, "a batch of %u samples does not fit into the payload buffers",
+                       c->job->data.batch_size);
+    if (rc == DC_TURN_FULL) { /* asked again after the pause, not in a spin */
+        c->pool_full = true;
+        dc_pause(c);
+    }
+    return rc == DC_TURN_END ? end_pass(c) : 0;
+}
+
+/* ---- the other stages ---- */
+
+static int turn_truth(struct dc_composer *c)
+{
+    for (uint32_t i = 0; i < TRUTH_ROWS; i++) {
+        if (dc_feed_next(c->truth_feed) == 0) {
+            c->best_auc = dc_auc_value(c->truth);
+            rt_log(RT_LOG_INFO, "truth test_rows=%" PRIu64 " test_auc_best_possible=%.5f",
+                   c->synthetic_conf.test_rows, c->best_auc);
+            dc_feed_destroy(c->truth_feed);
+            dc_auc_destroy(c->truth);
+            c->truth_feed = NULL;
+            c->truth = NULL;
+            c->stage = DC_ASKING;
+            return 0;
+        }
+        int err = dc_feed_parse(c->truth_feed);
+        if (err)
+            return err;
+        dc_auc_add(c->truth, dc_feed_probability(c->truth_feed),
+                   dc_parser_view(c->parser)->label[0]);
+    }
+    return 0;
+}
+
+static int turn_statistics(struct dc_composer *c)
+{
+    int rc = dc_statistics_turn(c->statistics);
+
+    if (rc == 0)
+        c->stage = DC_ASKING; /* the next AwaitPhase brings them */
+    return rc < 0 ? rc : 0;
+}
+
+bool dc_phase_wants_turn(const struct dc_composer *composer)
+{
+    switch (composer->stage) {
+    case DC_TRUTH:
+    case DC_STATISTICS:
+    case DC_COUNTING:
+        return true;
+    case DC_PASS:
+        return dc_send_room(composer);
+    default:
+        return false;
+    }
+}
+
+void dc_phase_turn(struct dc_composer *composer)
+{
+    int err = 0;
+
+    switch (composer->stage) {
+    case DC_TRUTH:
+        err = turn_truth(composer);
+        break;
+    case DC_STATISTICS:
+        err = turn_statistics(composer);
+        break;
+    case DC_COUNTING:
+    case DC_PASS:
+        err = turn_pass(composer);
+        break;
+    default:
+        break;
+    }
+    if (err)
+        dc_fail(composer, err);
+}
+
+/* ---- AwaitPhase ---- */
+
+static int enter_statistics(struct dc_composer *c)
+{
+    struct dc_feed_conf conf = feed_conf(c, false);
+
+    if (c->conf.identity.index != 0 || c->statistics)
+        return 0; /* composer 0 brings them; the answer is not the trainer's last word */
+    c->stage = DC_STATISTICS;
+    return dc_statistics_create(&conf, &c->statistics);
+}
+
+static int enter_pass(struct dc_composer *c, const struct wire_await_phase_reply *reply)
+{
+    int err = dc_statistics_apply(c->job, reply->statistics, reply->n_statistics, c->parser);
+
+    c->epoch = reply->epoch;
+    c->evaluate = reply->kind == WIRE_PHASE_EVALUATE;
+    keep_ledger(c, reply);
+    return err ? err : start_pass(c, c->epoch > 0 && !c->set[c->evaluate].known);
+}
+
+static int enter_phase(struct dc_composer *c, const struct wire_await_phase_reply *reply)
+{
+    static const char *const name[] = {[WIRE_PHASE_TRAIN] = "train",
+                                       [WIRE_PHASE_EVALUATE] = "evaluate",
+                                       [WIRE_PHASE_DONE] = "done",
+                                       [WIRE_PHASE_STATISTICS] = "statistics"};
+
+    c->phase = reply->phase;
+    rt_log(RT_LOG_INFO, "phase number=%" PRIu64 " kind=%s epoch=%" PRIu64, reply->phase,
+           name[reply->kind], reply->epoch);
+    if (reply->kind == WIRE_PHASE_STATISTICS)
+        return enter_statistics(c);
+    dc_statistics_destroy(c->statistics);
+    c->statistics = NULL;
+    if (reply->kind != WIRE_PHASE_DONE)
+        return enter_pass(c, reply);
+    c->stage = DC_DONE;
+    if (c->conf.done)
+        c->conf.done(c->conf.ctx);
+    return 0;
+}
+
+static void on_phase(void *arg, int err, const struct rt_frame *frame)
+{
+    struct dc_composer *c = arg;
+    struct wire_await_phase_reply reply;
+
+    c->asking = false;
+    if (c->destroying || c->failed)
+        return;
+    if (err == RT_EPEER || err == RT_EDEADLINE || err == RT_ECANCELED || err == RT_ESTALE ||
+        err == RT_ENOTREADY) {
+        c->ask_not_before_ns = rt_io_now(c->io) + DC_PAUSE_NS;
+        dc_pause(c);
+        return;
+    }
+    if (!err && c->stage != DC_ASKING)
+        return;
+    if (!err) {
+        rt_arena_reset(c->phase_arena);
+        err = wire_await_phase_reply_unpack(frame->message, frame->header.message_size,
+                                            c->phase_arena, &reply);
+    }
+    if (!err)
+        err = enter_phase(c, &reply);
+    if (err)
+        dc_fail(c, rt_fail_prefix(err, "phase %" PRIu64 ": ", c->phase));
+    dc_pump(c);
+}
+
+static int ask(struct dc_composer *c)
+{
+    struct wire_await_phase message = {
+        .known = c->phase, .composer = c->conf.identity.index, .composers = c->conf.size};
+
+    if (c->statistics)
+        message.statistics = dc_statistics_columns(c->statistics, &message.n_statistics);
+    int err = wire_await_phase_pack(&message, &c->out);
+    if (err)
+        return err;
+    struct rt_outgoing out = {.message = c->out.data, .message_size = c->out.size};
+    err = rt_rpc_call(c->rank[0].peer, WIRE_AWAIT_PHASE, &out, 0, on_phase, c);
+    c->asking = err == 0;
+    return err;
+}
+
+/* ---- EndOfEpoch ---- */
+
+static void on_end(void *arg, int err, const struct rt_frame *reply)
+{
+    struct dc_rank *rank = arg;
+    struct dc_composer *c = rank->composer;
+
+    (void)reply;
+    rank->end_out = false;
+    if (c->destroying || c->failed || rank->end_phase != c->end_phase || c->stage != DC_ENDING)
+        return;
+    if (err == RT_EPEER || err == RT_EDEADLINE || err == RT_ECANCELED || err == RT_ENOTREADY) {
+        dc_pause(c);
+        return;
+    }
+    if (err) {
+        dc_fail(c, rt_fail_prefix(err, "EndOfEpoch at %s: ", rt_peer_name(rank->peer)));
+        return;
+    }
+    rank->end_acked = true;
+    dc_pump(c);
+}
+
+/* Every split of ours, the empty ones too, with totals since the job's start. */
+static uint32_t list_ends(const struct dc_composer *c, struct wire_split_ledger *out)
+{
+    const struct dc_set *set = &c->set[c->evaluate];
+    uint64_t passes = c->epoch + 1;
+    uint32_t n = 0;
+
+    for (uint32_t s = c->conf.identity.index; s < c->job->data.splits; s += c->conf.size)
+        out[n++] = (struct wire_split_ledger){
+            .split = s + (c->evaluate ? RT_SPLIT_EVALUATE : 0),
+            .rows_read = passes * set->rows[s],
+            .rows_quarantined = passes * set->quarantined[s],
+            .end_sequence = passes * set->batches[s],
+        };
+    return n;
+}
+
+static int send_end(struct dc_composer *c, struct dc_rank *rank)
+{
+    struct wire_split_ledger *ended = rt_xcalloc(c->job->data.splits, sizeof(*ended));
+    struct wire_end_of_epoch message = {
+        .phase = c->phase,
+        .epoch = c->epoch,
+        .evaluate = c->evaluate,
+        .composer = c->conf.identity.index,
+        .n_ended = list_ends(c, ended),
+        .ended = ended,
+    };
+    int err = wire_end_of_epoch_pack(&message, &c->out);
+
+    rt_free(ended);
+    if (err)
+        return err;
+    struct rt_outgoing out = {.message = c->out.data, .message_size = c->out.size};
+    rank->end_phase = c->end_phase;
+    err = rt_rpc_call(rank->peer, WIRE_END_OF_EPOCH, &out, DC_END_DEADLINE_NS, on_end, rank);
+    rank->end_out = err == 0;
+    return err;
+}
+
+/* Batches before their end: what is held or not yet sent once goes first. */
+static bool all_sent_once(const struct dc_composer *c)
+{
+    if (c->held)
+        return false;
+    for (const struct dc_open *o = c->first; o; o = o->next)
+        if (o->attempt == 1 && o->state != DC_TRAINING)
+            return false;
+    return true;
+}
+
+static int pump_ends(struct dc_composer *c)
+{
+    uint32_t acked = 0;
+
+    if (!all_sent_once(c))
+        return 0;
+    for (uint32_t r = 0; r < c->world; r++) {
+        struct dc_rank *rank = &c->rank[r];
+
+        acked += rank->end_acked;
+        if (rank->end_acked || rank->end_out || !dc_rank_up(c, r))
+            continue;
+        int err = send_end(c, rank);
+        if (err)
+            return err;
+    }
+    if (acked == c->world)
+        c->stage = DC_ASKING;
+    return 0;
+}
+
+void dc_phase_pump(struct dc_composer *composer)
+{
+    struct dc_composer *c = composer;
+    int err = 0;
+
+    if (c->stage == DC_ENDING)
+        err = pump_ends(c);
+    if (!err && c->stage == DC_ASKING && !c->asking && dc_rank_up(c, 0) &&
+        rt_io_now(c->io) >= c->ask_not_before_ns)
+        err = ask(c);
+    if (err == RT_EPEER || err == RT_EFULL)
+        dc_pause(c);
+    else if (err)
+        dc_fail(c, err);
+}

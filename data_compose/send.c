@@ -1,0 +1,325 @@
+/* data_compose/send.c -- open batches on their way: PutBatch, then TrainBatch, until the outcome.
+ *
+ * A batch is held from the moment it is made until the trainer says what became of it; so whatever is lost on
+ * the way, it is put and sent again, with the next attempt's number. Batches wait for their peers as states,
+ * not as calls: dc_send_pump() goes through the open ones (a few per rank) and starts what can be started. A
+ * batch goes to the loops of the middleware in turn; one that comes again goes where it was if that
+ * loop is up, because what it holds is then still of use. */
+#include "data_compose/state.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "runtime/job/batch_id.h"
+
+#include <inttypes.h>
+
+#define ARENA_BYTES (64u << 10)
+
+/* ---- the list ---- */
+
+static void count_open(struct dc_composer *c, int by)
+{
+    c->n_open = (uint32_t)((int)c->n_open + by);
+    atomic_store_explicit(&c->batches_open, c->n_open, memory_order_relaxed);
+}
+
+static void append(struct dc_composer *c, struct dc_open *o)
+{
+    o->prev = c->last;
+    if (c->last)
+        c->last->next = o;
+    else
+        c->first = o;
+    c->last = o;
+    c->rank[o->rank].open++;
+    count_open(c, 1);
+}
+
+/* Take it out of the list; the object stays for a call that may still be out. */
+static void forget(struct dc_open *o)
+{
+    struct dc_composer *c = o->composer;
+
+    if (o->prev)
+        o->prev->next = o->next;
+    else
+        c->first = o->next;
+    if (o->next)
+        o->next->prev = o->prev;
+    else
+        c->last = o->prev;
+    c->rank[o->rank].open--;
+    count_open(c, -1);
+}
+
+static void release(struct dc_open *o)
+{
+    dc_batch_destroy(o->batch);
+    rt_free(o);
+}
+
+void dc_send_open(struct dc_composer *composer, struct dc_batch *batch)
+{
+    struct dc_open *o = rt_xcalloc(1, sizeof(*o));
+
+    rt_assert(!composer->held);
+    o->composer = composer;
+    o->batch = batch;
+    o->rank = rt_batch_rank(batch->id, composer->world);
+    o->attempt = 1;
+    o->evaluate = composer->evaluate;
+    o->epoch = composer->epoch;
+    composer->held = o;
+    dc_send_held(composer);
+}
+
+void dc_send_held(struct dc_composer *composer)
+{
+    struct dc_open *o = composer->held;
+
+    if (!o || composer->rank[o->rank].open >= composer->job->data.window)
+        return;
+    composer->held = NULL;
+    append(composer, o);
+}
+
+bool dc_send_room(const struct dc_composer *composer)
+{
+    if (composer->held)
+        return false;
+    for (uint32_t r = 0; r < composer->world; r++)
+        if (composer->rank[r].open < composer->job->data.window)
+            return true;
+    return false;
+}
+
+void dc_send_drop(struct dc_composer *composer)
+{
+    struct dc_open *next;
+
+    for (struct dc_open *o = composer->first; o; o = next) {
+        next = o->next;
+        forget(o);
+        o->dropped = true;
+        if (o->state == DC_PUT_NEXT || o->state == DC_TRAIN_NEXT)
+            release(o);
+    }
+    if (composer->held)
+        release(composer->held);
+    composer->held = NULL;
+}
+
+/* ---- outcomes ---- */
+
+/* Once more from the start, after a pause. */
+static void again(struct dc_open *o, enum dc_open_state state)
+{
+    o->state = state;
+    o->not_before_ns = rt_io_now(o->composer->io) + DC_PAUSE_NS;
+    dc_pause(o->composer);
+}
+
+/* Errors that the next try may not have. */
+static bool passing(int err)
+{
+    return err == RT_EPEER || err == RT_EDEADLINE || err == RT_ECANCELED || err == RT_EFULL ||
+           err == RT_EUNKNOWN || err == RT_ENOTREADY || err == RT_ESTALE;
+}
+
+static void refuse(struct dc_open *o, const char *what, const struct rt_peer *peer, int err)
+{
+    dc_fail(o->composer, rt_fail_prefix(err, "%s of batch %016" PRIx64 " at %s: ", what,
+                                        o->batch->id, peer ? rt_peer_name(peer) : "nowhere"));
+}
+
+static void on_put(void *arg, int err, const struct rt_frame *reply)
+{
+    struct dc_open *o = arg;
+    struct dc_composer *c = o->composer;
+
+    (void)reply;
+    if (o->dropped || c->destroying) {
+        if (o->dropped)
+            release(o);
+        else
+            o->state = DC_PUT_NEXT;
+        return;
+    }
+    if (err && !passing(err)) {
+        o->state = DC_PUT_NEXT;
+        refuse(o, "PutBatch", o->middleware, err);
+        return;
+    }
+    if (err) {
+        if (err == RT_EFULL)
+            o->middleware = NULL; /* another loop may have room */
+        again(o, DC_PUT_NEXT);
+    } else {
+        o->state = DC_TRAIN_NEXT;
+    }
+    dc_pump(c);
+}
+
+static void close_batch(struct dc_open *o, const struct wire_train_batch_reply *reply)
+{
+    struct dc_composer *c = o->composer;
+
+    if (reply->outcome == WIRE_DROPPED) {
+        char reason[WIRE_TEXT_MAX + 1];
+        rt_log(RT_LOG_WARN, "batch_dropped batch=%016" PRIx64 " samples=%u reason=\"%s\"",
+               o->batch->id, o->batch->samples,
+               rt_log_escape(reply->reason, reason, sizeof(reason)));
+    }
+    atomic_fetch_add_explicit(&c->batches_done, 1, memory_order_relaxed);
+    c->pool_full = false;
+    forget(o);
+    release(o);
+}
+
+static void retry(struct dc_open *o)
+{
+    atomic_fetch_add_explicit(&o->composer->batches_retried, 1, memory_order_relaxed);
+    o->attempt++;
+    again(o, DC_PUT_NEXT);
+}
+
+static int read_outcome(const struct rt_frame *reply, struct rt_arena *arena,
+                        struct wire_train_batch_reply *out)
+{
+    return wire_train_batch_reply_unpack(reply->message, reply->header.message_size, arena, out);
+}
+
+static void on_train(void *arg, int err, const struct rt_frame *reply)
+{
+    struct dc_open *o = arg;
+    struct dc_composer *c = o->composer;
+    struct wire_train_batch_reply outcome;
+    struct rt_arena *arena = NULL;
+
+    if (o->dropped || c->destroying) {
+        if (o->dropped)
+            release(o);
+        else
+            o->state = DC_PUT_NEXT;
+        return;
+    }
+    o->state = DC_PUT_NEXT; /* no call is out */
+    if (!err)
+        err = rt_arena_create(ARENA_BYTES, &arena);
+    if (!err && reply)
+        err = read_outcome(reply, arena, &outcome);
+    if (err && passing(err))
+        retry(o);
+    else if (err)
+        refuse(o, "TrainBatch", c->rank[o->rank].peer, err);
+    else if (outcome.outcome == WIRE_RETRY)
+        retry(o);
+    else
+        close_batch(o, &outcome);
+    rt_arena_destroy(arena);
+    dc_pump(c);
+}
+
+/* ---- on the way ---- */
+
+/* Where the batch was, if that loop is up; else the next one that is. NULL: none is. */
+static struct rt_peer *pick_middleware(struct dc_composer *c, struct rt_peer *before)
+{
+    if (before && rt_peer_is_up(before))
+        return before;
+    for (uint32_t i = 0; i < c->n_middlewares; i++) {
+        struct rt_peer *peer = c->middleware[c->next_middleware++ % c->n_middlewares];
+        if (rt_peer_is_up(peer))
+            return peer;
+    }
+    return NULL;
+}
+
+static int put(struct dc_open *o)
+{
+    struct dc_composer *c = o->composer;
+    const struct dc_batch *b = o->batch;
+    struct rt_peer *peer = pick_middleware(c, o->middleware);
+    struct wire_put_batch message = {
+        .samples = b->samples,
+        .rank = o->rank,
+        .evaluate = o->evaluate,
+        .digest = b->digest,
+        .n_features = c->job->n_features,
+        .n_ids = b->n_ids,
+        .layout = b->layout,
+        .composer_incarnation = c->conf.identity.incarnation,
+    };
+    struct rt_piece piece = {b->ids->data, b->ids->size, b->ids};
+
+    if (!peer)
+        return 0;
+    int err = wire_put_batch_pack(&message, &c->out);
+    if (err)
+        return err;
+    struct rt_outgoing out = {b->id, 0, c->out.data, c->out.size, &piece, 1};
+    o->middleware = peer;
+    o->middleware_incarnation = rt_peer_incarnation(peer);
+    err = rt_rpc_call(peer, WIRE_PUT_BATCH, &out, DC_PUT_DEADLINE_NS, on_put, o);
+    if (!err)
+        o->state = DC_PUTTING;
+    return err;
+}
+
+static int train(struct dc_open *o)
+{
+    struct dc_composer *c = o->composer;
+    const struct dc_batch *b = o->batch;
+    struct wire_train_batch message = {
+        .samples = b->samples,
+        .n_dense = c->job->data.n_dense,
+        .n_labels = c->job->data.n_labels,
+        .evaluate = o->evaluate,
+        .middleware = rt_peer_index(o->middleware),
+        .middleware_loop = rt_peer_loop(o->middleware),
+        .middleware_incarnation = o->middleware_incarnation,
+        .digest = b->digest,
+        .epoch = o->epoch,
+        .attempt = o->attempt,
+    };
+    struct rt_piece piece = {b->samples_payload->data, b->samples_payload->size,
+                             b->samples_payload};
+
+    if (!dc_rank_up(c, o->rank))
+        return 0;
+    if (rt_peer_incarnation(o->middleware) != o->middleware_incarnation) {
+        again(o, DC_PUT_NEXT); /* restarted since: it has forgotten the batch */
+        return 0;
+    }
+    int err = wire_train_batch_pack(&message, &c->out);
+    if (err)
+        return err;
+    struct rt_outgoing out = {b->id, 0, c->out.data, c->out.size, &piece, 1};
+    err = rt_rpc_call(c->rank[o->rank].peer, WIRE_TRAIN_BATCH, &out, 0, on_train, o);
+    if (!err)
+        o->state = DC_TRAINING;
+    return err;
+}
+
+void dc_send_pump(struct dc_composer *composer)
+{
+    uint64_t now = rt_io_now(composer->io);
+
+    dc_send_held(composer);
+    for (struct dc_open *o = composer->first; o; o = o->next) {
+        int err = 0;
+
+        if (o->state == DC_PUT_NEXT && now >= o->not_before_ns)
+            err = put(o);
+        else if (o->state == DC_TRAIN_NEXT && now >= o->not_before_ns)
+            err = train(o);
+        if (err && passing(err)) {
+            again(o, o->state);
+        } else if (err) {
+            refuse(o, "sending", o->middleware, err);
+            return;
+        }
+    }
+}

@@ -1,0 +1,138 @@
+/* data_compose/state.h -- a composer from the inside; private to composer.c, phase.c, send.c.
+ *
+ *   composer.c  life, peers, the two timers
+ *   phase.c     what to do now: ask, one pass over a set in slices, say that splits have ended
+ *   send.c      open batches: put, train, again, done */
+#ifndef DC_STATE_H
+#define DC_STATE_H
+
+#include "data_compose/batch.h"
+#include "data_compose/composer.h"
+#include "data_compose/quarantine.h"
+#include "data_compose/statistics.h"
+#include "data_compose/synthetic.h"
+
+#include "runtime/wire/batch.h"
+
+#define DC_PUT_DEADLINE_NS (10 * 1000000000ull)
+#define DC_END_DEADLINE_NS (30 * 1000000000ull)
+#define DC_PAUSE_NS        (50 * 1000000ull) /* before something refused is tried again */
+#define DC_WORLD_MAX       4096u
+
+/* TRUTH -dc_phase_turn-> ASKING -on_phase-> STATISTICS -> ASKING
+ *                               -on_phase-> [COUNTING ->] PASS -> ENDING -all ranks acked-> ASKING
+ *                               -on_phase-> DONE
+ * any -dc_fail-> FAILED;  any but TRUTH -rank 0 has a new incarnation-> ASKING (dc_phase_reset) */
+enum dc_stage {
+    DC_TRUTH,      /* composer 0, synthetic: the best possible AUC of the test rows */
+    DC_ASKING,     /* AwaitPhase is out, or waits for trainer rank 0 */
+    DC_STATISTICS, /* one pass for the columns to be standardized */
+    DC_COUNTING,   /* restarted in a later epoch: one pass to learn how many batches a split has */
+    DC_PASS,       /* making batches */
+    DC_ENDING,     /* all were sent once; EndOfEpoch is out */
+    DC_DONE,
+    DC_FAILED,
+};
+
+/* PUT_NEXT -dc_send_pump-> PUTTING -ack-> TRAIN_NEXT -dc_send_pump-> TRAINING -outcome-> closed
+ * PUTTING -full, lost-> PUT_NEXT;  TRAIN_NEXT, TRAINING -retry, lost-> PUT_NEXT with attempt + 1 */
+enum dc_open_state { DC_PUT_NEXT, DC_PUTTING, DC_TRAIN_NEXT, DC_TRAINING };
+
+/* A batch that is held until its outcome is known. */
+struct dc_open {
+    struct dc_open *prev, *next;
+    struct dc_composer *composer;
+    struct dc_batch *batch;
+    enum dc_open_state state;
+    uint32_t rank, attempt;
+    bool evaluate, dropped; /* dropped: of a phase that was given up; freed with its call */
+    uint64_t epoch;
+    uint64_t not_before_ns;
+    struct rt_peer *middleware; /* where it was put last; NULL: nowhere yet */
+    uint64_t middleware_incarnation;
+};
+
+/* What a complete pass has told about a set; sets do not change. Per split, [splits]. */
+struct dc_set {
+    bool known;
+    uint64_t *batches, *rows, *quarantined;
+};
+
+struct dc_rank {
+    struct dc_composer *composer;
+    struct rt_peer *peer; /* NULL before its hello */
+    uint32_t open;        /* batches */
+    bool end_out, end_acked;
+    uint32_t end_phase; /* counts resets: a late reply of an earlier EndOfEpoch is not this one's */
+};
+
+struct dc_composer {
+    struct dc_composer_conf conf;
+    const struct rt_job *job;
+    struct rt_io *io;
+    struct rt_rpc *rpc;
+    struct rt_timer work;  /* the next slice */
+    struct rt_timer pause; /* something refused is due again */
+    bool pausing, destroying, failed;
+    bool pool_full; /* until a batch is done, or the pause is over */
+    enum dc_stage stage;
+    struct wire_out out;
+
+    struct dc_rank *rank;         /* [world] */
+    uint32_t world;               /* 0: not known yet */
+    uint64_t trainer_incarnation; /* rank 0's, of the phase that we know */
+    struct rt_peer **middleware;
+    uint32_t n_middlewares, next_middleware;
+
+    /* The phase that rank 0 told: */
+    bool asking; /* AwaitPhase is out */
+    uint64_t ask_not_before_ns;
+    uint64_t phase, epoch;
+    bool evaluate;
+    struct rt_arena *phase_arena;            /* of the reply: ledger, statistics */
+    const struct wire_split_ledger **ledger; /* [splits] NULL: nothing known of the split */
+    uint32_t end_phase;
+
+    /* The pass: */
+    struct dc_parser *parser;
+    struct dc_synthetic *synthetic;
+    struct dc_synthetic_conf synthetic_conf;
+    struct dc_quarantine *quarantine;
+    struct dc_batcher *batcher;
+    struct dc_statistics *statistics;
+    struct dc_feed *truth_feed;
+    struct dc_auc *truth;
+    double best_auc;
+    struct dc_set set[2]; /* training, test */
+    bool recorded[2];     /* bad rows of the set are in the quarantine file */
+
+    struct dc_open *first, *last; /* open batches, oldest first */
+    struct dc_open *held;         /* made, but its rank's window is full */
+    uint32_t n_open;
+
+    uint64_t rows_before, quarantined_before; /* of passes before the running one */
+    _Atomic uint64_t rows_read, rows_quarantined, batches_done, batches_retried, batches_open;
+};
+
+/* composer.c */
+void dc_fail(struct dc_composer *composer, int err); /* text set */
+void dc_pump(struct dc_composer *composer);          /* start whatever can be started */
+void dc_pause(struct dc_composer *composer);         /* pump again in DC_PAUSE_NS */
+bool dc_rank_up(const struct dc_composer *composer, uint32_t rank);
+
+/* phase.c */
+int dc_phase_init(struct dc_composer *composer);
+void dc_phase_release(struct dc_composer *composer);
+void dc_phase_pump(struct dc_composer *composer); /* ask, end */
+bool dc_phase_wants_turn(const struct dc_composer *composer);
+void dc_phase_turn(struct dc_composer *composer);  /* one slice of the stage */
+void dc_phase_reset(struct dc_composer *composer); /* rank 0 started anew: forget the phase */
+
+/* send.c */
+void dc_send_pump(struct dc_composer *composer);
+void dc_send_open(struct dc_composer *composer, struct dc_batch *batch); /* takes it */
+void dc_send_held(struct dc_composer *composer); /* open the held batch if its rank has room */
+bool dc_send_room(const struct dc_composer *composer); /* may one more batch be made? */
+void dc_send_drop(struct dc_composer *composer); /* all open batches; those with a call out later */
+
+#endif
