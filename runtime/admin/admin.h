@@ -12,12 +12,12 @@ struct rt_admin;
 
 struct rt_admin_conf {
     struct rt_loop *loop;
-    const char *bind;   /* "127.0.0.1" */
-    uint16_t port;      /* 0: a free one */
+    const char *bind; /* "127.0.0.1" */
+    uint16_t port;    /* 0: a free one */
     const struct rt_metrics *metrics;
     void *ctx;
-    int (*ready)(void *ctx);                              /* /readyz: 200 or 503 */
-    void (*status)(void *ctx, struct rt_strbuf *json);    /* /status: one JSON object */
+    int (*ready)(void *ctx);                           /* /readyz: 200 or 503 */
+    void (*status)(void *ctx, struct rt_strbuf *json); /* /status: one JSON object */
 };
 
 /* RT_EFILE with the port when it is taken. */

@@ -34,7 +34,8 @@ struct rt_process_role {
  * SAFFRON_DATA_DIR, --model, --bind/SAFFRON_BIND, --port, --admin-port, --run-dir, --seed, --set (repeat),
  * --log-level/LOG_LEVEL, --fixed-ports (base ports of global.yml; without it free ports).
  * RT_EUSAGE was already printed when it fails. --help and --version exit 0 here. */
-int rt_process_start(int argc, char **argv, const struct rt_process_role *role, struct rt_process **out);
+int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
+                     struct rt_process **out);
 
 const struct rt_job *rt_process_job(const struct rt_process *process);
 struct rt_loop *rt_process_loop(struct rt_process *process);
@@ -45,7 +46,8 @@ const char *rt_process_run_dir(const struct rt_process *process); /* NULL: none 
 /* Identity of one of our data-plane loops, for struct rt_rpc_conf. */
 void rt_process_identity(const struct rt_process *process, uint32_t loop, struct rt_identity *out);
 /* "tcp:BIND:PORT" to listen on for data loop `loop`: base port + loop with --fixed-ports, else port 0. */
-void rt_process_listen_address(const struct rt_process *process, uint32_t loop, char out[RT_ADDRESS_MAX]);
+void rt_process_listen_address(const struct rt_process *process, uint32_t loop,
+                               char out[RT_ADDRESS_MAX]);
 
 /* Begin to say hello, with one address per data loop (n may be 0). Copies. */
 int rt_process_announce(struct rt_process *process, const char *const *address, uint32_t n);
@@ -54,7 +56,7 @@ void rt_process_set_waiting(struct rt_process *process, const char *what);
 
 /* Until told to stop. 0, or the error given to rt_process_fail. */
 int rt_process_run(struct rt_process *process);
-void rt_process_stop(struct rt_process *process);              /* Touch: any thread */
+void rt_process_stop(struct rt_process *process); /* Touch: any thread */
 /* End with an error; the current rt_err_text() is kept and logged. Touch: any thread. */
 void rt_process_fail(struct rt_process *process, int err);
 /* Frees; returns the exit code. */

@@ -16,9 +16,9 @@ struct wire_put_batch {
     bool evaluate;
     uint64_t digest;
     uint32_t n_features;
-    const uint32_t *n_ids;    /* [n_features] */
-    const uint32_t *layout;   /* [n_features] enum wire_layout */
-    const uint8_t *weighted;  /* [n_features] 0/1, or NULL: none is */
+    const uint32_t *n_ids;   /* [n_features] */
+    const uint32_t *layout;  /* [n_features] enum wire_layout */
+    const uint8_t *weighted; /* [n_features] 0/1, or NULL: none is */
     uint64_t composer_incarnation;
 };
 int wire_put_batch_pack(const struct wire_put_batch *in, struct wire_out *out);
@@ -88,7 +88,8 @@ int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena
 struct wire_push_gradients_reply {
     uint64_t rows_applied, rows_nonfinite;
 };
-int wire_push_gradients_reply_pack(const struct wire_push_gradients_reply *in, struct wire_out *out);
+int wire_push_gradients_reply_pack(const struct wire_push_gradients_reply *in,
+                                   struct wire_out *out);
 int wire_push_gradients_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                                      struct wire_push_gradients_reply *out);
 

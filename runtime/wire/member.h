@@ -41,7 +41,8 @@ struct wire_hello {
     const char *admin, *version;
 };
 int wire_hello_pack(const struct wire_hello *in, struct wire_out *out);
-int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, struct wire_hello *out);
+int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                      struct wire_hello *out);
 
 struct wire_who {
     enum rt_role role;

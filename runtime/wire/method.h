@@ -6,13 +6,13 @@
 #include <stdint.h>
 
 enum wire_method {
-    WIRE_PUT_BATCH = 16, /* C -> M */
-    WIRE_LOOKUP_BATCH = 17,   /* T -> M */
-    WIRE_PUSH_GRADIENTS = 18, /* T -> M */
-    WIRE_RELEASE_BATCH = 19,  /* T -> M */
-    WIRE_TRAIN_BATCH = 32,    /* C -> T */
-    WIRE_AWAIT_PHASE = 33,    /* C -> T */
-    WIRE_END_OF_EPOCH = 34,   /* C -> T */
+    WIRE_PUT_BATCH = 16,       /* C -> M */
+    WIRE_LOOKUP_BATCH = 17,    /* T -> M */
+    WIRE_PUSH_GRADIENTS = 18,  /* T -> M */
+    WIRE_RELEASE_BATCH = 19,   /* T -> M */
+    WIRE_TRAIN_BATCH = 32,     /* C -> T */
+    WIRE_AWAIT_PHASE = 33,     /* C -> T */
+    WIRE_END_OF_EPOCH = 34,    /* C -> T */
     WIRE_LOOKUP_ROWS = 48,     /* M -> E */
     WIRE_APPLY_GRADIENTS = 49, /* M -> E */
     WIRE_CUT = 50,             /* T -> E */
@@ -27,23 +27,23 @@ static inline size_t wire_dtype_size(uint32_t dtype) /* 0: unknown dtype */
 }
 
 /* Limits that every receiver checks. */
-#define WIRE_SAMPLES_MAX  65535u
-#define WIRE_IDS_MAX      (1u << 20) /* ids of one batch */
-#define WIRE_FEATURES_MAX 4096u
-#define WIRE_TABLES_MAX   4096u
-#define WIRE_DIM_MAX      1024u
-#define WIRE_SPLITS_MAX   65536u
+#define WIRE_SAMPLES_MAX   65535u
+#define WIRE_IDS_MAX       (1u << 20) /* ids of one batch */
+#define WIRE_FEATURES_MAX  4096u
+#define WIRE_TABLES_MAX    4096u
+#define WIRE_DIM_MAX       1024u
+#define WIRE_SPLITS_MAX    65536u
 #define WIRE_KEY_BYTES_MAX (64u << 20)
-#define WIRE_TEXT_MAX     512u
-#define WIRE_SEQUENCE_MAX ((1ull << 48) - 1)
-#define WIRE_BITMAP_MAX   (1u << 17) /* bytes: the largest window, 2^20 batches */
-#define WIRE_WORLD_MAX    65536u     /* trainer ranks */
-#define WIRE_REPLICAS_MAX 65536u     /* processes of one role */
-#define WIRE_LOOPS_MAX    256u       /* event loops of one process */
-#define WIRE_DENSE_MAX    4096u      /* dense columns */
-#define WIRE_LABELS_MAX   256u
-#define WIRE_PARTS_MAX    65536u
-#define WIRE_FINISHED_MAX 65536u     /* batches finished between two step headers */
+#define WIRE_TEXT_MAX      512u
+#define WIRE_SEQUENCE_MAX  ((1ull << 48) - 1)
+#define WIRE_BITMAP_MAX    (1u << 17) /* bytes: the largest window, 2^20 batches */
+#define WIRE_WORLD_MAX     65536u     /* trainer ranks */
+#define WIRE_REPLICAS_MAX  65536u     /* processes of one role */
+#define WIRE_LOOPS_MAX     256u       /* event loops of one process */
+#define WIRE_DENSE_MAX     4096u      /* dense columns */
+#define WIRE_LABELS_MAX    256u
+#define WIRE_PARTS_MAX     65536u
+#define WIRE_FINISHED_MAX  65536u /* batches finished between two step headers */
 
 /* A packed message: a buffer that is used again for the next one. Zero-initialise; wire_out_release. */
 struct wire_out {

@@ -48,7 +48,8 @@ struct wire_apply_gradients_reply {
     enum wire_apply_outcome outcome;
     uint64_t rows_applied, rows_nonfinite;
 };
-int wire_apply_gradients_reply_pack(const struct wire_apply_gradients_reply *in, struct wire_out *out);
+int wire_apply_gradients_reply_pack(const struct wire_apply_gradients_reply *in,
+                                    struct wire_out *out);
 int wire_apply_gradients_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                                       struct wire_apply_gradients_reply *out);
 

@@ -65,9 +65,18 @@ static bool answers(uint16_t port)
     return yes;
 }
 
+/* Is nats-server in PATH? */
 static bool have_server(void)
 {
-    return system("command -v nats-server >/dev/null 2>&1") == 0;
+    char *path = strdup(getenv("PATH") ? getenv("PATH") : ""), *at = NULL, file[4096];
+    bool found = false;
+
+    for (char *dir = strtok_r(path, ":", &at); dir && !found; dir = strtok_r(NULL, ":", &at)) {
+        snprintf(file, sizeof(file), "%s/nats-server", dir);
+        found = access(file, X_OK) == 0;
+    }
+    free(path);
+    return found;
 }
 
 /* server->port 0: a free one. */

@@ -88,14 +88,15 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
                                                                                                    \
         return err || !out ? err : wire_##x##_pack(&m, out);                                       \
     }
-#define ALL(X)                                                                                     \
-    X(put_batch, 8)                                                                                \
-    X(put_batch_reply, 1) X(train_batch, 13) X(train_batch_reply, 2) X(lookup_batch, 4)            \
-        X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2)                   \
-            X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 5) X(end_of_epoch, 5)       \
-                X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12)                   \
-                    X(apply_gradients_reply, 3) X(cut, 2) X(step_header, 10) X(hello, 14)          \
-                        X(who, 2) X(control_request, 6) X(control_reply, 6)
+/* clang-format off */
+#define ALL(X) \
+    X(put_batch, 8) X(put_batch_reply, 1) X(train_batch, 13) X(train_batch_reply, 2) \
+    X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2) \
+    X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 5) X(end_of_epoch, 5) \
+    X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
+    X(cut, 2) X(step_header, 10) X(hello, 14) X(who, 2) X(control_request, 6) \
+    X(control_reply, 6)
+/* clang-format on */
 #define X(name, fields) CODEC(name)
 ALL(X)
 #undef X
