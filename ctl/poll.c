@@ -91,19 +91,26 @@ static bool is_stopping(struct ctl_poll *poll)
     return stopping;
 }
 
-static void ask_all(struct ctl_poll *poll, struct rt_control_client *client)
+/* False when nobody answered. */
+static bool ask_all(struct ctl_poll *poll, struct rt_control_client *client)
 {
     static const enum rt_role order[] = {RT_ROLE_TRAINER, RT_ROLE_DATA_COMPOSE, RT_ROLE_MIDDLEWARE,
                                          RT_ROLE_EMBEDDING_SERVER};
     struct ctl_snapshot snapshot = {0};
+    uint32_t all = 0;
+    bool heard;
 
-    for (size_t i = 0; i < ARRAY_LEN(order) && !is_stopping(poll); i++)
+    for (size_t i = 0; i < ARRAY_LEN(order) && !is_stopping(poll); i++) {
+        all += poll->conf.replicas[order[i]];
         ctl_snapshot_ask(client, poll->conf.job, order[i], poll->conf.replicas[order[i]],
                          &snapshot);
+    }
+    heard = snapshot.silent < all;
     if (is_stopping(poll))
         ctl_snapshot_release(&snapshot);
     else
         publish(poll, &snapshot);
+    return heard;
 }
 
 static void thread_main(void *arg)
@@ -114,7 +121,10 @@ static void thread_main(void *arg)
     while (pause_round(poll)) {
         if (!client && rt_control_connect(poll->conf.nats_url, CONNECT_TIMEOUT_MS, &client) != 0)
             continue; /* the next round tries again */
-        ask_all(poll, client);
+        if (!ask_all(poll, client)) { /* NATS may have been away: its client does not come back */
+            rt_control_close(client);
+            client = NULL;
+        }
     }
     if (client)
         rt_control_close(client);
