@@ -102,7 +102,7 @@ nothing_left() {
     for file in "$work"/run/pids/*; do
         pid=$(cat "$file")
         # A zombie that nobody reaps has ended too: not every container has an init that does.
-        grep -q '^State:[[:space:]]*[^ZX]' "/proc/$pid/status" 2>/dev/null || continue
+        grep -qE '^State:[[:space:]]+[^ZX[:space:]]' "/proc/$pid/status" 2>/dev/null || continue
         fail "process $pid of $(basename "$file") is still there"
     done
 }
