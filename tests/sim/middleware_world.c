@@ -1,0 +1,536 @@
+/* tests/sim/middleware_world.c -- see middleware_world.h. */
+#include "tests/sim/middleware_world.h"
+#include "tests/lib/job_fixture.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "runtime/wire/member.h"
+#include "runtime/wire/rows.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static uint64_t id_of(uint32_t i)
+{
+    return i == 0 ? 0 : i == 1 ? UINT64_MAX : rt_hash_id(i);
+}
+
+static uint32_t place_of(uint64_t id)
+{
+    for (uint32_t i = 0; i < IDS; i++)
+        if (id_of(i) == id)
+            return i;
+    fail_msg("id %016llx was never put", (unsigned long long)id);
+    return 0;
+}
+
+/* ---- the owners ---- */
+
+static void check_owner_of(const struct owner *owner, uint64_t id)
+{
+    struct rt_shard_map map;
+
+    assert_int_equal(rt_shard_map_init(&map, OWNERS, 1), 0);
+    assert_int_equal(rt_shard_owner(&map, rt_shard_of(id)), owner->index);
+}
+
+/* Kept or refused as the test wants. */
+static bool intercept(struct owner *owner, struct rt_call *call)
+{
+    if (owner->fail_times > 0) {
+        owner->fail_times--;
+        rt_call_fail(call, owner->fail, "as told");
+        return true;
+    }
+    if (owner->hold)
+        owner->held[owner->n_held++] = call;
+    return owner->hold;
+}
+
+static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct owner *owner = ctx;
+    struct world *w = owner->world;
+    struct rt_segments seg = rt_segments_of(request->payload);
+    struct wire_lookup_rows m;
+    struct rt_buf *buf = rt_io_buf(sim_node(w->sim, NODE_E + owner->index), 1 << 16);
+    size_t end = 0;
+
+    owner->lookups++;
+    rt_arena_reset(w->arena);
+    if (!buf ||
+        wire_lookup_rows_unpack(request->message, request->header.message_size, w->arena, &m)) {
+        rt_buf_unref(buf);
+        rt_call_fail(call, RT_EFULL, rt_err_text());
+        return;
+    }
+    for (uint32_t t = 0; t < m.n_tables; t++) {
+        const void *ids;
+        size_t at = rt_segment_put(&end, m.n_ids[t] * DIM * sizeof(float));
+
+        assert_int_equal(rt_segment_take(&seg, m.n_ids[t], 8, &ids), 0);
+        for (uint32_t i = 0; i < m.n_ids[t]; i++) {
+            uint64_t id = ((const uint64_t *)ids)[i];
+
+            check_owner_of(owner, id);
+            memcpy(buf->data + at + i * DIM * sizeof(float), owner->row[m.table[t]][place_of(id)],
+                   DIM * sizeof(float));
+        }
+    }
+    assert_int_equal(rt_segments_end(&seg), 0);
+    if (!intercept(owner, call)) {
+        struct wire_lookup_rows_reply reply = {m.n_tables, m.n_ids, WIRE_F32, 0};
+        struct rt_piece piece = {buf->data, end, buf};
+
+        if (wire_lookup_rows_reply_pack(&reply, &w->out) != 0)
+            rt_call_fail(call, RT_EFULL, rt_err_text());
+        else
+            rt_call_reply(call, &(struct rt_outgoing){.message = w->out.data,
+                                                      .message_size = w->out.size,
+                                                      .pieces = &piece,
+                                                      .n_pieces = 1});
+    }
+    rt_buf_unref(buf);
+}
+
+static void apply(struct owner *owner, const struct wire_apply_gradients *m,
+                  const struct rt_frame *request)
+{
+    struct rt_segments seg = rt_segments_of(request->payload);
+
+    for (uint32_t t = 0; t < m->n_tables; t++) {
+        const void *ids, *gradient;
+
+        assert_int_equal(rt_segment_take(&seg, m->n_ids[t], 8, &ids), 0);
+        assert_int_equal(rt_segment_take(&seg, m->n_ids[t], DIM * sizeof(float), &gradient), 0);
+        for (uint32_t i = 0; i < m->n_ids[t]; i++) {
+            uint64_t id = ((const uint64_t *)ids)[i];
+
+            check_owner_of(owner, id);
+            for (int j = 0; j < DIM; j++)
+                owner->row[m->table[t]][place_of(id)][j] -= ((const float *)gradient)[i * DIM + j];
+        }
+    }
+    assert_int_equal(rt_segments_end(&seg), 0);
+}
+
+static void serve_apply(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct owner *owner = ctx;
+    struct world *w = owner->world;
+    uint64_t id = request->header.batch_id;
+    bool again = rt_map_get(&owner->applied, id, NULL);
+    struct wire_apply_gradients m;
+
+    owner->applies++;
+    owner->again += again;
+    rt_arena_reset(w->arena);
+    if (wire_apply_gradients_unpack(request->message, request->header.message_size, w->arena, &m) ||
+        (owner->fail_times == 0 && rt_map_put(&owner->applied, id, 1) != 0)) {
+        rt_call_fail(call, RT_EFULL, rt_err_text());
+        return;
+    }
+    owner->empty += m.n_tables == 0;
+    if (owner->fail_times == 0 && !again)
+        apply(owner, &m, request);
+    if (!intercept(owner, call)) {
+        struct wire_apply_gradients_reply reply = {again ? WIRE_ALREADY : WIRE_APPLIED,
+                                                   again ? 0 : m.n_tables, 0};
+
+        if (wire_apply_gradients_reply_pack(&reply, &w->out) != 0)
+            rt_call_fail(call, RT_EFULL, rt_err_text());
+        else
+            rt_call_reply(
+                call, &(struct rt_outgoing){.message = w->out.data, .message_size = w->out.size});
+    }
+}
+
+static const struct rt_method_def owner_method[] = {
+    {WIRE_LOOKUP_ROWS, "LookupRows", RT_ROLE_BIT(RT_ROLE_MIDDLEWARE), 4096, 1 << 20, serve_rows},
+    {WIRE_APPLY_GRADIENTS, "ApplyGradients", RT_ROLE_BIT(RT_ROLE_MIDDLEWARE), 4096, 1 << 20,
+     serve_apply},
+};
+
+/* ---- the world ---- */
+
+static struct rt_identity identity(enum rt_role role, uint32_t index, uint64_t incarnation,
+                                   const struct rt_job *job)
+{
+    struct rt_identity id = {.role = role,
+                             .index = index,
+                             .incarnation = incarnation,
+                             .wire_version = RT_WIRE_VERSION,
+                             .config_hash = job->config_hash,
+                             .plan_hash = job->plan_hash};
+
+    snprintf(id.job, sizeof(id.job), "%s", job->name);
+    return id;
+}
+
+static struct rt_rpc *make_rpc(struct world *w, unsigned node, const struct rt_identity *self,
+                               struct owner *owner)
+{
+    struct rt_rpc_conf conf = {.io = sim_node(w->sim, node),
+                               .self = *self,
+                               .greeting = &wire_greeting,
+                               .methods = owner_method,
+                               .n_methods = owner ? ARRAY_LEN(owner_method) : 0,
+                               .reply_max = 1 << 20,
+                               .ctx = owner};
+    struct rt_rpc *rpc = NULL;
+
+    assert_int_equal(rt_rpc_create(&conf, &rpc), 0);
+    return rpc;
+}
+
+/* An owner comes up, or comes back with its rows. */
+void mwt_start_owner(struct world *w, unsigned k)
+{
+    struct owner *owner = &w->owner[k];
+    struct rt_identity self = identity(RT_ROLE_EMBEDDING_SERVER, k, ++owner->incarnation, w->job);
+    char want[RT_ADDRESS_MAX], bound[RT_ADDRESS_MAX];
+    const char *address = bound;
+
+    owner->world = w;
+    owner->index = k;
+    owner->rpc = make_rpc(w, NODE_E + k, &self, owner);
+    snprintf(want, sizeof(want), "sim:%u:%u", NODE_E + k, (unsigned)owner->incarnation);
+    assert_int_equal(rt_rpc_listen(owner->rpc, want, bound), 0);
+    if (mw_loop_on_server(w->loop, k, OWNERS, 1, &address, owner->incarnation) != 0)
+        fail_msg("%s", rt_err_text());
+}
+
+void mwt_stop_owner(struct world *w, unsigned k)
+{
+    struct owner *owner = &w->owner[k];
+
+    for (unsigned i = 0; i < owner->n_held; i++)
+        rt_call_fail(owner->held[i], RT_ECANCELED, "going down");
+    owner->n_held = 0;
+    rt_rpc_destroy(owner->rpc);
+    owner->rpc = NULL;
+}
+
+void mwt_start_composer(struct world *w, uint64_t incarnation)
+{
+    struct rt_identity self = identity(RT_ROLE_DATA_COMPOSE, 0, incarnation, w->job);
+
+    rt_rpc_destroy(w->composer);
+    w->composer_incarnation = incarnation;
+    w->composer = make_rpc(w, NODE_C, &self, NULL);
+    w->from_composer = rt_rpc_peer(w->composer, RT_ROLE_MIDDLEWARE, 0, 0);
+    rt_peer_set_address(w->from_composer, mw_loop_address(w->loop), 5);
+}
+
+static bool connected(void *arg)
+{
+    struct world *w = arg;
+
+    return rt_peer_is_up(w->from_composer) && rt_peer_is_up(w->from_trainer) &&
+           mw_loop_ready(w->loop);
+}
+
+void mwt_settle(struct world *w)
+{
+    assert_true(sim_run_until(w->sim, connected, w, 20 * RT_S));
+}
+
+void mwt_start(struct world *w, const char *const *set, size_t n_set)
+{
+    const char *all[3] = {"global.embedding_server.workers=1"};
+    struct sim_conf sim = {.seed = 7, .n_nodes = NODES};
+    struct rt_identity trainer;
+    struct mw_loop_conf conf;
+
+    memset(w, 0, sizeof(*w));
+    w->sim = sim_create(&sim);
+    w->out = (struct wire_out){rt_xmalloc(4096), 0, 4096}; /* packing here never fails */
+    for (size_t i = 0; i < n_set && i < 2; i++)
+        all[i + 1] = set[i];
+    w->job = job_fixture(all, 1 + n_set);
+    assert_int_equal(rt_arena_create(1 << 20, &w->arena), 0);
+    conf = (struct mw_loop_conf){.io = sim_node(w->sim, NODE_M),
+                                 .identity = identity(RT_ROLE_MIDDLEWARE, 0, 5, w->job),
+                                 .job = w->job,
+                                 .greeting = &wire_greeting,
+                                 .listen = "sim:0:1"};
+    assert_int_equal(mw_loop_create(&conf, &w->loop), 0);
+    trainer = identity(RT_ROLE_TRAINER, 0, 5, w->job);
+    w->trainer = make_rpc(w, NODE_T, &trainer, NULL);
+    w->from_trainer = rt_rpc_peer(w->trainer, RT_ROLE_MIDDLEWARE, 0, 0);
+    rt_peer_set_address(w->from_trainer, mw_loop_address(w->loop), 5);
+    mwt_start_composer(w, 5);
+    for (unsigned k = 0; k < OWNERS; k++)
+        mwt_start_owner(w, k);
+    mwt_settle(w);
+}
+
+void mwt_stop(struct world *w)
+{
+    for (unsigned k = 0; k < OWNERS; k++) {
+        if (w->owner[k].rpc)
+            mwt_stop_owner(w, k);
+        rt_map_release(&w->owner[k].applied);
+    }
+    rt_rpc_destroy(w->composer);
+    rt_rpc_destroy(w->trainer);
+    mw_loop_destroy(w->loop);
+    sim_run_until(w->sim, NULL, NULL, RT_S);
+    sim_destroy(w->sim);
+    wire_out_release(&w->out);
+    rt_arena_destroy(w->arena);
+    job_fixture_destroy(w->job);
+}
+
+uint64_t mwt_number(struct world *w, const char *key)
+{
+    json_t *object = json_object();
+    uint64_t value;
+
+    mw_loop_status(w->loop, object);
+    value = (uint64_t)json_integer_value(json_object_get(object, key));
+    json_decref(object);
+    return value;
+}
+
+/* ---- asking ---- */
+
+static void on_reply(void *arg, int err, const struct rt_frame *reply)
+{
+    struct ask *ask = arg;
+
+    ask->ended++;
+    ask->err = err;
+    snprintf(ask->text, sizeof(ask->text), "%s", err ? rt_err_text() : "");
+    if (!err && reply->payload)
+        ask->payload = rt_buf_ref(reply->payload);
+}
+
+static bool has_ended(void *arg)
+{
+    return ((struct ask *)arg)->ended != 0;
+}
+
+int mwt_wait_for(struct world *w, struct ask *ask)
+{
+    if (!sim_run_until(w->sim, has_ended, ask, 40 * RT_S))
+        fail_msg("no reply");
+    assert_int_equal(ask->ended, 1);
+    return ask->err;
+}
+
+void mwt_call(struct world *w, struct rt_peer *peer, uint16_t method, uint64_t batch,
+              const struct rt_piece *piece, struct ask *ask)
+{
+    struct rt_outgoing out = {.batch_id = batch,
+                              .message = w->out.data,
+                              .message_size = w->out.size,
+                              .pieces = piece,
+                              .n_pieces = piece && piece->size ? 1 : 0};
+
+    memset(ask, 0, sizeof(*ask));
+    ask->err = rt_rpc_call(peer, method, &out, 30 * RT_S, on_reply, ask);
+    ask->ended = ask->err != 0;
+}
+
+/* ---- batches ---- */
+
+void mwt_make_payload(struct input *in)
+{
+    size_t end = 0, at[3];
+
+    at[0] = rt_segment_put(&end, SAMPLES * 8);
+    memset(in->payload, 0, sizeof(in->payload));
+    for (uint32_t i = 0; i < SAMPLES; i++)
+        ((uint64_t *)(void *)(in->payload + at[0]))[i] = id_of(in->place[0][i]);
+    memcpy(in->payload + rt_segment_put(&end, SAMPLES * 4), in->length, SAMPLES * 4);
+    at[1] = rt_segment_put(&end, in->n_ids[1] * 8);
+    for (uint32_t i = 0; i < in->n_ids[1]; i++)
+        ((uint64_t *)(void *)(in->payload + at[1]))[i] = id_of(in->place[1][i]);
+    if (in->weighted) {
+        at[2] = rt_segment_put(&end, in->n_ids[1] * 4);
+        memcpy(in->payload + at[2], in->weight, in->n_ids[1] * 4);
+    }
+    in->size = end;
+    in->digest = rt_hash_bytes(in->payload, end);
+}
+
+void mwt_make_input(struct input *in, uint64_t batch)
+{
+    uint64_t key = rt_draw_key(99, "input", NULL), at = batch * 1000;
+
+    memset(in, 0, sizeof(*in));
+    in->batch = batch;
+    in->weighted = batch & 1;
+    in->n_ids[0] = SAMPLES;
+    for (uint32_t s = 0; s < SAMPLES; s++) {
+        in->place[0][s] = (uint32_t)rt_below(rt_draw(key, at++), IDS);
+        in->length[s] = (uint32_t)rt_below(rt_draw(key, at++), LIST_MAX + 1);
+        for (uint32_t i = 0; i < in->length[s]; i++) {
+            in->weight[in->n_ids[1]] = (float)rt_below(rt_draw(key, at++), 5) - 1;
+            in->place[1][in->n_ids[1]++] = (uint32_t)rt_below(rt_draw(key, at++), IDS);
+        }
+        for (int f = 0; f < FEATURES; f++)
+            for (int j = 0; j < DIM; j++)
+                in->gradient[f][s][j] = (float)rt_below(rt_draw(key, at++), 9) - 4;
+    }
+    mwt_make_payload(in);
+}
+
+void mwt_put(struct world *w, const struct input *in, struct ask *ask)
+{
+    uint32_t layout[FEATURES] = {WIRE_LAYOUT_ONE, WIRE_LAYOUT_LENGTHS};
+    uint8_t weighted[FEATURES] = {0, in->weighted};
+    struct wire_put_batch m = {.samples = SAMPLES,
+                               .evaluate = in->evaluate,
+                               .digest = in->digest,
+                               .n_features = FEATURES,
+                               .n_ids = in->n_ids,
+                               .layout = layout,
+                               .weighted = in->weighted ? weighted : NULL,
+                               .composer_incarnation = w->composer_incarnation};
+    struct rt_piece piece = {in->payload, in->size, NULL};
+
+    ask->payload = NULL;
+    ask->err = wire_put_batch_pack(&m, &w->out);
+    ask->ended = ask->err != 0;
+    if (!ask->err)
+        mwt_call(w, w->from_composer, WIRE_PUT_BATCH, in->batch, &piece, ask);
+}
+
+void mwt_lookup_step(struct world *w, const struct input *in, uint64_t step, struct ask *ask)
+{
+    struct wire_lookup_batch m = {step, SAMPLES, in->evaluate, in->digest};
+
+    ask->payload = NULL;
+    ask->err = wire_lookup_batch_pack(&m, &w->out);
+    ask->ended = ask->err != 0;
+    if (!ask->err)
+        mwt_call(w, w->from_trainer, WIRE_LOOKUP_BATCH, in->batch, NULL, ask);
+}
+
+void mwt_lookup(struct world *w, const struct input *in, struct ask *ask)
+{
+    mwt_lookup_step(w, in, 0, ask);
+}
+
+void mwt_push_as(struct world *w, const struct input *in, bool synchronous, struct ask *ask)
+{
+    uint32_t dim[FEATURES] = {DIM, DIM};
+    struct wire_push_gradients m = {.learning_rate = 1,
+                                    .samples = SAMPLES,
+                                    .digest = in->digest,
+                                    .world = 1,
+                                    .synchronous = synchronous,
+                                    .dtype = WIRE_F32,
+                                    .n_features = FEATURES,
+                                    .dim = dim};
+    struct rt_piece piece = {in->gradient, sizeof(in->gradient), NULL}; /* 192 bytes a segment */
+
+    ask->payload = NULL;
+    ask->err = wire_push_gradients_pack(&m, &w->out);
+    ask->ended = ask->err != 0;
+    if (!ask->err)
+        mwt_call(w, w->from_trainer, WIRE_PUSH_GRADIENTS, in->batch, &piece, ask);
+}
+
+void mwt_push(struct world *w, const struct input *in, struct ask *ask)
+{
+    mwt_push_as(w, in, false, ask);
+}
+
+int mwt_do_put(struct world *w, const struct input *in)
+{
+    struct ask ask;
+
+    mwt_put(w, in, &ask);
+    return mwt_wait_for(w, &ask);
+}
+
+int mwt_do_push(struct world *w, const struct input *in)
+{
+    struct ask ask;
+
+    mwt_push(w, in, &ask);
+    return mwt_wait_for(w, &ask);
+}
+
+/* ---- the model ---- */
+
+static float scale_of(const struct world *w, int f, uint32_t n)
+{
+    return w->job->feature[f].pooling == RT_POOL_MEAN && n > 1 ? 1.0f / (float)n : 1.0f;
+}
+
+void mwt_model_push(struct world *w, const struct input *in)
+{
+    for (int f = 0; f < FEATURES; f++) {
+        for (uint32_t s = 0, at = 0; s < SAMPLES; s++) {
+            uint32_t n = f ? in->length[s] : 1;
+
+            for (uint32_t end = at + n; at < end; at++)
+                for (int j = 0; j < DIM; j++)
+                    w->model.row[w->job->feature[f].table][in->place[f][at]][j] -=
+                        scale_of(w, f, n) * (f && in->weighted ? in->weight[at] : 1.0f) *
+                        in->gradient[f][s][j];
+        }
+    }
+}
+
+void mwt_check_rows(const struct world *w)
+{
+    for (int t = 0; t < TABLES; t++)
+        for (uint32_t i = 0; i < IDS; i++)
+            for (int j = 0; j < DIM; j++) {
+                float got =
+                    w->owner[0].row[t][i][j] + w->owner[1].row[t][i][j]; /* one of them is 0 */
+
+                if (fabsf(got - w->model.row[t][i][j]) > 1e-3f)
+                    fail_msg("table %d id %u column %d: %g, expected %g", t, i, j, (double)got,
+                             (double)w->model.row[t][i][j]);
+            }
+}
+
+/* The reply's embeddings are those of the model's rows. */
+void mwt_check_embeddings(const struct world *w, const struct input *in, const struct ask *ask)
+{
+    const float *got = (const float *)(const void *)ask->payload->data;
+
+    assert_int_equal(ask->payload->size, sizeof(in->gradient));
+    for (int f = 0; f < FEATURES; f++) {
+        for (uint32_t s = 0, at = 0; s < SAMPLES; s++) {
+            uint32_t n = f ? in->length[s] : 1;
+            float want[DIM] = {0};
+
+            for (uint32_t end = at + n; at < end; at++)
+                for (int j = 0; j < DIM; j++)
+                    want[j] += scale_of(w, f, n) * (f && in->weighted ? in->weight[at] : 1.0f) *
+                               w->model.row[w->job->feature[f].table][in->place[f][at]][j];
+            for (int j = 0; j < DIM; j++)
+                if (fabsf(got[(f * SAMPLES + (int)s) * DIM + j] - want[j]) > 1e-3f)
+                    fail_msg("feature %d sample %u column %d: %g, expected %g", f, s, j,
+                             (double)got[(f * SAMPLES + (int)s) * DIM + j], (double)want[j]);
+        }
+    }
+}
+
+int mwt_do_lookup(struct world *w, const struct input *in)
+{
+    struct ask ask;
+    int err;
+
+    mwt_lookup(w, in, &ask);
+    err = mwt_wait_for(w, &ask);
+    if (!err)
+        mwt_check_embeddings(w, in, &ask);
+    rt_buf_unref(ask.payload);
+    return err;
+}
