@@ -33,6 +33,7 @@
 
 #define TURN_ROWS  4096u
 #define TURN_BYTES (2u << 20)
+#define TILE       32u /* samples whose ids are laid out together */
 
 struct split {
     struct dc_rows rows;
@@ -207,16 +208,21 @@ static int stop_drain(struct dc_batcher *b)
 
 /* ---- one batch ---- */
 
-/* Lengths, layout and the size of the payload. */
-static size_t measure(const struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+/* Ids of each feature, and whether all samples have one. */
+static void count_ids(const struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
 {
     uint32_t n_features = b->shape.n_features;
-    size_t end = 0;
     struct dc_record r;
 
-    for (uint32_t f = 0; f < n_features; f++)
+    for (uint32_t f = 0; f < n_features; f++) {
         batch->layout[f] = WIRE_LAYOUT_ONE;
-    for (uint32_t s = 0; s < batch->samples; s++) {
+        if (b->shape.varying)
+            continue;
+        batch->n_ids[f] = batch->samples * b->shape.count[f];
+        if (b->shape.count[f] != 1)
+            batch->layout[f] = WIRE_LAYOUT_LENGTHS;
+    }
+    for (uint32_t s = 0; b->shape.varying && s < batch->samples; s++) {
         dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
         for (uint32_t f = 0; f < n_features; f++) {
             batch->n_ids[f] += r.count[f];
@@ -224,6 +230,12 @@ static size_t measure(const struct dc_batcher *b, const uint32_t *order, struct 
                 batch->layout[f] = WIRE_LAYOUT_LENGTHS;
         }
     }
+}
+
+static size_t ids_bytes(const struct dc_batch *batch, uint32_t n_features)
+{
+    size_t end = 0;
+
     for (uint32_t f = 0; f < n_features; f++) {
         if (batch->layout[f] == WIRE_LAYOUT_LENGTHS)
             rt_segment_put(&end, batch->samples * sizeof(uint32_t));
@@ -239,6 +251,24 @@ static void *segment(struct rt_buf *buf, size_t *end, size_t bytes)
 
     memset(buf->data + before, 0, at - before);
     return buf->data + at;
+}
+
+/* The ids of up to TILE samples, feature by feature. Sample by sample would write to all features' columns in
+ * turn, which lie a power of two apart and so fight for the same few cache lines. */
+static void fill_tile(struct dc_batcher *b, const uint32_t *order, uint32_t n)
+{
+    struct dc_record r[TILE];
+
+    for (uint32_t s = 0; s < n; s++)
+        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r[s]);
+    for (uint32_t f = 0; f < b->shape.n_features; f++) {
+        uint64_t *to = b->cursor[f];
+
+        for (uint32_t s = 0; s < n; s++)
+            for (uint32_t k = 0; k < r[s].count[f]; k++)
+                *to++ = *r[s].id++;
+        b->cursor[f] = to;
+    }
 }
 
 static void fill_ids(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
@@ -257,11 +287,9 @@ static void fill_ids(struct dc_batcher *b, const uint32_t *order, struct dc_batc
         b->cursor[f] = segment(batch->ids, &end, batch->n_ids[f] * sizeof(uint64_t));
     }
     rt_assert(end == batch->ids->size);
-    for (uint32_t s = 0; s < batch->samples; s++) {
-        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
-        for (uint32_t f = 0; f < b->shape.n_features; f++)
-            for (uint32_t k = 0; k < r.count[f]; k++)
-                *b->cursor[f]++ = *r.id++;
+    for (uint32_t from = 0; from < batch->samples; from += TILE) {
+        uint32_t n = batch->samples - from < TILE ? batch->samples - from : TILE;
+        fill_tile(b, order + from, n);
     }
     batch->digest = rt_hash_bytes(batch->ids->data, batch->ids->size);
 }
@@ -292,7 +320,8 @@ static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t 
     batch->samples = n;
     batch->n_ids = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->n_ids));
     batch->layout = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->layout));
-    size_t ids = measure(b, order, batch);
+    count_ids(b, order, batch);
+    size_t ids = ids_bytes(batch, b->shape.n_features);
     rt_segment_put(&values, n * sizeof(float) * b->shape.n_dense);
     rt_segment_put(&values, n * sizeof(float) * b->shape.n_labels);
     batch->ids = rt_io_buf(io, ids);
