@@ -60,6 +60,10 @@ struct dc_batcher {
     uint32_t ending; /* own splits whose end was made, once the feed has ended */
     bool feed_ended;
     uint64_t rows_read, rows_quarantined;
+    struct before {
+        bool has;
+        uint64_t id;
+    } * before;        /* [world] the last batch cut for a rank, wanted or not */
     uint64_t **cursor; /* [n_features] scratch: where the next id goes */
 };
 
@@ -102,6 +106,8 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
     b->chunk_rows = data->shuffle && !conf->feed.evaluate ? data->shuffle_rows : data->batch_size;
     b->n_own = conf->index < data->splits ? (data->splits - conf->index - 1) / conf->size + 1 : 0;
     b->split = rt_xcalloc(b->n_own + 1, sizeof(*b->split));
+    b->conf.world = conf->world ? conf->world : 1;
+    b->before = rt_xcalloc(b->conf.world, sizeof(*b->before));
     b->cursor = rt_xcalloc(job->n_features + 1, sizeof(*b->cursor));
     for (uint32_t i = 0; i < b->n_own; i++)
         if (conf->first_sequence)
@@ -121,6 +127,7 @@ void dc_batcher_destroy(struct dc_batcher *batcher)
     dc_feed_destroy(batcher->feed);
     rt_free(batcher->split);
     rt_free(batcher->order);
+    rt_free(batcher->before);
     rt_free(batcher->cursor);
     rt_free(batcher);
 }
@@ -316,8 +323,12 @@ static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t 
     struct rt_io *io = b->conf.feed.io;
     size_t values = 0;
 
+    const struct before *before = &b->before[rt_batch_rank(id, b->conf.world)];
+
     batch->id = id;
     batch->samples = n;
+    batch->has_before = before->has;
+    batch->before = before->id;
     batch->n_ids = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->n_ids));
     batch->layout = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->layout));
     count_ids(b, order, batch);
@@ -355,6 +366,7 @@ static int drain(struct dc_batcher *b, struct dc_batch **out)
             if (!*out)
                 return DC_TURN_FULL;
         }
+        b->before[rt_batch_rank(id, b->conf.world)] = (struct before){true, id};
         b->at_order += n;
         split->sequence++;
         if (*out)

@@ -21,6 +21,8 @@ struct dc_quarantine;
 struct dc_batch {
     uint64_t id; /* runtime/job/batch_id.h */
     uint32_t samples;
+    bool has_before;
+    uint64_t before; /* of the same rank, just before it in this pass, wanted or not */
     uint64_t digest;                /* XXH3-64 of the bytes of ids */
     uint32_t *n_ids;                /* [n_features] */
     uint32_t *layout;               /* [n_features] enum wire_layout */
@@ -31,6 +33,7 @@ void dc_batch_destroy(struct dc_batch *batch); /* NULL is legal */
 
 struct dc_batcher_conf {
     struct dc_feed_conf feed;
+    uint32_t world;                   /* trainer ranks; 0: 1 */
     uint32_t index, size;             /* splits index, index + size, ... are ours */
     uint64_t epoch;                   /* picks the permutations */
     const uint64_t *first_sequence;   /* [splits] of this pass; NULL: 0; copied */

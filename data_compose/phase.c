@@ -153,6 +153,7 @@ static int start_pass(struct dc_composer *c, bool count_only)
     uint64_t *first = rt_xcalloc(c->job->data.splits, sizeof(*first));
     struct dc_batcher_conf conf = {
         .feed = feed_conf(c, c->evaluate),
+        .world = c->world,
         .index = c->conf.identity.index,
         .size = c->conf.size,
         .epoch = c->epoch,

@@ -283,6 +283,8 @@ static int train(struct dc_open *o)
         .digest = b->digest,
         .epoch = o->epoch,
         .attempt = o->attempt,
+        .has_before = b->has_before,
+        .before = b->before,
     };
     struct rt_piece piece = {b->samples_payload->data, b->samples_payload->size,
                              b->samples_payload};
@@ -311,10 +313,12 @@ void dc_send_pump(struct dc_composer *composer)
     for (struct dc_open *o = composer->first; o; o = o->next) {
         int err = 0;
 
-        if (o->state == DC_PUT_NEXT && now >= o->not_before_ns)
-            err = put(o);
-        else if (o->state == DC_TRAIN_NEXT && now >= o->not_before_ns)
-            err = train(o);
+        if (o->state != DC_PUT_NEXT && o->state != DC_TRAIN_NEXT)
+            continue;
+        if (now < o->not_before_ns)
+            dc_pause(composer); /* the pause that is over began before this batch was refused */
+        else
+            err = o->state == DC_PUT_NEXT ? put(o) : train(o);
         if (err && passing(err)) {
             again(o, o->state);
         } else if (err) {

@@ -169,13 +169,27 @@ static int start_lookup(struct tr_batch *batch)
                        batch);
 }
 
+/* The batch whose turn it is. In `full` the order of steps is that of the data plan: a batch that had
+ * to be sent again keeps its place, and those after it wait. */
+static struct tr_batch *next_in_turn(const struct tr_trainer *trainer)
+{
+    struct tr_batch *batch = trainer->queue.head;
+    if (trainer->job->global.mode != RT_MODE_FULL)
+        return batch;
+    while (batch && !batch->head.evaluate && batch->head.has_before &&
+           !rt_ledger_is_stepped(trainer->ledger, batch->head.before))
+        batch = batch->next;
+    return batch;
+}
+
 void tr_feed_pump(struct tr_trainer *trainer)
 {
-    while (trainer->queue.head) {
-        struct tr_permits *permits = permits_of(trainer->queue.head);
+    struct tr_batch *batch;
+    while ((batch = next_in_turn(trainer)) != NULL) {
+        struct tr_permits *permits = permits_of(batch);
         if (!tr_permit_take(permits))
             break;
-        struct tr_batch *batch = tr_fifo_pop(&trainer->queue);
+        tr_fifo_remove(&trainer->queue, batch);
         batch->state = TR_LOOKING;
         int err = start_lookup(batch);
         if (err) {

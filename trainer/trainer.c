@@ -38,6 +38,19 @@ struct tr_batch *tr_fifo_pop(struct tr_fifo *fifo)
     return batch;
 }
 
+void tr_fifo_remove(struct tr_fifo *fifo, struct tr_batch *batch)
+{
+    struct tr_batch **at = &fifo->head, *before = NULL;
+    while (*at != batch) {
+        before = *at;
+        at = &before->next;
+    }
+    *at = batch->next;
+    if (fifo->tail == batch)
+        fifo->tail = before;
+    batch->next = NULL;
+}
+
 void tr_fail(struct tr_trainer *trainer, int err)
 {
     if (trainer->conf.failed)

@@ -153,6 +153,8 @@ int wire_train_batch_pack(const struct wire_train_batch *in, struct wire_out *ou
     m.digest = in->digest;
     m.epoch = in->epoch;
     m.attempt = in->attempt;
+    m.has_before = in->has_before;
+    m.before = in->before;
     return wire_encode(&m.base, out);
 }
 
@@ -179,6 +181,8 @@ int wire_train_batch_unpack(const uint8_t *data, size_t size, struct rt_arena *a
         .digest = m->digest,
         .epoch = m->epoch,
         .attempt = m->attempt,
+        .has_before = m->has_before,
+        .before = m->before,
     };
     return check_train_batch(out);
 }

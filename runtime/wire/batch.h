@@ -39,6 +39,8 @@ struct wire_train_batch {
     uint32_t middleware, middleware_loop;
     uint64_t middleware_incarnation, digest, epoch;
     uint32_t attempt;
+    bool has_before;
+    uint64_t before; /* batch of the same composer and rank that goes before this one; 0 if none */
 };
 int wire_train_batch_pack(const struct wire_train_batch *in, struct wire_out *out);
 int wire_train_batch_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

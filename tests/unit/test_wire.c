@@ -45,7 +45,7 @@ static const struct wire_split_ledger ledger[] = {
 static const struct wire_put_batch put_batch = {4, 1, true, 77, 2, n_ids, layout, weighted, 5};
 static const struct wire_put_batch_reply put_batch_reply = {1ull << 40};
 static const struct wire_train_batch train_batch = {
-    65535, 13, 1, true, true, true, 64u << 20, 3, 2, 1700000000000ull, 77, 9, 1};
+    65535, 13, 1, true, true, true, 64u << 20, 3, 2, 1700000000000ull, 77, 9, 1, true, 12};
 static const struct wire_train_batch_reply train_batch_reply = {WIRE_RETRY, "middleware/0 lost"};
 static const struct wire_lookup_batch lookup_batch = {11, 4, true, 77};
 static const struct wire_lookup_batch_reply lookup_batch_reply = {4, WIRE_BF16, 2, dim};
@@ -90,7 +90,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     }
 /* clang-format off */
 #define ALL(X) \
-    X(put_batch, 8) X(put_batch_reply, 1) X(train_batch, 13) X(train_batch_reply, 2) \
+    X(put_batch, 8) X(put_batch_reply, 1) X(train_batch, 15) X(train_batch_reply, 2) \
     X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 5) X(end_of_epoch, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
