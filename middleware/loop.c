@@ -25,7 +25,6 @@
 #include "middleware/batch.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
-#include "runtime/base/log.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -67,19 +66,15 @@ static void on_peer_up(void *ctx, struct rt_peer *peer)
     struct mw_owner *owner = owner_of(loop, peer);
 
     set_owner_up(loop, owner, true);
-    rt_log(RT_LOG_INFO, "owner_up peer=%s incarnation=%llu", rt_peer_name(peer),
-           (unsigned long long)rt_peer_incarnation(peer));
     mw_fanout_resend(loop, owner);
 }
 
 static void on_peer_down(void *ctx, struct rt_peer *peer, int err, const char *why)
 {
     struct mw_loop *loop = ctx;
-    char clean[256];
 
-    if (owner_of(loop, peer)->up)
-        rt_log(RT_LOG_WARN, "owner_down peer=%s err=%s reason=\"%s\"", rt_peer_name(peer),
-               rt_err_name(err), rt_log_escape(why, clean, sizeof(clean)));
+    (void)err; /* the rpc has logged both */
+    (void)why;
     set_owner_up(loop, owner_of(loop, peer), false);
 }
 
@@ -179,13 +174,13 @@ static void add(json_t *object, const char *key, uint64_t value)
 
 void mw_loop_status(const struct mw_loop *loop, json_t *object)
 {
-    json_t *sent = json_object_get(object, "bytes_sent");
+    json_t *sent =
+        json_object_get(object, "bytes_sent"); /* by hop; a trainer counts what it gets */
 
     if (!sent) {
         sent = json_object();
         json_object_set_new(object, "bytes_sent", sent);
     }
-    add(sent, rt_role_name(RT_ROLE_TRAINER), mw_read(&loop->stats.bytes_to_trainers));
     add(sent, rt_role_name(RT_ROLE_EMBEDDING_SERVER), mw_read(&loop->stats.bytes_to_owners));
     add(object, "loops", 1);
 #define X(kind, field, metric, help) add(object, #field, mw_read(&loop->stats.field));
