@@ -28,6 +28,7 @@ static void finish_trained(struct tr_batch *batch)
         return;
     }
     trainer->last_ack_ns = rt_io_now(trainer->io);
+    trainer->evaluated_by_ack_ns = trainer->evaluated_ns;
     trainer->count.samples_trained += batch->head.samples;
     trainer->count.batches_trained++;
     atomic_fetch_add_explicit(&trainer->metric.samples_trained, batch->head.samples,

@@ -113,8 +113,10 @@ struct tr_trainer {
     bool summing_up;        /* the evaluation's result is being computed */
     struct tr_report count; /* the running numbers of the report */
     double epoch_loss_sum;
-    uint64_t epoch_samples, started_ns, last_ack_ns, evaluating_since_ns, evaluated_ns,
-        idle_since_ns;
+    uint64_t epoch_samples, idle_since_ns;
+    uint64_t started_ns, last_ack_ns; /* of training: first batch in, last batch acked */
+    uint64_t evaluating_since_ns, evaluated_ns;
+    uint64_t evaluated_by_ack_ns; /* of evaluated_ns, what lies before last_ack_ns */
     struct tr_metrics_table metric;
 };
 

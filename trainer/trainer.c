@@ -289,7 +289,7 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->batches_open = trainer->batches.count;
     out->done = trainer->kind == WIRE_PHASE_DONE;
     rt_ledger_rows(trainer->ledger, &out->samples_read, &out->samples_quarantined);
-    uint64_t end = trainer->last_ack_ns, away = trainer->evaluated_ns;
+    uint64_t end = trainer->last_ack_ns, away = trainer->evaluated_by_ack_ns;
     out->train_seconds = trainer->started_ns && end > trainer->started_ns
                              ? (double)(end - trainer->started_ns - away) * 1e-9
                              : 0;
