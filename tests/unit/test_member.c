@@ -473,7 +473,7 @@ static void on_reply(void *ctx, const struct wire_control_reply *reply)
 static void nap(void *arg)
 {
     (void)arg;
-    usleep(150 * 1000);
+    usleep(500 * 1000); /* long against whatever delays the request on a busy machine */
 }
 
 static bool take_text(void *ctx, const uint8_t *data, size_t size)
