@@ -120,7 +120,7 @@ static void thread_main(void *arg)
 
     while (pause_round(poll)) {
         if (!client && rt_control_connect(poll->conf.nats_url, CONNECT_TIMEOUT_MS, &client) != 0)
-            continue; /* the next round tries again */
+            continue;                 /* the next round tries again */
         if (!ask_all(poll, client)) { /* NATS may have been away: its client does not come back */
             rt_control_close(client);
             client = NULL;

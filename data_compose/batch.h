@@ -22,11 +22,11 @@ struct dc_batch {
     uint64_t id; /* runtime/job/batch_id.h */
     uint32_t samples;
     bool has_before;
-    uint64_t before; /* of the same rank, just before it in this pass, wanted or not */
-    uint64_t digest;                /* XXH3-64 of the bytes of ids */
-    uint32_t *n_ids;                /* [n_features] */
-    uint32_t *layout;               /* [n_features] enum wire_layout */
-    struct rt_buf *ids;             /* the payload of PutBatch */
+    uint64_t before;    /* of the same rank, just before it in this pass, wanted or not */
+    uint64_t digest;    /* XXH3-64 of the bytes of ids */
+    uint32_t *n_ids;    /* [n_features] */
+    uint32_t *layout;   /* [n_features] enum wire_layout */
+    struct rt_buf *ids; /* the payload of PutBatch */
     struct rt_buf *samples_payload; /* the payload of TrainBatch: dense, labels */
 };
 void dc_batch_destroy(struct dc_batch *batch); /* NULL is legal */
