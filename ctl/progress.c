@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define LINE_EVERY_NS (5 * RT_S)
-#define BAR_CELLS     24
+#define BAR_CELLS     12 /* the whole line fits in 80 columns */
 
 void ctl_progress_init(struct ctl_progress *progress, bool quiet)
 {
@@ -103,9 +103,11 @@ static void add_figures(struct rt_strbuf *line, const struct ctl_view *view, boo
             add_bar(line, share);
         rt_strbuf_addf(line, "%.0f%%  ", 100 * share);
     }
-    rt_strbuf_addf(line, "%s samples", ctl_thousands(view->samples_trained, text, sizeof(text)));
+    if (!bar || isnan(share))
+        rt_strbuf_addf(line, "%s samples  ",
+                       ctl_thousands(view->samples_trained, text, sizeof(text)));
     if (view->samples_per_second > 0)
-        rt_strbuf_addf(line, "  %s/s", ctl_thousands(view->samples_per_second, text, sizeof(text)));
+        rt_strbuf_addf(line, "%s/s", ctl_thousands(view->samples_per_second, text, sizeof(text)));
     if (!isnan(view->loss))
         rt_strbuf_addf(line, "  loss %.4f", view->loss);
     if (!isnan(view->test_auc))
