@@ -39,13 +39,14 @@ static void add_hop(json_t *out, const char *hop, double bytes, double samples)
         json_object_set_new(out, hop, json_real(known + bytes / samples));
 }
 
-/* Bytes per trained sample, by hop. A role's status tells what it sent as {peer role: bytes}; a trainer
- * counts the payloads of its three hops apart. */
+/* Bytes per trained sample, by hop. A role's status tells what it sent as {peer role: bytes},
+ * lookups of the evaluation included; data-compose and trainer count the payloads of training alone. */
 static json_t *hops(const struct ctl_summary *summary, double samples)
 {
     static const struct {
         const char *key, *hop;
     } counted[] = {
+        {"bytes_put", "data_compose_to_middleware"},
         {"bytes_train_batch", "data_compose_to_trainer"},
         {"bytes_embeddings", "middleware_to_trainer"},
         {"bytes_gradients", "trainer_to_middleware"},

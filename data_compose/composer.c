@@ -171,6 +171,8 @@ static void register_metrics(struct dc_composer *c, struct rt_metrics *metrics)
                    "batches whose outcome is known", &c->batches_done);
     rt_metrics_u64(metrics, RT_COUNTER, "saffron_data_compose_batches_retried_total", NULL,
                    "batches that had to be sent again", &c->batches_retried);
+    rt_metrics_u64(metrics, RT_COUNTER, "saffron_data_compose_put_bytes_total", NULL,
+                   "ids of training batches sent to the middleware", &c->bytes_put);
     rt_metrics_u64(metrics, RT_GAUGE, "saffron_data_compose_batches_open", NULL,
                    "batches sent and not finished", &c->batches_open);
 }
@@ -258,6 +260,7 @@ void dc_composer_status(const struct dc_composer *composer, struct dc_status *ou
         .batches_done = atomic_load_explicit(&c->batches_done, memory_order_relaxed),
         .batches_retried = atomic_load_explicit(&c->batches_retried, memory_order_relaxed),
         .batches_open = c->n_open,
+        .bytes_put = atomic_load_explicit(&c->bytes_put, memory_order_relaxed),
         .test_auc_best_possible = c->best_auc,
     };
 }

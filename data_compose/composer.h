@@ -46,6 +46,7 @@ struct dc_status {
     uint64_t epoch;                       /* from 0 */
     uint64_t rows_read, rows_quarantined; /* training rows of our splits, over the passes so far */
     uint64_t batches_done, batches_retried;
+    uint64_t bytes_put; /* ids of training batches, sent to the middleware */
     uint32_t batches_open;
     double test_auc_best_possible; /* synthetic, composer 0, once known; else NaN */
 };

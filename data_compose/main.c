@@ -54,6 +54,7 @@ static void status(void *ctx, json_t *object)
     put_count(object, "batches_done", s.batches_done);
     put_count(object, "batches_retried", s.batches_retried);
     put_count(object, "batches_open", s.batches_open);
+    put_count(object, "bytes_put", s.bytes_put);
     json_object_set_new(object, "test_auc_best_possible",
                         isfinite(s.test_auc_best_possible) ? json_real(s.test_auc_best_possible)
                                                            : json_null());

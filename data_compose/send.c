@@ -265,6 +265,8 @@ static int put(struct dc_open *o)
     err = rt_rpc_call(peer, WIRE_PUT_BATCH, &out, DC_PUT_DEADLINE_NS, on_put, o);
     if (!err)
         o->state = DC_PUTTING;
+    if (!err && !o->evaluate)
+        atomic_fetch_add_explicit(&c->bytes_put, b->ids->size, memory_order_relaxed);
     return err;
 }
 

@@ -112,6 +112,7 @@ struct dc_composer {
 
     uint64_t rows_before, quarantined_before; /* of passes before the running one */
     _Atomic uint64_t rows_read, rows_quarantined, batches_done, batches_retried, batches_open;
+    _Atomic uint64_t bytes_put; /* ids of training batches, to the middleware, repeats included */
 };
 
 /* composer.c */

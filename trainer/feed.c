@@ -132,7 +132,7 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
 {
     struct tr_batch *batch = arg;
     struct tr_trainer *trainer = batch->trainer;
-    if (err == RT_ECANCELED)
+    if (trainer->closing)
         return; /* the rpc is going away, and the batch with it */
     if (!err)
         err = view_embeddings(batch, reply);
@@ -143,7 +143,7 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
         return;
     }
     batch->embeddings = reply->payload ? rt_buf_ref(reply->payload) : NULL;
-    if (reply->payload)
+    if (reply->payload && !batch->head.evaluate)
         trainer->count.bytes_embeddings += reply->payload->size;
     batch->state = TR_READY;
     tr_fifo_push(&trainer->ready, batch);

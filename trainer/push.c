@@ -42,7 +42,7 @@ static void on_pushed(void *arg, int err, const struct rt_frame *reply)
 {
     struct tr_batch *batch = arg;
     struct tr_trainer *trainer = batch->trainer;
-    if (err == RT_ECANCELED)
+    if (trainer->closing)
         return; /* the rpc is going away, and the batch with it */
     struct wire_push_gradients_reply head;
     rt_arena_reset(trainer->scratch);

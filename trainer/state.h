@@ -77,6 +77,7 @@ struct tr_trainer {
     struct rt_io *io;
     struct rt_rpc *rpc;
     char address[RT_ADDRESS_MAX];
+    bool closing;             /* being destroyed: calls that fail now are ours */
     struct rt_arena *scratch; /* of one message */
     struct wire_out out;      /* packed message, reused */
 
