@@ -68,7 +68,7 @@ layering() {
         n = split(file, p, "/"); top = p[1]; part = n > 2 ? p[2] : ""
         split(inc, q, "/")
         if (inc ~ /\.pb-c\.h$/) { if (file !~ /^runtime\/wire\//) bad("generated code outside runtime/wire"); next }
-        if (top == "tests") next
+        if (top == "tests" || top == "scripts") next
         if (inc !~ /\//) { bad("included without its folder"); next }
         if (top != q[1] && q[1] != "runtime") bad(top " may include runtime/ and " top "/ only")
         if (top == "runtime" && part == "base" && q[2] != "base") bad("base includes base only")
