@@ -58,7 +58,7 @@ UNIT_C    := $(wildcard tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_
 UNIT      := $(UNIT_C:%.c=$(B)/%)
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c)))
 
-.PHONY: all test check docs bench deps deps-test proto clean help unit programs announce
+.PHONY: all test check docs deps deps-test proto clean help unit programs announce
 .SECONDARY:
 all: announce programs
 
@@ -114,8 +114,6 @@ docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables
 	$(Q)mkdir -p docs && $< >docs/config.md
 check: $(B)/scripts/config_doc ## format, lint, layering, header self-containment
 	@B=$(B) CPPFLAGS="$(CPPFLAGS)" scripts/check.sh
-bench: ## (BENCH=name) measurements into build/bench/
-	@tests/bench/run.sh $(BENCH)
 clean: ## remove everything built
 	rm -rf build
 help:
