@@ -178,7 +178,6 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
 {
     if (!trainer)
         return;
-    rt_assert(!trainer->stepping && !trainer->summing_up);
     trainer->closing = true;
     tr_phase_release(trainer);
     size_t cursor = 0;

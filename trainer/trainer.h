@@ -25,7 +25,8 @@ struct tr_trainer_conf {
 };
 
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out);
-/* No step may be running: destroy after the loop has stopped. Buffers go back to the io's pool. */
+/* The io's worker must be at rest, as rt_loop_run leaves it: a step that was made and not yet told is
+ * forgotten with its batch. Buffers go back to the io's pool. */
 void tr_trainer_destroy(struct tr_trainer *trainer);
 const char *tr_trainer_address(const struct tr_trainer *trainer);
 

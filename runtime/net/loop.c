@@ -190,6 +190,28 @@ static void worker_main(void *arg)
     uv_mutex_unlock(&loop->work_lock);
 }
 
+static void start_worker(struct rt_loop *loop)
+{
+    if (loop->worker_runs)
+        return;
+    loop->worker_runs = true;
+    int err = uv_thread_create(&loop->worker, worker_main, loop);
+    rt_assert(err == 0);
+}
+
+/* The job that it is at is run to its end; those that wait are kept. */
+static void stop_worker(struct rt_loop *loop)
+{
+    if (!loop->worker_runs)
+        return;
+    uv_mutex_lock(&loop->work_lock);
+    loop->worker_quit = true;
+    uv_cond_signal(&loop->work_come);
+    uv_mutex_unlock(&loop->work_lock);
+    uv_thread_join(&loop->worker);
+    loop->worker_runs = loop->worker_quit = false;
+}
+
 static void io_work(struct rt_io *io, struct rt_work *work)
 {
     struct rt_loop *loop = loop_of(io);
@@ -200,11 +222,7 @@ static void io_work(struct rt_io *io, struct rt_work *work)
     loop->work_end = &work->next;
     uv_cond_signal(&loop->work_come);
     uv_mutex_unlock(&loop->work_lock);
-    if (!loop->worker_runs) {
-        loop->worker_runs = true;
-        int err = uv_thread_create(&loop->worker, worker_main, loop);
-        rt_assert(err == 0);
-    }
+    start_worker(loop);
 }
 
 /* ---- life of the loop ---- */
@@ -283,17 +301,6 @@ static void close_handle(uv_handle_t *handle, void *arg)
         uv_close(handle, NULL);
 }
 
-static void stop_worker(struct rt_loop *loop)
-{
-    if (!loop->worker_runs)
-        return;
-    uv_mutex_lock(&loop->work_lock);
-    loop->worker_quit = true;
-    uv_cond_signal(&loop->work_come);
-    uv_mutex_unlock(&loop->work_lock);
-    uv_thread_join(&loop->worker);
-}
-
 void rt_loop_destroy(struct rt_loop *loop)
 {
     if (!loop)
@@ -333,7 +340,10 @@ int rt_loop_run(struct rt_loop *loop)
     bound = true;
     loop->runner = pthread_self();
     atomic_store(&loop->running, 1);
+    if (loop->work_first) /* of a run before */
+        start_worker(loop);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
+    stop_worker(loop);
     rt_conns_flush(loop);
     atomic_store(&loop->stop, 0);
     atomic_store(&loop->running, 0);

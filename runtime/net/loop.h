@@ -28,7 +28,9 @@ struct rt_io *rt_loop_io(struct rt_loop *loop);
 struct uv_loop_s *rt_loop_uv(
     struct rt_loop *loop); /* for runtime/admin, runtime/process and ctl only */
 
-/* Run on the calling thread until rt_loop_stop; binds the thread to its own allocator arena. */
+/* Run on the calling thread until rt_loop_stop; binds the thread to its own allocator arena. On return
+ * the worker is at rest, so what a job uses may be freed: the job that it was at has been run, those that
+ * waited have not, and no done() is called unless the loop is run again. */
 int rt_loop_run(struct rt_loop *loop);
 /* Run on a thread of its own; join waits for its end. */
 int rt_loop_start_thread(struct rt_loop *loop);

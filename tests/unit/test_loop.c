@@ -196,6 +196,49 @@ static void test_work_order(void **state)
     rt_loop_destroy(loop);
 }
 
+struct slow {
+    struct rt_work work;
+    struct rt_loop *loop;
+    int ran, done;
+};
+
+static void slow_run(void *arg)
+{
+    struct slow *slow = arg;
+    rt_loop_stop(slow->loop); /* the loop ends while the job is running */
+    usleep(100000);
+    slow->ran++;
+}
+
+static void slow_done(void *arg)
+{
+    struct slow *slow = arg;
+    slow->done++;
+    rt_loop_stop(slow->loop);
+}
+
+static void start_slow(void *arg)
+{
+    struct slow *slow = arg;
+    rt_io_work(rt_loop_io(slow->loop), &slow->work);
+}
+
+/* Stopped in the middle of a job: the run ends after it, and what it used may be freed. */
+static void test_stop_while_working(void **state)
+{
+    struct slow slow = {.loop = new_loop()};
+    (void)state;
+    slow.work = (struct rt_work){.run = slow_run, .done = slow_done, .arg = &slow};
+    rt_loop_post(slow.loop, start_slow, &slow);
+    rt_loop_run(slow.loop);
+    assert_int_equal(slow.ran, 1);
+    assert_int_equal(slow.done, 0);
+    rt_loop_run(slow.loop); /* once more: now it is told */
+    assert_int_equal(slow.ran, 1);
+    assert_int_equal(slow.done, 1);
+    rt_loop_destroy(slow.loop);
+}
+
 /* ---- files ---- */
 
 static void test_files(void **state)
@@ -223,8 +266,11 @@ static void test_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_posts),  cmocka_unit_test(test_posts_are_bounded),
-        cmocka_unit_test(test_timers), cmocka_unit_test(test_work_order),
+        cmocka_unit_test(test_posts),
+        cmocka_unit_test(test_posts_are_bounded),
+        cmocka_unit_test(test_timers),
+        cmocka_unit_test(test_work_order),
+        cmocka_unit_test(test_stop_while_working),
         cmocka_unit_test(test_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
