@@ -275,12 +275,8 @@ uint64_t tr_trainer_digest(struct tr_trainer *trainer)
 
 void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
 {
-    static const char *const name[] = {[WIRE_PHASE_TRAIN] = "train",
-                                       [WIRE_PHASE_EVALUATE] = "evaluate",
-                                       [WIRE_PHASE_DONE] = "done",
-                                       [WIRE_PHASE_STATISTICS] = "statistics"};
     *out = trainer->count;
-    out->phase = name[trainer->kind];
+    out->phase = tr_phase_name(trainer->kind);
     out->epoch = trainer->epoch;
     out->epochs = trainer->job->data.epochs;
     out->step = trainer->step;
