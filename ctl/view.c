@@ -68,6 +68,8 @@ void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out)
     out->epochs = ctl_view_number(trainer, "epochs");
     out->step = ctl_view_number(trainer, "step");
     out->samples_per_epoch = ctl_view_number(trainer, "samples_per_epoch");
+    if (!(out->samples_per_epoch > 0)) /* in the first epoch data-compose knows better */
+        out->samples_per_epoch = sum(snapshot->role[RT_ROLE_DATA_COMPOSE], "epoch_rows");
     out->samples_trained = ctl_view_number(trainer, "samples_trained");
     out->samples_dropped = ctl_view_number(trainer, "samples_dropped");
     out->samples_read = ctl_view_number(trainer, "samples_read");

@@ -29,6 +29,7 @@
 #include "runtime/net/io.h"
 #include "runtime/wire/batch.h"
 
+#include <math.h>
 #include <string.h>
 
 #define TURN_ROWS  4096u
@@ -160,6 +161,13 @@ void dc_batcher_rows(const struct dc_batcher *batcher, uint64_t *read, uint64_t 
 {
     *read = batcher->rows_read;
     *quarantined = batcher->rows_quarantined;
+}
+
+double dc_batcher_expected(const struct dc_batcher *batcher)
+{
+    double share = dc_feed_share(batcher->feed);
+
+    return share > 0.01 ? (double)batcher->rows_read / share : (double)NAN;
 }
 
 /* ---- chunks ---- */

@@ -59,6 +59,8 @@ struct dc_split_end {
 int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **out);
 void dc_batcher_destroy(struct dc_batcher *batcher); /* NULL is legal */
 int dc_batcher_turn(struct dc_batcher *batcher, struct dc_batch **out);
+/* Rows that the whole pass will have, estimated from how far it is; NaN: not known yet. */
+double dc_batcher_expected(const struct dc_batcher *batcher);
 /* So far; complete after DC_TURN_END. The split must be ours. */
 void dc_batcher_split(const struct dc_batcher *batcher, uint32_t split, struct dc_split_end *out);
 void dc_batcher_rows(const struct dc_batcher *batcher, uint64_t *read, uint64_t *quarantined);

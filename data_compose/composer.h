@@ -48,6 +48,7 @@ struct dc_status {
     uint64_t batches_done, batches_retried;
     uint64_t bytes_put; /* ids of training batches, sent to the middleware */
     uint32_t batches_open;
+    double epoch_rows; /* training rows of our splits in one epoch, estimated; NaN: not known yet */
     double test_auc_best_possible; /* synthetic, composer 0, once known; else NaN */
 };
 void dc_composer_status(const struct dc_composer *composer, struct dc_status *out);

@@ -6,6 +6,10 @@
 #include "runtime/base/mem.h"
 #include "runtime/job/job.h"
 
+#include <math.h>
+
+#define SHARE_BYTES_MIN (16u << 20) /* a buffer of read-ahead is a small part of this */
+
 struct dc_feed {
     struct dc_feed_conf conf;
     uint64_t next;            /* number of the next row */
@@ -78,6 +82,17 @@ uint64_t dc_feed_number(const struct dc_feed *feed)
 size_t dc_feed_row_bytes(const struct dc_feed *feed)
 {
     return feed->line.size;
+}
+
+double dc_feed_share(const struct dc_feed *feed)
+{
+    uint64_t total = feed->conf.job->data.train_bytes;
+
+    if (feed->conf.synthetic)
+        return (double)feed->next / (double)feed->conf.synthetic_rows;
+    if (total < SHARE_BYTES_MIN)
+        return (double)NAN;
+    return (double)dc_source_bytes(feed->source) / (double)total;
 }
 
 const char *dc_feed_file(const struct dc_feed *feed)

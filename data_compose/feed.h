@@ -35,6 +35,9 @@ int dc_feed_parse(struct dc_feed *feed);
 uint64_t dc_feed_number(const struct dc_feed *feed);
 size_t dc_feed_row_bytes(
     const struct dc_feed *feed); /* of the text just read; 0 for generated rows */
+/* How far through the training set this is, 0..1, for progress; NaN where the files are so small that a
+ * read takes much of them. */
+double dc_feed_share(const struct dc_feed *feed);
 /* Where the row stands, for messages. */
 const char *dc_feed_file(const struct dc_feed *feed);
 uint64_t dc_feed_line(const struct dc_feed *feed);

@@ -40,6 +40,11 @@ static void put_count(json_t *object, const char *key, uint64_t value)
     json_object_set_new(object, key, json_integer((json_int_t)value));
 }
 
+static void put_number(json_t *object, const char *key, double value)
+{
+    json_object_set_new(object, key, isfinite(value) ? json_real(value) : json_null());
+}
+
 static void status(void *ctx, json_t *object)
 {
     struct dc_status s;
@@ -55,9 +60,8 @@ static void status(void *ctx, json_t *object)
     put_count(object, "batches_retried", s.batches_retried);
     put_count(object, "batches_open", s.batches_open);
     put_count(object, "bytes_put", s.bytes_put);
-    json_object_set_new(object, "test_auc_best_possible",
-                        isfinite(s.test_auc_best_possible) ? json_real(s.test_auc_best_possible)
-                                                           : json_null());
+    put_number(object, "epoch_rows", s.epoch_rows);
+    put_number(object, "test_auc_best_possible", s.test_auc_best_possible);
 }
 
 static void on_failed(void *ctx, int err)

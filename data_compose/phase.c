@@ -46,7 +46,7 @@ int dc_phase_init(struct dc_composer *composer)
     const struct rt_data_conf *data = &c->job->data;
     int err = dc_parser_create(c->job, &c->parser);
 
-    c->best_auc = NAN;
+    c->best_auc = c->epoch_rows = NAN;
     c->stage = DC_ASKING;
     if (!err)
         err = rt_arena_create(PHASE_BYTES, &c->phase_arena);
@@ -197,6 +197,7 @@ static void count_rows(struct dc_composer *c)
     if (c->evaluate || c->stage != DC_PASS)
         return;
     dc_batcher_rows(c->batcher, &read, &bad);
+    c->epoch_rows = dc_batcher_expected(c->batcher);
     atomic_store_explicit(&c->rows_read, c->rows_before + read, memory_order_relaxed);
     atomic_store_explicit(&c->rows_quarantined, c->quarantined_before + bad, memory_order_relaxed);
 }

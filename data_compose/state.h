@@ -110,6 +110,7 @@ struct dc_composer {
     struct dc_open *held;         /* made, but its rank's window is full */
     uint32_t n_open;
 
+    double epoch_rows; /* training rows of our splits in one epoch, estimated; NaN: not known */
     uint64_t rows_before, quarantined_before; /* of passes before the running one */
     _Atomic uint64_t rows_read, rows_quarantined, batches_done, batches_retried, batches_open;
     _Atomic uint64_t bytes_put; /* ids of training batches, to the middleware, repeats included */

@@ -302,6 +302,10 @@ int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char 
     err = read_files(keys.train, base, job, &data->train, &data->n_train);
     if (!err)
         err = read_files(keys.test, base, job, &data->test, &data->n_test);
+    for (uint32_t i = 0; !err && i < data->n_train; i++) {
+        struct stat st;
+        data->train_bytes += stat(data->train[i], &st) == 0 ? (uint64_t)st.st_size : 0;
+    }
     return err ? err : check(root, job);
 }
 

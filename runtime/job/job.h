@@ -90,6 +90,7 @@ struct rt_data_conf {
     uint32_t n_dense, n_labels;
     uint32_t n_train, n_test;
     const char *const *train, *const *test; /* paths, globs expanded, sorted; none for synthetic */
+    uint64_t train_bytes;                   /* of the train files together, for progress */
     uint32_t batch_size, epochs, splits, block_rows, shuffle_rows, window;
     bool shuffle;
     double max_bad_ratio;
