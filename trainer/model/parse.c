@@ -251,8 +251,7 @@ static const struct {
 void tr_parse_document(struct rt_strbuf *out)
 {
     static const char *const row[] = {
-        "use` | a name or a path |  | the model file: `<job>/models/NAME.yml`, else "
-        "`configs/models/NAME.yml`",
+        "use` | a name or a path |  | `<job>/models/NAME.yml`, else `configs/models/NAME.yml`",
         "params.NAME` | scalar or list | the model file's | replaces a parameter of the model file",
         "layers` | list |  | the layers themselves, instead of `use:` (trainer/model/spec.h)",
         "precision` | float32 | float32 | of the dense network",
