@@ -153,38 +153,30 @@ static int sorted_copy(const struct tr_auc *auc, struct tr_auc_sample **out)
 
 /* ---- results ---- */
 
-static double area(const struct tr_auc_sample *sample, size_t n)
+/* Group by group, ascending: without weights nothing depends on the order of arrival, to the last bit. */
+static void sum_up(const struct tr_auc_sample *sample, size_t n, struct tr_quality *out)
 {
-    double below = 0, positives = 0, pairs = 0;
+    double negatives = 0, positives = 0, pairs = 0, loss = 0, scores = 0;
     for (size_t i = 0; i < n;) {
         double p = 0, q = 0;
         float score = sample[i].score;
         for (; i < n && sample[i].score == score; i++)
             *(sample[i].label > 0 ? &p : &q) += (double)sample[i].weight;
-        pairs += p * (below + q / 2);
-        below += q;
+        double clipped = fmin(fmax((double)score, CLIP), 1 - CLIP);
+        pairs += p * (negatives + q / 2);
+        loss -= p * log(clipped) + q * log1p(-clipped);
+        scores += (p + q) * (double)score;
+        negatives += q;
         positives += p;
     }
-    return positives > 0 && below > 0 ? pairs / (positives * below) : NAN;
-}
-
-static void averages(const struct tr_auc *auc, struct tr_quality *out)
-{
-    double weight = 0, loss = 0, label = 0, score = 0;
-    for (size_t i = 0; i < auc->n; i++) {
-        const struct tr_auc_sample *sample = &auc->sample[i];
-        double w = sample->weight, q = fmin(fmax(sample->score, CLIP), 1 - CLIP);
-        weight += w;
-        loss -= w * (sample->label > 0 ? log(q) : log1p(-q));
-        label += w * sample->label;
-        score += w * sample->score;
-    }
-    out->samples = auc->n;
+    double weight = positives + negatives;
+    out->samples = n;
     out->weight = weight;
+    out->auc = positives > 0 && negatives > 0 ? pairs / (positives * negatives) : NAN;
     out->logloss = weight > 0 ? loss / weight : NAN;
-    out->mean_label = weight > 0 ? label / weight : NAN;
-    out->mean_score = weight > 0 ? score / weight : NAN;
-    out->calibration = label > 0 ? score / label : NAN;
+    out->mean_label = weight > 0 ? positives / weight : NAN;
+    out->mean_score = weight > 0 ? scores / weight : NAN;
+    out->calibration = positives > 0 ? scores / positives : NAN;
 }
 
 int tr_auc_result(const struct tr_auc *auc, struct tr_quality *out)
@@ -193,8 +185,7 @@ int tr_auc_result(const struct tr_auc *auc, struct tr_quality *out)
     int err = sorted_copy(auc, &sorted);
     if (err)
         return err;
-    out->auc = area(sorted, auc->n);
-    averages(auc, out);
+    sum_up(sorted, auc->n, out);
     rt_free(sorted);
     return 0;
 }
