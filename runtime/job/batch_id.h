@@ -8,7 +8,9 @@
 
 #define RT_SPLITS_MAX     32768u /* of training; evaluation split i is RT_SPLIT_EVALUATE + i */
 #define RT_SPLIT_EVALUATE 32768u
-#define RT_SEQUENCE_MAX   ((1ull << 48) - 1)
+/* data.splits: the state of all splits travels in one message (RT_MESSAGE_MAX), in up to 100 bytes each. */
+#define RT_DATA_SPLITS_MAX 8192u
+#define RT_SEQUENCE_MAX    ((1ull << 48) - 1)
 
 static inline uint64_t rt_batch_id(uint32_t split, uint64_t sequence)
 {

@@ -45,7 +45,7 @@ static const struct rt_option option[] = {
     {"batch_size", RT_OPT_U32, AT(conf.batch_size), "1024", 1, WIRE_SAMPLES_MAX, NULL,
      "samples of one batch: what one rank takes in one step"},
     {"epochs", RT_OPT_U32, AT(conf.epochs), "1", 1, 100000, NULL, "passes over the training files"},
-    {"splits", RT_OPT_U32, AT(conf.splits), "64", 1, RT_SPLITS_MAX, NULL,
+    {"splits", RT_OPT_U32, AT(conf.splits), "64", 1, RT_DATA_SPLITS_MAX, NULL,
      "fixed parts of the data; at least as many as data-compose replicas"},
     {"block_rows", RT_OPT_U32, AT(conf.block_rows), "8192", 1, 1 << 24, NULL,
      "rows that go to one split together"},

@@ -537,9 +537,9 @@ int rt_process_end(struct rt_process *process, int err)
     if (err) {
         const char *text = p->err == err ? p->reason : rt_err_text();
 
-        fprintf(stderr, "%s: %s\n", p->role.program, text[0] ? text : rt_err_meaning(err));
         if (p->member)
             rt_process_set_state(p, WIRE_FAILED);
+        fprintf(stderr, "%s: %s\n", p->role.program, text[0] ? text : rt_err_meaning(err));
     } else {
         rt_log(RT_LOG_INFO, "end");
     }

@@ -154,6 +154,7 @@ static void test_bad(void **state)
         {"data.columns.age=densee", "feature|dense|label"},
         {"data.train=['none-*.gz']", "no file matches"},
         {"data.batch_size=70000", "expected an integer in 1..65535"},
+        {"data.splits=8193", "expected an integer in 1..8192"},
         {"model.use=nothing", "there is no model file"},
         {"model.optimiser=1", "did you mean 'optimizer'?"},
     };
