@@ -4,7 +4,9 @@
 #include "runtime/process/process.h"
 #include "trainer/trainer.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 struct program {
@@ -41,6 +43,13 @@ static void put_count(json_t *object, const char *key, uint64_t value)
     json_object_set_new(object, key, json_integer((json_int_t)value));
 }
 
+static void put_digest(json_t *object, uint64_t digest)
+{
+    char text[17];
+    snprintf(text, sizeof text, "%016" PRIx64, digest);
+    json_object_set_new(object, "dense_digest", json_string(text));
+}
+
 static void status(void *ctx, json_t *object)
 {
     struct program *program = ctx;
@@ -50,6 +59,8 @@ static void status(void *ctx, json_t *object)
     tr_trainer_report(program->trainer, &r);
     json_object_set_new(object, "phase", json_string(r.phase));
     json_object_set_new(object, "done", json_boolean(r.done));
+    if (r.done)
+        put_digest(object, tr_trainer_digest(program->trainer));
     const struct {
         const char *key;
         uint64_t value;
@@ -109,6 +120,7 @@ static void on_done(void *ctx)
 {
     struct program *program = ctx;
     program->done = true;
+    rt_log(RT_LOG_INFO, "done dense_digest=%016" PRIx64, tr_trainer_digest(program->trainer));
     rt_process_set_state(program->process, WIRE_DONE);
 }
 

@@ -285,6 +285,8 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->batches_open = trainer->batches.count;
     out->done = trainer->kind == WIRE_PHASE_DONE;
     rt_ledger_rows(trainer->ledger, &out->samples_read, &out->samples_quarantined);
+    if (trainer->kind == WIRE_PHASE_TRAIN) /* an open epoch: the rows whose outcome is known */
+        out->samples_read = out->samples_trained + out->samples_quarantined + out->samples_dropped;
     uint64_t end = trainer->last_ack_ns, away = trainer->evaluated_by_ack_ns;
     out->train_seconds = trainer->started_ns && end > trainer->started_ns
                              ? (double)(end - trainer->started_ns - away) * 1e-9

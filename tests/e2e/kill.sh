@@ -11,5 +11,6 @@ for role in "${roles[@]}"; do
     [ "$(wc -l <"$work/err")" -le 2 ] || fail "$role killed: more than one message: $(cat "$work/err")"
     grep -q "saffron local: $role/0 was killed by signal 9" "$work/err" ||
         fail "$role killed: the message does not name it: $(cat "$work/err")"
-    expect "'$role/0 was killed' in error" "job == 'synthetic'"
+    expect "'$role/0 was killed' in error" "job == 'synthetic'" "samples_trained > 0" \
+        "samples_read == samples_trained + samples_quarantined + samples_dropped"
 done
