@@ -157,13 +157,78 @@ static void configuration(void **state)
     }
 }
 
+/* ---- what a logistic regression reaches on the same columns ---- */
+
+enum { LR_TRAIN = 600000, LR_TEST = 60000 };
+
+struct regression {
+    float id[DC_SYNTHETIC_FEATURES][20000], dense[DC_SYNTHETIC_DENSE], bias;
+    float id_sum[DC_SYNTHETIC_FEATURES][20000], dense_sum[DC_SYNTHETIC_DENSE],
+        bias_sum; /* Adagrad */
+};
+
+static double lr_score(const struct regression *lr, const struct dc_synthetic_row *row)
+{
+    double z = lr->bias;
+
+    for (uint32_t f = 0; f < DC_SYNTHETIC_FEATURES; f++)
+        z += lr->id[f][row->id[f]];
+    for (uint32_t d = 0; d < DC_SYNTHETIC_DENSE; d++)
+        z += lr->dense[d] * row->dense[d];
+    return 1 / (1 + exp(-z));
+}
+
+static void lr_step(float *weight, float *sum, double gradient)
+{
+    *sum += (float)(gradient * gradient);
+    *weight -= (float)(0.05 * gradient / (sqrt(*sum) + 1e-8));
+}
+
+static void lr_learn(struct regression *lr, const struct dc_synthetic_row *row)
+{
+    double error = lr_score(lr, row) - row->label;
+
+    lr_step(&lr->bias, &lr->bias_sum, error);
+    for (uint32_t f = 0; f < DC_SYNTHETIC_FEATURES; f++)
+        lr_step(&lr->id[f][row->id[f]], &lr->id_sum[f][row->id[f]], error);
+    for (uint32_t d = 0; d < DC_SYNTHETIC_DENSE; d++)
+        lr_step(&lr->dense[d], &lr->dense_sum[d], error * row->dense[d]);
+}
+
+/* One-hot ids and raw dense columns: the log must ask for more than that. */
+static void regression(void **state)
+{
+    struct dc_synthetic *s = dc_synthetic_create(1);
+    struct regression *lr = calloc(1, sizeof(*lr));
+    struct dc_auc *best = dc_auc_create(), *reached = dc_auc_create();
+    struct dc_synthetic_row row;
+
+    (void)state;
+    assert_non_null(lr);
+    for (uint64_t n = 0; n < LR_TRAIN; n++) {
+        dc_synthetic_row(s, DC_SYNTHETIC_TRAIN, n, &row);
+        lr_learn(lr, &row);
+    }
+    for (uint64_t n = 0; n < LR_TEST; n++) {
+        dc_synthetic_row(s, DC_SYNTHETIC_TEST, n, &row);
+        dc_auc_add(best, row.probability, row.label);
+        dc_auc_add(reached, lr_score(lr, &row), row.label);
+    }
+    print_message("best possible AUC %.4f, logistic regression %.4f\n", dc_auc_value(best),
+                  dc_auc_value(reached));
+    assert_true(dc_auc_value(reached) > 0.65); /* it has learnt */
+    assert_true(dc_auc_value(best) - dc_auc_value(reached) > 0.02);
+    dc_auc_destroy(best);
+    dc_auc_destroy(reached);
+    dc_synthetic_destroy(s);
+    free(lr);
+}
+
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(purity),
-        cmocka_unit_test(ids),
-        cmocka_unit_test(difficulty),
-        cmocka_unit_test(configuration),
+        cmocka_unit_test(purity),     cmocka_unit_test(regression),    cmocka_unit_test(ids),
+        cmocka_unit_test(difficulty), cmocka_unit_test(configuration),
     };
 
     return cmocka_run_group_tests(test, NULL, NULL);
