@@ -104,8 +104,21 @@ int rt_rpc_listen(struct rt_rpc *rpc, const char *address, char bound[RT_ADDRESS
 
 void rt_rpc_set_epochs(struct rt_rpc *rpc, uint32_t group_epoch, uint32_t generation)
 {
+    rt_assert(group_epoch >= rpc->group_epoch && generation >= rpc->generation);
     rpc->group_epoch = group_epoch;
     rpc->generation = generation;
+}
+
+/* Does a frame come from before the trainers' group re-formed, or the job went back to a checkpoint? */
+static int check_epochs(const struct rt_rpc *rpc, const struct rt_header *header)
+{
+    if (header->generation < rpc->generation)
+        return RT_FAIL(RT_ESTALE, "generation %u is older than %u, which is held here",
+                       header->generation, rpc->generation);
+    if (header->group_epoch < rpc->group_epoch)
+        return RT_FAIL(RT_ESTALE, "group epoch %u is older than %u, which is held here",
+                       header->group_epoch, rpc->group_epoch);
+    return 0;
 }
 
 const struct rt_rpc_stats *rt_rpc_stats(const struct rt_rpc *rpc)
@@ -218,8 +231,7 @@ int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing 
     return 0;
 }
 
-/* The text of a failed reply comes from outside: printable, and cut. */
-static void fail_with_text(const struct rt_session *session, const struct rt_frame *reply)
+int rt_rpc_fail_as_told(const char *before, const struct rt_frame *reply)
 {
     char raw[RT_CALL_TEXT + 1], clean[RT_CALL_TEXT * 2];
     size_t n = reply->header.message_size;
@@ -227,20 +239,22 @@ static void fail_with_text(const struct rt_session *session, const struct rt_fra
     if (n)
         memcpy(raw, reply->message, n);
     raw[n] = '\0';
-    rt_fail(reply->header.status, "%s: %s", session->name,
-            rt_log_escape(raw, clean, sizeof(clean)));
+    return RT_FAIL(reply->header.status, "%s: %s", before,
+                   rt_log_escape(raw, clean, sizeof(clean)));
 }
 
 void rt_rpc_on_reply(struct rt_session *session, const struct rt_frame *reply)
 {
     struct rt_ask *ask = rt_rpc_ask_find(session, reply->header.request_id);
     rt_assert(ask); /* admit() saw it, and only the end of the session takes it away */
-    int err = reply->header.status;
-    if (err) {
-        fail_with_text(session, reply);
+    int err = 0;
+    if (reply->header.status) {
+        err = rt_rpc_fail_as_told(session->name, reply);
     } else if (reply->header.flags & RT_FRAME_DISCARDED) {
         err = RT_FAIL(RT_EFULL, "%s: no room for a reply of %llu bytes", session->name,
                       (unsigned long long)reply->header.payload_size);
+    } else if (check_epochs(session->rpc, &reply->header)) {
+        err = rt_fail_prefix(RT_ESTALE, "%s: reply refused: ", session->name);
     }
     if (err) {
         ask_fail(ask, err);
@@ -294,6 +308,8 @@ void rt_rpc_on_request(struct rt_session *session, const struct rt_frame *reques
     } else if (session->serving > RT_CALLS_MAX) {
         snprintf(text, sizeof(text), "%d requests of this connection wait", RT_CALLS_MAX);
         rt_call_fail(call, RT_EFULL, text);
+    } else if (check_epochs(rpc, &request->header)) {
+        rt_call_fail(call, RT_ESTALE, rt_err_text());
     } else {
         def->serve(rpc->conf.ctx, call, request);
     }

@@ -25,6 +25,8 @@
 #define RT_GREET_NS     (5 * 1000000000ull)
 #define RT_BACKOFF_NS   (1 * 1000000000ull)
 #define RT_CALLS_MAX    65536 /* requests waiting for a reply, per connection */
+#define RT_GREETERS_MAX                                                                            \
+    256 /* incoming connections that have not shaken hands: the oldest gives way */
 
 /* Who a process loop is; both sides exchange it first. */
 struct rt_identity {
@@ -114,7 +116,9 @@ typedef void (*rt_reply_fn)(void *arg, int err, const struct rt_frame *reply);
 int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing *out,
                 uint64_t deadline_ns, rt_reply_fn done, void *arg);
 
-/* Group epoch and generation stamped on all frames sent from now on. */
+/* Group epoch and generation held here, 0 at first; neither may shrink. They are stamped on all frames
+ * sent from now on. A request with a lower one is answered with RT_ESTALE, naming the number held; a call
+ * whose reply has a lower one fails with RT_ESTALE. Connections stay. */
 void rt_rpc_set_epochs(struct rt_rpc *rpc, uint32_t group_epoch, uint32_t generation);
 
 /* Serving side: exactly one of these per call, now or later; the call is gone afterwards. When the

@@ -90,6 +90,7 @@ struct rt_rpc {
     struct rt_map held; /* role and index -> highest incarnation seen */
     struct rt_peer *peers;
     struct rt_session *sessions;
+    size_t n_greeters; /* incoming sessions in GREETING */
     struct rt_listening *listening;
     struct rt_ask *free_asks;
     struct rt_call *free_calls;
@@ -120,6 +121,8 @@ const struct rt_method_def *rt_rpc_method(const struct rt_rpc *rpc, uint16_t met
 struct rt_ask *rt_rpc_ask_find(const struct rt_session *session, uint64_t request_id);
 void rt_rpc_on_reply(struct rt_session *session, const struct rt_frame *reply);
 void rt_rpc_on_request(struct rt_session *session, const struct rt_frame *request);
+/* The status of a failed reply, and its text, which comes from outside: made printable, and cut. */
+int rt_rpc_fail_as_told(const char *before, const struct rt_frame *reply);
 void rt_rpc_fail_asks(struct rt_session *session, int err, const char *why);
 
 /* ---- peer.c ---- */

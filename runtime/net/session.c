@@ -89,11 +89,19 @@ static void on_beat(void *arg)
         set_beat(session);
 }
 
+static void set_state(struct rt_session *session, enum rt_session_state state)
+{
+    bool incoming = !session->peer;
+    session->rpc->n_greeters -= incoming && session->state == RT_SESSION_GREETING;
+    session->rpc->n_greeters += incoming && state == RT_SESSION_GREETING;
+    session->state = state;
+}
+
 static void set_up(struct rt_session *session)
 {
     struct rt_rpc *rpc = session->rpc;
     const struct rt_identity *id = &session->remote;
-    session->state = RT_SESSION_UP;
+    set_state(session, RT_SESSION_UP);
     session->was_up = true;
     snprintf(session->name, sizeof(session->name), "%s/%u.%u", rt_role_name(id->role), id->index,
              id->loop);
@@ -213,16 +221,9 @@ static void answer_greeting(struct rt_session *session, const struct rt_frame *f
 static int refused_by_them(struct rt_session *session, const struct rt_frame *frame)
 {
     struct rt_rpc *rpc = session->rpc;
-    char raw[RT_CALL_TEXT + 1], clean[RT_CALL_TEXT * 2];
-    size_t n = frame->header.message_size;
-    n = n < RT_CALL_TEXT ? n : RT_CALL_TEXT;
-    if (n)
-        memcpy(raw, frame->message, n);
-    raw[n] = '\0';
     if (frame->header.status == RT_EFENCED && rpc->conf.fenced)
         rpc->conf.fenced(rpc->conf.ctx, frame->header.batch_id);
-    return RT_FAIL(frame->header.status, "refused by it: %s",
-                   rt_log_escape(raw, clean, sizeof(clean)));
+    return rt_rpc_fail_as_told("refused by it", frame);
 }
 
 static int check_is_peer(const struct rt_peer *peer, const struct rt_identity *id)
@@ -316,12 +317,14 @@ static int on_admit(void *arg, const struct rt_header *header, struct rt_buf **o
     struct rt_session *session = arg;
     if (session->state == RT_SESSION_CLOSED)
         return RT_ECANCELED;
-    if (session->state != RT_SESSION_UP || header->method < RT_METHOD_ROLE_FIRST)
+    if (session->state != RT_SESSION_UP)
         return admit_own(session, header);
     if (header->incarnation != session->remote.incarnation)
         return RT_FAIL(RT_EPROTO, "frame field incarnation: expected %llu, got %llu",
                        (unsigned long long)session->remote.incarnation,
                        (unsigned long long)header->incarnation);
+    if (header->method < RT_METHOD_ROLE_FIRST)
+        return admit_own(session, header);
     bool is_reply = header->flags & RT_FRAME_REPLY;
     if (is_reply != !!session->peer)
         return RT_FAIL(RT_EPROTO, "frame field flags: expected a %s on this side, got a %s",
@@ -338,7 +341,7 @@ static void on_up(void *arg)
     struct rt_session *session = arg;
     if (session->state != RT_SESSION_CONNECTING)
         return;
-    session->state = RT_SESSION_GREETING;
+    set_state(session, RT_SESSION_GREETING);
     greet(session, 0);
 }
 
@@ -368,7 +371,7 @@ static void on_bytes(void *arg)
 static void session_remove(struct rt_session *session)
 {
     struct rt_rpc *rpc = session->rpc;
-    session->state = RT_SESSION_CLOSED;
+    set_state(session, RT_SESSION_CLOSED);
     session->link = NULL;
     rt_timer_stop(rpc->io, &session->greet);
     rt_timer_stop(rpc->io, &session->beat);
@@ -419,7 +422,7 @@ struct rt_session *rt_session_new(struct rt_rpc *rpc, struct rt_peer *peer)
     session->rpc = rpc;
     session->peer = peer;
     session->refs = 1;
-    session->state = peer ? RT_SESSION_CONNECTING : RT_SESSION_GREETING;
+    set_state(session, peer ? RT_SESSION_CONNECTING : RT_SESSION_GREETING);
     session->next = rpc->sessions;
     if (session->next)
         session->next->prev = session;
@@ -452,6 +455,20 @@ int rt_session_connect(struct rt_session *session, const char *address)
     return err;
 }
 
+/* Connections without a name hold a descriptor each: one more than the limit, and the oldest goes. Whoever
+ * means to shake hands has done so by then. */
+static void limit_greeters(struct rt_rpc *rpc)
+{
+    struct rt_session *oldest = NULL;
+    if (rpc->n_greeters <= RT_GREETERS_MAX)
+        return;
+    for (struct rt_session *s = rpc->sessions; s; s = s->next)
+        if (!s->peer && s->state == RT_SESSION_GREETING)
+            oldest = s;
+    rt_rpc_count(&rpc->stats.links_refused, 1);
+    rt_session_close(oldest, RT_EFULL, "too many connections that have not shaken hands");
+}
+
 void rt_session_accept(void *rpc, struct rt_link *link)
 {
     struct rt_session *session = rt_session_new(rpc, NULL);
@@ -459,13 +476,14 @@ void rt_session_accept(void *rpc, struct rt_link *link)
     session->link = link;
     snprintf(session->name, sizeof(session->name), "%.63s", ops->link_name(link));
     ops->link_set(link, &session_events, session);
+    limit_greeters(rpc);
 }
 
 void rt_session_close(struct rt_session *session, int err, const char *why)
 {
     if (session->state == RT_SESSION_CLOSED)
         return;
-    session->state = RT_SESSION_CLOSED;
+    set_state(session, RT_SESSION_CLOSED);
     rt_timer_stop(session->rpc->io, &session->greet);
     rt_timer_stop(session->rpc->io, &session->beat);
     session->rpc->io->ops->link_close(session->link, err, why);

@@ -395,6 +395,40 @@ static void test_fencing(void **state)
     rw_close(&w);
 }
 
+/* Who holds which numbers, and what comes of a call. */
+static void test_epochs(void **state)
+{
+    static const struct {
+        uint32_t server[2], client[2]; /* group epoch, generation */
+        int err, served;
+        const char *text;
+    } row[] = {
+        {{0, 0}, {0, 0}, 0, 1, ""},
+        {{3, 0}, {0, 0}, RT_ESTALE, 0, "group epoch 0 is older than 3, which is held here"},
+        {{3, 5}, {3, 4}, RT_ESTALE, 0, "generation 4 is older than 5, which is held here"},
+        {{3, 5}, {3, 5}, 0, 1, ""},
+        {{3, 5}, {4, 5}, RT_ESTALE, 1, "reply refused: group epoch 3 is older than 4"},
+        {{4, 5}, {4, 6}, RT_ESTALE, 1, "reply refused: generation 5 is older than 6"},
+        {{4, 6}, {4, 6}, 0, 1, ""},
+    };
+    struct world w;
+    (void)state;
+    rw_open_both(&w, rw_address(0));
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct answer a = {0};
+        w.server.served = 0;
+        rt_rpc_set_epochs(w.server.rpc, row[i].server[0], row[i].server[1]);
+        rt_rpc_set_epochs(w.client.rpc, row[i].client[0], row[i].client[1]);
+        assert_int_equal(rw_call(&w, METHOD_ECHO, 0, &a), 0);
+        rw_wait(&w, &a.count, 1, "reply");
+        if (a.err != row[i].err || w.server.served != row[i].served || !strstr(a.text, row[i].text))
+            fail_msg("row %zu: %s \"%s\", served %d", i, rt_err_name(a.err), a.text,
+                     w.server.served);
+    }
+    assert_int_equal(w.client.downs, 0);
+    rw_close(&w);
+}
+
 static void test_old_address_is_ignored(void **state)
 {
     struct world w;
@@ -459,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_other_at_the_address),
         cmocka_unit_test(test_fencing),
+        cmocka_unit_test(test_epochs),
         cmocka_unit_test(test_old_address_is_ignored),
         cmocka_unit_test(test_queue_bound),
     };

@@ -94,6 +94,7 @@ static const struct {
     {"unknown method", {.method = 999, .incarnation = 200}},
     {"method of another role", {.method = METHOD_TRAINER_ONLY, .incarnation = 200}},
     {"other incarnation", {.method = METHOD_ECHO, .incarnation = 201}},
+    {"ping of another incarnation", {.method = RT_METHOD_PING, .incarnation = 201}},
     {"reply on the wrong side",
      {.method = METHOD_ECHO, .flags = RT_FRAME_REPLY, .incarnation = 200}},
     {"message over the method's limit",
@@ -155,6 +156,35 @@ static void test_before_handshake(void **state)
         raw_send(fd, header[i], NULL, 0);
         raw_wait_closed(&w, fd, "frame before the handshake");
     }
+    assert_int_equal(w.client.downs, 0);
+    rw_close(&w);
+}
+
+/* Connections that never say who they are: more than the limit, and the oldest go; others come through. */
+static void test_many_mute(void **state)
+{
+    enum { MORE = 20 };
+    int mute[RT_GREETERS_MAX + MORE];
+    struct world w;
+    struct answer a = {0};
+    (void)state;
+    rw_open_both(&w, rw_address(0));
+    for (size_t i = 0; i < ARRAY_LEN(mute); i++)
+        mute[i] = raw_connect(w.server.bound);
+    for (uint64_t end = rt_now_ns() + RT_S;
+         rt_rpc_stats(w.server.rpc)->links_refused < MORE && rt_now_ns() < end;)
+        uv_run(rt_loop_uv(w.loop), UV_RUN_ONCE);
+    assert_int_equal(rt_rpc_stats(w.server.rpc)->links_refused, MORE);
+    for (size_t i = 0; i < MORE; i++) {
+        raw_wait_closed(&w, mute[i], "the oldest");
+        mute[i] = -1;
+    }
+    close(raw_greeted(&w));
+    assert_int_equal(rw_call(&w, METHOD_ECHO, 0, &a), 0);
+    rw_wait(&w, &a.count, 1, "reply");
+    assert_int_equal(a.err, 0);
+    for (size_t i = MORE; i < ARRAY_LEN(mute); i++)
+        raw_wait_closed(&w, mute[i], "no handshake");
     assert_int_equal(w.client.downs, 0);
     rw_close(&w);
 }
@@ -330,10 +360,11 @@ static void test_unix_socket_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_frames), cmocka_unit_test(test_before_handshake),
-        cmocka_unit_test(test_garbage),    cmocka_unit_test(test_flipped_bits),
-        cmocka_unit_test(test_silence),    cmocka_unit_test(test_byte_by_byte),
-        cmocka_unit_test(test_addresses),  cmocka_unit_test(test_unix_socket_file),
+        cmocka_unit_test(test_bad_frames),       cmocka_unit_test(test_before_handshake),
+        cmocka_unit_test(test_many_mute),        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_flipped_bits),     cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_byte_by_byte),     cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_unix_socket_file),
     };
     rt_log_set_level(getenv("SAFFRON_TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
