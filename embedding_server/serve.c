@@ -201,26 +201,23 @@ out:
     rt_buf_unref(rows);
 }
 
-static void serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *request)
-{
-    lookup(ctx, call, request->message, request->header.message_size, request->payload);
-}
-
-/* Lookups whose step is there now, in the order in which they came. */
+/* Take out of the list, in the order in which they came, the lookups whose step is there now, and those
+ * whose asker is gone: it asks anew on its next connection, and what stayed of it would only fill the list. */
 static void wake(struct ebs_owner *owner)
 {
     struct ebs_waiting **at = &owner->first;
 
     while (*at) {
         struct ebs_waiting *waiting = *at;
+        bool alive = rt_call_alive(waiting->call);
 
-        if (waiting->step > get(&owner->stats.step)) {
+        if (alive && waiting->step > get(&owner->stats.step)) {
             at = &waiting->next;
             continue;
         }
         *at = waiting->next;
         add(&owner->stats.waiting, (uint64_t)-1);
-        if (rt_call_alive(waiting->call))
+        if (alive)
             lookup(owner, waiting->call, waiting->message, waiting->size, waiting->payload);
         else
             rt_call_fail(waiting->call, RT_EPEER, "gone");
@@ -228,6 +225,12 @@ static void wake(struct ebs_owner *owner)
         rt_free(waiting);
     }
     owner->last = at;
+}
+
+static void serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    wake(ctx);
+    lookup(ctx, call, request->message, request->header.message_size, request->payload);
 }
 
 /* ---- ApplyGradients ---- */

@@ -466,6 +466,34 @@ static void a_step_waits_for_all_ranks(void **state)
     assert_int_equal(ebs_owner_stats(bed.owner)->waiting, 0);
 }
 
+/* A middleware that asks again on a new connection leaves nothing of the old one behind. */
+static void a_lost_asker_does_not_wait(void **state)
+{
+    uint64_t id = pick(0, true);
+    struct rt_rpc_conf conf = {.io = rt_loop_io(bed.loop),
+                               .self = identity(RT_ROLE_MIDDLEWARE),
+                               .greeting = &wire_greeting,
+                               .reply_max = 1 << 20,
+                               .peer_up = stop_when_up};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct answer *answer = ask_lookup(0, &id, 1, 9);
+
+        assert_true(value_of(0, id) == 1.0f); /* answered after the lookup arrived */
+        assert_false(answer->done);
+        assert_int_equal(ebs_owner_stats(bed.owner)->waiting, 1);
+        rt_rpc_destroy(bed.rpc);
+        bed.asked = bed.wanted = 0;
+        assert_int_equal(rt_rpc_create(&conf, &bed.rpc), 0);
+        bed.peer = rt_rpc_peer(bed.rpc, RT_ROLE_EMBEDDING_SERVER, 0, 0);
+        rt_peer_set_address(bed.peer, ebs_owner_address(bed.owner), 5);
+        rt_loop_run(bed.loop);
+    }
+    assert_true(value_of(0, id) == 1.0f);
+    assert_int_equal(ebs_owner_stats(bed.owner)->waiting, 0);
+}
+
 /* An empty part is a rank's word that it has no rows here; a batch applied earlier does not hold up its step. */
 static void empty_and_repeated_ranks_count(void **state)
 {
@@ -587,6 +615,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(parts_are_applied_together, set_up, tear_down),
         cmocka_unit_test_setup_teardown(another_cut_replaces_the_first, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_step_waits_for_all_ranks, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_lost_asker_does_not_wait, set_up, tear_down),
         cmocka_unit_test_setup_teardown(empty_and_repeated_ranks_count, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_owner_goes_with_work_open, set_up, tear_down),
         cmocka_unit_test(no_memory_changes_no_table),
