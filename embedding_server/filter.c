@@ -23,7 +23,6 @@ struct page {
 
 struct ebs_filter {
     uint32_t window; /* a power of two, >= 64 */
-    uint64_t forgotten;
     size_t bytes;
     struct page *page[PAGE_SPLITS];
 };
@@ -113,25 +112,16 @@ int ebs_filter_reserve(struct ebs_filter *filter, uint64_t batch_id)
     return 0;
 }
 
-/* Raise low to `to`; what is passed over without having been applied is forgotten. */
+/* Raise low to `to`: all that is passed over counts as applied. */
 static void push_low(struct ebs_filter *filter, struct split *split, uint64_t to)
 {
-    uint64_t gap = to - split->low, applied = 0;
-
-    if (gap >= filter->window) {
-        for (uint32_t w = 0; w < filter->window / BITS; w++) {
-            applied += (uint64_t)__builtin_popcountll(split->bit[w]);
+    if (to - split->low >= filter->window) {
+        for (uint32_t w = 0; w < filter->window / BITS; w++)
             split->bit[w] = 0;
-        }
     } else {
-        for (uint64_t s = split->low; s < to; s++) {
-            uint64_t *word = word_of(filter, split, s);
-
-            applied += (*word & bit_of(s)) != 0;
-            *word &= ~bit_of(s);
-        }
+        for (uint64_t s = split->low; s < to; s++)
+            *word_of(filter, split, s) &= ~bit_of(s);
     }
-    filter->forgotten += gap - applied;
     split->low = to;
 }
 
@@ -161,11 +151,6 @@ uint64_t ebs_filter_low(const struct ebs_filter *filter, uint32_t split)
     const struct split *known = split_of(filter, split);
 
     return known ? known->low : 0;
-}
-
-uint64_t ebs_filter_forgotten(const struct ebs_filter *filter)
-{
-    return filter->forgotten;
 }
 
 size_t ebs_filter_bytes(const struct ebs_filter *filter)

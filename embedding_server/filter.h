@@ -3,11 +3,11 @@
  * batch_id = split (16 bits) | sequence (48 bits). Per split: `low`, below which everything counts as
  * applied, and a bitmap of `window` sequences from there. low moves up over applied batches; a batch
  * beyond the window pushes it up, and sequences that fall out below unapplied are from then on
- * "already applied" and counted as forgotten. So memory is bounded (window / 8 bytes per split
+ * "already applied". That is the rule for batches that have no rows here, of which an owner never hears outside
+ * synchronous mode, so they are not counted: they say nothing. So memory is bounded (window / 8 bytes per split
  * that was seen) and an error is always on the side of not applying twice; the window must be at least twice
- * the batches that a split can have open, and then no batch that is still to come is forgotten.
- * (runtime/job/seqset.h, the ledger's, refuses what lies beyond its window. Here that would end in a halt:
- * outside synchronous mode an owner never hears of a batch that has no rows of its shards.)
+ * the batches that a split can have open, and then no batch that is still to come falls out.
+ * (runtime/job/seqset.h, the ledger's, refuses what lies beyond its window. Here that would end in a halt.)
  * Touch: owner thread only. */
 #ifndef EBS_FILTER_H
 #define EBS_FILTER_H
@@ -16,10 +16,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define EBS_WINDOW_MIN     64u
-#define EBS_WINDOW_DEFAULT 4096u
-#define EBS_WINDOW_MAX     (1u << 20)
-#define EBS_SEQUENCE_BITS  48
+#define EBS_WINDOW_MIN    64u
+#define EBS_WINDOW_MAX    (1u << 20)
+#define EBS_SEQUENCE_BITS 48
 
 struct ebs_filter;
 
@@ -38,7 +37,6 @@ void ebs_filter_set(struct ebs_filter *filter, uint64_t batch_id);
 
 /* The first sequence of a split that is not known to be applied; 0 for a split never seen. */
 uint64_t ebs_filter_low(const struct ebs_filter *filter, uint32_t split);
-uint64_t ebs_filter_forgotten(const struct ebs_filter *filter);
 size_t ebs_filter_bytes(const struct ebs_filter *filter);
 
 #endif

@@ -90,8 +90,6 @@ static void register_metrics(const struct server *server, uint32_t w)
         {RT_COUNTER, "rows_created_total", "rows made", &s->rows_created},
         {RT_COUNTER, "rows_nonfinite_total", "gradients left out", &s->rows_nonfinite},
         {RT_COUNTER, "requests_refused_total", "requests answered with an error", &s->refused},
-        {RT_COUNTER, "batches_forgotten_total", "batches taken for applied that never came",
-         &s->forgotten},
         {RT_GAUGE, "lookups_waiting", "lookups that wait for a step", &s->waiting},
         {RT_GAUGE, "batches_open", "batches that wait for parts or ranks", &s->open},
         {RT_GAUGE, "step", "last step applied in synchronous mode", &s->step},

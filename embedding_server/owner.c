@@ -6,6 +6,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/job/batch_id.h"
 
 _Static_assert((int)EBS_INIT_UNIFORM == RT_INIT_UNIFORM && (int)EBS_INIT_NORMAL == RT_INIT_NORMAL &&
                    (int)EBS_INIT_CONSTANT == RT_INIT_CONSTANT,
@@ -98,7 +99,7 @@ int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
     if (!err)
         err = create_tables(owner);
     if (!err)
-        err = ebs_filter_create(conf->window ? conf->window : EBS_WINDOW_DEFAULT, &owner->filter);
+        err = ebs_filter_create(conf->window ? conf->window : RT_BATCH_WINDOW, &owner->filter);
     if (!err)
         err = ebs_gather_create(&owner->gather);
     if (!err)

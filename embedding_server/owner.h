@@ -22,7 +22,7 @@ struct ebs_owner_conf {
     uint32_t owner;                    /* our number in the map: index * workers + worker */
     const struct rt_greeting *greeting;
     const char *listen; /* address to serve on */
-    uint32_t window;    /* of the filter; 0: EBS_WINDOW_DEFAULT */
+    uint32_t window;    /* of the filter; 0: RT_BATCH_WINDOW */
     void *ctx;
     void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */
 };
@@ -42,7 +42,6 @@ struct ebs_owner_stats {
     _Atomic uint64_t refused;      /* requests answered with an error */
     _Atomic uint64_t waiting;      /* now: lookups that wait for a step */
     _Atomic uint64_t open;         /* now: batches that wait for parts or ranks */
-    _Atomic uint64_t forgotten;    /* batches taken for applied without having come */
     _Atomic uint64_t step;         /* last step applied in synchronous mode */
     _Atomic uint64_t rows;         /* live, all tables */
     _Atomic uint64_t row_bytes;    /* id, weights and state of the live rows */

@@ -361,7 +361,6 @@ static int apply(struct ebs_owner *owner, struct ebs_part *const *part, size_t n
         add(&owner->stats.rows_nonfinite, part[i]->nonfinite);
         part_reply(owner, part[i], WIRE_APPLIED);
     }
-    set(&owner->stats.forgotten, ebs_filter_forgotten(owner->filter));
     count_memory(owner);
     return err;
 }

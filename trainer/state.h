@@ -27,7 +27,6 @@
 #define TR_OPEN_MAX      4096 /* batches held at once; data-compose keeps far fewer open */
 #define TR_ATTEMPTS_MAX  3    /* failures of a batch's own before dropped(poisoned) */
 #define TR_DEADLINE_NS   (30 * 1000000000ull)
-#define TR_LEDGER_WINDOW 8192
 #define TR_COMPOSERS_MAX 4096
 
 enum tr_batch_state {

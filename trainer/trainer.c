@@ -8,6 +8,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
+#include "runtime/job/batch_id.h"
 #include "runtime/wire/member.h"
 
 #include <math.h>
@@ -153,9 +154,9 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     trainer->lookups.limit = trainer->permits.limit;
     int err = rt_arena_create(8 << 20, &trainer->scratch);
     if (!err)
-        err = rt_ledger_create(TR_LEDGER_WINDOW, &trainer->ledger);
+        err = rt_ledger_create(RT_BATCH_WINDOW, &trainer->ledger);
     if (!err)
-        err = rt_ledger_create(TR_LEDGER_WINDOW, &trainer->evaluation);
+        err = rt_ledger_create(RT_BATCH_WINDOW, &trainer->evaluation);
     if (!err)
         err = tr_collective_single(&trainer->collective);
     if (!err)

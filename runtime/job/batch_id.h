@@ -11,6 +11,9 @@
 /* data.splits: the state of all splits travels in one message (RT_MESSAGE_MAX), in up to 100 bytes each. */
 #define RT_DATA_SPLITS_MAX 8192u
 #define RT_SEQUENCE_MAX    ((1ull << 48) - 1)
+/* Sequences of one split that ledger and filters tell apart. The same for both: the ledger refuses a batch so
+ * far ahead of an open one before an owner takes the open one for applied. */
+#define RT_BATCH_WINDOW 8192u
 
 static inline uint64_t rt_batch_id(uint32_t split, uint64_t sequence)
 {

@@ -280,6 +280,24 @@ static void rows_are_read_and_changed(void **state)
     assert_int_equal(ebs_owner_stats(bed.owner)->rows_nonfinite, 1);
 }
 
+/* The ledger lets batches of a split be so far apart; an owner must not take the older for applied. */
+static void a_late_batch_is_applied(void **state)
+{
+    uint64_t id = pick(0, true), sequence[] = {RT_BATCH_WINDOW - 1, 0};
+    float grad[DIM] = {1, 1};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(sequence); i++) {
+        struct answer *answer = ask_update(&(struct update){
+            .batch_id = rt_batch_id(1, sequence[i]), .id = &id, .grad = grad, .n = 1});
+
+        run(1);
+        assert_int_equal(answer->err, 0);
+        assert_int_equal(answer->applied.outcome, WIRE_APPLIED);
+    }
+    assert_true(value_of(0, id) == 0.0f);
+}
+
 static void a_repeat_changes_nothing(void **state)
 {
     uint64_t id = pick(0, true);
@@ -610,6 +628,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(rows_are_read_and_changed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_late_batch_is_applied, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_repeat_changes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(wrong_requests_are_refused_by_name, set_up, tear_down),
         cmocka_unit_test_setup_teardown(parts_are_applied_together, set_up, tear_down),
