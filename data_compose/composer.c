@@ -207,6 +207,11 @@ int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer *
         err = RT_FAIL(RT_EUSAGE,
                       "%u data-compose replicas for %u splits: expected at most one per split",
                       conf->size, conf->job->data.splits);
+    if (!err && conf->size > 1 && conf->job->global.exact)
+        err = RT_FAIL(RT_EUSAGE,
+                      "exact: expected 1 data-compose, got %u; the order of their batches would "
+                      "be that of the network",
+                      conf->size);
     if (!err)
         err = dc_phase_init(c);
     if (!err)

@@ -173,21 +173,30 @@ static int start_pass(struct dc_composer *c, bool count_only)
     return err;
 }
 
-/* The first pass over a set tells its size for all later ones. */
-static void learn_set(struct dc_composer *c)
+/* The first pass over a set tells its size for all later ones; a pass that finds another one has read other
+ * files: batch ids would no longer name the same data. */
+static int learn_set(struct dc_composer *c)
 {
     struct dc_set *set = &c->set[c->evaluate];
 
-    for (uint32_t s = c->conf.identity.index; !set->known && s < c->job->data.splits;
-         s += c->conf.size) {
+    for (uint32_t s = c->conf.identity.index; s < c->job->data.splits; s += c->conf.size) {
         struct dc_split_end end;
 
         dc_batcher_split(c->batcher, s, &end);
-        set->batches[s] = end.end_sequence; /* such a pass begins at 0 */
+        if (set->known &&
+            (end.rows_read != set->rows[s] || end.rows_quarantined != set->quarantined[s]))
+            return RT_FAIL(RT_EDATA,
+                           "the %s files have changed since the job began: split %u has %" PRIu64
+                           " rows (%" PRIu64 " bad), expected %" PRIu64 " (%" PRIu64 ")",
+                           c->evaluate ? "test" : "training", s, end.rows_read,
+                           end.rows_quarantined, set->rows[s], set->quarantined[s]);
+        if (!set->known)
+            set->batches[s] = end.end_sequence; /* such a pass begins at 0 */
         set->rows[s] = end.rows_read;
         set->quarantined[s] = end.rows_quarantined;
     }
     set->known = true;
+    return 0;
 }
 
 static void count_rows(struct dc_composer *c)
@@ -205,10 +214,12 @@ static void count_rows(struct dc_composer *c)
 static int end_pass(struct dc_composer *c)
 {
     bool counted = c->stage == DC_COUNTING;
+    int err = learn_set(c);
 
-    learn_set(c);
     dc_batcher_destroy(c->batcher);
     c->batcher = NULL;
+    if (err)
+        return err;
     if (counted)
         return start_pass(c, false);
     c->recorded[c->evaluate] = true;

@@ -20,6 +20,9 @@ for i in 1 2; do
     result >"$work/result$i"
 done
 diff "$work/result1" "$work/result2" || fail "two exact runs differ"
+local_run "${exact[@]}" --data-composes 2
+[ "$status" -eq 2 ] || fail "two composers: exit status $status, expected 2"
+grep -q 'exact: expected 1 data-compose, got 2' "$work/err" || fail "two composers: $(cat "$work/err")"
 local_run "${exact[@]}" --seed 2
 expect_success
 result >"$work/result3"
