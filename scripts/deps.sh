@@ -27,10 +27,14 @@ missing() {
     printf '%s\n' "$@" | grep -vxF -e "${installed:-none installed}" || true
 }
 
+# The many lines of apt-get are shown only when it fails; it asks nothing.
 apt_install() {
-    local options=(-y --no-install-recommends -o DPkg::Lock::Timeout=120)
+    local options=(-y --no-install-recommends -o DPkg::Lock::Timeout=120) words
     echo "+ apt-get install ${options[*]:0:2} $*"
-    DEBIAN_FRONTEND=noninteractive apt-get -qq "${options[@]}" install "$@" >/dev/null
+    words=$(DEBIAN_FRONTEND=noninteractive apt-get -q "${options[@]}" install "$@" 2>&1 </dev/null) || {
+        printf '%s\n' "$words" | tail -n 20 >&2
+        return 1
+    }
 }
 
 install_needed() {
