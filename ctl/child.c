@@ -47,7 +47,7 @@ static void become(const struct ctl_child *child, pid_t parent, int null_fd, int
     close_range(3, ~0u, 0);
     execvp(child->argv[0], child->argv);
     (void)!write(2, sorry, sizeof(sorry) - 1);
-    _exit(127);
+    _exit(CTL_CHILD_NO_PROGRAM);
 }
 
 static int write_pid(const struct ctl_child *child)
@@ -134,11 +134,20 @@ void ctl_child_release(struct ctl_child *child)
     *child = (struct ctl_child){0};
 }
 
+/* A role's very last words, "saffron-trainer: model.yml:3: ...", have no stamp (runtime/process/process.c). */
+static bool is_last_words(const char *line)
+{
+    return strncmp(line, "saffron-", 8) == 0 && strstr(line, ": ");
+}
+
 /* What a log line says behind its stamp: "2026-01-31T12:00:00.123Z ERROR trainer/0 event ..." */
 static const char *behind_stamp(const char *line)
 {
     const char *mark = strstr(line, " ERROR ");
     const char *text = mark ? strchr(mark + 7, ' ') : NULL;
+
+    if (is_last_words(line))
+        return strstr(line, ": ") + 2;
 
     return text ? text + 1 : line;
 }
@@ -164,7 +173,7 @@ bool ctl_log_last_error(const char *path, char *out, size_t size)
         next = line + strcspn(line, "\n");
         if (*next)
             *next++ = '\0';
-        is_error = strstr(line, " ERROR ") != NULL;
+        is_error = strstr(line, " ERROR ") || is_last_words(line);
         if (*line && (is_error || !best_is_error)) {
             best = line;
             best_is_error = is_error;

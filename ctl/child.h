@@ -11,7 +11,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define CTL_CHILD_ARGS_MAX 600
+#define CTL_CHILD_ARGS_MAX   600
+#define CTL_CHILD_NO_PROGRAM 127 /* exit status when the program could not be executed */
 
 /* Zero-initialise, fill what is above the line, start; release when it has ended. */
 struct ctl_child {

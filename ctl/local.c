@@ -40,6 +40,7 @@
 #define KILL_AFTER_MS     3000
 #define ANSWER_ROUNDS     20 /* rounds that a finished job waits for roles that do not answer */
 #define NATS_RESTARTS_MAX 100
+#define NATS_ANSWER_MS    3000
 #define SIGNALS           4
 
 struct local {
@@ -162,8 +163,8 @@ static void role_ended(struct local *local, struct ctl_child *child)
     if (!ctl_log_last_error(child->log_path, last, sizeof(last)) && killed)
         last[0] = '\0';
     begin_stop(local, usage ? 2 : 1,
-               rt_xasprintf("%s %s%s%s (log: %s)", child->name, how,
-                            last[0] ? "; its last words: " : "", last, child->log_path));
+               rt_xasprintf("%s %s%s%s (log: %s)", child->name, how, last[0] ? ": " : "", last,
+                            child->log_path));
 }
 
 static void on_child_signal(struct local *local)
@@ -334,11 +335,18 @@ static void start_loop(struct local *local)
         uv_timer_start(&local->limit, on_limit, local->options.timeout_s * 1000ull, 0);
 }
 
+/* One of somebody else's must be there now: roles would wait for it, without a word on this terminal. */
 static int start_nats(struct local *local)
 {
+    struct rt_control_client *probe;
+    int err;
+
     if (local->options.nats) {
         local->nats_url = local->options.nats;
-        return 0;
+        err = rt_control_connect(local->nats_url, NATS_ANSWER_MS, &probe);
+        if (!err)
+            rt_control_close(probe);
+        return err ? rt_fail_prefix(err, "--nats: ") : 0;
     }
     local->nats_url = local->nats.url;
     return ctl_nats_start(&local->nats, local->run_dir);
@@ -443,13 +451,13 @@ static void write_summary(struct local *local)
         summary.cpu_seconds[local->role_of[i]] += local->role[i].cpu_s;
         summary.peak_rss_bytes[local->role_of[i]] += local->role[i].peak_rss_bytes;
     }
+    if (!local->error)
+        ctl_summary_print(&summary, local->run_dir);
     if (ctl_summary_write(&summary, local->run_dir) != 0) {
         fprintf(stderr, "saffron local: %s\n", rt_err_text());
         if (local->exit_code == 0)
             local->exit_code = 1;
-    } else if (!local->error) {
-        ctl_summary_print(&summary, local->run_dir);
-    } else {
+    } else if (local->error) {
         fprintf(stderr, "saffron local: logs and summary are in %s\n", local->run_dir);
     }
 }

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -68,6 +69,10 @@ static int start_at(struct ctl_nats *nats, uint16_t port)
 
     while (!err && !answers(port)) {
         if (ctl_child_reap(&nats->child)) {
+            if (WIFEXITED(nats->child.status) &&
+                WEXITSTATUS(nats->child.status) == CTL_CHILD_NO_PROGRAM)
+                return RT_FAIL(RT_ENATS, "nats-server cannot be started: is it installed "
+                                         "(scripts/deps.sh build), and in PATH?");
             ctl_child_how(&nats->child, how, sizeof(how));
             ctl_log_last_error(nats->child.log_path, last, sizeof(last));
             return RT_FAIL(RT_EFULL, "nats-server %s: %s", how, last);

@@ -96,9 +96,11 @@ static void set_replicas(struct argp_state *state, struct ctl_options *options, 
         [RT_ROLE_EMBEDDING_SERVER] = "embedding-servers",
         [RT_ROLE_TRAINER] = "trainers",
     };
-    uint64_t max = role == RT_ROLE_TRAINER ? 1 : CTL_REPLICAS_MAX;
 
-    options->replicas[role] = (uint32_t)number(state, name[role], text, 1, max);
+    options->replicas[role] = (uint32_t)number(state, name[role], text, 1, CTL_REPLICAS_MAX);
+    if (options->replicas[RT_ROLE_TRAINER] > 1)
+        argp_error(state, "--trainers: expected 1, all that this version can train with, got '%s'",
+                   text);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)

@@ -39,14 +39,14 @@ char *ctl_program_path(enum rt_role role)
 
 void ctl_program_find_models(void)
 {
-    char folder[PATH_MAX], *path;
+    char folder[PATH_MAX], shown[PATH_MAX], *path;
 
     if (getenv("SAFFRON_MODELS_DIR"))
         return;
     own_folder(folder);
     path = rt_xasprintf("%s/../../configs/models", folder);
-    if (rt_file_exists(path))
-        setenv("SAFFRON_MODELS_DIR", path, 0);
+    if (realpath(path, shown)) /* it will stand in messages */
+        setenv("SAFFRON_MODELS_DIR", shown, 0);
     rt_free(path);
 }
 

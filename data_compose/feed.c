@@ -3,6 +3,7 @@
 #include "data_compose/source.h"
 #include "data_compose/synthetic.h"
 
+#include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 #include "runtime/job/job.h"
 
@@ -40,6 +41,18 @@ void dc_feed_destroy(struct dc_feed *feed)
     rt_free(feed);
 }
 
+/* A set of no rows is a wrong file, not a short training: nothing would be learned or measured. */
+static int no_rows(const struct dc_feed *feed)
+{
+    const struct rt_data_conf *data = &feed->conf.job->data;
+    uint32_t files = feed->conf.evaluate ? data->n_test : data->n_train;
+
+    if (files == 0)
+        return 0;
+    return RT_FAIL(RT_EDATA, "%s: no row in it%s", feed->path[0],
+                   files > 1 ? ", nor in the other files of its set" : "");
+}
+
 int dc_feed_next(struct dc_feed *feed)
 {
     if (feed->conf.synthetic) {
@@ -51,6 +64,8 @@ int dc_feed_next(struct dc_feed *feed)
     for (;;) {
         int rc = dc_source_line(feed->source, &feed->line);
 
+        if (rc == 0 && feed->next == 0)
+            return no_rows(feed);
         if (rc <= 0)
             return rc;
         if (feed->line.number > 1 || !dc_parser_wants_header(feed->conf.parser)) {

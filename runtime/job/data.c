@@ -209,7 +209,8 @@ static int expand_one(const struct rt_node *node, const char *base, glob_t *foun
     if (rc == GLOB_NOSPACE)
         err = RT_FAIL(RT_ENOMEM, "no memory for the files of '%s'", path);
     else if (rc != 0)
-        err = rt_node_fail(node, "no file matches '%s'", path);
+        err = rt_node_fail(
+            node, "no file matches '%s' (--data or SAFFRON_DATA_DIR names the folder)", path);
     *matched = found->gl_pathc - before;
     rt_free(path);
     return err;

@@ -117,7 +117,11 @@ static int read_model(const struct rt_job_source *source, struct rt_job *job)
     job->model_name = model_name(job->arena, word);
     char *path = find_model(source, word);
     if (!rt_file_exists(path))
-        err = rt_node_fail(use, "there is no model file '%s'", path);
+        err =
+            source->model
+                ? RT_FAIL(RT_EUSAGE, "--model %s: there is no model file '%s'", source->model, path)
+                : rt_node_fail(use, "there is no model file '%s'%s", path,
+                               source->models_dir ? "" : " (SAFFRON_MODELS_DIR is not set)");
     else
         err = rt_yaml_load(path, &job->model_file);
     rt_free(path);

@@ -535,8 +535,9 @@ int rt_process_end(struct rt_process *process, int err)
     struct rt_process *p = process;
 
     if (err) {
-        const char *text = p->err == err ? p->reason : rt_err_text();
+        char text[1024];
 
+        snprintf(text, sizeof(text), "%s", p->err == err ? p->reason : rt_err_text());
         if (p->member)
             rt_process_set_state(p, WIRE_FAILED);
         fprintf(stderr, "%s: %s\n", p->role.program, text[0] ? text : rt_err_meaning(err));

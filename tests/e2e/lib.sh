@@ -100,6 +100,7 @@ wait_end() {
 nothing_left() {
     local file pid
     for file in "$work"/run/pids/*; do
+        [ -e "$file" ] || continue
         pid=$(cat "$file")
         # A zombie that nobody reaps has ended too: not every container has an init that does.
         grep -qE '^State:[[:space:]]+[^ZX[:space:]]' "/proc/$pid/status" 2>/dev/null || continue

@@ -142,7 +142,9 @@ static void last_error_of_logs(void **state)
         const char *name, *log, *want;
     } row[] = {
         {"empty", "", ""},
-        {"no newline", "saffron-trainer: global.yml:7: no", "saffron-trainer: global.yml:7: no"},
+        {"no newline", "saffron-trainer: global.yml:7: no", "global.yml:7: no"},
+        {"last words", "t ERROR r/0 a\nsaffron-trainer: b: c\nt INFO r/0 state now=failed\n",
+         "b: c"},
         {"the last of two", "t ERROR r/0 first\nt ERROR r/0 second\nt INFO r/0 bye\n", "second"},
         {"control characters", "t ERROR r/0 a\033[31mb\n", "a\\x1b[31mb"},
         {"a stamp without text", "t ERROR r/0\n", "t ERROR r/0"},
