@@ -104,15 +104,19 @@ static struct tr_permits *permits_of(struct tr_batch *batch)
     return batch->head.evaluate ? &batch->trainer->lookups : &batch->trainer->permits;
 }
 
+bool tr_feed_lost(int err)
+{
+    return err == RT_EPEER || err == RT_EUNKNOWN || err == RT_EFULL || err == RT_ECANCELED ||
+           err == RT_EDEADLINE || err == RT_ENOTREADY;
+}
+
 /* Not stepped, so nothing is lost: data-compose brings it again, unless it keeps failing by itself. */
 static void give_back(struct tr_batch *batch, int err, const char *text)
 {
-    bool lost = err == RT_EPEER || err == RT_EUNKNOWN || err == RT_EFULL || err == RT_ECANCELED ||
-                err == RT_EDEADLINE || err == RT_ENOTREADY;
     char reason[256];
     snprintf(reason, sizeof reason, "%s", text);
     struct tr_trainer *trainer = batch->trainer;
-    if (lost || batch->head.attempt < TR_ATTEMPTS_MAX) {
+    if (tr_feed_lost(err) || batch->head.attempt < TR_ATTEMPTS_MAX) {
         tr_feed_finish(batch, WIRE_RETRY, reason);
     } else if (batch->head.evaluate) { /* a result without these rows would be another result */
         tr_fail(trainer, RT_FAIL(err, "evaluation batch %016" PRIx64 ": %s", batch->id, reason));
@@ -122,6 +126,8 @@ static void give_back(struct tr_batch *batch, int err, const char *text)
             tr_fail(trainer, ledger_err);
         trainer->count.samples_dropped += batch->head.samples;
         trainer->count.batches_dropped++;
+        atomic_fetch_add_explicit(&trainer->metric.batches_dropped, 1, memory_order_relaxed);
+        tr_push_release(batch, "poisoned");
         char poisoned[300];
         snprintf(poisoned, sizeof poisoned, "poisoned: %s", reason);
         tr_feed_finish(batch, WIRE_DROPPED, poisoned);

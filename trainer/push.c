@@ -49,10 +49,15 @@ static void on_pushed(void *arg, int err, const struct rt_frame *reply)
     if (!err)
         err = wire_push_gradients_reply_unpack(reply->message, reply->header.message_size,
                                                trainer->scratch, &head);
-    if (err)
-        strand(batch, rt_err_text());
-    else
+    if (!err)
         finish_trained(batch);
+    else if (!tr_feed_lost(err) && ++batch->refused == TR_ATTEMPTS_MAX)
+        tr_fail(trainer, RT_FAIL(err,
+                                 "batch %016" PRIx64 " was stepped, and its gradients were refused "
+                                 "%d times: %s",
+                                 batch->id, TR_ATTEMPTS_MAX, rt_err_text()));
+    else
+        strand(batch, rt_err_text());
     tr_pump(trainer);
 }
 

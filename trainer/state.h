@@ -48,7 +48,8 @@ struct tr_batch {
     struct rt_buf *embeddings;    /* reply of the lookup */
     struct rt_buf *gradients;     /* payload of the push, kept until acked */
     struct tr_batch_view view;
-    uint64_t step; /* the step that it was trained in */
+    uint64_t step;    /* the step that it was trained in */
+    uint32_t refused; /* pushes that failed by themselves */
     double loss_sum;
     struct tr_trainer *trainer;
     struct tr_batch *next; /* in queue or ready */
@@ -136,6 +137,8 @@ void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const cha
 /* Answer C, keep the batch. */
 void tr_feed_answer(struct tr_batch *batch, enum wire_outcome outcome, const char *reason);
 void tr_feed_free(struct tr_batch *batch);
+/* An error of the way, not of the batch: it may come again as often as that happens. */
+bool tr_feed_lost(int err);
 
 /* step.c */
 int tr_step_init(struct tr_trainer *trainer);

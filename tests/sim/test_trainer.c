@@ -33,7 +33,8 @@ struct world {
     struct wire_out out;
     /* middleware */
     unsigned lookups, pushes, releases, looked_up_open, looked_up_open_max;
-    int fail_lookup, fail_push; /* so many times, with RT_EUNKNOWN */
+    int fail_lookup, fail_push; /* so many times */
+    int fail_with;              /* 0: RT_EUNKNOWN, the middleware has lost the batch */
     bool hold_pushes;
     struct rt_call *held[64];
     unsigned n_held;
@@ -81,7 +82,7 @@ static void serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame 
     w->lookups++;
     if (w->fail_lookup > 0) {
         w->fail_lookup--;
-        rt_call_fail(call, RT_EUNKNOWN, "batch is not known here");
+        rt_call_fail(call, w->fail_with ? w->fail_with : RT_EUNKNOWN, "it cannot be looked up");
         return;
     }
     if (!head.evaluate && ++w->looked_up_open > w->looked_up_open_max)
@@ -112,7 +113,7 @@ static void serve_push(void *ctx, struct rt_call *call, const struct rt_frame *r
     w->pushes++;
     if (w->fail_push > 0) {
         w->fail_push--;
-        rt_call_fail(call, RT_EUNKNOWN, "batch is not known here");
+        rt_call_fail(call, w->fail_with ? w->fail_with : RT_EUNKNOWN, "it cannot be pushed");
     } else if (w->hold_pushes) {
         w->held[w->n_held++] = call;
     } else {
@@ -336,6 +337,11 @@ static struct tr_report report(struct world *w)
     return r;
 }
 
+static bool has_failed(void *arg)
+{
+    return ((struct world *)arg)->failed != 0;
+}
+
 /* ---- the tests ---- */
 
 static void test_epochs(void **state)
@@ -451,6 +457,47 @@ static void test_push_lost(void **state)
     stop(&w);
 }
 
+/* A batch that cannot be looked up three times is dropped, and the middleware need not keep it. */
+static void test_poisoned(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w, NULL, 0);
+    w.fail_lookup = 3;
+    w.fail_with = RT_EPROTO;
+    for (unsigned attempt = 1; attempt <= 3; attempt++) {
+        send_batch(&w, 0, 0, attempt);
+        run_until(&w, (struct goal){.answers = attempt});
+        assert_int_equal(w.outcome[0], attempt < 3 ? WIRE_RETRY : WIRE_DROPPED);
+    }
+    sim_run_until(w.sim, NULL, NULL, RT_S);
+    assert_int_equal(w.releases, 1);
+    assert_int_equal(report(&w).samples_dropped, SAMPLES);
+    assert_int_equal(report(&w).permits_used, 0);
+    stop(&w);
+}
+
+/* A stepped batch cannot be dropped: where its gradients are refused for a reason of their own, the job
+ * fails and says why, instead of asking for ever. */
+static void test_push_refused(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w, NULL, 0);
+    w.fail_push = 3;
+    w.fail_with = RT_EPROTO;
+    for (unsigned attempt = 1; attempt <= 2; attempt++) {
+        send_batch(&w, 0, 0, attempt);
+        run_until(&w, (struct goal){.answers = attempt});
+        assert_int_equal(w.outcome[0], WIRE_RETRY);
+    }
+    send_batch(&w, 0, 0, 3);
+    sim_run_until(w.sim, has_failed, &w, 10 * RT_S);
+    assert_int_equal(w.failed, RT_EPROTO);
+    w.failed = 0;
+    stop(&w);
+}
+
 /* The same batch again: joined while it is open, answered at once when it is finished. */
 static void test_repeat(void **state)
 {
@@ -506,6 +553,7 @@ int main(void)
         cmocka_unit_test(test_epochs),      cmocka_unit_test(test_staleness),
         cmocka_unit_test(test_lookup_lost), cmocka_unit_test(test_push_lost),
         cmocka_unit_test(test_repeat),      cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_poisoned),    cmocka_unit_test(test_push_refused),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
