@@ -54,8 +54,8 @@ void mw_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *req
     if (batch->state == MW_PUSHING)
         return; /* answered when the push is done: by then the batch is forgotten */
     batch->step = m.step;
-    if (batch->state == MW_LOOKING)
-        return;
+    if (batch->state == MW_LOOKING && !(batch->again && batch->parts_out == 0))
+        return; /* to begin anew is for the last reply that is out; here there is none */
     batch->state = MW_LOOKING;
     mw_fanout_begin(batch, false);
 }

@@ -135,6 +135,34 @@ static void owner_lost_between(void **state)
     mwt_stop(w);
 }
 
+/* A trainer that started anew asks for another step while an owner is away and nothing is out. */
+static void another_step_while_an_owner_is_away(void **state)
+{
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+    struct ask first, second;
+
+    (void)state;
+    mwt_start(w, NULL, 0);
+    mwt_make_input(&in, 4);
+    assert_int_equal(mwt_do_put(w, &in), 0);
+    mwt_stop_owner(w, 1);
+    sim_run_until(w->sim, NULL, NULL, RT_S);
+    mwt_lookup_step(w, &in, 1, &first);
+    sim_run_until(w->sim, NULL, NULL, RT_S);
+    assert_int_equal(w->owner[0].lookups, 1); /* it has answered */
+    assert_int_equal(first.ended, 0);
+    mwt_lookup_step(w, &in, 2, &second);
+    assert_int_equal(mwt_wait_for(w, &first), RT_ENOTREADY);
+    mwt_start_owner(w, 1);
+    assert_int_equal(mwt_wait_for(w, &second), 0);
+    mwt_check_embeddings(w, &in, &second);
+    assert_int_equal(w->owner[0].lookups, 2); /* asked anew: its rows were of another step */
+    rt_buf_unref(second.payload);
+    mwt_stop(w);
+}
+
 static void a_busy_owner_is_asked_again(void **state)
 {
     static const int busy[] = {RT_EFULL, RT_ENOTREADY};
@@ -509,6 +537,7 @@ int main(void)
         cmocka_unit_test(put_lookup_push),
         cmocka_unit_test(repeats_are_joined),
         cmocka_unit_test(owner_lost_between),
+        cmocka_unit_test(another_step_while_an_owner_is_away),
         cmocka_unit_test(a_busy_owner_is_asked_again),
         cmocka_unit_test(an_owner_that_refuses_ends_it),
         cmocka_unit_test(synchronous_reaches_every_owner),
