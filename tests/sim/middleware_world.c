@@ -34,9 +34,14 @@ static uint32_t place_of(uint64_t id)
 
 /* ---- the owners ---- */
 
-static void check_owner_of(const struct owner *owner, uint64_t id)
+/* One id of a request: of this owner's shards, and once per table however many features share it. */
+static void check_id(const struct owner *owner, const uint64_t *ids, uint32_t i)
 {
     struct rt_shard_map map;
+    uint64_t id = ids[i];
+
+    while (i-- > 0)
+        assert_true(ids[i] != id);
 
     assert_int_equal(rt_shard_map_init(&map, OWNERS, 1), 0);
     assert_int_equal(rt_shard_owner(&map, rt_shard_of(id)), owner->index);
@@ -80,7 +85,7 @@ static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *r
         for (uint32_t i = 0; i < m.n_ids[t]; i++) {
             uint64_t id = ((const uint64_t *)ids)[i];
 
-            check_owner_of(owner, id);
+            check_id(owner, ids, i);
             memcpy(buf->data + at + i * DIM * sizeof(float), owner->row[m.table[t]][place_of(id)],
                    DIM * sizeof(float));
         }
@@ -114,7 +119,7 @@ static void apply(struct owner *owner, const struct wire_apply_gradients *m,
         for (uint32_t i = 0; i < m->n_ids[t]; i++) {
             uint64_t id = ((const uint64_t *)ids)[i];
 
-            check_owner_of(owner, id);
+            check_id(owner, ids, i);
             for (int j = 0; j < DIM; j++)
                 owner->row[m->table[t]][place_of(id)][j] -= ((const float *)gradient)[i * DIM + j];
         }

@@ -316,6 +316,10 @@ static void over_the_budget(void **state)
     assert_true(mwt_number(w, "bytes_reserved") <= 20000);
     assert_int_equal(do_release(w, 0), 0);
     assert_int_equal(mwt_do_put(w, &in), 0);
+    for (uint64_t b = 1; b <= held; b++) { /* looked up; then their trainer dies */
+        mwt_make_input(&in, b);
+        assert_int_equal(mwt_do_lookup(w, &in), 0);
+    }
     mwt_make_input(&in, held + 1);
     assert_int_equal(mwt_do_put(w, &in), RT_EFULL);
     sim_run_until(w->sim, NULL, NULL, 61 * RT_S); /* nobody asked for them: they make room */

@@ -441,15 +441,17 @@ static void old_hellos(void **state)
         const char *address;
         uint32_t index_in_subject;
         bool news;
+        const char *job; /* NULL: ours */
     } row[] = {
-        {"first", 10, 5, WIRE_STARTING, "tcp:a:1", 2, true},
-        {"same again", 10, 6, WIRE_STARTING, "tcp:a:1", 2, false},
-        {"older sequence, other address", 10, 4, WIRE_STARTING, "tcp:b:1", 2, false},
-        {"lower incarnation", 9, 100, WIRE_READY, "tcp:c:1", 2, false},
-        {"other address", 10, 7, WIRE_STARTING, "tcp:d:1", 2, true},
-        {"other state", 10, 8, WIRE_READY, "tcp:d:1", 2, true},
-        {"new incarnation", 11, 1, WIRE_READY, "tcp:d:1", 2, true},
-        {"another one's subject", 12, 1, WIRE_READY, "tcp:d:1", 3, false},
+        {"first", 10, 5, WIRE_STARTING, "tcp:a:1", 2, true, NULL},
+        {"same again", 10, 6, WIRE_STARTING, "tcp:a:1", 2, false, NULL},
+        {"older sequence, other address", 10, 4, WIRE_STARTING, "tcp:b:1", 2, false, NULL},
+        {"lower incarnation", 9, 100, WIRE_READY, "tcp:c:1", 2, false, NULL},
+        {"other address", 10, 7, WIRE_STARTING, "tcp:d:1", 2, true, NULL},
+        {"other state", 10, 8, WIRE_READY, "tcp:d:1", 2, true, NULL},
+        {"new incarnation", 11, 1, WIRE_READY, "tcp:d:1", 2, true, NULL},
+        {"another one's subject", 12, 1, WIRE_READY, "tcp:d:1", 3, false, NULL},
+        {"another job, on our subject", 12, 1, WIRE_READY, "tcp:e:1", 2, false, "other"},
     };
     struct rt_bus_conf conf = {
         .loop = loop, .name = "hand", .message = count_message, .change = ignore_change};
@@ -467,7 +469,7 @@ static void old_hellos(void **state)
     assert_int_equal(rt_bus_subscribe(bus, "saffron.test.hello.trainer.0"), 0);
     assert_true(run_until(is_counted, &said, WAIT_NS)); /* so its subscriptions are in, too */
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        struct wire_hello hello = {.job = "test",
+        struct wire_hello hello = {.job = row[i].job ? row[i].job : "test",
                                    .role = RT_ROLE_MIDDLEWARE,
                                    .index = 2,
                                    .incarnation = row[i].incarnation,
