@@ -116,6 +116,24 @@ static uint64_t digest_of(const struct wire_hello *hello)
     return d;
 }
 
+/* Would its handshake be refused? Then its addresses are of no use, and what it says of its job misleads. */
+static bool is_of_our_job(const struct wire_hello *self, const struct wire_hello *hello)
+{
+    return hello->wire_version == self->wire_version && hello->config_hash == self->config_hash &&
+           hello->plan_hash == self->plan_hash;
+}
+
+static void refuse_peer(const struct wire_hello *self, const struct wire_hello *hello)
+{
+    rt_log(RT_LOG_WARN,
+           "peer_refused peer=%s/%u reason=\"it runs the job with other files: wire version, "
+           "configuration and data plan are %u, 0x%llx, 0x%llx; expected %u, 0x%llx, 0x%llx\"",
+           rt_role_name(hello->role), hello->index, hello->wire_version,
+           (unsigned long long)hello->config_hash, (unsigned long long)hello->plan_hash,
+           self->wire_version, (unsigned long long)self->config_hash,
+           (unsigned long long)self->plan_hash);
+}
+
 static void hear_peer(struct rt_member *member, const struct wire_hello *hello)
 {
     uint64_t key = (uint64_t)hello->role << 32 | hello->index, digest = digest_of(hello);
@@ -133,7 +151,9 @@ static void hear_peer(struct rt_member *member, const struct wire_hello *hello)
         }
     }
     *peer = (struct peer){hello->incarnation, hello->sequence, digest};
-    if (news && member->conf.hello)
+    if (news && !is_of_our_job(&member->self, hello))
+        refuse_peer(&member->self, hello);
+    else if (news && member->conf.hello)
         member->conf.hello(member->conf.ctx, hello);
 }
 

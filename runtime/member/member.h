@@ -19,7 +19,8 @@ struct rt_member_conf {
         self;            /* sequence and state are kept by the member; pointers must stay valid */
     uint32_t listens_to; /* RT_ROLE_BIT()s */
     void *ctx;
-    /* A hello that is news: first, other address, other incarnation, other state. Valid in the call. */
+    /* A hello that is news: first, other address, other incarnation, other state. Valid in the call. Not told
+     * of processes whose handshake would be refused (other wire version, configuration or data plan). */
     void (*hello)(void *ctx, const struct wire_hello *hello);
     /* A control request meant for us. Fill status, and text (owned by ctx until the next call). */
     void (*control)(void *ctx, const struct wire_control_request *request,

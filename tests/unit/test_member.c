@@ -425,7 +425,8 @@ static void wait_mark(struct rt_bus *bus, struct node *node, uint64_t incarnatio
                                .state = WIRE_READY,
                                .replicas = REPLICAS,
                                .n_addresses = 1,
-                               .address = &address};
+                               .address = &address,
+                               .wire_version = 1};
 
     say_hello(bus, &hello, 3);
     assert_true(run_until(mark_is_heard, &mark, WAIT_NS));
@@ -442,16 +443,22 @@ static void old_hellos(void **state)
         uint32_t index_in_subject;
         bool news;
         const char *job; /* NULL: ours */
+        uint64_t config_hash, plan_hash;
+        uint32_t wire_version; /* above ours */
     } row[] = {
-        {"first", 10, 5, WIRE_STARTING, "tcp:a:1", 2, true, NULL},
-        {"same again", 10, 6, WIRE_STARTING, "tcp:a:1", 2, false, NULL},
-        {"older sequence, other address", 10, 4, WIRE_STARTING, "tcp:b:1", 2, false, NULL},
-        {"lower incarnation", 9, 100, WIRE_READY, "tcp:c:1", 2, false, NULL},
-        {"other address", 10, 7, WIRE_STARTING, "tcp:d:1", 2, true, NULL},
-        {"other state", 10, 8, WIRE_READY, "tcp:d:1", 2, true, NULL},
-        {"new incarnation", 11, 1, WIRE_READY, "tcp:d:1", 2, true, NULL},
-        {"another one's subject", 12, 1, WIRE_READY, "tcp:d:1", 3, false, NULL},
-        {"another job, on our subject", 12, 1, WIRE_READY, "tcp:e:1", 2, false, "other"},
+        {"first", 10, 5, WIRE_STARTING, "tcp:a:1", 2, true, NULL, 0, 0, 0},
+        {"same again", 10, 6, WIRE_STARTING, "tcp:a:1", 2, false, NULL, 0, 0, 0},
+        {"older sequence, other address", 10, 4, WIRE_STARTING, "tcp:b:1", 2, false, NULL, 0, 0, 0},
+        {"lower incarnation", 9, 100, WIRE_READY, "tcp:c:1", 2, false, NULL, 0, 0, 0},
+        {"other address", 10, 7, WIRE_STARTING, "tcp:d:1", 2, true, NULL, 0, 0, 0},
+        {"other state", 10, 8, WIRE_READY, "tcp:d:1", 2, true, NULL, 0, 0, 0},
+        {"new incarnation", 11, 1, WIRE_READY, "tcp:d:1", 2, true, NULL, 0, 0, 0},
+        {"another one's subject", 12, 1, WIRE_READY, "tcp:d:1", 3, false, NULL, 0, 0, 0},
+        {"another job, on our subject", 12, 1, WIRE_READY, "tcp:e:1", 2, false, "other", 0, 0, 0},
+        {"other configuration", 12, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 1, 0, 0},
+        {"other data", 13, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 0, 1, 0},
+        {"other wire version", 14, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 0, 0, 1},
+        {"started anew with our files", 15, 1, WIRE_READY, "tcp:e:1", 2, true, NULL, 0, 0, 0},
     };
     struct rt_bus_conf conf = {
         .loop = loop, .name = "hand", .message = count_message, .change = ignore_change};
@@ -477,7 +484,10 @@ static void old_hellos(void **state)
                                    .state = row[i].state,
                                    .replicas = REPLICAS,
                                    .n_addresses = 1,
-                                   .address = &row[i].address};
+                                   .address = &row[i].address,
+                                   .config_hash = row[i].config_hash,
+                                   .plan_hash = row[i].plan_hash,
+                                   .wire_version = 1 + row[i].wire_version};
         int before = t.heard, news;
 
         say_hello(bus, &hello, row[i].index_in_subject);
