@@ -22,6 +22,9 @@ enum option_key {
     KEY_NATS,
     KEY_TIMEOUT,
     KEY_QUIET,
+    KEY_MAX_STEPS, /* reserved: refused, as are the two below */
+    KEY_RESTART,
+    KEY_RESTORE,
     KEY_REPLICAS, /* + enum rt_role; the last */
 };
 
@@ -48,6 +51,9 @@ static const struct argp_option option[] = {
      2},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this time (default 0: never)", 2},
     {"quiet", KEY_QUIET, NULL, 0, "no progress, only the result", 2},
+    {"max-steps", KEY_MAX_STEPS, "N", OPTION_HIDDEN, NULL, 2},
+    {"restart", KEY_RESTART, "WHEN", OPTION_HIDDEN, NULL, 2},
+    {"restore", KEY_RESTORE, "NAME", OPTION_HIDDEN, NULL, 2},
     {0},
 };
 
@@ -139,6 +145,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case KEY_SET:
         add_set(state, options, rt_xstrdup(arg));
+        break;
+    case KEY_MAX_STEPS:
+    case KEY_RESTART:
+    case KEY_RESTORE:
+        argp_error(state, "--%s: not in this version",
+                   key == KEY_MAX_STEPS ? "max-steps"
+                   : key == KEY_RESTART ? "restart"
+                                        : "restore");
         break;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", arg);

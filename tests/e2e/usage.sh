@@ -19,6 +19,9 @@ refused() {
 run=(local --run-dir "$work/run" --config "$work/job")
 refused "no command" "Usage: saffron"
 refused "unknown command" "unknown command 'tran'" tran
+for option in --max-steps=5 --restart=on-failure --restore=latest; do
+    refused "$option" "${option%=*}: not in this version" local "$option"
+done
 refused "unknown option" "unrecognized option '--epoch-count'" local --epoch-count 3
 refused "no number" "epochs: expected an integer in 1\.\..*, got 'many'" "${run[@]}" --epochs many
 refused "trainers" "--trainers: expected 1, .*got '2'" "${run[@]}" --trainers 2
