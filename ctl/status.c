@@ -142,6 +142,13 @@ static int complain(int err)
     return rt_exit_code(err);
 }
 
+static int nobody(const struct target *target)
+{
+    fprintf(stderr, "saffron: nobody of job '%s' answers on %s\n", target->run.job,
+            target->run.nats);
+    return 1;
+}
+
 int ctl_status(int argc, char **argv)
 {
     struct target target;
@@ -153,11 +160,8 @@ int ctl_status(int argc, char **argv)
     n = ask_all(&target, WIRE_CTL_STATUS, &titled, print_row);
     if (n < 0)
         return complain(n);
-    if (n == 0) {
-        fprintf(stderr, "saffron: nobody of job '%s' answers on %s\n", target.run.job,
-                target.run.nats);
-        return 1;
-    }
+    if (n == 0)
+        return nobody(&target);
     return 0;
 }
 
@@ -214,11 +218,8 @@ int ctl_stop(int argc, char **argv)
     n = ask_all(&target, WIRE_CTL_STOP, NULL, ignore_reply);
     if (n < 0)
         return complain(n);
-    if (n == 0) {
-        fprintf(stderr, "saffron: nobody of job '%s' answers on %s\n", target.run.job,
-                target.run.nats);
-        return 1;
-    }
+    if (n == 0)
+        return nobody(&target);
     printf("%d processes of job '%s' are stopping\n", n, target.run.job);
     return 0;
 }

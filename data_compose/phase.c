@@ -346,14 +346,9 @@ static int enter_pass(struct dc_composer *c, const struct wire_await_phase_reply
 
 static int enter_phase(struct dc_composer *c, const struct wire_await_phase_reply *reply)
 {
-    static const char *const name[] = {[WIRE_PHASE_TRAIN] = "train",
-                                       [WIRE_PHASE_EVALUATE] = "evaluate",
-                                       [WIRE_PHASE_DONE] = "done",
-                                       [WIRE_PHASE_STATISTICS] = "statistics"};
-
     c->phase = reply->phase;
     rt_log(RT_LOG_INFO, "phase number=%" PRIu64 " kind=%s epoch=%" PRIu64, reply->phase,
-           name[reply->kind], reply->epoch);
+           wire_phase_name(reply->kind), reply->epoch);
     if (reply->kind == WIRE_PHASE_STATISTICS)
         return enter_statistics(c);
     dc_statistics_destroy(c->statistics);

@@ -134,19 +134,26 @@ static void refuse(struct dc_open *o, const char *what, const struct rt_peer *pe
                                         o->batch->id, peer ? rt_peer_name(peer) : "nowhere"));
 }
 
+/* The answer comes after the batch, or the composer, was given up. */
+static bool is_over(struct dc_open *o)
+{
+    if (o->dropped)
+        release(o);
+    else if (o->composer->destroying)
+        o->state = DC_PUT_NEXT;
+    else
+        return false;
+    return true;
+}
+
 static void on_put(void *arg, int err, const struct rt_frame *reply)
 {
     struct dc_open *o = arg;
     struct dc_composer *c = o->composer;
 
     (void)reply;
-    if (o->dropped || c->destroying) {
-        if (o->dropped)
-            release(o);
-        else
-            o->state = DC_PUT_NEXT;
+    if (is_over(o))
         return;
-    }
     if (err && !passing(err)) {
         o->state = DC_PUT_NEXT;
         refuse(o, "PutBatch", o->middleware, err);
@@ -198,13 +205,8 @@ static void on_train(void *arg, int err, const struct rt_frame *reply)
     struct wire_train_batch_reply outcome;
     struct rt_arena *arena = NULL;
 
-    if (o->dropped || c->destroying) {
-        if (o->dropped)
-            release(o);
-        else
-            o->state = DC_PUT_NEXT;
+    if (is_over(o))
         return;
-    }
     o->state = DC_PUT_NEXT; /* no call is out */
     if (!err)
         err = rt_arena_create(ARENA_BYTES, &arena);

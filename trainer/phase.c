@@ -15,15 +15,6 @@
 #include <math.h>
 #include <stdio.h>
 
-const char *tr_phase_name(enum wire_phase_kind kind)
-{
-    static const char *const name[] = {[WIRE_PHASE_TRAIN] = "train",
-                                       [WIRE_PHASE_EVALUATE] = "evaluate",
-                                       [WIRE_PHASE_DONE] = "done",
-                                       [WIRE_PHASE_STATISTICS] = "statistics"};
-    return name[kind];
-}
-
 static bool has_statistics(const struct rt_job *job)
 {
     for (uint32_t c = 0; c < job->data.n_columns; c++)
@@ -90,8 +81,8 @@ static void next_phase(struct tr_trainer *trainer, enum wire_phase_kind kind, ui
     trainer->kind = kind;
     trainer->epoch = epoch;
     atomic_store_explicit(&trainer->metric.epoch, epoch, memory_order_relaxed);
-    rt_log(RT_LOG_INFO, "phase kind=%s epoch=%" PRIu64 " step=%" PRIu64, tr_phase_name(kind), epoch,
-           trainer->step);
+    rt_log(RT_LOG_INFO, "phase kind=%s epoch=%" PRIu64 " step=%" PRIu64, wire_phase_name(kind),
+           epoch, trainer->step);
     for (uint32_t c = 0; c < TR_COMPOSERS_MAX; c++)
         if (trainer->waiter[c].call)
             tell(trainer, &trainer->waiter[c]);

@@ -151,7 +151,6 @@ void tr_push_release(struct tr_batch *batch,
                      const char *reason); /* tell M that no gradients will come */
 
 /* phase.c */
-const char *tr_phase_name(enum wire_phase_kind kind);
 void tr_phase_init(struct tr_trainer *trainer);
 void tr_phase_serve_await(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_phase_serve_end(void *trainer, struct rt_call *call, const struct rt_frame *request);

@@ -277,7 +277,7 @@ uint64_t tr_trainer_digest(struct tr_trainer *trainer)
 void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
 {
     *out = trainer->count;
-    out->phase = tr_phase_name(trainer->kind);
+    out->phase = wire_phase_name(trainer->kind);
     out->epoch = trainer->epoch;
     out->epochs = trainer->job->data.epochs;
     out->step = trainer->step;

@@ -132,6 +132,7 @@ enum wire_phase_kind {
     WIRE_PHASE_DONE = 3,
     WIRE_PHASE_STATISTICS = 4,
 };
+const char *wire_phase_name(enum wire_phase_kind kind);
 struct wire_await_phase_reply {
     uint64_t phase;
     enum wire_phase_kind kind;

@@ -10,6 +10,16 @@
 
 #include <math.h>
 
+const char *wire_phase_name(enum wire_phase_kind kind)
+{
+    static const char *const name[] = {[WIRE_PHASE_TRAIN] = "train",
+                                       [WIRE_PHASE_EVALUATE] = "evaluate",
+                                       [WIRE_PHASE_DONE] = "done",
+                                       [WIRE_PHASE_STATISTICS] = "statistics"};
+
+    return (unsigned)kind < ARRAY_LEN(name) && name[kind] ? name[kind] : "unknown";
+}
+
 /* ---- statistics ---- */
 
 static int check_statistics(const char *name, const struct wire_statistics *s, uint32_t n)
