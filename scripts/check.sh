@@ -125,6 +125,25 @@ documents() {
         echo "docs/config.md: not what the option tables say; run make docs"
 }
 
+# What the tables of a folder's README name in their first column is there: a file, its stem, a folder, a job.
+pages() {
+    local page folder name
+    for folder in $(ours '*/*' | cut -d/ -f1 | sort -u); do
+        case $folder in .*) continue ;; esac
+        page=$folder/README.md
+        [ -f "$page" ] || {
+            echo "$page: missing; every top folder has one"
+            continue
+        }
+        [ "$(wc -l <"$page")" -le 60 ] || echo "$page: longer than one screen, 60 lines"
+        # shellcheck disable=SC2016 # the backquotes are markdown
+        grep '^| *`' "$page" | cut -d'|' -f2 | grep -o '`[^`]*`' | tr -d '`' | while read -r name; do
+            compgen -G "$folder/$name" >/dev/null || compgen -G "$folder/$name.[ch]" >/dev/null ||
+                echo "$page: names '$name', which is not there"
+        done
+    done
+}
+
 shells() {
     command -v shellcheck >/dev/null || return 0
     ours '*.sh' .ci/run | xargs -r shellcheck -x -f gcc
@@ -139,6 +158,7 @@ file_sizes | rule "files of at most $file_lines_max lines"
 banned_calls | rule "no banned calls"
 banned_words | rule "no unfinished business"
 documents | rule "docs/config.md is current"
+pages | rule "folder READMEs: there, short, name what exists"
 shells | rule "shellcheck"
 tidy | rule "clang-tidy"
 if [ "$broken" -ne 0 ]; then
