@@ -1,5 +1,6 @@
 /* tests/lib/rpc_world.c -- server, client and loop of the tests of runtime/net. */
 #include "tests/lib/rpc_world.h"
+#include "tests/lib/greeting.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -12,24 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 #include <uv.h>
-
-static int pack_plain(const struct rt_identity *id, uint8_t *out, size_t capacity, size_t *size)
-{
-    rt_assert(capacity >= sizeof(*id));
-    memcpy(out, id, sizeof(*id));
-    *size = sizeof(*id);
-    return 0;
-}
-
-static int unpack_plain(const uint8_t *message, size_t size, struct rt_identity *out)
-{
-    if (size != sizeof(*out))
-        return RT_FAIL(RT_EPROTO, "handshake: expected %zu bytes, got %zu", sizeof(*out), size);
-    memcpy(out, message, size);
-    return 0;
-}
-
-static const struct rt_greeting greeting = {pack_plain, unpack_plain};
 
 static void serve_echo(void *ctx, struct rt_call *call, const struct rt_frame *request)
 {
@@ -109,7 +92,7 @@ struct rt_rpc_conf rw_conf(struct world *w, struct end *end, enum rt_role role,
                  .wire_version = RT_WIRE_VERSION,
                  .config_hash = 11,
                  .plan_hash = 22},
-        .greeting = &greeting,
+        .greeting = &plain_greeting,
         .methods = methods,
         .n_methods = ARRAY_LEN(methods),
         .reply_max = ECHO_PAYLOAD_MAX,

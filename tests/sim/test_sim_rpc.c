@@ -10,6 +10,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
 #include "runtime/net/rpc.h"
+#include "tests/lib/greeting.h"
 #include "tests/sim/sim_io.h"
 
 #include <setjmp.h>
@@ -60,24 +61,6 @@ static uint64_t draw(struct world *w, uint64_t below)
 {
     return rt_below(rt_draw(w->draw_key, w->draws++), below);
 }
-
-static int pack_plain(const struct rt_identity *id, uint8_t *out, size_t capacity, size_t *size)
-{
-    rt_assert(capacity >= sizeof(*id));
-    memcpy(out, id, sizeof(*id));
-    *size = sizeof(*id);
-    return 0;
-}
-
-static int unpack_plain(const uint8_t *message, size_t size, struct rt_identity *out)
-{
-    if (size != sizeof(*out))
-        return RT_FAIL(RT_EPROTO, "handshake: expected %zu bytes, got %zu", sizeof(*out), size);
-    memcpy(out, message, size);
-    return 0;
-}
-
-static const struct rt_greeting greeting = {pack_plain, unpack_plain};
 
 static void reply_late(void *arg)
 {
@@ -170,7 +153,7 @@ static void start_member(struct world *w, unsigned node)
                  .index = client ? node : node - CLIENTS,
                  .incarnation = 7,
                  .wire_version = RT_WIRE_VERSION},
-        .greeting = &greeting,
+        .greeting = &plain_greeting,
         .methods = methods,
         .n_methods = client ? 0 : ARRAY_LEN(methods),
         .reply_max = 4096,
