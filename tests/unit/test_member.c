@@ -432,34 +432,35 @@ static void wait_mark(struct rt_bus *bus, struct node *node, uint64_t incarnatio
     assert_true(run_until(mark_is_heard, &mark, WAIT_NS));
 }
 
-/* Hellos made by hand, in this order; `news`: the listener is to hear of it. */
+/* Hellos made by hand, said in this order; `news`: the listener is to hear of it. */
+static const struct {
+    const char *name;
+    uint64_t incarnation, sequence;
+    enum wire_state state;
+    const char *address;
+    uint32_t index_in_subject;
+    bool news;
+    const char *job; /* NULL: ours */
+    uint64_t config_hash, plan_hash;
+    uint32_t wire_version; /* above ours */
+} hand_made[] = {
+    {"first", 10, 5, WIRE_STARTING, "tcp:a:1", 2, true, NULL, 0, 0, 0},
+    {"same again", 10, 6, WIRE_STARTING, "tcp:a:1", 2, false, NULL, 0, 0, 0},
+    {"older sequence, other address", 10, 4, WIRE_STARTING, "tcp:b:1", 2, false, NULL, 0, 0, 0},
+    {"lower incarnation", 9, 100, WIRE_READY, "tcp:c:1", 2, false, NULL, 0, 0, 0},
+    {"other address", 10, 7, WIRE_STARTING, "tcp:d:1", 2, true, NULL, 0, 0, 0},
+    {"other state", 10, 8, WIRE_READY, "tcp:d:1", 2, true, NULL, 0, 0, 0},
+    {"new incarnation", 11, 1, WIRE_READY, "tcp:d:1", 2, true, NULL, 0, 0, 0},
+    {"another one's subject", 12, 1, WIRE_READY, "tcp:d:1", 3, false, NULL, 0, 0, 0},
+    {"another job, on our subject", 12, 1, WIRE_READY, "tcp:e:1", 2, false, "other", 0, 0, 0},
+    {"other configuration", 12, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 1, 0, 0},
+    {"other data", 13, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 0, 1, 0},
+    {"other wire version", 14, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 0, 0, 1},
+    {"started anew with our files", 15, 1, WIRE_READY, "tcp:e:1", 2, true, NULL, 0, 0, 0},
+};
+
 static void old_hellos(void **state)
 {
-    static const struct {
-        const char *name;
-        uint64_t incarnation, sequence;
-        enum wire_state state;
-        const char *address;
-        uint32_t index_in_subject;
-        bool news;
-        const char *job; /* NULL: ours */
-        uint64_t config_hash, plan_hash;
-        uint32_t wire_version; /* above ours */
-    } row[] = {
-        {"first", 10, 5, WIRE_STARTING, "tcp:a:1", 2, true, NULL, 0, 0, 0},
-        {"same again", 10, 6, WIRE_STARTING, "tcp:a:1", 2, false, NULL, 0, 0, 0},
-        {"older sequence, other address", 10, 4, WIRE_STARTING, "tcp:b:1", 2, false, NULL, 0, 0, 0},
-        {"lower incarnation", 9, 100, WIRE_READY, "tcp:c:1", 2, false, NULL, 0, 0, 0},
-        {"other address", 10, 7, WIRE_STARTING, "tcp:d:1", 2, true, NULL, 0, 0, 0},
-        {"other state", 10, 8, WIRE_READY, "tcp:d:1", 2, true, NULL, 0, 0, 0},
-        {"new incarnation", 11, 1, WIRE_READY, "tcp:d:1", 2, true, NULL, 0, 0, 0},
-        {"another one's subject", 12, 1, WIRE_READY, "tcp:d:1", 3, false, NULL, 0, 0, 0},
-        {"another job, on our subject", 12, 1, WIRE_READY, "tcp:e:1", 2, false, "other", 0, 0, 0},
-        {"other configuration", 12, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 1, 0, 0},
-        {"other data", 13, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 0, 1, 0},
-        {"other wire version", 14, 1, WIRE_READY, "tcp:e:1", 2, false, NULL, 0, 0, 1},
-        {"started anew with our files", 15, 1, WIRE_READY, "tcp:e:1", 2, true, NULL, 0, 0, 0},
-    };
     struct rt_bus_conf conf = {
         .loop = loop, .name = "hand", .message = count_message, .change = ignore_change};
     struct server server = {0};
@@ -475,28 +476,28 @@ static void old_hellos(void **state)
     assert_int_equal(rt_bus_create(&conf, &bus), 0);
     assert_int_equal(rt_bus_subscribe(bus, "saffron.test.hello.trainer.0"), 0);
     assert_true(run_until(is_counted, &said, WAIT_NS)); /* so its subscriptions are in, too */
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        struct wire_hello hello = {.job = row[i].job ? row[i].job : "test",
+    for (size_t i = 0; i < ARRAY_LEN(hand_made); i++) {
+        struct wire_hello hello = {.job = hand_made[i].job ? hand_made[i].job : "test",
                                    .role = RT_ROLE_MIDDLEWARE,
                                    .index = 2,
-                                   .incarnation = row[i].incarnation,
-                                   .sequence = row[i].sequence,
-                                   .state = row[i].state,
+                                   .incarnation = hand_made[i].incarnation,
+                                   .sequence = hand_made[i].sequence,
+                                   .state = hand_made[i].state,
                                    .replicas = REPLICAS,
                                    .n_addresses = 1,
-                                   .address = &row[i].address,
-                                   .config_hash = row[i].config_hash,
-                                   .plan_hash = row[i].plan_hash,
-                                   .wire_version = 1 + row[i].wire_version};
+                                   .address = &hand_made[i].address,
+                                   .config_hash = hand_made[i].config_hash,
+                                   .plan_hash = hand_made[i].plan_hash,
+                                   .wire_version = 1 + hand_made[i].wire_version};
         int before = t.heard, news;
 
-        say_hello(bus, &hello, row[i].index_in_subject);
+        say_hello(bus, &hello, hand_made[i].index_in_subject);
         wait_mark(bus, &t, 100 + i);
         news = t.heard - before - 1;
-        if (news != row[i].news)
-            fail_msg("%s: heard %d, expected %d", row[i].name, news, row[i].news);
-        if (row[i].news)
-            assert_string_equal(t.address[2], row[i].address);
+        if (news != hand_made[i].news)
+            fail_msg("%s: heard %d, expected %d", hand_made[i].name, news, hand_made[i].news);
+        if (hand_made[i].news)
+            assert_string_equal(t.address[2], hand_made[i].address);
     }
     /* Nonsense harms nobody. */
     assert_int_equal(rt_bus_publish(bus, "saffron.test.hello.middleware.2", "\xff\xff", 2), 0);
