@@ -39,10 +39,11 @@ die() {
 # Build only says something when it takes a while or fails.
 build() {
     local log=$top/build/build.log
-    mkdir -p "$top/build"
     if make -q -C "$top" programs >/dev/null 2>&1; then
         return
     fi
+    mkdir -p "$top/build" 2>/dev/null || true
+    [ -w "$top/build" ] || die "cannot write to $top/build: build in a clone of your own"
     echo "building (a minute the first time) ..." >&2
     make -s -j"$(nproc)" -C "$top" programs >"$log" 2>&1 || {
         tail -n 30 "$log" >&2

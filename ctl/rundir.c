@@ -56,7 +56,7 @@ static int claim_default(const char *job_name, char **out)
         }
         rt_free(dir);
         if (err != RT_EUSAGE)
-            break;
+            return rt_fail_prefix(err, "the folder of this run (--run-dir chooses another): ");
     }
     return err;
 }
