@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,14 +51,22 @@ static void *post_all(void *arg)
     return NULL;
 }
 
+static void set_flag(void *arg)
+{
+    atomic_store((atomic_int *)arg, 1);
+}
+
 static void test_posts(void **state)
 {
     struct rt_loop *loop = new_loop();
     struct poster poster[POSTERS];
     pthread_t thread[POSTERS];
+    atomic_int runs = 0;
     (void)state;
     assert_int_equal(rt_loop_start_thread(loop), 0);
-    usleep(1000);
+    assert_int_equal(rt_loop_post(loop, set_flag, &runs), 0);
+    while (!atomic_load(&runs)) /* until then it is anybody's loop */
+        usleep(100);
     for (int i = 0; i < POSTERS; i++) {
         poster[i] = (struct poster){.loop = loop};
         pthread_create(&thread[i], NULL, post_all, &poster[i]);
