@@ -9,7 +9,7 @@ CC       ?= gcc
 B        ?= build$(if $(SAN),/$(SAN),/release)
 # CUDA=auto|0|1        the GPU backend: built when nvcc is found (CUDA_HOME, else PATH), never needed
 # JEMALLOC=1|0         the allocator; sanitizers and valgrind want 0
-# SAN=address|thread   sanitizers (address brings undefined and leak checks)
+# SAN=address|thread   sanitizers (address brings undefined and leak checks; fuzz: what `make fuzz` builds with)
 # WERROR=1|0 V=0|1     warnings are errors; show whole command lines
 # B=DIR                where objects, libraries and programs go
 
@@ -30,6 +30,9 @@ LDFLAGS  += -fsanitize=address,undefined
 else ifeq ($(SAN),thread)
 CFLAGS   += -fsanitize=thread -fno-omit-frame-pointer -DRT_DEBUG
 LDFLAGS  += -fsanitize=thread
+else ifeq ($(SAN),fuzz)
+CFLAGS   += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DRT_DEBUG
+LDFLAGS  += -fsanitize=fuzzer,address,undefined
 else
 CPPFLAGS += -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 endif
@@ -56,9 +59,10 @@ RUNTIME_O := $(call objects,$(call sources,runtime)) $(GEN_C:.c=.o)
 LIBS      := $(B)/libruntime.a $(ROLES:%=$(B)/lib%.a) $(B)/libctl.a
 UNIT_C    := $(wildcard tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_*.c)
 UNIT      := $(UNIT_C:%.c=$(B)/%)
-TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c)))
+FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
+TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit programs announce
+.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz
 .SECONDARY:
 all: announce programs
 
@@ -97,6 +101,15 @@ $(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $< $(TESTLIB_O) -Wl,--start-group $(LIBS) \
 	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
 
+# With clang: libFuzzer. Of the trainer the parsers alone, for its kernels are written for gcc.
+FUZZ_ALL := $(patsubst tests/fuzz/corpus/%/,%,$(sort $(wildcard tests/fuzz/corpus/*/)))
+FUZZ     ?= $(FUZZ_ALL)
+SECONDS  ?= 60
+FUZZ_LINK := $(FUZZ_O) $(call objects,tests/lib/data_job.c $(addprefix trainer/,model/parse.c \
+             model/spec.c optimizer.c)) $(B)/libdata_compose.a $(B)/libruntime.a
+$(FUZZ_ALL:%=$(B)/fuzz_%): $(B)/fuzz_%: tests/fuzz/entry.c $(FUZZ_LINK)
+	$(Q)echo "  LD    $@" && $(CC) $(CPPFLAGS) -DFUZZ_TARGET=fuzz_$* $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 $(B)/scripts/config_doc: $(B)/scripts/config_doc.o $(LIBS)
 	$(Q)$(CC) $(LDFLAGS) $< -Wl,--start-group $(LIBS) -Wl,--end-group $(LDLIBS) -ldnnl -lgomp -o $@
 
@@ -110,6 +123,9 @@ test: ## install, build, run every test; ends with `N passed, N failed, N skippe
 	@$(MAKE) --no-print-directory deps deps-test
 	@$(MAKE) --no-print-directory all unit
 	@tests/run.sh $(B)
+fuzz: ## libFuzzer over every parser (clang); FUZZ=name... SECONDS=60 for each
+	@$(MAKE) --no-print-directory SAN=fuzz CC=clang B=build/fuzz $(FUZZ:%=build/fuzz/fuzz_%)
+	@tests/fuzz/run.sh build/fuzz $(SECONDS) $(FUZZ)
 docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables
 	$(Q)mkdir -p docs && $< >docs/config.md
 check: $(B)/scripts/config_doc ## format, lint, layering, header self-containment

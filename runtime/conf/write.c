@@ -84,9 +84,10 @@ static void put_quoted(const char *text, struct rt_strbuf *out)
 
 static void put_scalar(const struct rt_node *node, struct rt_strbuf *out)
 {
+    /* A plain `-.5` is a number, so it must stay plain though it begins with a dash. */
     if (rt_node_is_null(node))
         rt_strbuf_add(out, "null", 4);
-    else if (harmless(node->text) && !(node->quoted && reads_as_value(node->text)))
+    else if (reads_as_value(node->text) ? !node->quoted : harmless(node->text))
         rt_strbuf_addf(out, "%s", node->text);
     else
         put_quoted(node->text, out);

@@ -455,6 +455,7 @@ static void writes_readable_text(void **state)
                        "version: \"1.0\"\n"
                        "none: null\n"
                        "sizes: [512, 256]\n"
+                       "numbers: [-.5, .5, \"-.5\", -0]\n"
                        "empty: {}\n"
                        "tables:\n"
                        "  - name: user\n"
