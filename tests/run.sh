@@ -3,7 +3,8 @@
 #
 # Unit programs run two at a time, end-to-end scripts one after the other; each has a time limit and a
 # log under B/test-logs. A script that exits 77 is skipped and its last line is the reason. The closing
-# line is `N passed, N failed, N skipped`; exit 1 when a test failed or none ran.
+# line is `N passed, N failed, N skipped`; exit 1 when a test failed or none ran. Tests find a TMPDIR that is
+# theirs and gone after the run; Ctrl-C ends the tests that run.
 #   ONLY=WORD   run only the tests whose name contains WORD
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
@@ -16,13 +17,53 @@ rm -rf "$logs"
 mkdir -p "$logs"
 passed=0 failed=0 skipped=0
 
-# start NAME LIMIT COMMAND... -- in the background; $logs/NAME.{log,rc,pid} tell what came of it.
+# Sanitizers make everything a few times slower.
+if ldd "$B/saffron" 2>/dev/null | grep -qE 'lib[at]san'; then
+    unit_limit_s=$((4 * unit_limit_s)) e2e_limit_s=$((4 * e2e_limit_s))
+fi
+temporary=$(mktemp -d "${TMPDIR:-/tmp}/saffron-run.XXXXXX") || exit 1
+export TMPDIR=$temporary
+
+# Tests that run are told to end, and with each its process group, which `timeout` made.
+at_exit() {
+    local pid
+    cat "$logs"/*.pid 2>/dev/null | while read -r pid; do
+        kill -TERM "$pid" 2>/dev/null
+    done
+    wait
+    rm -rf "$temporary"
+}
+trap at_exit EXIT
+trap 'exit 130' INT TERM
+
+# sanitizer_reports NAME -- where they go: files, since the programs that a script starts, and often kills, have
+# logs and exit statuses that nobody else sees. One report fails the test.
+sanitizer_reports() {
+    local options="log_path=$PWD/$logs/$1.san"
+    [[ $logs == /* ]] && options="log_path=$logs/$1.san"
+    export ASAN_OPTIONS="$options ${ASAN_OPTIONS:-}"
+    export UBSAN_OPTIONS="$options print_stacktrace=1 ${UBSAN_OPTIONS:-}"
+    export TSAN_OPTIONS="$options suppressions=$PWD/tests/tsan.supp ${TSAN_OPTIONS:-}"
+}
+
+# start NAME LIMIT COMMAND... -- in the background; $logs/NAME.{log,rc} tell what came of it, and NAME.pid is
+# there while it runs.
 start() {
     local name=$1 limit=$2
     shift 2
     {
-        CMOCKA_MESSAGE_OUTPUT=stdout timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1
-        echo $? >"$logs/$name.rc"
+        trap - INT TERM EXIT
+        sanitizer_reports "$name"
+        CMOCKA_MESSAGE_OUTPUT=stdout timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1 &
+        echo $! >"$logs/$name.pid"
+        wait $! 2>/dev/null
+        status=$?
+        rm -f "$logs/$name.pid"
+        if compgen -G "$logs/$name.san.*" >/dev/null; then
+            head -n 60 "$logs/$name.san".* >>"$logs/$name.log"
+            status=66
+        fi
+        echo "$status" >"$logs/$name.rc"
     } &
 }
 
@@ -34,6 +75,7 @@ show_failure() {
 
 why_of() { # exit status in words
     case $1 in
+    66) echo "a sanitizer reports ($logs/*.san.*)" ;;
     124 | 137) echo "stopped at its time limit" ;;
     13[0-9] | 14[0-9]) echo "killed by signal $(($1 - 128))" ;;
     *) echo "exit status $1" ;;

@@ -4,6 +4,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "tests/lib/temp.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -59,8 +60,8 @@ static void put_rows(const char *dir, const char *name, unsigned n)
 
 struct rt_job *job_fixture(const char *const *set, size_t n_set)
 {
-    char dir[] = "/tmp/saffron-fixture-XXXXXX";
-    assert_non_null(mkdtemp(dir));
+    char dir[TEMP_PATH_MAX];
+    temp_folder(dir);
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
         put(dir, file[i].name, file[i].text, strlen(file[i].text));
     put_rows(dir, "train.tsv", 200);

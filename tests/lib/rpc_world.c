@@ -5,6 +5,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "tests/lib/temp.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -204,7 +205,7 @@ void rw_answer_reset(struct answer *a)
 const char *rw_unix_address(void)
 {
     static char address[RT_ADDRESS_MAX];
-    snprintf(address, sizeof(address), "unix:/tmp/saffron-test-%d.sock", (int)getpid());
+    snprintf(address, sizeof(address), "unix:%s/saffron-test-%d.sock", temp_root(), (int)getpid());
     return address;
 }
 

@@ -12,6 +12,7 @@
 #include "runtime/wire/batch.h"
 #include "tests/lib/data_job.h"
 #include "tests/lib/plain_io.h"
+#include "tests/lib/temp.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,7 +28,7 @@
 #define ROWS    1000 /* in three files */
 #define COLUMNS "label=label n=dense a=feature b=feature:a c=feature"
 
-static char dir[] = "/tmp/saffron-batch-XXXXXX";
+static char dir[TEMP_PATH_MAX];
 static char *path[4]; /* three of text, the fourth libsvm */
 static struct rt_io *io;
 
@@ -371,8 +372,7 @@ static int setup(void **state)
 
     (void)state;
     io = plain_io_create(64u << 20);
-    if (!mkdtemp(dir))
-        return -1;
+    temp_folder(dir);
     for (uint32_t i = 0; i < 4; i++) {
         path[i] = rt_path_join(dir, name[i]);
         FILE *f = fopen(path[i], "w");

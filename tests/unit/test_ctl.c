@@ -11,6 +11,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "tests/lib/temp.h"
 
 #include <ftw.h>
 #include <math.h>
@@ -26,13 +27,13 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-static char folder[64];
+static char folder[TEMP_PATH_MAX];
 
 static int make_folder(void **state)
 {
     (void)state;
-    snprintf(folder, sizeof(folder), "/tmp/saffron-test-ctl-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
+    temp_folder(folder);
+    return 0;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)

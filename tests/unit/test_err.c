@@ -4,6 +4,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/role.h"
+#include "tests/lib/temp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -118,8 +119,8 @@ static void log_escape_is_safe(void **state)
 /* What rt_log() puts on standard error. */
 static size_t log_captured(char *out, size_t size, const char *text)
 {
-    char path[] = "/tmp/test_err.XXXXXX";
-    int saved = dup(STDERR_FILENO), fd = mkstemp(path);
+    char path[TEMP_PATH_MAX];
+    int saved = dup(STDERR_FILENO), fd = temp_file(path);
     ssize_t n;
 
     assert_true(saved >= 0 && fd >= 0);

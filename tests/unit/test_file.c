@@ -3,6 +3,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "tests/lib/temp.h"
 
 #include <dirent.h>
 #include <ftw.h>
@@ -17,12 +18,13 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-static char folder[] = "/tmp/test_file.XXXXXX";
+static char folder[TEMP_PATH_MAX];
 
 static int make_folder(void **state)
 {
     (void)state;
-    return mkdtemp(folder) ? 0 : -1;
+    temp_folder(folder);
+    return 0;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)

@@ -5,6 +5,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "tests/lib/temp.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +16,7 @@
 
 #include <cmocka.h>
 
-static char dir[] = "/tmp/saffron-job-XXXXXX";
+static char dir[TEMP_PATH_MAX];
 
 static const char global_yml[] = "mode: hybrid\nstaleness: 3\nseed: 7\n";
 static const char embedding_yml[] =
@@ -44,7 +45,7 @@ static void put(const char *name, const char *text)
 static int setup(void **state)
 {
     (void)state;
-    assert_non_null(mkdtemp(dir));
+    temp_folder(dir);
     char *models = rt_path_join(dir, "models");
     assert_int_equal(rt_mkdir_all(models), 0);
     rt_free(models);

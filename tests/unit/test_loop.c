@@ -3,6 +3,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/net/loop.h"
+#include "tests/lib/temp.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -255,8 +256,8 @@ static void test_files(void **state)
     struct rt_loop *loop = new_loop();
     struct rt_io *io = rt_loop_io(loop);
     struct rt_file *file;
-    char path[] = "/tmp/saffron-test-XXXXXX", text[16];
-    int fd = mkstemp(path);
+    char path[TEMP_PATH_MAX], text[16];
+    int fd = temp_file(path);
     (void)state;
     assert_int_equal(write(fd, "0123456789", 10), 10);
     close(fd);

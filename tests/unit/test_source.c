@@ -7,6 +7,7 @@
 #include "runtime/base/rand.h"
 #include "runtime/base/strbuf.h"
 #include "tests/lib/plain_io.h"
+#include "tests/lib/temp.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,7 +20,7 @@
 #include <zlib.h>
 #include <cmocka.h>
 
-static char dir[] = "/tmp/saffron-source-XXXXXX";
+static char dir[TEMP_PATH_MAX];
 static struct rt_io *io;
 
 static char *put(const char *name, const void *data, size_t size)
@@ -246,7 +247,8 @@ static int setup(void **state)
 {
     (void)state;
     io = plain_io_create(1 << 20);
-    return mkdtemp(dir) ? 0 : -1;
+    temp_folder(dir);
+    return 0;
 }
 
 static int teardown(void **state)

@@ -7,6 +7,7 @@
 #include "runtime/wire/batch.h"
 #include "tests/lib/data_job.h"
 #include "tests/lib/plain_io.h"
+#include "tests/lib/temp.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -26,11 +27,11 @@ static struct rt_io *io;
 /* The empty field is 7, values are far from 0, one column is constant, some rows are bad. */
 static void against_two_passes(void **state)
 {
-    char name[] = "/tmp/saffron-statistics-XXXXXX";
+    char name[TEMP_PATH_MAX];
     const char *path[] = {name};
     static long double value[3][ROWS];
     uint64_t key = 31;
-    FILE *f = fdopen(mkstemp(name), "w");
+    FILE *f = fdopen(temp_file(name), "w");
     struct dc_statistics *s;
     struct data_job dj;
     uint32_t n, turns = 1;
