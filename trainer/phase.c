@@ -151,6 +151,7 @@ static void on_evaluated(void *arg)
 {
     struct tr_trainer *trainer = arg;
     const struct tr_quality *q = &trainer->quality;
+    trainer->quality = trainer->quality_next;
     trainer->summing_up = false;
     trainer->idle_since_ns = 0;
     trainer->evaluated_ns += rt_io_now(trainer->io) - trainer->evaluating_since_ns;
@@ -167,7 +168,7 @@ static void on_evaluated(void *arg)
 static void sum_up(void *arg)
 {
     struct tr_trainer *trainer = arg;
-    trainer->step_err = tr_auc_result(trainer->auc, &trainer->quality);
+    trainer->step_err = tr_auc_result(trainer->auc, &trainer->quality_next);
     if (trainer->step_err)
         snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
 }

@@ -110,9 +110,10 @@ struct tr_trainer {
     struct rt_arena *statistics_arena;
 
     struct tr_auc *auc;
-    struct tr_quality quality;
-    bool summing_up;        /* the evaluation's result is being computed */
-    struct tr_report count; /* the running numbers of the report */
+    struct tr_quality quality;      /* of the latest evaluation */
+    struct tr_quality quality_next; /* Touched by: the worker while summing_up */
+    bool summing_up;                /* the evaluation's result is being computed */
+    struct tr_report count;         /* the running numbers of the report */
     double epoch_loss_sum;
     uint64_t epoch_samples, idle_since_ns;
     uint64_t started_ns, last_ack_ns; /* of training: first batch in, last batch acked */

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -78,6 +79,15 @@ static void refuses_bad_text(void **state)
     }
 }
 
+/* The time that this thread computed: other programs' work does not count. */
+static uint64_t cpu_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * RT_S + (uint64_t)t.tv_nsec;
+}
+
 static void refuses_what_is_over_limits(void **state)
 {
     size_t size = RT_YAML_BYTES_MAX + 1;
@@ -92,7 +102,7 @@ static void refuses_what_is_over_limits(void **state)
     expect_error("NUL", rt_yaml_parse("t.yml", text, 10, &yaml), RT_EUSAGE,
                  "NUL character at byte 5");
 
-    start = rt_now_ns();
+    start = cpu_ns();
     memset(text, '[', size - 1);
     expect_error("depth", rt_yaml_parse("t.yml", text, size - 1, &yaml), RT_ELIMIT,
                  "deeper than 32");
@@ -103,7 +113,7 @@ static void refuses_what_is_over_limits(void **state)
     memset(text, 'k', 200);
     memcpy(text + 200, ": 1", 3);
     expect_error("key", rt_yaml_parse("t.yml", text, 203, &yaml), RT_ELIMIT, "a key of more than");
-    assert_true(rt_now_ns() - start < 3 * RT_S);
+    assert_true(cpu_ns() - start < 3 * RT_S);
     free(text);
 }
 
@@ -111,7 +121,7 @@ static void many_keys_are_quick(void **state)
 {
     struct rt_strbuf sb;
     struct rt_yaml *yaml;
-    uint64_t start = rt_now_ns();
+    uint64_t start = cpu_ns();
 
     (void)state;
     rt_strbuf_init(&sb);
@@ -124,7 +134,7 @@ static void many_keys_are_quick(void **state)
     expect_error("duplicate", rt_yaml_parse("t.yml", sb.text, sb.len, &yaml), RT_EUSAGE,
                  "t.yml:60001: key 'k7' is already in line 8");
     rt_strbuf_release(&sb);
-    assert_true(rt_now_ns() - start < 3 * RT_S);
+    assert_true(cpu_ns() - start < 3 * RT_S);
 }
 
 static void tree_knows_its_places(void **state)
