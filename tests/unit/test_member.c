@@ -525,9 +525,13 @@ static void on_reply(void *ctx, const struct wire_control_reply *reply)
     snprintf(a->text, sizeof(a->text), "%s", reply->text);
 }
 
+/* The loop sleeps, and says when it has begun to: a request sent before that may still be handled first. */
+static atomic_bool napping;
+
 static void nap(void *arg)
 {
     (void)arg;
+    atomic_store(&napping, true);
     usleep(500 * 1000); /* long against whatever delays the request on a busy machine */
 }
 
@@ -588,6 +592,8 @@ static void ask_commands(struct rt_control_client *client, struct node *m)
     assert_string_equal(a.text, "meant for incarnation 6, this is 7");
     /* Too old when the loop gets to it. */
     assert_int_equal(rt_loop_post(loop, nap, NULL), 0);
+    while (!atomic_load(&napping))
+        usleep(1000);
     request = (struct wire_control_request){.id = 4, .command = WIRE_CTL_STOP, .ttl_ms = 20};
     rt_control_ask(client, "test", RT_ROLE_MIDDLEWARE, &zero, &request, 5000, 1, &a, on_reply);
     assert_int_equal(a.last.status, RT_EDEADLINE);
