@@ -109,13 +109,17 @@ void rt_rpc_set_epochs(struct rt_rpc *rpc, uint32_t group_epoch, uint32_t genera
     rpc->generation = generation;
 }
 
-/* Does a frame come from before the trainers' group re-formed, or the job went back to a checkpoint? */
-static int check_epochs(const struct rt_rpc *rpc, const struct rt_header *header)
+/* Does a frame come from before the trainers' group re-formed, or the job went back to a checkpoint? A composer
+ * or a middleware has no part in a group: what it sends says 0, and is as good as ever. */
+static int check_epochs(const struct rt_session *session, const struct rt_header *header,
+                        bool any_epoch)
 {
+    const struct rt_rpc *rpc = session->rpc;
+    bool one_group = session->remote.role == rpc->conf.self.role && !any_epoch;
     if (header->generation < rpc->generation)
         return RT_FAIL(RT_ESTALE, "generation %u is older than %u, which is held here",
                        header->generation, rpc->generation);
-    if (header->group_epoch < rpc->group_epoch)
+    if (one_group && header->group_epoch < rpc->group_epoch)
         return RT_FAIL(RT_ESTALE, "group epoch %u is older than %u, which is held here",
                        header->group_epoch, rpc->group_epoch);
     return 0;
@@ -253,7 +257,7 @@ void rt_rpc_on_reply(struct rt_session *session, const struct rt_frame *reply)
     } else if (reply->header.flags & RT_FRAME_DISCARDED) {
         err = RT_FAIL(RT_EFULL, "%s: no room for a reply of %llu bytes", session->name,
                       (unsigned long long)reply->header.payload_size);
-    } else if (check_epochs(session->rpc, &reply->header)) {
+    } else if (check_epochs(session, &reply->header, false)) {
         err = rt_fail_prefix(RT_ESTALE, "%s: reply refused: ", session->name);
     }
     if (err) {
@@ -308,7 +312,7 @@ void rt_rpc_on_request(struct rt_session *session, const struct rt_frame *reques
     } else if (session->serving > RT_CALLS_MAX) {
         snprintf(text, sizeof(text), "%d requests of this connection wait", RT_CALLS_MAX);
         rt_call_fail(call, RT_EFULL, text);
-    } else if (check_epochs(rpc, &request->header)) {
+    } else if (check_epochs(session, &request->header, def->from_roles & RT_ANY_EPOCH)) {
         rt_call_fail(call, RT_ESTALE, rt_err_text());
     } else {
         def->serve(rpc->conf.ctx, call, request);

@@ -48,11 +48,14 @@ struct rt_rpc;
 struct rt_peer; /* one loop of one process of another role */
 struct rt_call; /* a request that we serve and owe one reply */
 
+/* In from_roles: served whatever group epoch the caller holds (whoever returns to a group knows an old one). */
+#define RT_ANY_EPOCH (1u << 31)
+
 /* A served method. The request limits are checked before anything is allocated. */
 struct rt_method_def {
     uint16_t method; /* >= RT_METHOD_ROLE_FIRST */
     const char *name;
-    uint32_t from_roles; /* RT_ROLE_BIT() of who may call it */
+    uint32_t from_roles; /* RT_ROLE_BIT() of who may call it; RT_ANY_EPOCH */
     uint32_t message_max;
     uint64_t payload_max;
     void (*serve)(void *ctx, struct rt_call *call, const struct rt_frame *request);
@@ -117,8 +120,11 @@ int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing 
                 uint64_t deadline_ns, rt_reply_fn done, void *arg);
 
 /* Group epoch and generation held here, 0 at first; neither may shrink. They are stamped on all frames
- * sent from now on. A request with a lower one is answered with RT_ESTALE, naming the number held; a call
- * whose reply has a lower one fails with RT_ESTALE. Connections stay. */
+ * sent from now on, those of calls that were opened before included. A request with a lower one is answered
+ * with RT_ESTALE, naming the number held; a call whose reply has a lower one fails with RT_ESTALE.
+ * Connections stay. The group is one role's affair (the trainers'): its epoch counts between processes of
+ * our own role only, and for methods without RT_ANY_EPOCH; other roles hold none and send 0. A request with
+ * a higher epoch than ours is served: we are the ones behind, and the role decides. */
 void rt_rpc_set_epochs(struct rt_rpc *rpc, uint32_t group_epoch, uint32_t generation);
 
 /* Serving side: exactly one of these per call, now or later; the call is gone afterwards. When the

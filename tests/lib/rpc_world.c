@@ -57,6 +57,7 @@ static const struct rt_method_def methods[] = {
     {METHOD_FAIL, "Fail", ALL_ROLES, ECHO_MESSAGE_MAX, 0, serve_fail},
     {METHOD_TRAINER_ONLY, "TrainerOnly", RT_ROLE_BIT(RT_ROLE_TRAINER), 0, 0, serve_fail},
     {METHOD_DROP, "Drop", ALL_ROLES, ECHO_MESSAGE_MAX, ECHO_PAYLOAD_MAX, serve_drop},
+    {METHOD_JOIN, "Join", ALL_ROLES | RT_ANY_EPOCH, ECHO_MESSAGE_MAX, 0, serve_echo},
 };
 
 static void on_peer_up(void *ctx, struct rt_peer *peer)

@@ -8,7 +8,7 @@
 #include "runtime/net/loop.h"
 #include "runtime/net/rpc.h"
 
-enum { METHOD_ECHO = 16, METHOD_HOLD, METHOD_FAIL, METHOD_TRAINER_ONLY, METHOD_DROP };
+enum { METHOD_ECHO = 16, METHOD_HOLD, METHOD_FAIL, METHOD_TRAINER_ONLY, METHOD_DROP, METHOD_JOIN };
 #define ECHO_MESSAGE_MAX 1000
 #define ECHO_PAYLOAD_MAX (8u << 20)
 #define POOL_BUDGET      (32u << 20)

@@ -395,37 +395,127 @@ static void test_fencing(void **state)
     rw_close(&w);
 }
 
-/* Who holds which numbers, and what comes of a call. */
+/* Who holds which numbers, who asks, and what comes of a call. In order: epochs never shrink. */
 static void test_epochs(void **state)
 {
+    enum { SAME, OTHER };
     static const struct {
         uint32_t server[2], client[2]; /* group epoch, generation */
+        int role;
+        uint16_t method;
         int err, served;
         const char *text;
     } row[] = {
-        {{0, 0}, {0, 0}, 0, 1, ""},
-        {{3, 0}, {0, 0}, RT_ESTALE, 0, "group epoch 0 is older than 3, which is held here"},
-        {{3, 5}, {3, 4}, RT_ESTALE, 0, "generation 4 is older than 5, which is held here"},
-        {{3, 5}, {3, 5}, 0, 1, ""},
-        {{3, 5}, {4, 5}, RT_ESTALE, 1, "reply refused: group epoch 3 is older than 4"},
-        {{4, 5}, {4, 6}, RT_ESTALE, 1, "reply refused: generation 5 is older than 6"},
-        {{4, 6}, {4, 6}, 0, 1, ""},
+        {{0, 0}, {0, 0}, SAME, METHOD_ECHO, 0, 1, ""},
+        {{3, 0}, {0, 0}, SAME, METHOD_ECHO, RT_ESTALE, 0, "group epoch 0 is older than 3"},
+        {{3, 0}, {0, 0}, SAME, METHOD_JOIN, 0, 1, ""},
+        {{3, 0}, {0, 0}, OTHER, METHOD_ECHO, 0, 1, ""}, /* of no group */
+        {{3, 5}, {3, 4}, SAME, METHOD_ECHO, RT_ESTALE, 0, "generation 4 is older than 5"},
+        {{3, 5}, {3, 4}, SAME, METHOD_JOIN, RT_ESTALE, 0, "generation 4 is older than 5"},
+        {{3, 5}, {0, 4}, OTHER, METHOD_ECHO, RT_ESTALE, 0, "generation 4 is older than 5"},
+        {{3, 5}, {3, 5}, SAME, METHOD_ECHO, 0, 1, ""},
+        {{3, 5}, {4, 5}, SAME, METHOD_ECHO, RT_ESTALE, 1, "reply refused: group epoch 3 is older"},
+        {{3, 5}, {4, 5}, OTHER, METHOD_ECHO, 0, 1, ""}, /* it holds none */
+        {{4, 5}, {4, 6}, SAME, METHOD_ECHO, RT_ESTALE, 1, "reply refused: generation 5 is older"},
+        {{4, 6}, {4, 6}, SAME, METHOD_ECHO, 0, 1, ""},
     };
-    struct world w;
     (void)state;
-    rw_open_both(&w, rw_address(0));
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct world w;
         struct answer a = {0};
-        w.server.served = 0;
+        rw_open(&w, rw_address(0));
+        struct rt_rpc_conf conf =
+            rw_conf(&w, &w.client,
+                    row[i].role == SAME ? RT_ROLE_EMBEDDING_SERVER : RT_ROLE_MIDDLEWARE, 200);
+        conf.self.index = 1;
+        rw_start_client(&w, &conf);
+        rw_wait(&w, &w.client.ups, 1, "connection");
         rt_rpc_set_epochs(w.server.rpc, row[i].server[0], row[i].server[1]);
         rt_rpc_set_epochs(w.client.rpc, row[i].client[0], row[i].client[1]);
-        assert_int_equal(rw_call(&w, METHOD_ECHO, 0, &a), 0);
+        assert_int_equal(rw_call(&w, row[i].method, 0, &a), 0);
         rw_wait(&w, &a.count, 1, "reply");
-        if (a.err != row[i].err || w.server.served != row[i].served || !strstr(a.text, row[i].text))
+        if (a.err != row[i].err || !strstr(a.text, row[i].text) ||
+            (row[i].method == METHOD_ECHO && w.server.served != row[i].served))
             fail_msg("row %zu: %s \"%s\", served %d", i, rt_err_name(a.err), a.text,
                      w.server.served);
+        assert_int_equal(w.client.downs, 0);
+        rw_close(&w);
     }
+}
+
+/* A call that is open while its group re-forms: its reply carries the new epoch, and is good for whoever has
+ * it, or is still behind. A request that was on its way is answered, once, with the number held. */
+static void test_epoch_grows_under_calls(void **state)
+{
+    struct world w;
+    struct answer held = {0}, late = {0};
+    (void)state;
+    rw_open(&w, rw_address(0));
+    struct rt_rpc_conf conf = rw_conf(&w, &w.client, RT_ROLE_EMBEDDING_SERVER, 200);
+    conf.self.index = 1;
+    rw_start_client(&w, &conf);
+    rw_wait(&w, &w.client.ups, 1, "connection");
+    rt_rpc_set_epochs(w.server.rpc, 1, 0);
+    rt_rpc_set_epochs(w.client.rpc, 1, 0);
+    assert_int_equal(rw_call(&w, METHOD_HOLD, 0, &held), 0);
+    rw_wait(&w, &w.server.n_held, 1, "call at the server");
+    assert_int_equal(rw_call(&w, METHOD_ECHO, 0, &late), 0); /* leaves with epoch 1 */
+    rt_rpc_set_epochs(w.server.rpc, 2, 0);
+    rw_wait(&w, &late.count, 1, "refusal");
+    assert_int_equal(late.err, RT_ESTALE);
+    assert_non_null(strstr(late.text, "group epoch 1 is older than 2, which is held here"));
+    rt_call_reply(w.server.held[0], &(struct rt_outgoing){0});
+    rw_wait(&w, &held.count, 1, "reply");
+    assert_int_equal(held.err, 0);
+    assert_int_equal(held.header.group_epoch, 2);
+    rt_rpc_set_epochs(w.client.rpc, 2, 0);
+    rw_answer_reset(&late);
+    assert_int_equal(rw_call(&w, METHOD_ECHO, 0, &late), 0);
+    rw_wait(&w, &late.count, 1, "reply");
+    assert_int_equal(late.err, 0);
     assert_int_equal(w.client.downs, 0);
+    rw_close(&w);
+}
+
+/* ---- calls from callbacks ---- */
+
+struct chain {
+    struct world *w;
+    int left, ended, failed; /* left: calls that a callback may still make */
+};
+
+/* Each reply asks twice more, from inside. */
+static void ask_more(void *arg, int err, const struct rt_frame *reply)
+{
+    struct chain *chain = arg;
+    (void)reply;
+    chain->ended++;
+    chain->failed += err != 0;
+    for (int i = 0; i < 2 && chain->left > 0; i++) {
+        struct rt_outgoing out = {.message = "again", .message_size = 5};
+        if (rt_rpc_call(chain->w->peer, METHOD_ECHO, &out, RT_S, ask_more, chain) != 0)
+            return; /* the connection is gone: this is its failed call */
+        chain->left--;
+    }
+}
+
+static void test_calls_from_callbacks(void **state)
+{
+    struct world w;
+    struct chain chain = {.w = &w, .left = 1000};
+    (void)state;
+    rw_open_both(&w, rw_address(0));
+    ask_more(&chain, 0, NULL);
+    rw_wait(&w, &chain.ended, 1001, "all replies");
+    assert_int_equal(chain.failed, 0);
+    /* The same while the connection goes: each call ends once, none is made on what is gone. */
+    chain.left = 1000;
+    ask_more(&chain, 0, NULL);
+    rt_rpc_destroy(w.server.rpc);
+    w.server.rpc = NULL;
+    rw_wait(&w, &w.client.downs, 1, "peer_down");
+    assert_int_equal(chain.ended, 1001 + 1 + (1000 - chain.left));
+    assert_true(chain.failed >= 1);
     rw_close(&w);
 }
 
@@ -494,6 +584,8 @@ int main(void)
         cmocka_unit_test(test_other_at_the_address),
         cmocka_unit_test(test_fencing),
         cmocka_unit_test(test_epochs),
+        cmocka_unit_test(test_epoch_grows_under_calls),
+        cmocka_unit_test(test_calls_from_callbacks),
         cmocka_unit_test(test_old_address_is_ignored),
         cmocka_unit_test(test_queue_bound),
     };
