@@ -62,7 +62,7 @@ UNIT      := $(UNIT_C:%.c=$(B)/%)
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz
+.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench
 .SECONDARY:
 all: announce programs
 
@@ -126,6 +126,9 @@ test: ## install, build, run every test; ends with `N passed, N failed, N skippe
 fuzz: ## libFuzzer over every parser (clang); FUZZ=name... SECONDS=60 for each
 	@$(MAKE) --no-print-directory SAN=fuzz CC=clang B=build/fuzz $(FUZZ:%=build/fuzz/fuzz_%)
 	@tests/fuzz/run.sh build/fuzz $(SECONDS) $(FUZZ)
+BENCH ?= $(sort $(notdir $(basename $(wildcard tests/bench/*.c))))
+bench: $(BENCH:%=$(B)/tests/bench/%) ## time what is compared with a limit: build/bench/<name>.json; BENCH=name...
+	$(Q)set -e; for name in $(BENCH); do $(B)/tests/bench/$$name; done
 docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables
 	$(Q)mkdir -p docs && $< >docs/config.md
 check: $(B)/scripts/config_doc ## format, lint, layering, header self-containment
