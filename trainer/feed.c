@@ -121,9 +121,7 @@ static void give_back(struct tr_batch *batch, int err, const char *text)
     } else if (batch->head.evaluate) { /* a result without these rows would be another result */
         tr_fail(trainer, RT_FAIL(err, "evaluation batch %016" PRIx64 ": %s", batch->id, reason));
     } else {
-        int ledger_err = rt_ledger_finished(trainer->ledger, batch->id);
-        if (ledger_err)
-            tr_fail(trainer, ledger_err);
+        tr_finished(trainer, batch->id);
         trainer->count.samples_dropped += batch->head.samples;
         trainer->count.batches_dropped++;
         atomic_fetch_add_explicit(&trainer->metric.batches_dropped, 1, memory_order_relaxed);

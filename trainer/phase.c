@@ -43,6 +43,17 @@ void tr_phase_release(struct tr_trainer *trainer)
     rt_arena_destroy(trainer->statistics_arena);
 }
 
+bool tr_phase_has_nothing(struct tr_trainer *trainer)
+{
+    return trainer->kind == WIRE_PHASE_TRAIN && trainer->batches.count == 0 &&
+           rt_ledger_epoch_ended(trainer->ledger, trainer->job->data.splits);
+}
+
+bool tr_phase_may_step(struct tr_trainer *trainer)
+{
+    return trainer->kind == WIRE_PHASE_TRAIN;
+}
+
 /* ---- AwaitPhase ---- */
 
 static int pack_phase(struct tr_trainer *trainer)

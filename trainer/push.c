@@ -22,11 +22,7 @@ static void strand(struct tr_batch *batch, const char *why)
 static void finish_trained(struct tr_batch *batch)
 {
     struct tr_trainer *trainer = batch->trainer;
-    int err = rt_ledger_finished(trainer->ledger, batch->id);
-    if (err) {
-        tr_fail(trainer, err);
-        return;
-    }
+    tr_finished(trainer, batch->id);
     trainer->last_ack_ns = rt_io_now(trainer->io);
     trainer->evaluated_by_ack_ns = trainer->evaluated_ns;
     trainer->count.samples_trained += batch->head.samples;

@@ -123,6 +123,11 @@ struct tr_trainer {
 };
 
 /* trainer.c */
+/* The batch is acked by every owner, or dropped: marks the ledger, and tells the other ranks with the
+ * next step header. */
+void tr_finished(struct tr_trainer *trainer, uint64_t batch_id);
+/* Another rank; NULL for this one, and for one whose address is not known yet. */
+struct rt_peer *tr_rank(struct tr_trainer *trainer, uint32_t rank);
 void tr_fifo_push(struct tr_fifo *fifo, struct tr_batch *batch);
 struct tr_batch *tr_fifo_pop(struct tr_fifo *fifo);
 void tr_fifo_remove(struct tr_fifo *fifo, struct tr_batch *batch);
@@ -145,6 +150,9 @@ bool tr_feed_lost(int err);
 int tr_step_init(struct tr_trainer *trainer);
 void tr_step_release(struct tr_trainer *trainer);
 void tr_step_pump(struct tr_trainer *trainer);
+/* No step is being made here, and (mode `async`) no local step waits for an average of the weights: where
+ * the ledger is complete too, all ranks' weights are equal. Part of "the epoch is over". */
+bool tr_step_settled(const struct tr_trainer *trainer);
 
 /* push.c */
 void tr_push_start(struct tr_batch *batch);
@@ -157,5 +165,11 @@ void tr_phase_serve_await(void *trainer, struct rt_call *call, const struct rt_f
 void tr_phase_serve_end(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_phase_check(struct tr_trainer *trainer); /* after a batch has finished */
 void tr_phase_release(struct tr_trainer *trainer);
+/* Nothing will come to be stepped here unless other ranks go on first: every split has ended and no batch
+ * of our own is left to step, or every composer has ended or said NothingYet and no batch is in hand.
+ * This rank then joins the group's step with weight zero. tr_pump() when it changes. */
+bool tr_phase_has_nothing(struct tr_trainer *trainer);
+/* May step trainer->step + 1 be made? false while a pause or an evaluation is due or running. */
+bool tr_phase_may_step(struct tr_trainer *trainer);
 
 #endif

@@ -176,11 +176,7 @@ static void commit(struct tr_trainer *trainer, struct tr_batch *batch)
 static void drop_nonfinite(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     tr_push_release(batch, "nonfinite");
-    int err = rt_ledger_finished(trainer->ledger, batch->id);
-    if (err) {
-        tr_fail(trainer, err);
-        return;
-    }
+    tr_finished(trainer, batch->id);
     trainer->step--; /* nothing changed anywhere: the step is made again with the next batch */
     trainer->count.samples_dropped += batch->head.samples;
     trainer->count.batches_dropped++;
@@ -237,6 +233,11 @@ static void on_headers(void *arg, int err, const struct wire_step_header *header
         trainer->global_samples += header[r].samples;
     trainer->work = (struct rt_work){.run = run, .done = step_done, .arg = trainer};
     rt_io_work(trainer->io, &trainer->work);
+}
+
+bool tr_step_settled(const struct tr_trainer *trainer)
+{
+    return !trainer->stepping;
 }
 
 static bool take_gradient_buffer(struct tr_trainer *trainer, struct tr_batch *batch)

@@ -71,6 +71,20 @@ struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32
     return rt_rpc_peer(trainer->rpc, RT_ROLE_MIDDLEWARE, index, loop);
 }
 
+void tr_finished(struct tr_trainer *trainer, uint64_t batch_id)
+{
+    int err = rt_ledger_finished(trainer->ledger, batch_id);
+    if (err)
+        tr_fail(trainer, err);
+}
+
+struct rt_peer *tr_rank(struct tr_trainer *trainer, uint32_t rank)
+{
+    if (rank == trainer->conf.self.index || rank >= trainer->conf.world)
+        return NULL;
+    return rt_rpc_peer(trainer->rpc, RT_ROLE_TRAINER, rank, 0);
+}
+
 static void on_peer_up(void *ctx, struct rt_peer *peer)
 {
     (void)peer;
@@ -231,6 +245,20 @@ void tr_trainer_on_middleware(struct tr_trainer *trainer, uint32_t index, uint32
         struct rt_peer *peer = rt_rpc_peer(trainer->rpc, RT_ROLE_MIDDLEWARE, index, loop);
         rt_peer_set_address(peer, address[loop], incarnation);
     }
+}
+
+void tr_trainer_on_rank(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
+                        const char *address, uint64_t incarnation)
+{
+    struct rt_peer *peer = tr_rank(trainer, index);
+    if (index == trainer->conf.self.index)
+        return;
+    if (replicas != trainer->conf.world || !peer) {
+        rt_log(RT_LOG_WARN, "hello_ignored role=trainer index=%u replicas=%u expected=%u", index,
+               replicas, trainer->conf.world);
+        return;
+    }
+    rt_peer_set_address(peer, address, incarnation);
 }
 
 bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t size)

@@ -34,6 +34,11 @@ const char *tr_trainer_address(const struct tr_trainer *trainer);
 void tr_trainer_on_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
                               const char *const *address, uint32_t n, uint64_t incarnation);
 
+/* Another rank's hello. `replicas` must be the world. A higher incarnation than before: that rank has
+ * lost its state, and the group re-forms. */
+void tr_trainer_on_rank(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
+                        const char *address, uint64_t incarnation);
+
 /* true when every loop of every middleware is connected. `waiting` (may be NULL) names one that is not. */
 bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t size);
 

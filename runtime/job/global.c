@@ -16,6 +16,8 @@ static const struct rt_option option[] = {
      "every order and draw fixed, results bit for bit the same; needs `mode: full`"},
     {"staleness", RT_OPT_U32, AT(staleness), "4", 1, 1024, NULL,
      "permits per trainer rank: batches looked up whose gradients are not yet acked"},
+    {"sync_every", RT_OPT_U32, AT(sync_every), "16", 1, 1000000, NULL,
+     "mode `async`: local steps of each rank between two averages of the dense weights"},
     {"seed", RT_OPT_U64, AT(seed), "1", 0, 9007199254740992.0, NULL,
      "of every random draw: initial values, shuffling, dropout"},
     {"wire.dtype", RT_OPT_ENUM, AT(wire_dtype), "float32", 0, 0, WIRE_TYPES,

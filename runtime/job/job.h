@@ -20,6 +20,7 @@ struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
     bool exact;
     uint32_t staleness;
+    uint32_t sync_every; /* async: local steps between two averages of the weights */
     uint64_t seed;
     uint32_t wire_dtype; /* enum wire_dtype, on all four paths */
     uint32_t middleware_loops, embedding_server_workers, trainer_threads;

@@ -136,16 +136,23 @@ int rt_ledger_end(struct rt_ledger *ledger, const struct wire_split_ledger *ende
     return 0;
 }
 
-bool rt_ledger_epoch_over(const struct rt_ledger *ledger, uint32_t splits)
+bool rt_ledger_epoch_ended(const struct rt_ledger *ledger, uint32_t splits)
 {
     if (splits > ledger->n_ending)
         return false;
-    for (uint32_t i = 0; i < splits; i++) {
-        const struct ending *e = &ledger->ending[i];
-
-        if (!e->ended || rt_seqset_low(ledger->finished, i) < e->end_sequence)
+    for (uint32_t i = 0; i < splits; i++)
+        if (!ledger->ending[i].ended)
             return false;
-    }
+    return true;
+}
+
+bool rt_ledger_epoch_over(const struct rt_ledger *ledger, uint32_t splits)
+{
+    if (!rt_ledger_epoch_ended(ledger, splits))
+        return false;
+    for (uint32_t i = 0; i < splits; i++)
+        if (rt_seqset_low(ledger->finished, i) < ledger->ending[i].end_sequence)
+            return false;
     return true;
 }
 

@@ -24,6 +24,8 @@ int rt_ledger_end(struct rt_ledger *ledger, const struct wire_split_ledger *ende
 /* All of the first `splits` were told to have ended since rt_ledger_next_epoch, and every batch below
  * their end_sequence is finished. */
 bool rt_ledger_epoch_over(const struct rt_ledger *ledger, uint32_t splits);
+bool rt_ledger_epoch_ended(const struct rt_ledger *ledger,
+                           uint32_t splits); /* the first half of it */
 void rt_ledger_next_epoch(struct rt_ledger *ledger);
 void rt_ledger_rows(const struct rt_ledger *ledger, uint64_t *read, uint64_t *quarantined);
 

@@ -13,10 +13,16 @@ enum wire_method {
     WIRE_TRAIN_BATCH = 32,     /* C -> T */
     WIRE_AWAIT_PHASE = 33,     /* C -> T */
     WIRE_END_OF_EPOCH = 34,    /* C -> T */
+    WIRE_NOTHING_YET = 35,     /* C -> T */
     WIRE_LOOKUP_ROWS = 48,     /* M -> E */
     WIRE_APPLY_GRADIENTS = 49, /* M -> E */
     WIRE_CUT = 50,             /* T -> E */
-    WIRE_STEP_HEADER = 64,     /* T -> T */
+    WIRE_STEP_HEADER = 64,     /* T -> T, and so are the rest */
+    WIRE_JOIN_GROUP = 65,
+    WIRE_FETCH_STATE = 66,
+    WIRE_REDUCE_CHUNK = 67,
+    WIRE_TELL_PHASE = 68,
+    WIRE_SCORES = 69,
 };
 
 enum wire_dtype { WIRE_F32 = 0, WIRE_F16 = 1, WIRE_BF16 = 2 };
@@ -43,7 +49,11 @@ static inline size_t wire_dtype_size(uint32_t dtype) /* 0: unknown dtype */
 #define WIRE_DENSE_MAX     4096u      /* dense columns */
 #define WIRE_LABELS_MAX    256u
 #define WIRE_PARTS_MAX     65536u
-#define WIRE_FINISHED_MAX  65536u /* batches finished between two step headers */
+#define WIRE_FINISHED_MAX  65536u     /* batches finished between two step headers */
+#define WIRE_OWED_MAX      65536u     /* batches stepped and not yet finished, of all ranks */
+#define WIRE_GROUP_MAX     4096u      /* ranks whose headers travel in one message */
+#define WIRE_BUCKETS_MAX   65536u     /* buckets of one all-reduce */
+#define WIRE_CHUNK_MAX     (1u << 18) /* float32 elements of one chunk of a bucket */
 
 /* A packed message: a buffer that is used again for the next one. Zero-initialise; wire_out_release. */
 struct wire_out {

@@ -1,10 +1,12 @@
-/* runtime/wire/step.c -- codec of the step header. */
+/* runtime/wire/step.c -- codec of what trainer ranks say to one another. */
 #include "runtime/wire/step.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/wire/codec.h"
 
 #include "proto/step.pb-c.h"
+
+/* ---- StepHeader ---- */
 
 static int check_step_header(const struct wire_step_header *m)
 {
@@ -16,34 +18,28 @@ static int check_step_header(const struct wire_step_header *m)
     return err ? err : wire_real(name, "learning_rate", m->learning_rate, 0);
 }
 
-int wire_step_header_pack(const struct wire_step_header *in, struct wire_out *out)
+/* The generated struct borrows the arrays of `in`. */
+static void put_header(const struct wire_step_header *in, Saffron__StepHeader *m)
 {
-    Saffron__StepHeader m = SAFFRON__STEP_HEADER__INIT;
-
-    wire_assert_ok(check_step_header(in));
-    m.group_epoch = in->group_epoch;
-    m.step = in->step;
-    m.has_batch = in->has_batch;
-    m.batch_id = in->batch_id;
-    m.samples = in->samples;
-    m.ended = in->ended;
-    m.n_finished = in->n_finished;
-    m.finished = (uint64_t *)in->finished;
-    m.learning_rate = in->learning_rate;
-    m.cut = in->cut;
-    m.acked_through = in->acked_through;
-    return wire_encode(&m.base, out);
+    saffron__step_header__init(m);
+    m->group_epoch = in->group_epoch;
+    m->step = in->step;
+    m->has_batch = in->has_batch;
+    m->batch_id = in->batch_id;
+    m->samples = in->samples;
+    m->ended = in->ended;
+    m->n_finished = in->n_finished;
+    m->finished = (uint64_t *)in->finished;
+    m->learning_rate = in->learning_rate;
+    m->cut = in->cut;
+    m->acked_through = in->acked_through;
+    m->round = in->round;
+    m->phase = in->phase;
+    m->paused = in->paused;
 }
 
-int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
-                            struct wire_step_header *out)
+static void take_header(const Saffron__StepHeader *m, struct wire_step_header *out)
 {
-    const Saffron__StepHeader *m;
-    int err;
-
-    m = wire_decode(&saffron__step_header__descriptor, data, size, arena, &err);
-    if (!m)
-        return err;
     *out = (struct wire_step_header){
         .group_epoch = m->group_epoch,
         .step = m->step,
@@ -56,6 +52,320 @@ int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *a
         .learning_rate = m->learning_rate,
         .cut = m->cut,
         .acked_through = m->acked_through,
+        .round = m->round,
+        .phase = m->phase,
+        .paused = m->paused,
     };
+}
+
+int wire_step_header_pack(const struct wire_step_header *in, struct wire_out *out)
+{
+    Saffron__StepHeader m;
+
+    wire_assert_ok(check_step_header(in));
+    put_header(in, &m);
+    return wire_encode(&m.base, out);
+}
+
+int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                            struct wire_step_header *out)
+{
+    const Saffron__StepHeader *m;
+    int err;
+
+    m = wire_decode(&saffron__step_header__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    take_header(m, out);
     return check_step_header(out);
+}
+
+/* ---- StepHeaders ---- */
+
+static int check_step_headers(const struct wire_step_headers *m)
+{
+    int err = wire_range("StepHeaders", "count of header", m->n_ranks, 1, WIRE_GROUP_MAX);
+
+    for (uint32_t r = 0; r < m->n_ranks && !err; r++)
+        err = check_step_header(&m->header[r]);
+    return err;
+}
+
+int wire_step_headers_pack(const struct wire_step_headers *in, struct wire_out *out)
+{
+    Saffron__StepHeaders m = SAFFRON__STEP_HEADERS__INIT;
+    Saffron__StepHeader *part;
+    int err;
+
+    wire_assert_ok(check_step_headers(in));
+    part = rt_try_malloc(in->n_ranks * sizeof(*part));
+    m.header = rt_try_malloc(in->n_ranks * sizeof(*m.header));
+    if (part && m.header) {
+        for (uint32_t r = 0; r < in->n_ranks; r++) {
+            put_header(&in->header[r], &part[r]);
+            m.header[r] = &part[r];
+        }
+        m.group_epoch = in->group_epoch;
+        m.round = in->round;
+        m.n_header = in->n_ranks;
+        err = wire_encode(&m.base, out);
+    } else {
+        err = RT_FAIL(RT_ENOMEM, "StepHeaders: out of memory for %u ranks", in->n_ranks);
+    }
+    rt_free(part);
+    rt_free(m.header);
+    return err;
+}
+
+int wire_step_headers_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                             struct wire_step_headers *out)
+{
+    const Saffron__StepHeaders *m;
+    struct wire_step_header *header;
+    int err;
+
+    m = wire_decode(&saffron__step_headers__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    err = wire_range("StepHeaders", "count of header", m->n_header, 1, WIRE_GROUP_MAX);
+    if (err)
+        return err;
+    header = rt_arena_array(arena, struct wire_step_header, m->n_header);
+    if (!header)
+        return RT_FAIL(RT_ENOMEM, "StepHeaders: no room for %zu ranks", m->n_header);
+    for (size_t r = 0; r < m->n_header; r++)
+        take_header(m->header[r], &header[r]);
+    *out = (struct wire_step_headers){m->group_epoch, m->round, (uint32_t)m->n_header, header};
+    return check_step_headers(out);
+}
+
+/* ---- JoinGroup ---- */
+
+int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out)
+{
+    Saffron__JoinGroup m = SAFFRON__JOIN_GROUP__INIT;
+
+    m.group_epoch = in->group_epoch;
+    m.step = in->step;
+    m.invite = in->invite;
+    return wire_encode(&m.base, out);
+}
+
+int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                           struct wire_join_group *out)
+{
+    const Saffron__JoinGroup *m;
+    int err;
+
+    m = wire_decode(&saffron__join_group__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_join_group){m->group_epoch, m->step, m->invite};
+    return wire_range("JoinGroup", "group_epoch", out->group_epoch, 0, UINT32_MAX - 1);
+}
+
+static int check_join_group_reply(const struct wire_join_group_reply *m)
+{
+    int err = wire_range("JoinGroupReply", "group_epoch", m->group_epoch, 0, UINT32_MAX);
+
+    return err ? err : wire_range("JoinGroupReply", "rank", m->rank, 0, WIRE_GROUP_MAX - 1);
+}
+
+int wire_join_group_reply_pack(const struct wire_join_group_reply *in, struct wire_out *out)
+{
+    Saffron__JoinGroupReply m = SAFFRON__JOIN_GROUP_REPLY__INIT;
+
+    wire_assert_ok(check_join_group_reply(in));
+    m.group_epoch = in->group_epoch;
+    m.rank = in->rank;
+    m.step = in->step;
+    return wire_encode(&m.base, out);
+}
+
+int wire_join_group_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                 struct wire_join_group_reply *out)
+{
+    const Saffron__JoinGroupReply *m;
+    int err;
+
+    m = wire_decode(&saffron__join_group_reply__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_join_group_reply){m->group_epoch, m->rank, m->step};
+    return check_join_group_reply(out);
+}
+
+/* ---- FetchState ---- */
+
+int wire_fetch_state_pack(const struct wire_fetch_state *in, struct wire_out *out)
+{
+    Saffron__FetchState m = SAFFRON__FETCH_STATE__INIT;
+
+    m.group_epoch = in->group_epoch;
+    m.part = in->part;
+    return wire_encode(&m.base, out);
+}
+
+int wire_fetch_state_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                            struct wire_fetch_state *out)
+{
+    const Saffron__FetchState *m;
+    int err;
+
+    m = wire_decode(&saffron__fetch_state__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_fetch_state){m->group_epoch, m->part};
+    return wire_range("FetchState", "part", out->part, 0, WIRE_PARTS_MAX - 1);
+}
+
+static int check_fetch_state_reply(const struct wire_fetch_state_reply *m)
+{
+    static const char name[] = "FetchStateReply";
+    int err = wire_range(name, "parts", m->parts, 1, WIRE_PARTS_MAX);
+
+    if (!err)
+        err = wire_range(name, "part", m->part, 0, m->parts - 1);
+    if (!err)
+        err = wire_range(name, "count of owed", m->n_owed, 0, WIRE_OWED_MAX);
+    for (uint32_t i = 0; i < m->n_owed && !err; i++) {
+        err = wire_rank(name, m->owed[i].place, m->owed[i].among);
+        if (!err)
+            err = wire_real(name, "owed_rate", m->owed[i].learning_rate, 0);
+    }
+    return err;
+}
+
+/* The columns of the list, in one block (rt_free of owed_batch). */
+static int put_owed(const struct wire_owed *owed, uint32_t n, Saffron__FetchStateReply *m)
+{
+    char *block = rt_try_malloc((size_t)n * (4 * sizeof(uint64_t) + 2 * sizeof(uint32_t)) + 1);
+
+    if (!block)
+        return RT_FAIL(RT_ENOMEM, "FetchStateReply: out of memory for %u batches", n);
+    m->owed_batch = (uint64_t *)(void *)block;
+    m->owed_step = m->owed_batch + n;
+    m->owed_samples = m->owed_step + n;
+    m->owed_rate = (double *)(void *)(m->owed_samples + n);
+    m->owed_place = (uint32_t *)(void *)(m->owed_rate + n);
+    m->owed_among = m->owed_place + n;
+    m->n_owed_batch = m->n_owed_step = m->n_owed_samples = n;
+    m->n_owed_place = m->n_owed_among = m->n_owed_rate = n;
+    for (uint32_t i = 0; i < n; i++) {
+        m->owed_batch[i] = owed[i].batch_id;
+        m->owed_step[i] = owed[i].step;
+        m->owed_samples[i] = owed[i].samples;
+        m->owed_place[i] = owed[i].place;
+        m->owed_among[i] = owed[i].among;
+        m->owed_rate[i] = owed[i].learning_rate;
+    }
+    return 0;
+}
+
+int wire_fetch_state_reply_pack(const struct wire_fetch_state_reply *in, struct wire_out *out)
+{
+    Saffron__FetchStateReply m = SAFFRON__FETCH_STATE_REPLY__INIT;
+    int err;
+
+    wire_assert_ok(check_fetch_state_reply(in));
+    m.step = in->step;
+    m.part = in->part;
+    m.parts = in->parts;
+    m.elements = in->elements;
+    m.optimizer_steps = in->optimizer_steps;
+    m.phase = (ProtobufCBinaryData){in->phase_size, (uint8_t *)in->phase};
+    err = put_owed(in->owed, in->n_owed, &m);
+    if (!err)
+        err = wire_encode(&m.base, out);
+    rt_free(m.owed_batch);
+    return err;
+}
+
+static int take_owed(const Saffron__FetchStateReply *m, struct rt_arena *arena,
+                     struct wire_fetch_state_reply *out)
+{
+    static const char name[] = "FetchStateReply";
+    size_t n = m->n_owed_batch;
+    const struct {
+        const char *field;
+        size_t n;
+    } list[] = {{"owed_step", m->n_owed_step},
+                {"owed_samples", m->n_owed_samples},
+                {"owed_place", m->n_owed_place},
+                {"owed_among", m->n_owed_among},
+                {"owed_rate", m->n_owed_rate}};
+    struct wire_owed *owed;
+    int err = wire_range(name, "count of owed", n, 0, WIRE_OWED_MAX);
+
+    for (size_t i = 0; i < ARRAY_LEN(list) && !err; i++)
+        err = wire_same_count(name, list[i].field, list[i].n, "owed_batch", n);
+    if (err)
+        return err;
+    owed = rt_arena_array(arena, struct wire_owed, n);
+    if (!owed)
+        return RT_FAIL(RT_ENOMEM, "%s: no room for %zu batches", name, n);
+    for (size_t i = 0; i < n; i++)
+        owed[i] = (struct wire_owed){m->owed_batch[i], m->owed_step[i],  m->owed_samples[i],
+                                     m->owed_place[i], m->owed_among[i], m->owed_rate[i]};
+    out->owed = owed;
+    out->n_owed = (uint32_t)n;
+    return 0;
+}
+
+int wire_fetch_state_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                  struct wire_fetch_state_reply *out)
+{
+    const Saffron__FetchStateReply *m;
+    int err;
+
+    m = wire_decode(&saffron__fetch_state_reply__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_fetch_state_reply){.step = m->step,
+                                           .part = m->part,
+                                           .parts = m->parts,
+                                           .elements = m->elements,
+                                           .optimizer_steps = m->optimizer_steps,
+                                           .phase = m->phase.data,
+                                           .phase_size = m->phase.len};
+    err = take_owed(m, arena, out);
+    return err ? err : check_fetch_state_reply(out);
+}
+
+/* ---- ReduceChunk ---- */
+
+static int check_reduce_chunk(const struct wire_reduce_chunk *m)
+{
+    static const char name[] = "ReduceChunk";
+    int err = wire_range(name, "bucket", m->bucket, 0, WIRE_BUCKETS_MAX - 1);
+
+    if (!err)
+        err = wire_range(name, "turn", m->turn, 0, 2 * WIRE_GROUP_MAX);
+    return err ? err : wire_range(name, "count", m->count, 0, WIRE_CHUNK_MAX);
+}
+
+int wire_reduce_chunk_pack(const struct wire_reduce_chunk *in, struct wire_out *out)
+{
+    Saffron__ReduceChunk m = SAFFRON__REDUCE_CHUNK__INIT;
+
+    wire_assert_ok(check_reduce_chunk(in));
+    m.group_epoch = in->group_epoch;
+    m.operation = in->operation;
+    m.bucket = in->bucket;
+    m.turn = in->turn;
+    m.count = in->count;
+    return wire_encode(&m.base, out);
+}
+
+int wire_reduce_chunk_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                             struct wire_reduce_chunk *out)
+{
+    const Saffron__ReduceChunk *m;
+    int err;
+
+    m = wire_decode(&saffron__reduce_chunk__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_reduce_chunk){m->group_epoch, m->operation, m->bucket, m->turn, m->count};
+    return check_reduce_chunk(out);
 }

@@ -1,4 +1,4 @@
-/* runtime/wire/step.h -- codec of proto/step.proto: one rank's part of a step header. */
+/* runtime/wire/step.h -- codec of proto/step.proto: what trainer ranks say to one another. */
 #ifndef WIRE_STEP_H
 #define WIRE_STEP_H
 
@@ -14,9 +14,72 @@ struct wire_step_header {
     const uint64_t *finished;
     double learning_rate;
     uint64_t cut, acked_through;
+    uint64_t round, phase;
+    bool paused;
 };
 int wire_step_header_pack(const struct wire_step_header *in, struct wire_out *out);
 int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                             struct wire_step_header *out);
+
+struct wire_step_headers {
+    uint64_t group_epoch, round;
+    uint32_t n_ranks;
+    const struct wire_step_header *header; /* [n_ranks] */
+};
+int wire_step_headers_pack(const struct wire_step_headers *in, struct wire_out *out);
+int wire_step_headers_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                             struct wire_step_headers *out);
+
+struct wire_join_group {
+    uint64_t group_epoch, step;
+    bool invite;
+};
+int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out);
+int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                           struct wire_join_group *out);
+
+struct wire_join_group_reply {
+    uint64_t group_epoch; /* 0: answer to an invitation */
+    uint32_t rank;
+    uint64_t step;
+};
+int wire_join_group_reply_pack(const struct wire_join_group_reply *in, struct wire_out *out);
+int wire_join_group_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                 struct wire_join_group_reply *out);
+
+struct wire_fetch_state {
+    uint64_t group_epoch;
+    uint32_t part;
+};
+int wire_fetch_state_pack(const struct wire_fetch_state *in, struct wire_out *out);
+int wire_fetch_state_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                            struct wire_fetch_state *out);
+
+/* A batch that is in the dense weights and not yet acked by every owner: what running it again needs. */
+struct wire_owed {
+    uint64_t batch_id, step, samples; /* samples: of all ranks in that step */
+    uint32_t place, among;
+    double learning_rate;
+};
+struct wire_fetch_state_reply {
+    uint64_t step;
+    uint32_t part, parts;
+    uint64_t elements, optimizer_steps;
+    const uint8_t *phase; /* a packed AwaitPhaseReply */
+    size_t phase_size;
+    uint32_t n_owed;
+    const struct wire_owed *owed;
+};
+int wire_fetch_state_reply_pack(const struct wire_fetch_state_reply *in, struct wire_out *out);
+int wire_fetch_state_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                  struct wire_fetch_state_reply *out);
+
+struct wire_reduce_chunk {
+    uint64_t group_epoch, operation;
+    uint32_t bucket, turn, count;
+};
+int wire_reduce_chunk_pack(const struct wire_reduce_chunk *in, struct wire_out *out);
+int wire_reduce_chunk_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                             struct wire_reduce_chunk *out);
 
 #endif

@@ -63,8 +63,16 @@ static const struct wire_apply_gradients apply_gradients = {99,   1, 2,     11, 
                                                             true, 2, table, n_ids, WIRE_F16, 77};
 static const struct wire_apply_gradients_reply apply_gradients_reply = {WIRE_ALREADY, 12, 1};
 static const struct wire_cut cut = {1, 11};
-static const struct wire_step_header step_header = {2, 11,       true, true, 5, 256,
-                                                    3, finished, 1.5,  1,    10};
+static const struct wire_step_header step_header = {2,        11,  true, true, 5, 256, 3,
+                                                    finished, 1.5, 1,    10,   7, 4,   false};
+static const struct wire_step_headers step_headers = {2, 7, 1, &step_header};
+static const struct wire_join_group join_group = {2, 11, true};
+static const struct wire_join_group_reply join_group_reply = {3, 1, 12};
+static const struct wire_fetch_state fetch_state = {3, 1};
+static const struct wire_owed owed[] = {{5, 11, 512, 1, 2, 0.5}};
+static const struct wire_fetch_state_reply fetch_state_reply = {
+    11, 1, 2, 1000, 10, (const uint8_t *)"phase", 5, 1, owed};
+static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000};
 static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,      1700000000000ull,
                                         12,      WIRE_READY,         2,      2,
                                         address, "host-1",           8,      9,
@@ -94,7 +102,8 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 5) X(end_of_epoch, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
-    X(cut, 2) X(step_header, 10) X(hello, 14) X(who, 2) X(control_request, 6) \
+    X(cut, 2) X(step_header, 12) X(step_headers, 3) X(join_group, 3) X(join_group_reply, 3) \
+    X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 5) X(hello, 14) X(who, 2) X(control_request, 6) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -383,6 +392,16 @@ static const struct bad {
     {"apply_gradients_reply", {V(1, 3)}, "ApplyGradientsReply: outcome is 3, expected 1..2"},
     {"step_header", {V(5, 4)}, "StepHeader: samples is 4, expected 0..0"},
     {"step_header", {D(8, -INFINITY)}, "learning_rate is -inf"},
+    {"step_headers", {V(1, 1)}, "StepHeaders: count of header is 0, expected 1..4096"},
+    {"step_headers", {B(3, "\x28\4")}, "StepHeader: samples is 4, expected 0..0"},
+    {"join_group_reply", {V(2, 4096)}, "JoinGroupReply: rank is 4096, expected 0..4095"},
+    {"fetch_state", {V(2, 65536)}, "FetchState: part is 65536"},
+    {"fetch_state_reply", {V(1, 1)}, "FetchStateReply: parts is 0"},
+    {"fetch_state_reply", {V(2, 2), V(3, 2)}, "part is 2, expected 0..1"},
+    {"fetch_state_reply", {V(3, 1), B(8, "\1")}, "owed_step has 1 entries, owed_batch has 0"},
+    {"reduce_chunk", {V(3, 65536)}, "ReduceChunk: bucket is 65536"},
+    {"reduce_chunk", {V(4, 8193)}, "turn is 8193, expected 0..8192"},
+    {"reduce_chunk", {V(5, 262145)}, "count is 262145, expected 0..262144"},
     {"hello", {V(4, 1), V(7, 1)}, "Hello: job is '', expected 1 to 63 of"},
     {"hello", {B(1, "a.b"), V(4, 1), V(7, 1)}, "job is 'a.b'"},
     {"hello", {B(1, "a>\n"), V(4, 1), V(7, 1)}, "job is 'a>\\x0a'"},
