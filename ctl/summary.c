@@ -15,12 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const mode_name[] = {
-    [RT_MODE_FULL] = "full",
-    [RT_MODE_HYBRID] = "hybrid",
-    [RT_MODE_ASYNC] = "async",
-};
-
 static json_t *real_or_null(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
@@ -108,7 +102,7 @@ static json_t *build(const struct ctl_summary *summary)
 
     ctl_view_read(summary->final, &view);
     json_object_set_new(out, "job", json_string(job->name));
-    json_object_set_new(out, "mode", json_string(mode_name[job->global.mode]));
+    json_object_set_new(out, "mode", json_string(rt_mode_name(job->global.mode)));
     json_object_set_new(out, "model", json_string(job->model_name));
     json_object_set_new(out, "dataset", json_string(job->data.name));
     json_object_set_new(out, "seed", json_integer((json_int_t)job->global.seed));
@@ -157,7 +151,7 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
 
     ctl_view_read(summary->final, &view);
     printf("\n  job         %s: %s, %s, %u epoch%s of %s, seed %llu\n", job->name, job->model_name,
-           mode_name[job->global.mode], job->data.epochs, job->data.epochs == 1 ? "" : "s",
+           rt_mode_name(job->global.mode), job->data.epochs, job->data.epochs == 1 ? "" : "s",
            job->data.name, (unsigned long long)job->global.seed);
     if (isfinite(view.test_auc)) {
         printf("  test        AUC %.4f  log loss %.4f  (%s samples)\n", view.test_auc,

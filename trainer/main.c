@@ -2,6 +2,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/process/process.h"
+#include "trainer/describe.h"
 #include "trainer/trainer.h"
 
 #include <inttypes.h>
@@ -73,6 +74,7 @@ static void status(void *ctx, json_t *object)
         {"samples_read", r.samples_read},
         {"samples_quarantined", r.samples_quarantined},
         {"samples_per_epoch", r.samples_epoch},
+        {"train_loss_samples", r.train_loss_samples},
         {"test_samples", r.test_samples},
         {"staleness_max", r.staleness_max},
         {"permits_used", r.permits_used},
@@ -92,6 +94,9 @@ static void status(void *ctx, json_t *object)
         double value;
     } real[] = {
         {"train_seconds", r.train_seconds},
+        {"train_began", r.train_began},
+        {"train_ended", r.train_ended},
+        {"evaluated_seconds", r.evaluated_seconds},
         {"samples_per_second", r.samples_per_second},
         {"train_loss", r.train_loss},
         {"loss", r.loss},
@@ -170,6 +175,7 @@ int main(int argc, char **argv)
         .ready = is_ready,
         .status = status,
         .control = control,
+        .describe = tr_describe,
     };
     int err = rt_process_start(argc, argv, &role, &program.process);
     if (err)

@@ -12,8 +12,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/job/batch_id.h"
-#include "trainer/model/parse.h"
-#include "trainer/model/spec.h"
+#include "trainer/describe.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -22,47 +21,12 @@
 
 /* ---- set-up ---- */
 
-static int make_model(struct tr_trainer *trainer)
-{
-    const struct rt_job *job = trainer->job;
-    const char **feature = rt_xcalloc(job->n_features, sizeof *feature);
-    uint32_t *dim = rt_xcalloc(job->n_features, sizeof *dim);
-    for (uint32_t f = 0; f < job->n_features; f++) {
-        feature[f] = job->feature[f].name;
-        dim[f] = job->table[job->feature[f].table].dim;
-    }
-    struct tr_model_inputs inputs = {
-        .dense = job->dense,
-        .n_dense = job->data.n_dense,
-        .feature = feature,
-        .feature_dim = dim,
-        .n_features = job->n_features,
-        .label = job->label,
-        .n_labels = job->data.n_labels,
-    };
-    struct tr_model_conf conf = {
-        .seed = job->global.seed,
-        .samples_max = job->data.batch_size,
-        .threads = (int)job->global.trainer_threads,
-    };
-    struct tr_spec *spec = NULL;
-    int err = tr_parse_model(job->model, job->params, &spec);
-    if (!err)
-        err = tr_model_create(spec, &inputs, &conf, &trainer->model);
-    tr_spec_destroy(spec);
-    rt_free(feature);
-    rt_free(dim);
-    return err;
-}
-
 int tr_step_init(struct tr_trainer *trainer)
 {
-    int err = make_model(trainer);
-    if (err)
-        return err;
     struct tr_optimizer_conf conf;
-    const struct rt_node *node = rt_node_get(trainer->job->model_conf, "optimizer");
-    err = tr_parse_optimizer(node, &conf, &trainer->learning_rate);
+    int err = tr_job_model(trainer->job, trainer->job->data.batch_size, &trainer->model);
+    if (!err)
+        err = tr_job_optimizer(trainer->job, &conf, &trainer->learning_rate);
     if (!err)
         err = tr_optimizer_create(&conf, tr_model_count(trainer->model), &trainer->optimizer);
     if (!err)

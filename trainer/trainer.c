@@ -302,6 +302,13 @@ uint64_t tr_trainer_digest(struct tr_trainer *trainer)
                          tr_model_count(trainer->model) * sizeof(float));
 }
 
+/* A time of our clock as seconds since 1970, which other hosts know too; NaN: it has not come. */
+static double wall_seconds(const struct tr_trainer *trainer, uint64_t then_ns)
+{
+    double now = (double)trainer->io->ops->wall_ms(trainer->io) * 1e-3;
+    return then_ns ? now - (double)(rt_io_now(trainer->io) - then_ns) * 1e-9 : NAN;
+}
+
 void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
 {
     *out = trainer->count;
@@ -320,6 +327,10 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->train_seconds = trainer->started_ns && end > trainer->started_ns
                              ? (double)(end - trainer->started_ns - away) * 1e-9
                              : 0;
+    out->train_began = wall_seconds(trainer, trainer->started_ns);
+    out->train_ended = wall_seconds(trainer, end);
+    out->evaluated_seconds = (double)away * 1e-9;
+    out->train_loss_samples = trainer->epoch_samples ? trainer->epoch_samples : out->samples_epoch;
     out->samples_per_second =
         out->train_seconds > 0 ? (double)out->samples_trained / out->train_seconds : 0;
     bool tested = out->evaluations > 0 && trainer->quality.samples > 0;

@@ -52,6 +52,11 @@ struct tr_report {
     uint64_t samples_trained, samples_dropped, samples_read, samples_quarantined;
     uint64_t samples_epoch; /* of one epoch, known after the first; else 0 */
     double train_seconds, samples_per_second, train_loss, loss;
+    uint64_t
+        train_loss_samples; /* what train_loss is the mean of: the last epoch's, of this rank */
+    /* First batch in and last batch acked, in seconds of the wall clock; evaluations in between. With
+     * them the ranks' figures make one train_seconds. */
+    double train_began, train_ended, evaluated_seconds;
     double test_auc, test_logloss, test_calibration;
     uint64_t test_samples;
     uint32_t staleness_max, permits_used;

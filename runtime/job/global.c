@@ -40,6 +40,15 @@ static const struct rt_option option[] = {
      "port of /metrics, /healthz, /readyz and /status"},
 };
 
+const char *rt_mode_name(uint32_t mode)
+{
+    static const char *const name[] = {
+        [RT_MODE_FULL] = "full", [RT_MODE_HYBRID] = "hybrid", [RT_MODE_ASYNC] = "async"};
+
+    rt_assert(mode < ARRAY_LEN(name));
+    return name[mode];
+}
+
 int rt_job_read_global(const struct rt_node *root, struct rt_job *job)
 {
     int err = rt_options_load(option, ARRAY_LEN(option), root, &job->global, job->arena);

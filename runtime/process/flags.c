@@ -42,6 +42,7 @@ enum key {
     KEY_SEED,
     KEY_SET,
     KEY_LOG_LEVEL,
+    KEY_DESCRIBE,
 };
 
 /* Variables that stand for a flag, or for one that does not exist. */
@@ -118,6 +119,8 @@ static const struct argp_option option[] = {
      0},
     {"log-level", KEY_LOG_LEVEL, "LEVEL", 0, "error, warn, info or debug (LOG_LEVEL; default info)",
      0},
+    {"describe", KEY_DESCRIBE, 0, 0,
+     "check the job's files, print what this role makes of them, and end", 0},
     {0},
 };
 
@@ -341,6 +344,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case ARGP_KEY_END:
         settle_index(parsing, state);
         check_sources(parsing->options, state);
+        break;
+    case KEY_DESCRIBE:
+        parsing->options->describe = true;
         break;
     case KEY_FIXED_PORTS:
         parsing->options->fixed_ports = true;

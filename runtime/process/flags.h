@@ -20,7 +20,7 @@ struct rt_flags {
     const char *path[4];
     const char *data_dir, *models_dir, *model, *run_dir; /* may be NULL */
     int port, admin_port;                                /* -1: not given */
-    bool fixed_ports;
+    bool fixed_ports, describe;
     enum rt_log_level log_level;
     const char *set[RT_SETS_MAX];
     size_t n_set;

@@ -20,10 +20,12 @@
 #include "runtime/process/status.h"
 #include "runtime/process/version.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <uv.h>
@@ -283,7 +285,6 @@ static int find_ip(struct rt_process *p)
 
 static void log_configuration(const struct rt_process *p)
 {
-    static const char *const mode[] = {"full", "hybrid", "async"};
     const struct rt_job *job = p->job;
 
     rt_log(RT_LOG_INFO, "start version=%s job=%s index=%u size=%u incarnation=%llu pid=%d admin=%s",
@@ -292,15 +293,35 @@ static void log_configuration(const struct rt_process *p)
     rt_log(RT_LOG_INFO,
            "config config_hash=%016llx plan_hash=%016llx mode=%s exact=%s staleness=%u seed=%llu",
            (unsigned long long)job->config_hash, (unsigned long long)job->plan_hash,
-           job->global.mode < ARRAY_LEN(mode) ? mode[job->global.mode] : "?",
-           job->global.exact ? "true" : "false", job->global.staleness,
-           (unsigned long long)job->global.seed);
+           rt_mode_name(job->global.mode), job->global.exact ? "true" : "false",
+           job->global.staleness, (unsigned long long)job->global.seed);
     rt_log(RT_LOG_INFO,
            "data name=%s batch_size=%u epochs=%u splits=%u train_files=%u test_files=%u tables=%u "
            "features=%u dense=%u labels=%u model=%s",
            job->data.name, job->data.batch_size, job->data.epochs, job->data.splits,
            job->data.n_train, job->data.n_test, job->n_tables, job->n_features, job->data.n_dense,
            job->data.n_labels, job->model_name);
+}
+
+/* --describe: the job as this role understands it, and no more. */
+static int describe(struct rt_process *p)
+{
+    const struct rt_job *job;
+    int err = load_job(p);
+
+    if (err)
+        return err;
+    job = p->job;
+    printf("job %s: %s, config_hash %016llx, plan_hash %016llx\n", job->name,
+           rt_mode_name(job->global.mode), (unsigned long long)job->config_hash,
+           (unsigned long long)job->plan_hash);
+    printf("data %s: %u train and %u test files, %u dense columns, %u features in %u tables\n",
+           job->data.name, job->data.n_train, job->data.n_test, job->data.n_dense, job->n_features,
+           job->n_tables);
+    err = p->role.describe ? p->role.describe(job) : 0;
+    if (fflush(stdout) != 0 && !err)
+        err = RT_FAIL(RT_EFILE, "standard output: %s", strerror(errno));
+    return err;
 }
 
 static int set_up(struct rt_process *p)
@@ -332,6 +353,8 @@ int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
     rt_log_set_level(p->flags.log_level);
     rt_log_identity(rt_role_name(role->role), p->flags.index);
     gethostname(p->host, sizeof(p->host) - 1);
+    if (p->flags.describe)
+        exit(rt_process_end(p, describe(p)));
     make_metrics(p);
     err = set_up(p);
     if (err) {
@@ -541,7 +564,7 @@ int rt_process_end(struct rt_process *process, int err)
         if (p->member)
             rt_process_set_state(p, WIRE_FAILED);
         fprintf(stderr, "%s: %s\n", p->role.program, text[0] ? text : rt_err_meaning(err));
-    } else {
+    } else if (!p->flags.describe) {
         rt_log(RT_LOG_INFO, "end");
     }
     if (p->loop)

@@ -27,13 +27,15 @@ struct rt_process_role {
     void (*status)(void *ctx, json_t *object); /* add the role's own fields */
     /* Control commands beyond status, stop and log_level; RT_EUSAGE with text when not understood. */
     int (*control)(void *ctx, const struct wire_control_request *request);
+    /* For --describe: what this role makes of the job, on standard output, or its complaint. May be NULL. */
+    int (*describe)(const struct rt_job *job);
 };
 
 /* Flags and environment (docs in --help): --index/REPLICA_INDEX (or the host name's ordinal), --size/
  * REPLICA_SIZE, --job/SAFFRON_JOB, --nats/SAFFRON_NATS_URL, --config DIR, SAFFRON_*_CONFIG, --data/
  * SAFFRON_DATA_DIR, --model, --bind/SAFFRON_BIND, --port, --admin-port, --run-dir, --seed, --set (repeat),
  * --log-level/LOG_LEVEL, --fixed-ports (base ports of global.yml; without it free ports).
- * RT_EUSAGE was already printed when it fails. --help and --version exit 0 here. */
+ * An error was already printed when it fails. --help, --version and --describe exit here. */
 int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
                      struct rt_process **out);
 

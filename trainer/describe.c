@@ -1,0 +1,72 @@
+/* trainer/describe.c -- the model and the optimizer that a job asks for, made; and told, for --describe. */
+#include "trainer/describe.h"
+
+#include "runtime/base/mem.h"
+#include "runtime/job/job.h"
+#include "trainer/model/model.h"
+#include "trainer/model/parse.h"
+#include "trainer/model/spec.h"
+#include "trainer/optimizer.h"
+
+#include <stdio.h>
+
+int tr_job_model(const struct rt_job *job, uint32_t samples_max, struct tr_model **out)
+{
+    const char **feature = rt_xcalloc(job->n_features, sizeof *feature);
+    uint32_t *dim = rt_xcalloc(job->n_features, sizeof *dim);
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        feature[f] = job->feature[f].name;
+        dim[f] = job->table[job->feature[f].table].dim;
+    }
+    struct tr_model_inputs inputs = {
+        .dense = job->dense,
+        .n_dense = job->data.n_dense,
+        .feature = feature,
+        .feature_dim = dim,
+        .n_features = job->n_features,
+        .label = job->label,
+        .n_labels = job->data.n_labels,
+    };
+    struct tr_model_conf conf = {
+        .seed = job->global.seed,
+        .samples_max = samples_max,
+        .threads = (int)job->global.trainer_threads,
+    };
+    struct tr_spec *spec = NULL;
+    int err = tr_parse_model(job->model, job->params, &spec);
+    if (!err)
+        err = tr_model_create(spec, &inputs, &conf, out);
+    tr_spec_destroy(spec);
+    rt_free(feature);
+    rt_free(dim);
+    return err;
+}
+
+int tr_job_optimizer(const struct rt_job *job, struct tr_optimizer_conf *conf,
+                     double *learning_rate)
+{
+    return tr_parse_optimizer(rt_node_get(job->model_conf, "optimizer"), conf, learning_rate);
+}
+
+static void print_layer(void *arg, const char *text)
+{
+    (void)arg;
+    printf("  %s\n", text);
+}
+
+int tr_describe(const struct rt_job *job)
+{
+    struct tr_model *model = NULL;
+    struct tr_optimizer_conf optimizer;
+    double learning_rate;
+    int err = tr_job_model(job, 1, &model);
+    if (!err)
+        err = tr_job_optimizer(job, &optimizer, &learning_rate);
+    if (!err) {
+        printf("model %s, from the first layer to the loss:\n", job->model_name);
+        tr_model_describe(model, print_layer, NULL);
+        printf("%zu dense parameters, learning rate %g\n", tr_model_count(model), learning_rate);
+    }
+    tr_model_destroy(model);
+    return err;
+}

@@ -1,0 +1,20 @@
+/* trainer/describe.h -- the model and the optimizer that a job's files ask for. */
+#ifndef TR_DESCRIBE_H
+#define TR_DESCRIBE_H
+
+#include <stdint.h>
+
+struct rt_job;
+struct tr_model;
+struct tr_optimizer_conf;
+
+/* RT_EUSAGE names file:line, layer, input, expected and got shape. *out is the caller's. */
+int tr_job_model(const struct rt_job *job, uint32_t samples_max, struct tr_model **out);
+int tr_job_optimizer(const struct rt_job *job, struct tr_optimizer_conf *conf,
+                     double *learning_rate);
+
+/* For `saffron-trainer --describe`: the layers with shapes and parameters on standard output, or the
+ * complaint that the trainer would have at its start. Makes the model for one sample and frees it. */
+int tr_describe(const struct rt_job *job);
+
+#endif
