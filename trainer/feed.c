@@ -27,7 +27,7 @@ void tr_feed_free(struct tr_batch *batch)
 static void answer(struct tr_trainer *trainer, struct rt_call *call, uint64_t batch_id,
                    enum wire_outcome outcome, const char *reason)
 {
-    struct wire_train_batch_reply reply = {outcome, reason ? reason : ""};
+    struct wire_train_batch_reply reply = {.outcome = outcome, .reason = reason ? reason : ""};
     int err = wire_train_batch_reply_pack(&reply, &trainer->out);
     if (err) {
         rt_call_fail(call, err, rt_err_text());

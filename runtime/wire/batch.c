@@ -155,6 +155,8 @@ int wire_train_batch_pack(const struct wire_train_batch *in, struct wire_out *ou
     m.attempt = in->attempt;
     m.has_before = in->has_before;
     m.before = in->before;
+    m.has_turn_before = in->has_turn_before;
+    m.turn_before = in->turn_before;
     return wire_encode(&m.base, out);
 }
 
@@ -183,6 +185,8 @@ int wire_train_batch_unpack(const uint8_t *data, size_t size, struct rt_arena *a
         .attempt = m->attempt,
         .has_before = m->has_before,
         .before = m->before,
+        .has_turn_before = m->has_turn_before,
+        .turn_before = m->turn_before,
     };
     return check_train_batch(out);
 }
@@ -198,11 +202,12 @@ static int check_train_batch_reply(const struct wire_train_batch_reply *m)
 int wire_train_batch_reply_pack(const struct wire_train_batch_reply *in, struct wire_out *out)
 {
     Saffron__TrainBatchReply m = SAFFRON__TRAIN_BATCH_REPLY__INIT;
-    struct wire_train_batch_reply reply = {in->outcome, in->reason ? in->reason : ""};
+    struct wire_train_batch_reply reply = {in->outcome, in->reason ? in->reason : "", in->failed};
 
     wire_assert_ok(check_train_batch_reply(&reply));
     m.outcome = (Saffron__TrainBatchReply__Outcome)reply.outcome;
     m.reason = (char *)reply.reason;
+    m.failed = reply.failed;
     return wire_encode(&m.base, out);
 }
 
@@ -215,7 +220,7 @@ int wire_train_batch_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
     m = wire_decode(&saffron__train_batch_reply__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_train_batch_reply){(enum wire_outcome)m->outcome, m->reason};
+    *out = (struct wire_train_batch_reply){(enum wire_outcome)m->outcome, m->reason, m->failed};
     return check_train_batch_reply(out);
 }
 

@@ -41,6 +41,8 @@ struct wire_train_batch {
     uint32_t attempt;
     bool has_before;
     uint64_t before; /* batch of the same composer and rank that goes before this one; 0 if none */
+    bool has_turn_before;
+    uint64_t turn_before; /* batch of the same composer, any rank, of the turn before; 0 if none */
 };
 int wire_train_batch_pack(const struct wire_train_batch *in, struct wire_out *out);
 int wire_train_batch_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -50,6 +52,7 @@ enum wire_outcome { WIRE_TRAINED = 1, WIRE_DROPPED = 2, WIRE_RETRY = 3, WIRE_EVA
 struct wire_train_batch_reply {
     enum wire_outcome outcome;
     const char *reason; /* never NULL after unpack */
+    bool failed;        /* retry: for a reason of the batch's own */
 };
 int wire_train_batch_reply_pack(const struct wire_train_batch_reply *in, struct wire_out *out);
 int wire_train_batch_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -141,6 +144,7 @@ struct wire_await_phase_reply {
     const struct wire_split_ledger *ledger;
     uint32_t n_statistics;
     const struct wire_statistics *statistics;
+    uint64_t pass; /* complete passes over this set before */
 };
 int wire_await_phase_reply_pack(const struct wire_await_phase_reply *in, struct wire_out *out);
 int wire_await_phase_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -156,5 +160,38 @@ struct wire_end_of_epoch {
 int wire_end_of_epoch_pack(const struct wire_end_of_epoch *in, struct wire_out *out);
 int wire_end_of_epoch_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                              struct wire_end_of_epoch *out);
+
+struct wire_nothing_yet {
+    uint64_t phase;
+    uint32_t composer, composers;
+    bool has_until;
+    uint64_t until; /* batch id */
+};
+int wire_nothing_yet_pack(const struct wire_nothing_yet *in, struct wire_out *out);
+int wire_nothing_yet_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                            struct wire_nothing_yet *out);
+
+struct wire_tell_phase {
+    uint64_t phase;
+    enum wire_phase_kind kind;
+    uint64_t epoch, pass;
+    bool epoch_over;
+    uint32_t n_statistics;
+    const struct wire_statistics *statistics;
+};
+int wire_tell_phase_pack(const struct wire_tell_phase *in, struct wire_out *out);
+int wire_tell_phase_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                           struct wire_tell_phase *out);
+
+struct wire_scores {
+    uint64_t phase;
+    uint32_t part;
+    bool last;
+    uint32_t batches, samples;
+};
+int wire_scores_pack(const struct wire_scores *in, struct wire_out *out);
+int wire_scores_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                       struct wire_scores *out);
+/* NothingYetReply, TellPhaseReply and ScoresReply are empty messages: size 0. */
 
 #endif

@@ -1,5 +1,5 @@
 /* runtime/wire/phase.c -- codec of what data-compose and trainer say about phases: statistics, ledger,
- * AwaitPhase, EndOfEpoch. The only messages with messages inside: their counts are limited, and so is the
+ * AwaitPhase, EndOfEpoch, NothingYet; and trainer ranks: TellPhase, Scores. The only messages with messages inside: their counts are limited, and so is the
  * memory that they unpack to (runtime/wire/codec.c). */
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -225,6 +225,7 @@ int wire_await_phase_reply_pack(const struct wire_await_phase_reply *in, struct 
     m.phase = in->phase;
     m.kind = (Saffron__AwaitPhaseReply__Kind)in->kind;
     m.epoch = in->epoch;
+    m.pass = in->pass;
     m.n_ledger = in->n_ledger;
     m.ledger = put_ledger(in->ledger, in->n_ledger);
     m.n_statistics = in->n_statistics;
@@ -247,8 +248,10 @@ int wire_await_phase_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
     m = wire_decode(&saffron__await_phase_reply__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_await_phase_reply){
-        .phase = m->phase, .kind = (enum wire_phase_kind)m->kind, .epoch = m->epoch};
+    *out = (struct wire_await_phase_reply){.phase = m->phase,
+                                           .kind = (enum wire_phase_kind)m->kind,
+                                           .epoch = m->epoch,
+                                           .pass = m->pass};
     err =
         take_ledger("AwaitPhaseReply", m->ledger, m->n_ledger, arena, &out->ledger, &out->n_ledger);
     if (!err)
@@ -298,4 +301,127 @@ int wire_end_of_epoch_unpack(const uint8_t *data, size_t size, struct rt_arena *
         .phase = m->phase, .epoch = m->epoch, .evaluate = m->evaluate, .composer = m->composer};
     err = take_ledger("EndOfEpoch", m->ended, m->n_ended, arena, &out->ended, &out->n_ended);
     return err ? err : check_end_of_epoch(out);
+}
+
+/* ---- NothingYet ---- */
+
+static int check_nothing_yet(const struct wire_nothing_yet *m)
+{
+    int err = wire_range("NothingYet", "composers", m->composers, 1, WIRE_REPLICAS_MAX);
+
+    return err ? err : wire_range("NothingYet", "composer", m->composer, 0, m->composers - 1);
+}
+
+int wire_nothing_yet_pack(const struct wire_nothing_yet *in, struct wire_out *out)
+{
+    Saffron__NothingYet m = SAFFRON__NOTHING_YET__INIT;
+
+    wire_assert_ok(check_nothing_yet(in));
+    m.phase = in->phase;
+    m.composer = in->composer;
+    m.composers = in->composers;
+    m.has_until = in->has_until;
+    m.until = in->until;
+    return wire_encode(&m.base, out);
+}
+
+int wire_nothing_yet_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                            struct wire_nothing_yet *out)
+{
+    const Saffron__NothingYet *m;
+    int err;
+
+    m = wire_decode(&saffron__nothing_yet__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_nothing_yet){m->phase, m->composer, m->composers, m->has_until, m->until};
+    return check_nothing_yet(out);
+}
+
+/* ---- TellPhase ---- */
+
+static int check_tell_phase(const struct wire_tell_phase *m)
+{
+    static const char name[] = "TellPhase";
+    int err = wire_range(name, "kind", (uint64_t)m->kind, WIRE_PHASE_TRAIN, WIRE_PHASE_STATISTICS);
+
+    if (!err)
+        err = wire_range(name, "phase", m->phase, 1, UINT64_MAX);
+    return err ? err : check_statistics(name, m->statistics, m->n_statistics);
+}
+
+int wire_tell_phase_pack(const struct wire_tell_phase *in, struct wire_out *out)
+{
+    Saffron__TellPhase m = SAFFRON__TELL_PHASE__INIT;
+    int err;
+
+    wire_assert_ok(check_tell_phase(in));
+    m.phase = in->phase;
+    m.kind = (Saffron__AwaitPhaseReply__Kind)in->kind;
+    m.epoch = in->epoch;
+    m.pass = in->pass;
+    m.epoch_over = in->epoch_over;
+    m.n_statistics = in->n_statistics;
+    m.statistics = put_statistics(in->statistics, in->n_statistics);
+    if (!m.statistics)
+        return RT_FAIL(RT_ENOMEM, "TellPhase: out of memory for %u statistics", in->n_statistics);
+    err = wire_encode(&m.base, out);
+    rt_free(m.statistics);
+    return err;
+}
+
+int wire_tell_phase_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                           struct wire_tell_phase *out)
+{
+    const Saffron__TellPhase *m;
+    int err;
+
+    m = wire_decode(&saffron__tell_phase__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_tell_phase){.phase = m->phase,
+                                    .kind = (enum wire_phase_kind)m->kind,
+                                    .epoch = m->epoch,
+                                    .pass = m->pass,
+                                    .epoch_over = m->epoch_over};
+    err = take_statistics("TellPhase", m->statistics, m->n_statistics, arena, &out->statistics,
+                          &out->n_statistics);
+    return err ? err : check_tell_phase(out);
+}
+
+/* ---- Scores ---- */
+
+static int check_scores(const struct wire_scores *m)
+{
+    int err = wire_range("Scores", "samples", m->samples, 0, WIRE_SCORES_MAX);
+
+    if (!err)
+        err = wire_range("Scores", "phase", m->phase, 1, UINT64_MAX);
+    return err ? err : wire_range("Scores", "batches", m->batches, 0, m->samples);
+}
+
+int wire_scores_pack(const struct wire_scores *in, struct wire_out *out)
+{
+    Saffron__Scores m = SAFFRON__SCORES__INIT;
+
+    wire_assert_ok(check_scores(in));
+    m.phase = in->phase;
+    m.part = in->part;
+    m.last = in->last;
+    m.batches = in->batches;
+    m.samples = in->samples;
+    return wire_encode(&m.base, out);
+}
+
+int wire_scores_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                       struct wire_scores *out)
+{
+    const Saffron__Scores *m;
+    int err;
+
+    m = wire_decode(&saffron__scores__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_scores){m->phase, m->part, m->last, m->batches, m->samples};
+    return check_scores(out);
 }

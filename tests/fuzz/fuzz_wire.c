@@ -21,7 +21,8 @@
     X(await_phase) X(await_phase_reply) X(end_of_epoch) X(lookup_rows) X(lookup_rows_reply) \
     X(apply_gradients) X(apply_gradients_reply) X(cut) X(step_header) X(hello) X(who) \
     X(control_request) X(control_reply) X(step_headers) X(join_group) X(join_group_reply) \
-    X(fetch_state) X(fetch_state_reply) X(reduce_chunk)
+    X(fetch_state) X(fetch_state_reply) X(reduce_chunk) \
+    X(nothing_yet) X(tell_phase) X(scores)
 /* clang-format on */
 
 /* Unpack and pack; an error is the message's fault only in the unpacking. */

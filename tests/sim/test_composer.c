@@ -152,7 +152,7 @@ static void serve_await(void *ctx, struct rt_call *call, const struct rt_frame *
 
 static void answer(struct world *w, struct rt_call *call, uint64_t id, enum wire_outcome outcome)
 {
-    struct wire_train_batch_reply reply = {outcome, ""};
+    struct wire_train_batch_reply reply = {.outcome = outcome, .reason = ""};
     uint32_t split = rt_batch_split(id) % RT_SPLIT_EVALUATE;
 
     if (outcome == WIRE_TRAINED)

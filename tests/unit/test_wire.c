@@ -45,8 +45,10 @@ static const struct wire_split_ledger ledger[] = {
 static const struct wire_put_batch put_batch = {4, 1, true, 77, 2, n_ids, layout, weighted, 5};
 static const struct wire_put_batch_reply put_batch_reply = {1ull << 40};
 static const struct wire_train_batch train_batch = {
-    65535, 13, 1, true, true, true, 64u << 20, 3, 2, 1700000000000ull, 77, 9, 1, true, 12};
-static const struct wire_train_batch_reply train_batch_reply = {WIRE_RETRY, "middleware/0 lost"};
+    65535, 13, 1, true, true, true, 64u << 20, 3, 2, 1700000000000ull,
+    77,    9,  1, true, 12,   true, 13};
+static const struct wire_train_batch_reply train_batch_reply = {WIRE_RETRY, "middleware/0 lost",
+                                                                true};
 static const struct wire_lookup_batch lookup_batch = {11, 4, true, 77};
 static const struct wire_lookup_batch_reply lookup_batch_reply = {4, WIRE_BF16, 2, dim};
 static const struct wire_push_gradients push_gradients = {11, 0.5,      4,    77, 1,
@@ -55,8 +57,12 @@ static const struct wire_push_gradients_reply push_gradients_reply = {12345, 1};
 static const struct wire_release_batch release_batch = {"dropped"};
 static const struct wire_await_phase await_phase = {6, 1, 2, 2, statistics};
 static const struct wire_await_phase_reply await_phase_reply = {
-    7, WIRE_PHASE_STATISTICS, 2, 1, ledger, 2, statistics};
+    7, WIRE_PHASE_STATISTICS, 2, 1, ledger, 2, statistics, 3};
 static const struct wire_end_of_epoch end_of_epoch = {7, 2, true, 1, 1, ledger};
+static const struct wire_nothing_yet nothing_yet = {7, 1, 2, true, 12};
+static const struct wire_tell_phase tell_phase = {7, WIRE_PHASE_EVALUATE, 2, 3, true,
+                                                  2, statistics};
+static const struct wire_scores scores = {7, 1, true, 2, 100};
 static const struct wire_lookup_rows lookup_rows = {99, 11, 2, table, n_ids, WIRE_F16};
 static const struct wire_lookup_rows_reply lookup_rows_reply = {2, n_ids, WIRE_BF16, 13};
 static const struct wire_apply_gradients apply_gradients = {99,   1, 2,     11,    0.25,     1, 2,
@@ -98,9 +104,10 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     }
 /* clang-format off */
 #define ALL(X) \
-    X(put_batch, 8) X(put_batch_reply, 1) X(train_batch, 15) X(train_batch_reply, 2) \
+    X(put_batch, 8) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
     X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2) \
-    X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 5) X(end_of_epoch, 5) \
+    X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 6) X(end_of_epoch, 5) \
+    X(nothing_yet, 5) X(tell_phase, 6) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 12) X(step_headers, 3) X(join_group, 3) X(join_group_reply, 3) \
     X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 5) X(hello, 14) X(who, 2) X(control_request, 6) \
@@ -374,6 +381,13 @@ static const struct bad {
      "stepped_low is 281474976710656"},
     {"end_of_epoch", {B(4, "\x30\1\x38\2")}, "EndOfEpoch: rows_quarantined is 2, expected 0..1"},
     {"end_of_epoch", {V(5, 65536)}, "composer is 65536"},
+    {"nothing_yet", {V(1, 1)}, "NothingYet: composers is 0"},
+    {"nothing_yet", {V(2, 1), V(3, 1)}, "composer is 1, expected 0..0"},
+    {"tell_phase", {V(1, 1)}, "TellPhase: kind is 0"},
+    {"tell_phase", {V(2, 1)}, "phase is 0"},
+    {"scores", {{0}}, "Scores: phase is 0"},
+    {"scores", {V(1, 1), V(5, (1u << 19) + 1)}, "samples is 524289"},
+    {"scores", {V(1, 1), V(4, 2), V(5, 1)}, "batches is 2, expected 0..1"},
     {"lookup_rows", {{0}}, "LookupRows: count of table is 0"},
     {"lookup_rows", {B(3, "\1\2"), B(4, "\1")}, "table has 2 entries, n_ids has 1"},
     {"lookup_rows",
@@ -551,7 +565,7 @@ static void large_ledger(void **state)
 {
     enum { SPLITS = 32768 };
     struct wire_split_ledger *many = calloc(SPLITS, sizeof(*many));
-    struct wire_await_phase_reply in = {1, WIRE_PHASE_TRAIN, 0, SPLITS, many, 0, NULL}, back;
+    struct wire_await_phase_reply in = {1, WIRE_PHASE_TRAIN, 0, SPLITS, many, 0, NULL, 0}, back;
     struct rt_arena *arena = new_arena();
     struct wire_out out = {0};
     uint8_t *bits = calloc(1, WIRE_BITMAP_MAX);
