@@ -78,7 +78,7 @@ static int check_limits(const struct dc_batcher_conf *conf)
     if (ids > WIRE_IDS_MAX)
         return RT_FAIL(RT_EUSAGE,
                        "data.yml: batch_size %u x %u ids per row is over %u ids per batch; "
-                       "expected a batch_size of at most %u",
+                       "expected a batch_size of at most %u, or features with a smaller max_length",
                        job->data.batch_size, dc_parser_ids_max(conf->feed.parser), WIRE_IDS_MAX,
                        WIRE_IDS_MAX / dc_parser_ids_max(conf->feed.parser));
     return 0;
@@ -100,7 +100,10 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
     b->shape = (struct dc_rows_shape){.n_features = job->n_features,
                                       .n_dense = data->n_dense,
                                       .n_labels = data->n_labels,
-                                      .varying = data->format == RT_FORMAT_LIBSVM,
+                                      .varying = dc_parser_varying(conf->feed.parser),
+                                      .weighted = data->weighted,
+                                      .grouped = data->grouped,
+                                      .keyed = data->keyed,
                                       .count = row->count,
                                       .n_ids = dc_parser_ids_max(conf->feed.parser)};
     b->shuffle_key = rt_draw_fold(rt_draw_key(job->global.seed, "shuffle", NULL), conf->epoch);
@@ -309,6 +312,61 @@ static void fill_ids(struct dc_batcher *b, const uint32_t *order, struct dc_batc
     batch->digest = rt_hash_bytes(batch->ids->data, batch->ids->size);
 }
 
+/* Bytes of the segments beside the ids. */
+static size_t samples_bytes(const struct dc_rows_shape *shape, const struct dc_batch *batch)
+{
+    size_t n = batch->samples, end = 0;
+
+    rt_segment_put(&end, n * sizeof(float) * shape->n_dense);
+    rt_segment_put(&end, n * sizeof(float) * shape->n_labels);
+    if (shape->weighted)
+        rt_segment_put(&end, n * sizeof(float));
+    if (shape->grouped)
+        rt_segment_put(&end, n * sizeof(uint64_t));
+    if (batch->key_bytes)
+        rt_segment_put(&end, n * sizeof(uint32_t));
+    if (batch->key_bytes)
+        rt_segment_put(&end, batch->key_bytes);
+    return end;
+}
+
+static void count_keys(const struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+{
+    struct dc_record r;
+
+    for (uint32_t s = 0; b->shape.keyed && s < batch->samples; s++) {
+        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
+        batch->key_bytes += r.key_size;
+    }
+}
+
+/* Weights, groups and keys, each where there is such a column. */
+static void fill_extras(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch,
+                        size_t *end)
+{
+    const struct dc_rows_shape *shape = &b->shape;
+    struct rt_buf *buf = batch->samples_payload;
+    size_t n = batch->samples;
+    float *weight = shape->weighted ? segment(buf, end, n * sizeof(float)) : NULL;
+    uint64_t *group = shape->grouped ? segment(buf, end, n * sizeof(uint64_t)) : NULL;
+    uint32_t *length = batch->key_bytes ? segment(buf, end, n * sizeof(uint32_t)) : NULL;
+    char *key = batch->key_bytes ? segment(buf, end, batch->key_bytes) : NULL;
+    struct dc_record r;
+
+    for (uint32_t s = 0; s < n; s++) {
+        dc_rows_at(&b->draining->rows, shape, order[s], &r);
+        if (weight)
+            weight[s] = *r.weight;
+        if (group)
+            group[s] = *r.group;
+        if (!key)
+            continue;
+        length[s] = r.key_size;
+        memcpy(key, r.key, r.key_size);
+        key += r.key_size;
+    }
+}
+
 static void fill_samples(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
 {
     uint32_t n_dense = b->shape.n_dense, n_labels = b->shape.n_labels;
@@ -322,6 +380,9 @@ static void fill_samples(struct dc_batcher *b, const uint32_t *order, struct dc_
         memcpy(dense + (size_t)s * n_dense, r.dense, n_dense * sizeof(float));
         memcpy(label + (size_t)s * n_labels, r.label, n_labels * sizeof(float));
     }
+    if (b->shape.weighted || b->shape.grouped || batch->key_bytes)
+        fill_extras(b, order, batch, &end);
+    rt_assert(end == batch->samples_payload->size);
 }
 
 /* NULL: the pool is over its budget. */
@@ -329,8 +390,6 @@ static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t 
 {
     struct dc_batch *batch = rt_xcalloc(1, sizeof(*batch));
     struct rt_io *io = b->conf.feed.io;
-    size_t values = 0;
-
     const struct before *before = &b->before[rt_batch_rank(id, b->conf.world)];
 
     batch->id = id;
@@ -341,8 +400,8 @@ static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t 
     batch->layout = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->layout));
     count_ids(b, order, batch);
     size_t ids = ids_bytes(batch, b->shape.n_features);
-    rt_segment_put(&values, n * sizeof(float) * b->shape.n_dense);
-    rt_segment_put(&values, n * sizeof(float) * b->shape.n_labels);
+    count_keys(b, order, batch);
+    size_t values = samples_bytes(&b->shape, batch);
     batch->ids = rt_io_buf(io, ids);
     batch->samples_payload = rt_io_buf(io, values);
     if (!batch->ids || !batch->samples_payload) {

@@ -27,7 +27,8 @@ struct dc_batch {
     uint32_t *n_ids;    /* [n_features] */
     uint32_t *layout;   /* [n_features] enum wire_layout */
     struct rt_buf *ids; /* the payload of PutBatch */
-    struct rt_buf *samples_payload; /* the payload of TrainBatch: dense, labels */
+    uint64_t key_bytes; /* 0: no keys, or all are empty */
+    struct rt_buf *samples_payload; /* of TrainBatch: dense, labels, weights, groups, keys */
 };
 void dc_batch_destroy(struct dc_batch *batch); /* NULL is legal */
 

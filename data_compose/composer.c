@@ -248,9 +248,15 @@ void dc_composer_destroy(struct dc_composer *composer)
 void dc_composer_status(const struct dc_composer *composer, struct dc_status *out)
 {
     static const char *const stage[] = {
-        [DC_TRUTH] = "truth",       [DC_ASKING] = "waiting", [DC_STATISTICS] = "statistics",
-        [DC_COUNTING] = "counting", [DC_PASS] = "train",     [DC_ENDING] = "train",
-        [DC_DONE] = "done",         [DC_FAILED] = "failed",
+        [DC_FREQUENCIES] = "frequencies",
+        [DC_TRUTH] = "truth",
+        [DC_ASKING] = "waiting",
+        [DC_STATISTICS] = "statistics",
+        [DC_COUNTING] = "counting",
+        [DC_PASS] = "train",
+        [DC_ENDING] = "train",
+        [DC_DONE] = "done",
+        [DC_FAILED] = "failed",
     };
     const struct dc_composer *c = composer;
     const char *name = stage[c->stage];

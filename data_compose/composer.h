@@ -41,8 +41,8 @@ void dc_composer_on_trainer(struct dc_composer *composer, uint32_t index, uint32
 bool dc_composer_ready(const struct dc_composer *composer, char *waiting, size_t size);
 
 struct dc_status {
-    const char
-        *stage; /* "truth" "waiting" "statistics" "counting" "train" "evaluate" "done" "failed" */
+    const char *
+        stage; /* "frequencies" "truth" "waiting" "statistics" "counting" "train" "evaluate" "done" "failed" */
     uint64_t epoch;                       /* from 0 */
     uint64_t rows_read, rows_quarantined; /* training rows of our splits, over the passes so far */
     uint64_t batches_done, batches_retried;

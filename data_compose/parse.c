@@ -1,154 +1,36 @@
-/* data_compose/parse.c -- columns, header lines, and what the values of fields must be.
+/* data_compose/parse.c -- columns bound to places in the row and to the fields of a file.
  *
- * Three layers: parse_text.c cuts a line into fields; dc_put_field() here turns a field into an id, a
- * float or a label by the column that it is bound to; the row is then complete by construction, for every
- * format checks that each bound column was met exactly once.
- *
- * Numbers: up to 15 digits without exponent are converted exactly by one division; everything else goes
- * through strtod. Words like `nan`, hexadecimal floats and blanks around a number are refused: they
- * are mistakes in a log more often than they are meant. */
+ * Layers: parse_text.c (and parse_tsv.c) cut a line into fields; field.c turns a field into an id, a float or
+ * a label by the column that it is bound to; the row is then complete by construction, for every format
+ * checks that each bound column was met exactly once. */
 #include "data_compose/parse_row.h"
 
 #include "data_compose/source.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
-#include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/strbuf.h"
+#include "runtime/wire/method.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SHOWN 40 /* bytes of a bad field in its reason */
-
-/* ---- values ---- */
-
-static bool number_shape(const char *text, size_t size)
-{
-    for (size_t i = 0; i < size; i++)
-        if (!strchr("0123456789+-.eE", text[i]) || !text[i])
-            return false;
-    return size > 0;
-}
-
-static bool slow_number(const char *text, size_t size, double *out)
-{
-    char copy[64], *end;
-
-    if (!number_shape(text, size) || size >= sizeof(copy))
-        return false;
-    memcpy(copy, text, size);
-    copy[size] = 0;
-    *out = strtod(copy, &end);
-    return end == copy + size && isfinite(*out);
-}
-
-static bool parse_number(const char *text, size_t size, double *out)
-{
-    static const double power[] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
-                                   1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
-    bool negative = size > 0 && text[0] == '-';
-    size_t i = negative, fraction = 0, digits = 0;
-    uint64_t value = 0;
-    bool point = false;
-
-    for (; i < size; i++) {
-        unsigned digit = (unsigned)(text[i] - '0');
-
-        if (digit <= 9) {
-            value = value * 10 + digit;
-            fraction += point;
-            if (++digits > 15)
-                return slow_number(text, size, out);
-        } else if (text[i] == '.' && !point) {
-            point = true;
-        } else {
-            return slow_number(text, size, out);
-        }
-    }
-    if (digits == 0)
-        return false;
-    *out = (double)value / power[fraction];
-    if (negative)
-        *out = -*out;
-    return true;
-}
-
-static int shown(size_t size)
-{
-    return size > SHOWN ? SHOWN : (int)size;
-}
-
-int dc_put_label(struct dc_parser *parser, const struct dc_column *column, const char *text,
-                 size_t size)
-{
-    double value;
-
-    if (!parse_number(text, size, &value) || (value != 0 && value != 1))
-        return RT_FAIL(RT_EDATA, "label: expected 0 or 1, got '%.*s'", shown(size), text);
-    parser->label[column ? column->slot : 0] = (float)value;
-    return 0;
-}
-
-int dc_put_dense(struct dc_parser *parser, const struct dc_column *column, double value)
-{
-    if (column->conf->transform == RT_TRANSFORM_LOG1P)
-        value = log1p(value > 0 ? value : 0);
-    float result = (float)((value - column->mean) / column->deviation);
-    if (!isfinite(result))
-        return RT_FAIL(RT_EDATA, "%s: %g is out of the range of float32", column->conf->name,
-                       value);
-    parser->dense[column->slot] = result;
-    return 0;
-}
-
-int dc_put_field(struct dc_parser *parser, const struct dc_column *column, const char *text,
-                 size_t size)
-{
-    double value = column->conf->missing;
-
-    switch ((enum rt_column_kind)column->conf->kind) {
-    case RT_COLUMN_FEATURE:
-        parser->id[column->slot] = rt_hash_bytes(text, size);
-        return 0;
-    case RT_COLUMN_DENSE:
-        if (size > 0 && !parse_number(text, size, &value))
-            return RT_FAIL(RT_EDATA, "%s: expected a finite number, got '%.*s'", column->conf->name,
-                           shown(size), text);
-        return dc_put_dense(parser, column, value);
-    case RT_COLUMN_LABEL:
-        return dc_put_label(parser, column, text, size);
-    default:
-        return 0;
-    }
-}
-
 /* ---- columns ---- */
 
-static int bind_column(struct dc_parser *p, struct dc_column *c, uint32_t *next_id)
+static int bind_column(struct dc_parser *p, struct dc_column *c, uint32_t *next_slot)
 {
     const struct rt_column_conf *conf = c->conf;
+    uint32_t format = p->job->data.format, kind = conf->kind;
 
-    switch ((enum rt_column_kind)conf->kind) {
-    case RT_COLUMN_FEATURE:
-        c->slot = next_id[conf->target]++;
-        break;
-    case RT_COLUMN_DENSE:
-    case RT_COLUMN_LABEL:
+    if (kind == RT_COLUMN_FEATURE) {
+        c->slot = next_slot[conf->target];
+        next_slot[conf->target] += c->room;
+    } else if (kind == RT_COLUMN_DENSE || kind == RT_COLUMN_LABEL) {
         c->slot = conf->target;
-        break;
-    case RT_COLUMN_IGNORE:
-        break;
-    default:
-        return RT_FAIL(
-            RT_EUSAGE,
-            "data.yml: columns.%s: kind weight, group or key is not read by data-compose; "
-            "expected feature, dense, label or ignore",
-            conf->name);
     }
-    if (p->job->data.format == RT_FORMAT_SYNTHETIC && conf->kind != RT_COLUMN_IGNORE &&
-        !dc_synthetic_column(conf->name, conf->kind, &c->given))
+    if (format == RT_FORMAT_SYNTHETIC && kind != RT_COLUMN_IGNORE &&
+        !dc_synthetic_column(conf->name, kind, &c->given))
         return RT_FAIL(RT_EUSAGE,
                        "data.yml: columns.%s: the synthetic log has label, x1..x4 (dense), c1..c8 "
                        "(feature)",
@@ -171,8 +53,8 @@ static int bind_positions(struct dc_parser *p)
 
         if (conf->kind == RT_COLUMN_LABEL)
             continue;
-        if (conf->kind == RT_COLUMN_DENSE)
-            return RT_FAIL(RT_EUSAGE, "data.yml: columns.%s: libsvm has no dense columns",
+        if (conf->kind != RT_COLUMN_FEATURE && conf->kind != RT_COLUMN_IGNORE)
+            return RT_FAIL(RT_EUSAGE, "data.yml: columns.%s: libsvm has a label and features only",
                            conf->name);
         if (*end || end == conf->name || position >= n || p->field[position])
             return RT_FAIL(
@@ -184,32 +66,103 @@ static int bind_positions(struct dc_parser *p)
     return 0;
 }
 
+/* The most ids of a row; where each feature's ids begin goes to first[]. */
+static int plan_ids(struct dc_parser *p, uint32_t *first)
+{
+    const struct rt_job *job = p->job;
+    uint64_t *room = rt_xcalloc(job->n_features + 1, sizeof(*room)), total = 0;
+    int err = 0;
+
+    for (uint32_t i = 0; i < job->data.n_columns; i++) {
+        struct dc_column *c = &p->column[i];
+
+        *c = (struct dc_column){.conf = &job->data.column[i], .room = 1, .n_ids = 1};
+        if (c->conf->kind != RT_COLUMN_FEATURE)
+            continue;
+        if (c->conf->separator)
+            c->room = job->feature[c->conf->target].max_length;
+        p->varying = p->varying || c->conf->separator || c->conf->empty == RT_EMPTY_NONE;
+        room[c->conf->target] += c->room;
+        p->count[c->conf->target]++;
+    }
+    for (uint32_t f = 0; !err && f < job->n_features; f++) {
+        uint32_t max = job->feature[f].max_length;
+
+        first[f] = (uint32_t)total;
+        total += room[f];
+        p->ids_max += room[f] < max ? (uint32_t)room[f] : max;
+        if (p->count[f] > max)
+            err = RT_FAIL(RT_EUSAGE,
+                          "data.yml: feature %s has %u columns, more than its max_length %u",
+                          job->feature[f].name, p->count[f], max);
+        else if (total > WIRE_IDS_MAX)
+            err = RT_FAIL(RT_EUSAGE,
+                          "data.yml: a row may have over %u ids; expected features with a smaller "
+                          "max_length in embedding.yml",
+                          WIRE_IDS_MAX);
+    }
+    rt_free(room);
+    p->row.n_ids = (uint32_t)total; /* exact where rows do not vary */
+    if (!err)
+        p->id = rt_xcalloc(total + 1, sizeof(*p->id));
+    return err;
+}
+
+static int by_slot(const void *a, const void *b)
+{
+    uint32_t x = (*(struct dc_column *const *)a)->slot, y = (*(struct dc_column *const *)b)->slot;
+
+    return x < y ? -1 : x > y;
+}
+
 static int bind_columns(struct dc_parser *p)
 {
     const struct rt_job *job = p->job;
-    uint32_t *next_id = rt_xcalloc(job->n_features + 1, sizeof(*next_id)), total = 0;
-    int err = 0;
+    uint32_t *next = rt_xcalloc(job->n_features + 1, sizeof(*next));
+    int err = plan_ids(p, next);
 
-    for (uint32_t i = 0; i < job->data.n_columns; i++)
-        if (job->data.column[i].kind == RT_COLUMN_FEATURE)
-            p->width[job->data.column[i].target]++;
-    for (uint32_t f = 0; !err && f < job->n_features; f++) {
-        next_id[f] = total;
-        total += p->width[f];
-        if (p->width[f] > job->feature[f].max_length)
-            err = RT_FAIL(RT_EUSAGE,
-                          "data.yml: feature %s has %u columns, more than its max_length %u",
-                          job->feature[f].name, p->width[f], job->feature[f].max_length);
-    }
-    p->row.n_ids = total;
     for (uint32_t i = 0; !err && i < job->data.n_columns; i++) {
         struct dc_column *c = &p->column[i];
 
-        *c = (struct dc_column){.conf = &job->data.column[i], .deviation = 1};
-        err = bind_column(p, c, next_id);
+        err = bind_column(p, c, next);
+        if (c->conf->kind == RT_COLUMN_FEATURE)
+            p->slot[p->n_slots++] = c;
     }
-    rt_free(next_id);
+    qsort((void *)p->slot, p->n_slots, sizeof(*p->slot), by_slot);
+    rt_free(next);
     return err;
+}
+
+/* One array for each, padded with values that change nothing. */
+static void plan_dense(struct dc_parser *p)
+{
+    struct dc_dense_plan *plan = &p->plan;
+
+    plan->n = (p->job->data.n_dense + DC_DENSE_LANES - 1) / DC_DENSE_LANES * DC_DENSE_LANES;
+    p->value = rt_xcalloc(plan->n + 1, sizeof(*p->value));
+    p->dense = rt_xcalloc(plan->n + 1, sizeof(*p->dense));
+    plan->low = rt_xcalloc(plan->n + 1, sizeof(*plan->low));
+    plan->high = rt_xcalloc(plan->n + 1, sizeof(*plan->high));
+    plan->mean = rt_xcalloc(plan->n + 1, sizeof(*plan->mean));
+    plan->deviation = rt_xcalloc(plan->n + 1, sizeof(*plan->deviation));
+    plan->log1p = rt_xcalloc(plan->n + 1, sizeof(*plan->log1p));
+    for (uint32_t i = 0; i < plan->n; i++) {
+        plan->low[i] = -INFINITY;
+        plan->high[i] = INFINITY;
+        plan->deviation[i] = 1;
+    }
+    for (uint32_t i = 0; i < p->job->data.n_columns; i++) {
+        const struct rt_column_conf *conf = &p->job->data.column[i];
+
+        if (conf->kind != RT_COLUMN_DENSE)
+            continue;
+        plan->low[conf->target] = conf->low;
+        plan->high[conf->target] = conf->high;
+        if (conf->transform == RT_TRANSFORM_LOG1P) {
+            plan->log1p[conf->target] = UINT64_MAX;
+            plan->any_log1p = true;
+        }
+    }
 }
 
 static int allocate(struct dc_parser *p)
@@ -221,14 +174,13 @@ static int allocate(struct dc_parser *p)
         return RT_FAIL(RT_EUSAGE, "data.yml: %u columns; at most %d are read", data->n_columns,
                        UINT16_MAX);
     p->column = rt_xcalloc(n, sizeof(*p->column));
-    p->field = rt_xcalloc(n, sizeof(*p->field));
-    p->id = rt_xcalloc(n, sizeof(*p->id));
-    p->absent = rt_xcalloc(n, sizeof(*p->absent));
-    p->width = rt_xcalloc(p->job->n_features + 1, sizeof(*p->width));
+    p->field = (struct dc_column **)rt_xcalloc(n, sizeof(*p->field));
+    p->slot = (struct dc_column **)rt_xcalloc(n, sizeof(*p->slot));
     p->count = rt_xcalloc(p->job->n_features + 1, sizeof(*p->count));
-    p->dense = rt_xcalloc(data->n_dense + 1, sizeof(*p->dense));
     p->label = rt_xcalloc(data->n_labels + 1, sizeof(*p->label));
-    p->row = (struct dc_row){0, p->id, p->count, p->dense, p->label};
+    if (data->keyed)
+        p->key = rt_xmalloc(RT_KEY_MAX);
+    plan_dense(p);
     return 0;
 }
 
@@ -244,6 +196,7 @@ int dc_parser_create(const struct rt_job *job, struct dc_parser **out)
 
     p->job = job;
     p->line = line[job->data.format];
+    p->varying = job->data.format == RT_FORMAT_LIBSVM;
     err = allocate(p);
     if (!err)
         err = bind_columns(p);
@@ -258,7 +211,13 @@ int dc_parser_create(const struct rt_job *job, struct dc_parser **out)
         dc_parser_destroy(p);
         return err;
     }
-    memcpy(p->count, p->width, job->n_features * sizeof(*p->count));
+    p->row = (struct dc_row){.n_ids = p->row.n_ids,
+                             .id = p->id,
+                             .count = p->count,
+                             .dense = p->dense,
+                             .label = p->label,
+                             .weight = 1,
+                             .key = p->key};
     *out = p;
     return 0;
 }
@@ -267,14 +226,20 @@ void dc_parser_destroy(struct dc_parser *parser)
 {
     if (!parser)
         return;
+    struct dc_dense_plan *plan = &parser->plan;
+    double *const number[] = {parser->value, plan->low, plan->high, plan->mean, plan->deviation};
+
+    for (size_t i = 0; i < ARRAY_LEN(number); i++)
+        rt_free(number[i]);
+    rt_free(plan->log1p);
     rt_free(parser->column);
-    rt_free(parser->field);
+    rt_free((void *)parser->field);
+    rt_free((void *)parser->slot);
     rt_free(parser->id);
-    rt_free(parser->absent);
-    rt_free(parser->width);
     rt_free(parser->count);
     rt_free(parser->dense);
     rt_free(parser->label);
+    rt_free(parser->key);
     rt_free(parser->unquoted);
     rt_free(parser);
 }
@@ -286,11 +251,22 @@ const struct dc_row *dc_parser_view(const struct dc_parser *parser)
 
 uint32_t dc_parser_ids_max(const struct dc_parser *parser)
 {
-    uint32_t n = 0;
+    return parser->ids_max;
+}
 
-    for (uint32_t f = 0; f < parser->job->n_features; f++)
-        n += parser->width[f];
-    return n;
+int dc_parser_varying(const struct dc_parser *parser)
+{
+    return parser->varying;
+}
+
+void dc_parser_count(struct dc_parser *parser, struct dc_frequency *counts)
+{
+    parser->counts = counts;
+}
+
+void dc_parser_frequent(struct dc_parser *parser, const struct dc_frequency *frequent)
+{
+    parser->frequent = frequent;
 }
 
 int dc_parser_row(struct dc_parser *parser, const char *text, size_t size)
@@ -300,14 +276,9 @@ int dc_parser_row(struct dc_parser *parser, const char *text, size_t size)
 
 void dc_parser_standardize(struct dc_parser *parser, uint32_t target, double mean, double deviation)
 {
-    for (uint32_t i = 0; i < parser->job->data.n_columns; i++) {
-        struct dc_column *c = &parser->column[i];
-
-        if (c->conf->kind == RT_COLUMN_DENSE && c->slot == target) {
-            c->mean = mean;
-            c->deviation = deviation > 0 ? deviation : 1;
-        }
-    }
+    rt_assert(target < parser->job->data.n_dense);
+    parser->plan.mean[target] = mean;
+    parser->plan.deviation[target] = deviation > 0 ? deviation : 1;
 }
 
 /* ---- header lines ---- */
@@ -324,10 +295,10 @@ static int unknown_column(const struct dc_parser *p, const char *path, const cha
 {
     const struct rt_data_conf *data = &p->job->data;
     const char **names = rt_xcalloc(data->n_columns + 1, sizeof(*names));
-    char word[SHOWN + 1];
+    char word[DC_SHOWN_MAX + 1];
     int err;
 
-    size = (size_t)shown(size);
+    size = (size_t)dc_shown(size);
     memcpy(word, name, size);
     word[size] = 0;
     for (uint32_t i = 0; i < data->n_columns; i++)

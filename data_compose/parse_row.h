@@ -1,41 +1,64 @@
 /* data_compose/parse_row.h -- inside of the parser: how a field becomes part of the row. For parse*.c only.
  *
- * Every column has a slot: a feature column the position of its id in the row (ids of one feature are
- * together, in the order of its columns), a dense or label column its position in its own array. */
+ * Every column has a slot. A feature column's is the first place of its ids: it has `room` for them, ids of
+ * one feature are together, in the order of its columns, and gaps are closed when the row is complete. A dense
+ * or label column's slot is its position in its own array. */
 #ifndef DC_PARSE_ROW_H
 #define DC_PARSE_ROW_H
 
 #include "data_compose/parse.h"
 #include "runtime/job/job.h"
 
+#include <stdbool.h>
+
+#define DC_DENSE_LANES 8u /* arrays of dense values are padded to a multiple */
+
 struct dc_column {
     const struct rt_column_conf *conf;
     uint32_t slot;
+    uint32_t room;  /* feature: most ids of one row: 1, or a list's max_length */
+    uint32_t n_ids; /* feature: of the current row; set where rows vary */
     uint32_t given; /* synthetic: which generated column; libsvm: position */
-    double mean, deviation;
+};
+
+/* What happens to dense value i; [n_dense] padded with what changes nothing. */
+struct dc_dense_plan {
+    double *low, *high, *mean, *deviation;
+    uint64_t *log1p; /* all bits: take the logarithm; 0: do not */
+    uint32_t n;      /* padded */
+    bool any_log1p;
 };
 
 struct dc_parser {
     const struct rt_job *job;
     int (*line)(struct dc_parser *parser, const char *text, size_t size);
-    struct dc_column *column;       /* [n_columns] */
-    const struct dc_column **field; /* [n_fields] column of each field of the current file */
+    struct dc_column *column; /* [n_columns] in the order of data.yml */
+    struct dc_column **field; /* [n_fields] column of each field of the current file */
     uint32_t n_fields;
-    uint16_t *width; /* [n_features] ids that a row has when none is absent */
+    struct dc_column **slot; /* [n_slots] feature columns by slot */
+    uint32_t n_slots;
+    uint32_t ids_max;                    /* of one row */
+    bool varying;                        /* rows differ in their numbers of ids */
+    struct dc_frequency *counts;         /* NULL, or where the ids of good rows are counted */
+    const struct dc_frequency *frequent; /* NULL, or which ids are not rare */
     struct dc_row row;
-    uint64_t *id;
-    uint16_t *count;
-    float *dense, *label;
-    bool *absent;   /* libsvm: [ids] value 0 */
+    uint64_t *id;    /* by slot, then closed up */
+    uint16_t *count; /* [n_features] */
+    double *value;   /* [plan.n] dense as read */
+    float *dense;    /* [plan.n] and as given out */
+    struct dc_dense_plan plan;
+    float *label;
+    char *key;      /* RT_KEY_MAX, where there is a key column */
     char *unquoted; /* csv: a field without its quotes */
 };
 
 /* Fields of the text formats. All: 0 or RT_EDATA. */
-int dc_put_field(struct dc_parser *parser, const struct dc_column *column, const char *text,
-                 size_t size);
+int dc_put_field(struct dc_parser *parser, struct dc_column *column, const char *text, size_t size);
 int dc_put_label(struct dc_parser *parser, const struct dc_column *column, const char *text,
                  size_t size);
-int dc_put_dense(struct dc_parser *parser, const struct dc_column *column, double value);
+/* All fields are there: transform dense values, replace rare ids, close gaps. RT_EDATA: a value out of range,
+ * too many ids; or an error of the counts. */
+int dc_finish_row(struct dc_parser *parser);
 
 int dc_line_tsv(struct dc_parser *parser, const char *text, size_t size);
 int dc_line_csv(struct dc_parser *parser, const char *text, size_t size);
@@ -48,5 +71,14 @@ int dc_csv_field(const char *text, size_t size, size_t *at, char *unquoted, cons
 
 /* Which column of the synthetic log a name means; false: none. */
 bool dc_synthetic_column(const char *name, uint32_t kind, uint32_t *out);
+
+/* Exact decimals: the double nearest to the text. false: no finite number. */
+bool dc_parse_number(const char *text, size_t size, double *out);
+
+#define DC_SHOWN_MAX 40 /* bytes of a bad field in its reason */
+static inline int dc_shown(size_t size)
+{
+    return size > DC_SHOWN_MAX ? DC_SHOWN_MAX : (int)size;
+}
 
 #endif

@@ -29,16 +29,13 @@ int dc_parser_synthetic(struct dc_parser *parser, const struct dc_synthetic_row 
 {
     for (uint32_t i = 0; i < parser->n_fields; i++) {
         const struct dc_column *c = parser->field[i];
-        int err = 0;
 
         if (c->conf->kind == RT_COLUMN_FEATURE)
             parser->id[c->slot] = row->id[c->given];
         else if (c->conf->kind == RT_COLUMN_DENSE)
-            err = dc_put_dense(parser, c, (double)row->dense[c->given]);
+            parser->value[c->slot] = (double)row->dense[c->given];
         else if (c->conf->kind == RT_COLUMN_LABEL)
             parser->label[c->slot] = row->label;
-        if (err)
-            return err;
     }
-    return 0;
+    return dc_finish_row(parser);
 }

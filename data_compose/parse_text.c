@@ -33,7 +33,7 @@ int dc_line_tsv(struct dc_parser *parser, const char *text, size_t size)
             return err;
         at = stop + 1;
     }
-    return 0;
+    return dc_finish_row(parser);
 }
 
 /* ---- csv ---- */
@@ -92,7 +92,7 @@ int dc_line_csv(struct dc_parser *parser, const char *text, size_t size)
             return err;
     }
     return i == parser->n_fields
-               ? 0
+               ? dc_finish_row(parser)
                : RT_FAIL(RT_EDATA, "expected %u fields, got %u", parser->n_fields, i);
 }
 
@@ -116,7 +116,7 @@ static const char *next_word(const char *at, const char *end, size_t *size)
 
 static int put_pair(struct dc_parser *p, uint32_t position, const char *word, size_t size)
 {
-    const struct dc_column *column = p->field[position];
+    struct dc_column *column = p->field[position];
     uint64_t id = 0;
     size_t i = 0;
 
@@ -126,28 +126,12 @@ static int put_pair(struct dc_parser *p, uint32_t position, const char *word, si
             return RT_FAIL(RT_EDATA, "position %u: id is over 64 bits", position);
     if (i == 0 || i + 2 != size || word[i] != ':' || (word[i + 1] != '0' && word[i + 1] != '1'))
         return RT_FAIL(RT_EDATA, "position %u: expected id:1 or id:0, got '%.*s'", position,
-                       size > 40 ? 40 : (int)size, word);
+                       dc_shown(size), word);
     if (column->conf->kind == RT_COLUMN_FEATURE) {
         p->id[column->slot] = id;
-        p->absent[column->slot] = word[i + 1] == '0';
+        column->n_ids = word[i + 1] == '1';
     }
     return 0;
-}
-
-/* Close the gaps of ids whose value is 0. */
-static void drop_absent(struct dc_parser *p)
-{
-    uint32_t from = 0, to = 0;
-
-    for (uint32_t f = 0; f < p->job->n_features; f++) {
-        uint32_t first = to;
-
-        for (uint32_t k = 0; k < p->width[f]; k++, from++)
-            if (!p->absent[from])
-                p->id[to++] = p->id[from];
-        p->count[f] = (uint16_t)(to - first);
-    }
-    p->row.n_ids = to;
 }
 
 int dc_line_libsvm(struct dc_parser *parser, const char *text, size_t size)
@@ -170,6 +154,5 @@ int dc_line_libsvm(struct dc_parser *parser, const char *text, size_t size)
         return err;
     if (position != parser->n_fields)
         return RT_FAIL(RT_EDATA, "expected %u ids, got %u", parser->n_fields, position);
-    drop_absent(parser);
-    return 0;
+    return dc_finish_row(parser);
 }

@@ -40,6 +40,19 @@ static struct dc_feed_conf feed_conf(const struct dc_composer *c, bool evaluate)
 
 /* ---- life ---- */
 
+/* Every composer counts for itself (why: frequency.c), once in its life. */
+static int enter_frequencies(struct dc_composer *c)
+{
+    struct dc_feed_conf conf = feed_conf(c, false);
+    int err = dc_statistics_create(&conf, &c->statistics);
+
+    if (err)
+        return err;
+    dc_statistics_count_ids(c->statistics);
+    c->stage = DC_FREQUENCIES;
+    return 0;
+}
+
 int dc_phase_init(struct dc_composer *composer)
 {
     struct dc_composer *c = composer;
@@ -71,13 +84,14 @@ int dc_phase_init(struct dc_composer *composer)
         c->truth = dc_auc_create();
         c->stage = DC_TRUTH;
     }
-    return 0;
+    return dc_frequency_wanted(c->job) ? enter_frequencies(c) : 0;
 }
 
 void dc_phase_release(struct dc_composer *composer)
 {
     dc_batcher_destroy(composer->batcher);
     dc_statistics_destroy(composer->statistics);
+    dc_frequency_destroy(composer->frequent);
     dc_feed_destroy(composer->truth_feed);
     dc_auc_destroy(composer->truth);
     dc_parser_destroy(composer->parser);
@@ -96,6 +110,8 @@ void dc_phase_reset(struct dc_composer *composer)
 {
     struct dc_composer *c = composer;
 
+    if (c->stage == DC_FREQUENCIES) /* nothing of a phase is here yet */
+        return;
     dc_send_drop(c);
     dc_batcher_destroy(c->batcher);
     dc_statistics_destroy(c->statistics);
@@ -277,6 +293,25 @@ static int turn_truth(struct dc_composer *c)
     return 0;
 }
 
+static int turn_frequencies(struct dc_composer *c)
+{
+    uint64_t distinct, kept;
+    int rc = dc_statistics_turn(c->statistics);
+
+    if (rc != 0)
+        return rc < 0 ? rc : 0;
+    c->frequent = dc_statistics_take_frequent(c->statistics);
+    dc_parser_frequent(c->parser, c->frequent);
+    dc_frequency_totals(c->frequent, &distinct, &kept);
+    rt_log(RT_LOG_INFO, "frequencies ids=%" PRIu64 " kept=%" PRIu64, distinct, kept);
+    if (c->conf.identity.index != 0 || !dc_statistics_wanted(c->job)) {
+        dc_statistics_destroy(c->statistics);
+        c->statistics = NULL;
+    } /* else they are there already when the trainer asks */
+    c->stage = c->truth_feed ? DC_TRUTH : DC_ASKING;
+    return 0;
+}
+
 static int turn_statistics(struct dc_composer *c)
 {
     int rc = dc_statistics_turn(c->statistics);
@@ -289,6 +324,7 @@ static int turn_statistics(struct dc_composer *c)
 bool dc_phase_wants_turn(const struct dc_composer *composer)
 {
     switch (composer->stage) {
+    case DC_FREQUENCIES:
     case DC_TRUTH:
     case DC_STATISTICS:
     case DC_COUNTING:
@@ -305,6 +341,9 @@ void dc_phase_turn(struct dc_composer *composer)
     int err = 0;
 
     switch (composer->stage) {
+    case DC_FREQUENCIES:
+        err = turn_frequencies(composer);
+        break;
     case DC_TRUTH:
         err = turn_truth(composer);
         break;

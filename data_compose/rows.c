@@ -66,12 +66,50 @@ static void swap_into_spare(struct dc_rows *rows, struct dc_rows *spare)
     *spare = (struct dc_rows){0};
 }
 
+static size_t count_words(const struct dc_rows_shape *shape)
+{
+    return shape->varying ? words_of(sizeof(uint32_t) + shape->n_features * sizeof(uint16_t)) : 0;
+}
+
+static size_t value_bytes(const struct dc_rows_shape *shape)
+{
+    return ((size_t)shape->n_labels + shape->n_dense + shape->weighted) * sizeof(float);
+}
+
+static uint64_t *put_counts(uint64_t *at, const struct dc_rows_shape *shape,
+                            const struct dc_row *row)
+{
+    size_t words = count_words(shape);
+
+    if (words) {
+        at[words - 1] = 0;
+        memcpy(at, &row->n_ids, sizeof(uint32_t));
+        memcpy((char *)at + sizeof(uint32_t), row->count, shape->n_features * sizeof(uint16_t));
+    }
+    if (shape->grouped)
+        at[words++] = row->group;
+    return at + words;
+}
+
+static void put_values(float *value, const struct dc_rows_shape *shape, const struct dc_row *row)
+{
+    memcpy(value, row->label, shape->n_labels * sizeof(float));
+    memcpy(value + shape->n_labels, row->dense, shape->n_dense * sizeof(float));
+    value += shape->n_labels + shape->n_dense;
+    if (shape->weighted)
+        *value++ = row->weight;
+    if (shape->keyed) {
+        memcpy(value, &row->key_size, sizeof(uint32_t));
+        memcpy(value + 1, row->key, row->key_size);
+    }
+}
+
 int dc_rows_add(struct dc_rows *rows, struct dc_rows *spare, const struct dc_rows_shape *shape,
                 const struct dc_row *row)
 {
-    size_t counts = shape->varying ? words_of(shape->n_features * sizeof(uint16_t)) : 0;
+    size_t key = shape->keyed ? sizeof(uint32_t) + row->key_size : 0;
     size_t words =
-        counts + row->n_ids + words_of(((size_t)shape->n_labels + shape->n_dense) * sizeof(float));
+        count_words(shape) + shape->grouped + row->n_ids + words_of(value_bytes(shape) + key);
 
     if (rows->n_words + words > rows->words_capacity &&
         spare->words_capacity > rows->n_words + words && spare->rows_capacity > rows->n)
@@ -79,15 +117,9 @@ int dc_rows_add(struct dc_rows *rows, struct dc_rows *spare, const struct dc_row
     int err = reserve(rows, words, 1);
     if (err)
         return err;
-    uint64_t *at = rows->word + rows->n_words;
-    if (counts) {
-        at[counts - 1] = 0;
-        memcpy(at, row->count, shape->n_features * sizeof(uint16_t));
-    }
-    memcpy(at + counts, row->id, row->n_ids * sizeof(uint64_t));
-    float *value = (float *)(at + counts + row->n_ids);
-    memcpy(value, row->label, shape->n_labels * sizeof(float));
-    memcpy(value + shape->n_labels, row->dense, shape->n_dense * sizeof(float));
+    uint64_t *at = put_counts(rows->word + rows->n_words, shape, row);
+    memcpy(at, row->id, row->n_ids * sizeof(uint64_t));
+    put_values((float *)(at + row->n_ids), shape, row);
     rows->start[rows->n++] = (uint32_t)rows->n_words;
     rows->n_words += words;
     return 0;
@@ -101,15 +133,21 @@ void dc_rows_at(const struct dc_rows *rows, const struct dc_rows_shape *shape, u
 
     out->count = shape->count;
     if (shape->varying) {
-        out->count = (const uint16_t *)at;
-        at += words_of(shape->n_features * sizeof(uint16_t));
-        n_ids = 0;
-        for (uint32_t f = 0; f < shape->n_features; f++)
-            n_ids += out->count[f];
+        memcpy(&n_ids, at, sizeof(n_ids));
+        out->count = (const uint16_t *)at + sizeof(n_ids) / sizeof(uint16_t);
+        at += count_words(shape);
     }
+    out->group = at;
+    at += shape->grouped;
     out->id = at;
     out->label = (const float *)(at + n_ids);
     out->dense = out->label + shape->n_labels;
+    out->weight = out->dense + shape->n_dense;
+    const float *end = out->weight + shape->weighted;
+    out->key_size = 0;
+    out->key = (const char *)(end + 1);
+    if (shape->keyed)
+        memcpy(&out->key_size, end, sizeof(uint32_t));
 }
 
 int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *order, uint32_t n)

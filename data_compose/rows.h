@@ -1,7 +1,8 @@
 /* data_compose/rows.h -- parsed rows kept compactly until their chunk is complete.
  *
- * A row is a record of 8-byte words: [counts u16 x n_features, only where they vary] [ids] [labels and
- * dense, float32]. No pointers, no text. Touch: owner thread. */
+ * A row is a record of 8-byte words: [number of ids u32, counts u16 x n_features, only where they vary]
+ * [group, where there is one] [ids] [labels, dense, weight as float32; key: size u32 and bytes, where there
+ * is one]. No pointers. Touch: owner thread. */
 #ifndef DC_ROWS_H
 #define DC_ROWS_H
 
@@ -11,7 +12,8 @@
 
 struct dc_rows_shape {
     uint32_t n_features, n_dense, n_labels;
-    bool varying;          /* counts differ from row to row */
+    bool varying; /* counts differ from row to row */
+    bool weighted, grouped, keyed;
     const uint16_t *count; /* [n_features] where they do not */
     uint32_t n_ids;
 };
@@ -28,7 +30,10 @@ struct dc_rows {
 struct dc_record {
     const uint16_t *count; /* [n_features] */
     const uint64_t *id;
-    const float *label, *dense;
+    const float *label, *dense, *weight;
+    const uint64_t *group;
+    const char *key; /* [key_size] */
+    uint32_t key_size;
 };
 
 void dc_rows_release(struct dc_rows *rows);

@@ -8,6 +8,7 @@
 
 #include "data_compose/batch.h"
 #include "data_compose/composer.h"
+#include "data_compose/frequency.h"
 #include "data_compose/quarantine.h"
 #include "data_compose/statistics.h"
 #include "data_compose/synthetic.h"
@@ -19,11 +20,13 @@
 #define DC_PAUSE_NS        (50 * 1000000ull) /* before something refused is tried again */
 #define DC_WORLD_MAX       4096u
 
-/* TRUTH -dc_phase_turn-> ASKING -on_phase-> STATISTICS -> ASKING
+/* FREQUENCIES -dc_phase_turn-> TRUTH
+ * TRUTH -dc_phase_turn-> ASKING -on_phase-> STATISTICS -> ASKING
  *                               -on_phase-> [COUNTING ->] PASS -> ENDING -all ranks acked-> ASKING
  *                               -on_phase-> DONE
- * any -dc_fail-> FAILED;  any but TRUTH -rank 0 has a new incarnation-> ASKING (dc_phase_reset) */
+ * any -dc_fail-> FAILED;  any but FREQUENCIES, TRUTH -rank 0 has a new incarnation-> ASKING (dc_phase_reset) */
 enum dc_stage {
+    DC_FREQUENCIES, /* where a column has min_frequency: one pass to count ids, and the statistics in passing */
     DC_TRUTH,      /* composer 0, synthetic: the best possible AUC of the test rows */
     DC_ASKING,     /* AwaitPhase is out, or waits for trainer rank 0 */
     DC_STATISTICS, /* one pass for the columns to be standardized */
@@ -100,6 +103,7 @@ struct dc_composer {
     struct dc_quarantine *quarantine;
     struct dc_batcher *batcher;
     struct dc_statistics *statistics;
+    struct dc_frequency *frequent; /* NULL: no column has min_frequency */
     struct dc_feed *truth_feed;
     struct dc_auc *truth;
     double best_auc;

@@ -1,4 +1,6 @@
-/* data_compose/statistics.c -- Welford's update per column (Technometrics 1962): one pass, no cancellation. */
+/* data_compose/statistics.c -- one pass over the training files: Welford's update per column (Technometrics
+ * 1962; one pass, no cancellation), and the ids into their counts (frequency.c). */
+#include "data_compose/frequency.h"
 #include "data_compose/statistics.h"
 
 #include "runtime/base/err.h"
@@ -18,9 +20,12 @@ struct moment {
 };
 
 struct dc_statistics {
+    const struct rt_job *job;
     struct dc_feed *feed;
     struct dc_parser *parser;
-    uint64_t count; /* good rows; every column has a value in each */
+    struct dc_frequency *frequency; /* NULL: ids are not counted */
+    bool read;                      /* the feed has ended */
+    uint64_t count;                 /* good rows; every column has a value in each */
     uint32_t n;
     struct moment *moment;          /* [n] */
     struct wire_statistics *column; /* [n] filled at the end */
@@ -49,6 +54,7 @@ int dc_statistics_create(const struct dc_feed_conf *conf, struct dc_statistics *
         return err;
     struct dc_statistics *s = rt_xcalloc(1, sizeof(*s));
 
+    s->job = conf->job;
     s->parser = feed.parser = parser;
     feed.evaluate = false;
     s->feed = dc_feed_create(&feed);
@@ -69,10 +75,26 @@ void dc_statistics_destroy(struct dc_statistics *statistics)
     if (!statistics)
         return;
     dc_feed_destroy(statistics->feed);
+    dc_frequency_destroy(statistics->frequency);
     dc_parser_destroy(statistics->parser);
     rt_free(statistics->moment);
     rt_free(statistics->column);
     rt_free(statistics);
+}
+
+void dc_statistics_count_ids(struct dc_statistics *statistics)
+{
+    statistics->frequency = dc_frequency_create(statistics->job);
+    dc_parser_count(statistics->parser, statistics->frequency);
+}
+
+struct dc_frequency *dc_statistics_take_frequent(struct dc_statistics *statistics)
+{
+    struct dc_frequency *frequency = statistics->frequency;
+
+    dc_parser_count(statistics->parser, NULL);
+    statistics->frequency = NULL;
+    return frequency;
 }
 
 static void add_row(struct dc_statistics *s)
@@ -98,25 +120,38 @@ static void finish(struct dc_statistics *s)
     }
 }
 
-int dc_statistics_turn(struct dc_statistics *statistics)
+/* 1: read further; 0: all is read. */
+static int read_rows(struct dc_statistics *s)
 {
     size_t bytes = 0;
 
     for (uint32_t i = 0; i < TURN_ROWS && bytes < TURN_BYTES; i++) {
-        int rc = dc_feed_next(statistics->feed);
+        int rc = dc_feed_next(s->feed);
 
-        if (rc == 0)
-            finish(statistics);
         if (rc <= 0)
             return rc;
-        bytes += dc_feed_row_bytes(statistics->feed);
-        rc = dc_feed_parse(statistics->feed);
+        bytes += dc_feed_row_bytes(s->feed);
+        rc = dc_feed_parse(s->feed);
         if (rc == 0)
-            add_row(statistics);
+            add_row(s);
         else if (rc != RT_EDATA)
             return rc;
     }
     return 1;
+}
+
+int dc_statistics_turn(struct dc_statistics *statistics)
+{
+    struct dc_statistics *s = statistics;
+
+    if (s->read)
+        return s->frequency ? dc_frequency_seal(s->frequency) : 0;
+    int rc = read_rows(s);
+    if (rc != 0)
+        return rc;
+    finish(s);
+    s->read = true;
+    return s->frequency != NULL;
 }
 
 const struct wire_statistics *dc_statistics_columns(const struct dc_statistics *statistics,

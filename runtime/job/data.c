@@ -1,8 +1,9 @@
-/* runtime/job/data.c -- data.yml: files, format, columns, and the numbers that make the data plan.
+/* runtime/job/data.c -- data.yml: files, format, and the numbers that make the data plan. Columns are in
+ * column.c.
  *
- * A column is `NAME: kind` or `NAME: {kind: ..., ...}`. Columns keep the file's order: where the data
- * has no header line that is the order of its fields. The n-th `dense` column is dense input n, the
- * n-th `label` is label n. */
+ * Lists of globs become sorted lists of paths, so the same files make the same plan whatever the order of
+ * the globs and of the folder. The plan's hash sees names and sizes, not contents: these are checked as they
+ * are read. */
 #include "runtime/job/read.h"
 
 #include "runtime/base/assert.h"
@@ -20,9 +21,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define COLUMNS_MAX 8192
-#define FILES_MAX   100000
-#define KINDS       "feature|dense|label|weight|group|key|ignore"
+#define FILES_MAX 100000
 
 struct data_keys {
     struct rt_data_conf conf;
@@ -57,140 +56,12 @@ static const struct rt_option option[] = {
      "batches that data-compose keeps open per trainer rank"},
     {"max_bad_ratio", RT_OPT_F64, AT(conf.max_bad_ratio), "0.001", 0, 1, NULL,
      "share of quarantined rows that stops the job"},
+    {"frequency_memory", RT_OPT_U64, AT(conf.frequency_memory), "1073741824", 1 << 16,
+     1099511627776.0, NULL,
+     "bytes in which data-compose may count ids for min_frequency, about 16 to 24 per distinct id"},
     {"synthetic", RT_OPT_NODE, AT(conf.synthetic), NULL, 0, 0, NULL,
      "keys of the synthetic click log"},
 };
-
-struct column_keys {
-    uint32_t kind, transform;
-    const char *feature;
-    bool standardize;
-    double missing;
-};
-static const struct rt_option column_option[] = {
-    {"kind", RT_OPT_ENUM, offsetof(struct column_keys, kind), "feature", 0, 0, KINDS,
-     "what the column is"},
-    {"feature", RT_OPT_STR, offsetof(struct column_keys, feature), NULL, 0, 0, NULL,
-     "feature that takes the ids; default: the column's own name"},
-    {"transform", RT_OPT_ENUM, offsetof(struct column_keys, transform), "none", 0, 0, "none|log1p",
-     "dense: log1p is log(1 + max(x, 0))"},
-    {"standardize", RT_OPT_BOOL, offsetof(struct column_keys, standardize), "false", 0, 0, NULL,
-     "dense: (x - mean) / deviation over the training files, after the transform"},
-    {"missing", RT_OPT_F64, offsetof(struct column_keys, missing), "0", 0, 0, NULL,
-     "dense: value of an empty field, before the transform"},
-};
-
-static int find_feature(const struct rt_job *job, const struct rt_node *node, const char *name,
-                        uint32_t *out)
-{
-    for (uint32_t f = 0; f < job->n_features; f++) {
-        if (strcmp(job->feature[f].name, name) == 0) {
-            *out = f;
-            return 0;
-        }
-    }
-    const char **names = rt_arena_array(job->arena, const char *, job->n_features);
-    for (uint32_t f = 0; names && f < job->n_features; f++)
-        names[f] = job->feature[f].name;
-    const char *near = names ? rt_nearest(name, names, job->n_features) : NULL;
-    return rt_node_fail(node, "embedding.yml has no feature '%s'%s%s%s", name,
-                        near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
-}
-
-/* `age: dense` is short for `age: {kind: dense}`. */
-static int read_column_keys(const struct rt_node *node, struct column_keys *keys,
-                            struct rt_arena *arena)
-{
-    bool word = rt_node_kind(node) == RT_NODE_SCALAR;
-    int err =
-        rt_options_load(column_option, ARRAY_LEN(column_option), word ? NULL : node, keys, arena);
-    if (!err && word)
-        err = rt_node_choice(node, KINDS, &keys->kind);
-    return err;
-}
-
-static int read_columns(const struct rt_node *columns, struct rt_job *job)
-{
-    struct rt_data_conf *data = &job->data;
-    int err = rt_node_want_map(columns);
-    if (err)
-        return err;
-    size_t n = rt_node_count(columns);
-    if (n < 1 || n > COLUMNS_MAX)
-        return rt_node_fail(columns, "expected 1..%d columns, got %zu", COLUMNS_MAX, n);
-    struct rt_column_conf *column = rt_arena_array(job->arena, struct rt_column_conf, n);
-    const char **dense = rt_arena_array(job->arena, const char *, n);
-    const char **label = rt_arena_array(job->arena, const char *, n);
-    if (!column || !dense || !label)
-        return RT_FAIL(RT_ENOMEM, "no memory for %zu columns", n);
-    for (size_t i = 0; i < n; i++) {
-        const struct rt_node *node = rt_node_at(columns, i);
-        struct column_keys keys;
-        err = read_column_keys(node, &keys, job->arena);
-        if (err)
-            return err;
-        struct rt_column_conf *c = &column[i];
-        *c = (struct rt_column_conf){.name = rt_node_key_at(columns, i),
-                                     .kind = keys.kind,
-                                     .transform = keys.transform,
-                                     .standardize = keys.standardize,
-                                     .missing = keys.missing};
-        if (c->kind == RT_COLUMN_FEATURE)
-            err = find_feature(job, node, keys.feature ? keys.feature : c->name, &c->target);
-        else if (c->kind == RT_COLUMN_DENSE)
-            dense[c->target = data->n_dense++] = c->name;
-        else if (c->kind == RT_COLUMN_LABEL)
-            label[c->target = data->n_labels++] = c->name;
-        if (err)
-            return err;
-    }
-    data->column = column;
-    data->n_columns = (uint32_t)n;
-    job->dense = dense;
-    job->label = label;
-    return 0;
-}
-
-/* Criteo's own layout: label, I1..I13 (log1p, missing 0), C1..C26 to the features c1..c26. */
-static int criteo_columns(struct rt_job *job)
-{
-    enum { DENSE = 13, FEATURES = 26, ALL = 1 + DENSE + FEATURES };
-    struct rt_column_conf *column = rt_arena_array(job->arena, struct rt_column_conf, ALL);
-    const char **dense = rt_arena_array(job->arena, const char *, DENSE);
-    const char **label = rt_arena_array(job->arena, const char *, 1);
-    if (!column || !dense || !label)
-        return RT_FAIL(RT_ENOMEM, "no memory for %d columns", ALL);
-    column[0] = (struct rt_column_conf){.name = label[0] = "label", .kind = RT_COLUMN_LABEL};
-    for (int i = 0; i < DENSE + FEATURES; i++) {
-        char name[8], feature[8];
-        bool is_dense = i < DENSE;
-        snprintf(name, sizeof name, "%c%d", is_dense ? 'I' : 'C', is_dense ? i + 1 : i - DENSE + 1);
-        struct rt_column_conf *c = &column[1 + i];
-        c->name = rt_arena_strdup(job->arena, name);
-        if (!c->name)
-            return RT_FAIL(RT_ENOMEM, "no memory for %d columns", ALL);
-        if (is_dense) {
-            c->kind = RT_COLUMN_DENSE;
-            c->transform = RT_TRANSFORM_LOG1P;
-            c->target = (uint32_t)i;
-            dense[i] = c->name;
-            continue;
-        }
-        snprintf(feature, sizeof feature, "c%d", i - DENSE + 1);
-        c->kind = RT_COLUMN_FEATURE;
-        int err =
-            find_feature(job, rt_yaml_root(job->file[RT_FILE_EMBEDDING]), feature, &c->target);
-        if (err)
-            return err;
-    }
-    job->data.column = column;
-    job->data.n_columns = ALL;
-    job->data.n_dense = DENSE;
-    job->data.n_labels = 1;
-    job->dense = dense;
-    job->label = label;
-    return 0;
-}
 
 static int by_name(const void *a, const void *b)
 {
@@ -262,6 +133,10 @@ static int check(const struct rt_node *root, const struct rt_job *job)
                                         : "expected no `train:` beside `format: synthetic`");
     if (d->n_labels != 1)
         return rt_node_fail(root, "expected one `label` column, got %u", d->n_labels);
+    if (d->keyed && (uint64_t)d->batch_size * RT_KEY_MAX > WIRE_KEY_BYTES_MAX)
+        return rt_node_fail(root,
+                            "expected a batch_size of at most %u beside a `key` column, got %u",
+                            WIRE_KEY_BYTES_MAX / RT_KEY_MAX, d->batch_size);
     uint32_t used = 0;
     for (uint32_t f = 0; f < job->n_features; f++)
         for (uint32_t c = 0; c < d->n_columns; c++)
@@ -288,9 +163,9 @@ int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char 
     if (!data->name)
         data->name = job->name;
     if (keys.columns)
-        err = read_columns(keys.columns, job);
+        err = rt_job_read_columns(keys.columns, job);
     else if (data->format == RT_FORMAT_CRITEO)
-        err = criteo_columns(job);
+        err = rt_job_criteo_columns(job);
     else
         err = rt_node_fail(root, "expected `columns:`");
     if (err)
@@ -327,10 +202,7 @@ void rt_job_describe_plan(const struct rt_job *job, struct rt_strbuf *out)
         out, "seed %" PRIu64 " format %u header %d batch %u splits %u block %u shuffle %d %u\n",
         job->global.seed, d->format, d->header, d->batch_size, d->splits, d->block_rows, d->shuffle,
         d->shuffle_rows);
-    for (uint32_t c = 0; c < d->n_columns; c++)
-        rt_strbuf_addf(out, "column %s %u %u %u %d %.17g\n", d->column[c].name, d->column[c].kind,
-                       d->column[c].target, d->column[c].transform, d->column[c].standardize,
-                       d->column[c].missing);
+    rt_job_describe_columns(job, out);
     describe_files(d->train, d->n_train, out);
     describe_files(d->test, d->n_test, out);
     if (d->synthetic)
@@ -340,5 +212,5 @@ void rt_job_describe_plan(const struct rt_job *job, struct rt_strbuf *out)
 void rt_job_document_data(struct rt_strbuf *out)
 {
     rt_options_help(option, ARRAY_LEN(option), "data.", out);
-    rt_options_help(column_option, ARRAY_LEN(column_option), "data.columns.NAME.", out);
+    rt_job_document_columns(out);
 }

@@ -73,14 +73,24 @@ enum rt_column_kind {
     RT_COLUMN_IGNORE,
 };
 enum rt_transform { RT_TRANSFORM_NONE, RT_TRANSFORM_LOG1P }; /* log(1 + max(x, 0)) */
+/* An empty field: dense: `missing`; feature: the empty string is a category, or there is no id; either: bad. */
+enum rt_empty { RT_EMPTY_VALUE, RT_EMPTY_ID, RT_EMPTY_NONE, RT_EMPTY_BAD };
 
+#define RT_KEY_MAX 4096u /* bytes of one sample's key */
+
+/* A dense value goes: missing -> clip -> transform -> standardize. */
 struct rt_column_conf {
     const char *name;   /* in the file's header; libsvm: its position as text */
     uint32_t kind;      /* enum rt_column_kind */
     uint32_t target;    /* feature: index into features; dense, label: position in its own list */
     uint32_t transform; /* dense: enum rt_transform, before standardizing */
     bool standardize;   /* dense: (x - mean) / deviation over the training files */
+    uint32_t empty;     /* dense, feature: enum rt_empty */
     double missing;     /* dense: value of an empty field */
+    double low, high;   /* dense: clip; -inf, inf where there is none */
+    char separator;     /* feature: between the ids of a field; 0: a field is one id */
+    bool integer;       /* feature, group: the field is a decimal integer, taken as it is */
+    uint32_t min_frequency; /* feature: ids seen less often are one id; 0 and 1: all are kept */
 };
 
 struct rt_data_conf {
@@ -89,12 +99,14 @@ struct rt_data_conf {
     uint32_t n_columns;
     const struct rt_column_conf *column; /* in file order where there is no header */
     uint32_t n_dense, n_labels;
+    bool weighted, grouped, keyed; /* there is such a column */
     uint32_t n_train, n_test;
     const char *const *train, *const *test; /* paths, globs expanded, sorted; none for synthetic */
     uint64_t train_bytes;                   /* of the train files together, for progress */
     uint32_t batch_size, epochs, splits, block_rows, shuffle_rows, window;
     bool shuffle;
     double max_bad_ratio;
+    uint64_t frequency_memory;       /* bytes for the counts behind min_frequency */
     const struct rt_node *synthetic; /* the `synthetic:` section, or NULL: defaults */
     const char *name;                /* of the data set, for the summary */
 };

@@ -12,8 +12,15 @@ int rt_job_read_embedding(const struct rt_node *root, struct rt_job *job);
 /* After embedding: columns name features. `base`: what relative globs are relative to. */
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base);
 
+/* column.c: the columns of data.yml, or Criteo's own. After the rest of `job->data` is filled. */
+int rt_job_read_columns(const struct rt_node *columns, struct rt_job *job);
+int rt_job_criteo_columns(struct rt_job *job);
+void rt_job_document_columns(struct rt_strbuf *out);
+
 /* What may not change between the parts of a job, as text to hash. */
 void rt_job_describe_tables(const struct rt_job *job, struct rt_strbuf *out);
 void rt_job_describe_plan(const struct rt_job *job, struct rt_strbuf *out);
+void rt_job_describe_columns(const struct rt_job *job,
+                             struct rt_strbuf *out); /* part of the plan */
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "runtime/base/assert.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -19,24 +20,75 @@ static uint32_t feature_of(struct data_job *dj, const char *name)
     return f;
 }
 
-static void add_column(struct data_job *dj, char *name, const char *kind, const char *more)
+/* Words of a feature that are not its name. */
+static bool feature_option(struct rt_column_conf *c, const char *word)
+{
+    if (strcmp(word, "list") == 0) {
+        c->separator = '|';
+        c->empty = RT_EMPTY_NONE;
+    } else if (strcmp(word, "int") == 0) {
+        c->integer = true;
+        c->empty = c->separator ? c->empty : RT_EMPTY_BAD;
+    } else if (strcmp(word, "none") == 0) {
+        c->empty = RT_EMPTY_NONE;
+    } else if (strcmp(word, "bad") == 0) {
+        c->empty = RT_EMPTY_BAD;
+    } else if (strncmp(word, "freq", 4) == 0) {
+        c->min_frequency = (uint32_t)(word[4] - '0');
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static void add_feature(struct data_job *dj, struct rt_column_conf *c, char *more)
+{
+    const char *name = c->name;
+    char *save = NULL;
+
+    c->kind = RT_COLUMN_FEATURE;
+    c->empty = RT_EMPTY_ID;
+    for (char *w = more ? strtok_r(more, ",", &save) : NULL; w; w = strtok_r(NULL, ",", &save))
+        if (!feature_option(c, w))
+            name = w;
+    c->target = feature_of(dj, name);
+}
+
+static void add_dense(struct data_job *dj, struct rt_column_conf *c, const char *more)
+{
+    c->kind = RT_COLUMN_DENSE;
+    c->transform = more && strstr(more, "log1p") ? RT_TRANSFORM_LOG1P : RT_TRANSFORM_NONE;
+    c->standardize = more && strstr(more, "std");
+    c->missing = more && strstr(more, "missing") ? 7 : 0;
+    c->empty = more && strstr(more, "bad") ? RT_EMPTY_BAD : RT_EMPTY_VALUE;
+    c->low = more && strstr(more, "clip") ? -2 : -INFINITY;
+    c->high = more && strstr(more, "clip") ? 5 : INFINITY;
+    dj->dense[c->target = dj->job.data.n_dense++] = c->name;
+}
+
+static void add_column(struct data_job *dj, char *name, const char *kind, char *more)
 {
     struct rt_data_conf *data = &dj->job.data;
     struct rt_column_conf *c = &dj->column[data->n_columns++];
 
     c->name = name;
     if (strcmp(kind, "feature") == 0) {
-        c->kind = RT_COLUMN_FEATURE;
-        c->target = feature_of(dj, more ? more : name);
+        add_feature(dj, c, more);
     } else if (strcmp(kind, "dense") == 0) {
-        c->kind = RT_COLUMN_DENSE;
-        c->transform = more && strstr(more, "log1p") ? RT_TRANSFORM_LOG1P : RT_TRANSFORM_NONE;
-        c->standardize = more && strstr(more, "std");
-        c->missing = more && strstr(more, "missing") ? 7 : 0;
-        dj->dense[c->target = data->n_dense++] = name;
+        add_dense(dj, c, more);
     } else if (strcmp(kind, "label") == 0) {
         c->kind = RT_COLUMN_LABEL;
         dj->label[c->target = data->n_labels++] = name;
+    } else if (strcmp(kind, "weight") == 0) {
+        c->kind = RT_COLUMN_WEIGHT;
+        data->weighted = true;
+    } else if (strcmp(kind, "group") == 0) {
+        c->kind = RT_COLUMN_GROUP;
+        c->integer = more && strstr(more, "int");
+        data->grouped = true;
+    } else if (strcmp(kind, "key") == 0) {
+        c->kind = RT_COLUMN_KEY;
+        data->keyed = true;
     } else {
         c->kind = RT_COLUMN_IGNORE;
     }
@@ -70,6 +122,7 @@ void data_job_init(struct data_job *dj, enum rt_format format, bool header, cons
     data->shuffle = true;
     data->window = 4;
     data->max_bad_ratio = 0.001;
+    data->frequency_memory = 1u << 20;
     dj->job.name = "test";
     dj->job.global.seed = 1;
     dj->job.feature = dj->feature;

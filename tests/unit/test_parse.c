@@ -230,7 +230,7 @@ static void plans(void **state)
          "feature f has 5 columns, more than its max_length 4"},
         {"libsvm name", RT_FORMAT_LIBSVM, "user=feature", "expected the positions 0..0"},
         {"libsvm gap", RT_FORMAT_LIBSVM, "0=feature 2=feature", "expected the positions 0..1"},
-        {"libsvm dense", RT_FORMAT_LIBSVM, "0=dense", "libsvm has no dense columns"},
+        {"libsvm dense", RT_FORMAT_LIBSVM, "0=dense", "libsvm has a label and features only"},
         {"synthetic name", RT_FORMAT_SYNTHETIC, "label=label c9=feature",
          "columns.c9: the synthetic"},
         {"synthetic kind", RT_FORMAT_SYNTHETIC, "label=label c1=dense",

@@ -1,0 +1,300 @@
+/* data_compose/field.c -- what the value of a field must be: an id, a list of ids, a number, a label, a weight,
+ * a group, a key; and the last steps of a row that has all its fields.
+ *
+ * Numbers: up to 15 digits without exponent are converted exactly by one division; everything else goes
+ * through strtod. Words like `nan`, hexadecimal floats and blanks around a number are refused: they
+ * are mistakes in a log more often than they are meant.
+ *
+ * Dense values are kept as float64 until the row is complete; then all go through clip, log1p and
+ * standardizing together. */
+#include "data_compose/frequency.h"
+#include "data_compose/parse_row.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/hash.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- numbers ---- */
+
+static bool number_shape(const char *text, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        if (!strchr("0123456789+-.eE", text[i]) || !text[i])
+            return false;
+    return size > 0;
+}
+
+static bool slow_number(const char *text, size_t size, double *out)
+{
+    char copy[64], *end;
+
+    if (!number_shape(text, size) || size >= sizeof(copy))
+        return false;
+    memcpy(copy, text, size);
+    copy[size] = 0;
+    *out = strtod(copy, &end);
+    return end == copy + size && isfinite(*out);
+}
+
+bool dc_parse_number(const char *text, size_t size, double *out)
+{
+    static const double power[] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                   1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
+    bool negative = size > 0 && text[0] == '-';
+    size_t i = negative, fraction = 0, digits = 0;
+    uint64_t value = 0;
+    bool point = false;
+
+    for (; i < size; i++) {
+        unsigned digit = (unsigned)(text[i] - '0');
+
+        if (digit <= 9) {
+            value = value * 10 + digit;
+            fraction += point;
+            if (++digits > 15)
+                return slow_number(text, size, out);
+        } else if (text[i] == '.' && !point) {
+            point = true;
+        } else {
+            return slow_number(text, size, out);
+        }
+    }
+    if (digits == 0)
+        return false;
+    *out = (double)value / power[fraction];
+    if (negative)
+        *out = -*out;
+    return true;
+}
+
+/* Decimal, signed or not; a negative one is its two's complement. */
+static bool parse_integer(const char *text, size_t size, uint64_t *out)
+{
+    bool negative = size > 0 && text[0] == '-';
+    uint64_t value = 0;
+
+    for (size_t i = negative; i < size; i++) {
+        unsigned digit = (unsigned)(text[i] - '0');
+
+        if (digit > 9 || __builtin_mul_overflow(value, 10, &value) ||
+            __builtin_add_overflow(value, digit, &value))
+            return false;
+    }
+    if (size == negative || (negative && value > (uint64_t)INT64_MAX + 1))
+        return false;
+    *out = negative ? 0 - value : value;
+    return true;
+}
+
+/* ---- ids ---- */
+
+static int one_id(const struct dc_column *column, const char *text, size_t size, uint64_t *out)
+{
+    if (!column->conf->integer)
+        *out = rt_hash_bytes(text, size);
+    else if (!parse_integer(text, size, out))
+        return RT_FAIL(RT_EDATA, "%s: expected an integer of 64 bits, got '%.*s'",
+                       column->conf->name, dc_shown(size), text);
+    return 0;
+}
+
+static int too_long(const struct dc_parser *p, uint32_t feature, const char *what, size_t n)
+{
+    const struct rt_feature_conf *conf = &p->job->feature[feature];
+
+    return RT_FAIL(RT_EDATA, "%s: expected at most %u ids (max_length of feature %s), got %zu",
+                   what, conf->max_length, conf->name, n);
+}
+
+static int put_list(struct dc_parser *p, struct dc_column *column, const char *text, size_t size)
+{
+    const char *end = text + size;
+    size_t n = 0;
+
+    while (text < end) {
+        const char *stop = memchr(text, column->conf->separator, (size_t)(end - text));
+
+        stop = stop ? stop : end;
+        if (stop > text && n < column->room) {
+            int err = one_id(column, text, (size_t)(stop - text), &p->id[column->slot + n]);
+            if (err)
+                return err;
+        }
+        n += stop > text;
+        text = stop + 1;
+    }
+    column->n_ids = (uint32_t)n;
+    return n > column->room ? too_long(p, column->conf->target, column->conf->name, n) : 0;
+}
+
+static int put_ids(struct dc_parser *p, struct dc_column *column, const char *text, size_t size)
+{
+    uint32_t empty = column->conf->empty;
+
+    if (size == 0 && empty == RT_EMPTY_BAD)
+        return RT_FAIL(RT_EDATA, "%s: expected %s, got an empty field", column->conf->name,
+                       column->conf->integer ? "an integer" : "a value");
+    column->n_ids = size > 0 || empty != RT_EMPTY_NONE;
+    if (size > 0 && column->conf->separator)
+        return put_list(p, column, text, size);
+    if (size > 0)
+        return one_id(column, text, size, &p->id[column->slot]);
+    p->id[column->slot] = rt_hash_bytes(text, 0);
+    return 0;
+}
+
+/* ---- the other kinds ---- */
+
+int dc_put_label(struct dc_parser *parser, const struct dc_column *column, const char *text,
+                 size_t size)
+{
+    double value;
+
+    if (!dc_parse_number(text, size, &value) || (value != 0 && value != 1))
+        return RT_FAIL(RT_EDATA, "label: expected 0 or 1, got '%.*s'", dc_shown(size), text);
+    parser->label[column ? column->slot : 0] = (float)value;
+    return 0;
+}
+
+static int put_dense(struct dc_parser *p, const struct dc_column *column, const char *text,
+                     size_t size)
+{
+    double *out = &p->value[column->slot];
+
+    if (size == 0 && column->conf->empty == RT_EMPTY_BAD)
+        return RT_FAIL(RT_EDATA, "%s: expected a finite number, got an empty field",
+                       column->conf->name);
+    if (size == 0)
+        *out = column->conf->missing;
+    else if (!dc_parse_number(text, size, out))
+        return RT_FAIL(RT_EDATA, "%s: expected a finite number, got '%.*s'", column->conf->name,
+                       dc_shown(size), text);
+    return 0;
+}
+
+static int put_weight(struct dc_parser *p, const struct dc_column *column, const char *text,
+                      size_t size)
+{
+    double value;
+
+    if (!dc_parse_number(text, size, &value) || value < 0 || !isfinite((float)value))
+        return RT_FAIL(RT_EDATA, "%s: expected a finite weight of at least 0, got '%.*s'",
+                       column->conf->name, dc_shown(size), text);
+    p->row.weight = (float)value;
+    return 0;
+}
+
+static int put_key(struct dc_parser *p, const struct dc_column *column, const char *text,
+                   size_t size)
+{
+    if (size > RT_KEY_MAX)
+        return RT_FAIL(RT_EDATA, "%s: expected a key of at most %u bytes, got %zu",
+                       column->conf->name, RT_KEY_MAX, size);
+    if (size > 0)
+        memcpy(p->key, text, size);
+    p->row.key_size = (uint32_t)size;
+    return 0;
+}
+
+int dc_put_field(struct dc_parser *parser, struct dc_column *column, const char *text, size_t size)
+{
+    switch ((enum rt_column_kind)column->conf->kind) {
+    case RT_COLUMN_FEATURE:
+        return put_ids(parser, column, text, size);
+    case RT_COLUMN_DENSE:
+        return put_dense(parser, column, text, size);
+    case RT_COLUMN_LABEL:
+        return dc_put_label(parser, column, text, size);
+    case RT_COLUMN_WEIGHT:
+        return put_weight(parser, column, text, size);
+    case RT_COLUMN_GROUP:
+        return one_id(column, text, size, &parser->row.group);
+    case RT_COLUMN_KEY:
+        return put_key(parser, column, text, size);
+    default:
+        return 0;
+    }
+}
+
+/* ---- the whole row ---- */
+
+static int finish_dense(struct dc_parser *p)
+{
+    const struct dc_dense_plan *plan = &p->plan;
+
+    for (uint32_t i = 0; i < p->job->data.n_dense; i++) {
+        double x = p->value[i] < plan->low[i] ? plan->low[i] : p->value[i];
+
+        x = x > plan->high[i] ? plan->high[i] : x;
+        if (plan->log1p[i])
+            x = log1p(x > 0 ? x : 0);
+        p->dense[i] = (float)((x - plan->mean[i]) / plan->deviation[i]);
+        if (!isfinite(p->dense[i]))
+            return RT_FAIL(RT_EDATA, "%s: %g is out of the range of float32", p->job->dense[i], x);
+    }
+    return 0;
+}
+
+/* Count the ids of the columns with a minimum frequency, or replace those below it. */
+static int weigh_ids(struct dc_parser *p)
+{
+    for (uint32_t i = 0; i < p->job->data.n_columns; i++) {
+        struct dc_column *c = &p->column[i];
+        int err = 0;
+
+        if (c->conf->kind != RT_COLUMN_FEATURE || c->conf->min_frequency < 2)
+            continue;
+        if (p->counts)
+            err = dc_frequency_add(p->counts, i, p->id + c->slot, c->n_ids);
+        else
+            dc_frequency_map(p->frequent, i, p->id + c->slot, c->n_ids);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+/* How many ids each feature has, over all its columns. */
+static int count_ids(struct dc_parser *p)
+{
+    memset(p->count, 0, p->job->n_features * sizeof(*p->count));
+    for (uint32_t i = 0; i < p->n_slots; i++) {
+        const struct dc_column *c = p->slot[i];
+        uint32_t f = c->conf->target, n = p->count[f] + c->n_ids;
+
+        if (n > p->job->feature[f].max_length)
+            return too_long(p, f, "all columns together", n);
+        p->count[f] = (uint16_t)n;
+    }
+    return 0;
+}
+
+static void close_gaps(struct dc_parser *p)
+{
+    uint32_t to = 0;
+
+    for (uint32_t i = 0; i < p->n_slots; i++) {
+        const struct dc_column *c = p->slot[i];
+
+        if (to != c->slot)
+            memmove(p->id + to, p->id + c->slot, c->n_ids * sizeof(*p->id));
+        to += c->n_ids;
+    }
+    p->row.n_ids = to;
+}
+
+int dc_finish_row(struct dc_parser *parser)
+{
+    int err = finish_dense(parser);
+
+    if (!err && parser->varying)
+        err = count_ids(parser);
+    if (!err && (parser->counts || parser->frequent))
+        err = weigh_ids(parser);
+    if (!err && parser->varying)
+        close_gaps(parser);
+    return err;
+}
