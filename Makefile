@@ -16,7 +16,7 @@ B        ?= build$(if $(SAN),/$(SAN),/release)
 Q := $(if $(filter 1,$(V)),,@)
 
 # ---- what the compiler is told -------------------------------------------------------------------
-PACKAGES := libuv libnats libprotobuf-c yaml-0.1 libmicrohttpd jansson libxxhash zlib
+PACKAGES := libuv libnats libprotobuf-c yaml-0.1 libmicrohttpd jansson libxxhash zlib libzstd
 CPPFLAGS += -I. -I$(B)/gen -D_GNU_SOURCE $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
             -Wundef -Wpointer-arith $(if $(filter 1,$(WERROR)),-Werror)
@@ -126,9 +126,11 @@ test: ## install, build, run every test; ends with `N passed, N failed, N skippe
 fuzz: ## libFuzzer over every parser (clang); FUZZ=name... SECONDS=60 for each
 	@$(MAKE) --no-print-directory SAN=fuzz CC=clang B=build/fuzz $(FUZZ:%=build/fuzz/fuzz_%)
 	@tests/fuzz/run.sh build/fuzz $(SECONDS) $(FUZZ)
-BENCH ?= $(sort $(notdir $(basename $(wildcard tests/bench/*.c))))
-bench: $(BENCH:%=$(B)/tests/bench/%) ## time what is compared with a limit: build/bench/<name>.json; BENCH=name...
-	$(Q)set -e; for name in $(BENCH); do $(B)/tests/bench/$$name; done
+BENCH_C := $(notdir $(basename $(wildcard tests/bench/*.c)))
+BENCH   ?= $(sort $(BENCH_C) $(filter-out lib,$(notdir $(basename $(wildcard tests/bench/*.sh)))))
+bench: programs $(patsubst %,$(B)/tests/bench/%,$(filter $(BENCH_C),$(BENCH))) ## measure: build/bench/<name>.json; BENCH=name...
+	$(Q)set -e; for name in $(BENCH); do \
+	    if [ -e tests/bench/$$name.sh ]; then timeout -k 10 300 tests/bench/$$name.sh $(B); else $(B)/tests/bench/$$name; fi; done
 docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables
 	$(Q)mkdir -p docs && $< >docs/config.md
 check: $(B)/scripts/config_doc ## format, lint, layering, header self-containment

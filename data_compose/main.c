@@ -1,9 +1,11 @@
 /* data_compose/main.c -- saffron-data-compose: raw records in, complete batches out. */
 #include "data_compose/composer.h"
+#include "data_compose/generate.h"
 #include "runtime/base/err.h"
 #include "runtime/process/process.h"
 
 #include <math.h>
+#include <string.h>
 
 struct program {
     struct rt_process *process;
@@ -106,13 +108,19 @@ int main(int argc, char **argv)
     const struct rt_process_role role = {
         .role = RT_ROLE_DATA_COMPOSE,
         .program = "saffron-data-compose",
-        .doc = "Read the data files and send complete batches to middlewares and trainers.",
+        .doc =
+            "Read the data files and send complete batches to middlewares and trainers; or, as "
+            "`saffron-data-compose generate`, write files of a click log (its --help tells more).",
         .listens_to = RT_ROLE_BIT(RT_ROLE_MIDDLEWARE) | RT_ROLE_BIT(RT_ROLE_TRAINER),
         .ctx = &program,
         .hello = on_hello,
         .ready = is_ready,
         .status = status,
     };
+    if (argc > 1 && strcmp(argv[1], "generate") == 0) {
+        argv[1] = "saffron-data-compose generate";
+        return dc_generate(argc - 1, argv + 1);
+    }
     int err = rt_process_start(argc, argv, &role, &program.process);
 
     if (err)
