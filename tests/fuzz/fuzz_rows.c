@@ -1,7 +1,8 @@
-/* tests/fuzz/fuzz_rows.c -- one line of text as a row, in every format.
+/* tests/fuzz/fuzz_rows.c -- one line of text as a row, in every format and with every option of a column.
  *
  * The first byte chooses a job. Where files have a header line, the first line of the rest is one; each
  * other line is a row. A row that is accepted is complete and finite. */
+#include "data_compose/frequency.h"
 #include "data_compose/parse.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -21,6 +22,11 @@
     "C19=feature C20=feature C21=feature C22=feature C23=feature C24=feature C25=feature "         \
     "C26=feature"
 
+#define OPTIONS                                                                                    \
+    "y=label a=feature:f,list b=feature:f,list,int c=feature:int d=feature:none e=feature:bad "    \
+    "u=feature:list,freq2 g=feature:freq2 w=weight h=group:int k=key x=dense:clip,log1p "          \
+    "z=dense:bad"
+
 static const struct {
     enum rt_format format;
     bool header;
@@ -32,6 +38,11 @@ static const struct {
     {RT_FORMAT_CSV, true, MIXED},
     {RT_FORMAT_CRITEO, false, CRITEO},
     {RT_FORMAT_LIBSVM, false, "0=feature:u 1=feature:v 2=feature:u"},
+    {RT_FORMAT_TSV, false, OPTIONS},
+    {RT_FORMAT_CSV, false, OPTIONS},
+    {RT_FORMAT_TSV, true, OPTIONS},
+    {RT_FORMAT_CRITEO, false, OPTIONS},
+    {RT_FORMAT_LIBSVM, false, "0=feature:u,freq2 1=feature:v,freq2"},
 };
 
 static void check_row(const struct rt_job *job, const struct dc_parser *parser)
@@ -46,6 +57,9 @@ static void check_row(const struct rt_job *job, const struct dc_parser *parser)
         rt_assert(isfinite(row->dense[i]));
     for (uint32_t i = 0; i < job->data.n_labels; i++)
         rt_assert(row->label[i] == 0 || row->label[i] == 1);
+    for (uint32_t f = 0; f < job->n_features; f++)
+        rt_assert(row->count[f] <= job->feature[f].max_length);
+    rt_assert(isfinite(row->weight) && row->weight >= 0 && row->key_size <= RT_KEY_MAX);
 }
 
 /* A copy that ends where the line ends, so that reading past it is seen. */
@@ -66,6 +80,23 @@ static int one_line(const struct rt_job *job, struct dc_parser *parser, bool hea
     return header ? err : 0;
 }
 
+static void all_lines(const struct rt_job *job, struct dc_parser *parser, const char *at,
+                      const char *end)
+{
+    bool header = dc_parser_wants_header(parser);
+
+    for (int err = 0; !err;) {
+        const char *eol = at < end ? memchr(at, '\n', (size_t)(end - at)) : NULL;
+
+        err = one_line(job, parser, header, at, (size_t)((eol ? eol : end) - at));
+        header = false;
+        if (!eol)
+            break;
+        at = eol + 1;
+    }
+}
+
+/* As a job does it: all rows are read once to count their ids, then again. */
 int fuzz_rows(const uint8_t *data, size_t size)
 {
     struct data_job dj;
@@ -73,20 +104,22 @@ int fuzz_rows(const uint8_t *data, size_t size)
 
     if (size < 1)
         return 0;
+    const char *at = (const char *)data + 1, *end = (const char *)data + size;
     size_t which = data[0] % ARRAY_LEN(jobs);
     data_job_init(&dj, jobs[which].format, jobs[which].header, jobs[which].columns);
     rt_assert(dc_parser_create(&dj.job, &parser) == 0);
-    bool header = dc_parser_wants_header(parser);
-    const char *at = (const char *)data + 1, *end = (const char *)data + size;
-    for (int err = 0; !err;) {
-        const char *eol = at < end ? memchr(at, '\n', (size_t)(end - at)) : NULL;
-
-        err = one_line(&dj.job, parser, header, at, (size_t)((eol ? eol : end) - at));
-        header = false;
-        if (!eol)
-            break;
-        at = eol + 1;
+    struct dc_frequency *frequency = NULL;
+    if (dc_frequency_wanted(&dj.job)) {
+        frequency = dc_frequency_create(&dj.job);
+        dc_parser_count(parser, frequency);
+        all_lines(&dj.job, parser, at, end);
+        dc_parser_count(parser, NULL);
+        while (dc_frequency_seal(frequency) > 0)
+            ;
+        dc_parser_frequent(parser, frequency);
     }
+    all_lines(&dj.job, parser, at, end);
     dc_parser_destroy(parser);
+    dc_frequency_destroy(frequency);
     return 0;
 }

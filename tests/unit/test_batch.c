@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 #include <cmocka.h>
 
 #define ROWS    1000 /* in three files */
@@ -291,6 +292,191 @@ static void bad_rows(void **state)
     }
 }
 
+/* ---- lists, weights, groups, keys ---- */
+
+#define CARRIED "label=label n=dense tags=feature:list one=feature:int w=weight g=group:int k=key"
+
+/* Row n has n % 4 tags, weight n / 4, group -n, and a key unless n % 3 is 0. */
+static void write_carried(const char *file, uint32_t rows)
+{
+    FILE *f = fopen(file, "w");
+
+    for (uint32_t n = 0; n < rows; n++) {
+        fprintf(f, "%u\t%u\t", n % 2, n);
+        for (uint32_t k = 0; k < n % 4; k++)
+            fprintf(f, "%st%u.%u", k ? "|" : "", n, k);
+        fprintf(f, "\t%u\t%g\t-%u\t", n, n / 4.0, n);
+        fprintf(f, n % 3 ? "key %u\n" : "\n", n);
+    }
+    fclose(f);
+}
+
+static const void *take(struct rt_segments *seg, size_t n, size_t size)
+{
+    const void *data = NULL;
+
+    assert_int_equal(rt_segment_take(seg, n, size, &data), 0);
+    return data;
+}
+
+static void check_ids(const struct dc_batch *b, const float *dense)
+{
+    struct rt_segments seg = rt_segments_of(b->ids);
+    const uint32_t *length =
+        b->layout[0] == WIRE_LAYOUT_LENGTHS ? take(&seg, b->samples, sizeof(*length)) : NULL;
+    const uint64_t *tag = take(&seg, b->n_ids[0], sizeof(*tag));
+    const uint64_t *one = take(&seg, b->samples, sizeof(*one));
+    char text[32];
+
+    assert_int_equal(rt_segments_end(&seg), 0);
+    for (uint32_t s = 0; s < b->samples; s++) {
+        uint32_t n = (uint32_t)dense[s];
+
+        assert_int_equal(length ? length[s] : 1, n % 4);
+        for (uint32_t k = 0; k < n % 4; k++) {
+            snprintf(text, sizeof(text), "t%u.%u", n, k);
+            assert_true(*tag++ == rt_hash_bytes(text, strlen(text)));
+        }
+        assert_true(one[s] == n);
+    }
+}
+
+static uint32_t check_carried(const struct dc_batch *b)
+{
+    struct rt_segments seg = rt_segments_of(b->samples_payload);
+    const float *dense = take(&seg, b->samples, sizeof(*dense));
+    const float *label = take(&seg, b->samples, sizeof(*label));
+    const float *weight = take(&seg, b->samples, sizeof(*weight));
+    const uint64_t *group = take(&seg, b->samples, sizeof(*group));
+    const uint32_t *length = b->key_bytes ? take(&seg, b->samples, sizeof(*length)) : NULL;
+    const char *key = b->key_bytes ? take(&seg, b->key_bytes, 1) : NULL;
+    char text[32];
+
+    assert_int_equal(rt_segments_end(&seg), 0);
+    check_ids(b, dense);
+    for (uint32_t s = 0; s < b->samples; s++) {
+        uint32_t n = (uint32_t)dense[s];
+
+        assert_true(label[s] == (float)(n % 2) && weight[s] == (float)n / 4);
+        assert_true(group[s] == (uint64_t) - (int64_t)n);
+        snprintf(text, sizeof(text), n % 3 ? "key %u" : "", n);
+        assert_int_equal(length ? length[s] : 0, strlen(text));
+        if (length)
+            assert_memory_equal(key, text, length[s]);
+        key += length ? length[s] : 0;
+    }
+    return b->samples;
+}
+
+static void carried(void **state)
+{
+    char *file = rt_path_join(dir, "carried.tsv");
+    const char *list[] = {file};
+    struct data_job dj;
+
+    (void)state;
+    for (uint32_t rows = 1; rows <= 401; rows += 80) { /* 1: a batch without any key */
+        uint32_t seen = 0;
+
+        write_carried(file, rows);
+        data_job_init(&dj, RT_FORMAT_TSV, false, CARRIED);
+        dj.job.data.train = list;
+        dj.job.data.n_train = 1;
+        for (uint32_t index = 0; index < 2; index++) {
+            struct dc_batcher_conf conf = {
+                .feed = {.io = io, .job = &dj.job}, .index = index, .size = 2};
+            struct dc_batcher *batcher;
+            struct dc_batch *batch;
+            int rc;
+
+            assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
+            assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
+            while ((rc = dc_batcher_turn(batcher, &batch)) > 0) {
+                seen += batch ? check_carried(batch) : 0;
+                dc_batch_destroy(batch);
+            }
+            assert_int_equal(rc, 0);
+            dc_batcher_destroy(batcher);
+            dc_parser_destroy(conf.feed.parser);
+        }
+        assert_int_equal(seen, rows);
+    }
+    unlink(file);
+    rt_free(file);
+}
+
+/* Lines are counted through the members of a gzip file, and shuffling does not move them. */
+static void bad_rows_gzip(void **state)
+{
+    static const struct {
+        uint32_t line;
+        const char *text, *reason;
+    } bad[] = {
+        {7, "1\t7\ta|b\tx\t1\t1\tk", "one: expected an integer of 64 bits, got 'x'"},
+        {40, "1\t7\ta|b|c|d|e\t1\t1\t1\tk",
+         "tags: expected at most 4 ids (max_length of feature tags), got 5"},
+        {41, "1\tnan\ta\t1\t1\t1\tk", "n: expected a finite number, got 'nan'"},
+        {99, "1\t1\ta\t1\t-1\t1\tk", "w: expected a finite weight of at least 0, got '-1'"},
+        {100, "2\t1\ta\t1\t1\t1\tk", "label: expected 0 or 1, got '2'"},
+        {180, "1\t1\ta", "expected 7 fields, got 3"},
+    };
+    char *file = rt_path_join(dir, "bad.tsv.gz"), *text;
+    const char *list[] = {file};
+    struct data_job dj;
+    uint32_t next = 0;
+
+    (void)state;
+    for (uint32_t n = 1; n <= 200; n++) { /* members of 60 lines */
+        gzFile out = gzopen(file, n == 1 ? "wb" : "ab");
+
+        for (uint32_t end = n + 59 < 200 ? n + 59 : 200;; n++) {
+            bool is_bad = next < ARRAY_LEN(bad) && bad[next].line == n;
+            gzprintf(out, "%s\n", is_bad ? bad[next].text : "1\t1\ta|b\t5\t1\t-1\tk");
+            next += is_bad;
+            if (n == end)
+                break;
+        }
+        gzclose(out);
+    }
+    data_job_init(&dj, RT_FORMAT_TSV, false, CARRIED);
+    dj.job.data.train = list;
+    dj.job.data.n_train = 1;
+    uint64_t found = 0;
+    for (uint32_t index = 0; index < 2; index++) {
+        struct dc_batcher_conf conf = {
+            .feed = {.io = io, .job = &dj.job}, .index = index, .size = 2};
+        struct dc_batcher *batcher;
+        struct dc_batch *batch;
+        int rc;
+
+        conf.quarantine = dc_quarantine_create(dir, index, 1);
+        conf.record_bad = true;
+        assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
+        assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
+        while ((rc = dc_batcher_turn(batcher, &batch)) > 0)
+            dc_batch_destroy(batch);
+        assert_int_equal(rc, 0);
+        dc_batcher_destroy(batcher);
+        dc_parser_destroy(conf.feed.parser);
+        dc_quarantine_destroy(conf.quarantine);
+        char *name = rt_xasprintf("%s/quarantine/data_compose-%u.tsv", dir, index);
+        size_t size;
+        assert_int_equal(rt_file_read(name, 1 << 16, &text, &size), 0);
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+            char want[256];
+
+            snprintf(want, sizeof(want), "bad.tsv.gz\t%u\t%s", bad[i].line, bad[i].reason);
+            found += strstr(text, want) != NULL;
+        }
+        unlink(name);
+        rt_free(name);
+        rt_free(text);
+    }
+    assert_int_equal(found, ARRAY_LEN(bad));
+    unlink(file);
+    rt_free(file);
+}
+
 /* Out of memory at any place is an error, and nothing leaks; a full pool only waits. */
 static void no_memory(void **state)
 {
@@ -404,8 +590,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(purity),    cmocka_unit_test(epochs),    cmocka_unit_test(bad_rows),
-        cmocka_unit_test(no_memory), cmocka_unit_test(full_pool), cmocka_unit_test(too_large),
+        cmocka_unit_test(purity),    cmocka_unit_test(epochs),        cmocka_unit_test(bad_rows),
+        cmocka_unit_test(carried),   cmocka_unit_test(bad_rows_gzip), cmocka_unit_test(no_memory),
+        cmocka_unit_test(full_pool), cmocka_unit_test(too_large),
     };
 
     return cmocka_run_group_tests(test, setup, teardown);

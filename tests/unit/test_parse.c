@@ -176,6 +176,209 @@ static void rows(void **state)
     }
 }
 
+/* The options of columns. ids: hashed words or, with '#', integers, one blank between; counts of features. */
+struct option_case {
+    const char *name, *columns, *text, *ids;
+    uint16_t count[3];
+    float dense;
+    const char *reason;
+};
+
+static const struct option_case option_case[] = {
+    {"list", "y=label a=feature:list b=feature", "1\tu|v|w\tz", "u v w z", {3, 1}, 0, NULL},
+    {"list of one", "y=label a=feature:list b=feature", "1\tu\tz", "u z", {1, 1}, 0, NULL},
+    {"empty list", "y=label a=feature:list b=feature", "1\t\tz", "z", {0, 1}, 0, NULL},
+    {"empty items", "y=label a=feature:list b=feature", "1\t|u||v|\tz", "u v z", {2, 1}, 0, NULL},
+    {"only separators", "y=label a=feature:list b=feature", "1\t||\tz", "z", {0, 1}, 0, NULL},
+    {"full list", "y=label a=feature:list", "1\tu|v|w|x", "u v w x", {4}, 0, NULL},
+    {"list too long",
+     "y=label a=feature:list",
+     "1\tu|v|w|x|y|z",
+     NULL,
+     {0},
+     0,
+     "a: expected at most 4 ids (max_length of feature a), got 6"},
+    {"two columns, one feature",
+     "y=label a=feature:f,list b=feature c=feature:f",
+     "1\tu|v\tz\tw",
+     "u v w z",
+     {3, 1},
+     0,
+     NULL},
+    {"two columns too long",
+     "y=label a=feature:f,list b=feature:f,list",
+     "1\tu|v\tx|y|z",
+     NULL,
+     {0},
+     0,
+     "expected at most 4 ids (max_length of feature f), got 5"},
+    {"no id", "y=label a=feature:none b=feature", "1\t\t", " ", {0, 1}, 0, NULL},
+    {"empty is a category", "y=label a=feature", "1\t", " ", {1}, 0, NULL},
+    {"empty is bad",
+     "y=label a=feature:bad",
+     "1\t",
+     NULL,
+     {0},
+     0,
+     "a: expected a value, got an empty field"},
+    {"integer",
+     "y=label a=feature:int b=feature:int",
+     "1\t007\t18446744073709551615",
+     "#7 #18446744073709551615",
+     {1, 1},
+     0,
+     NULL},
+    {"integer below zero",
+     "y=label a=feature:int b=feature:int",
+     "1\t-1\t-9223372036854775808",
+     "#18446744073709551615 #9223372036854775808",
+     {1, 1},
+     0,
+     NULL},
+    {"integer list", "y=label a=feature:list,int", "1\t3|-0|5", "#3 #0 #5", {3}, 0, NULL},
+    {"integer over",
+     "y=label a=feature:int",
+     "1\t18446744073709551616",
+     NULL,
+     {0},
+     0,
+     "a: expected an integer of 64 bits, got '18446744073709551616'"},
+    {"integer under",
+     "y=label a=feature:int",
+     "1\t-9223372036854775809",
+     NULL,
+     {0},
+     0,
+     "a: expected an integer of 64 bits"},
+    {"integer word", "y=label a=feature:int", "1\t12a", NULL, {0}, 0, "got '12a'"},
+    {"integer plus", "y=label a=feature:int", "1\t+1", NULL, {0}, 0, "got '+1'"},
+    {"integer sign", "y=label a=feature:int", "1\t-", NULL, {0}, 0, "got '-'"},
+    {"integer empty",
+     "y=label a=feature:int",
+     "1\t",
+     NULL,
+     {0},
+     0,
+     "a: expected an integer, got an empty field"},
+    {"integer in a list", "y=label a=feature:list,int", "1\t3|x", NULL, {0}, 0, "64 bits, got 'x'"},
+    {"clip above", "y=label a=dense:clip", "1\t7.5", "", {0}, 5, NULL},
+    {"clip below", "y=label a=dense:clip", "1\t-1e300", "", {0}, -2, NULL},
+    {"clip inside", "y=label a=dense:clip", "1\t3.5", "", {0}, 3.5f, NULL},
+    {"clip, then log1p", "y=label a=dense:clip,log1p", "1\t1e300", "", {0}, 1.7917595f, NULL},
+    {"missing, then clip", "y=label a=dense:clip,missing", "1\t", "", {0}, 5, NULL},
+    {"dense empty is bad",
+     "y=label a=dense:bad",
+     "1\t",
+     NULL,
+     {0},
+     0,
+     "a: expected a finite number, got an empty field"},
+    {"weight", "y=label w=weight", "1\t0.25", "", {0}, 0, NULL},
+    {"weight below zero",
+     "y=label w=weight",
+     "1\t-0.5",
+     NULL,
+     {0},
+     0,
+     "w: expected a finite weight of at least 0, got '-0.5'"},
+    {"weight over float",
+     "y=label w=weight",
+     "1\t1e39",
+     NULL,
+     {0},
+     0,
+     "w: expected a finite weight"},
+    {"weight nan", "y=label w=weight", "1\tnan", NULL, {0}, 0, "w: expected a finite weight"},
+    {"weight empty", "y=label w=weight", "1\t", NULL, {0}, 0, "at least 0, got ''"},
+    {"group integer",
+     "y=label g=group:int",
+     "1\tx",
+     NULL,
+     {0},
+     0,
+     "g: expected an integer of 64 bits, got 'x'"},
+};
+
+static void check_options(const struct option_case *c, const struct rt_job *job,
+                          const struct dc_row *row)
+{
+    char words[128], *save = NULL;
+    uint32_t n = 0;
+
+    snprintf(words, sizeof(words), "%s", c->ids);
+    for (char *w = strtok_r(words, " ", &save); w; w = strtok_r(NULL, " ", &save), n++) {
+        uint64_t want = w[0] == '#' ? strtoull(w + 1, NULL, 10) : rt_hash_bytes(w, strlen(w));
+        if (n >= row->n_ids || row->id[n] != want)
+            fail_msg("%s: id %u is not %s", c->name, n, w);
+    }
+    if (c->ids[0] == ' ') /* one empty string */
+        assert_true(row->id[n++] == rt_hash_bytes("", 0));
+    if (row->n_ids != n)
+        fail_msg("%s: %u ids, not %u", c->name, row->n_ids, n);
+    for (uint32_t f = 0; f < job->n_features; f++)
+        if (row->count[f] != c->count[f])
+            fail_msg("%s: feature %u has %u ids", c->name, f, row->count[f]);
+    if (job->data.n_dense && fabsf(row->dense[0] - c->dense) > 1e-6f)
+        fail_msg("%s: dense is %.9g", c->name, (double)row->dense[0]);
+    if (job->data.weighted && row->weight != 0.25f)
+        fail_msg("%s: weight is %.9g", c->name, (double)row->weight);
+}
+
+static void options(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 2 * ARRAY_LEN(option_case); i++) { /* as tsv, then as csv */
+        const struct option_case *c = &option_case[i / 2];
+        struct data_job dj;
+        struct dc_parser *parser;
+        char text[128];
+
+        snprintf(text, sizeof(text), "%s", c->text);
+        for (char *t = text; i % 2 && (t = strchr(t, '\t'));)
+            *t = ',';
+        data_job_init(&dj, i % 2 ? RT_FORMAT_CSV : RT_FORMAT_TSV, false, c->columns);
+        assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+        for (int twice = 0; twice < 2; twice++) { /* nothing of a row stays in the parser */
+            int rc = dc_parser_row(parser, text, strlen(text));
+            if (rc != (c->reason ? RT_EDATA : 0) || (rc && !strstr(rt_err_text(), c->reason)))
+                fail_msg("%s: rc %d, text '%s'", c->name, rc, rt_err_text());
+            if (rc == 0)
+                check_options(c, &dj.job, dc_parser_view(parser));
+        }
+        dc_parser_destroy(parser);
+    }
+}
+
+/* Group and key are carried along; a key has a limit. */
+static void group_and_key(void **state)
+{
+    static char text[RT_KEY_MAX + 64];
+    struct data_job dj;
+    struct dc_parser *parser;
+
+    (void)state;
+    data_job_init(&dj, RT_FORMAT_CSV, false, "y=label k=key g=group a=feature");
+    assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+    int n = snprintf(text, sizeof(text), "1,\"k,1\",\"g\",\"u\"");
+    assert_int_equal(dc_parser_row(parser, text, (size_t)n), 0);
+    const struct dc_row *row = dc_parser_view(parser);
+    assert_true(row->key_size == 3 && memcmp(row->key, "k,1", 3) == 0);
+    assert_true(row->group == rt_hash_bytes("g", 1) && row->id[0] == rt_hash_bytes("u", 1));
+    for (uint32_t more = 0; more < 2; more++) {
+        n = snprintf(text, sizeof(text), "1,%0*d,g,u", (int)(RT_KEY_MAX + more), 0);
+        int rc = dc_parser_row(parser, text, (size_t)n);
+        assert_int_equal(rc, more ? RT_EDATA : 0);
+    }
+    assert_non_null(strstr(rt_err_text(), "k: expected a key of at most 4096 bytes, got 4097"));
+    dc_parser_destroy(parser);
+    data_job_init(&dj, RT_FORMAT_TSV, false, "y=label g=group:int k=key a=feature");
+    assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+    assert_int_equal(dc_parser_row(parser, "0\t-3\t\tu", 7), 0);
+    row = dc_parser_view(parser);
+    assert_true(row->group == (uint64_t)-3 && row->key_size == 0);
+    dc_parser_destroy(parser);
+}
+
 static void headers(void **state)
 {
     static const struct {
@@ -231,6 +434,7 @@ static void plans(void **state)
         {"libsvm name", RT_FORMAT_LIBSVM, "user=feature", "expected the positions 0..0"},
         {"libsvm gap", RT_FORMAT_LIBSVM, "0=feature 2=feature", "expected the positions 0..1"},
         {"libsvm dense", RT_FORMAT_LIBSVM, "0=dense", "libsvm has a label and features only"},
+        {"libsvm weight", RT_FORMAT_LIBSVM, "0=weight", "libsvm has a label and features only"},
         {"synthetic name", RT_FORMAT_SYNTHETIC, "label=label c9=feature",
          "columns.c9: the synthetic"},
         {"synthetic kind", RT_FORMAT_SYNTHETIC, "label=label c1=dense",
@@ -283,9 +487,13 @@ static void random_numbers(void **state)
 static void random_damage(void **state)
 {
     static const char *const good[] = {"1\t2.5\t3\tu\tv\tw\tzz", "1,+1,0,\"u,\"\"v\",\"\",w,\"\"",
-                                       "1 7:1  9:1\t8:1 "};
-    static const enum rt_format format[] = {RT_FORMAT_TSV, RT_FORMAT_CSV, RT_FORMAT_LIBSVM};
-    static const char letter[] = "\t,\" :0123e.-\0a";
+                                       "1 7:1  9:1\t8:1 ", "1\tu|v\t3|4\t1.5\tg\tkk\t1"};
+    static const enum rt_format format[] = {RT_FORMAT_TSV, RT_FORMAT_CSV, RT_FORMAT_LIBSVM,
+                                            RT_FORMAT_TSV};
+    static const char *const columns[] = {
+        MIXED, MIXED, "0=feature:u 1=feature:v 2=feature:u",
+        "y=label a=feature:list b=feature:list,int w=weight g=group k=key d=dense:clip,bad"};
+    static const char letter[] = "\t,\" :0123e.-\0a|";
     uint64_t key = 99, at = 0;
 
     (void)state;
@@ -294,8 +502,7 @@ static void random_damage(void **state)
         struct data_job dj;
         struct dc_parser *parser;
 
-        data_job_init(&dj, format[k], false,
-                      k == 2 ? "0=feature:u 1=feature:v 2=feature:u" : MIXED);
+        data_job_init(&dj, format[k], false, columns[k]);
         assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
         for (int i = 0; i < 20000; i++) {
             size_t n = strlen(good[k]) - rt_below(rt_draw(key, at++), 3);
@@ -317,8 +524,10 @@ static void random_damage(void **state)
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(rows),           cmocka_unit_test(headers),       cmocka_unit_test(plans),
-        cmocka_unit_test(random_numbers), cmocka_unit_test(random_damage),
+        cmocka_unit_test(rows),          cmocka_unit_test(headers),
+        cmocka_unit_test(plans),         cmocka_unit_test(options),
+        cmocka_unit_test(group_and_key), cmocka_unit_test(random_numbers),
+        cmocka_unit_test(random_damage),
     };
 
     return cmocka_run_group_tests(test, NULL, NULL);
