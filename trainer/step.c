@@ -15,7 +15,6 @@
 #include "trainer/describe.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -48,16 +47,12 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch, float *cons
     struct tr_forward_out out = {0};
     float *grads = tr_model_grads(trainer->model);
     size_t n = tr_model_count(trainer->model);
-    int err = tr_model_forward(trainer->model, &batch->view, &out);
-    if (!err)
-        err =
-            tr_model_backward(trainer->model, &batch->view, trainer->global_samples, feature_grad);
+    int err =
+        tr_model_train(trainer->model, &batch->view, trainer->global_samples, feature_grad, &out);
     if (err)
         return err;
     batch->loss_sum = out.loss_sum;
-    bool finite = isfinite(out.loss_sum) && tr_finite(grads, n) &&
-                  tr_finite((const float *)(const void *)batch->gradients->data,
-                            batch->gradients->size / sizeof(float));
+    bool finite = out.finite;
     err = trainer->collective->ops->all_reduce(trainer->collective, grads, n, &finite);
     if (err)
         return err;

@@ -49,20 +49,22 @@ struct dots {
     uint32_t samples, n, dim;
     float *x[VECTORS_MAX], *dx[VECTORS_MAX];
     bool add[VECTORS_MAX];
+    size_t x_stride[VECTORS_MAX], stride; /* of y and dy */
     float *y, *dy, *scratch;
 };
 
 static void dots_init(struct dots *d, uint32_t samples, uint32_t n, uint32_t dim, uint64_t seed)
 {
-    *d = (struct dots){.samples = samples, .n = n, .dim = dim};
+    *d = (struct dots){.samples = samples, .n = n, .dim = dim, .stride = tr_dot_pairs(n) + 3};
     for (uint32_t i = 0; i < n; i++) {
-        d->x[i] = fill((size_t)samples * dim, seed + i);
-        d->dx[i] = fill((size_t)samples * dim, seed + 100 + i);
+        d->x_stride[i] = dim + i % 2 * 5;
+        d->x[i] = fill(samples * d->x_stride[i], seed + i);
+        d->dx[i] = fill(samples * d->x_stride[i], seed + 100 + i);
         d->add[i] = i % 3 == 1;
     }
-    d->y = fill((size_t)samples * tr_dot_pairs(n), seed + 200);
-    d->dy = fill((size_t)samples * tr_dot_pairs(n), seed + 201);
-    d->scratch = rt_xaligned(tr_dot_scratch(n, dim) * sizeof(float));
+    d->y = fill(samples * d->stride, seed + 200);
+    d->dy = fill(samples * d->stride, seed + 201);
+    d->scratch = rt_xaligned(tr_dot_scratch(samples, n, dim) * sizeof(float));
 }
 
 static void dots_release(struct dots *d)
@@ -76,11 +78,36 @@ static void dots_release(struct dots *d)
     rt_free(d->scratch);
 }
 
+static struct tr_dot dots_forward(const struct dots *d)
+{
+    return (struct tr_dot){.samples = d->samples,
+                           .n = d->n,
+                           .dim = d->dim,
+                           .x = (const float *const *)d->x,
+                           .x_stride = d->x_stride,
+                           .y = d->y,
+                           .y_stride = d->stride,
+                           .scratch = d->scratch};
+}
+
+static struct tr_dot_grad dots_backward(const struct dots *d)
+{
+    return (struct tr_dot_grad){.samples = d->samples,
+                                .n = d->n,
+                                .dim = d->dim,
+                                .x = (const float *const *)d->x,
+                                .dy = d->dy,
+                                .dy_stride = d->stride,
+                                .dx = d->dx,
+                                .x_stride = d->x_stride,
+                                .add = d->add,
+                                .scratch = d->scratch};
+}
+
 static void dots_run(struct dots *d, struct tr_backend *backend)
 {
-    struct tr_dot op = {d->samples, d->n, d->dim, (const float *const *)d->x, d->y, d->scratch};
-    struct tr_dot_grad grad = {d->samples, d->n,  d->dim, (const float *const *)d->x,
-                               d->dy,      d->dx, d->add, d->scratch};
+    struct tr_dot op = dots_forward(d);
+    struct tr_dot_grad grad = dots_backward(d);
     assert_int_equal(backend->ops->dot_forward(backend, &op), 0);
     assert_int_equal(backend->ops->dot_backward(backend, &grad), 0);
 }
@@ -104,11 +131,12 @@ static void test_dots_exact(void **state)
             dots_init(&got, shape[r].samples, shape[r].n, shape[r].dim, r);
             dots_run(&want, &reference);
             dots_run(&got, &onednn);
-            size_t y = (size_t)want.samples * tr_dot_pairs(want.n) * sizeof(float);
+            size_t y = want.samples * want.stride * sizeof(float);
             if (memcmp(want.y, got.y, y) != 0)
                 fail_msg("%s, shape %zu: forward differs", rt_isa_name((enum rt_isa)isa), r);
             for (uint32_t i = 0; i < want.n; i++)
-                if (memcmp(want.dx[i], got.dx[i], want.samples * want.dim * sizeof(float)) != 0)
+                if (memcmp(want.dx[i], got.dx[i],
+                           want.samples * want.x_stride[i] * sizeof(float)) != 0)
                     fail_msg("%s, shape %zu: gradient of %u differs", rt_isa_name((enum rt_isa)isa),
                              r, i);
             dots_release(&want);
@@ -120,11 +148,12 @@ static void test_dots_exact(void **state)
 
 static double dots_value(struct dots *d)
 {
-    struct tr_dot op = {d->samples, d->n, d->dim, (const float *const *)d->x, d->y, d->scratch};
+    struct tr_dot op = dots_forward(d);
     reference.ops->dot_forward(&reference, &op);
     double sum = 0;
-    for (size_t i = 0; i < (size_t)d->samples * tr_dot_pairs(d->n); i++)
-        sum += (double)d->dy[i] * d->y[i];
+    for (uint32_t s = 0; s < d->samples; s++)
+        for (uint32_t p = 0; p < tr_dot_pairs(d->n); p++)
+            sum += (double)d->dy[s * d->stride + p] * d->y[s * d->stride + p];
     return sum;
 }
 
@@ -134,10 +163,11 @@ static void test_dots_differences(void **state)
     struct dots d;
     dots_init(&d, 3, 4, 5, 77);
     memset(d.add, 0, sizeof d.add);
-    struct tr_dot_grad grad = {3, 4, 5, (const float *const *)d.x, d.dy, d.dx, d.add, d.scratch};
+    struct tr_dot_grad grad = dots_backward(&d);
     reference.ops->dot_backward(&reference, &grad);
     for (uint32_t i = 0; i < 4; i++) {
-        for (size_t k = 0; k < 15; k++) {
+        for (size_t at = 0; at < 15; at++) {
+            size_t k = at / 5 * d.x_stride[i] + at % 5;
             float keep = d.x[i][k];
             d.x[i][k] = keep + 1;
             double up = dots_value(&d);
@@ -154,13 +184,21 @@ static void test_dots_differences(void **state)
 
 struct linear {
     uint32_t samples, inputs, outputs;
+    size_t in_stride, out_stride; /* of x and dx, of y and dy */
     float *x, *w, *b, *y, *dy, *dx, *dw, *db;
 };
 
-static void linear_init(struct linear *l, uint32_t samples, uint32_t inputs, uint32_t outputs)
+static void linear_init(struct linear *l, uint32_t samples, uint32_t inputs, uint32_t outputs,
+                        size_t gap)
 {
-    size_t in = (size_t)samples * inputs, out = (size_t)samples * outputs;
-    *l = (struct linear){samples, inputs, outputs, .x = fill(in, 1), .b = fill(outputs, 3)};
+    size_t in = samples * (inputs + gap), out = samples * (outputs + 2 * gap);
+    *l = (struct linear){.samples = samples,
+                         .inputs = inputs,
+                         .outputs = outputs,
+                         .in_stride = inputs + gap,
+                         .out_stride = outputs + 2 * gap};
+    l->x = fill(in, 1);
+    l->b = fill(outputs, 3);
     l->w = fill((size_t)inputs * outputs, 2);
     l->y = fill(out, 4);
     l->dy = fill(out, 5);
@@ -176,11 +214,37 @@ static void linear_release(struct linear *l)
         rt_free(all[i]);
 }
 
+static struct tr_linear linear_forward(const struct linear *l, bool relu)
+{
+    return (struct tr_linear){.samples = l->samples,
+                              .inputs = l->inputs,
+                              .outputs = l->outputs,
+                              .x = l->x,
+                              .w = l->w,
+                              .b = l->b,
+                              .x_stride = l->in_stride,
+                              .y_stride = l->out_stride,
+                              .relu = relu,
+                              .y = l->y};
+}
+
 static void linear_run(struct linear *l, struct tr_backend *backend, bool relu, bool add)
 {
-    struct tr_linear op = {l->samples, l->inputs, l->outputs, l->x, l->w, l->b, relu, l->y};
-    struct tr_linear_grad grad = {l->samples, l->inputs, l->outputs, l->x,  l->w,
-                                  l->dy,      l->dw,     l->db,      l->dx, add};
+    struct tr_linear op = linear_forward(l, relu);
+    struct tr_linear_grad grad = {.samples = l->samples,
+                                  .inputs = l->inputs,
+                                  .outputs = l->outputs,
+                                  .x = l->x,
+                                  .w = l->w,
+                                  .dy = l->dy,
+                                  .x_stride = l->in_stride,
+                                  .dy_stride = l->out_stride,
+                                  .dx_stride = l->in_stride,
+                                  .dw = l->dw,
+                                  .db = l->db,
+                                  .add_params = add,
+                                  .dx = l->dx,
+                                  .add_dx = add};
     assert_int_equal(backend->ops->linear_forward(backend, &op), 0);
     assert_int_equal(backend->ops->linear_backward(backend, &grad), 0);
 }
@@ -191,15 +255,15 @@ static void test_linear_agrees(void **state)
     (void)state;
     static const uint32_t size[][3] = {{1, 1, 1},    {1, 7, 5},     {5, 13, 64}, {16, 64, 16},
                                        {70, 300, 9}, {130, 33, 17}, {64, 9, 1}};
-    for (size_t r = 0; r < ARRAY_LEN(size) * 4; r++) {
-        const uint32_t *s = size[r / 4];
+    for (size_t r = 0; r < ARRAY_LEN(size) * 8; r++) {
+        const uint32_t *s = size[r / 8];
         struct linear want, got;
-        linear_init(&want, s[0], s[1], s[2]);
-        linear_init(&got, s[0], s[1], s[2]);
+        linear_init(&want, s[0], s[1], s[2], r / 4 % 2);
+        linear_init(&got, s[0], s[1], s[2], r / 4 % 2);
         linear_run(&want, &reference, r & 1, r & 2);
         linear_run(&got, &onednn, r & 1, r & 2);
-        assert_close("y", got.y, want.y, (size_t)s[0] * s[2], 2e-5);
-        assert_close("dx", got.dx, want.dx, (size_t)s[0] * s[1], 2e-5);
+        assert_close("y", got.y, want.y, s[0] * got.out_stride, 2e-5);
+        assert_close("dx", got.dx, want.dx, s[0] * got.in_stride, 2e-5);
         assert_close("dw", got.dw, want.dw, (size_t)s[1] * s[2], 2e-5);
         assert_close("db", got.db, want.db, s[2], 2e-5);
         linear_release(&want);
@@ -209,7 +273,7 @@ static void test_linear_agrees(void **state)
 
 static double linear_value(struct linear *l)
 {
-    struct tr_linear op = {l->samples, l->inputs, l->outputs, l->x, l->w, l->b, false, l->y};
+    struct tr_linear op = linear_forward(l, false);
     reference.ops->linear_forward(&reference, &op);
     double sum = 0;
     for (size_t i = 0; i < (size_t)l->samples * l->outputs; i++)
@@ -221,7 +285,7 @@ static void test_linear_differences(void **state)
 {
     (void)state;
     struct linear l;
-    linear_init(&l, 4, 5, 3);
+    linear_init(&l, 4, 5, 3, 0);
     linear_run(&l, &reference, false, false);
     const struct {
         const char *name;
@@ -284,9 +348,15 @@ static void check_small(size_t n)
     enum { ROWS = 70 };
     float *y = fill(ROWS * n, 1), *b = fill(n, 2), *dy = fill(ROWS * n, 3), *sum = fill(n, 4);
     float *start = fill(ROWS * n, 1), *grad = fill(ROWS * n, 3);
-    k->bias_act(y, b, ROWS, (uint32_t)n, true);
-    k->relu_backward(ROWS * n, y, dy);
-    k->column_sum(dy, ROWS, (uint32_t)n, sum);
+    uint32_t columns = (uint32_t)n;
+    struct tr_linear act = {
+        .samples = ROWS, .outputs = columns, .b = b, .y_stride = n, .relu = true, .y = y};
+    struct tr_relu_grad relu = {ROWS, columns, y, n, n, dy};
+    struct tr_linear_grad bias = {
+        .samples = ROWS, .outputs = columns, .dy = dy, .dy_stride = n, .db = sum};
+    k->bias_act(&act);
+    k->relu_backward(&relu);
+    k->bias_grad(&bias);
     for (size_t c = 0; c < n; c++) {
         double want = 0;
         for (size_t r = 0; r < ROWS; r++) {
@@ -297,7 +367,9 @@ static void check_small(size_t n)
         }
         assert_true(fabs(sum[c] - want) < 1e-4);
     }
-    k->bias_act(start, b, ROWS, (uint32_t)n, false);
+    act.relu = false;
+    act.y = start;
+    k->bias_act(&act);
     for (size_t i = 0; i < ROWS * n; i++)
         assert_true(fmaxf(start[i], 0) == y[i]);
     float *all[] = {y, b, dy, sum, start, grad};
@@ -324,7 +396,9 @@ static void check_finite(void)
     float zero[40] = {0};
     for (size_t i = 0; i < ARRAY_LEN(value); i++)
         value[i] = NAN;
-    tr_kernels_get()->bias_act(value, zero, 1, 40, true);
+    struct tr_linear act = {
+        .samples = 1, .outputs = 40, .b = zero, .y_stride = 40, .relu = true, .y = value};
+    tr_kernels_get()->bias_act(&act);
     for (size_t i = 0; i < ARRAY_LEN(value); i++)
         assert_true(isnan(value[i]));
 }

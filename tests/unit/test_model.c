@@ -109,8 +109,8 @@ static double fixture_step(struct fixture *f, struct tr_model *model)
 {
     struct tr_batch_view view = fixture_view(f);
     struct tr_forward_out out = {.logit = f->logit, .score = f->score};
-    assert_int_equal(tr_model_forward(model, &view, &out), 0);
-    assert_int_equal(tr_model_backward(model, &view, f->samples, f->grad), 0);
+    assert_int_equal(tr_model_train(model, &view, f->samples, f->grad, &out), 0);
+    assert_true(out.finite);
     return out.loss_sum / f->samples;
 }
 
@@ -193,8 +193,7 @@ static void against_torch(const struct golden *golden, const char *name, struct 
     view.weight = weight;
     for (int step = 0; step < 5; step++) {
         struct tr_forward_out out = {.logit = f.logit, .score = f.score};
-        assert_int_equal(tr_model_forward(model, &view, &out), 0);
-        assert_int_equal(tr_model_backward(model, &view, f.samples, f.grad), 0);
+        assert_int_equal(tr_model_train(model, &view, f.samples, f.grad, &out), 0);
         if (step == 0)
             check_first_step(&f, model, out.loss_sum / f.samples, golden, name);
         assert_int_equal(
@@ -228,7 +227,7 @@ static void test_torch(void **state)
 static void test_backends_agree(void **state)
 {
     (void)state;
-    static const uint32_t samples[] = {1, 15, 16, 17, 70};
+    static const uint32_t samples[] = {1, 15, 16, 17, 70, 150};
     uint32_t dim[27];
     for (size_t i = 0; i < ARRAY_LEN(dim); i++)
         dim[i] = 16;
@@ -238,8 +237,8 @@ static void test_backends_agree(void **state)
         struct tr_model *truth = NULL, *fast = NULL;
         fixture_init(&a, samples[i], 3, 26, dim, i);
         fixture_init(&b, samples[i], 3, 26, dim, i);
-        assert_int_equal(fixture_create(&a, spec, "reference", 70, &truth), 0);
-        assert_int_equal(fixture_create(&b, spec, NULL, 70, &fast), 0);
+        assert_int_equal(fixture_create(&a, spec, "reference", 150, &truth), 0);
+        assert_int_equal(fixture_create(&b, spec, NULL, 150, &fast), 0);
         double want = fixture_step(&a, truth), got = fixture_step(&b, fast);
         assert_true(fabs(got - want) < 1e-6);
         assert_close("grads", tr_model_grads(fast), tr_model_grads(truth), tr_model_count(fast),
@@ -269,42 +268,6 @@ static void test_step_allocates_nothing(void **state)
         fixture_step(&f, model);
     assert_false(rt_fault_hit());
     rt_fault_alloc(-1);
-    tr_model_destroy(model);
-    tr_spec_destroy(spec);
-    fixture_release(&f);
-}
-
-/* Two batches of half the samples, each with the global count, sum to one big batch: the group's step. */
-static void test_halves_sum_to_whole(void **state)
-{
-    (void)state;
-    const uint32_t dim[] = {4, 4, 4};
-    struct fixture f;
-    struct tr_spec *spec = spec_dlrm(6, 4, 5, 3);
-    struct tr_model *model = NULL;
-    fixture_init(&f, 24, 3, 3, dim, 5);
-    assert_int_equal(fixture_create(&f, spec, NULL, 24, &model), 0);
-    size_t n = tr_model_count(model);
-    float *whole = rt_xcalloc(n, sizeof *whole), *sum = rt_xcalloc(n, sizeof *sum);
-    fixture_step(&f, model);
-    memcpy(whole, tr_model_grads(model), n * sizeof *whole);
-    for (uint32_t half = 0; half < 2; half++) {
-        const float *feature[3];
-        for (int k = 0; k < 3; k++)
-            feature[k] = f.feature[k] + half * 12 * 4;
-        struct tr_batch_view view = {.samples = 12,
-                                     .dense = f.dense + half * 12 * 3,
-                                     .feature = feature,
-                                     .labels = f.labels + half * 12};
-        struct tr_forward_out out = {0};
-        assert_int_equal(tr_model_forward(model, &view, &out), 0);
-        assert_int_equal(tr_model_backward(model, &view, 24, NULL), 0);
-        for (size_t i = 0; i < n; i++)
-            sum[i] += tr_model_grads(model)[i];
-    }
-    assert_close("sum of halves", sum, whole, n, 1e-6);
-    rt_free(whole);
-    rt_free(sum);
     tr_model_destroy(model);
     tr_spec_destroy(spec);
     fixture_release(&f);
@@ -445,8 +408,8 @@ static void test_shared_inputs(void **state)
     struct tr_model *model = NULL;
     assert_int_equal(fixture_create(&f, spec, NULL, 3, &model), 0);
     struct tr_batch_view view = fixture_view(&f);
-    loss_of(model, &view);
-    assert_int_equal(tr_model_backward(model, &view, 1, f.grad), 0);
+    struct tr_forward_out out = {0};
+    assert_int_equal(tr_model_train(model, &view, 1, f.grad, &out), 0);
     for (size_t i = 0; i < 2 * 12 + tr_model_count(model); i++) {
         float *value = i < 24 ? &f.feature[i / 12][i % 12] : &tr_model_params(model)[i - 24];
         float got = i < 24 ? f.grad[i / 12][i % 12] : tr_model_grads(model)[i - 24], keep = *value;
@@ -486,8 +449,7 @@ static void test_single_columns(void **state)
     view.labels = two;
     memset(f.grad[1], 0xff, sizeof(float) * 15); /* c1 is used by no layer */
     struct tr_forward_out out = {.logit = f.logit};
-    assert_int_equal(tr_model_forward(model, &view, &out), 0);
-    assert_int_equal(tr_model_backward(model, &view, 5, f.grad), 0);
+    assert_int_equal(tr_model_train(model, &view, 5, f.grad, &out), 0);
     for (int s = 0; s < 5; s++) {
         double want = p[3] + (double)p[0] * f.dense[2 * s + 1] +
                       (double)p[1] * f.feature[0][2 * s] + (double)p[2] * f.feature[0][2 * s + 1];
@@ -500,6 +462,113 @@ static void test_single_columns(void **state)
     tr_model_destroy(model);
     tr_spec_destroy(spec);
     fixture_release(&f);
+}
+
+/* ---- slices of a batch ---- */
+
+/* A batch of three slices, with sample weights, a column and a label read by name. */
+#define MANY 300
+
+struct many {
+    struct fixture f;
+    struct tr_model *model;
+    float *labels, *weight; /* [MANY][2], [MANY] */
+};
+
+static void many_init(struct many *m)
+{
+    const uint32_t dim[] = {4, 4, 4};
+    fixture_init(&m->f, MANY, 2, 3, dim, 5);
+    struct tr_spec *spec =
+        spec_of("d dot_interaction c0 c1 c2; x concat d income c0; l mlp x sizes=5,1;"
+                "loss bce l label=buy");
+    struct tr_model_inputs inputs = fixture_inputs(&m->f);
+    inputs.n_labels = 2;
+    struct tr_model_conf conf = {.seed = 1, .samples_max = MANY};
+    assert_int_equal(tr_model_create(spec, &inputs, &conf, &m->model), 0);
+    tr_spec_destroy(spec);
+    m->labels = rt_xcalloc(2 * MANY, sizeof(float));
+    m->weight = rt_xcalloc(MANY, sizeof(float));
+    for (uint32_t s = 0; s < MANY; s++) {
+        m->labels[2 * s] = NAN;
+        m->labels[2 * s + 1] = m->f.labels[s];
+        m->weight[s] = 0.5f + (float)(s % 7);
+    }
+}
+
+static void many_release(struct many *m)
+{
+    rt_free(m->labels);
+    rt_free(m->weight);
+    tr_model_destroy(m->model);
+    fixture_release(&m->f);
+}
+
+/* Train on samples first..first+n, gradients of features into grad. */
+static struct tr_forward_out many_train(struct many *m, uint32_t first, uint32_t n, float **grad)
+{
+    const float *feature[3];
+    for (int k = 0; k < 3; k++)
+        feature[k] = m->f.feature[k] + (size_t)first * 4;
+    struct tr_batch_view view = {.samples = n,
+                                 .dense = m->f.dense + (size_t)first * 2,
+                                 .feature = feature,
+                                 .labels = m->labels + (size_t)first * 2,
+                                 .weight = m->weight + first};
+    struct tr_forward_out out = {.logit = m->f.logit + first, .score = m->f.score + first};
+    assert_int_equal(tr_model_train(m->model, &view, MANY, grad, &out), 0);
+    return out;
+}
+
+/* Batches of 100 samples, each with the global count, sum to one big batch: the group's step. What belongs to
+ * a sample is the same, whatever slice it is in. */
+static void test_parts_sum_to_whole(void **state)
+{
+    (void)state;
+    enum { PART = 100 };
+    struct many m;
+    many_init(&m);
+    size_t n = tr_model_count(m.model);
+    float *whole = rt_xcalloc(n, sizeof *whole), *sum = rt_xcalloc(n, sizeof *sum);
+    float *logit = rt_xcalloc(MANY, sizeof *logit), part[3][4 * PART];
+    float *grad[] = {part[0], part[1], part[2]};
+    double loss = many_train(&m, 0, MANY, m.f.grad).loss_sum;
+    memcpy(whole, tr_model_grads(m.model), n * sizeof *whole);
+    memcpy(logit, m.f.logit, MANY * sizeof *logit);
+    for (uint32_t first = 0; first < MANY; first += PART) {
+        loss -= many_train(&m, first, PART, grad).loss_sum;
+        for (size_t i = 0; i < n; i++)
+            sum[i] += tr_model_grads(m.model)[i];
+        for (int k = 0; k < 3; k++)
+            assert_close("feature", part[k], m.f.grad[k] + (size_t)first * 4, 4 * PART, 1e-7);
+    }
+    assert_true(fabs(loss) < 1e-6);
+    assert_close("sum of parts", sum, whole, n, 1e-6);
+    assert_close("logit", m.f.logit, logit, MANY, 1e-6);
+    rt_free(whole);
+    rt_free(sum);
+    rt_free(logit);
+    many_release(&m);
+}
+
+/* A value that is not finite shows, in whichever slice and tensor it is. */
+static void test_not_finite(void **state)
+{
+    (void)state;
+    struct many m;
+    many_init(&m);
+    assert_true(many_train(&m, 0, MANY, m.f.grad).finite);
+    float *bad[] = {&m.f.feature[0][0], &m.f.feature[1][4 * 150], &m.f.feature[2][4 * MANY - 1],
+                    &m.f.dense[2 * 200 + 1], &m.weight[299]};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        float keep = *bad[i];
+        *bad[i] = i % 2 ? NAN : INFINITY;
+        if (many_train(&m, 0, MANY, m.f.grad).finite)
+            fail_msg("bad value %zu was not seen", i);
+        *bad[i] = keep;
+    }
+    assert_true(many_train(&m, 0, MANY, m.f.grad).finite);
+    many_release(&m);
 }
 
 /* ---- start values, description ---- */
@@ -599,7 +668,8 @@ int main(void)
         cmocka_unit_test(test_torch),
         cmocka_unit_test(test_backends_agree),
         cmocka_unit_test(test_step_allocates_nothing),
-        cmocka_unit_test(test_halves_sum_to_whole),
+        cmocka_unit_test(test_parts_sum_to_whole),
+        cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_bad_names),
         cmocka_unit_test(test_shared_inputs),

@@ -191,7 +191,12 @@ int tr_build_scratch(struct tr_build *build, size_t floats)
 
 int tr_build_buffer(struct tr_build *build, size_t floats_per_sample)
 {
-    return tr_build_scratch(build, floats_per_sample * build->model->samples_max);
+    return tr_build_scratch(build, floats_per_sample * build->model->slice);
+}
+
+uint32_t tr_build_samples(const struct tr_build *build)
+{
+    return build->model->slice;
 }
 
 int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t width)
@@ -200,6 +205,7 @@ int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t wid
         return tr_build_fail(build, "output: expected a width in 1..%u, got %llu", TR_WIDTH_MAX,
                              (unsigned long long)width);
     layer->out.width = (uint32_t)width;
+    layer->out.stride = tr_stride(width);
     return 0;
 }
 
@@ -352,6 +358,7 @@ static int place_layer(struct tr_build *build, const struct tr_layer_type *type)
         return RT_FAIL(RT_ENOMEM, "layer '%s': %u inputs", build->now->name, build->n_in);
     layer->n_in = build->n_in;
     layer->out.name = layer->name;
+    layer->out.ours = true;
     layer->first_param = (uint32_t)model->n_tensors;
     for (uint32_t i = 0; i < build->n_in; i++) {
         layer->in[i] = build->in[i];
@@ -408,6 +415,36 @@ static int check_ends(const struct tr_build *build)
     return 0;
 }
 
+/* ---- values that live in a concat ---- */
+
+static bool read_later(const struct tr_model *model, uint32_t layer, const struct tr_value *value)
+{
+    for (uint32_t i = layer + 1; i < model->n_layers; i++)
+        for (uint32_t k = 0; k < model->layer[i].n_in; k++)
+            if (model->layer[i].in[k] == value)
+                return true;
+    return false;
+}
+
+/* A layer's output that a concat reads lies in the concat's rows, once, unless somebody wants it packed. The
+ * concat must be its last reader: backward, it comes first and finds its own gradient complete. */
+static void find_homes(struct tr_model *model)
+{
+    for (uint32_t l = 0; l < model->n_layers; l++) {
+        struct tr_layer *layer = &model->layer[l];
+        if (!layer->type->side_by_side)
+            continue;
+        size_t at = 0;
+        for (uint32_t i = 0; i < layer->n_in; at += layer->in[i]->width, i++) {
+            struct tr_value *in = layer->in[i];
+            if (!in->ours || in->packed || in->home || read_later(model, l, in))
+                continue;
+            in->home = &layer->out;
+            in->home_at = at;
+        }
+    }
+}
+
 /* ---- the batch's own tensors ---- */
 
 static int name_values(struct tr_model *model, struct tr_value **out, const char *const *name,
@@ -419,6 +456,7 @@ static int name_values(struct tr_model *model, struct tr_value **out, const char
     for (uint32_t i = 0; i < n; i++) {
         value[i].name = rt_arena_strdup(model->arena, name[i]);
         value[i].width = width ? width[i] : 1;
+        value[i].stride = value[i].width;
         value[i].trainable = trainable;
         if (!value[i].name)
             return RT_FAIL(RT_ENOMEM, "%u inputs of a model", n);
@@ -435,7 +473,8 @@ static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inp
     model->n_dense = inputs->n_dense;
     model->n_features = inputs->n_features;
     model->n_labels = inputs->n_labels;
-    model->dense = (struct tr_value){.name = "dense", .width = inputs->n_dense};
+    model->dense =
+        (struct tr_value){.name = "dense", .width = inputs->n_dense, .stride = inputs->n_dense};
     int err = name_values(model, &model->dense_column, inputs->dense, NULL, inputs->n_dense, false);
     if (!err)
         err = name_values(model, &model->feature, inputs->feature, inputs->feature_dim,
@@ -467,6 +506,8 @@ int tr_build_model(struct tr_model *model, const struct tr_spec *spec,
     }
     if (!err)
         err = check_ends(build);
+    if (!err)
+        find_homes(model);
     rt_free(build);
     return err;
 }

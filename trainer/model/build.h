@@ -10,10 +10,10 @@ struct tr_model {
     struct rt_arena *arena; /* names, values, layers and their states */
     struct tr_backend backend;
     uint32_t samples_max;
-    uint32_t samples; /* of the latest forward; 0 before the first */
+    uint32_t slice; /* samples that go through all layers at a time */
 
     uint32_t n_dense, n_features, n_labels;
-    struct tr_value dense; /* all columns, the caller's memory */
+    struct tr_value dense; /* all columns, the caller's memory, as all inputs without gaps */
     struct tr_value
         *dense_column;        /* [n_dense], copied out in each forward where a layer reads one */
     struct tr_value *feature; /* [n_features], the caller's memory */
@@ -30,7 +30,7 @@ struct tr_model {
     float *memory;         /* activations, their gradients, scratch: one allocation */
 };
 
-/* Everything but the memory: names, layers, tensors, sizes. model->arena and samples_max are set. */
+/* Everything but the memory: names, layers, tensors, sizes. model->arena, samples_max and slice are set. */
 int tr_build_model(struct tr_model *model, const struct tr_spec *spec,
                    const struct tr_model_inputs *inputs);
 

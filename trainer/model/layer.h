@@ -8,9 +8,18 @@
  *                      once and fills layer->param[k] and layer->buffer[k], k in order of asking.
  *   forward, backward  plain calls in list order and in reverse; no allocation, no checks.
  *
+ * Slices: a batch goes through all layers, forward and backward, in slices of a few hundred samples, so
+ * that activations stay in the cache; a sample may not depend on another one of its batch. `samples` of a
+ * pass are those of the slice.
+ *
  * Gradients: before a layer's backward runs, out.grad is complete. It owes every input whose grad is
  * not NULL its share: the first layer to write an input overwrites (tr_value_add() false), later ones
- * add. out.grad is the layer's own and may be changed in place. */
+ * add. Gradients of parameters are overwritten in the batch's first slice and added to in the others
+ * (pass->add_params). out.grad is the layer's own and may be changed in place.
+ *
+ * Rows: data and grad of a value have one stride; the rows may lie inside those of a concat that reads it
+ * (concat then has nothing to copy). A layer that needs its input without gaps says so in build:
+ * in[i]->packed = true. */
 #ifndef TR_LAYER_H
 #define TR_LAYER_H
 
@@ -31,7 +40,12 @@ struct tr_model_inputs;
 struct tr_value {
     const char *name;
     uint32_t width;
-    uint32_t readers; /* layers that take it */
+    uint32_t readers;            /* layers that take it */
+    bool ours;                   /* a layer's output, in the model's memory */
+    bool packed;                 /* a reader wants stride == width */
+    size_t stride;               /* floats from one row to the next, of data and of grad */
+    const struct tr_value *home; /* whose rows these rows lie in, from column home_at on; or NULL */
+    size_t home_at;
     bool
         trainable; /* a gradient is wanted: features, and layers that depend on one or on parameters */
     float *data;
@@ -61,6 +75,7 @@ struct tr_layer {
 struct tr_pass {
     struct tr_backend *backend;
     uint32_t samples;
+    bool add_params;     /* backward: not the batch's first slice */
     const float *weight; /* [samples] or NULL */
     double scale;        /* backward: 1 / global samples */
     double loss_sum;     /* forward: set by the loss layer */
@@ -71,7 +86,8 @@ struct tr_build; /* the model under construction: build.c */
 struct tr_layer_type {
     const char *name;
     const char *const *options; /* keys it knows, NULL at the end */
-    bool loss; /* the last layer of a model; its input is the logit, its output the score */
+    bool loss;         /* the last layer of a model; its input is the logit, its output the score */
+    bool side_by_side; /* its output is its inputs' rows in order: they may live there */
     int (*build)(struct tr_build *build, struct tr_layer *layer);
     int (*forward)(struct tr_layer *layer, struct tr_pass *pass);
     int (*backward)(struct tr_layer *layer, struct tr_pass *pass);
@@ -87,10 +103,11 @@ const char *const *tr_layer_type_names(size_t *n);
 int tr_build_weight(struct tr_build *build, const char *role, uint32_t rows, uint32_t columns,
                     double bound);
 int tr_build_bias(struct tr_build *build, const char *role, uint32_t rows, double bound);
-/* The k-th buffer: floats for each sample, or floats in all. */
+/* The k-th buffer: floats for each sample of a slice, or floats in all. */
 int tr_build_buffer(struct tr_build *build, size_t floats_per_sample);
 int tr_build_scratch(struct tr_build *build, size_t floats);
 void *tr_build_alloc(struct tr_build *build, size_t count, size_t size); /* zeroed; NULL */
+uint32_t tr_build_samples(const struct tr_build *build);                 /* of the largest slice */
 
 /* Width of the output, 1..TR_WIDTH_MAX or an error. */
 int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t width);
@@ -110,6 +127,13 @@ int tr_build_label(struct tr_build *build, const char *key, struct tr_value **ou
 /* RT_EUSAGE: "file:line: layer 'x': ...". */
 int tr_build_fail(const struct tr_build *build, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* A good stride for rows of `width` floats that are ours to place: whole cache lines, an odd number of them, so
+ * that a column of rows spreads over all sets of a cache. */
+static inline size_t tr_stride(size_t width)
+{
+    return width < 16 ? width : ((width + 15) / 16 | 1) * 16;
+}
 
 /* Whether to add to value->grad (which is not NULL) instead of overwriting; marks it written. */
 static inline bool tr_value_add(struct tr_value *value)

@@ -15,6 +15,7 @@ static int bce_build(struct tr_build *build, struct tr_layer *layer)
     if (layer->in[0]->width != 1)
         return tr_build_fail(build, "input '%s': expected [samples][1], got [samples][%u]",
                              layer->in[0]->name, layer->in[0]->width);
+    layer->in[0]->packed = true;
     struct bce_state *state = tr_build_alloc(build, 1, sizeof *state);
     if (!state)
         return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);

@@ -1,4 +1,5 @@
-/* trainer/model/layer_concat.c -- its inputs side by side, in the order written. */
+/* trainer/model/layer_concat.c -- its inputs side by side, in the order written. Those that live in its rows
+ * (struct tr_value, home) are there already, and so are their gradients. */
 #include <string.h>
 
 #include "trainer/model/layers.h"
@@ -11,15 +12,22 @@ static int concat_build(struct tr_build *build, struct tr_layer *layer)
     return tr_build_output(build, layer, width);
 }
 
+/* The same value may stand in several places of one concat: it lives in the first. */
+static bool lives_here(const struct tr_layer *layer, const struct tr_value *in, size_t at)
+{
+    return in->home == &layer->out && in->home_at == at;
+}
+
 static int concat_forward(struct tr_layer *layer, struct tr_pass *pass)
 {
-    size_t width = layer->out.width, at = 0;
-    for (uint32_t i = 0; i < layer->n_in; i++) {
+    size_t at = 0;
+    for (uint32_t i = 0; i < layer->n_in; at += layer->in[i]->width, i++) {
         const struct tr_value *in = layer->in[i];
+        if (lives_here(layer, in, at))
+            continue;
         for (uint32_t s = 0; s < pass->samples; s++)
-            memcpy(layer->out.data + s * width + at, in->data + (size_t)s * in->width,
+            memcpy(layer->out.data + s * layer->out.stride + at, in->data + s * in->stride,
                    in->width * sizeof *in->data);
-        at += in->width;
     }
     return 0;
 }
@@ -37,15 +45,17 @@ static void hand_down(float *to, const float *from, uint32_t width, bool add)
 
 static int concat_backward(struct tr_layer *layer, struct tr_pass *pass)
 {
-    size_t width = layer->out.width, at = 0;
+    size_t at = 0;
     for (uint32_t i = 0; i < layer->n_in; at += layer->in[i]->width, i++) {
         struct tr_value *in = layer->in[i];
         if (!in->grad)
             continue;
         bool add = tr_value_add(in);
+        if (lives_here(layer, in, at))
+            continue;
         for (uint32_t s = 0; s < pass->samples; s++)
-            hand_down(in->grad + (size_t)s * in->width, layer->out.grad + s * width + at, in->width,
-                      add);
+            hand_down(in->grad + s * in->stride, layer->out.grad + s * layer->out.stride + at,
+                      in->width, add);
     }
     return 0;
 }
@@ -55,6 +65,7 @@ static const char *const options[] = {NULL};
 const struct tr_layer_type tr_layer_concat = {
     .name = "concat",
     .options = options,
+    .side_by_side = true,
     .build = concat_build,
     .forward = concat_forward,
     .backward = concat_backward,

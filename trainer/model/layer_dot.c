@@ -7,6 +7,7 @@
 
 struct dot_state {
     const float **x; /* [n_in], filled in each pass: features bring their own memory */
+    size_t *x_stride;
     float **dx;
     bool *add;
 };
@@ -35,26 +36,32 @@ static int dot_build(struct tr_build *build, struct tr_layer *layer)
     if (state) {
         layer->state = state;
         state->x = tr_build_alloc(build, layer->n_in, sizeof *state->x);
+        state->x_stride = tr_build_alloc(build, layer->n_in, sizeof *state->x_stride);
         state->dx = tr_build_alloc(build, layer->n_in, sizeof *state->dx);
         state->add = tr_build_alloc(build, layer->n_in, sizeof *state->add);
     }
-    if (!state || !state->x || !state->dx || !state->add)
+    if (!state || !state->x || !state->x_stride || !state->dx || !state->add)
         return RT_FAIL(RT_ENOMEM, "layer '%s': %u inputs", layer->name, layer->n_in);
-    err = tr_build_scratch(build, tr_dot_scratch(layer->n_in, layer->in[0]->width));
+    err = tr_build_scratch(
+        build, tr_dot_scratch(tr_build_samples(build), layer->n_in, layer->in[0]->width));
     return err ? err : tr_build_output(build, layer, tr_dot_pairs(layer->n_in));
 }
 
 static int dot_forward(struct tr_layer *layer, struct tr_pass *pass)
 {
     struct dot_state *state = layer->state;
-    for (uint32_t i = 0; i < layer->n_in; i++)
+    for (uint32_t i = 0; i < layer->n_in; i++) {
         state->x[i] = layer->in[i]->data;
+        state->x_stride[i] = layer->in[i]->stride;
+    }
     struct tr_dot op = {
         .samples = pass->samples,
         .n = layer->n_in,
         .dim = layer->in[0]->width,
         .x = state->x,
+        .x_stride = state->x_stride,
         .y = layer->out.data,
+        .y_stride = layer->out.stride,
         .scratch = layer->buffer[0],
     };
     return pass->backend->ops->dot_forward(pass->backend, &op);
@@ -73,7 +80,9 @@ static int dot_backward(struct tr_layer *layer, struct tr_pass *pass)
         .dim = layer->in[0]->width,
         .x = state->x,
         .dy = layer->out.grad,
+        .dy_stride = layer->out.stride,
         .dx = state->dx,
+        .x_stride = state->x_stride,
         .add = state->add,
         .scratch = layer->buffer[0],
     };

@@ -33,9 +33,9 @@ static int mlp_linear(struct tr_build *build, const struct mlp_state *state, uin
     if (!err)
         err = tr_build_bias(build, bias, outputs, bound);
     if (!err && l + 1 < state->n)
-        err = tr_build_buffer(build, outputs);
+        err = tr_build_buffer(build, tr_stride(outputs));
     if (!err && l + 1 < state->n)
-        err = tr_build_buffer(build, outputs);
+        err = tr_build_buffer(build, tr_stride(outputs));
     return err;
 }
 
@@ -61,7 +61,7 @@ static int mlp_build(struct tr_build *build, struct tr_layer *layer)
     return err ? err : tr_build_output(build, layer, state->size[state->n]);
 }
 
-/* Output of linear layer l, and its gradient. */
+/* Output of linear layer l, and its gradient; floats between rows of both. */
 static float *mlp_data(const struct tr_layer *layer, uint32_t n, uint32_t l)
 {
     return l + 1 < n ? layer->buffer[2 * l] : layer->out.data;
@@ -70,6 +70,11 @@ static float *mlp_data(const struct tr_layer *layer, uint32_t n, uint32_t l)
 static float *mlp_grad(const struct tr_layer *layer, uint32_t n, uint32_t l)
 {
     return l + 1 < n ? layer->buffer[2 * l + 1] : layer->out.grad;
+}
+
+static size_t mlp_stride(const struct tr_layer *layer, const struct mlp_state *state, uint32_t l)
+{
+    return l + 1 < state->n ? tr_stride(state->size[l + 1]) : layer->out.stride;
 }
 
 static int mlp_forward(struct tr_layer *layer, struct tr_pass *pass)
@@ -82,8 +87,10 @@ static int mlp_forward(struct tr_layer *layer, struct tr_pass *pass)
             .inputs = state->size[l],
             .outputs = state->size[l + 1],
             .x = l ? mlp_data(layer, state->n, l - 1) : layer->in[0]->data,
+            .x_stride = l ? mlp_stride(layer, state, l - 1) : layer->in[0]->stride,
             .w = layer->param[2 * l].value,
             .b = layer->param[2 * l + 1].value,
+            .y_stride = mlp_stride(layer, state, l),
             .relu = state->relu[l],
             .y = mlp_data(layer, state->n, l),
         };
@@ -98,20 +105,31 @@ static int mlp_backward_linear(struct tr_layer *layer, struct tr_pass *pass, uin
     const struct tr_backend_ops *ops = pass->backend->ops;
     float *dy = mlp_grad(layer, state->n, l);
     int err = 0;
+    struct tr_relu_grad relu = {
+        .samples = pass->samples,
+        .columns = state->size[l + 1],
+        .y = mlp_data(layer, state->n, l),
+        .y_stride = mlp_stride(layer, state, l),
+        .dy_stride = mlp_stride(layer, state, l),
+        .dy = dy,
+    };
     if (state->relu[l])
-        err = ops->relu_backward(pass->backend, (size_t)pass->samples * state->size[l + 1],
-                                 mlp_data(layer, state->n, l), dy);
+        err = ops->relu_backward(pass->backend, &relu);
     struct tr_value *in = layer->in[0];
     struct tr_linear_grad op = {
         .samples = pass->samples,
         .inputs = state->size[l],
         .outputs = state->size[l + 1],
         .x = l ? mlp_data(layer, state->n, l - 1) : in->data,
+        .x_stride = l ? mlp_stride(layer, state, l - 1) : in->stride,
         .w = layer->param[2 * l].value,
         .dy = dy,
+        .dy_stride = mlp_stride(layer, state, l),
         .dw = layer->param[2 * l].grad,
         .db = layer->param[2 * l + 1].grad,
+        .add_params = pass->add_params,
         .dx = l ? mlp_grad(layer, state->n, l - 1) : in->grad,
+        .dx_stride = l ? mlp_stride(layer, state, l - 1) : in->stride,
         .add_dx = !l && in->grad && tr_value_add(in),
     };
     return err ? err : ops->linear_backward(pass->backend, &op);

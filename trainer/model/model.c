@@ -2,11 +2,16 @@
  *
  * Parameters and gradients are one vector each, so all-reduce, optimizer, finite check and
  * checkpoint are one loop. Activations, their gradients and scratch are one more allocation, cut
- * into 64-byte aligned pieces for the largest batch; shorter batches use the front of each piece.
+ * into 64-byte aligned pieces for one slice of a batch; shorter slices use the front of each piece.
  * Features, labels and dense columns stay where the caller has them; only a single dense column (or
- * one of several labels) that a layer reads by name is copied out of its matrix. */
+ * one of several labels) that a layer reads by name is copied out of its matrix.
+ *
+ * DESIGN: a slice goes forward and backward through all layers before the next one begins. Layer by layer
+ * over the whole batch, each of the big tensors (4096 x 367 floats: 6 MB) goes out to memory and comes
+ * back several times; a slice of 128 keeps all of them in 2 MB of cache. */
 #include "trainer/model/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,7 +23,13 @@
 #include "trainer/model/build.h"
 
 #define MODEL_ARENA_MAX (256u << 20)
-#define PIECE_ALIGN     16u /* floats: 64 bytes */
+#define PIECE_ALIGN     16u  /* floats: 64 bytes */
+#define SLICE_SAMPLES   128u /* per thread */
+
+static uint32_t at_most(uint32_t value, uint32_t limit)
+{
+    return value < limit ? value : limit;
+}
 
 /* ---- memory ---- */
 
@@ -36,10 +47,10 @@ static bool cut_piece(float *base, size_t *used, size_t floats, float **out)
 
 static bool cut_layer(struct tr_layer *layer, uint32_t samples, float *base, size_t *used)
 {
-    size_t floats = (size_t)layer->out.width * samples;
-    bool ok = cut_piece(base, used, floats, &layer->out.data);
-    if (ok && layer->out.trainable && !layer->type->loss)
-        ok = cut_piece(base, used, floats, &layer->out.grad);
+    struct tr_value *out = &layer->out;
+    bool ok = out->home || cut_piece(base, used, out->stride * samples, &out->data);
+    if (ok && out->trainable && !out->home && !layer->type->loss)
+        ok = cut_piece(base, used, out->stride * samples, &out->grad);
     for (uint32_t i = 0; ok && i < layer->n_buffers; i++)
         ok = cut_piece(base, used, layer->buffer_floats[i], &layer->buffer[i]);
     return ok;
@@ -51,14 +62,27 @@ static bool cut_memory(struct tr_model *model, float *base, size_t *used)
     bool ok = true;
     *used = 0;
     for (uint32_t i = 0; ok && i < model->n_layers; i++)
-        ok = cut_layer(&model->layer[i], model->samples_max, base, used);
+        ok = cut_layer(&model->layer[i], model->slice, base, used);
     for (uint32_t i = 0; ok && i < model->n_dense; i++)
         if (model->dense_column[i].readers)
-            ok = cut_piece(base, used, model->samples_max, &model->dense_column[i].data);
+            ok = cut_piece(base, used, model->slice, &model->dense_column[i].data);
     for (uint32_t i = 0; ok && model->n_labels > 1 && i < model->n_labels; i++)
         if (model->label[i].readers)
-            ok = cut_piece(base, used, model->samples_max, &model->label[i].data);
+            ok = cut_piece(base, used, model->slice, &model->label[i].data);
     return ok;
+}
+
+/* From the last layer on: a home may have a home itself. */
+static void move_in(struct tr_model *model)
+{
+    for (uint32_t i = model->n_layers; i-- > 0;) {
+        struct tr_value *out = &model->layer[i].out;
+        if (!out->home)
+            continue;
+        out->stride = out->home->stride;
+        out->data = out->home->data + out->home_at;
+        out->grad = out->trainable ? out->home->grad + out->home_at : NULL;
+    }
 }
 
 static int allocate(struct tr_model *model)
@@ -66,7 +90,7 @@ static int allocate(struct tr_model *model)
     size_t floats = 0, bytes = 0;
     size_t count = model->count ? model->count : 1;
     if (!cut_memory(model, NULL, &floats) || !rt_mul_size(floats, sizeof(float), &bytes))
-        return RT_FAIL(RT_ELIMIT, "model: activations of %u samples overflow", model->samples_max);
+        return RT_FAIL(RT_ELIMIT, "model: activations of %u samples overflow", model->slice);
     model->memory = rt_try_aligned(bytes);
     model->params = rt_try_aligned(count * sizeof(float));
     model->grads = rt_try_aligned(count * sizeof(float));
@@ -74,8 +98,9 @@ static int allocate(struct tr_model *model)
         return RT_FAIL(RT_ENOMEM,
                        "model: no memory for %zu parameters and %zu MiB of activations "
                        "(%u samples)",
-                       model->count, bytes >> 20, model->samples_max);
+                       model->count, bytes >> 20, model->slice);
     cut_memory(model, model->memory, &floats);
+    move_in(model);
     memset(model->memory, 0, bytes);
     tr_model_clear_grads(model);
     return 0;
@@ -116,6 +141,9 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
     model->samples_max = conf->samples_max;
     int err = tr_backend_init(&model->backend, conf->backend, conf->threads);
     if (!err)
+        model->slice =
+            at_most(model->samples_max, SLICE_SAMPLES * (uint32_t)model->backend.threads);
+    if (!err)
         err = rt_arena_create(MODEL_ARENA_MAX, &model->arena);
     if (!err)
         err = tr_build_model(model, spec, inputs);
@@ -144,38 +172,51 @@ void tr_model_destroy(struct tr_model *model)
 
 /* ---- a step ---- */
 
+/* Samples first..first+samples of a batch. */
+struct slice {
+    const struct tr_batch_view *batch;
+    uint32_t first, samples;
+};
+
 static void copy_column(float *to, const float *from, uint32_t samples, uint32_t stride)
 {
     for (uint32_t s = 0; s < samples; s++)
         to[s] = from[(size_t)s * stride];
 }
 
-static void bind_inputs(struct tr_model *model, const struct tr_batch_view *batch)
+static void bind_inputs(struct tr_model *model, const struct slice *slice)
 {
-    model->dense.data = (float *)batch->dense;
+    const struct tr_batch_view *batch = slice->batch;
+    const float *dense = batch->dense + (size_t)slice->first * model->n_dense;
+    const float *labels = batch->labels + (size_t)slice->first * model->n_labels;
+    model->dense.data = (float *)dense;
     for (uint32_t i = 0; i < model->n_dense; i++)
         if (model->dense_column[i].readers)
-            copy_column(model->dense_column[i].data, batch->dense + i, batch->samples,
-                        model->n_dense);
+            copy_column(model->dense_column[i].data, dense + i, slice->samples, model->n_dense);
     for (uint32_t i = 0; i < model->n_features; i++)
-        model->feature[i].data = (float *)batch->feature[i];
+        model->feature[i].data =
+            (float *)batch->feature[i] + (size_t)slice->first * model->feature[i].width;
     if (model->n_labels == 1)
-        model->label[0].data = (float *)batch->labels;
+        model->label[0].data = (float *)labels;
     for (uint32_t i = 0; model->n_labels > 1 && i < model->n_labels; i++)
         if (model->label[i].readers)
-            copy_column(model->label[i].data, batch->labels + i, batch->samples, model->n_labels);
+            copy_column(model->label[i].data, labels + i, slice->samples, model->n_labels);
 }
 
-int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
-                     struct tr_forward_out *out)
+static struct tr_pass pass_of(struct tr_model *model, const struct slice *slice)
 {
-    rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
-    struct tr_pass pass = {
+    return (struct tr_pass){
         .backend = &model->backend,
-        .samples = batch->samples,
-        .weight = batch->weight,
+        .samples = slice->samples,
+        .add_params = slice->first > 0,
+        .weight = slice->batch->weight ? slice->batch->weight + slice->first : NULL,
     };
-    bind_inputs(model, batch);
+}
+
+static int forward(struct tr_model *model, const struct slice *slice, struct tr_forward_out *out)
+{
+    struct tr_pass pass = pass_of(model, slice);
+    bind_inputs(model, slice);
     for (uint32_t i = 0; i < model->n_layers; i++) {
         struct tr_layer *layer = &model->layer[i];
         int err = layer->type->forward(layer, &pass);
@@ -183,41 +224,36 @@ int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
             return rt_fail_prefix(err, "layer '%s', forward: ", layer->name);
     }
     const struct tr_layer *loss = &model->layer[model->n_layers - 1];
-    size_t bytes = batch->samples * sizeof(float);
+    size_t bytes = slice->samples * sizeof(float);
     if (out->logit)
-        memcpy(out->logit, loss->in[0]->data, bytes);
+        memcpy(out->logit + slice->first, loss->in[0]->data, bytes);
     if (out->score)
-        memcpy(out->score, loss->out.data, bytes);
-    out->loss_sum = pass.loss_sum;
-    model->samples = batch->samples;
+        memcpy(out->score + slice->first, loss->out.data, bytes);
+    out->loss_sum += pass.loss_sum;
     return 0;
 }
 
-static void bind_grads(struct tr_model *model, float *const *feature_grad)
+static void bind_grads(struct tr_model *model, const struct slice *slice,
+                       float *const *feature_grad)
 {
     for (uint32_t i = 0; i < model->n_features; i++) {
         struct tr_value *feature = &model->feature[i];
-        feature->grad = feature_grad ? feature_grad[i] : NULL;
+        size_t at = (size_t)slice->first * feature->width;
+        feature->grad = feature_grad ? feature_grad[i] + at : NULL;
         feature->written = false;
         if (feature->grad && !feature->readers)
-            memset(feature->grad, 0, (size_t)model->samples * feature->width * sizeof(float));
+            memset(feature->grad, 0, (size_t)slice->samples * feature->width * sizeof(float));
     }
     for (uint32_t i = 0; i < model->n_layers; i++)
         model->layer[i].out.written = false;
 }
 
-int tr_model_backward(struct tr_model *model, const struct tr_batch_view *batch,
-                      uint64_t global_samples, float *const *feature_grad)
+static int backward(struct tr_model *model, const struct slice *slice, double scale,
+                    float *const *feature_grad)
 {
-    rt_assert(global_samples >= 1);
-    rt_assert(batch->samples == model->samples);
-    struct tr_pass pass = {
-        .backend = &model->backend,
-        .samples = batch->samples,
-        .weight = batch->weight,
-        .scale = 1.0 / (double)global_samples,
-    };
-    bind_grads(model, feature_grad);
+    struct tr_pass pass = pass_of(model, slice);
+    pass.scale = scale;
+    bind_grads(model, slice, feature_grad);
     for (uint32_t i = model->n_layers; i-- > 0;) {
         struct tr_layer *layer = &model->layer[i];
         if (!layer->type->loss && !layer->out.grad)
@@ -227,6 +263,51 @@ int tr_model_backward(struct tr_model *model, const struct tr_batch_view *batch,
             return rt_fail_prefix(err, "layer '%s', backward: ", layer->name);
     }
     return 0;
+}
+
+/* While they are still in the cache. */
+static bool finite_features(const struct tr_model *model, uint32_t samples)
+{
+    bool finite = true;
+    for (uint32_t i = 0; i < model->n_features; i++) {
+        const struct tr_value *feature = &model->feature[i];
+        if (feature->grad)
+            finite &= tr_finite(feature->grad, (size_t)samples * feature->width);
+    }
+    return finite;
+}
+
+int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
+                     struct tr_forward_out *out)
+{
+    rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
+    int err = 0;
+    out->loss_sum = 0;
+    for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
+        struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
+        err = forward(model, &slice, out);
+    }
+    return err;
+}
+
+int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
+                   uint64_t global_samples, float *const *feature_grad, struct tr_forward_out *out)
+{
+    rt_assert(global_samples >= 1);
+    rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
+    int err = 0;
+    out->loss_sum = 0;
+    out->finite = true;
+    for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
+        struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
+        err = forward(model, &slice, out);
+        if (!err)
+            err = backward(model, &slice, 1.0 / (double)global_samples, feature_grad);
+        if (!err)
+            out->finite &= finite_features(model, slice.samples);
+    }
+    out->finite &= isfinite(out->loss_sum) && tr_finite(model->grads, model->count);
+    return err;
 }
 
 /* ---- looking at it ---- */

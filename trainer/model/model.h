@@ -3,16 +3,18 @@
  *
  *     struct tr_model_conf conf = {.seed = 1, .samples_max = 1024, .threads = 1};
  *     err = tr_model_create(spec, &inputs, &conf, &model);          // spec.h; parse.h reads it from YAML
- *     err = tr_model_forward(model, &batch, &out);                  // out.loss_sum, logit, score
- *     err = tr_model_backward(model, &batch, global_samples, feature_grad);
- *     if (!tr_finite(tr_model_grads(model), tr_model_count(model))) ... drop the batch ...
+ *     err = tr_model_train(model, &batch, global_samples, feature_grad, &out);  // loss_sum, gradients
+ *     if (!out.finite) ... drop the batch ...
  *     err = tr_optimizer_step(optimizer, lr, grads, params);        // trainer/optimizer.h
  *
  * Shapes: `dense` is [samples][n_dense], feature f is [samples][feature_dim[f]], `labels` is
  * [samples][n_labels]; all float32, row-major, without gaps. Every layer's output is one tensor
  * [samples][width].
- * Memory: all of it is allocated in create, for batches of up to samples_max samples; a step allocates
- * nothing of ours, whatever its batch size (oneDNN's products take packing space from malloc).
+ * Slices: a batch passes through the network 128 samples (per thread) at a time, forward and backward, so
+ * that activations never leave the cache and need memory for one slice only. At 4096 samples, DLRM with 26
+ * features of dim 16: 8.3 us a sample instead of 13.1 (2 GHz AVX-512 core, one thread).
+ * Memory: all of it is allocated in create; a step allocates nothing of ours, whatever its batch size
+ * (oneDNN's products take packing space from malloc).
  * Determinism: same machine class, thread count, parameters and batch give the same bits.
  * Touch: the step thread (create and destroy: any one thread, no step running). */
 #ifndef TR_MODEL_H
@@ -47,7 +49,7 @@ struct tr_model_conf {
     const char *backend;  /* NULL or "onednn" (default), "reference" (plain C, for tests) */
 };
 
-/* One batch, all memory the caller's; it must stay unchanged from forward to the end of backward. */
+/* One batch, all memory the caller's. */
 struct tr_batch_view {
     uint32_t samples;            /* 1..samples_max */
     const float *dense;          /* [samples][n_dense]; may be NULL when n_dense is 0 */
@@ -61,6 +63,8 @@ struct tr_forward_out {
     float *score;    /* [samples] sigmoid(logit); or NULL */
     double loss_sum; /* set: sum over the samples of weight * binary cross entropy. The mean loss of
                       * a step is the sum of all ranks' loss_sum over the global sample count. */
+    bool
+        finite; /* set by train: loss_sum, all gradients of parameters and of features are finite */
 };
 
 /* One named parameter tensor inside the flat vectors. */
@@ -79,16 +83,16 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
                     const struct tr_model_conf *conf, struct tr_model **out);
 void tr_model_destroy(struct tr_model *model); /* NULL is legal */
 
-/* Logits, scores and loss of one batch; activations are kept for backward. RT_EBACKEND. */
+/* Logits, scores and loss of one batch. RT_EBACKEND. */
 int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
                      struct tr_forward_out *out);
 
-/* Gradients of (sum of weighted losses of this batch) / global_samples, for the batch of the
- * latest forward. Overwrites tr_model_grads() and the whole of every feature_grad[f]
- * [samples][feature_dim[f]] (zeros for a feature that no layer uses). global_samples >= 1: the
- * samples of all ranks in this step. feature_grad may be NULL: dense gradients only. RT_EBACKEND. */
-int tr_model_backward(struct tr_model *model, const struct tr_batch_view *batch,
-                      uint64_t global_samples, float *const *feature_grad);
+/* The same, and gradients of (sum of weighted losses of this batch) / global_samples. Overwrites
+ * tr_model_grads() and the whole of every feature_grad[f] [samples][feature_dim[f]] (zeros for a
+ * feature that no layer uses). global_samples >= 1: the samples of all ranks in this step.
+ * feature_grad may be NULL: dense gradients only. RT_EBACKEND. */
+int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
+                   uint64_t global_samples, float *const *feature_grad, struct tr_forward_out *out);
 
 /* The flat vectors, [tr_model_count()] each, 64-byte aligned, owned by the model. The caller may
  * write both (all-reduce in place, optimizer, restore) between steps. */

@@ -21,15 +21,15 @@ struct tr_update {
 struct tr_kernels {
     void (*dot_forward)(const struct tr_dot *op);
     void (*dot_backward)(const struct tr_dot_grad *op);
-    /* y[rows][columns] += b[columns], then max(0, .) when relu */
-    void (*bias_act)(float *y, const float *b, uint32_t rows, uint32_t columns, bool relu);
-    void (*relu_backward)(size_t n, const float *y, float *dy);
+    /* y[samples][outputs] += b[outputs], then max(0, .) when relu */
+    void (*bias_act)(const struct tr_linear *op);
+    void (*relu_backward)(const struct tr_relu_grad *op);
     bool (*finite)(const float *value, size_t n);
     void (*sgd)(const struct tr_update *op);
     void (*adagrad)(const struct tr_update *op);
     void (*adam)(const struct tr_update *op);
-    /* sum[columns] over the rows, in blocks of 64 rows */
-    void (*column_sum)(const float *x, uint32_t rows, uint32_t columns, float *sum);
+    /* db = (or +=) column sums of dy, in blocks of 64 rows */
+    void (*bias_grad)(const struct tr_linear_grad *op);
 };
 
 extern const struct tr_kernels tr_kernels_plain, tr_kernels_avx2, tr_kernels_avx512;

@@ -62,42 +62,50 @@ INLINE void transpose_tile(const float *from, size_t from_stride, float *to, siz
 
 /* rows [samples][width] -> lanes [width][LANES]; lanes past `samples` become 0. The last tile of a
  * width that is no multiple of LANES overlaps the one before it. */
-static void to_lanes(const float *rows, uint32_t samples, uint32_t width, float *lanes)
+static void to_lanes(const float *rows, size_t stride, uint32_t samples, uint32_t width,
+                     float *lanes)
 {
     if (samples == LANES && width >= LANES) {
         for (uint32_t c = 0; c + LANES <= width; c += LANES)
-            transpose_tile(rows + c, width, lanes + (size_t)c * LANES, LANES);
+            transpose_tile(rows + c, stride, lanes + (size_t)c * LANES, LANES);
         if (width % LANES)
-            transpose_tile(rows + width - LANES, width, lanes + (size_t)(width - LANES) * LANES,
+            transpose_tile(rows + width - LANES, stride, lanes + (size_t)(width - LANES) * LANES,
                            LANES);
         return;
     }
     memset(lanes, 0, (size_t)width * LANES * sizeof *lanes);
     for (uint32_t s = 0; s < samples; s++)
         for (uint32_t c = 0; c < width; c++)
-            lanes[(size_t)c * LANES + s] = rows[(size_t)s * width + c];
+            lanes[(size_t)c * LANES + s] = rows[s * stride + c];
 }
 
-static void from_lanes(const float *lanes, uint32_t samples, uint32_t width, float *rows)
+static void from_lanes(const float *lanes, uint32_t samples, uint32_t width, float *rows,
+                       size_t stride)
 {
     if (samples == LANES && width >= LANES) {
         for (uint32_t c = 0; c + LANES <= width; c += LANES)
-            transpose_tile(lanes + (size_t)c * LANES, LANES, rows + c, width);
+            transpose_tile(lanes + (size_t)c * LANES, LANES, rows + c, stride);
         if (width % LANES)
             transpose_tile(lanes + (size_t)(width - LANES) * LANES, LANES, rows + width - LANES,
-                           width);
+                           stride);
         return;
     }
     for (uint32_t s = 0; s < samples; s++)
         for (uint32_t c = 0; c < width; c++)
-            rows[(size_t)s * width + c] = lanes[(size_t)c * LANES + s];
+            rows[s * stride + c] = lanes[(size_t)c * LANES + s];
 }
 
-static void add_from_lanes(const float *lanes, uint32_t samples, uint32_t width, float *rows)
+static void add_from_lanes(const float *lanes, uint32_t samples, uint32_t width, float *rows,
+                           size_t stride)
 {
     for (uint32_t s = 0; s < samples; s++)
         for (uint32_t c = 0; c < width; c++)
-            rows[(size_t)s * width + c] += lanes[(size_t)c * LANES + s];
+            rows[s * stride + c] += lanes[(size_t)c * LANES + s];
+}
+
+static uint32_t at_most(uint32_t value, uint32_t limit)
+{
+    return value < limit ? value : limit;
 }
 
 /* y[0..count) = a . b[0..count), each [dim][LANES]; count is a constant where this is inlined. */
@@ -115,19 +123,24 @@ INLINE void dot_some(const float *a, const float *b, uint32_t dim, float *y, int
         store(y + (size_t)k * LANES, sum[k]);
 }
 
-/* Lay TR_DOT_BLOCK samples of all n vectors into xt[group][n][dim][LANES]. A block of one vector is read in
- * one go (4 KB at dim 16): the n arrays often lie a power of two apart, so lines fetched ahead for all of
+/* Lay all n vectors into xt[group][n][dim][LANES], where backward finds them. One vector is read for all
+ * samples in one go: the n arrays often lie a power of two apart, so lines fetched ahead for all of
  * them fall into the same few cache sets and are lost if only one group of each is used at a time. */
-static void gather_block(const float *const *x, uint32_t n, uint32_t dim, uint32_t first,
-                         uint32_t samples, float *xt)
+static void gather(const struct tr_dot *op)
 {
-    size_t block = (size_t)dim * LANES;
-    for (uint32_t i = 0; i < n; i++) {
-        float *to = xt + i * block;
-        for (uint32_t s = 0; s < samples; s += LANES, to += n * block)
-            to_lanes(x[i] + (size_t)(first + s) * dim, samples - s < LANES ? samples - s : LANES,
-                     dim, to);
+    size_t block = (size_t)op->dim * LANES;
+    for (uint32_t i = 0; i < op->n; i++) {
+        float *to = op->scratch + i * block;
+        for (uint32_t s = 0; s < op->samples; s += LANES, to += op->n * block)
+            to_lanes(op->x[i] + s * op->x_stride[i], op->x_stride[i],
+                     at_most(op->samples - s, LANES), op->dim, to);
     }
+}
+
+/* What follows the transposed x in scratch. */
+static float *behind_x(float *scratch, uint32_t samples, uint32_t n, uint32_t dim)
+{
+    return scratch + ((size_t)samples + LANES - 1) / LANES * LANES * n * dim;
 }
 
 /* All pairs of one group: xt[n][dim][LANES] -> yt[pairs][LANES]. */
@@ -143,22 +156,15 @@ static void dot_pairs(const float *xt, uint32_t n, uint32_t dim, float *yt)
     }
 }
 
-static uint32_t at_most(uint32_t value, uint32_t limit)
-{
-    return value < limit ? value : limit;
-}
-
 static void dot_forward(const struct tr_dot *op)
 {
     uint32_t n = op->n, dim = op->dim, pairs = tr_dot_pairs(n);
-    float *xt = op->scratch, *yt = xt + (size_t)TR_DOT_BLOCK * n * dim;
-    for (uint32_t first = 0; first < op->samples; first += TR_DOT_BLOCK) {
-        uint32_t samples = at_most(op->samples - first, TR_DOT_BLOCK);
-        gather_block(op->x, n, dim, first, samples, xt);
-        for (uint32_t s = 0; s < samples; s += LANES) {
-            dot_pairs(xt + (size_t)s * n * dim, n, dim, yt);
-            from_lanes(yt, at_most(samples - s, LANES), pairs, op->y + (size_t)(first + s) * pairs);
-        }
+    float *xt = op->scratch, *yt = behind_x(op->scratch, op->samples, n, dim);
+    gather(op);
+    for (uint32_t s = 0; s < op->samples; s += LANES, xt += (size_t)LANES * n * dim) {
+        dot_pairs(xt, n, dim, yt);
+        from_lanes(yt, at_most(op->samples - s, LANES), pairs, op->y + s * op->y_stride,
+                   op->y_stride);
     }
 }
 
@@ -204,76 +210,77 @@ static void dot_grad_group(const struct tr_dot_grad *op, uint32_t first, uint32_
                            const float *xt, float *gt, float *dxt)
 {
     uint32_t pairs = tr_dot_pairs(op->n);
-    to_lanes(op->dy + (size_t)first * pairs, samples, pairs, gt);
+    to_lanes(op->dy + first * op->dy_stride, op->dy_stride, samples, pairs, gt);
     for (uint32_t i = 0; i < op->n; i++) {
         if (!op->dx[i])
             continue;
         dot_grad_vector(op, i, xt, gt, dxt);
-        float *dx = op->dx[i] + (size_t)first * op->dim;
-        (op->add[i] ? add_from_lanes : from_lanes)(dxt, samples, op->dim, dx);
+        float *dx = op->dx[i] + first * op->x_stride[i];
+        (op->add[i] ? add_from_lanes : from_lanes)(dxt, samples, op->dim, dx, op->x_stride[i]);
     }
 }
 
 static void dot_backward(const struct tr_dot_grad *op)
 {
     uint32_t n = op->n, dim = op->dim;
-    float *xt = op->scratch, *gt = xt + (size_t)TR_DOT_BLOCK * n * dim;
+    float *xt = op->scratch, *gt = behind_x(op->scratch, op->samples, n, dim);
     float *dxt = gt + (size_t)LANES * tr_dot_pairs(n);
-    for (uint32_t first = 0; first < op->samples; first += TR_DOT_BLOCK) {
-        uint32_t samples = at_most(op->samples - first, TR_DOT_BLOCK);
-        gather_block(op->x, n, dim, first, samples, xt);
-        for (uint32_t s = 0; s < samples; s += LANES)
-            dot_grad_group(op, first + s, at_most(samples - s, LANES), xt + (size_t)s * n * dim, gt,
-                           dxt);
-    }
+    for (uint32_t s = 0; s < op->samples; s += LANES, xt += (size_t)LANES * n * dim)
+        dot_grad_group(op, s, at_most(op->samples - s, LANES), xt, gt, dxt);
 }
 
-static void bias_act(float *y, const float *b, uint32_t rows, uint32_t columns, bool relu)
+static void bias_act(const struct tr_linear *op)
 {
     vec zero = {0};
-    for (uint32_t r = 0; r < rows; r++, y += columns) {
+    float *y = op->y;
+    for (uint32_t r = 0; r < op->samples; r++, y += op->y_stride) {
         uint32_t c = 0;
-        for (; c + LANES <= columns; c += LANES) {
-            vec v = load(y + c) + load(b + c);
-            store(y + c, relu ? (vec)((vec_i32)v & ~(v < zero)) : v); /* keeps NaN, unlike maxps */
+        for (; c + LANES <= op->outputs; c += LANES) {
+            vec v = load(y + c) + load(op->b + c);
+            store(y + c, op->relu ? (vec)((vec_i32)v & ~(v < zero)) : v); /* keeps NaN */
         }
-        for (; c < columns; c++) {
-            float v = y[c] + b[c];
-            y[c] = relu && v < 0 ? 0 : v;
+        for (; c < op->outputs; c++) {
+            float v = y[c] + op->b[c];
+            y[c] = op->relu && v < 0 ? 0 : v;
         }
     }
 }
 
-static void relu_backward(size_t n, const float *y, float *dy)
+static void relu_backward(const struct tr_relu_grad *op)
 {
     vec zero = {0};
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        store(dy + i, (vec)((vec_i32)load(dy + i) & ~(load(y + i) == zero)));
-    for (; i < n; i++)
-        if (y[i] == 0)
-            dy[i] = 0;
+    for (uint32_t r = 0; r < op->samples; r++) {
+        const float *y = op->y + r * op->y_stride;
+        float *dy = op->dy + r * op->dy_stride;
+        uint32_t c = 0;
+        for (; c + LANES <= op->columns; c += LANES)
+            store(dy + c, (vec)((vec_i32)load(dy + c) & ~(load(y + c) == zero)));
+        for (; c < op->columns; c++)
+            if (y[c] == 0)
+                dy[c] = 0;
+    }
 }
 
 #define BLOCK_ROWS 64u
 
-static void column_sum(const float *x, uint32_t rows, uint32_t columns, float *sum)
+static void bias_grad(const struct tr_linear_grad *op)
 {
-    memset(sum, 0, columns * sizeof *sum);
-    for (uint32_t first = 0; first < rows; first += BLOCK_ROWS) {
-        uint32_t end = rows - first < BLOCK_ROWS ? rows : first + BLOCK_ROWS;
-        uint32_t c = 0;
-        for (; c + LANES <= columns; c += LANES) {
+    size_t stride = op->dy_stride;
+    if (!op->add_params)
+        memset(op->db, 0, op->outputs * sizeof *op->db);
+    for (uint32_t first = 0; first < op->samples; first += BLOCK_ROWS) {
+        uint32_t end = first + at_most(op->samples - first, BLOCK_ROWS), c = 0;
+        for (; c + LANES <= op->outputs; c += LANES) {
             vec part = {0};
             for (uint32_t r = first; r < end; r++)
-                part += load(x + (size_t)r * columns + c);
-            store(sum + c, load(sum + c) + part);
+                part += load(op->dy + r * stride + c);
+            store(op->db + c, load(op->db + c) + part);
         }
-        for (; c < columns; c++) {
+        for (; c < op->outputs; c++) {
             float part = 0;
             for (uint32_t r = first; r < end; r++)
-                part += x[(size_t)r * columns + c];
-            sum[c] += part;
+                part += op->dy[r * stride + c];
+            op->db[c] += part;
         }
     }
 }
@@ -376,5 +383,5 @@ const struct tr_kernels KERNELS = {
     .sgd = sgd,
     .adagrad = adagrad,
     .adam = adam,
-    .column_sum = column_sum,
+    .bias_grad = bias_grad,
 };

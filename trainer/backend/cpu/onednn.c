@@ -15,12 +15,14 @@
 #include "runtime/base/err.h"
 #include "trainer/backend/cpu/kernels.h"
 
-/* A product c[m][n] = a b (+ c when add); `ta` / `tb`: that operand is stored transposed. */
+/* A product c[m][n] = a b (+ c when add); `ta` / `tb`: that operand is stored transposed. lda, ldb, ldc:
+ * floats from one stored row to the next. */
 struct product {
     bool ta, tb, add;
     dnnl_dim_t m, n, k;
     const float *a, *b;
     float *c;
+    size_t lda, ldb, ldc;
 };
 
 static const char *status_name(dnnl_status_t status)
@@ -43,8 +45,8 @@ static int product_run(const struct tr_backend *backend, const struct product *p
 {
     omp_set_num_threads(backend->threads);
     dnnl_status_t status = dnnl_sgemm(p->ta ? 'T' : 'N', p->tb ? 'T' : 'N', p->m, p->n, p->k, 1.0f,
-                                      p->a, p->ta ? p->m : p->k, p->b, p->tb ? p->k : p->n,
-                                      p->add ? 1.0f : 0.0f, p->c, p->n);
+                                      p->a, (dnnl_dim_t)p->lda, p->b, (dnnl_dim_t)p->ldb,
+                                      p->add ? 1.0f : 0.0f, p->c, (dnnl_dim_t)p->ldc);
     if (status != dnnl_success)
         return RT_FAIL(RT_EBACKEND, "oneDNN product [%lld][%lld] over %lld: %s (status %d)",
                        (long long)p->m, (long long)p->n, (long long)p->k, status_name(status),
@@ -62,10 +64,13 @@ static int linear_forward(struct tr_backend *backend, const struct tr_linear *op
         .a = op->x,
         .b = op->w,
         .c = op->y,
+        .lda = op->x_stride,
+        .ldb = op->inputs,
+        .ldc = op->y_stride,
     };
     int err = product_run(backend, &xw);
     if (!err)
-        tr_kernels_get()->bias_act(op->y, op->b, op->samples, op->outputs, op->relu);
+        tr_kernels_get()->bias_act(op);
     return err;
 }
 
@@ -73,17 +78,21 @@ static int linear_backward(struct tr_backend *backend, const struct tr_linear_gr
 {
     struct product dw = {
         .ta = true,
+        .add = op->add_params,
         .m = op->outputs,
         .n = op->inputs,
         .k = op->samples,
         .a = op->dy,
         .b = op->x,
         .c = op->dw,
+        .lda = op->dy_stride,
+        .ldb = op->x_stride,
+        .ldc = op->inputs,
     };
     int err = product_run(backend, &dw);
     if (err)
         return err;
-    tr_kernels_get()->column_sum(op->dy, op->samples, op->outputs, op->db);
+    tr_kernels_get()->bias_grad(op);
     if (!op->dx)
         return 0;
     struct product dx = {
@@ -94,14 +103,17 @@ static int linear_backward(struct tr_backend *backend, const struct tr_linear_gr
         .a = op->dy,
         .b = op->w,
         .c = op->dx,
+        .lda = op->dy_stride,
+        .ldb = op->inputs,
+        .ldc = op->dx_stride,
     };
     return product_run(backend, &dx);
 }
 
-static int relu_backward(struct tr_backend *backend, size_t n, const float *y, float *dy)
+static int relu_backward(struct tr_backend *backend, const struct tr_relu_grad *op)
 {
     (void)backend;
-    tr_kernels_get()->relu_backward(n, y, dy);
+    tr_kernels_get()->relu_backward(op);
     return 0;
 }
 

@@ -17,13 +17,13 @@ static int ref_linear_forward(struct tr_backend *backend, const struct tr_linear
 {
     (void)backend;
     for (uint32_t s = 0; s < op->samples; s++) {
-        const float *x = op->x + (size_t)s * op->inputs;
+        const float *x = op->x + s * op->x_stride;
         for (uint32_t o = 0; o < op->outputs; o++) {
             const float *w = op->w + (size_t)o * op->inputs;
             double sum = op->b[o];
             for (uint32_t i = 0; i < op->inputs; i++)
                 sum += (double)x[i] * w[i];
-            op->y[(size_t)s * op->outputs + o] = op->relu && sum < 0 ? 0.0f : (float)sum;
+            op->y[s * op->y_stride + o] = op->relu && sum < 0 ? 0.0f : (float)sum;
         }
     }
     return 0;
@@ -32,16 +32,16 @@ static int ref_linear_forward(struct tr_backend *backend, const struct tr_linear
 static void ref_weight_grad(const struct tr_linear_grad *op)
 {
     for (uint32_t o = 0; o < op->outputs; o++) {
-        double bias = 0;
+        double bias = op->add_params ? op->db[o] : 0;
         for (uint32_t s = 0; s < op->samples; s++)
-            bias += op->dy[(size_t)s * op->outputs + o];
+            bias += op->dy[s * op->dy_stride + o];
         op->db[o] = (float)bias;
         for (uint32_t i = 0; i < op->inputs; i++) {
-            double sum = 0;
+            float *dw = &op->dw[(size_t)o * op->inputs + i];
+            double sum = op->add_params ? *dw : 0;
             for (uint32_t s = 0; s < op->samples; s++)
-                sum +=
-                    (double)op->dy[(size_t)s * op->outputs + o] * op->x[(size_t)s * op->inputs + i];
-            op->dw[(size_t)o * op->inputs + i] = (float)sum;
+                sum += (double)op->dy[s * op->dy_stride + o] * op->x[s * op->x_stride + i];
+            *dw = (float)sum;
         }
     }
 }
@@ -54,23 +54,23 @@ static int ref_linear_backward(struct tr_backend *backend, const struct tr_linea
         return 0;
     for (uint32_t s = 0; s < op->samples; s++) {
         for (uint32_t i = 0; i < op->inputs; i++) {
-            float *dx = &op->dx[(size_t)s * op->inputs + i];
+            float *dx = &op->dx[s * op->dx_stride + i];
             double sum = op->add_dx ? *dx : 0;
             for (uint32_t o = 0; o < op->outputs; o++)
-                sum +=
-                    (double)op->dy[(size_t)s * op->outputs + o] * op->w[(size_t)o * op->inputs + i];
+                sum += (double)op->dy[s * op->dy_stride + o] * op->w[(size_t)o * op->inputs + i];
             *dx = (float)sum;
         }
     }
     return 0;
 }
 
-static int ref_relu_backward(struct tr_backend *backend, size_t n, const float *y, float *dy)
+static int ref_relu_backward(struct tr_backend *backend, const struct tr_relu_grad *op)
 {
     (void)backend;
-    for (size_t i = 0; i < n; i++)
-        if (y[i] == 0)
-            dy[i] = 0;
+    for (uint32_t s = 0; s < op->samples; s++)
+        for (uint32_t c = 0; c < op->columns; c++)
+            if (op->y[s * op->y_stride + c] == 0)
+                op->dy[s * op->dy_stride + c] = 0;
     return 0;
 }
 
@@ -78,12 +78,12 @@ static int ref_dot_forward(struct tr_backend *backend, const struct tr_dot *op)
 {
     (void)backend;
     for (uint32_t s = 0; s < op->samples; s++) {
-        float *y = op->y + (size_t)s * tr_dot_pairs(op->n);
+        float *y = op->y + s * op->y_stride;
         for (uint32_t i = 0; i < op->n; i++) {
             for (uint32_t j = i + 1; j < op->n; j++) {
                 float sum = 0;
                 for (uint32_t d = 0; d < op->dim; d++)
-                    sum += op->x[i][(size_t)s * op->dim + d] * op->x[j][(size_t)s * op->dim + d];
+                    sum += op->x[i][s * op->x_stride[i] + d] * op->x[j][s * op->x_stride[j] + d];
                 *y++ = sum;
             }
         }
@@ -99,12 +99,12 @@ static size_t pair_index(uint32_t n, uint32_t i, uint32_t j)
 
 static float ref_dot_dx(const struct tr_dot_grad *op, uint32_t s, uint32_t i, uint32_t d)
 {
-    const float *dy = op->dy + (size_t)s * tr_dot_pairs(op->n);
+    const float *dy = op->dy + s * op->dy_stride;
     float sum = 0;
     for (uint32_t j = 0; j < op->n; j++)
         if (j != i)
             sum += dy[i < j ? pair_index(op->n, i, j) : pair_index(op->n, j, i)] *
-                   op->x[j][(size_t)s * op->dim + d];
+                   op->x[j][s * op->x_stride[j] + d];
     return sum;
 }
 
@@ -116,7 +116,7 @@ static int ref_dot_backward(struct tr_backend *backend, const struct tr_dot_grad
             continue;
         for (uint32_t s = 0; s < op->samples; s++) {
             for (uint32_t d = 0; d < op->dim; d++) {
-                float *dx = &op->dx[i][(size_t)s * op->dim + d];
+                float *dx = &op->dx[i][s * op->x_stride[i] + d];
                 float sum = ref_dot_dx(op, s, i, d);
                 *dx = op->add[i] ? *dx + sum : sum;
             }
