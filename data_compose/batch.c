@@ -18,6 +18,7 @@
 #include "data_compose/batch.h"
 #include "data_compose/quarantine.h"
 #include "data_compose/rows.h"
+#include "data_compose/turn.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -64,7 +65,8 @@ struct dc_batcher {
     struct before {
         bool has;
         uint64_t id;
-    } * before;        /* [world] the last batch cut for a rank, wanted or not */
+    } * before; /* [world] the last batch cut for a rank, wanted or not */
+    struct dc_turns turns;
     uint64_t **cursor; /* [n_features] scratch: where the next id goes */
 };
 
@@ -112,6 +114,7 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
     b->split = rt_xcalloc(b->n_own + 1, sizeof(*b->split));
     b->conf.world = conf->world ? conf->world : 1;
     b->before = rt_xcalloc(b->conf.world, sizeof(*b->before));
+    dc_turns_init(&b->turns, b->conf.world, data->window ? data->window : 1);
     b->cursor = rt_xcalloc(job->n_features + 1, sizeof(*b->cursor));
     for (uint32_t i = 0; i < b->n_own; i++)
         if (conf->first_sequence)
@@ -132,6 +135,7 @@ void dc_batcher_destroy(struct dc_batcher *batcher)
     rt_free(batcher->split);
     rt_free(batcher->order);
     rt_free(batcher->before);
+    dc_turns_release(&batcher->turns);
     rt_free(batcher->cursor);
     rt_free(batcher);
 }
@@ -164,6 +168,16 @@ void dc_batcher_rows(const struct dc_batcher *batcher, uint64_t *read, uint64_t 
 {
     *read = batcher->rows_read;
     *quarantined = batcher->rows_quarantined;
+}
+
+bool dc_batcher_closed(const struct dc_batcher *batcher, uint64_t *batch_id)
+{
+    return dc_turns_closed(&batcher->turns, batch_id);
+}
+
+bool dc_batcher_latest(const struct dc_batcher *batcher, uint64_t *batch_id)
+{
+    return dc_turns_latest(&batcher->turns, batch_id);
 }
 
 double dc_batcher_expected(const struct dc_batcher *batcher)
@@ -415,6 +429,20 @@ static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t 
     return batch;
 }
 
+/* The batch was cut, wanted (then it is `batch`) or not: who comes after it. */
+static void deal(struct dc_batcher *b, uint64_t id, struct dc_batch *batch)
+{
+    uint32_t rank = rt_batch_rank(id, b->conf.world);
+    uint64_t before;
+    bool has = dc_turns_deal(&b->turns, rank, id, &before);
+
+    b->before[rank] = (struct before){true, id};
+    if (batch) {
+        batch->has_turn_before = has;
+        batch->turn_before = before;
+    }
+}
+
 /* Cut the next batch that is wanted from the draining split. */
 static int drain(struct dc_batcher *b, struct dc_batch **out)
 {
@@ -433,7 +461,7 @@ static int drain(struct dc_batcher *b, struct dc_batch **out)
             if (!*out)
                 return DC_TURN_FULL;
         }
-        b->before[rt_batch_rank(id, b->conf.world)] = (struct before){true, id};
+        deal(b, id, *out);
         b->at_order += n;
         split->sequence++;
         if (*out)

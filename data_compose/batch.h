@@ -22,12 +22,14 @@ struct dc_batch {
     uint64_t id; /* runtime/job/batch_id.h */
     uint32_t samples;
     bool has_before;
-    uint64_t before;    /* of the same rank, just before it in this pass, wanted or not */
-    uint64_t digest;    /* XXH3-64 of the bytes of ids */
-    uint32_t *n_ids;    /* [n_features] */
-    uint32_t *layout;   /* [n_features] enum wire_layout */
-    struct rt_buf *ids; /* the payload of PutBatch */
-    uint64_t key_bytes; /* 0: no keys, or all are empty */
+    uint64_t before; /* of the same rank, just before it in this pass, wanted or not */
+    bool has_turn_before;
+    uint64_t turn_before;           /* of any rank, of the turn before (turn.h) */
+    uint64_t digest;                /* XXH3-64 of the bytes of ids */
+    uint32_t *n_ids;                /* [n_features] */
+    uint32_t *layout;               /* [n_features] enum wire_layout */
+    struct rt_buf *ids;             /* the payload of PutBatch */
+    uint64_t key_bytes;             /* 0: no keys, or all are empty */
     struct rt_buf *samples_payload; /* of TrainBatch: dense, labels, weights, groups, keys */
 };
 void dc_batch_destroy(struct dc_batch *batch); /* NULL is legal */
@@ -64,6 +66,10 @@ int dc_batcher_turn(struct dc_batcher *batcher, struct dc_batch **out);
 double dc_batcher_expected(const struct dc_batcher *batcher);
 /* So far; complete after DC_TURN_END. The split must be ours. */
 void dc_batcher_split(const struct dc_batcher *batcher, uint32_t split, struct dc_split_end *out);
+/* true: *batch_id is a batch of the latest turn that no batch to come is of (turn.h). */
+bool dc_batcher_closed(const struct dc_batcher *batcher, uint64_t *batch_id);
+/* true: *batch_id is a batch of the latest turn so far. */
+bool dc_batcher_latest(const struct dc_batcher *batcher, uint64_t *batch_id);
 void dc_batcher_rows(const struct dc_batcher *batcher, uint64_t *read, uint64_t *quarantined);
 
 #endif

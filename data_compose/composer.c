@@ -69,17 +69,27 @@ void dc_pump(struct dc_composer *composer)
 
 /* ---- peers ---- */
 
+/* A rank with another incarnation has forgotten what it was told; rank 0 the phase itself. */
+static void on_rank_up(struct dc_composer *c, struct dc_rank *rank)
+{
+    uint64_t before = rank->incarnation;
+
+    rank->incarnation = rt_peer_incarnation(rank->peer);
+    if (!before || before == rank->incarnation)
+        return;
+    rt_log(RT_LOG_WARN, "trainer_restarted peer=%s", rt_peer_name(rank->peer));
+    if (rank == &c->rank[0])
+        dc_phase_reset(c);
+    else
+        dc_phase_rank_lost(c, rank);
+}
+
 static void on_peer_up(void *ctx, struct rt_peer *peer)
 {
     struct dc_composer *c = ctx;
 
-    if (c->rank && peer == c->rank[0].peer && rt_peer_incarnation(peer) != c->trainer_incarnation) {
-        if (c->trainer_incarnation) {
-            rt_log(RT_LOG_WARN, "trainer_restarted peer=%s", rt_peer_name(peer));
-            dc_phase_reset(c);
-        }
-        c->trainer_incarnation = rt_peer_incarnation(peer);
-    }
+    if (rt_peer_role(peer) == RT_ROLE_TRAINER)
+        on_rank_up(c, &c->rank[rt_peer_index(peer)]);
     c->ask_not_before_ns = 0;
     dc_pump(c);
 }
@@ -129,6 +139,13 @@ void dc_composer_on_trainer(struct dc_composer *composer, uint32_t index, uint32
         (c->world && replicas != c->world)) {
         rt_log(RT_LOG_WARN, "hello_ignored role=trainer index=%u replicas=%u world=%u", index,
                replicas, c->world);
+        return;
+    }
+    if (!c->world && (uint64_t)replicas * c->job->data.window > DC_OPEN_MAX) {
+        dc_fail(c, RT_FAIL(RT_EUSAGE,
+                           "data.window %u x %u trainers is over %u open batches: expected "
+                           "data.window of at most %u",
+                           c->job->data.window, replicas, DC_OPEN_MAX, DC_OPEN_MAX / replicas));
         return;
     }
     if (!c->world) {
@@ -237,7 +254,8 @@ void dc_composer_destroy(struct dc_composer *composer)
     rt_timer_stop(c->io, &c->work);
     rt_timer_stop(c->io, &c->pause);
     rt_rpc_destroy(c->rpc); /* answers all calls: no batch has one out any more */
-    dc_send_drop(c);
+    dc_send_drop(c, false);
+    dc_send_drop(c, true);
     dc_phase_release(c);
     rt_free(c->rank);
     rt_free((void *)c->middleware);
@@ -250,7 +268,7 @@ void dc_composer_status(const struct dc_composer *composer, struct dc_status *ou
     static const char *const stage[] = {
         [DC_FREQUENCIES] = "frequencies",
         [DC_TRUTH] = "truth",
-        [DC_ASKING] = "waiting",
+        [DC_WAITING] = "waiting",
         [DC_STATISTICS] = "statistics",
         [DC_COUNTING] = "counting",
         [DC_PASS] = "train",

@@ -1,9 +1,14 @@
 /* data_compose/phase.c -- what a composer does when: the stages of state.h.
  *
- * The trainer's rank 0 leads. AwaitPhase tells the phase and the ledger; we make one pass over the set it
- * asks for, skip what the ledger has as finished, say EndOfEpoch to every rank once all batches were sent, and
- * ask again. The sequence of a split runs on over epochs: it begins at epoch x batches of a pass. Whoever
- * has made a pass knows that number; who was restarted in a later epoch counts first.
+ * The trainer's rank 0 leads. AwaitPhase tells the phase and the ledger, and is out again at once to hear of
+ * the next. We make one pass over the set that the phase asks for, skip what the ledger has as finished, and
+ * say EndOfEpoch to every rank once its batches were sent. The sequence of a split runs on over the passes:
+ * it begins at passes before x batches of a pass. Whoever has made a pass knows that number; who was
+ * restarted later counts first.
+ *
+ * An evaluation may come in the midst of an epoch. The training pass is then kept as it stands, with its
+ * parser, its batcher, the batch it holds and those that are open at the ranks; a pass over the test set is
+ * made beside it; and when the phase says the same training epoch again, the kept pass goes on.
  *
  * All reading is done in slices from a timer of zero delay, so heartbeats and replies are served between. */
 #include "data_compose/state.h"
@@ -34,11 +39,19 @@ static struct dc_feed_conf feed_conf(const struct dc_composer *c, bool evaluate)
         .synthetic = c->synthetic,
         .synthetic_rows = evaluate ? c->synthetic_conf.test_rows : c->synthetic_conf.rows,
         .evaluate = evaluate,
-        .parser = c->parser,
+        .parser = c->pass[evaluate].parser,
     };
 }
 
 /* ---- life ---- */
+
+static int init_pass(struct dc_composer *c, struct dc_pass *pass)
+{
+    int err = dc_parser_create(c->job, &pass->parser);
+
+    pass->ledger = rt_xcalloc(c->job->data.splits, sizeof(*pass->ledger));
+    return err ? err : rt_arena_create(PHASE_BYTES, &pass->arena);
+}
 
 /* Every composer counts for itself (why: frequency.c), once in its life. */
 static int enter_frequencies(struct dc_composer *c)
@@ -57,17 +70,16 @@ int dc_phase_init(struct dc_composer *composer)
 {
     struct dc_composer *c = composer;
     const struct rt_data_conf *data = &c->job->data;
-    int err = dc_parser_create(c->job, &c->parser);
+    int err = rt_arena_create(PHASE_BYTES, &c->phase_arena);
 
     c->best_auc = c->epoch_rows = NAN;
-    c->stage = DC_ASKING;
-    if (!err)
-        err = rt_arena_create(PHASE_BYTES, &c->phase_arena);
+    c->stage = DC_WAITING;
+    for (int i = 0; i < 2 && !err; i++)
+        err = init_pass(c, &c->pass[i]);
     if (!err && is_synthetic(c))
         err = dc_synthetic_conf_read(data->synthetic, NULL, &c->synthetic_conf);
     if (err)
         return err;
-    c->ledger = rt_xcalloc(data->splits, sizeof(*c->ledger));
     for (int i = 0; i < 2; i++) {
         c->set[i].batches = rt_xcalloc(data->splits, sizeof(uint64_t));
         c->set[i].rows = rt_xcalloc(data->splits, sizeof(uint64_t));
@@ -89,12 +101,18 @@ int dc_phase_init(struct dc_composer *composer)
 
 void dc_phase_release(struct dc_composer *composer)
 {
-    dc_batcher_destroy(composer->batcher);
+    for (int i = 0; i < 2; i++) {
+        struct dc_pass *pass = &composer->pass[i];
+
+        dc_batcher_destroy(pass->batcher);
+        dc_parser_destroy(pass->parser);
+        rt_arena_destroy(pass->arena);
+        rt_free((void *)pass->ledger);
+    }
     dc_statistics_destroy(composer->statistics);
     dc_frequency_destroy(composer->frequent);
     dc_feed_destroy(composer->truth_feed);
     dc_auc_destroy(composer->truth);
-    dc_parser_destroy(composer->parser);
     dc_synthetic_destroy(composer->synthetic);
     dc_quarantine_destroy(composer->quarantine);
     for (int i = 0; i < 2; i++) {
@@ -102,8 +120,18 @@ void dc_phase_release(struct dc_composer *composer)
         rt_free(composer->set[i].rows);
         rt_free(composer->set[i].quarantined);
     }
-    rt_free((void *)composer->ledger);
     rt_arena_destroy(composer->phase_arena);
+}
+
+/* Give a pass up, with its open batches. */
+static void drop_pass(struct dc_composer *c, bool evaluate)
+{
+    struct dc_pass *pass = &c->pass[evaluate];
+
+    dc_send_drop(c, evaluate);
+    dc_batcher_destroy(pass->batcher);
+    pass->batcher = NULL;
+    pass->exists = false;
 }
 
 void dc_phase_reset(struct dc_composer *composer)
@@ -112,40 +140,50 @@ void dc_phase_reset(struct dc_composer *composer)
 
     if (c->stage == DC_FREQUENCIES) /* nothing of a phase is here yet */
         return;
-    dc_send_drop(c);
-    dc_batcher_destroy(c->batcher);
+    drop_pass(c, false);
+    drop_pass(c, true);
     dc_statistics_destroy(c->statistics);
-    c->batcher = NULL;
     c->statistics = NULL;
     c->phase = 0;
-    c->end_phase++;
+    dc_end_forget(c);
     atomic_store_explicit(&c->rows_read, c->rows_before, memory_order_relaxed);
     atomic_store_explicit(&c->rows_quarantined, c->quarantined_before, memory_order_relaxed);
     if (c->stage != DC_TRUTH && c->stage != DC_FAILED)
-        c->stage = DC_ASKING;
+        c->stage = DC_WAITING;
+}
+
+void dc_phase_rank_lost(struct dc_composer *composer, struct dc_rank *rank)
+{
+    rank->end_acked = rank->nothing_told = false;
+    if (composer->stage == DC_WAITING && dc_pass_now(composer)->exists)
+        composer->stage = DC_ENDING; /* all others have acked, and need not be told again */
 }
 
 /* ---- the ledger ---- */
 
-static void keep_ledger(struct dc_composer *c, const struct wire_await_phase_reply *reply)
+static void keep_ledger(struct dc_composer *c, struct dc_pass *pass,
+                        const struct wire_await_phase_reply *reply)
 {
+    struct rt_arena *arena = pass->arena;
     uint32_t base = c->evaluate ? RT_SPLIT_EVALUATE : 0;
 
-    memset((void *)c->ledger, 0, c->job->data.splits * sizeof(*c->ledger));
+    pass->arena = c->phase_arena; /* the reply lies in it */
+    c->phase_arena = arena;
+    memset((void *)pass->ledger, 0, c->job->data.splits * sizeof(*pass->ledger));
     for (uint32_t i = 0; i < reply->n_ledger; i++) {
         uint32_t split = reply->ledger[i].split - base; /* others wrap round and are out of range */
 
         if (split < c->job->data.splits)
-            c->ledger[split] = &reply->ledger[i];
+            pass->ledger[split] = &reply->ledger[i];
     }
 }
 
 /* struct dc_batcher_conf.skip */
 static bool is_finished(void *ctx, uint64_t batch_id)
 {
-    const struct dc_composer *c = ctx;
-    uint32_t split = rt_batch_split(batch_id) - (c->evaluate ? RT_SPLIT_EVALUATE : 0);
-    const struct wire_split_ledger *l = c->ledger[split];
+    const struct dc_pass *pass = ctx;
+    uint32_t split = rt_batch_split(batch_id) % RT_SPLIT_EVALUATE;
+    const struct wire_split_ledger *l = pass->ledger[split];
     uint64_t sequence = rt_batch_sequence(batch_id);
 
     if (!l || sequence < l->finished_low)
@@ -166,24 +204,25 @@ static bool skip_all(void *ctx, uint64_t batch_id)
 static int start_pass(struct dc_composer *c, bool count_only)
 {
     struct dc_set *set = &c->set[c->evaluate];
+    struct dc_pass *pass = dc_pass_now(c);
     uint64_t *first = rt_xcalloc(c->job->data.splits, sizeof(*first));
     struct dc_batcher_conf conf = {
         .feed = feed_conf(c, c->evaluate),
         .world = c->world,
         .index = c->conf.identity.index,
         .size = c->conf.size,
-        .epoch = c->epoch,
+        .epoch = pass->epoch,
         .first_sequence = first,
         .quarantine = count_only ? NULL : c->quarantine,
         .record_bad = !c->recorded[c->evaluate],
         .skip = count_only ? skip_all : is_finished,
-        .ctx = c,
+        .ctx = pass,
     };
 
     for (uint32_t s = 0; set->known && s < c->job->data.splits; s++)
-        first[s] = c->epoch * set->batches[s];
-    rt_assert(!c->batcher);
-    int err = dc_batcher_create(&conf, &c->batcher);
+        first[s] = pass->number * set->batches[s];
+    rt_assert(!pass->batcher);
+    int err = dc_batcher_create(&conf, &pass->batcher);
     rt_free(first);
     c->stage = count_only ? DC_COUNTING : DC_PASS;
     return err;
@@ -198,7 +237,7 @@ static int learn_set(struct dc_composer *c)
     for (uint32_t s = c->conf.identity.index; s < c->job->data.splits; s += c->conf.size) {
         struct dc_split_end end;
 
-        dc_batcher_split(c->batcher, s, &end);
+        dc_batcher_split(dc_pass_now(c)->batcher, s, &end);
         if (set->known &&
             (end.rows_read != set->rows[s] || end.rows_quarantined != set->quarantined[s]))
             return RT_FAIL(RT_EDATA,
@@ -221,8 +260,8 @@ static void count_rows(struct dc_composer *c)
 
     if (c->evaluate || c->stage != DC_PASS)
         return;
-    dc_batcher_rows(c->batcher, &read, &bad);
-    c->epoch_rows = dc_batcher_expected(c->batcher);
+    dc_batcher_rows(dc_pass_now(c)->batcher, &read, &bad);
+    c->epoch_rows = dc_batcher_expected(dc_pass_now(c)->batcher);
     atomic_store_explicit(&c->rows_read, c->rows_before + read, memory_order_relaxed);
     atomic_store_explicit(&c->rows_quarantined, c->quarantined_before + bad, memory_order_relaxed);
 }
@@ -230,10 +269,11 @@ static void count_rows(struct dc_composer *c)
 static int end_pass(struct dc_composer *c)
 {
     bool counted = c->stage == DC_COUNTING;
+    struct dc_pass *pass = dc_pass_now(c);
     int err = learn_set(c);
 
-    dc_batcher_destroy(c->batcher);
-    c->batcher = NULL;
+    dc_batcher_destroy(pass->batcher);
+    pass->batcher = NULL;
     if (err)
         return err;
     if (counted)
@@ -241,17 +281,14 @@ static int end_pass(struct dc_composer *c)
     c->recorded[c->evaluate] = true;
     c->rows_before = atomic_load_explicit(&c->rows_read, memory_order_relaxed);
     c->quarantined_before = atomic_load_explicit(&c->rows_quarantined, memory_order_relaxed);
-    c->stage = DC_ENDING;
-    c->end_phase++;
-    for (uint32_t r = 0; r < c->world; r++)
-        c->rank[r].end_out = c->rank[r].end_acked = false;
+    dc_end_begin(c);
     return 0;
 }
 
 static int turn_pass(struct dc_composer *c)
 {
     struct dc_batch *batch = NULL;
-    int rc = dc_batcher_turn(c->batcher, &batch);
+    int rc = dc_batcher_turn(dc_pass_now(c)->batcher, &batch);
 
     if (rc < 0)
         return rc;
@@ -281,14 +318,14 @@ static int turn_truth(struct dc_composer *c)
             dc_auc_destroy(c->truth);
             c->truth_feed = NULL;
             c->truth = NULL;
-            c->stage = DC_ASKING;
+            c->stage = DC_WAITING;
             return 0;
         }
         int err = dc_feed_parse(c->truth_feed);
         if (err)
             return err;
         dc_auc_add(c->truth, dc_feed_probability(c->truth_feed),
-                   dc_parser_view(c->parser)->label[0]);
+                   dc_parser_view(c->pass[true].parser)->label[0]);
     }
     return 0;
 }
@@ -301,14 +338,15 @@ static int turn_frequencies(struct dc_composer *c)
     if (rc != 0)
         return rc < 0 ? rc : 0;
     c->frequent = dc_statistics_take_frequent(c->statistics);
-    dc_parser_frequent(c->parser, c->frequent);
+    for (int i = 0; i < 2; i++)
+        dc_parser_frequent(c->pass[i].parser, c->frequent);
     dc_frequency_totals(c->frequent, &distinct, &kept);
     rt_log(RT_LOG_INFO, "frequencies ids=%" PRIu64 " kept=%" PRIu64, distinct, kept);
     if (c->conf.identity.index != 0 || !dc_statistics_wanted(c->job)) {
         dc_statistics_destroy(c->statistics);
         c->statistics = NULL;
     } /* else they are there already when the trainer asks */
-    c->stage = c->truth_feed ? DC_TRUTH : DC_ASKING;
+    c->stage = c->truth_feed ? DC_TRUTH : DC_WAITING;
     return 0;
 }
 
@@ -317,11 +355,11 @@ static int turn_statistics(struct dc_composer *c)
     int rc = dc_statistics_turn(c->statistics);
 
     if (rc == 0)
-        c->stage = DC_ASKING; /* the next AwaitPhase brings them */
+        c->stage = DC_WAITING; /* the next AwaitPhase brings them */
     return rc < 0 ? rc : 0;
 }
 
-bool dc_phase_wants_turn(const struct dc_composer *composer)
+bool dc_phase_wants_turn(struct dc_composer *composer)
 {
     switch (composer->stage) {
     case DC_FREQUENCIES:
@@ -373,14 +411,47 @@ static int enter_statistics(struct dc_composer *c)
     return dc_statistics_create(&conf, &c->statistics);
 }
 
+static bool in_pass(const struct dc_composer *c)
+{
+    return c->stage == DC_COUNTING || c->stage == DC_PASS || c->stage == DC_ENDING;
+}
+
+/* The running pass stands aside. One that has told its end to all tells it again when it goes on: with the
+ * phase's new number, to ranks that may have heard the old one too late. */
+static void set_aside(struct dc_composer *c)
+{
+    struct dc_pass *pass = dc_pass_now(c);
+
+    pass->stage = in_pass(c) ? c->stage : DC_ENDING;
+    dc_end_forget(c);
+}
+
+static int go_on(struct dc_composer *c)
+{
+    c->stage = dc_pass_now(c)->stage;
+    if (c->stage == DC_ENDING)
+        dc_end_begin(c);
+    return 0;
+}
+
 static int enter_pass(struct dc_composer *c, const struct wire_await_phase_reply *reply)
 {
-    int err = dc_statistics_apply(c->job, reply->statistics, reply->n_statistics, c->parser);
+    bool evaluate = reply->kind == WIRE_PHASE_EVALUATE;
+    struct dc_pass *pass = &c->pass[evaluate];
 
+    set_aside(c);
+    c->evaluate = evaluate;
     c->epoch = reply->epoch;
-    c->evaluate = reply->kind == WIRE_PHASE_EVALUATE;
-    keep_ledger(c, reply);
-    return err ? err : start_pass(c, c->epoch > 0 && !c->set[c->evaluate].known);
+    if (!evaluate && pass->exists && pass->number == reply->pass)
+        return go_on(c);
+    if (pass->batcher || pass->held)
+        drop_pass(c, evaluate); /* else what is still open waits for its outcome only */
+    pass->exists = true;
+    pass->epoch = reply->epoch;
+    pass->number = reply->pass;
+    int err = dc_statistics_apply(c->job, reply->statistics, reply->n_statistics, pass->parser);
+    keep_ledger(c, pass, reply);
+    return err ? err : start_pass(c, pass->number > 0 && !c->set[evaluate].known);
 }
 
 static int enter_phase(struct dc_composer *c, const struct wire_await_phase_reply *reply)
@@ -394,10 +465,18 @@ static int enter_phase(struct dc_composer *c, const struct wire_await_phase_repl
     c->statistics = NULL;
     if (reply->kind != WIRE_PHASE_DONE)
         return enter_pass(c, reply);
+    drop_pass(c, false); /* training may end before its data do (global.max_steps) */
+    drop_pass(c, true);
     c->stage = DC_DONE;
     if (c->conf.done)
         c->conf.done(c->conf.ctx);
     return 0;
+}
+
+/* Does AwaitPhase go out, or count when it comes back? */
+static bool awaits(const struct dc_composer *c)
+{
+    return c->stage == DC_WAITING || in_pass(c);
 }
 
 static void on_phase(void *arg, int err, const struct rt_frame *frame)
@@ -414,14 +493,14 @@ static void on_phase(void *arg, int err, const struct rt_frame *frame)
         dc_pause(c);
         return;
     }
-    if (!err && c->stage != DC_ASKING)
+    if (!err && !awaits(c))
         return;
     if (!err) {
         rt_arena_reset(c->phase_arena);
         err = wire_await_phase_reply_unpack(frame->message, frame->header.message_size,
                                             c->phase_arena, &reply);
     }
-    if (!err)
+    if (!err && reply.phase != c->phase)
         err = enter_phase(c, &reply);
     if (err)
         dc_fail(c, rt_fail_prefix(err, "phase %" PRIu64 ": ", c->phase));
@@ -444,109 +523,12 @@ static int ask(struct dc_composer *c)
     return err;
 }
 
-/* ---- EndOfEpoch ---- */
-
-static void on_end(void *arg, int err, const struct rt_frame *reply)
-{
-    struct dc_rank *rank = arg;
-    struct dc_composer *c = rank->composer;
-
-    (void)reply;
-    rank->end_out = false;
-    if (c->destroying || c->failed || rank->end_phase != c->end_phase || c->stage != DC_ENDING)
-        return;
-    if (err == RT_EPEER || err == RT_EDEADLINE || err == RT_ECANCELED || err == RT_ENOTREADY) {
-        dc_pause(c);
-        return;
-    }
-    if (err) {
-        dc_fail(c, rt_fail_prefix(err, "EndOfEpoch at %s: ", rt_peer_name(rank->peer)));
-        return;
-    }
-    rank->end_acked = true;
-    dc_pump(c);
-}
-
-/* Every split of ours, the empty ones too, with totals since the job's start. */
-static uint32_t list_ends(const struct dc_composer *c, struct wire_split_ledger *out)
-{
-    const struct dc_set *set = &c->set[c->evaluate];
-    uint64_t passes = c->epoch + 1;
-    uint32_t n = 0;
-
-    for (uint32_t s = c->conf.identity.index; s < c->job->data.splits; s += c->conf.size)
-        out[n++] = (struct wire_split_ledger){
-            .split = s + (c->evaluate ? RT_SPLIT_EVALUATE : 0),
-            .rows_read = passes * set->rows[s],
-            .rows_quarantined = passes * set->quarantined[s],
-            .end_sequence = passes * set->batches[s],
-        };
-    return n;
-}
-
-static int send_end(struct dc_composer *c, struct dc_rank *rank)
-{
-    struct wire_split_ledger *ended = rt_xcalloc(c->job->data.splits, sizeof(*ended));
-    struct wire_end_of_epoch message = {
-        .phase = c->phase,
-        .epoch = c->epoch,
-        .evaluate = c->evaluate,
-        .composer = c->conf.identity.index,
-        .n_ended = list_ends(c, ended),
-        .ended = ended,
-    };
-    int err = wire_end_of_epoch_pack(&message, &c->out);
-
-    rt_free(ended);
-    if (err)
-        return err;
-    struct rt_outgoing out = {.message = c->out.data, .message_size = c->out.size};
-    rank->end_phase = c->end_phase;
-    err = rt_rpc_call(rank->peer, WIRE_END_OF_EPOCH, &out, DC_END_DEADLINE_NS, on_end, rank);
-    rank->end_out = err == 0;
-    return err;
-}
-
-/* Batches before their end: what is held or not yet sent once goes first. */
-static bool all_sent_once(const struct dc_composer *c)
-{
-    if (c->held)
-        return false;
-    for (const struct dc_open *o = c->first; o; o = o->next)
-        if (o->attempt == 1 && o->state != DC_TRAINING)
-            return false;
-    return true;
-}
-
-static int pump_ends(struct dc_composer *c)
-{
-    uint32_t acked = 0;
-
-    if (!all_sent_once(c))
-        return 0;
-    for (uint32_t r = 0; r < c->world; r++) {
-        struct dc_rank *rank = &c->rank[r];
-
-        acked += rank->end_acked;
-        if (rank->end_acked || rank->end_out || !dc_rank_up(c, r))
-            continue;
-        int err = send_end(c, rank);
-        if (err)
-            return err;
-    }
-    if (acked == c->world)
-        c->stage = DC_ASKING;
-    return 0;
-}
-
 void dc_phase_pump(struct dc_composer *composer)
 {
     struct dc_composer *c = composer;
-    int err = 0;
+    int err = dc_end_pump(c);
 
-    if (c->stage == DC_ENDING)
-        err = pump_ends(c);
-    if (!err && c->stage == DC_ASKING && !c->asking && dc_rank_up(c, 0) &&
+    if (!err && awaits(c) && !c->asking && dc_rank_up(c, 0) &&
         rt_io_now(c->io) >= c->ask_not_before_ns)
         err = ask(c);
     if (err == RT_EPEER || err == RT_EFULL)

@@ -33,7 +33,7 @@ static void append(struct dc_composer *c, struct dc_open *o)
     else
         c->first = o;
     c->last = o;
-    c->rank[o->rank].open++;
+    c->rank[o->rank].open[o->evaluate]++;
     count_open(c, 1);
 }
 
@@ -50,7 +50,7 @@ static void forget(struct dc_open *o)
         o->next->prev = o->prev;
     else
         c->last = o->prev;
-    c->rank[o->rank].open--;
+    c->rank[o->rank].open[o->evaluate]--;
     count_open(c, -1);
 }
 
@@ -60,55 +60,72 @@ static void release(struct dc_open *o)
     rt_free(o);
 }
 
+/* Room at its rank, and no batch of its split is stuck so far behind that this one would pass out of what ledger
+ * and filters tell apart. */
+static bool may_open(const struct dc_composer *c, const struct dc_open *o)
+{
+    if (c->rank[o->rank].open[o->evaluate] >= c->job->data.window)
+        return false;
+    for (const struct dc_open *p = c->first; p; p = p->next)
+        if (rt_batch_split(p->batch->id) == rt_batch_split(o->batch->id) &&
+            rt_batch_sequence(o->batch->id) - rt_batch_sequence(p->batch->id) >= DC_OPEN_MAX)
+            return false;
+    return true;
+}
+
+static void open_held(struct dc_composer *c)
+{
+    struct dc_pass *pass = dc_pass_now(c);
+    struct dc_open *o = pass->held;
+
+    if (!o || !may_open(c, o))
+        return;
+    pass->held = NULL;
+    append(c, o);
+}
+
 void dc_send_open(struct dc_composer *composer, struct dc_batch *batch)
 {
     struct dc_open *o = rt_xcalloc(1, sizeof(*o));
 
-    rt_assert(!composer->held);
+    rt_assert(!dc_pass_now(composer)->held);
     o->composer = composer;
     o->batch = batch;
     o->rank = rt_batch_rank(batch->id, composer->world);
     o->attempt = 1;
     o->evaluate = composer->evaluate;
     o->epoch = composer->epoch;
-    composer->held = o;
-    dc_send_held(composer);
+    dc_pass_now(composer)->held = o;
+    open_held(composer);
 }
 
-void dc_send_held(struct dc_composer *composer)
+bool dc_send_room(struct dc_composer *composer)
 {
-    struct dc_open *o = composer->held;
-
-    if (!o || composer->rank[o->rank].open >= composer->job->data.window)
-        return;
-    composer->held = NULL;
-    append(composer, o);
-}
-
-bool dc_send_room(const struct dc_composer *composer)
-{
-    if (composer->held)
+    if (dc_pass_now(composer)->held)
         return false;
     for (uint32_t r = 0; r < composer->world; r++)
-        if (composer->rank[r].open < composer->job->data.window)
+        if (composer->rank[r].open[composer->evaluate] < composer->job->data.window)
             return true;
     return false;
 }
 
-void dc_send_drop(struct dc_composer *composer)
+void dc_send_drop(struct dc_composer *composer, bool evaluate)
 {
+    struct dc_pass *pass = &composer->pass[evaluate];
     struct dc_open *next;
 
     for (struct dc_open *o = composer->first; o; o = next) {
         next = o->next;
+        if (o->evaluate != evaluate)
+            continue;
         forget(o);
         o->dropped = true;
         if (o->state == DC_PUT_NEXT || o->state == DC_TRAIN_NEXT)
             release(o);
     }
-    if (composer->held)
-        release(composer->held);
-    composer->held = NULL;
+    if (pass->held)
+        release(pass->held);
+    pass->held = NULL;
 }
 
 /* ---- outcomes ---- */
@@ -185,10 +202,11 @@ static void close_batch(struct dc_open *o, const struct wire_train_batch_reply *
     release(o);
 }
 
-static void retry(struct dc_open *o)
+/* What is lost on the way is not the batch's fault, however often it is. */
+static void retry(struct dc_open *o, bool failed)
 {
     atomic_fetch_add_explicit(&o->composer->batches_retried, 1, memory_order_relaxed);
-    o->attempt++;
+    o->attempt += failed;
     again(o, DC_PUT_NEXT);
 }
 
@@ -213,11 +231,11 @@ static void on_train(void *arg, int err, const struct rt_frame *reply)
     if (!err && reply)
         err = read_outcome(reply, arena, &outcome);
     if (err && passing(err))
-        retry(o);
+        retry(o, false);
     else if (err)
         refuse(o, "TrainBatch", c->rank[o->rank].peer, err);
     else if (outcome.outcome == WIRE_RETRY)
-        retry(o);
+        retry(o, outcome.failed);
     else
         close_batch(o, &outcome);
     rt_arena_destroy(arena);
@@ -292,6 +310,8 @@ static int train(struct dc_open *o)
         .attempt = o->attempt,
         .has_before = b->has_before,
         .before = b->before,
+        .has_turn_before = b->has_turn_before,
+        .turn_before = b->turn_before,
     };
     struct rt_piece piece = {b->samples_payload->data, b->samples_payload->size,
                              b->samples_payload};
@@ -307,8 +327,11 @@ static int train(struct dc_open *o)
         return err;
     struct rt_outgoing out = {b->id, 0, c->out.data, c->out.size, &piece, 1};
     err = rt_rpc_call(c->rank[o->rank].peer, WIRE_TRAIN_BATCH, &out, 0, on_train, o);
-    if (!err)
+    if (!err) {
         o->state = DC_TRAINING;
+        o->sent = true;
+        c->rank[o->rank].nothing_told = false; /* the rank takes it back by this batch */
+    }
     return err;
 }
 
@@ -316,7 +339,7 @@ void dc_send_pump(struct dc_composer *composer)
 {
     uint64_t now = rt_io_now(composer->io);
 
-    dc_send_held(composer);
+    open_held(composer);
     for (struct dc_open *o = composer->first; o; o = o->next) {
         int err = 0;
 

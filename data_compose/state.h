@@ -1,8 +1,9 @@
-/* data_compose/state.h -- a composer from the inside; private to composer.c, phase.c, send.c.
+/* data_compose/state.h -- a composer from the inside; private to composer.c, phase.c, send.c, end.c.
  *
  *   composer.c  life, peers, the two timers
  *   phase.c     what to do now: ask, one pass over a set in slices, say that splits have ended
- *   send.c      open batches: put, train, again, done */
+ *   send.c      open batches: put, train, again, done
+ *   end.c       what comes no more: EndOfEpoch, NothingYet */
 #ifndef DC_STATE_H
 #define DC_STATE_H
 
@@ -13,22 +14,29 @@
 #include "data_compose/statistics.h"
 #include "data_compose/synthetic.h"
 
+#include "runtime/job/batch_id.h"
 #include "runtime/wire/batch.h"
 
 #define DC_PUT_DEADLINE_NS (10 * 1000000000ull)
 #define DC_END_DEADLINE_NS (30 * 1000000000ull)
 #define DC_PAUSE_NS        (50 * 1000000ull) /* before something refused is tried again */
 #define DC_WORLD_MAX       4096u
+/* data.window x ranks: an owner's filter, and the ledger, tell RT_BATCH_WINDOW sequences of a split apart. Batches
+ * that are open together are at most half of that apart, so none is taken for one that is over. */
+#define DC_OPEN_MAX (RT_BATCH_WINDOW / 2)
 
 /* FREQUENCIES -dc_phase_turn-> TRUTH
- * TRUTH -dc_phase_turn-> ASKING -on_phase-> STATISTICS -> ASKING
- *                               -on_phase-> [COUNTING ->] PASS -> ENDING -all ranks acked-> ASKING
- *                               -on_phase-> DONE
- * any -dc_fail-> FAILED;  any but FREQUENCIES, TRUTH -rank 0 has a new incarnation-> ASKING (dc_phase_reset) */
+ * TRUTH -dc_phase_turn-> WAITING -on_phase-> STATISTICS -> WAITING
+ *                                -on_phase-> [COUNTING ->] PASS -> ENDING -all ranks acked-> WAITING
+ *                                -on_phase-> DONE
+ * COUNTING, PASS, ENDING of training -on_phase, evaluate-> the pass is kept as it is, a pass over the test
+ *     set begins; -on_phase, the same training epoch again-> the kept pass goes on
+ * any -dc_fail-> FAILED;  any but FREQUENCIES, TRUTH -rank 0 has a new incarnation-> WAITING (dc_phase_reset)
+ * AwaitPhase is out all the while, but for FREQUENCIES, TRUTH and STATISTICS. */
 enum dc_stage {
     DC_FREQUENCIES, /* where a column has min_frequency: one pass to count ids, and the statistics in passing */
     DC_TRUTH,      /* composer 0, synthetic: the best possible AUC of the test rows */
-    DC_ASKING,     /* AwaitPhase is out, or waits for trainer rank 0 */
+    DC_WAITING,    /* for the next phase */
     DC_STATISTICS, /* one pass for the columns to be standardized */
     DC_COUNTING,   /* restarted in a later epoch: one pass to learn how many batches a split has */
     DC_PASS,       /* making batches */
@@ -47,7 +55,8 @@ struct dc_open {
     struct dc_composer *composer;
     struct dc_batch *batch;
     enum dc_open_state state;
-    uint32_t rank, attempt;
+    uint32_t rank, attempt; /* attempt: 1 + failures of its own */
+    bool sent;              /* TrainBatch was called once at least */
     bool evaluate, dropped; /* dropped: of a phase that was given up; freed with its call */
     uint64_t epoch;
     uint64_t not_before_ns;
@@ -61,12 +70,28 @@ struct dc_set {
     uint64_t *batches, *rows, *quarantined;
 };
 
+/* One pass over a set. That over the training files waits while an evaluation is made in its midst. */
+struct dc_pass {
+    struct dc_parser *parser;
+    struct dc_batcher *batcher; /* NULL: there is no pass, or it has ended */
+    struct dc_open *held;       /* made, but there is no room for it */
+    bool exists;
+    enum dc_stage stage; /* COUNTING, PASS, ENDING: where it stands while it waits */
+    uint64_t epoch;
+    uint64_t number;                         /* passes over this set before */
+    struct rt_arena *arena;                  /* of the ledger */
+    const struct wire_split_ledger **ledger; /* [splits] NULL: nothing known of the split */
+};
+
 struct dc_rank {
     struct dc_composer *composer;
     struct rt_peer *peer; /* NULL before its hello */
-    uint32_t open;        /* batches */
+    uint64_t incarnation; /* of the peer that was told what follows */
+    uint32_t open[2];     /* batches: training, evaluation */
     bool end_out, end_acked;
     uint32_t end_phase; /* counts resets: a late reply of an earlier EndOfEpoch is not this one's */
+    bool nothing_out, nothing_told; /* NothingYet */
+    struct wire_nothing_yet nothing;
 };
 
 struct dc_composer {
@@ -81,9 +106,8 @@ struct dc_composer {
     enum dc_stage stage;
     struct wire_out out;
 
-    struct dc_rank *rank;         /* [world] */
-    uint32_t world;               /* 0: not known yet */
-    uint64_t trainer_incarnation; /* rank 0's, of the phase that we know */
+    struct dc_rank *rank; /* [world] */
+    uint32_t world;       /* 0: not known yet */
     struct rt_peer **middleware;
     uint32_t n_middlewares, next_middleware;
 
@@ -92,16 +116,13 @@ struct dc_composer {
     uint64_t ask_not_before_ns;
     uint64_t phase, epoch;
     bool evaluate;
-    struct rt_arena *phase_arena;            /* of the reply: ledger, statistics */
-    const struct wire_split_ledger **ledger; /* [splits] NULL: nothing known of the split */
+    struct rt_arena *phase_arena; /* of the reply: ledger, statistics */
     uint32_t end_phase;
 
-    /* The pass: */
-    struct dc_parser *parser;
+    struct dc_pass pass[2]; /* training, test; [evaluate] is the running one */
     struct dc_synthetic *synthetic;
     struct dc_synthetic_conf synthetic_conf;
     struct dc_quarantine *quarantine;
-    struct dc_batcher *batcher;
     struct dc_statistics *statistics;
     struct dc_frequency *frequent; /* NULL: no column has min_frequency */
     struct dc_feed *truth_feed;
@@ -111,7 +132,6 @@ struct dc_composer {
     bool recorded[2];     /* bad rows of the set are in the quarantine file */
 
     struct dc_open *first, *last; /* open batches, oldest first */
-    struct dc_open *held;         /* made, but its rank's window is full */
     uint32_t n_open;
 
     double epoch_rows; /* training rows of our splits in one epoch, estimated; NaN: not known */
@@ -125,20 +145,31 @@ void dc_fail(struct dc_composer *composer, int err); /* text set */
 void dc_pump(struct dc_composer *composer);          /* start whatever can be started */
 void dc_pause(struct dc_composer *composer);         /* pump again in DC_PAUSE_NS */
 bool dc_rank_up(const struct dc_composer *composer, uint32_t rank);
+static inline struct dc_pass *dc_pass_now(struct dc_composer *composer)
+{
+    return &composer->pass[composer->evaluate];
+}
 
 /* phase.c */
 int dc_phase_init(struct dc_composer *composer);
 void dc_phase_release(struct dc_composer *composer);
 void dc_phase_pump(struct dc_composer *composer); /* ask, end */
-bool dc_phase_wants_turn(const struct dc_composer *composer);
+bool dc_phase_wants_turn(struct dc_composer *composer);
 void dc_phase_turn(struct dc_composer *composer);  /* one slice of the stage */
 void dc_phase_reset(struct dc_composer *composer); /* rank 0 started anew: forget the phase */
+/* The rank started anew, it knows nothing of what it was told. */
+void dc_phase_rank_lost(struct dc_composer *composer, struct dc_rank *rank);
 
 /* send.c */
 void dc_send_pump(struct dc_composer *composer);
 void dc_send_open(struct dc_composer *composer, struct dc_batch *batch); /* takes it */
-void dc_send_held(struct dc_composer *composer); /* open the held batch if its rank has room */
-bool dc_send_room(const struct dc_composer *composer); /* may one more batch be made? */
-void dc_send_drop(struct dc_composer *composer); /* all open batches; those with a call out later */
+bool dc_send_room(struct dc_composer *composer); /* may one more batch be made? */
+/* All open batches of training or of the test set; those with a call out later. */
+void dc_send_drop(struct dc_composer *composer, bool evaluate);
+
+/* end.c */
+void dc_end_begin(struct dc_composer *composer);  /* the pass was read: tell all ranks */
+int dc_end_pump(struct dc_composer *composer);    /* EndOfEpoch, NothingYet */
+void dc_end_forget(struct dc_composer *composer); /* what ranks were told is of another phase */
 
 #endif

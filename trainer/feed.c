@@ -25,9 +25,10 @@ void tr_feed_free(struct tr_batch *batch)
 }
 
 static void answer(struct tr_trainer *trainer, struct rt_call *call, uint64_t batch_id,
-                   enum wire_outcome outcome, const char *reason)
+                   enum wire_outcome outcome, const char *reason, bool failed)
 {
-    struct wire_train_batch_reply reply = {.outcome = outcome, .reason = reason ? reason : ""};
+    struct wire_train_batch_reply reply = {
+        .outcome = outcome, .reason = reason ? reason : "", .failed = failed};
     int err = wire_train_batch_reply_pack(&reply, &trainer->out);
     if (err) {
         rt_call_fail(call, err, rt_err_text());
@@ -45,7 +46,7 @@ void tr_feed_answer(struct tr_batch *batch, enum wire_outcome outcome, const cha
         atomic_fetch_add_explicit(&batch->trainer->metric.batches_retried, 1, memory_order_relaxed);
     }
     if (batch->call)
-        answer(batch->trainer, batch->call, batch->id, outcome, reason);
+        answer(batch->trainer, batch->call, batch->id, outcome, reason, batch->failed);
     batch->call = NULL;
 }
 
@@ -117,6 +118,7 @@ static void give_back(struct tr_batch *batch, int err, const char *text)
     snprintf(reason, sizeof reason, "%s", text);
     struct tr_trainer *trainer = batch->trainer;
     if (tr_feed_lost(err) || batch->head.attempt < TR_ATTEMPTS_MAX) {
+        batch->failed = !tr_feed_lost(err);
         tr_feed_finish(batch, WIRE_RETRY, reason);
     } else if (batch->head.evaluate) { /* a result without these rows would be another result */
         tr_fail(trainer, RT_FAIL(err, "evaluation batch %016" PRIx64 ": %s", batch->id, reason));
@@ -324,11 +326,11 @@ void tr_feed_serve(void *ctx, struct rt_call *call, const struct rt_frame *reque
                        : id;
     struct tr_batch *batch = rt_map_get_ptr(&trainer->batches, id);
     if (rt_ledger_is_finished(ledger, key)) {
-        answer(trainer, call, id, head.evaluate ? WIRE_EVALUATED : WIRE_TRAINED, NULL);
+        answer(trainer, call, id, head.evaluate ? WIRE_EVALUATED : WIRE_TRAINED, NULL, false);
     } else if (head.evaluate != (trainer->kind == WIRE_PHASE_EVALUATE)) {
-        answer(trainer, call, id, WIRE_RETRY, "the job is in another phase");
+        answer(trainer, call, id, WIRE_RETRY, "the job is in another phase", false);
     } else if (!tr_middleware(trainer, head.middleware, head.middleware_loop)) {
-        answer(trainer, call, id, WIRE_RETRY, "that middleware is not known here yet");
+        answer(trainer, call, id, WIRE_RETRY, "that middleware is not known here yet", false);
     } else if (batch) {
         join(batch, call, &head);
     } else {

@@ -62,6 +62,7 @@ static int pack_phase(struct tr_trainer *trainer)
     struct wire_await_phase_reply reply = {.phase = trainer->phase,
                                            .kind = trainer->kind,
                                            .epoch = trainer->epoch,
+                                           .pass = trainer->epoch,
                                            .n_statistics = trainer->n_statistics,
                                            .statistics = trainer->statistics};
     rt_arena_reset(trainer->scratch);

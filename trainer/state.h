@@ -50,6 +50,7 @@ struct tr_batch {
     struct tr_batch_view view;
     uint64_t step;    /* the step that it was trained in */
     uint32_t refused; /* pushes that failed by themselves */
+    bool failed;      /* it goes back for a reason of its own */
     double loss_sum;
     struct tr_trainer *trainer;
     struct tr_batch *next; /* in queue or ready */

@@ -84,7 +84,8 @@ static void serve_put(void *ctx, struct rt_call *call, const struct rt_frame *re
 static void tell(struct world *w)
 {
     struct wire_split_ledger *ledger;
-    struct wire_await_phase_reply reply = {.phase = w->phase, .kind = w->kind, .epoch = w->epoch};
+    struct wire_await_phase_reply reply = {
+        .phase = w->phase, .kind = w->kind, .epoch = w->epoch, .pass = w->epoch};
     struct wire_statistics statistics = {"x4", 0.5, 0.29, ROWS};
     struct rt_call *call = w->waiter;
     bool evaluate = w->kind == WIRE_PHASE_EVALUATE;
@@ -152,7 +153,8 @@ static void serve_await(void *ctx, struct rt_call *call, const struct rt_frame *
 
 static void answer(struct world *w, struct rt_call *call, uint64_t id, enum wire_outcome outcome)
 {
-    struct wire_train_batch_reply reply = {.outcome = outcome, .reason = ""};
+    struct wire_train_batch_reply reply = {
+        .outcome = outcome, .reason = "", .failed = outcome == WIRE_RETRY};
     uint32_t split = rt_batch_split(id) % RT_SPLIT_EVALUATE;
 
     if (outcome == WIRE_TRAINED)
