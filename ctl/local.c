@@ -1,9 +1,11 @@
 /* ctl/local.c -- the supervisor behind `saffron local`.
  *
- *   STARTING -start_roles-> RUNNING -begin_stop-> STOPPING -all children gone-> the loop ends -> summary
+ *   STARTING -start_roles-> RUNNING -begin_stop-> ASKING -go_down-> STOPPING -all gone-> loop ends -> summary
  *
+ * ASKING is one more round of questions, so that the summary of a run that fails tells how far it came; a run
+ * that has succeeded was asked when it was done.
  * One loop on the main thread: SIGCHLD (who ended, and how), signals of the user, news from the poll thread
- * (ctl/poll.h), the time limit. The run is a success when the trainer has said `done`; any end of a role
+ * (ctl/poll.h), the time limit. The run is a success when every trainer has said `done`; any end of a role
  * before that is the run's failure, told once, and everything else is stopped: SIGTERM, after 3 s
  * SIGKILL. nats-server is stopped last so that no role complains about it, and is started again if it dies
  * before that: it is not a role.
@@ -11,6 +13,7 @@
  * the run directory. Rejected: to have the roles read that copy, since globs and models are found relative to
  * the job's own folder. */
 #include "ctl/local.h"
+#include "ctl/check.h"
 #include "ctl/child.h"
 #include "ctl/nats.h"
 #include "ctl/options.h"
@@ -25,6 +28,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/strbuf.h"
 #include "runtime/job/job.h"
 
 #include <errno.h>
@@ -40,7 +44,7 @@
 #define KILL_AFTER_MS     3000
 #define ANSWER_ROUNDS     20 /* rounds that a finished job waits for roles that do not answer */
 #define NATS_RESTARTS_MAX 100
-#define NATS_ANSWER_MS    3000
+#define LAST_ROUND_MS     600 /* for the answers of a run that fails; who is dead takes 500 of it */
 #define SIGNALS           4
 
 struct local {
@@ -55,13 +59,14 @@ struct local {
     size_t n_roles;
     uv_loop_t loop;
     uv_signal_t on_signal[SIGNALS];
-    uv_timer_t limit, killer, nats_again;
+    uv_timer_t limit, last_round, killer, nats_again;
     struct ctl_poll *poll;
     struct ctl_progress progress;
     struct ctl_snapshot last; /* the newest round of answers */
-    uint32_t rounds_done;     /* rounds since the trainer said done */
+    uint32_t rounds_done;     /* rounds since the first trainer said done */
     uint32_t nats_restarts;
-    bool stopping;
+    bool nats_away; /* it was said that NATS does not answer */
+    bool stopping, going_down;
     int exit_code;
     char *error; /* NULL: none so far */
 };
@@ -102,6 +107,24 @@ static void on_kill_time(uv_timer_t *timer)
     ctl_child_signal(&local->nats.child, SIGKILL);
 }
 
+static void go_down(struct local *local)
+{
+    if (local->going_down)
+        return;
+    local->going_down = true;
+    uv_timer_stop(&local->last_round);
+    if (local->poll)
+        ctl_poll_cancel(local->poll);
+    signal_roles(local, SIGTERM);
+    uv_timer_start(&local->killer, on_kill_time, KILL_AFTER_MS, 0);
+    stop_next(local);
+}
+
+static void on_last_round_over(uv_timer_t *timer)
+{
+    go_down(timer->data);
+}
+
 /* The first reason is the run's; `error` NULL is success. Takes the text. */
 static void begin_stop(struct local *local, int exit_code, char *error)
 {
@@ -115,11 +138,12 @@ static void begin_stop(struct local *local, int exit_code, char *error)
     ctl_progress_end(&local->progress);
     if (error)
         fprintf(stderr, "saffron local: %s\n", error);
-    if (local->poll)
-        ctl_poll_cancel(local->poll);
-    signal_roles(local, SIGTERM);
-    uv_timer_start(&local->killer, on_kill_time, KILL_AFTER_MS, 0);
-    stop_next(local);
+    if (!error || !local->poll || n_running(local) == 0) {
+        go_down(local);
+        return;
+    }
+    ctl_poll_now(local->poll);
+    uv_timer_start(&local->last_round, on_last_round_over, LAST_ROUND_MS, 0);
 }
 
 /* ---- what happens ---- */
@@ -175,7 +199,9 @@ static void on_child_signal(struct local *local)
     }
     if (ctl_child_reap(&local->nats.child))
         nats_ended(local);
-    if (local->stopping)
+    if (local->stopping && n_running(local) == 0)
+        go_down(local);
+    if (local->going_down)
         stop_next(local);
 }
 
@@ -198,17 +224,50 @@ static void on_signal(uv_signal_t *handle, int signal)
 static void on_limit(uv_timer_t *timer)
 {
     struct local *local = timer->data;
-    char waiting[200];
+    char waiting[CTL_NATS_TEXT];
 
-    ctl_view_waiting(&local->last, waiting, sizeof(waiting));
+    if (local->last.nats[0])
+        snprintf(waiting, sizeof(waiting), "%s", local->last.nats);
+    else
+        ctl_view_waiting(&local->last, waiting, sizeof(waiting));
     begin_stop(local, 1,
                rt_xasprintf("not done after %u s (--timeout)%s%s", local->options.timeout_s,
                             waiting[0] ? "; " : "", waiting));
 }
 
-static bool trainer_answered(const struct ctl_snapshot *snapshot)
+/* A nats-server of our own that dies is told of elsewhere, and is back at once. */
+static void tell_of_nats(struct local *local)
 {
-    return json_is_object(json_array_get(snapshot->role[RT_ROLE_TRAINER], 0));
+    bool away = local->last.nats[0] != '\0';
+
+    if (!local->options.nats || away == local->nats_away)
+        return;
+    local->nats_away = away;
+    if (away)
+        ctl_progress_say(&local->progress, "%s; trying again", local->last.nats);
+    else
+        ctl_progress_say(&local->progress, "NATS answers");
+}
+
+/* Ranks end together, within a round or two. */
+static void check_done(struct local *local, const struct ctl_view *view)
+{
+    bool all = view->ranks_done == view->ranks && local->last.silent == 0;
+
+    if (view->ranks_done == 0 || (!all && ++local->rounds_done < ANSWER_ROUNDS))
+        return;
+    if (view->ranks_done < view->ranks)
+        begin_stop(local, 1,
+                   rt_xasprintf("%u of %u trainers are done, the others are not; logs: %s/logs",
+                                view->ranks_done, view->ranks, local->run_dir));
+    else if (local->job->global.mode != RT_MODE_ASYNC && ctl_view_digests_differ(view))
+        begin_stop(local, 1,
+                   rt_xasprintf("the ranks ended with different dense weights: digest %s at "
+                                "trainer/%u, %s at trainer/%u; this is a bug, please report it",
+                                view->digest[0], view->digest_rank[0], view->digest[1],
+                                view->digest_rank[1]));
+    else
+        begin_stop(local, 0, NULL);
 }
 
 static void on_news(void *ctx, struct ctl_snapshot *snapshot)
@@ -217,24 +276,21 @@ static void on_news(void *ctx, struct ctl_snapshot *snapshot)
     struct ctl_view view;
     char waiting[200];
 
-    if (local->stopping) {
+    if (local->going_down) {
         ctl_snapshot_release(snapshot);
         return;
     }
-    if (trainer_answered(&local->last) && !trainer_answered(snapshot)) {
-        ctl_snapshot_release(snapshot); /* keep what the trainer last said */
+    ctl_snapshot_keep(snapshot, &local->last);
+    local->last = *snapshot;
+    if (local->stopping) {
+        go_down(local);
         return;
     }
     ctl_view_read(snapshot, &view);
-    ctl_snapshot_release(&local->last);
-    local->last = *snapshot;
+    tell_of_nats(local);
     ctl_view_waiting(snapshot, waiting, sizeof(waiting));
-    ctl_progress_show(&local->progress, &view, waiting);
-    if (!view.done)
-        return;
-    local->rounds_done++;
-    if (snapshot->silent == 0 || local->rounds_done >= ANSWER_ROUNDS)
-        begin_stop(local, 0, NULL);
+    ctl_progress_show(&local->progress, &view, snapshot->nats[0] ? snapshot->nats : waiting);
+    check_done(local, &view);
 }
 
 /* ---- starting ---- */
@@ -263,20 +319,7 @@ static int start_role(struct local *local, enum rt_role role, uint32_t index)
     ctl_child_arg(child, local->nats_url);
     ctl_child_arg(child, "--run-dir");
     ctl_child_arg(child, local->run_dir);
-    ctl_child_arg(child, "--config");
-    ctl_child_arg(child, options->config);
-    if (options->data) {
-        ctl_child_arg(child, "--data");
-        ctl_child_arg(child, options->data);
-    }
-    if (options->model) {
-        ctl_child_arg(child, "--model");
-        ctl_child_arg(child, options->model);
-    }
-    for (size_t i = 0; i < options->n_set; i++) {
-        ctl_child_arg(child, "--set");
-        ctl_child_arg(child, options->set[i]);
-    }
+    ctl_job_args(options, child);
     err = ctl_child_start(child);
     local->role_of[local->n_roles++] = role;
     return err;
@@ -328,25 +371,21 @@ static void start_loop(struct local *local)
         uv_signal_start(&local->on_signal[i], on_signal, wanted[i]);
     }
     uv_timer_init(&local->loop, &local->limit);
+    uv_timer_init(&local->loop, &local->last_round);
     uv_timer_init(&local->loop, &local->killer);
     uv_timer_init(&local->loop, &local->nats_again);
-    local->limit.data = local->killer.data = local->nats_again.data = local;
+    local->limit.data = local->last_round.data = local;
+    local->killer.data = local->nats_again.data = local;
     if (local->options.timeout_s)
         uv_timer_start(&local->limit, on_limit, local->options.timeout_s * 1000ull, 0);
 }
 
-/* One of somebody else's must be there now: roles would wait for it, without a word on this terminal. */
+/* Somebody else's may come later: the roles and the poll thread keep trying. */
 static int start_nats(struct local *local)
 {
-    struct rt_control_client *probe;
-    int err;
-
     if (local->options.nats) {
         local->nats_url = local->options.nats;
-        err = rt_control_connect(local->nats_url, NATS_ANSWER_MS, &probe);
-        if (!err)
-            rt_control_close(probe);
-        return err ? rt_fail_prefix(err, "--nats: ") : 0;
+        return 0;
     }
     local->nats_url = local->nats.url;
     return ctl_nats_start(&local->nats, local->run_dir);
@@ -402,6 +441,8 @@ static int prepare(struct local *local)
     int err = load_job_for_one_machine(local);
     char *config;
 
+    if (!err)
+        err = ctl_check_model(&local->options);
     if (err)
         return err;
     err = ctl_rundir_create(local->options.run_dir, local->job->name, &local->run_dir);
@@ -457,7 +498,7 @@ static void write_summary(struct local *local)
         fprintf(stderr, "saffron local: %s\n", rt_err_text());
         if (local->exit_code == 0)
             local->exit_code = 1;
-    } else if (local->error) {
+    } else if (local->error && !local->options.quiet) {
         fprintf(stderr, "saffron local: logs and summary are in %s\n", local->run_dir);
     }
 }
@@ -477,6 +518,25 @@ static void release(struct local *local)
     rt_free(local->error);
 }
 
+static void say_what_starts(struct local *local)
+{
+    struct rt_strbuf several;
+    bool is_first = true;
+
+    rt_strbuf_init(&several);
+    for (int role = RT_ROLE_COUNT - 1; role >= 0; role--) {
+        uint32_t n = local->options.replicas[role];
+
+        if (n > 1)
+            rt_strbuf_addf(&several, "%s%u %ss", is_first ? " with " : ", ", n,
+                           rt_role_name((enum rt_role)role));
+        is_first &= n == 1;
+    }
+    ctl_progress_say(&local->progress, "%s: training %s%s; logs in %s/logs", local->job->name,
+                     local->job->model_name, several.len ? several.text : "", local->run_dir);
+    rt_strbuf_release(&several);
+}
+
 int ctl_local(int argc, char **argv)
 {
     struct local local = {0};
@@ -493,8 +553,7 @@ int ctl_local(int argc, char **argv)
         return rt_exit_code(err);
     }
     if (!err)
-        ctl_progress_say(&local.progress, "%s: training %s; logs in %s/logs", local.job->name,
-                         local.job->model_name, local.run_dir);
+        say_what_starts(&local);
     if (!err)
         err = start_roles(&local);
     if (!err)

@@ -1,10 +1,12 @@
 /* ctl/options.c -- the command line of `saffron local`.
  *
- * Job keys change by --set; --epochs and --seed are short for one. Everything else is a matter of the
+ * Job keys change by --set; --epochs, --max-steps and --seed are short for one. Everything else is a matter of the
  * processes. Long options only, as everywhere. */
 #include "ctl/options.h"
 #include "runtime/base/assert.h"
+#include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/process/address.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -22,8 +24,8 @@ enum option_key {
     KEY_NATS,
     KEY_TIMEOUT,
     KEY_QUIET,
-    KEY_MAX_STEPS, /* reserved: refused, as are the two below */
-    KEY_RESTART,
+    KEY_MAX_STEPS,
+    KEY_RESTART, /* reserved: refused, as is the one below */
     KEY_RESTORE,
     KEY_REPLICAS, /* + enum rt_role; the last */
 };
@@ -36,13 +38,15 @@ static const struct argp_option option[] = {
      "folder that its data globs are relative to (SAFFRON_DATA_DIR; default: the job's)", 1},
     {"model", KEY_MODEL, "NAME|FILE", 0, "another model (default: what model.yml says)", 1},
     {"epochs", KEY_EPOCHS, "N", 0, "the same as --set data.epochs=N", 1},
+    {"max-steps", KEY_MAX_STEPS, "N", 0,
+     "stop training after N steps, evaluate and end: the same as --set global.max_steps=N", 1},
     {"seed", KEY_SEED, "N", 0, "the same as --set global.seed=N", 1},
     {"set", KEY_SET, "FILE.key.path=VALUE", 0,
      "change a key of the job, as in --set data.batch_size=512; may be repeated", 1},
     {NULL, 0, NULL, 0, "How:", 2},
     {"run-dir", KEY_RUN_DIR, "DIR", 0, "where results and logs go (default runs/JOB-TIME)", 2},
     {"trainers", KEY_REPLICAS + RT_ROLE_TRAINER, "N", 0,
-     "trainers; 1 is all this version can (default 1)", 2},
+     "trainer ranks; each takes data.batch_size samples a step (default 1)", 2},
     {"middlewares", KEY_REPLICAS + RT_ROLE_MIDDLEWARE, "N", 0, "middlewares (default 1)", 2},
     {"embedding-servers", KEY_REPLICAS + RT_ROLE_EMBEDDING_SERVER, "N", 0,
      "embedding servers (default 1)", 2},
@@ -50,8 +54,7 @@ static const struct argp_option option[] = {
     {"nats", KEY_NATS, "URL", 0, "use this NATS (default: a nats-server of its own on a free port)",
      2},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this time (default 0: never)", 2},
-    {"quiet", KEY_QUIET, NULL, 0, "no progress, only the result", 2},
-    {"max-steps", KEY_MAX_STEPS, "N", OPTION_HIDDEN, NULL, 2},
+    {"quiet", KEY_QUIET, NULL, 0, "no progress, only the result, or the one line of the error", 2},
     {"restart", KEY_RESTART, "WHEN", OPTION_HIDDEN, NULL, 2},
     {"restore", KEY_RESTORE, "NAME", OPTION_HIDDEN, NULL, 2},
     {0},
@@ -104,9 +107,6 @@ static void set_replicas(struct argp_state *state, struct ctl_options *options, 
     };
 
     options->replicas[role] = (uint32_t)number(state, name[role], text, 1, CTL_REPLICAS_MAX);
-    if (options->replicas[RT_ROLE_TRAINER] > 1)
-        argp_error(state, "--trainers: expected 1, all that this version can train with, got '%s'",
-                   text);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -127,6 +127,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         options->model = arg;
         break;
     case KEY_NATS:
+        if (rt_address_check_nats(arg) != 0)
+            argp_error(state, "--nats: %s", rt_err_text());
         options->nats = arg;
         break;
     case KEY_QUIET:
@@ -147,12 +149,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         add_set(state, options, rt_xstrdup(arg));
         break;
     case KEY_MAX_STEPS:
+        number(state, "max-steps", arg, 1, UINT64_MAX);
+        add_set(state, options, rt_xasprintf("global.max_steps=%s", arg));
+        break;
     case KEY_RESTART:
     case KEY_RESTORE:
-        argp_error(state, "--%s: not in this version",
-                   key == KEY_MAX_STEPS ? "max-steps"
-                   : key == KEY_RESTART ? "restart"
-                                        : "restore");
+        argp_error(state, "--%s: not in this version", key == KEY_RESTART ? "restart" : "restore");
         break;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", arg);

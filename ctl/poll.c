@@ -5,6 +5,8 @@
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
+#include <stdio.h>
+
 #define CONNECT_TIMEOUT_MS 1000
 #define ASK_TIMEOUT_MS     500
 
@@ -12,9 +14,10 @@ struct ctl_poll {
     struct ctl_poll_conf conf;
     uv_thread_t thread;
     uv_async_t wake; /* Touched by: any through uv_async_send, else the loop. */
-    uv_mutex_t lock; /* guards the three below */
+    uv_mutex_t lock; /* guards the four below */
     uv_cond_t stop_cond;
     bool stopping;
+    bool hurry; /* the next round is wanted now */
     bool has_news;
     struct ctl_snapshot newest;
 };
@@ -24,6 +27,26 @@ void ctl_snapshot_release(struct ctl_snapshot *snapshot)
     for (int role = 0; role < RT_ROLE_COUNT; role++)
         json_decref(snapshot->role[role]);
     *snapshot = (struct ctl_snapshot){0};
+}
+
+void ctl_snapshot_keep(struct ctl_snapshot *newer, struct ctl_snapshot *older)
+{
+    for (int role = 0; role < RT_ROLE_COUNT; role++) {
+        const json_t *before = older->role[role];
+
+        if (!newer->role[role]) {
+            newer->role[role] = older->role[role];
+            older->role[role] = NULL;
+            continue;
+        }
+        for (size_t i = 0; i < json_array_size(newer->role[role]); i++) {
+            json_t *status = json_array_get(before, i);
+
+            if (!json_is_object(json_array_get(newer->role[role], i)) && json_is_object(status))
+                json_array_set(newer->role[role], i, status);
+        }
+    }
+    ctl_snapshot_release(older);
 }
 
 static void on_reply(void *ctx, const struct wire_control_reply *reply)
@@ -74,8 +97,9 @@ static bool pause_round(struct ctl_poll *poll)
     bool go_on;
 
     uv_mutex_lock(&poll->lock);
-    if (!poll->stopping)
+    if (!poll->stopping && !poll->hurry)
         uv_cond_timedwait(&poll->stop_cond, &poll->lock, poll->conf.every_ms * RT_MS);
+    poll->hurry = false;
     go_on = !poll->stopping;
     uv_mutex_unlock(&poll->lock);
     return go_on;
@@ -113,14 +137,26 @@ static bool ask_all(struct ctl_poll *poll, struct rt_control_client *client)
     return heard;
 }
 
+static void tell_of_nats(struct ctl_poll *poll)
+{
+    struct ctl_snapshot snapshot = {0};
+
+    for (int role = 0; role < RT_ROLE_COUNT; role++)
+        snapshot.silent += poll->conf.replicas[role];
+    snprintf(snapshot.nats, sizeof(snapshot.nats), "%s", rt_err_text());
+    publish(poll, &snapshot);
+}
+
 static void thread_main(void *arg)
 {
     struct ctl_poll *poll = arg;
     struct rt_control_client *client = NULL;
 
     while (pause_round(poll)) {
-        if (!client && rt_control_connect(poll->conf.nats_url, CONNECT_TIMEOUT_MS, &client) != 0)
-            continue;                 /* the next round tries again */
+        if (!client && rt_control_connect(poll->conf.nats_url, CONNECT_TIMEOUT_MS, &client) != 0) {
+            tell_of_nats(poll); /* the next round tries again */
+            continue;
+        }
         if (!ask_all(poll, client)) { /* NATS may have been away: its client does not come back */
             rt_control_close(client);
             client = NULL;
@@ -181,6 +217,14 @@ static void on_closed(uv_handle_t *handle)
     uv_cond_destroy(&poll->stop_cond);
     uv_mutex_destroy(&poll->lock);
     rt_free(poll);
+}
+
+void ctl_poll_now(struct ctl_poll *poll)
+{
+    uv_mutex_lock(&poll->lock);
+    poll->hurry = true;
+    uv_cond_signal(&poll->stop_cond);
+    uv_mutex_unlock(&poll->lock);
 }
 
 void ctl_poll_cancel(struct ctl_poll *poll)

@@ -11,13 +11,18 @@
 #include <jansson.h>
 #include <uv.h>
 
+#define CTL_NATS_TEXT 256
+
 /* One round: for each role an array of its replicas' status objects, null where there was no answer. The
  * trainers are asked first: once they say done, the others' figures of the same round are final too. */
 struct ctl_snapshot {
     json_t *role[RT_ROLE_COUNT];
-    uint32_t silent; /* replicas that did not answer */
+    uint32_t silent;          /* replicas that did not answer */
+    char nats[CTL_NATS_TEXT]; /* why NATS cannot be asked; "": it can */
 };
 void ctl_snapshot_release(struct ctl_snapshot *snapshot);
+/* Who is silent in `newer` has there what `older` says of it. `older` is released. */
+void ctl_snapshot_keep(struct ctl_snapshot *newer, struct ctl_snapshot *older);
 
 /* Ask one role, blocking, half a second at most. Never fails: whoever does not answer is silent. */
 void ctl_snapshot_ask(struct rt_control_client *client, const char *job, enum rt_role role,
@@ -35,6 +40,7 @@ struct ctl_poll_conf {
 
 struct ctl_poll;
 int ctl_poll_start(const struct ctl_poll_conf *conf, struct ctl_poll **out);
+void ctl_poll_now(struct ctl_poll *poll);    /* begin the next round at once */
 void ctl_poll_cancel(struct ctl_poll *poll); /* no more news; the thread ends when it can */
 /* Waits for the thread (at most about a second), then frees on the loop, which must run once more. NULL is
  * legal. */

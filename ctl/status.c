@@ -10,6 +10,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/member/member.h"
+#include "runtime/process/address.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -49,6 +50,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
     switch (key) {
     case KEY_NATS:
+        if (rt_address_check_nats(arg) != 0)
+            argp_error(state, "--nats: %s", rt_err_text());
         snprintf(target->run.nats, sizeof(target->run.nats), "%s", arg);
         break;
     case KEY_JOB:

@@ -68,6 +68,18 @@ static json_t *hops(const struct ctl_summary *summary, double samples)
     return out;
 }
 
+/* No trainer has ever answered: then no batch has gone anywhere, and the counts are known to be 0. */
+static void know_nothing_was_done(struct ctl_view *view)
+{
+    if (view->begun)
+        return;
+    view->step = view->samples_read = view->samples_trained = 0;
+    view->samples_quarantined = view->samples_dropped = view->batches_retried = 0;
+    view->train_seconds = view->staleness_max = 0;
+    if (isnan(view->rows_total))
+        view->rows_total = 0;
+}
+
 static void put_counts(json_t *out, const struct ctl_view *view)
 {
     json_object_set_new(out, "steps", count_or_null(view->step));
@@ -101,6 +113,7 @@ static json_t *build(const struct ctl_summary *summary)
     struct ctl_view view;
 
     ctl_view_read(summary->final, &view);
+    know_nothing_was_done(&view);
     json_object_set_new(out, "job", json_string(job->name));
     json_object_set_new(out, "mode", json_string(rt_mode_name(job->global.mode)));
     json_object_set_new(out, "model", json_string(job->model_name));
@@ -119,6 +132,9 @@ static json_t *build(const struct ctl_summary *summary)
     json_object_set_new(out, "cpu_seconds", cpu);
     json_object_set_new(out, "peak_rss_bytes", rss);
     json_object_set_new(out, "checkpoint", json_null());
+    json_object_set_new(out, "batches_retried", count_or_null(view.batches_retried));
+    if (view.evaluations)
+        json_object_set_new(out, "evaluations", json_deep_copy(view.evaluations));
     if (summary->error)
         json_object_set_new(out, "error", json_string(summary->error));
     return out;

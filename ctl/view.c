@@ -1,4 +1,7 @@
-/* ctl/view.c -- status JSON to numbers. */
+/* ctl/view.c -- status JSON to numbers.
+ *
+ * Ranks count what they themselves did: samples, losses, bytes, first and last batch. What the group holds in
+ * copies (the ledger with its rows read, the epoch, the result of an evaluation) is taken from rank 0. */
 #include "ctl/view.h"
 
 #include <math.h>
@@ -35,6 +38,92 @@ static double sum(const json_t *list, const char *key)
     return total;
 }
 
+static double largest(const json_t *list, const char *key)
+{
+    double most = (double)NAN;
+    const json_t *status;
+    size_t i;
+
+    json_array_foreach (list, i, status)
+        most = fmax(most, ctl_view_number(status, key)); /* fmax prefers the one that is no NaN */
+    return most;
+}
+
+static double smallest(const json_t *list, const char *key)
+{
+    double least = (double)NAN;
+    const json_t *status;
+    size_t i;
+
+    json_array_foreach (list, i, status)
+        least = fmin(least, ctl_view_number(status, key));
+    return least;
+}
+
+/* Mean of `key` over the replicas that have told it, each with the weight `weight_key` says. */
+static double mean(const json_t *list, const char *key, const char *weight_key)
+{
+    double total = 0, weights = 0;
+    const json_t *status;
+    size_t i;
+
+    json_array_foreach (list, i, status) {
+        double value = ctl_view_number(status, key), weight = ctl_view_number(status, weight_key);
+
+        if (!isnan(value) && weight > 0) {
+            total += weight * value;
+            weights += weight;
+        }
+    }
+    return weights > 0 ? total / weights : (double)NAN;
+}
+
+/* From the first batch at any rank to the last ack, less the evaluations. */
+static double train_seconds(const json_t *trainers)
+{
+    double away = ctl_view_number(json_array_get(trainers, 0), "evaluated_seconds");
+    double seconds = largest(trainers, "train_ended") - smallest(trainers, "train_began") - away;
+
+    if (json_array_size(trainers) == 1 || isnan(seconds)) /* one clock's own figure is better */
+        return largest(trainers, "train_seconds");
+    return seconds > 0 ? seconds : 0;
+}
+
+static void read_ranks(const json_t *trainers, struct ctl_view *out)
+{
+    const json_t *status;
+    size_t i;
+
+    out->begun = out->done = false;
+    out->ranks = (uint32_t)json_array_size(trainers);
+    out->ranks_done = 0;
+    out->digest_rank[0] = out->digest_rank[1] = 0;
+    out->digest[0][0] = out->digest[1][0] = '\0';
+    json_array_foreach (trainers, i, status) {
+        bool done = json_is_true(json_object_get(status, "done"));
+        char digest[CTL_DIGEST_MAX];
+
+        out->begun |= json_is_object(status);
+        out->ranks_done += done;
+        if (i == 0)
+            out->done = done;
+        text(status, "dense_digest", digest, sizeof(digest));
+        if (!digest[0] || ctl_view_digests_differ(out))
+            continue;
+        if (!out->digest[0][0]) {
+            memcpy(out->digest[0], digest, sizeof(digest));
+            out->digest_rank[0] = (uint32_t)i;
+        }
+        memcpy(out->digest[1], digest, sizeof(digest));
+        out->digest_rank[1] = (uint32_t)i;
+    }
+}
+
+bool ctl_view_digests_differ(const struct ctl_view *view)
+{
+    return strcmp(view->digest[0], view->digest[1]) != 0;
+}
+
 /* Rows of all servers, and what one costs on average. */
 static void read_rows(const json_t *servers, struct ctl_view *out)
 {
@@ -55,34 +144,49 @@ static void read_rows(const json_t *servers, struct ctl_view *out)
     out->bytes_per_row = rows > 0 ? bytes / rows : (double)NAN;
 }
 
+static void read_counts(const json_t *trainers, struct ctl_view *out)
+{
+    const json_t *first = json_array_get(trainers, 0);
+
+    out->step = largest(trainers, "step");
+    out->samples_trained = sum(trainers, "samples_trained");
+    out->samples_dropped = sum(trainers, "samples_dropped");
+    out->samples_quarantined = ctl_view_number(first, "samples_quarantined");
+    out->batches_retried = sum(trainers, "batches_retried");
+    out->samples_read = ctl_view_number(first, "samples_read");
+    if (!out->done) /* rank 0 knows the outcome of its own rows only */
+        out->samples_read = out->samples_trained + out->samples_dropped + out->samples_quarantined;
+    out->train_seconds = train_seconds(trainers);
+    out->samples_per_second =
+        out->train_seconds > 0 ? out->samples_trained / out->train_seconds : (double)NAN;
+    out->staleness_max = largest(trainers, "staleness_max");
+    out->loss = mean(trainers, "loss", "samples_trained");
+    out->train_loss = mean(trainers, "train_loss", "train_loss_samples");
+}
+
 void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out)
 {
-    const json_t *trainer = json_array_get(snapshot->role[RT_ROLE_TRAINER], 0);
-    const json_t *composer = json_array_get(snapshot->role[RT_ROLE_DATA_COMPOSE], 0);
+    const json_t *trainers = snapshot->role[RT_ROLE_TRAINER];
+    const json_t *composers = snapshot->role[RT_ROLE_DATA_COMPOSE];
+    const json_t *first = json_array_get(trainers, 0);
 
-    text(trainer, "state", out->state, sizeof(out->state));
-    text(trainer, "phase", out->phase, sizeof(out->phase));
-    text(trainer, "waiting", out->waiting, sizeof(out->waiting));
-    out->done = json_is_true(json_object_get(trainer, "done"));
-    out->epoch = ctl_view_number(trainer, "epoch");
-    out->epochs = ctl_view_number(trainer, "epochs");
-    out->step = ctl_view_number(trainer, "step");
-    out->samples_per_epoch = ctl_view_number(trainer, "samples_per_epoch");
+    read_ranks(trainers, out);
+    text(first, "state", out->state, sizeof(out->state));
+    text(first, "phase", out->phase, sizeof(out->phase));
+    text(first, "waiting", out->waiting, sizeof(out->waiting));
+    out->epoch = ctl_view_number(first, "epoch");
+    out->epochs = ctl_view_number(first, "epochs");
+    out->samples_per_epoch = sum(trainers, "samples_per_epoch");
     if (!(out->samples_per_epoch > 0)) /* in the first epoch data-compose knows better */
-        out->samples_per_epoch = sum(snapshot->role[RT_ROLE_DATA_COMPOSE], "epoch_rows");
-    out->samples_trained = ctl_view_number(trainer, "samples_trained");
-    out->samples_dropped = ctl_view_number(trainer, "samples_dropped");
-    out->samples_read = ctl_view_number(trainer, "samples_read");
-    out->samples_quarantined = ctl_view_number(trainer, "samples_quarantined");
-    out->train_seconds = ctl_view_number(trainer, "train_seconds");
-    out->samples_per_second = ctl_view_number(trainer, "samples_per_second");
-    out->loss = ctl_view_number(trainer, "loss");
-    out->train_loss = ctl_view_number(trainer, "train_loss");
-    out->test_auc = ctl_view_number(trainer, "test_auc");
-    out->test_logloss = ctl_view_number(trainer, "test_logloss");
-    out->test_samples = ctl_view_number(trainer, "test_samples");
-    out->staleness_max = ctl_view_number(trainer, "staleness_max");
-    out->test_auc_best = ctl_view_number(composer, "test_auc_best_possible");
+        out->samples_per_epoch = sum(composers, "epoch_rows");
+    read_counts(trainers, out);
+    out->test_auc = ctl_view_number(first, "test_auc");
+    out->test_logloss = ctl_view_number(first, "test_logloss");
+    out->test_samples = ctl_view_number(first, "test_samples");
+    out->test_auc_best = ctl_view_number(json_array_get(composers, 0), "test_auc_best_possible");
+    out->evaluations = json_object_get(first, "evaluations");
+    if (!json_is_array(out->evaluations))
+        out->evaluations = NULL;
     read_rows(snapshot->role[RT_ROLE_EMBEDDING_SERVER], out);
 }
 

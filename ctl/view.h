@@ -4,21 +4,34 @@
 
 #include "ctl/poll.h"
 
-/* Of the trainers together. A number that was not told is NaN. */
+#define CTL_DIGEST_MAX 32
+
+/* Of all trainers together: counts are summed over the ranks, what the group has once is rank 0's. A number
+ * that was not told is NaN. */
 struct ctl_view {
-    char state[24], phase[24], waiting[128]; /* "" when unknown, or nothing is waited for */
-    bool done;
+    char state[24], phase[24],
+        waiting[128]; /* of rank 0; "" when unknown, or nothing is waited for */
+    bool begun;       /* a trainer has answered */
+    bool done;        /* rank 0 says so: the last evaluation is over */
+    uint32_t ranks, ranks_done;
     double epoch, epochs, step, samples_per_epoch;
     double samples_trained, samples_dropped, samples_read, samples_quarantined;
     double train_seconds, samples_per_second, loss, train_loss;
     double test_auc, test_logloss, test_samples, staleness_max;
     double test_auc_best; /* synthetic data only */
     double rows_total, bytes_per_row;
+    double batches_retried;
+    const json_t *evaluations; /* list, or NULL; lives as long as the snapshot */
+    /* Two ranks whose dense weights differ, though both are done; equal when there are none. */
+    uint32_t digest_rank[2];
+    char digest[2][CTL_DIGEST_MAX];
 };
 
 void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out);
 /* A number of one status object; NaN when absent, null, or no number. */
 double ctl_view_number(const json_t *status, const char *key);
+/* Dense weights must be the same on all ranks; where each steps alone (async), they are after an averaging. */
+bool ctl_view_digests_differ(const struct ctl_view *view);
 /* What the first role that waits for somebody waits for: "trainer/0 waits for middleware"; "": none. */
 void ctl_view_waiting(const struct ctl_snapshot *snapshot, char *out, size_t size);
 

@@ -137,18 +137,17 @@ static int check(const struct rt_node *root, const struct rt_job *job)
         return rt_node_fail(root,
                             "expected a batch_size of at most %u beside a `key` column, got %u",
                             WIRE_KEY_BYTES_MAX / RT_KEY_MAX, d->batch_size);
-    uint32_t used = 0;
-    for (uint32_t f = 0; f < job->n_features; f++)
-        for (uint32_t c = 0; c < d->n_columns; c++)
-            if (d->column[c].kind == RT_COLUMN_FEATURE && d->column[c].target == f) {
-                used++;
-                break;
-            }
-    if (used != job->n_features)
-        return rt_node_fail(root,
-                            "columns: expected every feature of embedding.yml to have a column; "
-                            "%u of %u have one",
-                            used, job->n_features);
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        uint32_t c = 0;
+        while (c < d->n_columns &&
+               (d->column[c].kind != RT_COLUMN_FEATURE || d->column[c].target != f))
+            c++;
+        if (c == d->n_columns)
+            return rt_node_fail(root,
+                                "columns: expected every feature of embedding.yml to have a "
+                                "column, '%s' has none",
+                                job->feature[f].name);
+    }
     return 0;
 }
 

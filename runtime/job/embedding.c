@@ -133,7 +133,9 @@ static int read_features(const struct rt_node *root, struct rt_job *job)
         feature[i] = (struct rt_feature_conf){.name = rt_node_key_at(features, i),
                                               .pooling = keys.pooling,
                                               .max_length = keys.max_length};
-        err = find_table(job, node, keys.table ? keys.table : feature[i].name, &feature[i].table);
+        const struct rt_node *said = rt_node_get(node, "table");
+        err = find_table(job, said ? said : node, keys.table ? keys.table : feature[i].name,
+                         &feature[i].table);
         if (err)
             return err;
     }

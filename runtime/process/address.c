@@ -8,7 +8,9 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -50,4 +52,43 @@ void rt_address_join(const char *ip, unsigned port, char *out, size_t size)
     bool is_six = strchr(ip, ':') != NULL;
 
     snprintf(out, size, "%s%s%s:%u", is_six ? "[" : "", ip, is_six ? "]" : "", port);
+}
+
+/* [nats://|tls://][USER[:PASSWORD]@]HOST[:PORT] in n characters. */
+static bool is_nats_url(const char *url, size_t n)
+{
+    const char *scheme = memmem(url, n, "://", 3), *end = url + n, *at, *port;
+    unsigned long number;
+    char *stop;
+
+    if (scheme && (scheme - url != 4 || strncmp(url, "nats", 4) != 0) &&
+        (scheme - url != 3 || strncmp(url, "tls", 3) != 0))
+        return false;
+    url = scheme ? scheme + 3 : url;
+    at = memrchr(url, '@', (size_t)(end - url));
+    url = at ? at + 1 : url;
+    port = memrchr(url, ':', (size_t)(end - url));
+    if (port && memchr(port, ']', (size_t)(end - port)))
+        port = NULL; /* the colons of an IPv6 address */
+    if (!port)
+        return end > url;
+    if (port == url || port[1] < '0' || port[1] > '9')
+        return false;
+    number = strtoul(port + 1, &stop, 10);
+    return stop == end && number >= 1 && number <= UINT16_MAX;
+}
+
+int rt_address_check_nats(const char *url)
+{
+    const char *at = url;
+
+    for (;;) {
+        size_t n = strcspn(at, ",");
+
+        if (!is_nats_url(at, n))
+            return RT_FAIL(RT_EUSAGE, "expected nats://HOST:PORT, got '%.*s'", (int)n, at);
+        if (!at[n])
+            return 0;
+        at += n + 1;
+    }
 }

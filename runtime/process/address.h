@@ -1,4 +1,4 @@
-/* runtime/process/address.h -- what peers connect to when we listen everywhere. */
+/* runtime/process/address.h -- what peers connect to when we listen everywhere; where NATS is. */
 #ifndef RT_PROCESS_ADDRESS_H
 #define RT_PROCESS_ADDRESS_H
 
@@ -13,5 +13,9 @@ int rt_address_of_host(const char *bind_to, char *out, size_t size);
 
 /* `ip`, in brackets when it is IPv6, ":" and the port. */
 void rt_address_join(const char *ip, unsigned port, char *out, size_t size);
+
+/* Could it be where NATS listens: nats://HOST:PORT, several with commas between; scheme and port may be left
+ * out? RT_EUSAGE when not: such a URL would be tried in vain for ever. */
+int rt_address_check_nats(const char *url);
 
 #endif

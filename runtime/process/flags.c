@@ -7,6 +7,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/process/address.h"
 #include "runtime/process/version.h"
 #include "runtime/wire/member.h"
 
@@ -231,6 +232,8 @@ static int take(struct parsing *parsing, int key, const char *text)
     case KEY_LOG_LEVEL:
         return rt_log_level_parse(text, &o->log_level);
     case KEY_NATS:
+        if (rt_address_check_nats(text) != 0)
+            return RT_EUSAGE;
         word = &o->nats;
         break;
     case KEY_CONFIG:

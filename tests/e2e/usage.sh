@@ -19,12 +19,16 @@ refused() {
 run=(local --run-dir "$work/run" --config "$work/job")
 refused "no command" "Usage: saffron"
 refused "unknown command" "unknown command 'tran'" tran
-for option in --max-steps=5 --restart=on-failure --restore=latest; do
+for option in --restart=on-failure --restore=latest; do
     refused "$option" "${option%=*}: not in this version" local "$option"
 done
 refused "unknown option" "unrecognized option '--epoch-count'" local --epoch-count 3
 refused "no number" "epochs: expected an integer in 1\.\..*, got 'many'" "${run[@]}" --epochs many
-refused "trainers" "--trainers: expected 1, .*got '2'" "${run[@]}" --trainers 2
+refused "trainers" "--trainers: expected an integer in 1\.\.64, got '0'" "${run[@]}" --trainers 0
+refused "max steps" "--max-steps: expected an integer in 1\.\..*, got '-5'" "${run[@]}" --max-steps=-5
+for url in http://127.0.0.1:4222 nats://127.0.0.1:99999 nats:// '' nats://a:1,; do
+    refused "NATS at '$url'" "--nats: expected nats://HOST:PORT, got '" "${run[@]}" --nats "$url"
+done
 refused "no such job" "no-such-folder" local --run-dir "$work/run" --config "$work/no-such-folder"
 refused "unknown key by --set" "stalenes.*did you mean 'staleness'" "${run[@]}" --set global.stalenes=3
 refused "out of range" "staleness: expected an integer in 1\.\." "${run[@]}" --set global.staleness=0
@@ -34,6 +38,50 @@ refused "no such model" "no_such_model" "${run[@]}" --model no_such_model
 echo 'stalenes: 3' >>"$work/job/global.yml"
 refused "unknown key in a file" "global\.yml:[0-9]+: .*'stalenes'.*did you mean 'staleness'" "${run[@]}"
 cp configs/synthetic/global.yml "$work/job/global.yml"
+
+# bad WHAT FILE SED PATTERN -- a job with one thing wrong: the whole complaint is one line, and matches.
+bad() {
+    rm -rf "$work/bad"
+    cp -r "$work/job" "$work/bad"
+    sed -i "$3" "$work/bad/$2"
+    ! cmp -s "$work/job/$2" "$work/bad/$2" || fail "$1: nothing is wrong in $2"
+    refused "$1" "^saffron local: ([^ ]*/)?$4\$" local --run-dir "$work/run" --config "$work/bad"
+    [ "$(wc -l <"$work/err")" -eq 1 ] || fail "$1: expected one line, got: $(cat "$work/err")"
+}
+
+mkdir "$work/job/models"
+cp configs/models/dlrm.yml "$work/job/models"
+bad "wrong type" data.yml 's/^batch_size: .*/batch_size: big/' \
+    "data\.yml:8: batch_size: expected an integer in 1\.\.65535, got 'big'"
+bad "a list, not a map" embedding.yml 's/^tables:/tables: [1]\nmore:/' "embedding\.yml:7: unknown key 'more'"
+bad "no YAML" global.yml '$a a: [1' "global\.yml:[0-9]+: did not find expected .* while parsing a flow sequence"
+bad "key twice" global.yml '$a seed: 2' "global\.yml:[0-9]+: .*seed.*"
+bad "missing section" embedding.yml '/^features:/,$d' "embedding\.yml:[0-9]+: missing key 'features'"
+bad "feature without a table" embedding.yml '/^features:/,$s/c1: {}/c1: {table: c11}/' \
+    "embedding\.yml:16: features\.c1\.table: there is no table 'c11' \(did you mean 'c1'\?\)"
+bad "column without a feature" data.yml 's/c1: feature/c1: {kind: feature, feature: c11}/' \
+    "data\.yml:16: columns\.c1: embedding\.yml has no feature 'c11' \(did you mean 'c1'\?\)"
+bad "feature without a column" data.yml '/c1: feature/d' \
+    "data\.yml:2: columns: expected every feature of embedding\.yml to have a column, 'c1' has none"
+bad "glob without files" data.yml 's/^format: .*/format: tsv/; s/^synthetic:/train: [none-*.tsv]\nsynthetic:/' \
+    "data\.yml:4: train\[0\]: no file matches '.*/bad/none-\*\.tsv' \(--data or SAFFRON_DATA_DIR names the folder\)"
+bad "no such model" model.yml 's/dlrm/dlmr/' "model\.yml:1: use: there is no model file '.*/dlmr\.yml'"
+bad "no such layer input" models/dlrm.yml 's/inputs: \[bottom, dots\]/inputs: [botom, dots]/' \
+    "models/dlrm\.yml:[0-9]+: layer 'both': input 'botom': no earlier layer, .* \(did you mean 'bottom'\?\)"
+bad "no such layer type" models/dlrm.yml 's/type: concat/type: concatt/' \
+    "models/dlrm\.yml:[0-9]+: layer 'both': type: no layer type is called 'concatt' \(did you mean 'concat'\?\)"
+bad "shapes of a layer" embedding.yml 's/^  dim: 16/  dim: 8/' \
+    "models/dlrm\.yml:[0-9]+: layer 'dots': input 'c1': expected \[samples\]\[16\] as 'bottom' has, got \[samples\]\[8\]"
+bad "shape of the loss" model.yml 's/^# params.*/params: {top: [8]}/' \
+    "models/dlrm\.yml:[0-9]+: layer 'loss': input 'logit': expected \[samples\]\[1\], got \[samples\]\[8\]"
+bad "no such parameter" model.yml 's/^# params.*/params: {topp: [1]}/' \
+    "model\.yml:2: unknown key 'params\.topp' \(did you mean 'params\.top'\?\)"
+bad "no such optimizer" model.yml 's/type: adam/type: adamm/' "model\.yml:[0-9]+: .*adamm.*"
+for file in global embedding data model; do
+    mv "$work/job/$file.yml" "$work/away"
+    refused "no $file.yml" "^saffron local: .*/$file\.yml: cannot open: No such file or directory$" "${run[@]}"
+    mv "$work/away" "$work/job/$file.yml"
+done
 if [ -d "$data/adult" ]; then
     refused "glob without files" "train\.tsv\.gz.*--data" local --run-dir "$work/run" --config configs/adult \
         --data "$work/job"
@@ -53,8 +101,14 @@ fails() {
     nothing_left
 }
 
-fails "no NATS there" 1 "--nats: no connection to NATS at nats://127\.0\.0\.1:1" \
-    "${short[@]}" --nats nats://127.0.0.1:1
+# A NATS that is not there may come: roles and supervisor keep trying, and say so, until --timeout.
+fails "no NATS there" 1 "not done after 1 s \(--timeout\); no connection to NATS at nats://127\.0\.0\.1:1: " \
+    "${short[@]}" --nats nats://127.0.0.1:1 --timeout 1
+grep -q '^no connection to NATS at nats://127\.0\.0\.1:1: .*; trying again' "$work/out" ||
+    fail "no NATS there: nobody says that it is tried again: $(cat "$work/out")"
+grep -q 'nats_unreachable url=nats://127\.0\.0\.1:1 seconds=1' "$work"/run/logs/trainer-0.log ||
+    grep -q 'waiting for=' "$work"/run/logs/trainer-0.log || fail "no NATS there: the trainer's log does not say so"
+expect "steps == samples_read == samples_trained == samples_dropped == 0" "cpu_seconds['trainer'] > 0"
 if [ -d "$data/adult" ]; then
     adult=(--config configs/adult --data "$work/data" --epochs 1)
     mkdir "$work/data"

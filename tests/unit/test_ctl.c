@@ -11,6 +11,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "runtime/process/address.h"
 #include "tests/lib/temp.h"
 
 #include <ftw.h>
@@ -229,6 +230,42 @@ static void numbers(void **state)
     }
 }
 
+static void nats_urls(void **state)
+{
+    static const struct {
+        const char *url;
+        bool ok;
+    } row[] = {
+        {"nats://127.0.0.1:4222", true},
+        {"127.0.0.1:4222", true},
+        {"nats", true},
+        {"nats://nats", true},
+        {"tls://a.b.c:1", true},
+        {"nats://user:secret@host:4222", true},
+        {"nats://[::1]:4222", true},
+        {"nats://[::1]", true},
+        {"nats://a:1,nats://b:2", true},
+        {"", false},
+        {"nats://", false},
+        {"http://a:1", false},
+        {"nats://a:0", false},
+        {"nats://a:65536", false},
+        {"nats://a:", false},
+        {"nats://a:1x", false},
+        {"nats://:4222", false},
+        {"nats://a:1,", false},
+        {"nats://user@", false},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        int err = rt_address_check_nats(row[i].url);
+
+        if ((err == 0) != row[i].ok || (err && err != RT_EUSAGE))
+            fail_msg("'%s': got %d", row[i].url, err);
+    }
+}
+
 static json_t *statuses(const char *text)
 {
     json_t *list = json_loads(text, 0, NULL);
@@ -270,6 +307,79 @@ static void view_adds_up(void **state)
     ctl_snapshot_release(&snapshot);
     ctl_view_read(&snapshot, &view); /* nobody has answered yet */
     assert_true(!view.done && isnan(view.samples_trained) && isnan(view.rows_total));
+}
+
+/* Two ranks, one of which has just begun to answer. */
+static struct ctl_snapshot two_ranks(const char *digest0, const char *digest1)
+{
+    struct ctl_snapshot snapshot = {0};
+    json_t *trainers = statuses(
+        "[{\"done\": true, \"step\": 40, \"samples_trained\": 1000, \"samples_dropped\": 0,"
+        " \"samples_read\": 1603, \"samples_quarantined\": 3, \"samples_per_epoch\": 500,"
+        " \"train_seconds\": 9, \"train_began\": 100, \"train_ended\": 104,"
+        " \"evaluated_seconds\": 1, \"train_loss\": 0.25, \"train_loss_samples\": 500,"
+        " \"test_auc\": 0.75, \"staleness_max\": 2, \"batches_retried\": 1,"
+        " \"evaluations\": [{\"step\": 40, \"auc\": 0.75}]},"
+        " {\"done\": true, \"step\": 40, \"samples_trained\": 600, \"samples_dropped\": 0,"
+        " \"samples_read\": 1603, \"samples_quarantined\": 3, \"samples_per_epoch\": 300,"
+        " \"train_seconds\": 9, \"train_began\": 101, \"train_ended\": 105,"
+        " \"evaluated_seconds\": 7, \"train_loss\": 0.75, \"train_loss_samples\": 300,"
+        " \"staleness_max\": 4, \"batches_retried\": 2, \"bytes_gradients\": 3200}]");
+
+    json_object_set_new(json_array_get(trainers, 0), "dense_digest", json_string(digest0));
+    json_object_set_new(json_array_get(trainers, 1), "dense_digest", json_string(digest1));
+    snapshot.role[RT_ROLE_TRAINER] = trainers;
+    return snapshot;
+}
+
+static void ranks_are_merged(void **state)
+{
+    struct ctl_snapshot snapshot = two_ranks("aa", "aa");
+    struct ctl_view view;
+    json_t *first = json_array_get(snapshot.role[RT_ROLE_TRAINER], 0);
+
+    (void)state;
+    ctl_view_read(&snapshot, &view);
+    assert_true(view.begun && view.done && view.ranks == 2 && view.ranks_done == 2);
+    assert_false(ctl_view_digests_differ(&view));
+    assert_true(view.samples_trained == 1600 && view.samples_read == 1603);
+    assert_true(view.samples_per_epoch == 800 && view.step == 40 && view.batches_retried == 3);
+    assert_true(view.train_seconds == 4 && view.samples_per_second == 400);
+    assert_true(view.staleness_max == 4 && view.test_auc == 0.75);
+    assert_true(fabs(view.train_loss - (0.25 * 500 + 0.75 * 300) / 800) < 1e-12);
+    assert_int_equal(json_array_size(view.evaluations), 1);
+
+    /* In an open epoch rank 0 knows of its own rows only. */
+    json_object_set_new(first, "done", json_false());
+    json_object_set_new(first, "samples_read", json_integer(1003));
+    ctl_view_read(&snapshot, &view);
+    assert_true(!view.done && view.ranks_done == 1 && view.samples_read == 1603);
+    ctl_snapshot_release(&snapshot);
+
+    snapshot = two_ranks("aa", "bb");
+    ctl_view_read(&snapshot, &view);
+    assert_true(ctl_view_digests_differ(&view));
+    assert_string_equal(view.digest[0], "aa");
+    assert_string_equal(view.digest[1], "bb");
+    assert_true(view.digest_rank[0] == 0 && view.digest_rank[1] == 1);
+    ctl_snapshot_release(&snapshot);
+}
+
+static void silence_keeps_what_was_said(void **state)
+{
+    struct ctl_snapshot older = two_ranks("aa", "aa"), newer = {.silent = 1}, away = {.silent = 2};
+    struct ctl_view view;
+
+    (void)state;
+    newer.role[RT_ROLE_TRAINER] = statuses("[null, {\"samples_trained\": 700}]");
+    older.role[RT_ROLE_EMBEDDING_SERVER] = statuses("[{\"rows_total\": 7}]");
+    ctl_snapshot_keep(&newer, &older);
+    ctl_view_read(&newer, &view);
+    assert_true(view.samples_trained == 1700 && view.rows_total == 7);
+    ctl_snapshot_keep(&away, &newer);
+    ctl_view_read(&away, &view);
+    assert_true(view.samples_trained == 1700 && view.rows_total == 7 && away.silent == 2);
+    ctl_snapshot_release(&away);
 }
 
 static json_t *summary_of(const struct ctl_snapshot *snapshot, const char *error)
@@ -339,6 +449,8 @@ static void summary_has_every_field(void **state)
             fail_msg("no field %s", field[i]);
     }
     assert_true(json_is_null(json_object_get(bad, "test_auc")));
+    assert_true(json_is_integer(json_object_get(bad, "samples_read"))); /* nobody: nothing, 0 */
+    assert_true(json_is_null(json_object_get(bad, "samples_per_second")));
     json_decref(good);
     json_decref(bad);
 }
@@ -354,6 +466,9 @@ int main(void)
         cmocka_unit_test(thousands),
         cmocka_unit_test(numbers),
         cmocka_unit_test(view_adds_up),
+        cmocka_unit_test(ranks_are_merged),
+        cmocka_unit_test(silence_keeps_what_was_said),
+        cmocka_unit_test(nats_urls),
         cmocka_unit_test(summary_has_every_field),
     };
 
