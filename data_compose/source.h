@@ -3,9 +3,11 @@
  *     while ((rc = dc_source_line(source, &line)) > 0)
  *         ... line.text[0 .. line.size) until the next call ...
  *
- * Plain text, or gzip by its first two bytes (several members one after another are legal). Lines end in
- * \n or \r\n; the last one may end with its file. Files are read through the io, one at a time.
- * Memory: one buffer of DC_LINE_MAX + 1 MiB, and zlib's. Touch: the io's thread. */
+ * Plain text, gzip or zstd, by a file's first bytes (several members one after another are legal). Lines
+ * end in \n or \r\n; the last one may end with its file; a UTF-8 byte order mark before the first is
+ * skipped; any other byte, NUL too, is what it is. Files are read through the io, one at a time.
+ * Memory: one buffer of DC_LINE_MAX + 1 MiB, and zlib's, or at most 128 MiB of zstd's. Touch: the io's
+ * thread. */
 #ifndef DC_SOURCE_H
 #define DC_SOURCE_H
 

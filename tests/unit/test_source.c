@@ -1,4 +1,4 @@
-/* tests/unit/test_source.c -- lines of plain and gzip files, whole, joined, cut short. */
+/* tests/unit/test_source.c -- lines of plain, gzip and zstd files, whole, joined, cut short. */
 #include "data_compose/source.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <zlib.h>
+#include <zstd.h>
 #include <cmocka.h>
 
 static char dir[TEMP_PATH_MAX];
@@ -49,6 +50,25 @@ static void squeeze(const char *text, size_t n, uint8_t *out, size_t capacity, s
     deflateEnd(&z);
 }
 
+/* One zstd frame with its checksum; appended as above. */
+static void squeeze_zstd(const char *text, size_t n, uint8_t *out, size_t capacity, size_t *size)
+{
+    ZSTD_CCtx *context = ZSTD_createCCtx();
+
+    ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
+    size_t packed = ZSTD_compress2(context, out + *size, capacity - *size, text, n);
+    assert_false(ZSTD_isError(packed));
+    *size += packed;
+    ZSTD_freeCCtx(context);
+}
+
+/* The kinds of packed files, for tests that hold for each. */
+static const struct packing {
+    const char *name;
+    void (*squeeze)(const char *text, size_t n, uint8_t *out, size_t capacity, size_t *size);
+    size_t known; /* bytes that tell the kind */
+} packing[] = {{"gzip", squeeze, 2}, {"zstd", squeeze_zstd, 4}};
+
 /* All lines joined by '|'; the return value of the last call in *rc. */
 static char *read_all(const char *const *path, uint32_t n, int *rc)
 {
@@ -79,6 +99,18 @@ static void plain_lines(void **state)
         {"crlf", "a\r\n\r\nb\r\n", "0.1:a|0.2:|0.3:b|"},
         {"empty lines", "\n\n", "0.1:|0.2:|"},
         {"cr inside", "a\rb\n", "0.1:a\rb|"},
+        {"byte order mark",
+         "\xef\xbb\xbf"
+         "a\nb\n",
+         "0.1:a|0.2:b|"},
+        {"nothing but a mark", "\xef\xbb\xbf", "0.1:|"},
+        {"a mark further on",
+         "a\n\xef\xbb\xbf"
+         "b\n",
+         "0.1:a|0.2:\xef\xbb\xbf"
+         "b|"},
+        {"nearly gzip", "\x1f", "0.1:\x1f|"},
+        {"nearly zstd", "\x28\xb5\x2f\n", "0.1:\x28\xb5\x2f|"},
     };
 
     (void)state;
@@ -99,66 +131,190 @@ static void plain_lines(void **state)
     plain_io_set_read_max(io, 0);
 }
 
+/* What is unusual and legal in a text: a NUL byte, a name that promises something else. */
+static void odd_files(void **state)
+{
+    char *path = put("odd.gz", "a\0b\nc", 5);
+    const char *list[] = {path};
+    struct dc_source *source = dc_source_create(io, list, 1);
+    struct dc_line line;
+
+    (void)state;
+    assert_int_equal(dc_source_line(source, &line), 1);
+    assert_int_equal(line.size, 3);
+    assert_memory_equal(line.text, "a\0b", 3);
+    assert_int_equal(dc_source_line(source, &line), 1);
+    assert_int_equal(dc_source_line(source, &line), 0);
+    dc_source_destroy(source);
+    rt_free(path);
+}
+
+/* Members one after another, empty ones too, a line across two of them; all kinds of files in one list. */
 static void several_files(void **state)
 {
-    uint8_t data[4096];
-    size_t size = 0;
+    uint8_t data[ARRAY_LEN(packing)][4096];
+    size_t size[ARRAY_LEN(packing)] = {0};
     int rc;
 
     (void)state;
-    squeeze("g1\ng", 4, data, sizeof(data), &size);
-    squeeze("2\n", 2, data, sizeof(data), &size); /* a line across two members */
-    squeeze("", 0, data, sizeof(data), &size);
-    char *a = put("a", "x\ny", 3), *b = put("b.gz", data, size), *c = put("c", "z\n", 2);
-    const char *list[] = {a, b, c};
+    memcpy(data[1], "\x5a\x2a\x4d\x18\2\0\0\0ab", 10); /* zstd: a frame to be skipped */
+    size[1] = 10;
+    for (size_t i = 0; i < ARRAY_LEN(packing); i++) {
+        packing[i].squeeze("g1\ng", 4, data[i], sizeof(data[i]), &size[i]);
+        packing[i].squeeze("", 0, data[i], sizeof(data[i]), &size[i]);
+        packing[i].squeeze("2\n", 2, data[i], sizeof(data[i]), &size[i]);
+    }
+    char *a = put("a", "x\ny", 3), *b = put("b", data[0], size[0]), *c = put("c", "", 0),
+         *d = put("d", data[1], size[1]), *e = put("e", "z\n", 2);
+    const char *list[] = {a, b, c, d, e};
     for (size_t read_max = 0; read_max < 4; read_max++) {
         plain_io_set_read_max(io, read_max);
-        char *got = read_all(list, 3, &rc);
+        char *got = read_all(list, 5, &rc);
         assert_int_equal(rc, 0);
-        assert_string_equal(got, "0.1:x|0.2:y|1.1:g1|1.2:g2|2.1:z|");
+        assert_string_equal(got, "0.1:x|0.2:y|1.1:g1|1.2:g2|3.1:g1|3.2:g2|4.1:z|");
         rt_free(got);
     }
     plain_io_set_read_max(io, 0);
     rt_free(a);
     rt_free(b);
     rt_free(c);
+    rt_free(d);
+    rt_free(e);
 }
 
-static void broken_files(void **state)
+/* Reads `data` as a file; expects an error that names the file and has `want` in its text. */
+static void expect_broken(const char *what, const uint8_t *data, size_t size, const char *want)
+{
+    char *path = put("broken", data, size);
+    const char *list[] = {path};
+    int rc;
+
+    rt_free(read_all(list, 1, &rc));
+    if (rc != RT_EDATA || !strstr(rt_err_text(), "broken: ") || !strstr(rt_err_text(), want))
+        fail_msg("%s: rc %d, text '%s', expected '%s'", what, rc, rt_err_text(), want);
+    rt_free(path);
+}
+
+static void broken_members(void **state)
 {
     static const char text[] = "first\nsecond\nthird\n";
-    uint8_t data[4096];
-    size_t size = 0;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(packing); i++) {
+        uint8_t data[4096];
+        size_t size = 0, one;
+        char want[64];
+
+        packing[i].squeeze(text, sizeof(text) - 1, data, sizeof(data), &size);
+        one = size;
+        packing[i].squeeze(text, sizeof(text) - 1, data, sizeof(data), &size);
+        for (size_t cut = packing[i].known; cut < size; cut++) { /* every possible truncation */
+            snprintf(want, sizeof(want), "%s data ends early (truncated file?) at byte %zu",
+                     packing[i].name, cut);
+            if (cut != one)
+                expect_broken("cut", data, cut, want);
+        }
+        memcpy(data + size, "garbage", 7);
+        snprintf(want, sizeof(want), "%s data is followed by something else at byte %zu",
+                 packing[i].name, size);
+        expect_broken("tail", data, size + 7, want);
+        data[one - (i ? 1 : 6)] ^= 1; /* the checksum of the first member */
+        snprintf(want, sizeof(want), "%s data ", packing[i].name);
+        expect_broken("checksum", data, size, want);
+    }
+}
+
+/* Bytes changed at random: the lines or an error, never a hang, and with a checksum never other lines. */
+static void corrupt_members(void **state)
+{
+    uint64_t key = 77, at = 0;
+    char text[3000];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(text); i++)
+        text[i] = i % 30 == 29 ? '\n' : (char)('a' + rt_below(rt_draw(key, at++), 8));
+    for (size_t i = 0; i < ARRAY_LEN(packing); i++) {
+        uint8_t data[4096];
+        size_t size = 0;
+        int rc;
+
+        packing[i].squeeze(text, sizeof(text), data, sizeof(data), &size);
+        char *path = put("broken", data, size);
+        const char *list[] = {path};
+        char *whole = read_all(list, 1, &rc);
+        assert_int_equal(rc, 0);
+        rt_free(path);
+        for (int n = 0; n < 2000; n++) {
+            size_t where = packing[i].known + rt_below(rt_draw(key, at++), size - packing[i].known);
+            uint8_t was = data[where];
+
+            data[where] ^= (uint8_t)(1 + rt_below(rt_draw(key, at++), 255));
+            path = put("broken", data, size);
+            char *got = read_all(list, 1, &rc);
+            if (rc == 0 && strcmp(got, whole) != 0)
+                fail_msg("%s: byte %zu changed: other lines and no error", packing[i].name, where);
+            rt_free(got);
+            rt_free(path);
+            data[where] = was;
+        }
+        rt_free(whole);
+    }
+}
+
+/* A few hundred packed bytes that are megabytes of lines: the buffer is filled many times from one input. */
+static void much_from_little(void **state)
+{
+    enum { LINES = 5000000 };
+    char *text = rt_xmalloc(2 * LINES);
+    static uint8_t data[32768];
+    struct dc_line line;
+
+    (void)state;
+    for (size_t i = 0; i < LINES; i++)
+        memcpy(text + 2 * i, "x\n", 2);
+    for (size_t i = 0; i < ARRAY_LEN(packing); i++) {
+        size_t size = 0;
+        uint64_t n = 0;
+        int rc;
+
+        packing[i].squeeze(text, 2 * LINES, data, sizeof(data), &size);
+        char *path = put("little", data, size);
+        const char *list[] = {path};
+        struct dc_source *source = dc_source_create(io, list, 1);
+        while ((rc = dc_source_line(source, &line)) > 0)
+            n += line.size == 1 && line.text[0] == 'x';
+        assert_int_equal(rc, 0);
+        assert_int_equal(n, LINES);
+        dc_source_destroy(source);
+        rt_free(path);
+    }
+    rt_free(text);
+}
+
+static void refused_files(void **state)
+{
+    static const struct {
+        const char *name;
+        uint8_t data[10];
+    } row[] = {
+        {"xz", {0xfd, '7', 'z', 'X', 'Z', 0}}, {"lz4", {0x04, 0x22, 0x4d, 0x18, 0x64}},
+        {"zip", {'P', 'K', 3, 4, 20}},         {"bzip2", {'B', 'Z', 'h', '9', '1', 'A', 'Y', '&'}},
+        {"Parquet", {'P', 'A', 'R', '1', 21}},
+    };
+    char want[64];
     int rc;
 
     (void)state;
-    squeeze(text, sizeof(text) - 1, data, sizeof(data), &size);
-    for (size_t cut = 2; cut < size; cut++) { /* every possible truncation */
-        char *path = put("cut.gz", data, cut);
-        const char *list[] = {path};
-        char *got = read_all(list, 1, &rc);
-
-        if (rc != RT_EDATA || !strstr(rt_err_text(), "cut.gz") ||
-            !strstr(rt_err_text(), "ends early"))
-            fail_msg("cut at %zu of %zu: rc %d, text '%s'", cut, size, rc, rt_err_text());
-        rt_free(got);
-        rt_free(path);
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        snprintf(want, sizeof(want), "expected plain text, gzip or zstd, got %s", row[i].name);
+        expect_broken(row[i].name, row[i].data, sizeof(row[i].data), want);
     }
-    memcpy(data + size, "garbage", 7);
-    char *tail = put("tail.gz", data, size + 7);
-    data[size - 6] ^= 1; /* the checksum */
-    char *sum = put("sum.gz", data, size);
     char *none = rt_path_join(dir, "none");
-    const char *list[] = {tail, sum, none, dir};
-    static const int want[] = {RT_EDATA, RT_EDATA, RT_EFILE, RT_EFILE};
+    const char *list[] = {none, dir};
     for (size_t i = 0; i < ARRAY_LEN(list); i++) {
-        char *got = read_all(&list[i], 1, &rc);
-        if (rc != want[i])
-            fail_msg("%s: rc %d, want %d", list[i], rc, want[i]);
-        rt_free(got);
+        rt_free(read_all(&list[i], 1, &rc));
+        assert_int_equal(rc, RT_EFILE);
     }
-    rt_free(tail);
-    rt_free(sum);
     rt_free(none);
 }
 
@@ -196,13 +352,12 @@ static void long_lines(void **state)
     rt_free(text);
 }
 
-/* Random lines through gzip members of random sizes and reads of random sizes. */
+/* Random lines through members of random sizes and reads of random sizes. */
 static void random_lines(void **state)
 {
     uint64_t key = 20240607, at = 0;
     struct rt_strbuf text, want;
     uint8_t *data = rt_xmalloc(8u << 20);
-    size_t size = 0, from = 0;
     int rc;
 
     (void)state;
@@ -220,26 +375,31 @@ static void random_lines(void **state)
         rt_strbuf_add(&text, "\n", 1);
         rt_strbuf_add(&want, "|", 1);
     }
-    while (from < text.len) {
-        size_t n = 1 + rt_below(rt_draw(key, at++), 300000);
-        n = n < text.len - from ? n : text.len - from;
-        squeeze(text.text + from, n, data, 8u << 20, &size);
-        from += n;
+    char *path[3] = {put("random", text.text, text.len)};
+    for (size_t i = 0; i < ARRAY_LEN(packing); i++) {
+        size_t size = 0, from = 0;
+
+        while (from < text.len) {
+            size_t n = 1 + rt_below(rt_draw(key, at++), 300000);
+            n = n < text.len - from ? n : text.len - from;
+            packing[i].squeeze(text.text + from, n, data, 8u << 20, &size);
+            from += n;
+        }
+        path[1 + i] = put(packing[i].name, data, size);
     }
-    char *gz = put("random.gz", data, size), *plain = put("random", text.text, text.len);
-    const char *list[] = {gz, plain};
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
+        const char *list[] = {path[i]};
+
         plain_io_set_read_max(io, 1 + rt_below(rt_draw(key, at++), 10000));
-        char *got = read_all(&list[i], 1, &rc);
+        char *got = read_all(list, 1, &rc);
         assert_int_equal(rc, 0);
         assert_string_equal(got, want.text);
         rt_free(got);
+        rt_free(path[i]);
     }
     plain_io_set_read_max(io, 0);
     rt_strbuf_release(&text);
     rt_strbuf_release(&want);
-    rt_free(gz);
-    rt_free(plain);
     rt_free(data);
 }
 
@@ -253,9 +413,9 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    static const char *const name[] = {"plain",   "a",         "b.gz",   "c",
-                                       "cut.gz",  "tail.gz",   "sum.gz", "long",
-                                       "endless", "random.gz", "random"};
+    static const char *const name[] = {"plain",  "odd.gz", "a",      "b",     "c",
+                                       "d",      "e",      "broken", "long",  "endless",
+                                       "random", "gzip",   "zstd",   "little"};
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(name); i++) {
@@ -270,8 +430,10 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(plain_lines),  cmocka_unit_test(several_files),
-        cmocka_unit_test(broken_files), cmocka_unit_test(long_lines),
+        cmocka_unit_test(plain_lines),      cmocka_unit_test(odd_files),
+        cmocka_unit_test(several_files),    cmocka_unit_test(broken_members),
+        cmocka_unit_test(corrupt_members),  cmocka_unit_test(refused_files),
+        cmocka_unit_test(much_from_little), cmocka_unit_test(long_lines),
         cmocka_unit_test(random_lines),
     };
 
