@@ -1,8 +1,7 @@
 /* runtime/job/data.c -- data.yml: files, format, and the numbers that make the data plan. Columns are in
- * column.c.
+ * column.c, lists of files in files.c.
  *
- * Lists of globs become sorted lists of paths, so the same files make the same plan whatever the order of
- * the globs and of the folder. The plan's hash sees names and sizes, not contents: these are checked as they
+ * The plan's hash sees names and sizes, not contents: these are checked as they
  * are read. */
 #include "runtime/job/read.h"
 
@@ -14,14 +13,11 @@
 #include "runtime/conf/option.h"
 #include "runtime/job/batch_id.h"
 
-#include <glob.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#define FILES_MAX 100000
 
 struct data_keys {
     struct rt_data_conf conf;
@@ -62,67 +58,6 @@ static const struct rt_option option[] = {
     {"synthetic", RT_OPT_NODE, AT(conf.synthetic), NULL, 0, 0, NULL,
      "keys of the synthetic click log"},
 };
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-static int expand_one(const struct rt_node *node, const char *base, glob_t *found, size_t *matched)
-{
-    const char *pattern;
-    int err = rt_node_str(node, &pattern);
-    if (err)
-        return err;
-    char *path = rt_path_join(base, pattern);
-    size_t before = found->gl_pathc;
-    int rc = glob(path, GLOB_BRACE | (before ? GLOB_APPEND : 0), NULL, found);
-    if (rc == GLOB_NOSPACE)
-        err = RT_FAIL(RT_ENOMEM, "no memory for the files of '%s'", path);
-    else if (rc != 0)
-        err = rt_node_fail(
-            node, "no file matches '%s' (--data or SAFFRON_DATA_DIR names the folder)", path);
-    *matched = found->gl_pathc - before;
-    rt_free(path);
-    return err;
-}
-
-/* A list of globs -> sorted paths, each once; a glob that matches nothing is an error. */
-static int read_files(const struct rt_node *list, const char *base, struct rt_job *job,
-                      const char *const **out, uint32_t *n_out)
-{
-    if (!list)
-        return 0;
-    glob_t found = {0};
-    int err = rt_node_want_list(list);
-    for (size_t i = 0; !err && i < rt_node_count(list); i++) {
-        size_t matched = 0;
-        err = expand_one(rt_node_at(list, i), base, &found, &matched);
-        if (!err && found.gl_pathc > FILES_MAX)
-            err =
-                rt_node_fail(list, "expected at most %d files, got %zu", FILES_MAX, found.gl_pathc);
-    }
-    const char **path = err ? NULL : rt_arena_array(job->arena, const char *, found.gl_pathc + 1);
-    if (!err && !path)
-        err = RT_FAIL(RT_ENOMEM, "no memory for %zu paths", found.gl_pathc);
-    uint32_t n = 0;
-    for (size_t i = 0; !err && i < found.gl_pathc; i++) {
-        path[n] = rt_arena_strdup(job->arena, found.gl_pathv[i]);
-        if (!path[n++])
-            err = RT_FAIL(RT_ENOMEM, "no memory for %zu paths", found.gl_pathc);
-    }
-    globfree(&found);
-    if (err)
-        return err;
-    qsort(path, n, sizeof *path, by_name);
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < n; i++)
-        if (!kept || strcmp(path[kept - 1], path[i]) != 0)
-            path[kept++] = path[i];
-    *out = path;
-    *n_out = kept;
-    return 0;
-}
 
 static int check(const struct rt_node *root, const struct rt_job *job)
 {
@@ -174,9 +109,9 @@ int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char 
         job->label = label;
         data->n_labels = 1;
     }
-    err = read_files(keys.train, base, job, &data->train, &data->n_train);
+    err = rt_job_read_files(keys.train, base, job, &data->train, &data->n_train);
     if (!err)
-        err = read_files(keys.test, base, job, &data->test, &data->n_test);
+        err = rt_job_read_files(keys.test, base, job, &data->test, &data->n_test);
     for (uint32_t i = 0; !err && i < data->n_train; i++) {
         struct stat st;
         data->train_bytes += stat(data->train[i], &st) == 0 ? (uint64_t)st.st_size : 0;

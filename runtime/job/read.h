@@ -12,6 +12,11 @@ int rt_job_read_embedding(const struct rt_node *root, struct rt_job *job);
 /* After embedding: columns name features. `base`: what relative globs are relative to. */
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base);
 
+/* files.c: a list of globs (NULL: none) -> readable files, sorted by path, each once; in the job's arena. A glob
+ * without a file, and what is no readable file, is RT_EUSAGE. */
+int rt_job_read_files(const struct rt_node *list, const char *base, struct rt_job *job,
+                      const char *const **out, uint32_t *n_out);
+
 /* column.c: the columns of data.yml, or Criteo's own. After the rest of `job->data` is filled. */
 int rt_job_read_columns(const struct rt_node *columns, struct rt_job *job);
 int rt_job_criteo_columns(struct rt_job *job);
