@@ -38,10 +38,10 @@ void ebs_part_release(struct ebs_part *part)
     *part = (struct ebs_part){0};
 }
 
-static void fail_call(struct ebs_part *part, const char *why)
+static void fail_call(struct ebs_part *part, int err, const char *why)
 {
     if (part->call)
-        rt_call_fail(part->call, RT_ECANCELED, why);
+        rt_call_fail(part->call, err, why);
     part->call = NULL;
 }
 
@@ -55,13 +55,14 @@ int ebs_gather_create(struct ebs_gather **out)
     return 0;
 }
 
-/* Forget a batch; whoever waits for an answer is told why. */
-static void batch_free(struct ebs_gather *gather, struct batch *batch, const char *why)
+/* Forget a batch; whoever waits for an answer is told why: RT_ECANCELED, ask again; RT_EUNKNOWN, another
+ * attempt has taken its place, and asking again would only take that one's away. */
+static void batch_free(struct ebs_gather *gather, struct batch *batch, int err, const char *why)
 {
     struct step *step = rt_map_get_ptr(&gather->steps, batch->step);
 
     for (uint32_t i = 0; i < batch->parts; i++) {
-        fail_call(&batch->part[i], why);
+        fail_call(&batch->part[i], err, why);
         if (batch->part[i].arena)
             ebs_part_release(&batch->part[i]);
     }
@@ -84,7 +85,8 @@ void ebs_gather_destroy(struct ebs_gather *gather)
     if (!gather)
         return;
     for (size_t at = 0; rt_map_next(&gather->batches, &at, &key, &value); at = 0)
-        batch_free(gather, rt_map_get_ptr(&gather->batches, key), "the embedding server stops");
+        batch_free(gather, rt_map_get_ptr(&gather->batches, key), RT_ECANCELED,
+                   "the embedding server stops");
     for (size_t at = 0; rt_map_next(&gather->steps, &at, &key, &value); at = 0)
         step_free(gather, rt_map_get_ptr(&gather->steps, key));
     rt_map_release(&gather->batches);
@@ -119,7 +121,7 @@ static int make_room(struct ebs_gather *gather)
 
         if (!is_abandoned(batch))
             continue;
-        batch_free(gather, batch, "given up");
+        batch_free(gather, batch, RT_ECANCELED, "given up");
         at = 0; /* removal moves entries */
     }
     if (gather->batches.count >= EBS_OPEN_MAX)
@@ -167,7 +169,7 @@ static int batch_of(struct ebs_gather *gather, const struct ebs_part *part, stru
                        (unsigned long long)batch->digest);
     if (batch && (batch->parts != m->parts || batch->step != m->step || batch->rank != m->rank ||
                   batch->world != m->world || batch->synchronous != m->synchronous)) {
-        batch_free(gather, batch, "replaced by a later attempt");
+        batch_free(gather, batch, RT_EUNKNOWN, "replaced by a later attempt");
         batch = NULL;
     }
     if (!batch)
@@ -176,24 +178,38 @@ static int batch_of(struct ebs_gather *gather, const struct ebs_part *part, stru
     return 0;
 }
 
-void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, const char *why)
+void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, int err, const char *why)
 {
     struct batch *batch = rt_map_get_ptr(&gather->batches, batch_id);
 
     if (batch)
-        batch_free(gather, batch, why);
+        batch_free(gather, batch, err, why);
 }
 
 /* ---- steps ---- */
+
+/* A step that is made again may be made by another number of ranks: what came of the attempt before it
+ * will not be completed. Which attempt is the later one shows in the order of arrival alone; where that
+ * is wrong, the batches that were sent away come again and win in their turn, for the earlier
+ * attempt has been answered by then. */
+static void replace_step(struct ebs_gather *gather, struct step *step)
+{
+    for (uint32_t r = 0; r < step->world; r++)
+        if (step->rank[r].batch)
+            batch_free(gather, step->rank[r].batch, RT_EUNKNOWN,
+                       "its step was made again by another number of ranks");
+    step_free(gather, step);
+}
 
 static int step_of(struct ebs_gather *gather, const struct wire_apply_gradients *m,
                    struct step **out)
 {
     struct step *step = rt_map_get_ptr(&gather->steps, m->step);
 
-    if (step && step->world != m->world)
-        return RT_FAIL(RT_EPROTO, "step %llu: world is %u, others say %u",
-                       (unsigned long long)m->step, m->world, step->world);
+    if (step && step->world != m->world) {
+        replace_step(gather, step);
+        step = NULL;
+    }
     if (!step) {
         if (m->world > EBS_WORLD_MAX || gather->steps.count >= EBS_OPEN_MAX)
             return RT_FAIL(RT_ELIMIT,
@@ -232,9 +248,7 @@ static int enter_step(struct ebs_gather *gather, struct batch *batch, const stru
         return err;
     other = step->rank[batch->rank].batch;
     if (other && other != batch)
-        return RT_FAIL(RT_EPROTO, "step %llu rank %u: batch %016llx, but %016llx is already here",
-                       (unsigned long long)step->number, batch->rank, (unsigned long long)batch->id,
-                       (unsigned long long)other->id);
+        batch_free(gather, other, RT_EUNKNOWN, "another batch took its place in its step");
     step->rank[batch->rank].batch = batch;
     step->rank[batch->rank].skipped = false;
     return 0;
@@ -253,13 +267,13 @@ int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part)
     if (!err && batch->synchronous) {
         err = enter_step(gather, batch, part);
         if (err && batch->arrived == 0)
-            batch_free(gather, batch, "");
+            batch_free(gather, batch, RT_EUNKNOWN, "");
     }
     if (err)
         return err;
     slot = &batch->part[part->m.part];
     if (slot->arena) {
-        fail_call(slot, "asked again");
+        fail_call(slot, RT_ECANCELED, "asked again");
         ebs_part_release(slot);
         batch->arrived--;
     }
@@ -301,7 +315,7 @@ static int step_ready(const struct step *step, struct ebs_ready *out)
     for (uint32_t r = 0; r < step->world; r++)
         if (step->rank[r].batch)
             batch[n++] = step->rank[r].batch;
-    *out = (struct ebs_ready){.whole_step = true, .step = step->number};
+    *out = (struct ebs_ready){.whole_step = true, .step = step->number, .merge = step->world > 1};
     /* None: all were applied before, and only the step's number is news. */
     if (n > 0)
         err = fill(out, batch, n);
@@ -309,20 +323,22 @@ static int step_ready(const struct step *step, struct ebs_ready *out)
     return err;
 }
 
-int ebs_gather_ready(struct ebs_gather *gather, const struct ebs_part *latest,
-                     struct ebs_ready *out)
+int ebs_gather_ready(struct ebs_gather *gather, uint64_t batch_id, struct ebs_ready *out)
 {
-    struct batch *batch = rt_map_get_ptr(&gather->batches, latest->batch_id);
+    struct batch *batch = rt_map_get_ptr(&gather->batches, batch_id);
 
     *out = (struct ebs_ready){0};
-    if (latest->m.synchronous) {
-        const struct step *step = rt_map_get_ptr(&gather->steps, latest->m.step);
-
-        return step ? step_ready(step, out) : 0;
-    }
     if (!batch || batch->arrived < batch->parts)
         return 0;
     return fill(out, &batch, 1);
+}
+
+int ebs_gather_step_ready(struct ebs_gather *gather, uint64_t number, struct ebs_ready *out)
+{
+    const struct step *step = rt_map_get_ptr(&gather->steps, number);
+
+    *out = (struct ebs_ready){0};
+    return step ? step_ready(step, out) : 0;
 }
 
 /* Steps come in order: an older one that nobody stands in any more will not be completed. */
@@ -349,7 +365,7 @@ void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready)
         struct batch *batch = rt_map_get_ptr(&gather->batches, ready->part[i]->batch_id);
 
         i += batch->parts;
-        batch_free(gather, batch, "");
+        batch_free(gather, batch, RT_EUNKNOWN, "");
     }
     if (ready->whole_step)
         forget_steps_before(gather, ready->step + 1);

@@ -7,6 +7,10 @@
  *   part: (none) -ebs_gather_add-> waiting -ebs_gather_ready-> in a ready set -ebs_gather_finish-> gone
  *         waiting -ebs_gather_add of the same part-> replaced; its old call is told so
  *
+ * A rank that came back may run a step again, with another batch, and the group may run it again with another
+ * number of ranks. So what is asked later wins: the batch that stood in its place, or the whole step of
+ * the other world, is forgotten, and its calls are told so with RT_EUNKNOWN, which nobody repeats.
+ *
  * Memory: payloads are lent from the loop's pool, whose budget bounds them; batches and steps are at most
  * EBS_OPEN_MAX. Touch: owner thread only. */
 #ifndef EBS_GATHER_H
@@ -39,26 +43,28 @@ int ebs_gather_create(struct ebs_gather **out);
 void ebs_gather_destroy(struct ebs_gather *gather); /* fails the calls with RT_ECANCELED */
 
 /* Keep a part: its arena, payload reference and call are the gather's now (on an error they are not).
- * RT_EDIGEST: another digest than the batch's other parts. RT_EPROTO: other contradictions. RT_EFULL.
- * A batch that comes again cut into another number of parts replaces what was there of it. */
+ * RT_EDIGEST: another digest than the batch's other parts. RT_EPROTO: too many parts. RT_EFULL.
+ * A batch that comes again cut or placed differently replaces what was there of it, and so does another batch
+ * of the same step and rank. */
 int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part);
 
 /* The batch of this rank and step was applied before: the step does not wait for it. */
 int ebs_gather_skip(struct ebs_gather *gather, const struct ebs_part *part);
 
-/* Forget what waits of a batch, if anything; its calls fail with RT_ECANCELED and `why`. */
-void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, const char *why);
+/* Forget what waits of a batch, if anything; its calls fail with `err` and `why`. */
+void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, int err, const char *why);
 
 /* Parts that can be applied now, in order of rank and part: all of a batch, or all of a step. */
 struct ebs_ready {
     struct ebs_part **part; /* [n]; the gather's memory, until ebs_gather_finish() or _keep() */
     size_t n;
-    bool whole_step; /* of the group: its batches become one update */
+    bool whole_step; /* of the group */
+    bool merge;      /* its batches become one update */
     uint64_t step;
 };
-/* What a part that was just added or skipped has completed. *out is zero: still waiting. RT_ENOMEM. */
-int ebs_gather_ready(struct ebs_gather *gather, const struct ebs_part *latest,
-                     struct ebs_ready *out);
+/* Is a batch complete, that is not of a step; is a step? *out is zero: still waiting. RT_ENOMEM. */
+int ebs_gather_ready(struct ebs_gather *gather, uint64_t batch_id, struct ebs_ready *out);
+int ebs_gather_step_ready(struct ebs_gather *gather, uint64_t number, struct ebs_ready *out);
 /* Applied: forget the parts. Their calls must be answered. */
 void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready);
 /* Not applied: the parts stay, and each that comes again is a new chance. Their calls must be answered. */

@@ -336,7 +336,7 @@ static void count_memory(struct ebs_owner *owner)
     set(&owner->stats.memory_bytes, memory);
 }
 
-/* The step that waiting lookups may see now. Steps are applied in order, so the highest says it all. */
+/* The step that waiting lookups may see now. */
 static void step_applied(struct ebs_owner *owner, uint64_t step)
 {
     if (step <= get(&owner->stats.step))
@@ -365,29 +365,51 @@ static int apply(struct ebs_owner *owner, struct ebs_part *const *part, size_t n
     return err;
 }
 
+/* Apply what is ready, and forget it; an error leaves it where it is. */
+static int apply_ready(struct ebs_owner *owner, struct ebs_ready *ready)
+{
+    int err = apply(owner, ready->part, ready->n, ready->merge);
+
+    if (err)
+        ebs_gather_keep(ready);
+    else
+        ebs_gather_finish(owner->gather, ready);
+    return err;
+}
+
+/* Steps are applied in their order: one may be complete here before the one that it follows, when its ranks
+ * are others. An owner that has seen no step yet begins with any. Asked with the step of a part that
+ * was just added or skipped. */
+static void apply_steps(struct ebs_owner *owner, uint64_t number, uint64_t batch_id)
+{
+    for (;;) {
+        uint64_t at = get(&owner->stats.step);
+        struct ebs_ready ready;
+
+        if (at > 0 && number > at + 1)
+            return;
+        if (ebs_gather_step_ready(owner->gather, number, &ready)) {
+            ebs_gather_drop(owner->gather, batch_id, RT_ENOMEM, rt_err_text());
+            return;
+        }
+        if (!ready.whole_step || apply_ready(owner, &ready))
+            return;
+        step_applied(owner, number);
+        number = get(&owner->stats.step) + 1;
+    }
+}
+
 /* Something was added to the gather: is a batch or a step complete? */
-static void gathered(struct ebs_owner *owner, struct ebs_part *latest)
+static void gathered(struct ebs_owner *owner, const struct ebs_part *latest)
 {
     struct ebs_ready ready;
-    uint64_t step;
-    bool whole;
-    int err = ebs_gather_ready(owner->gather, latest, &ready);
 
-    if (err) {
-        ebs_gather_drop(owner->gather, latest->batch_id, rt_err_text());
-        return;
-    }
-    step = ready.step;
-    whole = ready.whole_step;
-    if (ready.n == 0 && !whole)
-        return;
-    if (apply(owner, ready.part, ready.n, whole && latest->m.world > 1)) {
-        ebs_gather_keep(&ready);
-        return;
-    }
-    ebs_gather_finish(owner->gather, &ready);
-    if (whole)
-        step_applied(owner, step);
+    if (latest->m.synchronous)
+        apply_steps(owner, latest->m.step, latest->batch_id);
+    else if (ebs_gather_ready(owner->gather, latest->batch_id, &ready))
+        ebs_gather_drop(owner->gather, latest->batch_id, RT_ENOMEM, rt_err_text());
+    else if (ready.n > 0)
+        (void)apply_ready(owner, &ready);
 }
 
 /* A batch that is applied already: say so, and let its step not wait for it. */
@@ -453,7 +475,7 @@ static void serve_apply(void *ctx, struct rt_call *call, const struct rt_frame *
         gather_part(owner, call, request);
         return;
     }
-    ebs_gather_drop(owner->gather, part.batch_id, "replaced by a later attempt");
+    ebs_gather_drop(owner->gather, part.batch_id, RT_EUNKNOWN, "replaced by a later attempt");
     (void)apply(owner, &alone, 1, false); /* the asker has heard of an error */
 }
 

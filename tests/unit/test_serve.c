@@ -441,7 +441,8 @@ static void another_cut_replaces_the_first(void **state)
     update.parts = 1;
     second = ask_update(&update);
     run(2);
-    assert_int_equal(first->err, RT_ECANCELED);
+    assert_int_equal(first->err,
+                     RT_EUNKNOWN); /* not to be sent again: it would replace in its turn */
     assert_int_equal(second->applied.outcome, WIRE_APPLIED);
     assert_true(value_of(0, id) == 0.5f);
     assert_int_equal(ebs_owner_stats(bed.owner)->updates, 1);
@@ -555,6 +556,89 @@ static void empty_and_repeated_ranks_count(void **state)
     assert_true(lookup->err == 0 && lookup->value[0] == 0.0f);
 }
 
+/* One rank's batch of a step, a gradient of 1 for one row. */
+static struct answer *ask_rank(uint64_t sequence, uint64_t step, uint32_t rank, uint32_t world,
+                               const uint64_t *id)
+{
+    static const float one[DIM] = {1, 1};
+
+    return ask_update(&(struct update){.batch_id = rt_batch_id(rank, sequence),
+                                       .step = step,
+                                       .rank = rank,
+                                       .world = world,
+                                       .synchronous = true,
+                                       .id = id,
+                                       .grad = one,
+                                       .n = 1});
+}
+
+/* Rank 1 pushed, died, came back, and made the same step with another batch. */
+static void a_successor_takes_the_place(void **state)
+{
+    uint64_t id[] = {pick(0, true), pick(1, true)};
+    struct answer *before = ask_rank(0, 1, 1, 2, id), *after = ask_rank(7, 1, 1, 2, id + 1);
+    struct answer *other;
+
+    (void)state;
+    run(1);
+    assert_int_equal(before->err, RT_EUNKNOWN);
+    assert_false(after->done);
+    assert_int_equal(ebs_owner_stats(bed.owner)->open, 1);
+    other = ask_rank(0, 1, 0, 2, id + 1);
+    run(2);
+    assert_true(after->applied.outcome == WIRE_APPLIED && other->applied.outcome == WIRE_APPLIED);
+    assert_true(value_of(0, id[0]) == 1.0f && value_of(0, id[1]) == 0.0f);
+    before = ask_rank(0, 2, 1, 2, id); /* it was never applied: it may come in another step */
+    ask_rank(1, 2, 0, 2, id + 1);
+    run(2);
+    assert_int_equal(before->applied.outcome, WIRE_APPLIED);
+    assert_true(value_of(0, id[0]) == 0.5f);
+}
+
+/* Ranks without a batch do not count: each step has a world of its own, and so has each attempt at one. */
+static void worlds_differ_from_step_to_step(void **state)
+{
+    static const uint32_t world[] = {2, 1, 3, 1, 2};
+    uint64_t id = pick(0, true);
+    struct answer *answer[3], *stale;
+    float want = 1.0f;
+
+    (void)state;
+    for (uint64_t s = 0; s < ARRAY_LEN(world); s++) {
+        stale = ask_rank(s + 100, s + 1, 1, 4, &id); /* of an attempt by four */
+        for (uint32_t r = 0; r < world[s]; r++)
+            answer[r] = ask_rank(s, s + 1, r, world[s], &id);
+        run((int)world[s] + 1);
+        assert_int_equal(stale->err, RT_EUNKNOWN);
+        for (uint32_t r = 0; r < world[s]; r++)
+            assert_true(answer[r]->err == 0 && answer[r]->applied.outcome == WIRE_APPLIED);
+        want -= 0.5f * (float)world[s];
+        assert_true(value_of(0, id) == want);
+        assert_int_equal(ebs_owner_stats(bed.owner)->step, s + 1);
+        assert_int_equal(ebs_owner_stats(bed.owner)->open, 0);
+    }
+}
+
+/* Steps of one rank each, not the same one: the third is complete here before the second. */
+static void steps_are_applied_in_order(void **state)
+{
+    uint64_t id = pick(0, true);
+    struct answer *third, *second, *lookup;
+
+    (void)state;
+    ask_rank(0, 1, 0, 1, &id);
+    run(1);
+    third = ask_rank(2, 3, 0, 1, &id);
+    lookup = ask_lookup(0, &id, 1, 3);
+    assert_true(value_of(0, id) == 0.5f);
+    assert_true(!third->done && !lookup->done);
+    second = ask_rank(1, 2, 0, 1, &id);
+    run(3);
+    assert_true(second->applied.outcome == WIRE_APPLIED && third->applied.outcome == WIRE_APPLIED);
+    assert_true(lookup->value[0] == -0.5f);
+    assert_int_equal(ebs_owner_stats(bed.owner)->step, 3);
+}
+
 /* What waits when the owner goes is answered or freed; ASan sees the rest. */
 static void an_owner_goes_with_work_open(void **state)
 {
@@ -636,6 +720,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_step_waits_for_all_ranks, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_lost_asker_does_not_wait, set_up, tear_down),
         cmocka_unit_test_setup_teardown(empty_and_repeated_ranks_count, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_successor_takes_the_place, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(worlds_differ_from_step_to_step, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(steps_are_applied_in_order, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_owner_goes_with_work_open, set_up, tear_down),
         cmocka_unit_test(no_memory_changes_no_table),
     };
