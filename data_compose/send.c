@@ -257,6 +257,16 @@ static struct rt_peer *pick_middleware(struct dc_composer *c, struct rt_peer *be
     return NULL;
 }
 
+/* No batch of its rank is open before it: the rank may be waiting for this one and no other. */
+static bool is_first(const struct dc_open *o)
+{
+    const struct dc_open *before = o->prev;
+
+    while (before && before->rank != o->rank)
+        before = before->prev;
+    return !before;
+}
+
 static int put(struct dc_open *o)
 {
     struct dc_composer *c = o->composer;
@@ -271,6 +281,8 @@ static int put(struct dc_open *o)
         .n_ids = b->n_ids,
         .layout = b->layout,
         .composer_incarnation = c->conf.identity.incarnation,
+        .world = c->world,
+        .first = is_first(o),
     };
     struct rt_piece piece = {b->ids->data, b->ids->size, b->ids};
 

@@ -55,7 +55,7 @@ void mw_batch_free(struct mw_batch *batch)
 {
     struct mw_loop *loop = batch->loop;
 
-    rt_assert(batch->parts_out == 0 && batch->n_waiters == 0);
+    rt_assert(batch->calls_out == 0 && batch->n_waiters == 0);
     mw_batch_drop_buffers(batch);
     rt_buf_unref(batch->held);
     if (loop->closing || loop->n_spare == MW_SPARE_MAX) {
@@ -96,6 +96,30 @@ static void publish(struct mw_loop *loop)
     atomic_store_explicit(&loop->stats.bytes_reserved, loop->reserved, memory_order_relaxed);
 }
 
+size_t mw_reserved_of(const struct mw_loop *loop, uint32_t rank)
+{
+    uint64_t bytes = 0;
+
+    rt_map_get(&loop->reserved_of, rank, &bytes);
+    return bytes;
+}
+
+/* Bytes of a batch that is opened, or (less) forgotten. Only the first of a rank can fail: it needs an entry. */
+static int count_reserved(struct mw_batch *batch, bool less)
+{
+    struct mw_loop *loop = batch->loop;
+    size_t bytes = less ? 0 - batch->reserved : batch->reserved;
+    size_t of_rank = mw_reserved_of(loop, batch->rank) + bytes;
+
+    if (of_rank == 0)
+        rt_map_remove(&loop->reserved_of, batch->rank);
+    else if (rt_map_put(&loop->reserved_of, batch->rank, of_rank) != 0)
+        return RT_ENOMEM;
+    loop->reserved += bytes;
+    publish(loop);
+    return 0;
+}
+
 int mw_batch_open(struct mw_batch *batch)
 {
     struct mw_loop *loop = batch->loop;
@@ -103,9 +127,12 @@ int mw_batch_open(struct mw_batch *batch)
 
     if (err)
         return err;
+    err = count_reserved(batch, false);
+    if (err) {
+        rt_map_remove(&loop->batches, batch->id);
+        return err;
+    }
     list_append(batch);
-    loop->reserved += batch->reserved;
-    publish(loop);
     return 0;
 }
 
@@ -122,10 +149,9 @@ void mw_batch_forget(struct mw_batch *batch)
     rt_assert(!batch->gone && batch->n_waiters == 0);
     rt_map_remove(&loop->batches, batch->id);
     list_remove(batch);
-    loop->reserved -= batch->reserved;
-    publish(loop);
+    (void)count_reserved(batch, true);
     batch->gone = true;
-    if (batch->parts_out == 0) {
+    if (batch->calls_out == 0) {
         mw_batch_free(batch);
         return;
     }

@@ -66,6 +66,7 @@ struct mw_batch {
     uint64_t id, digest;
     uint32_t samples;
     bool evaluate;
+    uint32_t rank; /* of the trainer that will ask for it */
     uint32_t composer;
     uint64_t composer_incarnation;
     enum mw_state state;
@@ -80,8 +81,9 @@ struct mw_batch {
     struct mw_waiter waiter[MW_WAITERS_MAX];
     uint32_t n_waiters;
     /* The fan-out: */
-    uint32_t parts_out, parts_left; /* sent and not answered; not done */
-    bool again;                     /* LOOKING: ask all anew, for another step */
+    uint32_t attempt;               /* replies to an earlier one are dropped */
+    uint32_t parts_out, parts_left; /* of this attempt: sent and not answered; not done */
+    uint32_t calls_out;             /* of all attempts */
     int err;                        /* what ends it early; text beside */
     char err_text[WIRE_TEXT_MAX];
     uint64_t step;
@@ -119,6 +121,7 @@ struct mw_loop {
     uint32_t n_spare;
     struct rt_map composers; /* index -> highest incarnation seen */
     size_t reserved;
+    struct rt_map reserved_of; /* trainer rank -> its part of `reserved` */
     struct mw_dedup *dedup;
     struct mw_scratch scratch;
     struct rt_arena *arena;  /* of the message at hand */
@@ -137,6 +140,7 @@ struct mw_batch *mw_batch_find(struct mw_loop *loop, uint64_t id);
 /* A fresh one, not yet found by its id; RT_ENOMEM. mw_batch_free gives back one that was not opened. */
 int mw_batch_new(struct mw_loop *loop, struct mw_batch **out);
 void mw_batch_free(struct mw_batch *batch);
+size_t mw_reserved_of(const struct mw_loop *loop, uint32_t rank);
 /* From now on it is found and its reserved bytes count. RT_ENOMEM. */
 int mw_batch_open(struct mw_batch *batch);
 void mw_batch_touch(struct mw_batch *batch); /* to the young end of the list */
@@ -170,8 +174,10 @@ static inline size_t mw_frame_bytes(const struct rt_outgoing *out)
 
 /* ---- fanout.c ---- */
 
-/* Ask every owner that has rows (all: every owner) as the batch's state says. */
+/* Ask every owner that has rows (all: every owner) as the batch's state says; what is out of before is void. */
 void mw_fanout_begin(struct mw_batch *batch, bool all);
+/* What is out is void; buffers are given back. The caller answers who waits and sets the state. */
+void mw_fanout_abandon(struct mw_batch *batch);
 /* Send what waits for an owner; NULL: for all that are up. */
 void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner);
 

@@ -5,14 +5,22 @@
  *
  * An owner that is lost leaves its part at WAIT: mw_fanout_resend sends it when the owner is up again, and
  * the other owners keep what they did. An owner that is busy is asked again after MW_RETRY_NS. Any other
- * error ends the fan-out, but only when nothing of it is out any more: then no reply can meet a
- * batch that has gone on to something else. The same holds for a batch that was forgotten, or whose
- * lookup begins anew: settle() is the one place where a fan-out ends. */
+ * error ends the fan-out when the rest of it has answered (settle).
+ *
+ * A fan-out may be begun anew or given up while requests of it are out: an owner may hold one until a step
+ * of the group that will never be made. So each request carries the number of its attempt, and the reply to
+ * an earlier one is dropped. A forgotten batch is freed with the last reply of any attempt. */
 #include "middleware/batch.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 
 #include <stdio.h>
+
+/* A request that is out. */
+struct ask {
+    struct mw_part *part;
+    uint32_t attempt;
+};
 
 static void on_reply(void *arg, int err, const struct rt_frame *reply);
 
@@ -27,7 +35,7 @@ static void keep_error(struct mw_batch *batch, int err)
 static bool comes_back(int err) /* ask again, as opposed to: it will never do */
 {
     return err == RT_EPEER || err == RT_EDEADLINE || err == RT_EFULL || err == RT_ENOTREADY ||
-           err == RT_ENOMEM || err == RT_ECANCELED;
+           err == RT_ENOMEM || err == RT_ECANCELED || err == RT_ESTALE;
 }
 
 static void on_retry(void *arg)
@@ -59,15 +67,20 @@ static int call_owner(struct mw_part *part)
     struct rt_piece piece = {size ? buf->data + at : NULL, size, size ? buf : NULL};
     struct rt_outgoing out = {.batch_id = batch->id, .pieces = &piece, .n_pieces = size ? 1 : 0};
     int err = looking ? mw_lookup_pack(part) : mw_push_pack(part);
+    struct ask *ask;
 
     if (err)
         return err;
     out.message = loop->out.data;
     out.message_size = loop->out.size;
+    ask = rt_xmalloc(sizeof(*ask));
+    *ask = (struct ask){part, batch->attempt};
     err = rt_rpc_call(loop->owner[part->owner].peer,
                       looking ? WIRE_LOOKUP_ROWS : WIRE_APPLY_GRADIENTS, &out, MW_DEADLINE_NS,
-                      on_reply, part);
-    if (!err)
+                      on_reply, ask);
+    if (err)
+        rt_free(ask);
+    else
         mw_count(&loop->stats.bytes_to_owners, mw_frame_bytes(&out));
     return err;
 }
@@ -80,6 +93,7 @@ static void send_part(struct mw_part *part)
     if (!err) {
         part->state = MW_PART_SENT;
         batch->parts_out++;
+        batch->calls_out++;
     } else if (!comes_back(err)) {
         keep_error(batch, err);
     } else if (err != RT_EPEER) { /* no connection: mw_fanout_resend comes with the next one */
@@ -92,47 +106,64 @@ static void settle(struct mw_batch *batch)
 {
     if (batch->parts_out)
         return;
-    if (batch->gone) {
-        mw_batch_free(batch);
-    } else if (batch->err) {
+    if (batch->err) {
         bool looking = batch->state == MW_LOOKING;
 
         mw_batch_drop_buffers(batch);
         batch->state = looking ? MW_HELD : MW_SERVED;
         mw_answer(batch, 0, NULL, batch->err, batch->err_text);
-    } else if (batch->again) {
-        mw_fanout_begin(batch, false);
     } else if (batch->parts_left == 0) {
         (batch->state == MW_LOOKING ? mw_lookup_finish : mw_push_finish)(batch);
     }
 }
 
-static void on_reply(void *arg, int err, const struct rt_frame *reply)
+static void answered(struct mw_part *part, int err, const struct rt_frame *reply)
 {
-    struct mw_part *part = arg;
     struct mw_batch *batch = part->batch;
     struct mw_loop *loop = batch->loop;
 
     rt_assert(part->state == MW_PART_SENT);
     part->state = MW_PART_WAIT;
     batch->parts_out--;
-    if (!err && !batch->gone && !batch->again && !loop->closing) {
+    if (!err) {
         err = batch->state == MW_LOOKING ? mw_lookup_take(part, reply) : mw_push_take(part, reply);
-        if (!err) {
+        if (err) {
+            keep_error(batch, err); /* it answered, and wrongly: asking again gives the same */
+        } else {
             part->state = MW_PART_DONE;
             batch->parts_left--;
-        } else {
-            keep_error(batch, err); /* it answered, and wrongly: asking again gives the same */
         }
-    } else if (err) {
+    } else {
         mw_count(&loop->stats.retries, 1);
         if (!comes_back(err))
             keep_error(batch, err);
         else if (rt_peer_is_up(loop->owner[part->owner].peer))
             retry_later(loop);
     }
-    if (!loop->closing || batch->gone)
-        settle(batch);
+    settle(batch);
+}
+
+static void on_reply(void *arg, int err, const struct rt_frame *reply)
+{
+    struct ask ask = *(struct ask *)arg;
+    struct mw_batch *batch = ask.part->batch;
+
+    rt_free(arg);
+    batch->calls_out--;
+    if (batch->gone && batch->calls_out == 0)
+        mw_batch_free(batch);
+    else if (!batch->gone && !batch->loop->closing && ask.attempt == batch->attempt)
+        answered(ask.part, err, reply);
+}
+
+void mw_fanout_abandon(struct mw_batch *batch)
+{
+    batch->attempt++;
+    batch->parts_out = batch->parts_left = 0;
+    batch->err = 0;
+    for (uint32_t i = 0; i < batch->loop->map.owners; i++)
+        batch->part[i].state = MW_PART_NONE;
+    mw_batch_drop_buffers(batch);
 }
 
 void mw_fanout_begin(struct mw_batch *batch, bool all)
@@ -140,13 +171,12 @@ void mw_fanout_begin(struct mw_batch *batch, bool all)
     uint32_t owners = batch->loop->map.owners;
 
     mw_batch_touch(batch);
+    batch->attempt++;
     batch->err = 0;
-    batch->again = false;
-    batch->parts_left = 0;
+    batch->parts_out = batch->parts_left = 0;
     for (uint32_t i = 0; i < owners; i++) {
         struct mw_part *part = &batch->part[i];
 
-        rt_assert(part->state != MW_PART_SENT);
         part->state = all || part->n_tables ? MW_PART_WAIT : MW_PART_NONE;
         batch->parts_left += part->state == MW_PART_WAIT;
         rt_buf_unref(part->rows);
@@ -167,7 +197,7 @@ void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner)
         bool busy = batch->state == MW_LOOKING || batch->state == MW_PUSHING;
 
         next = batch->next;
-        if (!busy || batch->err || batch->again)
+        if (!busy || batch->err)
             continue;
         for (uint32_t i = 0; i < loop->map.owners && !batch->err; i++) {
             const struct mw_owner *at = &loop->owner[i];

@@ -6,7 +6,9 @@
  * once more through memory; the list is 8 bytes a row, and stays in the cache.
  *
  * A repeat of a call joins the one under way. One for another step (a trainer that started anew) ends the
- * waiting of those before it, and the owners are asked again. */
+ * waiting of those before it, and the owners are asked again. So does one that finds the batch being pushed
+ * as part of a step of the group: a trainer that asks for rows has not stepped the batch and will push it
+ * again, and the step it was pushed for may never be made. */
 #include "middleware/batch.h"
 #include "middleware/pool.h"
 #include "runtime/base/err.h"
@@ -23,6 +25,23 @@ static int check(const struct mw_batch *batch, const struct wire_lookup_batch *m
             (unsigned long long)batch->id, m->samples, m->evaluate, batch->samples,
             batch->evaluate);
     return 0;
+}
+
+static void begin(struct mw_batch *batch, struct rt_call *call, uint64_t step)
+{
+    bool another = (batch->state == MW_LOOKING && batch->step != step) ||
+                   (batch->state == MW_PUSHING && batch->push.synchronous);
+
+    if (another) {
+        mw_fanout_abandon(batch);
+        mw_answer(batch, 0, NULL, RT_ENOTREADY, "looked up again for another step");
+    }
+    mw_wait(batch, call, WIRE_LOOKUP_BATCH);
+    if (!another && (batch->state == MW_LOOKING || batch->state == MW_PUSHING))
+        return; /* pushing: answered when that is done, for by then the batch is forgotten */
+    batch->step = step;
+    batch->state = MW_LOOKING;
+    mw_fanout_begin(batch, false);
 }
 
 void mw_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *request)
@@ -46,18 +65,7 @@ void mw_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *req
         mw_refuse(call, err);
         return;
     }
-    if (batch->state == MW_LOOKING && batch->step != m.step) {
-        mw_answer(batch, 0, NULL, RT_ENOTREADY, "looked up again for another step");
-        batch->again = true;
-    }
-    mw_wait(batch, call, WIRE_LOOKUP_BATCH);
-    if (batch->state == MW_PUSHING)
-        return; /* answered when the push is done: by then the batch is forgotten */
-    batch->step = m.step;
-    if (batch->state == MW_LOOKING && !(batch->again && batch->parts_out == 0))
-        return; /* to begin anew is for the last reply that is out; here there is none */
-    batch->state = MW_LOOKING;
-    mw_fanout_begin(batch, false);
+    begin(batch, call, m.step);
 }
 
 int mw_lookup_pack(struct mw_part *part)

@@ -9,6 +9,7 @@
  *                                                    |  '---------- settle, error ---------'
  *                                                    '-- mw_push_finish --> forgotten
  *   SERVED -mw_serve_lookup-> LOOKING      a repeat, which is legal
+ *   PUSHING -mw_serve_lookup-> LOOKING     for a step of the group: its trainer started anew
  *   LOOKING -mw_lookup_finish-> forgotten  when it is of the evaluation
  *   not PUSHING -mw_serve_release-> forgotten
  *   HELD -on_composer-> forgotten          the composer died before anyone asked
@@ -263,6 +264,7 @@ int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
     loop->conf = *conf;
     rt_map_init(&loop->batches);
     rt_map_init(&loop->composers);
+    rt_map_init(&loop->reserved_of);
     loop->dedup = mw_dedup_create(conf->io->ops->random(conf->io));
     loop->dim = rt_xcalloc(n, sizeof(*loop->dim));
     loop->embedding_at = rt_xcalloc(n, sizeof(*loop->embedding_at));
@@ -288,6 +290,7 @@ static void release_memory(struct mw_loop *loop)
     }
     rt_map_release(&loop->batches);
     rt_map_release(&loop->composers);
+    rt_map_release(&loop->reserved_of);
     mw_dedup_destroy(loop->dedup);
     rt_free(loop->scratch.slot);
     rt_free(loop->scratch.distinct);

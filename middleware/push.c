@@ -111,6 +111,13 @@ static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload)
     return err;
 }
 
+/* A trainer that started anew pushes what it stepped again, perhaps as part of another step of the group. */
+static bool same_place(const struct wire_push_gradients *a, const struct wire_push_gradients *b)
+{
+    return a->step == b->step && a->rank == b->rank && a->world == b->world &&
+           a->synchronous == b->synchronous;
+}
+
 void mw_serve_push(void *ctx, struct rt_call *call, const struct rt_frame *request)
 {
     struct mw_loop *loop = ctx;
@@ -132,6 +139,11 @@ void mw_serve_push(void *ctx, struct rt_call *call, const struct rt_frame *reque
     if (!err && batch->state == MW_LOOKING)
         err = RT_FAIL(RT_ENOTREADY, "batch %016llx is being looked up",
                       (unsigned long long)batch->id);
+    if (!err && batch->state == MW_PUSHING && !same_place(&batch->push, &m)) {
+        mw_fanout_abandon(batch);
+        batch->state = MW_SERVED;
+        mw_answer(batch, 0, NULL, RT_ENOTREADY, "pushed again as part of another step");
+    }
     if (!err && batch->state != MW_PUSHING)
         err = take_gradients(batch, request->payload);
     if (err) {

@@ -10,7 +10,13 @@
  *
  * What is promised covers the batch up to its end: held buffer, rows or gradients, embeddings in and out,
  * each a fourth larger, because buffers come in size classes. So an admitted batch is never refused
- * later, and all waiting is here, at the entry. */
+ * later, and all waiting is here, at the entry.
+ *
+ * Trainer ranks share the memory in equal parts, because none can make a step of the group without the others: one
+ * rank's batches must not keep out those that it will wait for. And for the same reason the first
+ * of what a composer has open for a rank is always let in, over the limit if need be: it may be the one
+ * batch that the rank waits for, while later ones fill its part. There is at most one such batch per composer
+ * and rank, so what is held stays bounded. */
 #include "middleware/batch.h"
 #include "middleware/split.h"
 #include "runtime/base/assert.h"
@@ -284,17 +290,28 @@ static int list_parts(struct put *put)
 
 /* ---- memory ---- */
 
+/* Room for a batch of `bytes` in the loop's memory, and in its rank's part of it. */
+static bool fits(const struct put *put, size_t bytes)
+{
+    const struct mw_loop *loop = put->loop;
+    uint64_t memory = loop->conf.job->global.middleware_memory;
+    uint64_t world = put->m->world > put->m->rank ? put->m->world : put->m->rank + 1;
+    size_t of_rank = mw_reserved_of(loop, put->m->rank);
+
+    return loop->reserved + bytes <= memory && (of_rank == 0 || of_rank + bytes <= memory / world);
+}
+
 /* Idle batches go when room is short: whoever asks for one later hears that it is not held, and it is put
  * again. */
-static void make_room(struct mw_loop *loop, size_t bytes)
+static void make_room(const struct put *put, size_t bytes)
 {
+    struct mw_loop *loop = put->loop;
     uint64_t now = rt_io_now(loop->conf.io);
     struct mw_batch *next;
 
     for (struct mw_batch *batch = loop->oldest; batch; batch = next) {
         next = batch->next;
-        if (loop->reserved + bytes <= loop->conf.job->global.middleware_memory ||
-            now - batch->touched_ns < MW_IDLE_NS)
+        if (fits(put, bytes) || now - batch->touched_ns < MW_IDLE_NS)
             return;
         if (batch->state != MW_HELD && batch->state != MW_SERVED)
             continue;
@@ -341,11 +358,12 @@ static int reserve(struct put *put)
                        "it needs %zu bytes, global.middleware.memory is %llu: raise it, or use "
                        "a smaller data.batch_size",
                        bytes, (unsigned long long)memory);
-    make_room(loop, bytes);
-    if (loop->reserved + bytes > memory) {
+    make_room(put, bytes);
+    if (!put->m->first && !fits(put, bytes)) {
         mw_count(&loop->stats.refused_full, 1);
-        return RT_FAIL(RT_EFULL, "it needs %zu bytes, %zu of %llu are promised", bytes,
-                       loop->reserved, (unsigned long long)memory);
+        return RT_FAIL(RT_EFULL, "it needs %zu bytes, %zu of %llu are promised, %zu to its rank",
+                       bytes, loop->reserved, (unsigned long long)memory,
+                       mw_reserved_of(loop, put->m->rank));
     }
     put->batch->reserved = bytes;
     return 0;
@@ -455,6 +473,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
     put.batch->digest = m->digest;
     put.batch->samples = m->samples;
     put.batch->evaluate = m->evaluate;
+    put.batch->rank = m->rank;
     put.batch->composer = composer;
     put.batch->composer_incarnation = m->composer_incarnation;
     err = take(&put, request->payload);

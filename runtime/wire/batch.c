@@ -16,6 +16,8 @@ static int check_put_batch(const struct wire_put_batch *m)
 
     if (!err)
         err = wire_range(name, "rank", m->rank, 0, WIRE_WORLD_MAX - 1);
+    if (!err && m->world)
+        err = wire_rank(name, m->rank, m->world);
     if (!err)
         err = wire_range(name, "count of n_ids", m->n_features, 0, WIRE_FEATURES_MAX);
     if (!err)
@@ -52,6 +54,8 @@ int wire_put_batch_pack(const struct wire_put_batch *in, struct wire_out *out)
     m.n_weighted = in->weighted ? in->n_features : 0;
     m.weighted = weighted;
     m.composer_incarnation = in->composer_incarnation;
+    m.world = in->world;
+    m.first = in->first;
     return wire_encode(&m.base, out);
 }
 
@@ -89,6 +93,8 @@ int wire_put_batch_unpack(const uint8_t *data, size_t size, struct rt_arena *are
         .layout = m->layout,
         .weighted = weighted,
         .composer_incarnation = m->composer_incarnation,
+        .world = m->world,
+        .first = m->first,
     };
     return check_put_batch(out);
 }

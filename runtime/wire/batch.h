@@ -20,6 +20,8 @@ struct wire_put_batch {
     const uint32_t *layout;  /* [n_features] enum wire_layout */
     const uint8_t *weighted; /* [n_features] 0/1, or NULL: none is */
     uint64_t composer_incarnation;
+    uint32_t world; /* of trainer ranks; 0: not told */
+    bool first;     /* no batch that the composer has open for this rank is before it */
 };
 int wire_put_batch_pack(const struct wire_put_batch *in, struct wire_out *out);
 int wire_put_batch_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -401,7 +401,10 @@ void mwt_put(struct world *w, const struct input *in, struct ask *ask)
                                .n_ids = in->n_ids,
                                .layout = layout,
                                .weighted = in->weighted ? weighted : NULL,
-                               .composer_incarnation = w->composer_incarnation};
+                               .composer_incarnation = w->composer_incarnation,
+                               .rank = in->rank,
+                               .world = in->world,
+                               .first = in->first};
     struct rt_piece piece = {in->payload, in->size, NULL};
 
     ask->payload = NULL;
@@ -427,10 +430,12 @@ void mwt_lookup(struct world *w, const struct input *in, struct ask *ask)
     mwt_lookup_step(w, in, 0, ask);
 }
 
-void mwt_push_as(struct world *w, const struct input *in, bool synchronous, struct ask *ask)
+static void push(struct world *w, const struct input *in, uint64_t step, bool synchronous,
+                 struct ask *ask)
 {
     uint32_t dim[FEATURES] = {DIM, DIM};
-    struct wire_push_gradients m = {.learning_rate = 1,
+    struct wire_push_gradients m = {.step = step,
+                                    .learning_rate = 1,
                                     .samples = SAMPLES,
                                     .digest = in->digest,
                                     .world = 1,
@@ -445,6 +450,16 @@ void mwt_push_as(struct world *w, const struct input *in, bool synchronous, stru
     ask->ended = ask->err != 0;
     if (!ask->err)
         mwt_call(w, w->from_trainer, WIRE_PUSH_GRADIENTS, in->batch, &piece, ask);
+}
+
+void mwt_push_as(struct world *w, const struct input *in, bool synchronous, struct ask *ask)
+{
+    push(w, in, 0, synchronous, ask);
+}
+
+void mwt_push_step(struct world *w, const struct input *in, uint64_t step, struct ask *ask)
+{
+    push(w, in, step, true, ask);
 }
 
 void mwt_push(struct world *w, const struct input *in, struct ask *ask)

@@ -57,7 +57,8 @@ struct ask {
 /* The ids of a batch: feature 0 one per sample, feature 1 lists. */
 struct input {
     uint64_t batch;
-    bool evaluate, weighted;
+    bool evaluate, weighted, first;
+    uint32_t rank, world; /* as in PutBatch */
     uint32_t length[SAMPLES], n_ids[FEATURES];
     uint32_t place[FEATURES][SAMPLES * LIST_MAX];
     float weight[SAMPLES * LIST_MAX];
@@ -93,6 +94,8 @@ void mwt_lookup(struct world *w, const struct input *in, struct ask *ask);
 void mwt_lookup_step(struct world *w, const struct input *in, uint64_t step, struct ask *ask);
 void mwt_push(struct world *w, const struct input *in, struct ask *ask);
 void mwt_push_as(struct world *w, const struct input *in, bool synchronous, struct ask *ask);
+/* As part of a step of the group. */
+void mwt_push_step(struct world *w, const struct input *in, uint64_t step, struct ask *ask);
 /* Requests, waited for: the error. do_lookup also checks the embeddings. */
 int mwt_do_put(struct world *w, const struct input *in);
 int mwt_do_lookup(struct world *w, const struct input *in);

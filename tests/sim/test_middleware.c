@@ -165,7 +165,7 @@ static void another_step_while_an_owner_is_away(void **state)
 
 static void a_busy_owner_is_asked_again(void **state)
 {
-    static const int busy[] = {RT_EFULL, RT_ENOTREADY};
+    static const int busy[] = {RT_EFULL, RT_ENOTREADY, RT_ESTALE};
     static struct world world;
     struct world *w = &world;
     static struct input in;
@@ -332,6 +332,92 @@ static void over_the_budget(void **state)
     w->job->global.middleware_memory = 3000;
     assert_int_equal(mwt_do_put(w, &in), RT_ELIMIT);
     assert_int_equal(mwt_number(w, "batches_open"), 0);
+    mwt_stop(w);
+}
+
+/* Rank 0 fills its half and no more; rank 1 finds the other half; what a rank waits for always comes in. */
+static void ranks_share_the_memory(void **state)
+{
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+    uint64_t id = 0, held[3] = {0}, bytes;
+
+    (void)state;
+    mwt_start(w, NULL, 0);
+    w->job->global.middleware_memory = 40000;
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        int err = 0;
+
+        for (; !err; id++, held[rank] += !err) {
+            mwt_make_input(&in, id);
+            in.rank = rank;
+            in.world = 2;
+            err = mwt_do_put(w, &in);
+        }
+        assert_int_equal(err, RT_EFULL);
+        assert_true(held[rank] >= 2 && mwt_number(w, "bytes_reserved") <= 20000 * (rank + 1));
+    }
+    bytes = mwt_number(w, "bytes_reserved");
+    in.first = true; /* the batch that was refused, now that none of its rank is before it */
+    assert_int_equal(mwt_do_put(w, &in), 0);
+    assert_true(mwt_number(w, "bytes_reserved") > bytes);
+    assert_int_equal(mwt_do_lookup(w, &in), 0);
+    assert_int_equal(mwt_do_push(w, &in), 0);
+    assert_int_equal(mwt_number(w, "bytes_reserved"), bytes);
+    mwt_make_input(&in, 1000); /* a third rank finds all taken */
+    in.rank = 2;
+    in.world = 3;
+    in.first = true;
+    assert_int_equal(mwt_do_put(w, &in), 0);
+    for (uint64_t b = 0; b < id; b++)
+        assert_int_equal(do_release(w, b), 0);
+    assert_int_equal(do_release(w, 1000), 0);
+    assert_int_equal(mwt_number(w, "bytes_reserved"), 0);
+    mwt_stop(w);
+}
+
+/* The owners hold the batch until a step that is never made: its trainer started anew, looks it up again, and
+ * pushes it as part of another step; or pushes it again at once. */
+static void another_step_while_pushed(void **state)
+{
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+    struct ask first, second;
+
+    (void)state;
+    mwt_start(w, NULL, 0);
+    for (int round = 0; round < 2; round++) {
+        mwt_make_input(&in, (uint64_t)round);
+        assert_int_equal(mwt_do_put(w, &in), 0);
+        assert_int_equal(mwt_do_lookup(w, &in), 0);
+        for (int k = 0; k < OWNERS; k++) {
+            rt_map_put(&w->owner[k].applied, in.batch, 1); /* so that the model counts it once */
+            w->owner[k].hold = true;
+        }
+        mwt_push_step(w, &in, 5, &first);
+        assert_true(sim_run_until(w->sim, both_hold, w, RT_S));
+        w->owner[0].hold = w->owner[1].hold = false;
+        for (int k = 0; k < OWNERS; k++)
+            rt_map_remove(&w->owner[k].applied, in.batch);
+        if (round == 0) {
+            assert_int_equal(mwt_do_lookup(w, &in), 0);
+            assert_int_equal(mwt_wait_for(w, &first), RT_ENOTREADY);
+        }
+        mwt_push_step(w, &in, 8, &second);
+        assert_int_equal(mwt_wait_for(w, &second), 0);
+        if (round == 1)
+            assert_int_equal(mwt_wait_for(w, &first), RT_ENOTREADY);
+        mwt_model_push(w, &in);
+        mwt_check_rows(w);
+        assert_int_equal(mwt_number(w, "batches_open"), 0);
+        for (int k = 0; k < OWNERS; k++) { /* what comes late is for nobody */
+            rt_call_fail(w->owner[k].held[0], RT_EUNKNOWN, "another attempt took its place");
+            w->owner[k].n_held = 0;
+        }
+        sim_run_until(w->sim, NULL, NULL, RT_S);
+    }
     mwt_stop(w);
 }
 
@@ -548,6 +634,8 @@ int main(void)
         cmocka_unit_test(evaluation_is_forgotten),
         cmocka_unit_test(released_while_looked_up),
         cmocka_unit_test(over_the_budget),
+        cmocka_unit_test(ranks_share_the_memory),
+        cmocka_unit_test(another_step_while_pushed),
         cmocka_unit_test(a_dead_composer_leaves_nothing),
         cmocka_unit_test(malformed_batches),
         cmocka_unit_test(servers_must_agree),

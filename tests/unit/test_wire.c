@@ -42,7 +42,8 @@ static const struct wire_split_ledger ledger[] = {
      .end_sequence = 12},
 };
 
-static const struct wire_put_batch put_batch = {4, 1, true, 77, 2, n_ids, layout, weighted, 5};
+static const struct wire_put_batch put_batch = {4,      1,        true, 77, 2,   n_ids,
+                                                layout, weighted, 5,    3,  true};
 static const struct wire_put_batch_reply put_batch_reply = {1ull << 40};
 static const struct wire_train_batch train_batch = {
     65535, 13, 1, true, true, true, 64u << 20, 3, 2, 1700000000000ull,
@@ -104,7 +105,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     }
 /* clang-format off */
 #define ALL(X) \
-    X(put_batch, 8) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
+    X(put_batch, 10) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
     X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_phase, 6) X(scores, 5) \
