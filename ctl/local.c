@@ -40,12 +40,14 @@
 #include <unistd.h>
 #include <uv.h>
 
-#define POLL_EVERY_MS     250
-#define KILL_AFTER_MS     3000
-#define ANSWER_ROUNDS     20 /* rounds that a finished job waits for roles that do not answer */
-#define NATS_RESTARTS_MAX 100
-#define LAST_ROUND_MS     600 /* for the answers of a run that fails; who is dead takes 500 of it */
-#define SIGNALS           4
+#define POLL_EVERY_MS  250
+#define KILL_AFTER_MS  3000
+#define ANSWER_ROUNDS  20   /* rounds that a finished job waits for roles that do not answer */
+#define NATS_QUICK_MS  1000 /* nats-server ends sooner than this: it cannot run here, most likely */
+#define NATS_QUICK_MAX 20   /* such ends in a row: the run fails */
+#define NATS_PAUSE_MS  200  /* before it is started after one */
+#define LAST_ROUND_MS  600  /* for the answers of a run that fails; who is dead takes 500 of it */
+#define SIGNALS        4
 
 struct local {
     struct ctl_options options;
@@ -64,7 +66,8 @@ struct local {
     struct ctl_progress progress;
     struct ctl_snapshot last; /* the newest round of answers */
     uint32_t rounds_done;     /* rounds since the first trainer said done */
-    uint32_t nats_restarts;
+    uint32_t nats_quick;      /* ends of nats-server in a row that came soon after its start */
+    uint64_t nats_started_ns;
     bool nats_away; /* it was said that NATS does not answer */
     bool stopping, going_down;
     int exit_code;
@@ -152,25 +155,30 @@ static void on_nats_again(uv_timer_t *timer)
 {
     struct local *local = timer->data;
 
+    local->nats_started_ns = rt_now_ns();
     if (!local->stopping && ctl_child_start(&local->nats.child) != 0)
         begin_stop(local, 1, rt_xasprintf("nats-server: %s", rt_err_text()));
 }
 
+/* It may be killed as often as somebody likes. What ends the run is a server that cannot stay up. */
 static void nats_ended(struct local *local)
 {
+    bool quick = rt_now_ns() - local->nats_started_ns < NATS_QUICK_MS * RT_MS;
     char how[80];
 
     if (local->stopping)
         return;
     ctl_child_how(&local->nats.child, how, sizeof(how));
-    if (++local->nats_restarts > NATS_RESTARTS_MAX) {
+    local->nats_quick = quick ? local->nats_quick + 1 : 0;
+    if (local->nats_quick > NATS_QUICK_MAX) {
         begin_stop(local, 1,
-                   rt_xasprintf("nats-server %s, for the %uth time; its log: %s", how,
-                                local->nats_restarts, local->nats.child.log_path));
+                   rt_xasprintf("nats-server %s, %u times in a row within %d ms of its start; its "
+                                "log: %s",
+                                how, local->nats_quick, NATS_QUICK_MS, local->nats.child.log_path));
         return;
     }
     ctl_progress_say(&local->progress, "nats-server %s; starting it again", how);
-    uv_timer_start(&local->nats_again, on_nats_again, local->nats_restarts == 1 ? 0 : 200, 0);
+    uv_timer_start(&local->nats_again, on_nats_again, quick ? NATS_PAUSE_MS : 0, 0);
 }
 
 /* A role's own complaint about configuration is the user's business: exit 2, as if we had found it. Who was

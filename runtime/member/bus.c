@@ -6,11 +6,14 @@
  * callback) and the connection (until "closed"). The last of them frees it.
  *
  *   NATS threads: lock, push, uv_async_send, unlock   -->   loop: pop, message() or change()
+ *   loop: rt_bus_publish pushes a copy                -->   sender thread: pop, natsConnection_Publish
  *
- * Whether NATS is there is known from the callbacks, not by asking: natsConnection_Status() waits for a lock
- * that the library holds while it connects, which may take seconds. It is asked only when we believe to be
- * connected. A publish that slips into the moment of loss finds a reconnect buffer of one byte and
- * fails: the library would otherwise deliver it after the outage. */
+ * Roles have their data on the loop that holds the bus, and the library writes in the caller's thread: a
+ * server that does not read would hold it for the write deadline, and any call of the library waits for a
+ * lock that is held while it connects. So the loop calls nothing but the two queues, and whether NATS is
+ * there it knows from the callbacks. A message belongs to the connection that it was given for: one that the
+ * sender finds after a loss is dropped, and one that slips into the moment of loss finds a reconnect buffer
+ * of one byte and fails (the library would otherwise deliver it after the outage). */
 #include "runtime/member/bus.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -30,7 +33,7 @@
 #define RECONNECT_JITTER_MS 250
 #define PING_INTERVAL_MS    2000
 #define PINGS_OUT_MAX       2
-#define WRITE_DEADLINE_MS   200
+#define WRITE_DEADLINE_MS   1000 /* then the connection is given up */
 #define RECONNECT_BYTES     1
 
 struct item {
@@ -44,9 +47,18 @@ struct inbox {
     int holders;            /* under lock */
     bool open;              /* under lock: the loop still takes */
     bool connected;         /* under lock */
+    uint64_t connects;      /* under lock: how often it came to be connected */
     struct rt_queue *items; /* struct item * */
     _Atomic uint64_t lost;
     struct rt_bus *bus; /* Touched by: loop */
+};
+
+/* A message for the sender, and the connection that it was given for. */
+struct outgoing {
+    uint64_t connects;
+    char *subject;
+    size_t size;
+    uint8_t data[];
 };
 
 struct rt_bus {
@@ -55,7 +67,10 @@ struct rt_bus {
     natsConnection *connection;
     natsSubscription *subscription[RT_BUS_SUBJECTS_MAX];
     size_t n_subscriptions;
-    bool connected; /* as last told to conf.change */
+    bool connected;          /* as last told to conf.change */
+    struct rt_queue *outbox; /* struct outgoing * */
+    pthread_t sender;
+    bool has_sender;
 };
 
 const char *rt_bus_shown_url(const char *url, char *out, size_t size)
@@ -144,6 +159,7 @@ static void tell(struct inbox *inbox, bool connected)
 {
     pthread_mutex_lock(&inbox->lock);
     inbox->connected = connected;
+    inbox->connects += connected;
     if (inbox->open)
         uv_async_send(&inbox->wake);
     pthread_mutex_unlock(&inbox->lock);
@@ -177,22 +193,53 @@ static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus statu
     rt_log(RT_LOG_DEBUG, "nats_error text=\"%s\"", natsStatus_GetText(status));
 }
 
-/* ---- the loop ---- */
-
-static bool told_connected(struct inbox *inbox)
+/* The number of the connection that is there; 0: none. */
+static uint64_t told_connection(struct inbox *inbox)
 {
-    bool connected;
+    uint64_t number;
 
     pthread_mutex_lock(&inbox->lock);
-    connected = inbox->connected;
+    number = inbox->connected ? inbox->connects : 0;
     pthread_mutex_unlock(&inbox->lock);
-    return connected;
+    return number;
 }
+
+/* ---- the sender's thread ---- */
+
+static void send_one(struct rt_bus *bus, const struct outgoing *out)
+{
+    natsStatus s;
+
+    if (told_connection(bus->inbox) != out->connects ||
+        natsConnection_Status(bus->connection) != NATS_CONN_STATUS_CONNECTED)
+        return;
+    s = natsConnection_Publish(bus->connection, out->subject, out->data, (int)out->size);
+    if (s != NATS_OK)
+        rt_log(RT_LOG_DEBUG, "nats_not_published subject=%s reason=\"%s\"", out->subject,
+               natsStatus_GetText(s));
+}
+
+/* Until the outbox is closed and empty. */
+static void *sender_main(void *arg)
+{
+    struct rt_bus *bus = arg;
+    struct outgoing *out;
+
+    pthread_setname_np(pthread_self(), "nats-sender");
+    while ((out = rt_queue_pop(bus->outbox, UINT64_MAX))) {
+        send_one(bus, out);
+        rt_free(out->subject);
+        rt_free(out);
+    }
+    return NULL;
+}
+
+/* ---- the loop ---- */
 
 static void on_wake(uv_async_t *handle)
 {
     struct inbox *inbox = handle->data;
-    bool connected = told_connected(inbox);
+    bool connected = told_connection(inbox) != 0;
     struct item *item;
 
     if (inbox->bus && connected != inbox->bus->connected) {
@@ -311,7 +358,14 @@ int rt_bus_create(const struct rt_bus_conf *conf, struct rt_bus **out)
     bus = rt_xcalloc(1, sizeof(*bus));
     bus->conf = *conf;
     bus->inbox = inbox_new(bus);
+    bus->outbox = rt_queue_create(RT_BUS_OUTBOX_MAX);
     err = start_connection(bus);
+    if (!err) {
+        err = -pthread_create(&bus->sender, NULL, sender_main, bus);
+        bus->has_sender = !err;
+        if (err)
+            rt_fail(err, "no thread for sending to NATS: %s", strerror(-err));
+    }
     if (err) {
         rt_bus_destroy(bus);
         return err;
@@ -331,6 +385,12 @@ void rt_bus_destroy(struct rt_bus *bus)
     pthread_mutex_lock(&inbox->lock);
     inbox->open = false;
     pthread_mutex_unlock(&inbox->lock);
+    /* What was published before has left, or will not: a server that does not read ends the connection, and
+     * with it all that waits, after one write deadline. */
+    rt_queue_close(bus->outbox);
+    if (bus->has_sender)
+        pthread_join(bus->sender, NULL);
+    rt_queue_destroy(bus->outbox);
     for (size_t i = 0; i < bus->n_subscriptions; i++)
         natsSubscription_Destroy(bus->subscription[i]);
     natsConnection_Destroy(bus->connection);
@@ -356,21 +416,27 @@ int rt_bus_subscribe(struct rt_bus *bus, const char *subject)
 
 bool rt_bus_connected(const struct rt_bus *bus)
 {
-    return told_connected(bus->inbox) &&
-           natsConnection_Status(bus->connection) == NATS_CONN_STATUS_CONNECTED;
+    return told_connection(bus->inbox) != 0;
 }
 
 int rt_bus_publish(struct rt_bus *bus, const char *subject, const void *data, size_t size)
 {
-    natsStatus s;
+    uint64_t connects = told_connection(bus->inbox);
+    struct outgoing *out;
 
     rt_assert(size <= RT_BUS_MESSAGE_MAX);
-    if (!rt_bus_connected(bus))
+    if (!connects)
         return RT_FAIL(RT_ENATS, "%s: not published, NATS is away", subject);
-    s = natsConnection_Publish(bus->connection, subject, data, (int)size);
-    if (s != NATS_OK)
-        return RT_FAIL(RT_ENATS, "%s: not published: %s", subject, natsStatus_GetText(s));
-    return 0;
+    out = rt_xmalloc(sizeof(*out) + size);
+    *out = (struct outgoing){.connects = connects, .subject = rt_xstrdup(subject), .size = size};
+    if (size)
+        memcpy(out->data, data, size);
+    if (rt_queue_try_push(bus->outbox, out))
+        return 0;
+    rt_free(out->subject);
+    rt_free(out);
+    return RT_FAIL(RT_ENATS, "%s: not published, %d messages wait already", subject,
+                   RT_BUS_OUTBOX_MAX);
 }
 
 uint64_t rt_bus_lost(const struct rt_bus *bus)

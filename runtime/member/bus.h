@@ -1,7 +1,8 @@
 /* runtime/member/bus.h -- NATS as this folder sees it: publish, subscribe, messages on the loop.
  *
  * The library has threads of its own. Its callbacks only put messages into a bounded inbox and wake the
- * loop; everything declared here runs on the loop. Nothing is published while NATS is away. */
+ * loop; everything declared here runs on the loop. What is published goes through a bounded outbox to a
+ * thread that sends: NATS never holds the loop. Nothing is published while NATS is away. */
 #ifndef RT_BUS_H
 #define RT_BUS_H
 
@@ -9,6 +10,7 @@
 
 #define RT_BUS_URL_MAX      1024
 #define RT_BUS_INBOX_MAX    1024 /* messages that wait for the loop; more are lost, and counted */
+#define RT_BUS_OUTBOX_MAX   64   /* messages that wait to be sent; more are refused */
 #define RT_BUS_SUBJECTS_MAX 16   /* subscriptions */
 #define RT_BUS_MESSAGE_MAX  (1u << 20)
 
@@ -34,7 +36,7 @@ struct rt_bus_conf {
 int rt_bus_create(const struct rt_bus_conf *conf, struct rt_bus **out);
 void rt_bus_destroy(struct rt_bus *bus); /* NULL is legal */
 int rt_bus_subscribe(struct rt_bus *bus, const char *subject);
-/* RT_ENATS while away: nothing is kept for later. */
+/* 0: on its way, at once or never. RT_ENATS while away, or when the outbox is full: nothing is kept for later. */
 int rt_bus_publish(struct rt_bus *bus, const char *subject, const void *data, size_t size);
 bool rt_bus_connected(const struct rt_bus *bus);
 uint64_t rt_bus_lost(const struct rt_bus *bus); /* messages for which the inbox had no room */

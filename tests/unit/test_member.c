@@ -676,6 +676,7 @@ struct fake {
     pthread_t thread;
     pthread_mutex_t lock;
     atomic_int accepted, hold; /* hold: refuse to accept */
+    atomic_bool deaf;          /* do not read what comes */
     atomic_bool quit;
     char seen[65536]; /* of the latest connection */
     size_t n_seen;
@@ -706,7 +707,7 @@ static void *fake_main(void *arg)
 
     while (!fake->quit) {
         struct pollfd fds[2] = {{fake->hold ? -1 : fake->listener, POLLIN, 0},
-                                {fake->connection, POLLIN, 0}};
+                                {fake->deaf ? -1 : fake->connection, POLLIN, 0}};
 
         poll(fds, 2, 5);
         if (fds[0].revents & POLLIN) {
@@ -744,22 +745,41 @@ static bool is_accepted_again(void *arg)
     return ((struct fake *)arg)->accepted >= 2;
 }
 
+static struct fake *fake_start(char *url, size_t size)
+{
+    struct fake *fake = calloc(1, sizeof(*fake));
+
+    fake->connection = -1;
+    fake->listener = listen_any(&fake->port);
+    pthread_mutex_init(&fake->lock, NULL);
+    assert_int_equal(pthread_create(&fake->thread, NULL, fake_main, fake), 0);
+    snprintf(url, size, "nats://127.0.0.1:%u", fake->port);
+    return fake;
+}
+
+static void fake_end(struct fake *fake)
+{
+    fake->quit = true;
+    pthread_join(fake->thread, NULL);
+    close(fake->listener);
+    if (fake->connection >= 0)
+        close(fake->connection);
+    pthread_mutex_destroy(&fake->lock);
+    free(fake);
+}
+
 /* Whatever is published while NATS is away, or in the moment that it goes, must not come later. */
 static void nothing_is_late(void **state)
 {
     struct rt_bus_conf conf = {
         .loop = loop, .name = "late", .message = ignore_message, .change = ignore_change};
-    struct fake *fake = calloc(1, sizeof(*fake));
     int err, refused = 0;
     struct rt_bus *bus;
+    struct fake *fake;
     char url[64];
 
     (void)state;
-    fake->connection = -1;
-    fake->listener = listen_any(&fake->port);
-    pthread_mutex_init(&fake->lock, NULL);
-    assert_int_equal(pthread_create(&fake->thread, NULL, fake_main, fake), 0);
-    snprintf(url, sizeof(url), "nats://127.0.0.1:%u", fake->port);
+    fake = fake_start(url, sizeof(url));
     conf.url = url;
     assert_int_equal(rt_bus_create(&conf, &bus), 0);
     assert_int_equal(rt_bus_subscribe(bus, "inbox"), 0);
@@ -784,13 +804,47 @@ static void nothing_is_late(void **state)
     assert_true(fake_saw(fake, "PUB fresh"));
     assert_false(fake_saw(fake, "PUB late"));
     rt_bus_destroy(bus);
-    fake->quit = true;
-    pthread_join(fake->thread, NULL);
-    close(fake->listener);
-    if (fake->connection >= 0)
-        close(fake->connection);
-    pthread_mutex_destroy(&fake->lock);
-    free(fake);
+    fake_end(fake);
+}
+
+/* A server that takes the connection and then reads nothing: publishing never waits for it, what has no room
+ * is refused, and the connection is given up for a new one. None of what waited is said on that. */
+static void server_does_not_read(void **state)
+{
+    struct rt_bus_conf conf = {
+        .loop = loop, .name = "deaf", .message = ignore_message, .change = ignore_change};
+    uint64_t longest_ns = 0, end_ns = rt_now_ns() + WAIT_NS;
+    uint8_t *big = calloc(1, RT_BUS_MESSAGE_MAX);
+    struct rt_bus *bus;
+    struct fake *fake;
+    int refused = 0;
+    char url[64];
+
+    (void)state;
+    fake = fake_start(url, sizeof(url));
+    conf.url = url;
+    assert_int_equal(rt_bus_create(&conf, &bus), 0);
+    assert_true(run_until(bus_is_up, bus, WAIT_NS));
+    fake->deaf = true;
+    while (fake->accepted < 2 && rt_now_ns() < end_ns) {
+        uint64_t begun_ns = rt_now_ns(), took_ns;
+
+        refused += rt_bus_publish(bus, "big", big, RT_BUS_MESSAGE_MAX) != 0;
+        took_ns = rt_now_ns() - begun_ns;
+        longest_ns = took_ns > longest_ns ? took_ns : longest_ns;
+        usleep(1000);
+    }
+    assert_true(refused > 0);
+    assert_true(longest_ns < 200 * RT_MS); /* it copies 1 MiB; the rest is for a busy machine */
+    fake->deaf = false;
+    assert_true(run_until(bus_is_up, bus, WAIT_NS));
+    assert_int_equal(rt_bus_publish(bus, "fresh", "x", 1), 0);
+    run_until(never, NULL, 50 * RT_MS);
+    assert_true(fake_saw(fake, "PUB fresh"));
+    assert_false(fake_saw(fake, "PUB big"));
+    rt_bus_destroy(bus);
+    fake_end(fake);
+    free(big);
 }
 
 static void usage(void **state)
@@ -839,9 +893,14 @@ static void usage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(usage),           TEST(hello_both_ways), TEST(server_comes_late_and_again),
-        TEST(old_hellos),      TEST(control),         TEST(newer_incarnation_wins),
+        TEST(usage),
+        TEST(hello_both_ways),
+        TEST(server_comes_late_and_again),
+        TEST(old_hellos),
+        TEST(control),
+        TEST(newer_incarnation_wins),
         TEST(nothing_is_late),
+        TEST(server_does_not_read),
     };
 
     rt_log_set_level(RT_LOG_ERROR);
