@@ -13,7 +13,10 @@
  * lock that is held while it connects. So the loop calls nothing but the two queues, and whether NATS is
  * there it knows from the callbacks. A message belongs to the connection that it was given for: one that the
  * sender finds after a loss is dropped, and one that slips into the moment of loss finds a reconnect buffer
- * of one byte and fails (the library would otherwise deliver it after the outage). */
+ * of one byte and fails (the library would otherwise deliver it after the outage).
+ *
+ * The library closes a connection for good when its server dies in the middle of the first handshake, for all
+ * that it was told to retry: then the sender makes another, with the same subscriptions. */
 #include "runtime/member/bus.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -47,13 +50,14 @@ struct inbox {
     int holders;            /* under lock */
     bool open;              /* under lock: the loop still takes */
     bool connected;         /* under lock */
+    bool closed;            /* under lock: the connection is, and its last callback has run */
     uint64_t connects;      /* under lock: how often it came to be connected */
     struct rt_queue *items; /* struct item * */
     _Atomic uint64_t lost;
     struct rt_bus *bus; /* Touched by: loop */
 };
 
-/* A message for the sender, and the connection that it was given for. */
+/* Work for the sender: publish, on the connection that it was given for, or subscribe (connects is 0). */
 struct outgoing {
     uint64_t connects;
     char *subject;
@@ -64,13 +68,18 @@ struct outgoing {
 struct rt_bus {
     struct rt_bus_conf conf;
     struct inbox *inbox;
-    natsConnection *connection;
-    natsSubscription *subscription[RT_BUS_SUBJECTS_MAX];
-    size_t n_subscriptions;
-    bool connected;          /* as last told to conf.change */
+    bool connected;          /* Touched by: loop. As last told to conf.change */
+    size_t n_asked;          /* Touched by: loop. Subscriptions */
     struct rt_queue *outbox; /* struct outgoing * */
     pthread_t sender;
     bool has_sender;
+    atomic_bool ending;
+    /* Touched by: the sender while it runs, else the loop. */
+    natsConnection *connection;
+    char *subject[RT_BUS_SUBJECTS_MAX];
+    natsSubscription *subscription[RT_BUS_SUBJECTS_MAX]; /* NULL: not yet */
+    size_t n_subjects;
+    uint64_t renewed_ns;
 };
 
 const char *rt_bus_shown_url(const char *url, char *out, size_t size)
@@ -179,8 +188,13 @@ static void on_lost(natsConnection *nc, void *arg)
 
 static void on_closed(natsConnection *nc, void *arg)
 {
+    struct inbox *inbox = arg;
+
     (void)nc;
-    inbox_drop(arg);
+    pthread_mutex_lock(&inbox->lock);
+    inbox->closed = true;
+    pthread_mutex_unlock(&inbox->lock);
+    inbox_drop(inbox);
 }
 
 /* NATS thread. The library prints to stderr when it has no handler; what it would say is seen by us as
@@ -202,36 +216,6 @@ static uint64_t told_connection(struct inbox *inbox)
     number = inbox->connected ? inbox->connects : 0;
     pthread_mutex_unlock(&inbox->lock);
     return number;
-}
-
-/* ---- the sender's thread ---- */
-
-static void send_one(struct rt_bus *bus, const struct outgoing *out)
-{
-    natsStatus s;
-
-    if (told_connection(bus->inbox) != out->connects ||
-        natsConnection_Status(bus->connection) != NATS_CONN_STATUS_CONNECTED)
-        return;
-    s = natsConnection_Publish(bus->connection, out->subject, out->data, (int)out->size);
-    if (s != NATS_OK)
-        rt_log(RT_LOG_DEBUG, "nats_not_published subject=%s reason=\"%s\"", out->subject,
-               natsStatus_GetText(s));
-}
-
-/* Until the outbox is closed and empty. */
-static void *sender_main(void *arg)
-{
-    struct rt_bus *bus = arg;
-    struct outgoing *out;
-
-    pthread_setname_np(pthread_self(), "nats-sender");
-    while ((out = rt_queue_pop(bus->outbox, UINT64_MAX))) {
-        send_one(bus, out);
-        rt_free(out->subject);
-        rt_free(out);
-    }
-    return NULL;
 }
 
 /* ---- the loop ---- */
@@ -261,7 +245,7 @@ static void on_wake(uv_async_t *handle)
     }
 }
 
-/* ---- life ---- */
+/* ---- connecting ---- */
 
 static natsStatus set_options(natsOptions *o, const struct rt_bus_conf *conf, struct inbox *inbox)
 {
@@ -318,12 +302,16 @@ static int start_connection(struct rt_bus *bus)
     if (s == NATS_OK) {
         inbox_hold(bus->inbox); /* until on_closed */
         s = natsConnection_Connect(&bus->connection, options);
-        if (s == NATS_OK)
-            tell(bus->inbox, true); /* no callback for a first connect that succeeds */
-        else if (s == NATS_NOT_YET_CONNECTED)
+        if (s ==
+            NATS_OK) { /* no callback for a first connect that succeeds; it may be lost by now */
+            tell(bus->inbox, true);
+            if (natsConnection_Status(bus->connection) != NATS_CONN_STATUS_CONNECTED)
+                tell(bus->inbox, false);
+        } else if (s == NATS_NOT_YET_CONNECTED) {
             s = NATS_OK;
-        else
+        } else {
             inbox_drop(bus->inbox);
+        }
     }
     natsOptions_Destroy(options);
     if (s == NATS_OK)
@@ -331,6 +319,105 @@ static int start_connection(struct rt_bus *bus)
     return RT_FAIL(RT_EUSAGE, "NATS at '%s' cannot be used: %s",
                    rt_bus_shown_url(bus->conf.url, shown, sizeof(shown)), natsStatus_GetText(s));
 }
+
+/* ---- the sender's thread ---- */
+
+static void subscribe(struct rt_bus *bus, size_t i)
+{
+    natsSubscription *sub = NULL;
+    natsStatus s;
+
+    s = natsConnection_Subscribe(&sub, bus->connection, bus->subject[i], on_message, bus->inbox);
+    if (s != NATS_OK) { /* it is closed: renew() comes back to this */
+        rt_log(RT_LOG_DEBUG, "nats_not_subscribed subject=%s reason=\"%s\"", bus->subject[i],
+               natsStatus_GetText(s));
+        return;
+    }
+    bus->subscription[i] = sub;
+    inbox_hold(bus->inbox);
+    s = natsSubscription_SetOnCompleteCB(sub, inbox_drop, bus->inbox);
+    rt_assert(s == NATS_OK);
+}
+
+static void disconnect(struct rt_bus *bus)
+{
+    for (size_t i = 0; i < bus->n_subjects; i++) {
+        natsSubscription_Destroy(bus->subscription[i]);
+        bus->subscription[i] = NULL;
+    }
+    natsConnection_Destroy(bus->connection);
+    bus->connection = NULL;
+}
+
+static bool is_closed(struct rt_bus *bus)
+{
+    bool closed;
+
+    pthread_mutex_lock(&bus->inbox->lock);
+    closed = bus->inbox->closed;
+    pthread_mutex_unlock(&bus->inbox->lock);
+    return closed || !bus->connection;
+}
+
+/* A connection that the library has closed, for a new one. */
+static void renew(struct rt_bus *bus)
+{
+    bus->renewed_ns = rt_now_ns();
+    rt_log(RT_LOG_DEBUG, "nats_connection_renewed");
+    disconnect(bus);
+    pthread_mutex_lock(&bus->inbox->lock);
+    bus->inbox->closed = bus->inbox->connected = false;
+    pthread_mutex_unlock(&bus->inbox->lock);
+    if (start_connection(bus) != 0)
+        return; /* said at the first connection, if it is a matter of the URL; else tried again */
+    for (size_t i = 0; i < bus->n_subjects; i++)
+        subscribe(bus, i);
+}
+
+static void publish(struct rt_bus *bus, const struct outgoing *out)
+{
+    natsStatus s;
+
+    if (told_connection(bus->inbox) != out->connects ||
+        natsConnection_Status(bus->connection) != NATS_CONN_STATUS_CONNECTED)
+        return;
+    s = natsConnection_Publish(bus->connection, out->subject, out->data, (int)out->size);
+    if (s != NATS_OK)
+        rt_log(RT_LOG_DEBUG, "nats_not_published subject=%s reason=\"%s\"", out->subject,
+               natsStatus_GetText(s));
+}
+
+static void do_work(struct rt_bus *bus, struct outgoing *out)
+{
+    if (out->connects) {
+        publish(bus, out);
+        rt_free(out->subject);
+    } else {
+        bus->subject[bus->n_subjects++] = out->subject;
+        subscribe(bus, bus->n_subjects - 1);
+    }
+    rt_free(out);
+}
+
+/* Until the outbox is closed and empty. */
+static void *sender_main(void *arg)
+{
+    struct rt_bus *bus = arg;
+
+    pthread_setname_np(pthread_self(), "nats-sender");
+    for (;;) {
+        struct outgoing *out = rt_queue_pop(bus->outbox, RECONNECT_WAIT_MS * RT_MS);
+
+        if (out)
+            do_work(bus, out);
+        else if (atomic_load(&bus->ending))
+            return NULL;
+        else if (is_closed(bus) && rt_now_ns() - bus->renewed_ns >= RECONNECT_WAIT_MS * RT_MS)
+            renew(bus);
+    }
+}
+
+/* ---- life ---- */
 
 static struct inbox *inbox_new(struct rt_bus *bus)
 {
@@ -387,31 +474,16 @@ void rt_bus_destroy(struct rt_bus *bus)
     pthread_mutex_unlock(&inbox->lock);
     /* What was published before has left, or will not: a server that does not read ends the connection, and
      * with it all that waits, after one write deadline. */
+    atomic_store(&bus->ending, true);
     rt_queue_close(bus->outbox);
     if (bus->has_sender)
         pthread_join(bus->sender, NULL);
     rt_queue_destroy(bus->outbox);
-    for (size_t i = 0; i < bus->n_subscriptions; i++)
-        natsSubscription_Destroy(bus->subscription[i]);
-    natsConnection_Destroy(bus->connection);
+    disconnect(bus);
+    for (size_t i = 0; i < bus->n_subjects; i++)
+        rt_free(bus->subject[i]);
     uv_close((uv_handle_t *)&inbox->wake, on_async_closed);
     rt_free(bus);
-}
-
-int rt_bus_subscribe(struct rt_bus *bus, const char *subject)
-{
-    natsSubscription *sub = NULL;
-    natsStatus s;
-
-    rt_assert(bus->n_subscriptions < RT_BUS_SUBJECTS_MAX);
-    s = natsConnection_Subscribe(&sub, bus->connection, subject, on_message, bus->inbox);
-    if (s != NATS_OK)
-        return RT_FAIL(RT_ENATS, "cannot subscribe to %s: %s", subject, natsStatus_GetText(s));
-    bus->subscription[bus->n_subscriptions++] = sub;
-    inbox_hold(bus->inbox);
-    s = natsSubscription_SetOnCompleteCB(sub, inbox_drop, bus->inbox);
-    rt_assert(s == NATS_OK);
-    return 0;
 }
 
 bool rt_bus_connected(const struct rt_bus *bus)
@@ -419,15 +491,11 @@ bool rt_bus_connected(const struct rt_bus *bus)
     return told_connection(bus->inbox) != 0;
 }
 
-int rt_bus_publish(struct rt_bus *bus, const char *subject, const void *data, size_t size)
+static int give_work(struct rt_bus *bus, uint64_t connects, const char *subject, const void *data,
+                     size_t size)
 {
-    uint64_t connects = told_connection(bus->inbox);
-    struct outgoing *out;
+    struct outgoing *out = rt_xmalloc(sizeof(*out) + size);
 
-    rt_assert(size <= RT_BUS_MESSAGE_MAX);
-    if (!connects)
-        return RT_FAIL(RT_ENATS, "%s: not published, NATS is away", subject);
-    out = rt_xmalloc(sizeof(*out) + size);
     *out = (struct outgoing){.connects = connects, .subject = rt_xstrdup(subject), .size = size};
     if (size)
         memcpy(out->data, data, size);
@@ -435,8 +503,24 @@ int rt_bus_publish(struct rt_bus *bus, const char *subject, const void *data, si
         return 0;
     rt_free(out->subject);
     rt_free(out);
-    return RT_FAIL(RT_ENATS, "%s: not published, %d messages wait already", subject,
-                   RT_BUS_OUTBOX_MAX);
+    return RT_FAIL(RT_ENATS, "%s: %d messages for NATS wait already", subject, RT_BUS_OUTBOX_MAX);
+}
+
+int rt_bus_subscribe(struct rt_bus *bus, const char *subject)
+{
+    rt_assert(bus->n_asked < RT_BUS_SUBJECTS_MAX);
+    bus->n_asked++;
+    return give_work(bus, 0, subject, NULL, 0);
+}
+
+int rt_bus_publish(struct rt_bus *bus, const char *subject, const void *data, size_t size)
+{
+    uint64_t connects = told_connection(bus->inbox);
+
+    rt_assert(size <= RT_BUS_MESSAGE_MAX);
+    if (!connects)
+        return RT_FAIL(RT_ENATS, "%s: not published, NATS is away", subject);
+    return give_work(bus, connects, subject, data, size);
 }
 
 uint64_t rt_bus_lost(const struct rt_bus *bus)

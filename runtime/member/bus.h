@@ -35,6 +35,7 @@ struct rt_bus_conf {
 /* RT_EUSAGE for a URL that cannot be used. Otherwise 0, connected or not: it keeps trying for ever. */
 int rt_bus_create(const struct rt_bus_conf *conf, struct rt_bus **out);
 void rt_bus_destroy(struct rt_bus *bus); /* NULL is legal */
+/* For as long as the bus lives, whatever becomes of connections. Takes effect before what is published later. */
 int rt_bus_subscribe(struct rt_bus *bus, const char *subject);
 /* 0: on its way, at once or never. RT_ENATS while away, or when the outbox is full: nothing is kept for later. */
 int rt_bus_publish(struct rt_bus *bus, const char *subject, const void *data, size_t size);

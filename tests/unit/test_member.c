@@ -677,6 +677,7 @@ struct fake {
     pthread_mutex_t lock;
     atomic_int accepted, hold; /* hold: refuse to accept */
     atomic_bool deaf;          /* do not read what comes */
+    atomic_int slam;           /* end the connection, 1: at once; 2: after INFO; 3: after CONNECT */
     atomic_bool quit;
     char seen[65536]; /* of the latest connection */
     size_t n_seen;
@@ -717,12 +718,15 @@ static void *fake_main(void *arg)
             fake->n_seen = 0;
             pthread_mutex_unlock(&fake->lock);
             fake->connection = fd;
-            (void)!write(fd, info, sizeof(info) - 1);
+            if (fake->slam != 1)
+                (void)!write(fd, info, sizeof(info) - 1);
             fake->accepted++;
         }
-        if (fds[1].revents & POLLIN)
+        if ((fds[1].revents & POLLIN) && fake->slam != 3)
             fake_read(fake);
-        if (fake->hold && fake->connection >= 0) {
+        if ((fake->hold || fake->slam == 1 || fake->slam == 2 ||
+             (fake->slam == 3 && (fds[1].revents & POLLIN))) &&
+            fake->connection >= 0) {
             close(fake->connection);
             fake->connection = -1;
         }
@@ -847,6 +851,39 @@ static void server_does_not_read(void **state)
     free(big);
 }
 
+/* A server that dies in the middle of the first handshake, a few times: the library then closes the connection for
+ * good, in one moment or another. It is made anew, with its subscriptions. */
+static void server_dies_in_the_handshake(void **state)
+{
+    struct rt_bus_conf conf = {
+        .loop = loop, .name = "slam", .message = count_message, .change = ignore_change};
+    char url[64];
+
+    (void)state;
+    for (int moment = 1; moment <= 3; moment++) {
+        struct fake *fake = fake_start(url, sizeof(url));
+        struct rt_bus *bus;
+        int counted = 0;
+
+        conf.url = url;
+        conf.ctx = &counted;
+        fake->slam = moment;
+        assert_int_equal(rt_bus_create(&conf, &bus), 0);
+        assert_int_equal(rt_bus_subscribe(bus, "inbox"), 0);
+        if (!run_until(is_accepted_again, fake, WAIT_NS))
+            fail_msg("moment %d: it does not try again", moment);
+        fake->slam = 0;
+        if (!run_until(bus_is_up, bus, WAIT_NS))
+            fail_msg("moment %d: it does not come back", moment);
+        assert_int_equal(rt_bus_publish(bus, "fresh", "x", 1), 0);
+        run_until(never, NULL, 50 * RT_MS);
+        assert_true(fake_saw(fake, "SUB inbox"));
+        assert_true(fake_saw(fake, "PUB fresh"));
+        rt_bus_destroy(bus);
+        fake_end(fake);
+    }
+}
+
 static void usage(void **state)
 {
     struct rt_member_conf conf = {
@@ -901,6 +938,7 @@ int main(void)
         TEST(newer_incarnation_wins),
         TEST(nothing_is_late),
         TEST(server_does_not_read),
+        TEST(server_dies_in_the_handshake),
     };
 
     rt_log_set_level(RT_LOG_ERROR);
