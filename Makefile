@@ -62,7 +62,7 @@ UNIT      := $(UNIT_C:%.c=$(B)/%)
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench
+.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm
 .SECONDARY:
 all: announce programs
 
