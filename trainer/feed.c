@@ -159,9 +159,12 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
 static int start_lookup(struct tr_batch *batch)
 {
     struct tr_trainer *trainer = batch->trainer;
+    /* With one permit at a time all our earlier steps are acked; others may have made one without us. A batch
+     * that is stepped already is run again for a step that waits for it. */
+    bool wait = trainer->group && trainer->job->global.mode == RT_MODE_FULL &&
+                !rt_ledger_is_stepped(trainer->ledger, batch->id);
     struct wire_lookup_batch request = {
-        /* With one permit at a time all earlier steps are acked, so none has to be waited for. */
-        .step = 0,
+        .step = wait ? trainer->step : 0,
         .samples = batch->head.samples,
         .evaluate = batch->head.evaluate,
         .digest = batch->head.digest,
@@ -193,6 +196,8 @@ void tr_feed_pump(struct tr_trainer *trainer)
     struct tr_batch *batch;
     while ((batch = next_in_turn(trainer)) != NULL) {
         struct tr_permits *permits = permits_of(batch);
+        if (!batch->head.evaluate && !tr_step_may_look_up(trainer))
+            break;
         if (!tr_permit_take(permits))
             break;
         tr_fifo_remove(&trainer->queue, batch);
@@ -205,6 +210,20 @@ void tr_feed_pump(struct tr_trainer *trainer)
     }
     atomic_store_explicit(&trainer->metric.permits_used, trainer->permits.used,
                           memory_order_relaxed);
+}
+
+/* A rank that came back was sent batches before it knew what the group has done. */
+void tr_feed_rejoin(struct tr_trainer *trainer)
+{
+    struct tr_batch *batch = trainer->queue.head, *next;
+    for (; batch; batch = next) {
+        next = batch->next;
+        if (batch->head.evaluate || !rt_ledger_is_finished(trainer->ledger, batch->id))
+            continue;
+        tr_fifo_remove(&trainer->queue, batch);
+        tr_push_release(batch, "finished already");
+        tr_feed_finish(batch, WIRE_TRAINED, NULL);
+    }
 }
 
 /* ---- TrainBatch ---- */

@@ -22,6 +22,9 @@ static void on_hello(void *ctx, const struct wire_hello *hello)
     if (hello->role == RT_ROLE_MIDDLEWARE && hello->n_addresses > 0)
         tr_trainer_on_middleware(program->trainer, hello->index, hello->replicas, hello->address,
                                  hello->n_addresses, hello->incarnation);
+    if (hello->role == RT_ROLE_TRAINER && hello->n_addresses > 0)
+        tr_trainer_on_rank(program->trainer, hello->index, hello->replicas, hello->address[0],
+                           hello->incarnation);
 }
 
 static int is_ready(void *ctx)
@@ -69,6 +72,7 @@ static void status(void *ctx, json_t *object)
         {"epoch", r.epoch},
         {"epochs", r.epochs},
         {"step", r.step},
+        {"group_epoch", r.group_epoch},
         {"samples_trained", r.samples_trained},
         {"samples_dropped", r.samples_dropped},
         {"samples_read", r.samples_read},
@@ -143,7 +147,7 @@ static int start(struct program *program)
     struct tr_trainer_conf conf = {
         .io = rt_loop_io(rt_process_loop(process)),
         .job = rt_process_job(process),
-        .world = 1,
+        .world = rt_process_size(process),
         .listen = listen,
         .metrics = rt_process_metrics(process),
         .ctx = program,
@@ -152,9 +156,6 @@ static int start(struct program *program)
         .replaced = on_replaced,
     };
     rt_process_identity(process, 0, &conf.self);
-    if (rt_process_size(process) != 1)
-        return RT_FAIL(RT_EUSAGE, "this version trains with 1 trainer, got --size %u",
-                       rt_process_size(process));
     int err = tr_trainer_create(&conf, &program->trainer);
     if (err)
         return err;
@@ -169,7 +170,7 @@ int main(int argc, char **argv)
         .role = RT_ROLE_TRAINER,
         .program = "saffron-trainer",
         .doc = "Train the dense network: one rank per process.",
-        .listens_to = RT_ROLE_BIT(RT_ROLE_MIDDLEWARE),
+        .listens_to = RT_ROLE_BIT(RT_ROLE_MIDDLEWARE) | RT_ROLE_BIT(RT_ROLE_TRAINER),
         .ctx = &program,
         .hello = on_hello,
         .ready = is_ready,

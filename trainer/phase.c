@@ -102,6 +102,24 @@ static void next_phase(struct tr_trainer *trainer, enum wire_phase_kind kind, ui
         trainer->conf.done(trainer->conf.ctx);
 }
 
+static int keep_statistics(struct tr_trainer *trainer, const struct wire_await_phase *request);
+
+int tr_phase_adopt(struct tr_trainer *trainer, const struct wire_await_phase_reply *state)
+{
+    struct wire_await_phase told = {.n_statistics = state->n_statistics,
+                                    .statistics = state->statistics};
+    if (trainer->n_statistics == 0 && state->n_statistics > 0) {
+        int err = keep_statistics(trainer, &told);
+        if (err)
+            return err;
+    }
+    if (state->phase > trainer->phase) {
+        trainer->phase = state->phase - 1;
+        next_phase(trainer, state->kind, state->epoch);
+    }
+    return 0;
+}
+
 /* Keep composer 0's statistics: of every standardized column, finite. */
 static int keep_statistics(struct tr_trainer *trainer, const struct wire_await_phase *request)
 {

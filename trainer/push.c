@@ -67,15 +67,17 @@ static int send_push(struct tr_batch *batch)
         return RT_FAIL(RT_ENOMEM, "no memory for %u features", job->n_features);
     for (uint32_t f = 0; f < job->n_features; f++)
         dim[f] = job->table[job->feature[f].table].dim;
+    bool synchronous = job->global.mode == RT_MODE_FULL;
     struct wire_push_gradients request = {
         .step = batch->step,
-        .learning_rate = trainer->learning_factor,
+        .learning_rate = batch->learning_rate,
         .samples = batch->head.samples,
         .digest = batch->head.digest,
-        .rank = trainer->conf.self.index,
-        .world = trainer->conf.world,
+        /* In `full` an owner waits for the ranks that have a batch in this step, and for no other. */
+        .rank = synchronous ? batch->place : trainer->conf.self.index,
+        .world = synchronous ? batch->among : trainer->conf.world,
         .dtype = job->global.wire_dtype,
-        .synchronous = job->global.mode == RT_MODE_FULL,
+        .synchronous = synchronous,
         .n_features = job->n_features,
         .dim = dim,
     };

@@ -1,10 +1,12 @@
 /* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
- * trainer.c (life), feed.c (batches in), step.c (dense step), push.c (gradients out), phase.c (epochs).
+ * trainer.c (life), feed.c (batches in), step.c (dense step), push.c (gradients out), phase.c (epochs),
+ * group.c and form.c (the other ranks).
  *
  * A batch, with the function on each arrow:
  *
  *   TrainBatch -tr_feed_serve-> QUEUED -tr_feed_pump (permit)-> LOOKING -on_embeddings-> READY
- *   READY -tr_step_pump-> STEPPING -step_done-> PUSHING -on_pushed-> finished (ledger, reply, permit back)
+ *   READY -tr_step_pump-> STEPPING -committed-> PUSHING -on_pushed-> finished (ledger, reply, permit back)
+ *   READY -tr_group_pump-> ENTERED (in a header) -start_round-> STEPPING; the group breaks: READY again
  *   LOOKING -lookup failed-> reply RETRY, forgotten, permit back          (never stepped: nothing is lost)
  *   PUSHING -middleware lost-> STRANDED, reply RETRY                      (stepped: gradients are kept)
  *   STRANDED -tr_feed_serve (C has put it again)-> PUSHING
@@ -18,6 +20,7 @@
 #include "runtime/job/ledger.h"
 #include "runtime/wire/batch.h"
 #include "trainer/collective/collective.h"
+#include "trainer/group.h"
 #include "trainer/metric/auc.h"
 #include "trainer/model/model.h"
 #include "trainer/optimizer.h"
@@ -33,6 +36,7 @@ enum tr_batch_state {
     TR_QUEUED,
     TR_LOOKING,
     TR_READY,
+    TR_ENTERED,
     TR_STEPPING,
     TR_PUSHING,
     TR_STRANDED,
@@ -48,13 +52,19 @@ struct tr_batch {
     struct rt_buf *embeddings;    /* reply of the lookup */
     struct rt_buf *gradients;     /* payload of the push, kept until acked */
     struct tr_batch_view view;
-    uint64_t step;    /* the step that it was trained in */
-    uint32_t refused; /* pushes that failed by themselves */
-    bool failed;      /* it goes back for a reason of its own */
+    uint64_t step;         /* the step that it was trained in */
+    uint32_t place, among; /* of the ranks with a batch in that step, which, and how many */
+    double learning_rate;  /* factor of that step */
+    bool computed;         /* `gradients` are of that step */
+    uint32_t refused;      /* pushes that failed by themselves */
+    bool failed;           /* it goes back for a reason of its own */
     double loss_sum;
     struct tr_trainer *trainer;
     struct tr_batch *next; /* in queue or ready */
 };
+
+/* What trainer->step_open is about: step.c. */
+enum tr_step_kind { TR_SCORE, TR_ALONE, TR_SHARED, TR_AGAIN, TR_AVERAGE };
 
 struct tr_fifo {
     struct tr_batch *head, *tail;
@@ -95,7 +105,11 @@ struct tr_trainer {
     struct tr_collective *collective;
     double learning_rate; /* of model.yml; times the factor */
     double learning_factor;
-    struct tr_batch *stepping; /* the batch on the step thread */
+    struct tr_group *group; /* NULL: a world of 1 */
+    bool step_open;         /* one thing of step.c is under way: */
+    enum tr_step_kind step_kind;
+    struct tr_batch *stepping; /* our batch in it; NULL: we have none */
+    double step_factor;        /* learning rate factor of it */
     struct rt_work work;
     bool step_finite;
     int step_err;
@@ -131,6 +145,7 @@ void tr_finished(struct tr_trainer *trainer, uint64_t batch_id);
 struct rt_peer *tr_rank(struct tr_trainer *trainer, uint32_t rank);
 void tr_fifo_push(struct tr_fifo *fifo, struct tr_batch *batch);
 struct tr_batch *tr_fifo_pop(struct tr_fifo *fifo);
+void tr_fifo_unpop(struct tr_fifo *fifo, struct tr_batch *batch); /* to the front */
 void tr_fifo_remove(struct tr_fifo *fifo, struct tr_batch *batch);
 struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t loop);
 void tr_fail(struct tr_trainer *trainer, int err);
@@ -144,6 +159,8 @@ void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const cha
 /* Answer C, keep the batch. */
 void tr_feed_answer(struct tr_batch *batch, enum wire_outcome outcome, const char *reason);
 void tr_feed_free(struct tr_batch *batch);
+/* The group has formed: batches here that its ledger knows as finished are answered. */
+void tr_feed_rejoin(struct tr_trainer *trainer);
 /* An error of the way, not of the batch: it may come again as often as that happens. */
 bool tr_feed_lost(int err);
 
@@ -151,6 +168,11 @@ bool tr_feed_lost(int err);
 int tr_step_init(struct tr_trainer *trainer);
 void tr_step_release(struct tr_trainer *trainer);
 void tr_step_pump(struct tr_trainer *trainer);
+/* The next of the READY batches, out of their list; NULL: none. */
+struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate);
+/* May a training batch be looked up now? Not before the group is formed (its ledger may know the batch);
+ * and in `full` not while a step is under way, or may begin, that the lookup would have to see. */
+bool tr_step_may_look_up(const struct tr_trainer *trainer);
 /* No step is being made here, and (mode `async`) no local step waits for an average of the weights: where
  * the ledger is complete too, all ranks' weights are equal. Part of "the epoch is over". */
 bool tr_step_settled(const struct tr_trainer *trainer);
@@ -166,6 +188,8 @@ void tr_phase_serve_await(void *trainer, struct rt_call *call, const struct rt_f
 void tr_phase_serve_end(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_phase_check(struct tr_trainer *trainer); /* after a batch has finished */
 void tr_phase_release(struct tr_trainer *trainer);
+/* Another rank's phase, told when the group formed: it counts if it is a later one. */
+int tr_phase_adopt(struct tr_trainer *trainer, const struct wire_await_phase_reply *state);
 /* Nothing will come to be stepped here unless other ranks go on first: every split has ended and no batch
  * of our own is left to step, or every composer has ended or said NothingYet and no batch is in hand.
  * This rank then joins the group's step with weight zero. tr_pump() when it changes. */

@@ -1,11 +1,19 @@
-/* trainer/step.c -- the dense step: header, forward, backward, all-reduce, commit (design section 5).
+/* trainer/step.c -- the dense step: forward, backward, all-reduce, commit (design section 5).
  *
- * The loop thread gathers the headers, lends the batch to the step thread, and commits what comes
- * back. The step thread owns model and optimizer while a step runs: one batch at a time, in the order in
- * which lookups came back (with one permit: in the order of the batches).
+ * One thing is under way at a time (trainer->step_open). The step thread owns model and optimizer while it
+ * works; in between, on the loop thread, they are the all-reduce's:
  *
- * Gradients are of the mean loss over the group's samples. Nothing changes when any rank saw a
- * value that is not finite: the batch is dropped(nonfinite) everywhere. */
+ *   SHARED  a step of the group: forward and backward of our batch, or zeros without one -compute_done->
+ *           all-reduce -reduced-> optimizer -optimized-> commit. Two jobs for the step thread.
+ *   ALONE   the group of one, or a local step of mode `async`: all of it in one job -compute_done-> commit
+ *   AGAIN   a batch that the group has stepped and whose gradients died with their rank: dense weight zero,
+ *           its sparse gradients are pushed as those of its step
+ *   SCORE   a batch of the evaluation
+ *   AVERAGE mode `async`: an all-reduce of the weights, each rank's by its samples since the last one
+ *
+ * Gradients are of the mean loss over the group's samples. A step changes nothing when any rank saw a value
+ * that is not finite: every rank hears who did, those drop their batch(nonfinite), and the others make
+ * the step again without them, at once: the headers are known. */
 #include "trainer/state.h"
 
 #include "runtime/base/assert.h"
@@ -42,25 +50,24 @@ void tr_step_release(struct tr_trainer *trainer)
 
 /* ---- on the step thread ---- */
 
+static int update(struct tr_trainer *trainer)
+{
+    float rate = (float)(trainer->learning_rate * trainer->step_factor);
+    return tr_optimizer_step(trainer->optimizer, rate, tr_model_grads(trainer->model),
+                             tr_model_params(trainer->model));
+}
+
 static int train(struct tr_trainer *trainer, struct tr_batch *batch, float *const *feature_grad)
 {
     struct tr_forward_out out = {0};
-    float *grads = tr_model_grads(trainer->model);
-    size_t n = tr_model_count(trainer->model);
     int err =
         tr_model_train(trainer->model, &batch->view, trainer->global_samples, feature_grad, &out);
     if (err)
         return err;
-    batch->loss_sum = out.loss_sum;
-    bool finite = out.finite;
-    err = trainer->collective->ops->all_reduce(trainer->collective, grads, n, &finite);
-    if (err)
-        return err;
-    trainer->step_finite = finite;
-    if (!finite)
-        return 0;
-    float rate = (float)(trainer->learning_rate * trainer->learning_factor);
-    return tr_optimizer_step(trainer->optimizer, rate, grads, tr_model_params(trainer->model));
+    if (trainer->step_kind != TR_AGAIN)
+        batch->loss_sum = out.loss_sum;
+    trainer->step_finite = out.finite;
+    return trainer->step_kind == TR_ALONE && out.finite ? update(trainer) : 0;
 }
 
 static int score(struct tr_trainer *trainer, struct tr_batch *batch)
@@ -93,29 +100,46 @@ static void lay_out_gradients(const struct rt_job *job, struct tr_batch *batch,
     rt_assert(end == batch->gradients->size);
 }
 
-static void run(void *arg)
+/* How long the step thread worked, for the metric. */
+static void count_work(struct tr_trainer *trainer, uint64_t begin)
+{
+    double seconds = (double)(rt_io_now(trainer->io) - begin) * 1e-9;
+    double sum = atomic_load_explicit(&trainer->metric.step_seconds, memory_order_relaxed);
+    atomic_store_explicit(&trainer->metric.step_seconds, sum + seconds, memory_order_relaxed);
+}
+
+static void compute(void *arg)
 {
     struct tr_trainer *trainer = arg;
     struct tr_batch *batch = trainer->stepping;
     uint64_t begin = rt_io_now(trainer->io);
-    if (batch->head.evaluate) {
+    if (trainer->step_kind == TR_SCORE) {
         trainer->step_err = score(trainer, batch);
     } else {
         float **feature_grad = rt_xcalloc(trainer->job->n_features, sizeof *feature_grad);
         lay_out_gradients(trainer->job, batch, feature_grad);
         trainer->step_err = train(trainer, batch, feature_grad);
         rt_free(feature_grad);
-        double seconds = (double)(rt_io_now(trainer->io) - begin) * 1e-9;
-        double sum = atomic_load_explicit(&trainer->metric.step_seconds, memory_order_relaxed);
-        atomic_store_explicit(&trainer->metric.step_seconds, sum + seconds, memory_order_relaxed);
+        count_work(trainer, begin);
     }
     if (trainer->step_err) /* the text belongs to this thread */
         snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
 }
 
-/* ---- on the loop thread ---- */
+static void optimize(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    uint64_t begin = rt_io_now(trainer->io);
+    trainer->step_err = update(trainer);
+    count_work(trainer, begin);
+    if (trainer->step_err)
+        snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
+}
 
-static void commit(struct tr_trainer *trainer, struct tr_batch *batch)
+/* ---- on the loop thread: what comes of a batch ---- */
+
+/* In the dense weights: push. */
+static void commit_own(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     int err = rt_ledger_stepped(trainer->ledger, batch->id);
     if (err) {
@@ -126,9 +150,9 @@ static void commit(struct tr_trainer *trainer, struct tr_batch *batch)
     trainer->epoch_samples += batch->head.samples;
     trainer->count.train_loss = trainer->epoch_loss_sum / (double)trainer->epoch_samples;
     double loss = batch->loss_sum / batch->head.samples;
-    trainer->count.loss = trainer->step <= 1 ? loss : 0.98 * trainer->count.loss + 0.02 * loss;
+    bool first = trainer->count.batches_stepped++ == 0;
+    trainer->count.loss = first ? loss : 0.98 * trainer->count.loss + 0.02 * loss;
     atomic_store_explicit(&trainer->metric.loss, loss, memory_order_relaxed);
-    atomic_store_explicit(&trainer->metric.steps, trainer->step, memory_order_relaxed);
     tr_push_start(batch);
 }
 
@@ -136,7 +160,6 @@ static void drop_nonfinite(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     tr_push_release(batch, "nonfinite");
     tr_finished(trainer, batch->id);
-    trainer->step--; /* nothing changed anywhere: the step is made again with the next batch */
     trainer->count.samples_dropped += batch->head.samples;
     trainer->count.batches_dropped++;
     atomic_fetch_add_explicit(&trainer->metric.batches_dropped, 1, memory_order_relaxed);
@@ -157,58 +180,218 @@ static void finish_scored(struct tr_trainer *trainer, struct tr_batch *batch)
     tr_feed_finish(batch, WIRE_EVALUATED, NULL);
 }
 
-static void step_done(void *arg)
+static void forget_embeddings(struct tr_batch *batch)
 {
-    struct tr_trainer *trainer = arg;
-    struct tr_batch *batch = trainer->stepping;
-    trainer->stepping = NULL;
-    trainer->idle_since_ns = rt_io_now(trainer->io);
-    if (trainer->step_err) {
-        tr_fail(trainer, RT_FAIL(trainer->step_err, "step %" PRIu64 ": %s", trainer->step,
-                                 trainer->step_text));
-        return;
-    }
     rt_buf_unref(batch->embeddings);
     batch->embeddings = NULL;
-    if (batch->head.evaluate)
-        finish_scored(trainer, batch);
-    else if (!trainer->step_finite)
-        drop_nonfinite(trainer, batch);
-    else
-        commit(trainer, batch);
-    tr_pump(trainer);
 }
 
-/* All ranks' headers are in: the step can be computed. */
-static void on_headers(void *arg, int err, const struct wire_step_header *header, uint32_t n_ranks)
+static void close_step(struct tr_trainer *trainer)
 {
-    struct tr_trainer *trainer = arg;
-    if (err) {
-        tr_fail(trainer, err);
-        return;
-    }
-    trainer->global_samples = 0;
-    for (uint32_t r = 0; r < n_ranks; r++)
-        trainer->global_samples += header[r].samples;
-    trainer->work = (struct rt_work){.run = run, .done = step_done, .arg = trainer};
+    trainer->stepping = NULL;
+    trainer->step_open = false;
+    trainer->idle_since_ns = rt_io_now(trainer->io);
+}
+
+static bool fail_step(struct tr_trainer *trainer)
+{
+    if (trainer->step_err)
+        tr_fail(trainer, RT_FAIL(trainer->step_err, "step %" PRIu64 ": %s", trainer->step,
+                                 trainer->step_text));
+    return trainer->step_err != 0;
+}
+
+static void start_work(struct tr_trainer *trainer, void (*run)(void *), void (*done)(void *))
+{
+    trainer->work = (struct rt_work){.run = run, .done = done, .arg = trainer};
     rt_io_work(trainer->io, &trainer->work);
 }
 
+/* ---- a step of the group ---- */
+
+static void start_shared(struct tr_trainer *trainer);
+
+/* The group has broken: the step has changed nothing here. Ours is READY again, its gradients are kept: if it
+ * turns out that others have committed the step, they are pushed (run_again). */
+static void undo_shared(struct tr_trainer *trainer)
+{
+    struct tr_batch *batch = trainer->stepping;
+    trainer->step--;
+    close_step(trainer);
+    if (batch) {
+        batch->state = TR_READY;
+        tr_fifo_unpop(&trainer->ready, batch);
+    }
+    tr_pump(trainer);
+}
+
+static void commit_shared(struct tr_trainer *trainer)
+{
+    struct tr_group *group = trainer->group;
+    struct wire_owed owed = {.step = trainer->step,
+                             .samples = trainer->global_samples,
+                             .learning_rate = trainer->step_factor};
+    for (uint32_t r = 0; r < group->world; r++)
+        owed.among += group->current.share[r].has_batch;
+    for (uint32_t r = 0; r < group->world; r++) {
+        if (!group->current.share[r].has_batch)
+            continue;
+        owed.batch_id = group->current.share[r].batch_id;
+        int err = rt_ledger_stepped(trainer->ledger, owed.batch_id);
+        if (err)
+            tr_fail(trainer, err);
+        tr_group_owe(group, &owed);
+        owed.place++;
+    }
+}
+
+static void optimized(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    struct tr_batch *batch = trainer->stepping;
+    if (fail_step(trainer))
+        return;
+    commit_shared(trainer);
+    atomic_store_explicit(&trainer->metric.steps, trainer->step, memory_order_relaxed);
+    close_step(trainer);
+    if (batch) {
+        forget_embeddings(batch);
+        commit_own(trainer, batch);
+    }
+    tr_phase_check(trainer);
+    tr_pump(trainer);
+}
+
+/* Some saw values that are not finite: they drop their batch, the rest goes on without them. */
+static void leave_out(struct tr_trainer *trainer, const uint8_t *nonfinite)
+{
+    struct tr_group *group = trainer->group;
+    struct tr_batch *batch = trainer->stepping;
+    for (uint32_t r = 0; r < group->world; r++)
+        if (nonfinite[r])
+            group->current.share[r].has_batch = false;
+    trainer->step--;
+    if (nonfinite[group->self]) {
+        trainer->stepping = NULL;
+        drop_nonfinite(trainer, batch);
+    }
+    start_shared(trainer);
+}
+
+static void reduced(void *arg, int err, const uint8_t *nonfinite)
+{
+    struct tr_trainer *trainer = arg;
+    bool all = true;
+    if (err) {
+        tr_group_break(trainer->group, rt_err_text());
+        undo_shared(trainer);
+        return;
+    }
+    for (uint32_t r = 0; r < trainer->conf.world; r++)
+        all = all && !nonfinite[r];
+    if (all)
+        start_work(trainer, optimize, optimized);
+    else
+        leave_out(trainer, nonfinite);
+}
+
+static void reduce(struct tr_trainer *trainer)
+{
+    if (trainer->group->state != TR_FORMED) {
+        undo_shared(trainer);
+        return;
+    }
+    trainer->collective->ops->all_reduce(trainer->collective, tr_model_grads(trainer->model),
+                                         tr_model_count(trainer->model), !trainer->step_finite,
+                                         reduced, trainer);
+}
+
+/* ---- a job of the step thread is done ---- */
+
+static void close_alone(struct tr_trainer *trainer, struct tr_batch *batch)
+{
+    struct tr_group *group = trainer->group;
+    if (!trainer->step_finite) {
+        trainer->step--; /* nothing changed: the step is made again with the next batch */
+        drop_nonfinite(trainer, batch);
+        return;
+    }
+    if (group) {
+        group->local_steps++;
+        group->unaveraged += batch->head.samples;
+    }
+    atomic_store_explicit(&trainer->metric.steps, trainer->step, memory_order_relaxed);
+    commit_own(trainer, batch);
+}
+
+static void compute_done(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    struct tr_batch *batch = trainer->stepping;
+    if (fail_step(trainer))
+        return;
+    if (trainer->step_kind == TR_SHARED) {
+        batch->computed = trainer->step_finite;
+        reduce(trainer);
+        return;
+    }
+    close_step(trainer);
+    forget_embeddings(batch);
+    if (trainer->step_kind == TR_SCORE)
+        finish_scored(trainer, batch);
+    else if (trainer->step_kind == TR_ALONE)
+        close_alone(trainer, batch);
+    else if (trainer->step_finite)
+        tr_push_start(batch);
+    else
+        drop_nonfinite(trainer, batch);
+    tr_pump(trainer);
+}
+
+/* ---- starting ---- */
+
 bool tr_step_settled(const struct tr_trainer *trainer)
 {
-    return !trainer->stepping;
+    const struct tr_group *group = trainer->group;
+    return !trainer->step_open &&
+           (!group || (group->state == TR_FORMED && !group->gathered && group->unaveraged == 0));
+}
+
+bool tr_step_may_look_up(const struct tr_trainer *trainer)
+{
+    const struct tr_group *group = trainer->group;
+    if (!group)
+        return true;
+    if (trainer->job->global.mode != RT_MODE_FULL)
+        return group->state == TR_FORMED;
+    return group->state == TR_FORMED && !trainer->step_open && !group->gathered &&
+           group->standing == TR_OUT;
+}
+
+struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate)
+{
+    struct tr_batch *batch = trainer->ready.head;
+    while (batch && batch->head.evaluate != evaluate)
+        batch = batch->next;
+    if (batch)
+        tr_fifo_remove(&trainer->ready, batch);
+    return batch;
 }
 
 static bool take_gradient_buffer(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     const struct rt_job *job = trainer->job;
     size_t end = 0;
+    if (batch->gradients)
+        return true;
     for (uint32_t f = 0; f < job->n_features; f++)
         rt_segment_put(&end, (size_t)batch->head.samples * job->table[job->feature[f].table].dim *
                                  sizeof(float));
     batch->gradients = rt_io_buf(trainer->io, end);
     if (batch->gradients)
         batch->gradients->size = end;
+    else
+        tr_fail(trainer, RT_FAIL(RT_ELIMIT, "no payload memory for the gradients of a batch"));
     return batch->gradients != NULL;
 }
 
@@ -219,30 +402,187 @@ static void count_wait(struct tr_trainer *trainer)
     double waited = (double)(rt_io_now(trainer->io) - trainer->idle_since_ns) * 1e-9;
     double sum = atomic_load_explicit(&trainer->metric.wait_seconds, memory_order_relaxed);
     atomic_store_explicit(&trainer->metric.wait_seconds, sum + waited, memory_order_relaxed);
+    trainer->idle_since_ns = 0;
+}
+
+static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum tr_step_kind kind)
+{
+    trainer->step_open = true;
+    trainer->step_kind = kind;
+    trainer->stepping = batch;
+    batch->state = TR_STEPPING;
+    count_wait(trainer);
+    if (kind == TR_SCORE || take_gradient_buffer(trainer, batch))
+        start_work(trainer, compute, compute_done);
+}
+
+static void start_alone(struct tr_trainer *trainer, struct tr_batch *batch)
+{
+    trainer->global_samples = batch->head.samples;
+    trainer->step_factor = trainer->learning_factor;
+    batch->step = ++trainer->step;
+    batch->among = 1;
+    batch->learning_rate = trainer->step_factor;
+    start_batch(trainer, batch, TR_ALONE);
+}
+
+/* The round at hand, or what is left of it. */
+static void start_shared(struct tr_trainer *trainer)
+{
+    struct tr_group *group = trainer->group;
+    struct tr_batch *batch = trainer->stepping;
+    uint32_t among = 0, place = 0;
+    trainer->global_samples = 0;
+    for (uint32_t r = 0; r < group->world; r++) {
+        const struct tr_share *share = &group->current.share[r];
+        if (r == group->self)
+            place = among;
+        among += share->has_batch;
+        trainer->global_samples += share->has_batch ? share->samples : 0;
+    }
+    if (among == 0) { /* all of it was dropped */
+        close_step(trainer);
+        tr_phase_check(trainer);
+        tr_pump(trainer);
+        return;
+    }
+    trainer->step++;
+    trainer->step_open = true;
+    trainer->step_kind = TR_SHARED;
+    trainer->step_factor = group->current.learning_rate;
+    trainer->step_finite = true;
+    if (!batch) {
+        tr_model_clear_grads(trainer->model);
+        reduce(trainer);
+        return;
+    }
+    batch->step = trainer->step;
+    batch->place = place;
+    batch->among = among;
+    batch->learning_rate = trainer->step_factor;
+    batch->computed = false;
+    start_batch(trainer, batch, TR_SHARED);
+}
+
+/* ---- mode `async`: averages ---- */
+
+static void averaged(void *arg, int err, const uint8_t *nonfinite)
+{
+    struct tr_trainer *trainer = arg;
+    struct tr_group *group = trainer->group;
+    (void)nonfinite;
+    close_step(trainer);
+    if (err) {
+        tr_group_break(group, rt_err_text());
+    } else {
+        memcpy(tr_model_params(trainer->model), tr_model_grads(trainer->model),
+               tr_model_count(trainer->model) * sizeof(float));
+        group->unaveraged = 0;
+        group->local_steps = 0;
+        group->must_average = false;
+        tr_phase_check(trainer);
+    }
+    tr_pump(trainer);
+}
+
+/* Nobody has stepped since (a group that was formed again): ours are as good as any, and equal. */
+static void start_average(struct tr_trainer *trainer)
+{
+    struct tr_group *group = trainer->group;
+    size_t n = tr_model_count(trainer->model);
+    const float *params = tr_model_params(trainer->model);
+    float *sum = tr_model_grads(trainer->model);
+    double total = 0, own = 0;
+    for (uint32_t r = 0; r < group->world; r++)
+        total += (double)group->current.share[r].unaveraged;
+    own = total > 0 ? (double)group->unaveraged / total : 1.0 / group->world;
+    for (size_t i = 0; i < n; i++)
+        sum[i] = (float)(own * params[i]);
+    trainer->step_open = true;
+    trainer->step_kind = TR_AVERAGE;
+    trainer->collective->ops->all_reduce(trainer->collective, sum, n, false, averaged, trainer);
+}
+
+/* ---- what comes next ---- */
+
+/* The next round of the group: a step, an average, or news alone. */
+static bool start_round(struct tr_trainer *trainer)
+{
+    struct tr_group *group = trainer->group;
+    bool step = false, average = group->must_average;
+    if (!tr_group_begin(group))
+        return false;
+    for (uint32_t r = 0; r < group->world; r++) {
+        step = step || group->current.share[r].has_batch;
+        average = average || group->current.share[r].unaveraged > 0;
+    }
+    if (step) {
+        trainer->stepping = group->entered;
+        group->entered = NULL;
+        trainer->step_open = true;
+        start_shared(trainer);
+    } else if (average) {
+        start_average(trainer);
+    } else {
+        tr_phase_check(trainer);
+    }
+    return true;
+}
+
+/* Batches that the group has stepped: their gradients died with their rank, or were made for a step that
+ * the others have committed while the group broke. */
+static bool run_again(struct tr_trainer *trainer)
+{
+    struct tr_batch *batch = trainer->ready.head;
+    while (batch && (batch->head.evaluate || !rt_ledger_is_stepped(trainer->ledger, batch->id)))
+        batch = batch->next;
+    if (!batch)
+        return false;
+    const struct wire_owed *owed = rt_map_get_ptr(&trainer->group->owed, batch->id);
+    tr_fifo_remove(&trainer->ready, batch);
+    if (batch->computed && owed && owed->step == batch->step) {
+        forget_embeddings(batch);
+        commit_own(trainer, batch);
+        return true;
+    }
+    trainer->global_samples =
+        owed ? owed->samples : (uint64_t)batch->head.samples * trainer->conf.world;
+    batch->step = owed ? owed->step : trainer->step;
+    batch->place = owed ? owed->place : 0;
+    batch->among = owed ? owed->among : 1;
+    batch->learning_rate = owed ? owed->learning_rate : trainer->learning_factor;
+    start_batch(trainer, batch, TR_AGAIN);
+    return true;
+}
+
+/* One thing that can be done now, if any. */
+static bool start_one(struct tr_trainer *trainer)
+{
+    struct tr_group *group = trainer->group;
+    struct tr_batch *batch;
+    if (trainer->step_open || trainer->summing_up || (group && group->state != TR_FORMED))
+        return false;
+    batch = tr_step_take_ready(trainer, true);
+    if (batch) {
+        start_batch(trainer, batch, TR_SCORE);
+        return true;
+    }
+    if (group && (run_again(trainer) || start_round(trainer)))
+        return true;
+    bool alone = !group || (trainer->job->global.mode == RT_MODE_ASYNC &&
+                            group->standing == TR_OUT && !group->must_average);
+    if (!alone || !tr_phase_may_step(trainer))
+        return false;
+    batch = tr_step_take_ready(trainer, false);
+    if (batch)
+        start_alone(trainer, batch);
+    return batch != NULL;
 }
 
 void tr_step_pump(struct tr_trainer *trainer)
 {
-    if (trainer->stepping || trainer->summing_up || !trainer->ready.head)
-        return;
-    struct tr_batch *batch = trainer->ready.head;
-    if (!batch->head.evaluate && !batch->gradients && !take_gradient_buffer(trainer, batch)) {
-        tr_fail(trainer, RT_FAIL(RT_ELIMIT, "no payload memory for the gradients of a batch"));
-        return;
-    }
-    tr_fifo_pop(&trainer->ready);
-    trainer->stepping = batch;
-    batch->state = TR_STEPPING;
-    count_wait(trainer);
-    struct wire_step_header mine = {
-        .group_epoch = 1,
-        .step = trainer->step + 1,
-        .has_batch = true,
-        .batch_id = batch->id,
-        .samples = batch->head.samples,
-        .learning_rate = trainer->learning_factor,
-    };
-    if (!batch->head.evaluate)
-        batch->step = ++trainer->step;
-    trainer->collective->ops->gather_headers(trainer->collective, &mine, on_headers, trainer);
+    do {
+        if (trainer->group)
+            tr_group_pump(trainer->group);
+    } while (start_one(trainer));
 }

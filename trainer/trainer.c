@@ -39,6 +39,14 @@ struct tr_batch *tr_fifo_pop(struct tr_fifo *fifo)
     return batch;
 }
 
+void tr_fifo_unpop(struct tr_fifo *fifo, struct tr_batch *batch)
+{
+    batch->next = fifo->head;
+    fifo->head = batch;
+    if (!fifo->tail)
+        fifo->tail = batch;
+}
+
 void tr_fifo_remove(struct tr_fifo *fifo, struct tr_batch *batch)
 {
     struct tr_batch **at = &fifo->head, *before = NULL;
@@ -62,6 +70,8 @@ void tr_pump(struct tr_trainer *trainer)
 {
     tr_feed_pump(trainer);
     tr_step_pump(trainer);
+    if (trainer->group) /* where we stand in the group decides on lookups */
+        tr_feed_pump(trainer);
 }
 
 struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t loop)
@@ -76,6 +86,8 @@ void tr_finished(struct tr_trainer *trainer, uint64_t batch_id)
     int err = rt_ledger_finished(trainer->ledger, batch_id);
     if (err)
         tr_fail(trainer, err);
+    if (trainer->group)
+        tr_group_news(trainer->group, batch_id);
 }
 
 struct rt_peer *tr_rank(struct tr_trainer *trainer, uint32_t rank)
@@ -87,8 +99,10 @@ struct rt_peer *tr_rank(struct tr_trainer *trainer, uint32_t rank)
 
 static void on_peer_up(void *ctx, struct rt_peer *peer)
 {
-    (void)peer;
-    tr_pump(ctx);
+    struct tr_trainer *trainer = ctx;
+    if (trainer->group && rt_peer_role(peer) == RT_ROLE_TRAINER)
+        tr_group_peer_up(trainer->group, peer);
+    tr_pump(trainer);
 }
 
 static void on_fenced(void *ctx, uint64_t held)
@@ -98,6 +112,14 @@ static void on_fenced(void *ctx, uint64_t held)
         trainer->conf.replaced(trainer->conf.ctx, held);
 }
 
+static void serve_chunk(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    tr_ring_serve(((struct tr_trainer *)ctx)->collective, call, request);
+}
+
+#define RANKS       RT_ROLE_BIT(RT_ROLE_TRAINER)
+#define CHUNK_BYTES ((uint64_t)WIRE_CHUNK_MAX * sizeof(float))
+
 static const struct rt_method_def method[] = {
     {WIRE_TRAIN_BATCH, "TrainBatch", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX,
      RT_PAYLOAD_MAX, tr_feed_serve},
@@ -105,7 +127,12 @@ static const struct rt_method_def method[] = {
      tr_phase_serve_await},
     {WIRE_END_OF_EPOCH, "EndOfEpoch", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX, 0,
      tr_phase_serve_end},
+    {WIRE_JOIN_GROUP, "JoinGroup", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, 0, tr_form_serve_join},
+    {WIRE_FETCH_STATE, "FetchState", RANKS, RT_MESSAGE_MAX, 0, tr_form_serve_fetch},
+    {WIRE_STEP_HEADER, "StepHeader", RANKS, RT_MESSAGE_MAX, 0, tr_group_serve_header},
+    {WIRE_REDUCE_CHUNK, "ReduceChunk", RANKS, RT_MESSAGE_MAX, CHUNK_BYTES, serve_chunk},
 };
+enum { METHODS_ALONE = 3 }; /* a world of 1 serves no ranks */
 
 static int make_rpc(struct tr_trainer *trainer)
 {
@@ -114,7 +141,7 @@ static int make_rpc(struct tr_trainer *trainer)
         .self = trainer->conf.self,
         .greeting = &wire_greeting,
         .methods = method,
-        .n_methods = ARRAY_LEN(method),
+        .n_methods = trainer->group ? ARRAY_LEN(method) : METHODS_ALONE,
         .reply_max = RT_PAYLOAD_MAX,
         .ctx = trainer,
         .peer_up = on_peer_up,
@@ -154,9 +181,22 @@ static void register_metrics(struct tr_trainer *trainer, struct rt_metrics *m)
                    "time in which no batch was ready to be stepped", &v->wait_seconds);
 }
 
+static int make_collective(struct tr_trainer *trainer)
+{
+    uint32_t world = trainer->conf.world, self = trainer->conf.self.index;
+    if (world == 1)
+        return tr_collective_single(&trainer->collective);
+    struct tr_ring_conf conf = {.io = trainer->io,
+                                .world = world,
+                                .rank = self,
+                                .next = tr_rank(trainer, (self + 1) % world),
+                                .n_max = tr_model_count(trainer->model)};
+    return tr_collective_ring(&conf, &trainer->collective);
+}
+
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out)
 {
-    rt_assert(conf->world == 1);
+    rt_assert(conf->world >= 1 && conf->self.index < conf->world);
     struct tr_trainer *trainer = rt_xcalloc(1, sizeof *trainer);
     trainer->conf = *conf;
     trainer->job = conf->job;
@@ -172,11 +212,13 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     if (!err)
         err = rt_ledger_create(RT_BATCH_WINDOW, &trainer->evaluation);
     if (!err)
-        err = tr_collective_single(&trainer->collective);
-    if (!err)
         err = tr_step_init(trainer);
+    if (!err && conf->world > 1)
+        err = tr_group_create(trainer);
     if (!err)
         err = make_rpc(trainer);
+    if (!err)
+        err = make_collective(trainer);
     if (err) {
         tr_trainer_destroy(trainer);
         *out = NULL;
@@ -195,6 +237,8 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
         return;
     trainer->closing = true;
     tr_phase_release(trainer);
+    if (trainer->group)
+        tr_group_close(trainer->group);
     size_t cursor = 0;
     uint64_t id, value;
     while (rt_map_next(&trainer->batches, &cursor, &id, &value)) {
@@ -211,6 +255,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     tr_step_release(trainer);
     if (trainer->collective)
         trainer->collective->ops->destroy(trainer->collective);
+    tr_group_destroy(trainer->group);
     rt_ledger_destroy(trainer->ledger);
     rt_ledger_destroy(trainer->evaluation);
     rt_arena_destroy(trainer->scratch);
@@ -259,6 +304,20 @@ void tr_trainer_on_rank(struct tr_trainer *trainer, uint32_t index, uint32_t rep
         return;
     }
     rt_peer_set_address(peer, address, incarnation);
+    tr_group_heard(trainer->group, index, incarnation);
+}
+
+static bool ranks_ready(const struct tr_trainer *trainer, char *waiting, size_t size)
+{
+    for (uint32_t r = 0; r < trainer->conf.world; r++) {
+        const struct rt_peer *peer = tr_rank((struct tr_trainer *)(uintptr_t)trainer, r);
+        if (!peer || rt_peer_is_up(peer))
+            continue;
+        if (waiting)
+            snprintf(waiting, size, "a connection to trainer/%u", r);
+        return false;
+    }
+    return true;
 }
 
 bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t size)
@@ -283,7 +342,7 @@ bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t si
             return false;
         }
     }
-    return true;
+    return ranks_ready(trainer, waiting, size);
 }
 
 int tr_trainer_set_learning_rate(struct tr_trainer *trainer, double factor)
@@ -316,6 +375,7 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->epoch = trainer->epoch;
     out->epochs = trainer->job->data.epochs;
     out->step = trainer->step;
+    out->group_epoch = trainer->group ? trainer->group->epoch : 1;
     out->staleness_max = trainer->permits.used_max;
     out->permits_used = trainer->permits.used;
     out->batches_open = trainer->batches.count;

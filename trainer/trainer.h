@@ -16,7 +16,7 @@ struct tr_trainer_conf {
     struct rt_identity self; /* index = rank */
     const struct rt_job *job;
     uint32_t world;             /* ranks of the group */
-    const char *listen;         /* address for data-compose */
+    const char *listen;         /* address for data-compose and the other ranks */
     struct rt_metrics *metrics; /* or NULL */
     void *ctx;
     void (*failed)(void *ctx, int err); /* the job cannot go on; text in rt_err_text() */
@@ -49,6 +49,7 @@ int tr_trainer_set_learning_rate(struct tr_trainer *trainer, double factor);
 struct tr_report {
     const char *phase; /* "statistics" "train" "evaluate" "done" */
     uint64_t epoch, epochs, step;
+    uint64_t group_epoch; /* 0: the ranks have not met yet; a world of 1: 1 */
     uint64_t samples_trained, samples_dropped, samples_read, samples_quarantined;
     uint64_t samples_epoch; /* of one epoch, known after the first; else 0 */
     double train_seconds, samples_per_second, train_loss, loss;
@@ -60,7 +61,7 @@ struct tr_report {
     double test_auc, test_logloss, test_calibration;
     uint64_t test_samples;
     uint32_t staleness_max, permits_used;
-    uint64_t batches_open, batches_trained, batches_dropped, batches_retried;
+    uint64_t batches_open, batches_stepped, batches_trained, batches_dropped, batches_retried;
     uint64_t bytes_train_batch, bytes_embeddings, bytes_gradients; /* payloads, by hop */
     uint64_t evaluations;
     bool done;

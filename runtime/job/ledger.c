@@ -275,3 +275,54 @@ int rt_ledger_import(struct rt_ledger *ledger, const struct wire_split_ledger *i
     rt_ledger_destroy(fresh);
     return err;
 }
+
+/* Everything below `low`, and the bits above it. */
+static int merge_set(struct rt_seqset *set, uint32_t split, uint64_t low, const uint8_t *bits,
+                     uint32_t bytes)
+{
+    int err = 0;
+
+    for (uint64_t at = rt_seqset_low(set, split); at < low && !err; at++)
+        err = rt_seqset_add(set, split, at);
+    for (uint32_t i = 0; i < bytes * 8 && !err; i++)
+        if (bits[i / 8] >> i % 8 & 1)
+            err = rt_seqset_add(set, split, low + i);
+    return err ? rt_fail_prefix(err, "ledger, merging split %u: ", split) : 0;
+}
+
+int rt_ledger_merge(struct rt_ledger *ledger, const struct wire_split_ledger *in, uint32_t n)
+{
+    int err = 0;
+
+    for (uint32_t i = 0; i < n && !err; i++) {
+        uint32_t split = in[i].split;
+        struct ending *e;
+
+        err = check_split(split);
+        if (!err && in[i].stepped_low < in[i].finished_low)
+            err = RT_FAIL(RT_EPROTO, "ledger: split %u is finished further than stepped", split);
+        if (!err)
+            err = need_ending(ledger, split);
+        /* A copy that knows nothing yet takes the low marks as they are: one by one may be millions. */
+        if (!err && rt_seqset_count(ledger->stepped, split) == 0) {
+            struct ending kept = ledger->ending[split];
+            err = import_split(ledger, &in[i]);
+            ledger->ending[split] = kept;
+        }
+        if (!err)
+            err = merge_set(ledger->stepped, split, in[i].stepped_low, in[i].stepped,
+                            in[i].stepped_bytes);
+        if (!err)
+            err = merge_set(ledger->finished, split, in[i].finished_low, in[i].finished,
+                            in[i].finished_bytes);
+        if (err)
+            break;
+        e = &ledger->ending[split];
+        e->rows_read = e->rows_read > in[i].rows_read ? e->rows_read : in[i].rows_read;
+        e->rows_quarantined = e->rows_quarantined > in[i].rows_quarantined ? e->rows_quarantined
+                                                                           : in[i].rows_quarantined;
+        e->end_sequence =
+            e->end_sequence > in[i].end_sequence ? e->end_sequence : in[i].end_sequence;
+    }
+    return err;
+}

@@ -35,5 +35,8 @@ int rt_ledger_export(const struct rt_ledger *ledger, struct rt_arena *arena,
                      struct wire_split_ledger **out, uint32_t *n);
 /* Replace all; on an error nothing changes. Every split counts as not ended: its composer tells again. */
 int rt_ledger_import(struct rt_ledger *ledger, const struct wire_split_ledger *in, uint32_t n);
+/* Add what another rank's copy has: stepped and finished become the unions, rows and ends the larger ones.
+ * Which splits have ended stays as it is. RT_EPROTO, RT_ELIMIT, RT_ENOMEM: some of it may be in. */
+int rt_ledger_merge(struct rt_ledger *ledger, const struct wire_split_ledger *in, uint32_t n);
 
 #endif

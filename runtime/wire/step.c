@@ -36,6 +36,7 @@ static void put_header(const struct wire_step_header *in, Saffron__StepHeader *m
     m->round = in->round;
     m->phase = in->phase;
     m->paused = in->paused;
+    m->unaveraged = in->unaveraged;
 }
 
 static void take_header(const Saffron__StepHeader *m, struct wire_step_header *out)
@@ -55,6 +56,7 @@ static void take_header(const Saffron__StepHeader *m, struct wire_step_header *o
         .round = m->round,
         .phase = m->phase,
         .paused = m->paused,
+        .unaveraged = m->unaveraged,
     };
 }
 
@@ -84,7 +86,7 @@ int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *a
 
 static int check_step_headers(const struct wire_step_headers *m)
 {
-    int err = wire_range("StepHeaders", "count of header", m->n_ranks, 1, WIRE_GROUP_MAX);
+    int err = wire_range("StepHeaders", "count of header", m->n_ranks, 0, WIRE_GROUP_MAX);
 
     for (uint32_t r = 0; r < m->n_ranks && !err; r++)
         err = check_step_header(&m->header[r]);
@@ -98,8 +100,8 @@ int wire_step_headers_pack(const struct wire_step_headers *in, struct wire_out *
     int err;
 
     wire_assert_ok(check_step_headers(in));
-    part = rt_try_malloc(in->n_ranks * sizeof(*part));
-    m.header = rt_try_malloc(in->n_ranks * sizeof(*m.header));
+    part = rt_try_calloc(in->n_ranks + 1, sizeof(*part));
+    m.header = rt_try_calloc(in->n_ranks + 1, sizeof(*m.header));
     if (part && m.header) {
         for (uint32_t r = 0; r < in->n_ranks; r++) {
             put_header(&in->header[r], &part[r]);
@@ -127,7 +129,7 @@ int wire_step_headers_unpack(const uint8_t *data, size_t size, struct rt_arena *
     m = wire_decode(&saffron__step_headers__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    err = wire_range("StepHeaders", "count of header", m->n_header, 1, WIRE_GROUP_MAX);
+    err = wire_range("StepHeaders", "count of header", m->n_header, 0, WIRE_GROUP_MAX);
     if (err)
         return err;
     header = rt_arena_array(arena, struct wire_step_header, m->n_header);
@@ -148,6 +150,7 @@ int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out)
     m.group_epoch = in->group_epoch;
     m.step = in->step;
     m.invite = in->invite;
+    m.state = (ProtobufCBinaryData){in->state_size, (uint8_t *)in->state};
     return wire_encode(&m.base, out);
 }
 
@@ -160,7 +163,11 @@ int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *ar
     m = wire_decode(&saffron__join_group__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_join_group){m->group_epoch, m->step, m->invite};
+    *out = (struct wire_join_group){.group_epoch = m->group_epoch,
+                                    .step = m->step,
+                                    .invite = m->invite,
+                                    .state = m->state.data,
+                                    .state_size = m->state.len};
     return wire_range("JoinGroup", "group_epoch", out->group_epoch, 0, UINT32_MAX - 1);
 }
 
@@ -168,6 +175,8 @@ static int check_join_group_reply(const struct wire_join_group_reply *m)
 {
     int err = wire_range("JoinGroupReply", "group_epoch", m->group_epoch, 0, UINT32_MAX);
 
+    if (!err)
+        err = wire_range("JoinGroupReply", "count of incarnation", m->n_ranks, 0, WIRE_GROUP_MAX);
     return err ? err : wire_range("JoinGroupReply", "rank", m->rank, 0, WIRE_GROUP_MAX - 1);
 }
 
@@ -179,6 +188,9 @@ int wire_join_group_reply_pack(const struct wire_join_group_reply *in, struct wi
     m.group_epoch = in->group_epoch;
     m.rank = in->rank;
     m.step = in->step;
+    m.state = (ProtobufCBinaryData){in->state_size, (uint8_t *)in->state};
+    m.n_incarnation = in->n_ranks;
+    m.incarnation = (uint64_t *)in->incarnation;
     return wire_encode(&m.base, out);
 }
 
@@ -191,7 +203,16 @@ int wire_join_group_reply_unpack(const uint8_t *data, size_t size, struct rt_are
     m = wire_decode(&saffron__join_group_reply__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_join_group_reply){m->group_epoch, m->rank, m->step};
+    if (m->n_incarnation > WIRE_GROUP_MAX)
+        return wire_range("JoinGroupReply", "count of incarnation", m->n_incarnation, 0,
+                          WIRE_GROUP_MAX);
+    *out = (struct wire_join_group_reply){.group_epoch = m->group_epoch,
+                                          .rank = m->rank,
+                                          .step = m->step,
+                                          .state = m->state.data,
+                                          .state_size = m->state.len,
+                                          .n_ranks = (uint32_t)m->n_incarnation,
+                                          .incarnation = m->incarnation};
     return check_join_group_reply(out);
 }
 
@@ -273,7 +294,6 @@ int wire_fetch_state_reply_pack(const struct wire_fetch_state_reply *in, struct 
     m.parts = in->parts;
     m.elements = in->elements;
     m.optimizer_steps = in->optimizer_steps;
-    m.phase = (ProtobufCBinaryData){in->phase_size, (uint8_t *)in->phase};
     err = put_owed(in->owed, in->n_owed, &m);
     if (!err)
         err = wire_encode(&m.base, out);
@@ -325,9 +345,7 @@ int wire_fetch_state_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
                                            .part = m->part,
                                            .parts = m->parts,
                                            .elements = m->elements,
-                                           .optimizer_steps = m->optimizer_steps,
-                                           .phase = m->phase.data,
-                                           .phase_size = m->phase.len};
+                                           .optimizer_steps = m->optimizer_steps};
     err = take_owed(m, arena, out);
     return err ? err : check_fetch_state_reply(out);
 }

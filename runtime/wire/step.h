@@ -16,6 +16,7 @@ struct wire_step_header {
     uint64_t cut, acked_through;
     uint64_t round, phase;
     bool paused;
+    uint64_t unaveraged;
 };
 int wire_step_header_pack(const struct wire_step_header *in, struct wire_out *out);
 int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -23,7 +24,7 @@ int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *a
 
 struct wire_step_headers {
     uint64_t group_epoch, round;
-    uint32_t n_ranks;
+    uint32_t n_ranks;                      /* 0: the header was taken back */
     const struct wire_step_header *header; /* [n_ranks] */
 };
 int wire_step_headers_pack(const struct wire_step_headers *in, struct wire_out *out);
@@ -33,6 +34,8 @@ int wire_step_headers_unpack(const uint8_t *data, size_t size, struct rt_arena *
 struct wire_join_group {
     uint64_t group_epoch, step;
     bool invite;
+    const uint8_t *state; /* a packed AwaitPhaseReply; none in an invitation */
+    size_t state_size;
 };
 int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out);
 int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -42,6 +45,10 @@ struct wire_join_group_reply {
     uint64_t group_epoch; /* 0: answer to an invitation */
     uint32_t rank;
     uint64_t step;
+    const uint8_t *state; /* a packed AwaitPhaseReply */
+    size_t state_size;
+    uint32_t n_ranks;
+    const uint64_t *incarnation; /* [n_ranks] */
 };
 int wire_join_group_reply_pack(const struct wire_join_group_reply *in, struct wire_out *out);
 int wire_join_group_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -65,8 +72,6 @@ struct wire_fetch_state_reply {
     uint64_t step;
     uint32_t part, parts;
     uint64_t elements, optimizer_steps;
-    const uint8_t *phase; /* a packed AwaitPhaseReply */
-    size_t phase_size;
     uint32_t n_owed;
     const struct wire_owed *owed;
 };

@@ -71,14 +71,15 @@ static const struct wire_apply_gradients apply_gradients = {99,   1, 2,     11, 
 static const struct wire_apply_gradients_reply apply_gradients_reply = {WIRE_ALREADY, 12, 1};
 static const struct wire_cut cut = {1, 11};
 static const struct wire_step_header step_header = {2,        11,  true, true, 5, 256, 3,
-                                                    finished, 1.5, 1,    10,   7, 4,   false};
+                                                    finished, 1.5, 1,    10,   7, 4,   false, 8};
 static const struct wire_step_headers step_headers = {2, 7, 1, &step_header};
-static const struct wire_join_group join_group = {2, 11, true};
-static const struct wire_join_group_reply join_group_reply = {3, 1, 12};
+static const struct wire_join_group join_group = {2, 11, true, (const uint8_t *)"state", 5};
+static const uint64_t incarnation[] = {4, 5};
+static const struct wire_join_group_reply join_group_reply = {
+    3, 1, 12, (const uint8_t *)"state", 5, 2, incarnation};
 static const struct wire_fetch_state fetch_state = {3, 1};
 static const struct wire_owed owed[] = {{5, 11, 512, 1, 2, 0.5}};
-static const struct wire_fetch_state_reply fetch_state_reply = {
-    11, 1, 2, 1000, 10, (const uint8_t *)"phase", 5, 1, owed};
+static const struct wire_fetch_state_reply fetch_state_reply = {11, 1, 2, 1000, 10, 1, owed};
 static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000};
 static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,      1700000000000ull,
                                         12,      WIRE_READY,         2,      2,
@@ -110,8 +111,8 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_phase, 6) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
-    X(cut, 2) X(step_header, 12) X(step_headers, 3) X(join_group, 3) X(join_group_reply, 3) \
-    X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 5) X(hello, 14) X(who, 2) X(control_request, 6) \
+    X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
+    X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 14) X(who, 2) X(control_request, 6) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -407,7 +408,6 @@ static const struct bad {
     {"apply_gradients_reply", {V(1, 3)}, "ApplyGradientsReply: outcome is 3, expected 1..2"},
     {"step_header", {V(5, 4)}, "StepHeader: samples is 4, expected 0..0"},
     {"step_header", {D(8, -INFINITY)}, "learning_rate is -inf"},
-    {"step_headers", {V(1, 1)}, "StepHeaders: count of header is 0, expected 1..4096"},
     {"step_headers", {B(3, "\x28\4")}, "StepHeader: samples is 4, expected 0..0"},
     {"join_group_reply", {V(2, 4096)}, "JoinGroupReply: rank is 4096, expected 0..4095"},
     {"fetch_state", {V(2, 65536)}, "FetchState: part is 65536"},

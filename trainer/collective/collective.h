@@ -1,33 +1,52 @@
-/* trainer/collective/collective.h -- what the ranks of a group do together in one step.
+/* trainer/collective/collective.h -- summing a vector over the ranks of a group.
  *
- * A vtable because there is a true fork: a group of one here, a TCP ring, NCCL. Header exchange runs on
- * the loop thread and travels while the step before is computed; the all-reduce runs on the step thread. */
+ * A vtable because there is a true fork: a group of one, a TCP ring, NCCL. The error model is NCCL's: an
+ * operation is started and calls back; that a rank is gone is heard from elsewhere (trainer/group.c), which
+ * then aborts the open operation and forms the group again. Everything here is called on the loop
+ * thread; nothing may touch the vector between all_reduce() and its `done`. */
 #ifndef TR_COLLECTIVE_H
 #define TR_COLLECTIVE_H
 
-#include "runtime/wire/step.h"
+#include "runtime/net/rpc.h"
 
 struct tr_collective;
 
-/* All ranks' headers, in rank order, when every one is in. err: the group is broken. Loop thread. */
-typedef void (*tr_headers_fn)(void *arg, int err, const struct wire_step_header *header,
-                              uint32_t n_ranks);
+/* err 0: every rank's vector holds the same bits, the sum; nonfinite[r] (valid during the call) is what
+ * rank r said. RT_ECANCELED: aborted; RT_EDEADLINE: no progress for TR_STALL_NS. Then the vector is spoilt. */
+typedef void (*tr_reduced_fn)(void *arg, int err, const uint8_t *nonfinite);
+
+#define TR_STALL_NS (30 * 1000000000ull)
 
 struct tr_collective_ops {
     const char *name;
-    /* May call `done` before it returns. `mine` is copied where it is needed longer. */
-    void (*gather_headers)(struct tr_collective *collective, const struct wire_step_header *mine,
-                           tr_headers_fn done, void *arg);
-    /* Sum grads[n] over the ranks, in place; *finite becomes the logical and of all ranks'. Step thread. */
-    int (*all_reduce)(struct tr_collective *collective, float *grads, size_t n, bool *finite);
-    void (*destroy)(struct tr_collective *collective);
+    /* Sum value[n] over the ranks, in place. One at a time; `done` may be called before it returns. */
+    void (*all_reduce)(struct tr_collective *collective, float *value, size_t n, bool nonfinite,
+                       tr_reduced_fn done, void *arg);
+    void (*abort)(struct tr_collective *collective); /* the open operation, if any, is done now */
+    void (*form)(struct tr_collective *collective, uint64_t group_epoch); /* none may be open */
+    void (*destroy)(struct tr_collective *collective);                    /* never calls `done` */
 };
 
 struct tr_collective {
     const struct tr_collective_ops *ops; /* implementations embed this first */
 };
 
-/* The group of one rank: its header is all headers, its sum is its own. */
+/* The group of one rank: its vector is the sum. */
 int tr_collective_single(struct tr_collective **out);
+
+struct tr_ring_conf {
+    struct rt_io *io;
+    uint32_t world, rank; /* world >= 2 */
+    struct rt_peer *next; /* rank (rank + 1) % world: chunks go there */
+    size_t n_max;         /* longest vector */
+    size_t bucket_max;    /* elements of one bucket; 0: 1 MiB of them */
+    uint64_t stall_ns;    /* 0: TR_STALL_NS */
+};
+/* A ring over rt_rpc. Its owner's rpc serves WIRE_REDUCE_CHUNK with tr_ring_serve and tells when the link to
+ * `next` is up. RT_ENOMEM. The rpc goes before the ring does. */
+int tr_collective_ring(const struct tr_ring_conf *conf, struct tr_collective **out);
+void tr_ring_serve(struct tr_collective *collective, struct rt_call *call,
+                   const struct rt_frame *request);
+void tr_ring_peer_up(struct tr_collective *collective);
 
 #endif

@@ -3,17 +3,22 @@
 
 #include "runtime/base/mem.h"
 
-static void gather_headers(struct tr_collective *collective, const struct wire_step_header *mine,
-                           tr_headers_fn done, void *arg)
+static void all_reduce(struct tr_collective *collective, float *value, size_t n, bool nonfinite,
+                       tr_reduced_fn done, void *arg)
 {
-    (void)collective;
-    done(arg, 0, mine, 1);
+    uint8_t flag = nonfinite;
+    (void)collective, (void)value, (void)n; /* one summand is the sum */
+    done(arg, 0, &flag);
 }
 
-static int all_reduce(struct tr_collective *collective, float *grads, size_t n, bool *finite)
+static void abort_open(struct tr_collective *collective)
 {
-    (void)collective, (void)grads, (void)n, (void)finite; /* one summand is the sum */
-    return 0;
+    (void)collective;
+}
+
+static void form(struct tr_collective *collective, uint64_t group_epoch)
+{
+    (void)collective, (void)group_epoch;
 }
 
 static void destroy(struct tr_collective *collective)
@@ -23,7 +28,7 @@ static void destroy(struct tr_collective *collective)
 
 int tr_collective_single(struct tr_collective **out)
 {
-    static const struct tr_collective_ops ops = {"single", gather_headers, all_reduce, destroy};
+    static const struct tr_collective_ops ops = {"single", all_reduce, abort_open, form, destroy};
     *out = rt_xcalloc(1, sizeof **out);
     (*out)->ops = &ops;
     return 0;

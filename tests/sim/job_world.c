@@ -1,0 +1,290 @@
+/* tests/sim/job_world.c -- see job_world.h. */
+#include "tests/sim/job_world.h"
+#include "tests/lib/job_fixture.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/wire/member.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define FIRST_INCARNATION 5
+
+unsigned jw_node_composer(const struct job_world *w, unsigned i)
+{
+    (void)w;
+    return i;
+}
+
+unsigned jw_node_middleware(const struct job_world *w, unsigned i)
+{
+    return w->conf.composers + i;
+}
+
+unsigned jw_node_rank(const struct job_world *w, unsigned i)
+{
+    return w->conf.composers + w->conf.middlewares + i;
+}
+
+unsigned jw_node_owner(const struct job_world *w, unsigned i)
+{
+    return w->conf.composers + w->conf.middlewares + w->conf.ranks + i;
+}
+
+static void on_failed(void *ctx, int err)
+{
+    struct job_world *w = ctx;
+    if (!w->failed)
+        snprintf(w->failed_text, sizeof w->failed_text, "%s: %s", rt_err_name(err), rt_err_text());
+    w->failed = err;
+}
+
+static void on_rank_failed(void *ctx, int err)
+{
+    on_failed(((struct jw_rank *)ctx)->world, err);
+}
+
+static void on_rank_done(void *ctx)
+{
+    ((struct jw_rank *)ctx)->done = true;
+}
+
+static struct rt_identity identity(const struct job_world *w, enum rt_role role, unsigned index,
+                                   uint32_t loop, uint64_t incarnation)
+{
+    struct rt_identity id = {.role = role,
+                             .index = index,
+                             .loop = loop,
+                             .incarnation = incarnation,
+                             .wire_version = RT_WIRE_VERSION,
+                             .config_hash = w->job->config_hash,
+                             .plan_hash = w->job->plan_hash};
+    snprintf(id.job, sizeof id.job, "%s", w->job->name);
+    return id;
+}
+
+static void check(int err)
+{
+    if (err)
+        fail_msg("%s", rt_err_text());
+}
+
+static void listen_at(char address[RT_ADDRESS_MAX], unsigned node, uint64_t port)
+{
+    snprintf(address, RT_ADDRESS_MAX, "sim:%u:%llu", node, (unsigned long long)port);
+}
+
+static void start_owners(struct job_world *w)
+{
+    char listen[RT_ADDRESS_MAX];
+    check(rt_shard_map_init(&w->shards, 1, w->conf.owners));
+    for (unsigned k = 0; k < w->conf.owners; k++) {
+        listen_at(listen, jw_node_owner(w, k), 1);
+        struct ebs_owner_conf conf = {
+            .io = sim_node(w->sim, jw_node_owner(w, k)),
+            .identity = identity(w, RT_ROLE_EMBEDDING_SERVER, 0, k, FIRST_INCARNATION),
+            .job = w->job,
+            .shards = &w->shards,
+            .owner = k,
+            .greeting = &wire_greeting,
+            .listen = listen};
+        check(ebs_owner_create(&conf, &w->owner[k]));
+    }
+}
+
+static void start_middlewares(struct job_world *w)
+{
+    const char *address[JW_MAX];
+    char listen[RT_ADDRESS_MAX];
+    for (unsigned k = 0; k < w->conf.owners; k++)
+        address[k] = ebs_owner_address(w->owner[k]);
+    for (unsigned m = 0; m < w->conf.middlewares; m++) {
+        listen_at(listen, jw_node_middleware(w, m), 1);
+        struct mw_loop_conf conf = {.io = sim_node(w->sim, jw_node_middleware(w, m)),
+                                    .identity =
+                                        identity(w, RT_ROLE_MIDDLEWARE, m, 0, FIRST_INCARNATION),
+                                    .job = w->job,
+                                    .greeting = &wire_greeting,
+                                    .listen = listen};
+        check(mw_loop_create(&conf, &w->middleware[m]));
+        check(
+            mw_loop_on_server(w->middleware[m], 0, 1, w->conf.owners, address, FIRST_INCARNATION));
+    }
+}
+
+static void start_rank(struct job_world *w, unsigned r)
+{
+    struct jw_rank *rank = &w->rank[r];
+    char listen[RT_ADDRESS_MAX];
+    rank->world = w;
+    rank->incarnation = FIRST_INCARNATION + rank->restarts;
+    rank->done = false;
+    listen_at(listen, jw_node_rank(w, r), rank->incarnation);
+    struct tr_trainer_conf conf = {.io = sim_node(w->sim, jw_node_rank(w, r)),
+                                   .self = identity(w, RT_ROLE_TRAINER, r, 0, rank->incarnation),
+                                   .job = w->job,
+                                   .world = w->conf.ranks,
+                                   .listen = listen,
+                                   .ctx = rank,
+                                   .failed = on_rank_failed,
+                                   .done = on_rank_done};
+    check(tr_trainer_create(&conf, &rank->trainer));
+    for (unsigned m = 0; m < w->conf.middlewares; m++) {
+        const char *address = mw_loop_address(w->middleware[m]);
+        tr_trainer_on_middleware(rank->trainer, m, w->conf.middlewares, &address, 1,
+                                 FIRST_INCARNATION);
+    }
+}
+
+/* Everybody hears where rank r is. */
+static void hello_of_rank(struct job_world *w, unsigned r)
+{
+    const char *address = tr_trainer_address(w->rank[r].trainer);
+    uint64_t incarnation = w->rank[r].incarnation;
+    for (unsigned other = 0; other < w->conf.ranks; other++)
+        if (w->rank[other].trainer)
+            tr_trainer_on_rank(w->rank[other].trainer, r, w->conf.ranks, address, incarnation);
+    for (unsigned c = 0; c < w->conf.composers; c++)
+        if (w->composer[c])
+            dc_composer_on_trainer(w->composer[c], r, w->conf.ranks, &address, 1, incarnation);
+}
+
+static void start_composer(struct job_world *w, unsigned c)
+{
+    struct dc_composer_conf conf = {.io = sim_node(w->sim, jw_node_composer(w, c)),
+                                    .identity =
+                                        identity(w, RT_ROLE_DATA_COMPOSE, c, 0, FIRST_INCARNATION),
+                                    .job = w->job,
+                                    .size = w->conf.composers,
+                                    .ctx = w,
+                                    .failed = on_failed};
+    check(dc_composer_create(&conf, &w->composer[c]));
+    for (unsigned m = 0; m < w->conf.middlewares; m++) {
+        const char *address = mw_loop_address(w->middleware[m]);
+        dc_composer_on_middleware(w->composer[c], m, w->conf.middlewares, &address, 1,
+                                  FIRST_INCARNATION);
+    }
+}
+
+void jw_start(struct job_world *w, const struct jw_conf *conf)
+{
+    memset(w, 0, sizeof *w);
+    w->conf = *conf;
+    w->conf.ranks = conf->ranks ? conf->ranks : 1;
+    w->conf.composers = conf->composers ? conf->composers : 1;
+    w->conf.middlewares = conf->middlewares ? conf->middlewares : 1;
+    w->conf.owners = conf->owners ? conf->owners : 2;
+    rt_assert(w->conf.ranks <= JW_MAX && w->conf.composers <= JW_MAX &&
+              w->conf.middlewares <= JW_MAX && w->conf.owners <= JW_MAX);
+    struct sim_conf sim = {.seed = conf->seed,
+                           .n_nodes = w->conf.composers + w->conf.middlewares + w->conf.ranks +
+                                      w->conf.owners};
+    w->sim = sim_create(&sim);
+    w->job = job_fixture(conf->set, conf->n_set);
+    start_owners(w);
+    start_middlewares(w);
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        start_rank(w, r);
+    for (unsigned c = 0; c < w->conf.composers; c++)
+        start_composer(w, c);
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        hello_of_rank(w, r);
+}
+
+void jw_restart_rank(struct job_world *w, unsigned r)
+{
+    struct jw_rank *rank = &w->rank[r];
+    for (unsigned other = 0; other < jw_node_owner(w, 0); other++)
+        if (other != jw_node_rank(w, r))
+            sim_break(w->sim, other, jw_node_rank(w, r));
+    for (unsigned i = 0; i < w->conf.ranks; i++)
+        sim_cut(w->sim, jw_node_rank(w, i), jw_node_rank(w, r), i != r);
+    sim_run_until(w->sim, NULL, NULL, 5 * RT_MS); /* the step thread comes to rest */
+    tr_trainer_destroy(rank->trainer);
+    rank->trainer = NULL;
+    for (unsigned i = 0; i < w->conf.ranks; i++)
+        sim_cut(w->sim, jw_node_rank(w, i), jw_node_rank(w, r), false);
+    rank->restarts++;
+    start_rank(w, r);
+    for (unsigned i = 0; i < w->conf.ranks; i++)
+        hello_of_rank(w, i);
+}
+
+void jw_stop(struct job_world *w)
+{
+    sim_run_until(w->sim, NULL, NULL, 100 * RT_MS); /* nothing is being computed afterwards */
+    for (unsigned c = 0; c < w->conf.composers; c++)
+        dc_composer_destroy(w->composer[c]);
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        tr_trainer_destroy(w->rank[r].trainer);
+    for (unsigned m = 0; m < w->conf.middlewares; m++)
+        mw_loop_destroy(w->middleware[m]);
+    for (unsigned k = 0; k < w->conf.owners; k++)
+        ebs_owner_destroy(w->owner[k]);
+    sim_run_until(w->sim, NULL, NULL, RT_S);
+    sim_destroy(w->sim);
+    job_fixture_destroy(w->job);
+}
+
+bool jw_is_over(void *world)
+{
+    const struct job_world *w = world;
+    bool done = true;
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        done = done && w->rank[r].done;
+    return done || w->failed;
+}
+
+static void tell_where(const struct job_world *w)
+{
+    for (unsigned r = 0; r < w->conf.ranks; r++) {
+        struct tr_report r_report;
+        tr_trainer_report(w->rank[r].trainer, &r_report);
+        print_message("rank %u: %s %llu, step %llu, group epoch %llu, trained %llu, open %llu, "
+                      "permits %u\n",
+                      r, r_report.phase, (unsigned long long)r_report.epoch,
+                      (unsigned long long)r_report.step, (unsigned long long)r_report.group_epoch,
+                      (unsigned long long)r_report.samples_trained,
+                      (unsigned long long)r_report.batches_open, r_report.permits_used);
+    }
+}
+
+void jw_run(struct job_world *w)
+{
+    bool over = sim_run_until(w->sim, jw_is_over, w, 300 * RT_S);
+    if (!over || w->failed)
+        tell_where(w);
+    if (w->failed)
+        fail_msg("seed %llu: failed: %s", (unsigned long long)w->conf.seed, w->failed_text);
+    if (!over)
+        fail_msg("seed %llu: not done after five simulated minutes",
+                 (unsigned long long)w->conf.seed);
+}
+
+struct tr_report jw_report(const struct job_world *w)
+{
+    struct tr_report sum;
+    tr_trainer_report(w->rank[0].trainer, &sum);
+    double loss = sum.train_loss * (double)sum.train_loss_samples;
+    for (unsigned i = 1; i < w->conf.ranks; i++) {
+        struct tr_report r;
+        tr_trainer_report(w->rank[i].trainer, &r);
+        sum.samples_trained += r.samples_trained;
+        sum.samples_dropped += r.samples_dropped;
+        sum.permits_used += r.permits_used;
+        sum.batches_retried += r.batches_retried;
+        sum.staleness_max =
+            r.staleness_max > sum.staleness_max ? r.staleness_max : sum.staleness_max;
+        if (r.train_loss_samples > 0)
+            loss += r.train_loss * (double)r.train_loss_samples;
+        sum.train_loss_samples += r.train_loss_samples;
+    }
+    sum.train_loss = loss / (double)sum.train_loss_samples;
+    return sum;
+}

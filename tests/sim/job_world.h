@@ -1,0 +1,65 @@
+/* tests/sim/job_world.h -- a whole job in one thread with several of each role, on simulated rt_ios.
+ *
+ *     struct job_world w;
+ *     jw_start(&w, &(struct jw_conf){.seed = 1, .ranks = 2, .composers = 1});
+ *     jw_break(&w, ...); jw_restart_rank(&w, 1);
+ *     jw_run(&w);                    until every rank is done, or the test fails with the seed
+ *     jw_stop(&w);
+ * Nodes: composers, middlewares, ranks, owners, in this order. */
+#ifndef JOB_WORLD_H
+#define JOB_WORLD_H
+
+#include "tests/sim/sim_io.h"
+
+#include "data_compose/composer.h"
+#include "embedding_server/serve.h"
+#include "middleware/loop.h"
+#include "trainer/trainer.h"
+
+enum { JW_MAX = 8, JW_TRAIN_ROWS = 200, JW_TEST_ROWS = 60 }; /* rows: of the fixture */
+
+struct jw_conf {
+    uint64_t seed;
+    unsigned ranks, composers, middlewares, owners; /* 0: 1; owners: 2 */
+    const char *const *set;
+    size_t n_set;
+};
+
+struct job_world;
+struct jw_rank {
+    struct job_world *world;
+    struct tr_trainer *trainer;
+    uint64_t incarnation;
+    unsigned restarts;
+    bool done;
+};
+
+struct job_world {
+    struct jw_conf conf;
+    struct sim *sim;
+    struct rt_job *job;
+    struct rt_shard_map shards;
+    struct ebs_owner *owner[JW_MAX];
+    struct mw_loop *middleware[JW_MAX];
+    struct jw_rank rank[JW_MAX];
+    struct dc_composer *composer[JW_MAX];
+    int failed;
+    char failed_text[256];
+};
+
+void jw_start(struct job_world *w, const struct jw_conf *conf);
+void jw_stop(struct job_world *w);
+bool jw_is_over(void *world); /* done everywhere, or failed: for sim_run_until() */
+void jw_run(struct job_world *w);
+/* The rank's process dies and comes back with a higher incarnation and no state. A step that is being
+ * computed ends first: a job of the step thread cannot be taken back in the simulator. */
+void jw_restart_rank(struct job_world *w, unsigned rank);
+
+unsigned jw_node_composer(const struct job_world *w, unsigned i);
+unsigned jw_node_middleware(const struct job_world *w, unsigned i);
+unsigned jw_node_rank(const struct job_world *w, unsigned i);
+unsigned jw_node_owner(const struct job_world *w, unsigned i);
+/* Of all ranks together: counts and sums are added, step and quality are rank 0's. */
+struct tr_report jw_report(const struct job_world *w);
+
+#endif

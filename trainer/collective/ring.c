@@ -1,0 +1,466 @@
+/* trainer/collective/ring.c -- all-reduce over TCP: every rank sends to the next, and hears from the one before.
+ *
+ * The vector is cut into buckets, each bucket into `world` chunks. In turn t of the first world-1 turns a
+ * rank sends chunk (rank - t) and adds what comes to chunk (rank - t - 1); then chunk (rank + 1) is the
+ * whole sum, and in world-1 more turns the sums go round and are copied. 2(world-1)/world of the vector leave
+ * each rank, whatever their number. A chunk's sum is made in one order and copied, so that all ranks end up
+ * with the same bits. Buckets are independent of one another: the turns of many are under way at once. The
+ * last one has `world` flags behind its elements: rank r adds 1 to flag r if it saw a value that is not finite.
+ *
+ * Links break. A chunk is kept until the next rank has acknowledged it and is sent again on the next
+ * connection; a receiver knows each chunk by (operation, bucket, turn) and passes over what it has. So a
+ * broken link costs a delay and nothing else, where NCCL would have to form the group again.
+ * The rank before may be one operation ahead, never two (it needs our chunks); what comes early waits. */
+#include "trainer/collective/collective.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "runtime/wire/step.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define BUCKET_ELEMENTS (1u << 18)
+#define AGAIN_NS        (5 * 1000000ull) /* the next rank is not in the group yet */
+
+struct ring;
+
+struct sending {
+    struct sending *next;
+    struct ring *ring; /* NULL: given up, only the call still knows it */
+    struct wire_reduce_chunk head;
+    struct rt_buf *chunk;
+    bool flying;
+};
+
+struct early {
+    struct early *next;
+    struct wire_reduce_chunk head;
+    struct rt_buf *chunk;
+};
+
+struct bucket {
+    float *value;
+    size_t n;
+    uint32_t turn; /* that we wait for */
+};
+
+struct ring {
+    struct tr_collective base;
+    struct tr_ring_conf conf;
+    uint64_t group_epoch, operation; /* operation: the open one, or the latest */
+    bool open;
+    float *value;
+    size_t n;
+    struct bucket *bucket; /* [buckets_max] */
+    uint32_t n_buckets, buckets_max, buckets_left;
+    float *tail; /* the last bucket with its flags */
+    tr_reduced_fn done;
+    void *arg;
+    struct sending *first, **last; /* not acknowledged, in order */
+    struct early *early;
+    size_t n_early;
+    uint8_t *nonfinite; /* [world] */
+    struct rt_timer stall, again;
+    uint64_t chunks, chunks_at_check; /* heard so far */
+    struct rt_arena *scratch;
+    struct wire_out out;
+};
+
+static uint32_t turns(const struct ring *ring)
+{
+    return 2 * (ring->conf.world - 1);
+}
+
+/* ---- sending ---- */
+
+static void try_send(struct ring *ring, struct sending *s);
+
+static void forget_sending(struct ring *ring, struct sending *s)
+{
+    struct sending **at = &ring->first;
+    while (*at != s)
+        at = &(*at)->next;
+    *at = s->next;
+    if (ring->last == &s->next)
+        ring->last = at;
+    rt_buf_unref(s->chunk);
+    rt_free(s);
+}
+
+static void send_all(void *arg)
+{
+    struct ring *ring = arg;
+    for (struct sending *s = ring->first; s; s = s->next)
+        try_send(ring, s);
+}
+
+static void on_sent(void *arg, int err, const struct rt_frame *reply)
+{
+    struct sending *s = arg;
+    struct ring *ring = s->ring;
+    (void)reply;
+    if (!ring) {
+        rt_buf_unref(s->chunk);
+        rt_free(s);
+        return;
+    }
+    s->flying = false;
+    if (!err) {
+        forget_sending(ring, s);
+    } else if (err == RT_ENOTREADY || err == RT_EFULL) {
+        ring->again.fire = send_all;
+        ring->again.arg = ring;
+        rt_timer_start(ring->conf.io, &ring->again, AGAIN_NS);
+    } else if (err == RT_EPROTO) {
+        rt_log(RT_LOG_WARN, "chunk_refused error=\"%s\"", rt_err_text());
+    } /* else the link broke: tr_ring_peer_up. Or the group has formed again without us: then we hear of it. */
+}
+
+static void try_send(struct ring *ring, struct sending *s)
+{
+    if (s->flying || wire_reduce_chunk_pack(&s->head, &ring->out) != 0)
+        return;
+    struct rt_piece piece = {.buf = s->chunk};
+    if (s->chunk) {
+        piece.data = s->chunk->data;
+        piece.size = s->chunk->size;
+    }
+    struct rt_outgoing out = {.message = ring->out.data,
+                              .message_size = ring->out.size,
+                              .pieces = &piece,
+                              .n_pieces = s->chunk ? 1 : 0};
+    s->flying = rt_rpc_call(ring->conf.next, WIRE_REDUCE_CHUNK, &out, 0, on_sent, s) == 0;
+}
+
+/* Chunk i of a bucket: its elements from *at on. */
+static size_t chunk_of(const struct ring *ring, const struct bucket *bucket, uint32_t i, size_t *at)
+{
+    size_t begin = bucket->n * i / ring->conf.world;
+    *at = begin;
+    return bucket->n * (i + 1) / ring->conf.world - begin;
+}
+
+static uint32_t chunk_sent(const struct ring *ring, uint32_t turn)
+{
+    return (ring->conf.rank + 2 * ring->conf.world - turn) % ring->conf.world;
+}
+
+static uint32_t chunk_heard(const struct ring *ring, uint32_t turn)
+{
+    return (ring->conf.rank + 2 * ring->conf.world - turn - 1) % ring->conf.world;
+}
+
+static int send_turn(struct ring *ring, uint32_t b)
+{
+    const struct bucket *bucket = &ring->bucket[b];
+    size_t at, n = chunk_of(ring, bucket, chunk_sent(ring, bucket->turn), &at);
+    struct rt_buf *chunk = NULL;
+    if (n > 0) {
+        chunk = rt_io_buf(ring->conf.io, n * sizeof(float));
+        if (!chunk)
+            return RT_FAIL(RT_ELIMIT, "no payload memory for a chunk of %zu elements", n);
+        memcpy(chunk->data, bucket->value + at, n * sizeof(float));
+        chunk->size = n * sizeof(float);
+    }
+    struct sending *s = rt_xcalloc(1, sizeof *s);
+    *s = (struct sending){.ring = ring, .chunk = chunk};
+    s->head = (struct wire_reduce_chunk){.group_epoch = ring->group_epoch,
+                                         .operation = ring->operation,
+                                         .bucket = b,
+                                         .turn = bucket->turn,
+                                         .count = (uint32_t)n};
+    *ring->last = s;
+    ring->last = &s->next;
+    try_send(ring, s);
+    return 0;
+}
+
+/* ---- the open operation ---- */
+
+static void finish(struct ring *ring, int err)
+{
+    rt_timer_stop(ring->conf.io, &ring->stall);
+    ring->open = false;
+    if (!err) {
+        const struct bucket *tail = &ring->bucket[ring->n_buckets - 1];
+        size_t n = tail->n - ring->conf.world;
+        if (n > 0)
+            memcpy(ring->value + ring->n - n, tail->value, n * sizeof(float));
+        for (uint32_t r = 0; r < ring->conf.world; r++)
+            ring->nonfinite[r] = tail->value[n + r] != 0;
+    }
+    ring->done(ring->arg, err, err ? NULL : ring->nonfinite);
+}
+
+/* The chunk that its bucket waits for. */
+static int take(struct ring *ring, const struct wire_reduce_chunk *head, const float *from)
+{
+    struct bucket *bucket = &ring->bucket[head->bucket];
+    size_t at, n = chunk_of(ring, bucket, chunk_heard(ring, head->turn), &at);
+    float *to = bucket->value + at;
+    rt_assert(n == head->count && head->turn == bucket->turn);
+    if (head->turn < ring->conf.world - 1) {
+        for (size_t i = 0; i < n; i++)
+            to[i] += from[i];
+    } else if (n > 0) {
+        memcpy(to, from, n * sizeof(float));
+    }
+    ring->chunks++;
+    bucket->turn++;
+    if (bucket->turn < turns(ring))
+        return send_turn(ring, head->bucket);
+    ring->buckets_left--;
+    return 0;
+}
+
+static struct early **find_early(struct ring *ring, uint64_t operation, uint32_t bucket,
+                                 uint32_t turn)
+{
+    struct early **at = &ring->early;
+    while (*at && ((*at)->head.operation != operation || (*at)->head.bucket != bucket ||
+                   (*at)->head.turn != turn))
+        at = &(*at)->next;
+    return at;
+}
+
+static void forget_early(struct ring *ring, struct early **at)
+{
+    struct early *e = *at;
+    *at = e->next;
+    ring->n_early--;
+    rt_buf_unref(e->chunk);
+    rt_free(e);
+}
+
+/* Use what came early, as far as it goes. */
+static int drain(struct ring *ring, uint32_t b)
+{
+    struct early **at;
+    int err = 0;
+    while (!err && ring->bucket[b].turn < turns(ring) &&
+           *(at = find_early(ring, ring->operation, b, ring->bucket[b].turn))) {
+        err = take(ring, &(*at)->head, (*at)->chunk ? (const void *)(*at)->chunk->data : NULL);
+        forget_early(ring, at);
+    }
+    return err;
+}
+
+static void on_stall(void *arg)
+{
+    struct ring *ring = arg;
+    if (ring->chunks == ring->chunks_at_check) {
+        rt_fail(RT_EDEADLINE, "the all-reduce has made no progress for %" PRIu64 " s",
+                ring->conf.stall_ns / 1000000000);
+        finish(ring, RT_EDEADLINE);
+        return;
+    }
+    ring->chunks_at_check = ring->chunks;
+    rt_timer_start(ring->conf.io, &ring->stall, ring->conf.stall_ns);
+}
+
+static void lay_out(struct ring *ring, bool nonfinite)
+{
+    size_t at = 0, most = ring->conf.bucket_max;
+    ring->n_buckets = 0;
+    while (ring->n - at > most) {
+        ring->bucket[ring->n_buckets++] = (struct bucket){ring->value + at, most, 0};
+        at += most;
+    }
+    size_t rest = ring->n - at;
+    if (rest > 0)
+        memcpy(ring->tail, ring->value + at, rest * sizeof(float));
+    for (uint32_t r = 0; r < ring->conf.world; r++)
+        ring->tail[rest + r] = r == ring->conf.rank && nonfinite;
+    ring->bucket[ring->n_buckets++] = (struct bucket){ring->tail, rest + ring->conf.world, 0};
+    ring->buckets_left = ring->n_buckets;
+}
+
+static void all_reduce(struct tr_collective *collective, float *value, size_t n, bool nonfinite,
+                       tr_reduced_fn done, void *arg)
+{
+    struct ring *ring = (struct ring *)collective;
+    int err = 0;
+    rt_assert(!ring->open && n <= ring->conf.n_max);
+    ring->open = true;
+    ring->operation++;
+    ring->value = value;
+    ring->n = n;
+    ring->done = done;
+    ring->arg = arg;
+    ring->chunks_at_check = ring->chunks;
+    ring->stall.fire = on_stall;
+    ring->stall.arg = ring;
+    rt_timer_start(ring->conf.io, &ring->stall, ring->conf.stall_ns);
+    lay_out(ring, nonfinite);
+    for (uint32_t b = 0; b < ring->n_buckets && !err; b++)
+        err = send_turn(ring, b);
+    for (uint32_t b = 0; b < ring->n_buckets && !err; b++)
+        err = drain(ring, b);
+    if (err || ring->buckets_left == 0)
+        finish(ring, err);
+}
+
+/* ---- hearing ---- */
+
+/* Of the open operation: does it fit? */
+static int check_chunk(const struct ring *ring, const struct wire_reduce_chunk *head)
+{
+    size_t at;
+    if (head->bucket >= ring->n_buckets || head->turn >= turns(ring))
+        return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u, expected below %u and %u",
+                       head->bucket, head->turn, ring->n_buckets, turns(ring));
+    size_t n = chunk_of(ring, &ring->bucket[head->bucket], chunk_heard(ring, head->turn), &at);
+    if (head->count != n)
+        return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u: expected %zu elements, got %u",
+                       head->bucket, head->turn, n, head->count);
+    return 0;
+}
+
+static int keep_early(struct ring *ring, const struct wire_reduce_chunk *head,
+                      struct rt_buf *payload)
+{
+    if (*find_early(ring, head->operation, head->bucket, head->turn))
+        return 0;
+    if (ring->n_early >= (size_t)2 * ring->buckets_max * turns(ring))
+        return RT_FAIL(RT_EPROTO, "ReduceChunk: %zu chunks wait already", ring->n_early);
+    struct early *e = rt_xcalloc(1, sizeof *e);
+    *e = (struct early){
+        .next = ring->early, .head = *head, .chunk = payload ? rt_buf_ref(payload) : NULL};
+    ring->early = e;
+    ring->n_early++;
+    return 0;
+}
+
+static int hear(struct ring *ring, const struct wire_reduce_chunk *head, struct rt_buf *payload)
+{
+    size_t bytes = payload ? payload->size : 0;
+    if (bytes != head->count * sizeof(float))
+        return RT_FAIL(RT_EPROTO, "ReduceChunk: %zu bytes for %u elements", bytes, head->count);
+    if (head->group_epoch != ring->group_epoch)
+        return RT_FAIL(head->group_epoch > ring->group_epoch ? RT_ENOTREADY : RT_ESTALE,
+                       "ReduceChunk of group epoch %" PRIu64 ", this rank is in %" PRIu64,
+                       head->group_epoch, ring->group_epoch);
+    if (head->operation < ring->operation || (head->operation == ring->operation && !ring->open))
+        return 0; /* sent again, and not needed */
+    if (head->operation > ring->operation + 1)
+        return RT_FAIL(RT_EPROTO, "ReduceChunk of operation %" PRIu64 ", this rank is at %" PRIu64,
+                       head->operation, ring->operation);
+    if (head->operation != ring->operation)
+        return keep_early(ring, head, payload);
+    int err = check_chunk(ring, head);
+    if (err || head->turn < ring->bucket[head->bucket].turn)
+        return err;
+    return keep_early(ring, head, payload);
+}
+
+void tr_ring_serve(struct tr_collective *collective, struct rt_call *call,
+                   const struct rt_frame *request)
+{
+    struct ring *ring = (struct ring *)collective;
+    uint32_t before = (ring->conf.rank + ring->conf.world - 1) % ring->conf.world;
+    struct wire_reduce_chunk head;
+    rt_arena_reset(ring->scratch);
+    int err = wire_reduce_chunk_unpack(request->message, request->header.message_size,
+                                       ring->scratch, &head);
+    if (!err && rt_call_from(call)->index != before)
+        err = RT_FAIL(RT_EPROTO, "ReduceChunk of rank %u, expected rank %u",
+                      rt_call_from(call)->index, before);
+    if (!err)
+        err = hear(ring, &head, request->payload);
+    if (err) {
+        rt_call_fail(call, err, rt_err_text());
+        return;
+    }
+    rt_call_reply(call, &(struct rt_outgoing){0});
+    if (!ring->open || head.operation != ring->operation)
+        return;
+    err = drain(ring, head.bucket);
+    if (err || ring->buckets_left == 0)
+        finish(ring, err);
+}
+
+void tr_ring_peer_up(struct tr_collective *collective)
+{
+    send_all(collective);
+}
+
+/* ---- life ---- */
+
+static void forget_all(struct ring *ring)
+{
+    while (ring->early)
+        forget_early(ring, &ring->early);
+    while (ring->first) {
+        struct sending *s = ring->first;
+        ring->first = s->next;
+        s->ring = NULL;
+        if (!s->flying)
+            on_sent(s, RT_ECANCELED, NULL);
+    }
+    ring->last = &ring->first;
+    rt_timer_stop(ring->conf.io, &ring->again);
+}
+
+static void abort_open(struct tr_collective *collective)
+{
+    struct ring *ring = (struct ring *)collective;
+    forget_all(ring);
+    if (ring->open) {
+        rt_fail(RT_ECANCELED, "the all-reduce was given up");
+        finish(ring, RT_ECANCELED);
+    }
+}
+
+static void form(struct tr_collective *collective, uint64_t group_epoch)
+{
+    struct ring *ring = (struct ring *)collective;
+    rt_assert(!ring->open && group_epoch > ring->group_epoch);
+    forget_all(ring);
+    ring->group_epoch = group_epoch;
+    ring->operation = 0;
+}
+
+static void destroy(struct tr_collective *collective)
+{
+    struct ring *ring = (struct ring *)collective;
+    forget_all(ring);
+    rt_timer_stop(ring->conf.io, &ring->stall);
+    rt_arena_destroy(ring->scratch);
+    wire_out_release(&ring->out);
+    rt_free(ring->bucket);
+    rt_free(ring->tail);
+    rt_free(ring->nonfinite);
+    rt_free(ring);
+}
+
+int tr_collective_ring(const struct tr_ring_conf *conf, struct tr_collective **out)
+{
+    static const struct tr_collective_ops ops = {"ring", all_reduce, abort_open, form, destroy};
+    struct ring *ring = rt_xcalloc(1, sizeof *ring);
+    rt_assert(conf->world >= 2 && conf->rank < conf->world);
+    ring->base.ops = &ops;
+    ring->conf = *conf;
+    ring->last = &ring->first;
+    if (ring->conf.bucket_max == 0)
+        ring->conf.bucket_max = BUCKET_ELEMENTS;
+    if (ring->conf.stall_ns == 0)
+        ring->conf.stall_ns = TR_STALL_NS;
+    size_t buckets = conf->n_max / ring->conf.bucket_max + 1;
+    ring->buckets_max = (uint32_t)buckets;
+    ring->bucket = rt_try_calloc(buckets, sizeof *ring->bucket);
+    ring->tail = rt_try_calloc(ring->conf.bucket_max + conf->world, sizeof *ring->tail);
+    ring->nonfinite = rt_try_calloc(conf->world, 1);
+    int err = rt_arena_create(1 << 16, &ring->scratch);
+    if (!err && (!ring->bucket || !ring->tail || !ring->nonfinite))
+        err = RT_FAIL(RT_ENOMEM, "no memory for a ring of %u ranks over %zu elements", conf->world,
+                      conf->n_max);
+    if (err) {
+        destroy(&ring->base);
+        return err;
+    }
+    *out = &ring->base;
+    return 0;
+}

@@ -1,0 +1,109 @@
+/* trainer/group.h -- the ranks of a job as one: who is in, and what each brings to the next step.
+ *
+ *   JOINING -tr_form_done-> FETCHING (behind) -on_state-> FORMED;   at the same step: FORMED at once
+ *   any -tr_group_break-> JOINING: a rank came back with another incarnation, or nothing moved for long
+ *
+ * FORMED: the ranks go through rounds together. A round is one header of every rank, gathered by rank 0
+ * (group.c); where somebody has a batch it is a step (step.c). Forming is form.c's. Touch: loop thread. */
+#ifndef TR_GROUP_H
+#define TR_GROUP_H
+
+#include "runtime/base/map.h"
+#include "runtime/net/rpc.h"
+#include "runtime/wire/batch.h"
+#include "runtime/wire/step.h"
+
+struct tr_trainer;
+struct tr_batch;
+
+enum tr_group_state { TR_JOINING, TR_FETCHING, TR_FORMED };
+
+/* Our place in the round that is being gathered. */
+enum tr_standing {
+    TR_OUT,         /* rank 0 has no header of ours, and waits for one */
+    TR_IN_BATCH,    /* it has our batch */
+    TR_IN_NOTHING,  /* we join without one */
+    TR_WITHDRAWING, /* we had nothing and now expect a batch */
+};
+
+/* One rank's part of a round. */
+struct tr_share {
+    bool has_batch;
+    uint32_t samples;
+    uint64_t batch_id, unaveraged;
+};
+
+struct tr_round {
+    struct tr_share *share; /* [world] */
+    double learning_rate;   /* factor, rank 0's */
+};
+
+/* What rank 0 knows of a rank. */
+struct tr_seat {
+    struct rt_call *call; /* its header's, owed the round */
+    bool in;
+    struct wire_step_header header; /* finished: ours to free */
+    struct rt_call *join_call;      /* its JoinGroup's, owed the group */
+    bool joined;
+    uint64_t step, group_epoch;
+};
+
+struct tr_group {
+    struct tr_trainer *trainer;
+    uint32_t world, self;
+    enum tr_group_state state;
+    uint64_t epoch, epoch_known; /* of the group; the highest that was heard of */
+
+    uint64_t round; /* that is being gathered; the one before it may be under way as a step */
+    enum tr_standing standing;
+    bool sent;       /* rank 0 has it, or it is on its way on a connection that is up */
+    uint64_t serial; /* of the latest header or JoinGroup: replies to older ones do not count */
+    struct wire_step_header mine;
+    struct tr_batch *entered; /* the batch in our header */
+    uint64_t *news;           /* [n_news] finished here, not yet told in a round */
+    size_t n_news, n_told, news_capacity;
+
+    bool gathered; /* `next` has all headers and waits for the step before it */
+    struct tr_round next, current;
+    uint64_t unaveraged; /* mode `async`: samples since the latest average */
+    uint32_t local_steps;
+    bool must_average; /* ... before the first local step of this group epoch */
+
+    struct tr_seat *seat;  /* [world]; rank 0 */
+    uint64_t *incarnation; /* [world] of the ranks in this group epoch */
+    struct wire_out last; /* rank 0: the latest round, or the group's forming, for who asks again */
+    struct wire_out formed; /* JoinGroupReply of this group epoch */
+
+    struct rt_map owed; /* batch id -> struct wire_owed: stepped, not finished, of any rank */
+    uint32_t leader;    /* whose state we fetch */
+    uint64_t leader_step;
+    float *fetched; /* parameters and optimizer state on their way */
+    size_t n_fetched;
+    struct rt_timer again; /* the leader is not in the group yet: ask once more */
+};
+
+int tr_group_create(struct tr_trainer *trainer);
+void tr_group_destroy(struct tr_group *group); /* after the rpc; NULL is legal */
+void tr_group_close(struct tr_group *group);   /* before the rpc: calls are answered */
+
+/* group.c */
+void tr_group_pump(struct tr_group *group); /* send our header, or what joining needs */
+void tr_group_news(struct tr_group *group, uint64_t batch_id);
+/* The gathered round becomes group->current. false: there is none. */
+bool tr_group_begin(struct tr_group *group);
+/* A batch was committed in `step`: remember what running it again would need. */
+void tr_group_owe(struct tr_group *group, const struct wire_owed *owed);
+void tr_group_serve_header(void *trainer, struct rt_call *call, const struct rt_frame *request);
+void tr_group_reset(struct tr_group *group); /* no header is anywhere; our batch is READY again */
+/* Form the group again. `why` goes to the log. */
+void tr_group_break(struct tr_group *group, const char *why);
+void tr_group_peer_up(struct tr_group *group, struct rt_peer *peer);
+void tr_group_heard(struct tr_group *group, uint32_t rank, uint64_t incarnation); /* a hello */
+
+/* form.c */
+void tr_form_pump(struct tr_group *group);
+void tr_form_invite(struct tr_group *group, struct rt_peer *peer);
+void tr_form_serve_join(void *trainer, struct rt_call *call, const struct rt_frame *request);
+void tr_form_serve_fetch(void *trainer, struct rt_call *call, const struct rt_frame *request);
+
+#endif
