@@ -59,6 +59,7 @@ RUNTIME_O := $(call objects,$(call sources,runtime)) $(GEN_C:.c=.o)
 LIBS      := $(B)/libruntime.a $(ROLES:%=$(B)/lib%.a) $(B)/libctl.a
 UNIT_C    := $(wildcard tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_*.c)
 UNIT      := $(UNIT_C:%.c=$(B)/%)
+E2E_PROGRAMS := $(patsubst %.c,$(B)/%,$(wildcard tests/e2e/*.c)) # what scripts there run
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
@@ -70,7 +71,7 @@ announce:
 	@scripts/cuda.sh announce "$(CUDA)"
 
 programs: $(PROGRAMS)
-unit: $(UNIT)
+unit: $(UNIT) $(E2E_PROGRAMS)
 
 $(B)/gen/proto/%.pb-c.c $(B)/gen/proto/%.pb-c.h &: proto/%.proto
 	$(Q)mkdir -p $(B)/gen && echo "  PROTO $<" && protoc-c --c_out=$(B)/gen $<

@@ -14,6 +14,7 @@
 #define RT_GREETING_MAX 4096  /* bytes of a handshake or ping message */
 #define RT_INDEX_MAX    65535 /* of a process in its role, of a loop in its process */
 #define RT_CALL_TEXT    512   /* bytes of the text in a failed reply */
+#define RT_SAID_MAX     32    /* log lines about connections that misbehaved, in 10 s */
 
 struct rt_session;
 
@@ -48,7 +49,7 @@ struct rt_session {
     struct rt_peer *peer; /* NULL: incoming */
     struct rt_session *prev, *next;
     enum rt_session_state state;
-    bool was_up;
+    bool was_up, was_refused;
     struct rt_identity remote; /* from the handshake on */
     struct rt_timer greet, beat;
     uint64_t sent_ns, heard_ns, beat_due_ns;
@@ -81,6 +82,13 @@ struct rt_listening {
     struct rt_listening *next;
 };
 
+/* What was logged of late about connections that misbehaved. */
+struct rt_said {
+    uint64_t since_ns, unsaid;
+    size_t n;
+    uint64_t reason[RT_SAID_MAX]; /* hashes of their texts */
+};
+
 struct rt_rpc {
     struct rt_rpc_conf conf;
     struct rt_io *io;
@@ -95,6 +103,7 @@ struct rt_rpc {
     struct rt_ask *free_asks;
     struct rt_call *free_calls;
     struct rt_rpc_stats stats;
+    struct rt_said said;
 };
 
 static inline void rt_rpc_count(_Atomic uint64_t *counter, uint64_t n)

@@ -14,11 +14,41 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#define SAY_AGAIN_NS (10 * 1000000000ull) /* a reason that was logged is logged again */
+
+/* ---- the log ---- */
+
+/* One line for what a peer did wrong, and no more: whoever floods us, or comes back each second with the wrong
+ * configuration, gets one line per reason in 10 s, and all of them together RT_SAID_MAX; the next says how many were not
+ * written. */
+static void say_of(struct rt_session *session, const char *event, const char *reason)
+{
+    struct rt_rpc *rpc = session->rpc;
+    struct rt_said *said = &rpc->said;
+    uint64_t hash = rt_hash_bytes(reason, strlen(reason)), now = rt_io_now(rpc->io);
+    char more[48] = "";
+    if (!said->since_ns || now - said->since_ns >= SAY_AGAIN_NS) {
+        said->since_ns = now;
+        said->n = 0;
+    }
+    for (size_t i = 0; i < said->n; i++)
+        if (said->reason[i] == hash || said->n == RT_SAID_MAX) {
+            said->unsaid++;
+            return;
+        }
+    said->reason[said->n++] = hash;
+    if (said->unsaid)
+        snprintf(more, sizeof(more), " lines_left_out=%llu", (unsigned long long)said->unsaid);
+    said->unsaid = 0;
+    rt_log(RT_LOG_WARN, "%s peer=%s reason=\"%s\"%s", event, session->name, reason, more);
+}
 
 /* ---- sending ---- */
 
@@ -79,8 +109,9 @@ static void on_beat(void *arg)
     if (now - session->heard_ns >= conf->dead_ns) {
         char why[64];
         snprintf(why, sizeof(why), "silent for %llu ms",
-                 (unsigned long long)((now - session->heard_ns) / 1000000));
-        rt_session_close(session, RT_EPEER, why);
+                 (unsigned long long)(conf->dead_ns / 1000000));
+        /* Who connected to us and then stopped, in the middle of a frame perhaps, is told of in the log. */
+        rt_session_close(session, session->peer ? RT_EPEER : RT_EDEADLINE, why);
         return;
     }
     if (now - session->sent_ns >= conf->heartbeat_ns)
@@ -177,9 +208,10 @@ static void refuse(struct rt_session *session, int err, const struct rt_identity
         .batch_id = err == RT_EFENCED ? rt_rpc_held(rpc, id->role, id->index) : 0,
     };
     rt_rpc_count(&rpc->stats.links_refused, 1);
-    rt_log(RT_LOG_WARN, "link_refused peer=%s reason=\"%s\"", session->name, text);
+    say_of(session, "link_refused", text);
     rt_session_send(session, &header,
                     &(struct rt_outgoing){.message = text, .message_size = strlen(text)});
+    session->was_refused = true;
     rt_session_close(session, err, text);
 }
 
@@ -384,9 +416,13 @@ static void on_down(void *arg, int err, const char *why)
 {
     struct rt_session *session = arg;
     struct rt_rpc *rpc = session->rpc;
-    if (err == RT_EPROTO) {
+    if (err == RT_EPROTO)
         rt_rpc_count(&rpc->stats.frames_bad, 1);
-        rt_log(RT_LOG_WARN, "link_closed peer=%s reason=\"%s\"", session->name, why);
+    if (session->was_refused) {
+        /* said when it was */
+    } else if (err == RT_EPROTO ||
+               (!session->peer && (err == RT_EDEADLINE || err == RT_EFULL || err == RT_ENOMEM))) {
+        say_of(session, "link_closed", why);
     } else if (!session->peer && session->was_up) {
         rt_log(RT_LOG_DEBUG, "link_down peer=%s reason=\"%s\"", session->name, why);
     }

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Everything that a peer can get wrong on the wire, at each port of each role, while a job trains (hostile.c): one
+# clear line each at the victim, and the job ends as if nothing had been.
+. "$(dirname "$0")/lib.sh"
+hostile=$B/tests/e2e/hostile
+[ -x "$hostile" ] || fail "no program $hostile: run make B=$B unit"
+local_start --config configs/synthetic --set data.synthetic.rows=100000 --set data.synthetic.test_rows=2000 \
+    --epochs 25
+wait_for 60 "training" is_training
+logs=$work/run/logs
+
+# address_of ROLE LOG -- as a peer was told it.
+address_of() {
+    sed -n "s/.* peer_up peer=$1\/0\.0 address=\([^ ]*\) .*/\1/p" "$logs/$2-0.log" | head -n 1
+}
+
+hash_of() {
+    sed -n "s/.* $1=\([0-9a-f]*\).*/\1/p" "$logs/trainer-0.log" | head -n 1
+}
+
+attacked=0
+while read -r role told_by; do
+    address=$(address_of "$role" "$told_by")
+    [ -n "$address" ] || fail "$told_by was not told where $role is"
+    timeout 120 "$hostile" "$address" "$logs/$role-0.log" "$role" synthetic "$(hash_of config_hash)" \
+        "$(hash_of plan_hash)" >"$work/$role" 2>&1 &
+    attackers[attacked++]=$!
+done <<'LIST'
+middleware trainer
+embedding_server middleware
+trainer data_compose
+LIST
+broken=0
+for pid in "${attackers[@]}"; do
+    wait "$pid" || broken=1
+done
+cat "$work/middleware" "$work/embedding_server" "$work/trainer"
+[ "$broken" -eq 0 ] || fail "a case went wrong"
+kill -0 "$supervisor" || fail "the run ended under the attack: make it longer"
+! grep -h 'peer_down' "$logs"/*-0.log || fail "a link of the job went"
+wait_end 200
+expect_success
+expect "samples_read == 2500000" "samples_quarantined == 0" "steps >= 2450"
