@@ -285,25 +285,69 @@ static void *segment(struct rt_buf *buf, size_t *end, size_t bytes)
     return buf->data + at;
 }
 
+/* Where the next sample's parts go. */
+struct filling {
+    float *dense, *label, *weight; /* NULL: there is no such column */
+    uint64_t *group;
+    uint32_t *key_length;
+    char *key;
+};
+
 /* The ids of up to TILE samples, feature by feature. Sample by sample would write to all features' columns in
  * turn, which lie a power of two apart and so fight for the same few cache lines. */
-static void fill_tile(struct dc_batcher *b, const uint32_t *order, uint32_t n)
+static void fill_ids(struct dc_batcher *b, const struct dc_record *r, uint32_t n)
 {
-    struct dc_record r[TILE];
+    uint32_t at[TILE] = {0};
 
-    for (uint32_t s = 0; s < n; s++)
-        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r[s]);
     for (uint32_t f = 0; f < b->shape.n_features; f++) {
         uint64_t *to = b->cursor[f];
 
         for (uint32_t s = 0; s < n; s++)
             for (uint32_t k = 0; k < r[s].count[f]; k++)
-                *to++ = *r[s].id++;
+                *to++ = r[s].id[at[s]++];
         b->cursor[f] = to;
     }
 }
 
-static void fill_ids(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+/* The same where all samples have as many ids. */
+static void fill_even_ids(struct dc_batcher *b, const struct dc_record *r, uint32_t n)
+{
+    uint32_t at = 0;
+
+    for (uint32_t f = 0; f < b->shape.n_features; f++) {
+        uint32_t count = b->shape.count[f];
+        uint64_t *to = b->cursor[f];
+
+        for (uint32_t s = 0; s < n; s++)
+            for (uint32_t k = 0; k < count; k++)
+                *to++ = r[s].id[at + k];
+        b->cursor[f] = to;
+        at += count;
+    }
+}
+
+static void fill_samples(const struct dc_rows_shape *shape, const struct dc_record *r, uint32_t n,
+                         struct filling *at)
+{
+    for (uint32_t s = 0; s < n; s++) {
+        memcpy(at->dense, r[s].dense, shape->n_dense * sizeof(float));
+        memcpy(at->label, r[s].label, shape->n_labels * sizeof(float));
+        at->dense += shape->n_dense;
+        at->label += shape->n_labels;
+        if (at->weight)
+            *at->weight++ = *r[s].weight;
+        if (at->group)
+            *at->group++ = *r[s].group;
+        if (!at->key)
+            continue;
+        *at->key_length++ = r[s].key_size;
+        memcpy(at->key, r[s].key, r[s].key_size);
+        at->key += r[s].key_size;
+    }
+}
+
+/* Segments of the ids, with the lengths filled in. */
+static void lay_out_ids(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
 {
     size_t end = 0;
     struct dc_record r;
@@ -319,9 +363,46 @@ static void fill_ids(struct dc_batcher *b, const uint32_t *order, struct dc_batc
         b->cursor[f] = segment(batch->ids, &end, batch->n_ids[f] * sizeof(uint64_t));
     }
     rt_assert(end == batch->ids->size);
+}
+
+static struct filling lay_out_samples(const struct dc_rows_shape *shape, struct dc_batch *batch)
+{
+    struct rt_buf *buf = batch->samples_payload;
+    size_t n = batch->samples, end = 0;
+    struct filling at = {0};
+
+    at.dense = segment(buf, &end, n * sizeof(float) * shape->n_dense);
+    at.label = segment(buf, &end, n * sizeof(float) * shape->n_labels);
+    if (shape->weighted)
+        at.weight = segment(buf, &end, n * sizeof(float));
+    if (shape->grouped)
+        at.group = segment(buf, &end, n * sizeof(uint64_t));
+    if (batch->key_bytes) {
+        at.key_length = segment(buf, &end, n * sizeof(uint32_t));
+        at.key = segment(buf, &end, batch->key_bytes);
+    }
+    rt_assert(end == buf->size);
+    return at;
+}
+
+static void fill(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+{
+    struct filling at = lay_out_samples(&b->shape, batch);
+    struct dc_record r[TILE];
+
+    lay_out_ids(b, order, batch);
     for (uint32_t from = 0; from < batch->samples; from += TILE) {
         uint32_t n = batch->samples - from < TILE ? batch->samples - from : TILE;
-        fill_tile(b, order + from, n);
+
+        for (uint32_t s = 0; s < n; s++)
+            dc_rows_at(&b->draining->rows, &b->shape, order[from + s], &r[s]);
+        for (uint32_t s = n; s < 2 * TILE && from + s < batch->samples; s++)
+            dc_rows_prefetch(&b->draining->rows, order[from + s]); /* of the next tile */
+        fill_samples(&b->shape, r, n, &at);
+        if (b->shape.varying)
+            fill_ids(b, r, n);
+        else
+            fill_even_ids(b, r, n);
     }
     batch->digest = rt_hash_bytes(batch->ids->data, batch->ids->size);
 }
@@ -354,51 +435,6 @@ static void count_keys(const struct dc_batcher *b, const uint32_t *order, struct
     }
 }
 
-/* Weights, groups and keys, each where there is such a column. */
-static void fill_extras(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch,
-                        size_t *end)
-{
-    const struct dc_rows_shape *shape = &b->shape;
-    struct rt_buf *buf = batch->samples_payload;
-    size_t n = batch->samples;
-    float *weight = shape->weighted ? segment(buf, end, n * sizeof(float)) : NULL;
-    uint64_t *group = shape->grouped ? segment(buf, end, n * sizeof(uint64_t)) : NULL;
-    uint32_t *length = batch->key_bytes ? segment(buf, end, n * sizeof(uint32_t)) : NULL;
-    char *key = batch->key_bytes ? segment(buf, end, batch->key_bytes) : NULL;
-    struct dc_record r;
-
-    for (uint32_t s = 0; s < n; s++) {
-        dc_rows_at(&b->draining->rows, shape, order[s], &r);
-        if (weight)
-            weight[s] = *r.weight;
-        if (group)
-            group[s] = *r.group;
-        if (!key)
-            continue;
-        length[s] = r.key_size;
-        memcpy(key, r.key, r.key_size);
-        key += r.key_size;
-    }
-}
-
-static void fill_samples(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
-{
-    uint32_t n_dense = b->shape.n_dense, n_labels = b->shape.n_labels;
-    size_t end = 0;
-    float *dense = segment(batch->samples_payload, &end, batch->samples * sizeof(float) * n_dense);
-    float *label = segment(batch->samples_payload, &end, batch->samples * sizeof(float) * n_labels);
-    struct dc_record r;
-
-    for (uint32_t s = 0; s < batch->samples; s++) {
-        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
-        memcpy(dense + (size_t)s * n_dense, r.dense, n_dense * sizeof(float));
-        memcpy(label + (size_t)s * n_labels, r.label, n_labels * sizeof(float));
-    }
-    if (b->shape.weighted || b->shape.grouped || batch->key_bytes)
-        fill_extras(b, order, batch, &end);
-    rt_assert(end == batch->samples_payload->size);
-}
-
 /* NULL: the pool is over its budget. */
 static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t *order, uint32_t n)
 {
@@ -424,8 +460,7 @@ static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t 
     }
     batch->ids->size = ids;
     batch->samples_payload->size = values;
-    fill_ids(b, order, batch);
-    fill_samples(b, order, batch);
+    fill(b, order, batch);
     return batch;
 }
 

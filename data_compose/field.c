@@ -10,6 +10,7 @@
 #include "data_compose/frequency.h"
 #include "data_compose/parse_row.h"
 
+#include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
 
@@ -153,10 +154,17 @@ int dc_put_label(struct dc_parser *parser, const struct dc_column *column, const
 {
     double value;
 
-    if (!dc_parse_number(text, size, &value) || (value != 0 && value != 1))
+    if (size == 1 && (text[0] == '0' || text[0] == '1'))
+        value = text[0] - '0';
+    else if (!dc_parse_number(text, size, &value) || (value != 0 && value != 1))
         return RT_FAIL(RT_EDATA, "label: expected 0 or 1, got '%.*s'", dc_shown(size), text);
     parser->label[column ? column->slot : 0] = (float)value;
     return 0;
+}
+
+static int empty_dense(const char *name)
+{
+    return RT_FAIL(RT_EDATA, "%s: expected a finite number, got an empty field", name);
 }
 
 static int put_dense(struct dc_parser *p, const struct dc_column *column, const char *text,
@@ -165,8 +173,7 @@ static int put_dense(struct dc_parser *p, const struct dc_column *column, const 
     double *out = &p->value[column->slot];
 
     if (size == 0 && column->conf->empty == RT_EMPTY_BAD)
-        return RT_FAIL(RT_EDATA, "%s: expected a finite number, got an empty field",
-                       column->conf->name);
+        return empty_dense(column->conf->name);
     if (size == 0)
         *out = column->conf->missing;
     else if (!dc_parse_number(text, size, out))
@@ -221,21 +228,28 @@ int dc_put_field(struct dc_parser *parser, struct dc_column *column, const char 
 
 /* ---- the whole row ---- */
 
-static int finish_dense(struct dc_parser *p)
+const struct dc_row_loops *dc_row_select(void)
 {
-    const struct dc_dense_plan *plan = &p->plan;
-
-    for (uint32_t i = 0; i < p->job->data.n_dense; i++) {
-        double x = p->value[i] < plan->low[i] ? plan->low[i] : p->value[i];
-
-        x = x > plan->high[i] ? plan->high[i] : x;
-        if (plan->log1p[i])
-            x = log1p(x > 0 ? x : 0);
-        p->dense[i] = (float)((x - plan->mean[i]) / plan->deviation[i]);
-        if (!isfinite(p->dense[i]))
-            return RT_FAIL(RT_EDATA, "%s: %g is out of the range of float32", p->job->dense[i], x);
+    switch (rt_cpu_isa()) {
+    case RT_ISA_AVX512:
+        return &dc_row_avx512;
+    case RT_ISA_AVX2:
+        return &dc_row_avx2;
+    case RT_ISA_PLAIN:
+        break;
     }
-    return 0;
+    return &dc_row_plain;
+}
+
+static int bad_dense(const struct dc_parser *p)
+{
+    uint32_t i = 0;
+
+    while (isfinite(p->dense[i]))
+        i++;
+    return isnan(p->value[i]) ? empty_dense(p->job->dense[i])
+                              : RT_FAIL(RT_EDATA, "%s: %g is out of the range of float32",
+                                        p->job->dense[i], p->value[i]);
 }
 
 /* Count the ids of the columns with a minimum frequency, or replace those below it. */
@@ -288,8 +302,10 @@ static void close_gaps(struct dc_parser *p)
 
 int dc_finish_row(struct dc_parser *parser)
 {
-    int err = finish_dense(parser);
+    int err = 0;
 
+    if (!parser->finish_dense(&parser->plan, parser->value, parser->dense))
+        err = bad_dense(parser);
     if (!err && parser->varying)
         err = count_ids(parser);
     if (!err && (parser->counts || parser->frequent))

@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define STOP_SLACK 80u /* a block of 64 bytes may be all tabs; 16 are written at once */
+
 /* ---- columns ---- */
 
 static int bind_column(struct dc_parser *p, struct dc_column *c, uint32_t *next_slot)
@@ -141,6 +143,7 @@ static void plan_dense(struct dc_parser *p)
     plan->n = (p->job->data.n_dense + DC_DENSE_LANES - 1) / DC_DENSE_LANES * DC_DENSE_LANES;
     p->value = rt_xcalloc(plan->n + 1, sizeof(*p->value));
     p->dense = rt_xcalloc(plan->n + 1, sizeof(*p->dense));
+    plan->missing = rt_xcalloc(plan->n + 1, sizeof(*plan->missing));
     plan->low = rt_xcalloc(plan->n + 1, sizeof(*plan->low));
     plan->high = rt_xcalloc(plan->n + 1, sizeof(*plan->high));
     plan->mean = rt_xcalloc(plan->n + 1, sizeof(*plan->mean));
@@ -156,8 +159,10 @@ static void plan_dense(struct dc_parser *p)
 
         if (conf->kind != RT_COLUMN_DENSE)
             continue;
+        plan->missing[conf->target] = conf->empty == RT_EMPTY_BAD ? (double)NAN : conf->missing;
         plan->low[conf->target] = conf->low;
         plan->high[conf->target] = conf->high;
+        plan->any_clip = plan->any_clip || isfinite(conf->low) || isfinite(conf->high);
         if (conf->transform == RT_TRANSFORM_LOG1P) {
             plan->log1p[conf->target] = UINT64_MAX;
             plan->any_log1p = true;
@@ -176,6 +181,9 @@ static int allocate(struct dc_parser *p)
     p->column = rt_xcalloc(n, sizeof(*p->column));
     p->field = (struct dc_column **)rt_xcalloc(n, sizeof(*p->field));
     p->slot = (struct dc_column **)rt_xcalloc(n, sizeof(*p->slot));
+    p->run = rt_xcalloc(n, sizeof(*p->run));
+    p->place = rt_xcalloc(n + STOP_SLACK, sizeof(*p->place));
+    p->stop = rt_xcalloc(n + STOP_SLACK, sizeof(*p->stop));
     p->count = rt_xcalloc(p->job->n_features + 1, sizeof(*p->count));
     p->label = rt_xcalloc(data->n_labels + 1, sizeof(*p->label));
     if (data->keyed)
@@ -184,18 +192,51 @@ static int allocate(struct dc_parser *p)
     return 0;
 }
 
+static enum dc_run_sort sort_of(const struct rt_column_conf *conf)
+{
+    if (conf->kind == RT_COLUMN_DENSE)
+        return DC_RUN_DENSE;
+    if (conf->kind == RT_COLUMN_FEATURE && !conf->separator && !conf->integer &&
+        (conf->empty == RT_EMPTY_ID || conf->empty == RT_EMPTY_VALUE))
+        return DC_RUN_IDS;
+    return DC_RUN_OTHER;
+}
+
+/* Fields have their columns: which of them are read alike. */
+static void plan_fields(struct dc_parser *p)
+{
+    struct dc_run *run = p->run;
+
+    *run = (struct dc_run){0};
+    for (uint32_t i = 0; i < p->n_fields && p->field[i]; i++) {
+        enum dc_run_sort sort = sort_of(p->field[i]->conf);
+
+        if (i > run->first && sort != run->sort)
+            *++run = (struct dc_run){.first = i};
+        run->sort = sort;
+        run->end = i + 1;
+        p->place[i] = p->field[i]->slot;
+    }
+    if (p->n_fields)
+        *++run = (struct dc_run){.first = p->n_fields};
+}
+
 int dc_parser_create(const struct rt_job *job, struct dc_parser **out)
 {
     static int (*const line[])(struct dc_parser *, const char *, size_t) = {
-        [RT_FORMAT_CRITEO] = dc_line_tsv, [RT_FORMAT_TSV] = dc_line_tsv,
-        [RT_FORMAT_CSV] = dc_line_csv,    [RT_FORMAT_LIBSVM] = dc_line_libsvm,
+        [RT_FORMAT_CRITEO] = NULL,     [RT_FORMAT_TSV] = NULL,
+        [RT_FORMAT_CSV] = dc_line_csv, [RT_FORMAT_LIBSVM] = dc_line_libsvm,
         [RT_FORMAT_SYNTHETIC] = NULL,
     };
     struct dc_parser *p = rt_xcalloc(1, sizeof(*p));
     int err;
 
     p->job = job;
+    const struct dc_row_loops *loops = dc_row_select();
     p->line = line[job->data.format];
+    if (job->data.format == RT_FORMAT_CRITEO || job->data.format == RT_FORMAT_TSV)
+        p->line = loops->tsv;
+    p->finish_dense = loops->dense;
     p->varying = job->data.format == RT_FORMAT_LIBSVM;
     err = allocate(p);
     if (!err)
@@ -207,6 +248,7 @@ int dc_parser_create(const struct rt_job *job, struct dc_parser **out)
         for (uint32_t i = 0; i < p->n_fields; i++)
             p->field[i] = &p->column[i];
     }
+    plan_fields(p);
     if (err) {
         dc_parser_destroy(p);
         return err;
@@ -227,7 +269,8 @@ void dc_parser_destroy(struct dc_parser *parser)
     if (!parser)
         return;
     struct dc_dense_plan *plan = &parser->plan;
-    double *const number[] = {parser->value, plan->low, plan->high, plan->mean, plan->deviation};
+    double *const number[] = {parser->value, plan->missing, plan->low,
+                              plan->high,    plan->mean,    plan->deviation};
 
     for (size_t i = 0; i < ARRAY_LEN(number); i++)
         rt_free(number[i]);
@@ -235,6 +278,9 @@ void dc_parser_destroy(struct dc_parser *parser)
     rt_free(parser->column);
     rt_free((void *)parser->field);
     rt_free((void *)parser->slot);
+    rt_free(parser->run);
+    rt_free(parser->place);
+    rt_free(parser->stop);
     rt_free(parser->id);
     rt_free(parser->count);
     rt_free(parser->dense);
@@ -277,6 +323,7 @@ int dc_parser_row(struct dc_parser *parser, const char *text, size_t size)
 void dc_parser_standardize(struct dc_parser *parser, uint32_t target, double mean, double deviation)
 {
     rt_assert(target < parser->job->data.n_dense);
+    parser->plan.any_standardized = true;
     parser->plan.mean[target] = mean;
     parser->plan.deviation[target] = deviation > 0 ? deviation : 1;
 }
@@ -379,5 +426,8 @@ int dc_parser_header(struct dc_parser *parser, const char *path, const char *tex
         if (err)
             return err;
     }
-    return missing_column(parser, path, n);
+    int err = missing_column(parser, path, n);
+    if (!err)
+        plan_fields(parser);
+    return err;
 }

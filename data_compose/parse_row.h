@@ -21,13 +21,29 @@ struct dc_column {
     uint32_t given; /* synthetic: which generated column; libsvm: position */
 };
 
+/* Neighbouring fields that are read alike, in a tab separated line. */
+enum dc_run_sort { DC_RUN_OTHER, DC_RUN_DENSE, DC_RUN_IDS };
+struct dc_run {
+    uint32_t first, end; /* fields; the last run of a list begins at n_fields */
+    enum dc_run_sort sort;
+};
+
 /* What happens to dense value i; [n_dense] padded with what changes nothing. */
 struct dc_dense_plan {
+    double *missing; /* of an empty field; NaN: it is bad */
     double *low, *high, *mean, *deviation;
     uint64_t *log1p; /* all bits: take the logarithm; 0: do not */
     uint32_t n;      /* padded */
-    bool any_log1p;
+    bool any_clip, any_log1p, any_standardized;
 };
+
+/* Compiled for each instruction set from row_loops.inc.h. */
+struct dc_row_loops {
+    int (*tsv)(struct dc_parser *parser, const char *text, size_t size);
+    bool (*dense)(const struct dc_dense_plan *plan, const double *value, float *out);
+};
+extern const struct dc_row_loops dc_row_plain, dc_row_avx2, dc_row_avx512;
+const struct dc_row_loops *dc_row_select(void);
 
 struct dc_parser {
     const struct rt_job *job;
@@ -35,6 +51,10 @@ struct dc_parser {
     struct dc_column *column; /* [n_columns] in the order of data.yml */
     struct dc_column **field; /* [n_fields] column of each field of the current file */
     uint32_t n_fields;
+    struct dc_run *run; /* over the fields, in order */
+    uint32_t *place;    /* [n_fields] slot of the field's column */
+    uint32_t *stop;     /* [n_fields + 1] and room for a block: where fields end */
+    bool (*finish_dense)(const struct dc_dense_plan *plan, const double *value, float *out);
     struct dc_column **slot; /* [n_slots] feature columns by slot */
     uint32_t n_slots;
     uint32_t ids_max;                    /* of one row */
@@ -60,7 +80,8 @@ int dc_put_label(struct dc_parser *parser, const struct dc_column *column, const
  * too many ids; or an error of the counts. */
 int dc_finish_row(struct dc_parser *parser);
 
-int dc_line_tsv(struct dc_parser *parser, const char *text, size_t size);
+/* RT_EDATA: how many fields were expected and found. */
+int dc_wrong_count(const struct dc_parser *parser, const char *text, size_t size, char separator);
 int dc_line_csv(struct dc_parser *parser, const char *text, size_t size);
 int dc_line_libsvm(struct dc_parser *parser, const char *text, size_t size);
 

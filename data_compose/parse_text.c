@@ -1,4 +1,4 @@
-/* data_compose/parse_text.c -- lines cut into fields: tsv (and criteo), csv, libsvm. */
+/* data_compose/parse_text.c -- lines cut into fields: csv, libsvm. (Tabs: row_loops.inc.h.) */
 #include "data_compose/parse_row.h"
 #include "data_compose/source.h"
 
@@ -7,33 +7,13 @@
 
 #include <string.h>
 
-/* ---- tsv ---- */
-
-static int wrong_count(const struct dc_parser *p, const char *text, size_t size, char separator)
+int dc_wrong_count(const struct dc_parser *parser, const char *text, size_t size, char separator)
 {
     uint32_t n = 1;
 
     for (size_t i = 0; i < size; i++)
         n += text[i] == separator;
-    return RT_FAIL(RT_EDATA, "expected %u fields, got %u", p->n_fields, n);
-}
-
-int dc_line_tsv(struct dc_parser *parser, const char *text, size_t size)
-{
-    const char *at = text, *end = text + size;
-
-    for (uint32_t i = 0; i < parser->n_fields; i++) {
-        const char *tab = at < end ? memchr(at, '\t', (size_t)(end - at)) : NULL;
-        const char *stop = tab ? tab : end;
-
-        if ((i + 1 < parser->n_fields) != (tab != NULL))
-            return wrong_count(parser, text, size, '\t');
-        int err = dc_put_field(parser, parser->field[i], at, (size_t)(stop - at));
-        if (err)
-            return err;
-        at = stop + 1;
-    }
-    return dc_finish_row(parser);
+    return RT_FAIL(RT_EDATA, "expected %u fields, got %u", parser->n_fields, n);
 }
 
 /* ---- csv ---- */

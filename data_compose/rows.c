@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define PREFETCH_BYTES 512 /* of a row; what is beyond comes by itself */
+
 void dc_rows_release(struct dc_rows *rows)
 {
     rt_free(rows->word);
@@ -148,6 +150,17 @@ void dc_rows_at(const struct dc_rows *rows, const struct dc_rows_shape *shape, u
     out->key = (const char *)(end + 1);
     if (shape->keyed)
         memcpy(&out->key_size, end, sizeof(uint32_t));
+}
+
+void dc_rows_prefetch(const struct dc_rows *rows, uint32_t i)
+{
+    const char *at = (const char *)(rows->word + rows->start[i]);
+    const char *end =
+        (const char *)(rows->word + (i + 1 < rows->n ? rows->start[i + 1] : rows->n_words));
+
+    end = end - at > PREFETCH_BYTES ? at + PREFETCH_BYTES : end;
+    for (; at < end; at += 64)
+        __builtin_prefetch(at);
 }
 
 int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *order, uint32_t n)

@@ -42,6 +42,8 @@ int dc_rows_add(struct dc_rows *rows, struct dc_rows *spare, const struct dc_row
                 const struct dc_row *row);
 void dc_rows_at(const struct dc_rows *rows, const struct dc_rows_shape *shape, uint32_t i,
                 struct dc_record *out);
+/* Row i will be read soon. */
+void dc_rows_prefetch(const struct dc_rows *rows, uint32_t i);
 /* Move the rows order[0 .. n) to a fresh store of just their size, and empty this one into `spare` (the
  * larger of the two stays). RT_ENOMEM: nothing changed. */
 int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *order, uint32_t n);
