@@ -511,7 +511,8 @@ static int drain(struct dc_batcher *b, struct dc_batch **out)
 static int check_bad(const struct dc_batcher *b)
 {
     return b->conf.quarantine
-               ? dc_quarantine_check(b->conf.quarantine, b->rows_quarantined, b->rows_read)
+               ? dc_quarantine_check(b->conf.quarantine, b->conf.feed.evaluate, b->rows_quarantined,
+                                     b->rows_read, b->feed_ended)
                : 0;
 }
 
@@ -520,9 +521,10 @@ static int bad_row(struct dc_batcher *b, struct split *split)
     split->rows_quarantined++;
     b->rows_quarantined++;
     if (b->conf.quarantine && b->conf.record_bad)
-        dc_quarantine_add(b->conf.quarantine, dc_feed_file(b->feed), dc_feed_line(b->feed),
-                          rt_err_text());
-    return b->rows_read >= DC_QUARANTINE_ROWS_MIN ? check_bad(b) : 0;
+        dc_quarantine_add(b->conf.quarantine, b->conf.feed.evaluate, dc_feed_file(b->feed),
+                          dc_feed_line(b->feed), rt_err_text(), dc_feed_row_text(b->feed),
+                          dc_feed_row_bytes(b->feed));
+    return check_bad(b);
 }
 
 /* The row that the feed stands at belongs to `split`. */

@@ -94,6 +94,11 @@ uint64_t dc_feed_number(const struct dc_feed *feed)
     return feed->next - 1;
 }
 
+const char *dc_feed_row_text(const struct dc_feed *feed)
+{
+    return feed->line.text;
+}
+
 size_t dc_feed_row_bytes(const struct dc_feed *feed)
 {
     return feed->line.size;

@@ -33,6 +33,7 @@ void dc_feed_destroy(struct dc_feed *feed); /* NULL is legal */
 int dc_feed_next(struct dc_feed *feed);
 int dc_feed_parse(struct dc_feed *feed);
 uint64_t dc_feed_number(const struct dc_feed *feed);
+const char *dc_feed_row_text(const struct dc_feed *feed); /* NULL for generated rows */
 size_t dc_feed_row_bytes(
     const struct dc_feed *feed); /* of the text just read; 0 for generated rows */
 /* How far through the training set this is, 0..1, for progress; NaN where the files are so small that a

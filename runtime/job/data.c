@@ -51,7 +51,9 @@ static const struct rt_option option[] = {
     {"window", RT_OPT_U32, AT(conf.window), "8", 1, 1024, NULL,
      "batches that data-compose keeps open per trainer rank"},
     {"max_bad_ratio", RT_OPT_F64, AT(conf.max_bad_ratio), "0.001", 0, 1, NULL,
-     "share of quarantined rows that stops the job"},
+     "share of bad rows that stops the job; more than 10 of them before a pass ends; each "
+     "data-compose "
+     "judges the rows of its splits"},
     {"frequency_memory", RT_OPT_U64, AT(conf.frequency_memory), "1073741824", 1 << 16,
      1099511627776.0, NULL,
      "bytes in which data-compose may count ids for min_frequency, about 16 to 24 per distinct id"},

@@ -271,7 +271,10 @@ static void bad_rows(void **state)
             dc_batch_destroy(batch);
         assert_int_equal(rc, strict ? RT_EDATA : 0);
         if (strict)
-            assert_non_null(strstr(rt_err_text(), "2 of 670 rows are bad"));
+            assert_non_null(
+                strstr(rt_err_text(),
+                       "2 of 670 training rows are bad (0.00299), more than data.max_bad_ratio "
+                       "0.0025 allows ("));
         dc_batcher_rows(batcher, &read, &quarantined);
         assert_int_equal(read, 670);
         assert_int_equal(quarantined, 2);
@@ -282,7 +285,8 @@ static void bad_rows(void **state)
         assert_int_equal(stat(out, &st), 0);
         assert_int_equal(st.st_mode & 0777, 0600);
         assert_int_equal(rt_file_read(out, 4096, &text, &size), 0);
-        assert_non_null(strstr(text, "bad.tsv\t2\tlabel: expected 0 or 1, got '3'\n"));
+        assert_non_null(
+            strstr(text, "bad.tsv\t2\tlabel: expected 0 or 1, got '3'\t3\\t1\\ta\\tb\\tc\n"));
         assert_non_null(strstr(text, "bad.tsv\t3\t"));
         rt_free(text);
         unlink(out);
