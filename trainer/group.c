@@ -387,18 +387,22 @@ static void pump_async(struct tr_group *group)
                !tr_phase_may_step(trainer) || tr_phase_has_nothing(trainer);
     if (trainer->step_open) /* its samples will be of this average */
         return;
-    if (group->standing == TR_OUT ? due : !group->sent || is_news(group))
+    if (group->standing == TR_OUT && due)
         stand(group, TR_IN_NOTHING);
+    else if (group->standing == TR_OUT)
+        return;
+    else if (group->standing == TR_IN_NOTHING && !due)
+        stand(group, TR_WITHDRAWING); /* a batch has come after all: on with local steps */
+    else if (!group->sent || (group->standing == TR_IN_NOTHING && is_news(group)))
+        stand(group, group->standing);
 }
 
 void tr_group_pump(struct tr_group *group)
 {
     struct tr_trainer *trainer = group->trainer;
-    if (group->state != TR_FORMED) {
+    if (group->state != TR_FORMED)
         tr_form_pump(group);
-        return;
-    }
-    if (group->gathered)
+    if (group->state != TR_FORMED || group->gathered)
         return;
     if (trainer->job->global.mode == RT_MODE_ASYNC) {
         pump_async(group);

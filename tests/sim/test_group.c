@@ -6,8 +6,10 @@
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,7 +65,8 @@ static void test_modes(void **state)
                                        "global.mode=async"};
     for (uint64_t seed = first_seed(); seed < first_seed() + runs(60); seed++) {
         struct job_world w;
-        const char *set[] = {"data.epochs=1", "data.test=[]", mode[seed % 3], "global.sync_every=3"};
+        const char *set[] = {"data.epochs=1", "data.test=[]", mode[seed % 3],
+                             "global.sync_every=3"};
         struct jw_conf conf = {.seed = seed,
                                .ranks = 2 + (unsigned)(seed / 3) % 3,
                                .composers = 1 + (unsigned)(seed / 9) % 2,
@@ -87,7 +90,8 @@ static void test_exact(void **state)
         double loss = 0;
         for (uint64_t seed = first_seed(); seed < first_seed() + runs(40); seed++) {
             struct job_world w;
-            const char *set[] = {"data.epochs=1", "data.test=[]", "global.mode=full", "global.exact=true"};
+            const char *set[] = {"data.epochs=1", "data.test=[]", "global.mode=full",
+                                 "global.exact=true"};
             struct jw_conf conf = {
                 .seed = seed, .ranks = ranks, .set = set, .n_set = ARRAY_LEN(set)};
             jw_start(&w, &conf);
@@ -108,12 +112,142 @@ static void test_exact(void **state)
     }
 }
 
+/* Ranks die and come back with nothing: the group forms again, the weights are the most advanced rank's, and
+ * every row is trained once. What a rank counted dies with it, so the ledger is asked: rank 0's, or another's
+ * where rank 0 is the one that died. */
+static void restart(const char *mode, unsigned ranks, uint64_t seed)
+{
+    struct job_world w;
+    const char *set[] = {"data.epochs=1", "data.test=[]", mode, "global.sync_every=3"};
+    struct jw_conf conf = {.seed = seed, .ranks = ranks, .set = set, .n_set = ARRAY_LEN(set)};
+    uint64_t key = rt_draw_key(seed, "restart", NULL);
+    jw_start(&w, &conf);
+    for (unsigned i = 0; i < 1 + seed % 3 && !jw_is_over(&w); i++) {
+        unsigned rank = (unsigned)rt_below(rt_draw(key, 2 * i), ranks);
+        sim_run_until(w.sim, jw_is_over, &w, RT_MS + rt_below(rt_draw(key, 2 * i + 1), 60 * RT_MS));
+        if (!jw_is_over(&w))
+            jw_restart_rank(&w, rank);
+    }
+    jw_run(&w);
+    uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
+    for (unsigned r = 0; r < ranks; r++) {
+        struct tr_report report;
+        tr_trainer_report(w.rank[r].trainer, &report);
+        assert_int_equal(report.permits_used, 0);
+        if (tr_trainer_digest(w.rank[r].trainer) != digest)
+            fail_msg("%s, seed %llu: rank %u has other weights than rank 0", mode,
+                     (unsigned long long)seed, r);
+    }
+    jw_stop(&w);
+}
+
+static void test_restart(void **state)
+{
+    (void)state;
+    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full",
+                                       "global.mode=async"};
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(12); seed++)
+        restart(mode[seed % 3], 2 + (unsigned)(seed / 3) % 3, seed);
+}
+
+/* ---- `full`: two ranks are one rank with twice the batch ---- */
+
+enum { STEPS = 100, STEP_ROWS = 20 };
+
+struct goal {
+    struct job_world *world;
+    uint64_t samples; /* of each rank */
+};
+
+static struct tr_report rank_report(const struct job_world *w, unsigned r)
+{
+    struct tr_report report;
+    tr_trainer_report(w->rank[r].trainer, &report);
+    return report;
+}
+
+static bool all_have(void *arg)
+{
+    const struct goal *goal = arg;
+    for (unsigned r = 0; r < goal->world->conf.ranks; r++) {
+        struct tr_report report = rank_report(goal->world, r);
+        if (report.samples_trained < goal->samples)
+            return false;
+    }
+    return true;
+}
+
+/* Mean loss of every step of the group. The sums that the ranks tell start anew with each epoch. */
+static void losses(unsigned ranks, const char *optimizer, const char *rows, double *loss)
+{
+    struct job_world w;
+    char batch[32];
+    snprintf(batch, sizeof batch, "data.batch_size=%u", STEP_ROWS / ranks);
+    const char *set[] = {"data.epochs=10",
+                         "data.test=[]",
+                         "global.mode=full",
+                         "data.splits=1",
+                         batch,
+                         "data.shuffle=false",
+                         optimizer,
+                         rows};
+    struct jw_conf conf = {.seed = 1, .ranks = ranks, .set = set, .n_set = ARRAY_LEN(set)};
+    double before = 0;
+    jw_start(&w, &conf);
+    for (unsigned step = 0; step < STEPS; step++) {
+        struct goal goal = {&w, (step + 1) * STEP_ROWS / ranks};
+        double sum = 0;
+        assert_true(sim_run_until(w.sim, all_have, &goal, 60 * RT_S));
+        for (unsigned r = 0; r < ranks; r++) {
+            struct tr_report report = rank_report(&w, r);
+            assert_int_equal(report.step, step + 1);
+            sum += report.train_loss * (double)report.train_loss_samples;
+        }
+        before = step % (JW_TRAIN_ROWS / STEP_ROWS) == 0 ? 0 : before;
+        loss[step] = (sum - before) / STEP_ROWS;
+        before = sum;
+    }
+    jw_run(&w);
+    check_accounts(&w, 10);
+    jw_stop(&w);
+}
+
+static void test_two_are_one_twice_as_large(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *optimizer, *rows;
+    } row[] = {{"model.optimizer={type: sgd, learning_rate: 0.1}",
+                "embedding.defaults.optimizer={type: sgd, learning_rate: 1}"},
+               {"model.optimizer={type: adam, learning_rate: 0.01}",
+                "embedding.defaults.optimizer={type: adagrad, learning_rate: 0.05}"}};
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        double one[STEPS], other[STEPS];
+        losses(1, row[i].optimizer, row[i].rows, one);
+        assert_true(one[STEPS - 1] < 0.9 * one[0]); /* there was something to learn */
+        for (unsigned ranks = 2; ranks <= 4; ranks += 2) {
+            double largest = 0;
+            losses(ranks, row[i].optimizer, row[i].rows, other);
+            for (unsigned step = 0; step < STEPS; step++) {
+                double difference = fabs(other[step] - one[step]) / one[step];
+                largest = difference > largest ? difference : largest;
+            }
+            print_message("%u ranks at batch %u, 1 at %u, %s: largest relative difference of the "
+                          "loss of %u steps: %.2e\n",
+                          ranks, STEP_ROWS / ranks, STEP_ROWS, row[i].optimizer, STEPS, largest);
+            assert_true(largest < 1e-5);
+        }
+    }
+}
+
 int main(void)
 {
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_modes),
         cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_two_are_one_twice_as_large),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

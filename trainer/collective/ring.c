@@ -235,6 +235,20 @@ static void forget_early(struct ring *ring, struct early **at)
     rt_free(e);
 }
 
+/* Of the open operation: does it fit? */
+static int check_chunk(const struct ring *ring, const struct wire_reduce_chunk *head)
+{
+    size_t at;
+    if (head->bucket >= ring->n_buckets || head->turn >= turns(ring))
+        return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u, expected below %u and %u",
+                       head->bucket, head->turn, ring->n_buckets, turns(ring));
+    size_t n = chunk_of(ring, &ring->bucket[head->bucket], chunk_heard(ring, head->turn), &at);
+    if (head->count != n)
+        return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u: expected %zu elements, got %u",
+                       head->bucket, head->turn, n, head->count);
+    return 0;
+}
+
 /* Use what came early, as far as it goes. */
 static int drain(struct ring *ring, uint32_t b)
 {
@@ -242,7 +256,9 @@ static int drain(struct ring *ring, uint32_t b)
     int err = 0;
     while (!err && ring->bucket[b].turn < turns(ring) &&
            *(at = find_early(ring, ring->operation, b, ring->bucket[b].turn))) {
-        err = take(ring, &(*at)->head, (*at)->chunk ? (const void *)(*at)->chunk->data : NULL);
+        err = check_chunk(ring, &(*at)->head);
+        if (!err)
+            err = take(ring, &(*at)->head, (*at)->chunk ? (const void *)(*at)->chunk->data : NULL);
         forget_early(ring, at);
     }
     return err;
@@ -295,6 +311,12 @@ static void all_reduce(struct tr_collective *collective, float *value, size_t n,
     ring->stall.arg = ring;
     rt_timer_start(ring->conf.io, &ring->stall, ring->conf.stall_ns);
     lay_out(ring, nonfinite);
+    for (struct early **at = &ring->early; *at;) { /* fitted nowhere */
+        if ((*at)->head.operation < ring->operation)
+            forget_early(ring, at);
+        else
+            at = &(*at)->next;
+    }
     for (uint32_t b = 0; b < ring->n_buckets && !err; b++)
         err = send_turn(ring, b);
     for (uint32_t b = 0; b < ring->n_buckets && !err; b++)
@@ -304,20 +326,6 @@ static void all_reduce(struct tr_collective *collective, float *value, size_t n,
 }
 
 /* ---- hearing ---- */
-
-/* Of the open operation: does it fit? */
-static int check_chunk(const struct ring *ring, const struct wire_reduce_chunk *head)
-{
-    size_t at;
-    if (head->bucket >= ring->n_buckets || head->turn >= turns(ring))
-        return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u, expected below %u and %u",
-                       head->bucket, head->turn, ring->n_buckets, turns(ring));
-    size_t n = chunk_of(ring, &ring->bucket[head->bucket], chunk_heard(ring, head->turn), &at);
-    if (head->count != n)
-        return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u: expected %zu elements, got %u",
-                       head->bucket, head->turn, n, head->count);
-    return 0;
-}
 
 static int keep_early(struct ring *ring, const struct wire_reduce_chunk *head,
                       struct rt_buf *payload)

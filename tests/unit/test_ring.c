@@ -1,0 +1,344 @@
+/* tests/unit/test_ring.c -- the ring's all-reduce, R ranks on simulated links, against a plain sum. */
+#include "tests/sim/sim_io.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "runtime/wire/member.h"
+#include "runtime/wire/step.h"
+#include "trainer/collective/collective.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { RANKS_MAX = 5, N_MAX = 1000 };
+
+struct ring_rank {
+    struct ring_world *world;
+    struct rt_rpc *rpc;
+    struct rt_peer *next;
+    struct tr_collective *ring;
+    float value[N_MAX + 1];
+    uint8_t nonfinite[RANKS_MAX];
+    int done, err; /* done: operations */
+};
+
+struct ring_world {
+    struct sim *sim;
+    unsigned ranks;
+    struct ring_rank rank[RANKS_MAX];
+    int wanted; /* operations that all shall have done */
+};
+
+static void serve(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    tr_ring_serve(((struct ring_rank *)ctx)->ring, call, request);
+}
+
+static void on_up(void *ctx, struct rt_peer *peer)
+{
+    (void)peer;
+    tr_ring_peer_up(((struct ring_rank *)ctx)->ring);
+}
+
+static const struct rt_method_def method[] = {
+    {WIRE_REDUCE_CHUNK, "ReduceChunk", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 1 << 20, serve}};
+
+static void start(struct ring_world *w, uint64_t seed, unsigned ranks, size_t bucket_max)
+{
+    char address[RANKS_MAX][RT_ADDRESS_MAX], bound[RT_ADDRESS_MAX];
+    memset(w, 0, sizeof *w);
+    w->ranks = ranks;
+    struct sim_conf conf = {.seed = seed, .n_nodes = ranks};
+    w->sim = sim_create(&conf);
+    for (unsigned r = 0; r < ranks; r++) {
+        struct rt_rpc_conf c = {.io = sim_node(w->sim, r),
+                                .self = {.job = "ring",
+                                         .role = RT_ROLE_TRAINER,
+                                         .index = r,
+                                         .incarnation = 1,
+                                         .wire_version = RT_WIRE_VERSION},
+                                .greeting = &wire_greeting,
+                                .methods = method,
+                                .n_methods = 1,
+                                .ctx = &w->rank[r],
+                                .peer_up = on_up};
+        w->rank[r].world = w;
+        assert_int_equal(rt_rpc_create(&c, &w->rank[r].rpc), 0);
+        snprintf(address[r], sizeof address[r], "sim:%u:1", r);
+        assert_int_equal(rt_rpc_listen(w->rank[r].rpc, address[r], bound), 0);
+    }
+    for (unsigned r = 0; r < ranks; r++) {
+        struct ring_rank *rank = &w->rank[r];
+        rank->next = rt_rpc_peer(rank->rpc, RT_ROLE_TRAINER, (r + 1) % ranks, 0);
+        struct tr_ring_conf c = {.io = sim_node(w->sim, r),
+                                 .world = ranks,
+                                 .rank = r,
+                                 .next = rank->next,
+                                 .n_max = N_MAX,
+                                 .bucket_max = bucket_max};
+        assert_int_equal(ranks == 1 ? tr_collective_single(&rank->ring)
+                                    : tr_collective_ring(&c, &rank->ring),
+                         0);
+        rank->ring->ops->form(rank->ring, 1);
+        if (ranks > 1)
+            rt_peer_set_address(rank->next, address[(r + 1) % ranks], 1);
+    }
+}
+
+static void stop(struct ring_world *w)
+{
+    for (unsigned r = 0; r < w->ranks; r++) {
+        rt_rpc_destroy(w->rank[r].rpc);
+        w->rank[r].ring->ops->destroy(w->rank[r].ring);
+    }
+    sim_run_until(w->sim, NULL, NULL, RT_S);
+    sim_destroy(w->sim);
+}
+
+static void on_reduced(void *arg, int err, const uint8_t *nonfinite)
+{
+    struct ring_rank *rank = arg;
+    rank->done++;
+    rank->err = err;
+    if (!err)
+        memcpy(rank->nonfinite, nonfinite, rank->world->ranks);
+}
+
+static bool all_done(void *arg)
+{
+    const struct ring_world *w = arg;
+    for (unsigned r = 0; r < w->ranks; r++)
+        if (w->rank[r].done < w->wanted)
+            return false;
+    return true;
+}
+
+/* Integers: their sums are exact in any order. The element behind the vector must stay. */
+static float element(uint64_t key, unsigned rank, size_t i)
+{
+    return (float)(rt_below(rt_draw(key, i * RANKS_MAX + rank), 2001)) - 1000;
+}
+
+static void begin(struct ring_world *w, unsigned r, uint64_t key, size_t n, unsigned flags)
+{
+    struct ring_rank *rank = &w->rank[r];
+    for (size_t i = 0; i < n; i++)
+        rank->value[i] = element(key, r, i);
+    rank->value[n] = 0.5f;
+    rank->ring->ops->all_reduce(rank->ring, rank->value, n, flags >> r & 1, on_reduced, rank);
+}
+
+static void check(struct ring_world *w, uint64_t key, size_t n, unsigned flags, uint64_t seed)
+{
+    for (unsigned r = 0; r < w->ranks; r++) {
+        const struct ring_rank *rank = &w->rank[r];
+        assert_int_equal(rank->err, 0);
+        assert_true(rank->value[n] == 0.5f);
+        for (unsigned q = 0; q < w->ranks; q++)
+            assert_int_equal(rank->nonfinite[q], flags >> q & 1);
+        for (size_t i = 0; i < n; i++) {
+            float sum = 0;
+            for (unsigned q = 0; q < w->ranks; q++)
+                sum += element(key, q, i);
+            if (rank->value[i] != sum)
+                fail_msg("seed %llu, %u ranks, n %zu: rank %u has %g at %zu, expected %g",
+                         (unsigned long long)seed, w->ranks, n, r, (double)rank->value[i], i,
+                         (double)sum);
+        }
+    }
+}
+
+static void test_sums(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t n, bucket;
+    } row[] = {{0, 0},    {1, 0},       {2, 1},   {3, 0},   {4, 4},    {5, 4},
+               {7, 3},    {63, 10},     {64, 64}, {65, 64}, {129, 64}, {999, 100},
+               {1000, 7}, {1000, 1000}, {17, 17}, {18, 17}, {997, 13}, {1000, 999}};
+    for (unsigned ranks = 1; ranks <= RANKS_MAX; ranks++)
+        for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+            struct ring_world w;
+            start(&w, i + 1, ranks, row[i].bucket);
+            for (unsigned operation = 1; operation <= 3; operation++) {
+                unsigned flags = operation == 2 ? 1u << (i % ranks) : 0;
+                w.wanted = (int)operation;
+                for (unsigned r = 0; r < ranks; r++)
+                    begin(&w, r, operation, row[i].n, flags);
+                assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
+                check(&w, operation, row[i].n, flags, i + 1);
+            }
+            stop(&w);
+        }
+}
+
+/* Ranks that begin at other times, links that break at any moment: the sums are the same. */
+static void test_breaks(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        struct ring_world w;
+        unsigned ranks = 2 + (unsigned)(seed % 4);
+        uint64_t key = rt_draw_key(seed, "ring", NULL), draw = 0;
+        start(&w, seed, ranks, 1 + rt_below(rt_draw(key, draw++), 300));
+        for (unsigned operation = 1; operation <= 4; operation++) {
+            size_t n = rt_below(rt_draw(key, draw++), N_MAX + 1);
+            w.wanted = (int)operation;
+            for (unsigned r = 0; r < ranks; r++) {
+                begin(&w, (r + operation) % ranks, operation, n, 0);
+                uint64_t pause = rt_below(rt_draw(key, draw++), 2 * RT_MS);
+                sim_run_until(w.sim, NULL, NULL, pause);
+                unsigned a = (unsigned)rt_below(rt_draw(key, draw++), ranks);
+                sim_break(w.sim, a, (a + 1) % ranks);
+            }
+            if (!sim_run_until(w.sim, all_done, &w, 20 * RT_S))
+                fail_msg("seed %llu: operation %u is not done", (unsigned long long)seed,
+                         operation);
+            check(&w, operation, n, 0, seed);
+        }
+        stop(&w);
+    }
+}
+
+/* Given up while open, and formed again: chunks of the old epoch count for nothing. */
+static void test_abort(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct ring_world w;
+        start(&w, seed, 3, 10);
+        begin(&w, 0, 1, 100, 0);
+        begin(&w, 1, 1, 100, 0);
+        sim_run_until(w.sim, NULL, NULL, seed * RT_MS / 10);
+        for (unsigned r = 0; r < 3; r++) {
+            struct tr_collective *ring = w.rank[r].ring;
+            ring->ops->abort(ring);
+            assert_int_equal(w.rank[r].done, r < 2);
+            assert_int_equal(w.rank[r].err, r < 2 ? RT_ECANCELED : 0);
+            w.rank[r].done = 0;
+            ring->ops->form(ring, 2);
+            begin(&w, r, 2, 77, 4);
+            sim_run_until(w.sim, NULL, NULL, seed * RT_MS / 100);
+        }
+        w.wanted = 1;
+        assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
+        check(&w, 2, 77, 4, seed);
+        stop(&w);
+    }
+}
+
+/* A rank that never comes: no progress is an error after a while, and not before. */
+static void test_stall(void **state)
+{
+    (void)state;
+    struct ring_world w;
+    start(&w, 1, 2, 0);
+    begin(&w, 0, 1, 10, 0);
+    sim_run_until(w.sim, NULL, NULL, TR_STALL_NS - RT_S);
+    assert_int_equal(w.rank[0].done, 0);
+    sim_run_until(w.sim, NULL, NULL, 2 * RT_S);
+    assert_int_equal(w.rank[0].done, 1);
+    assert_int_equal(w.rank[0].err, RT_EDEADLINE);
+    stop(&w);
+}
+
+struct answer {
+    int err;
+    bool done;
+};
+
+static void on_answer(void *arg, int err, const struct rt_frame *reply)
+{
+    (void)reply;
+    *(struct answer *)arg = (struct answer){err, true};
+}
+
+/* Chunks that fit nothing are refused one by one, and the operation goes on. */
+static void test_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        struct wire_reduce_chunk head;
+        size_t floats;
+        int err;
+    } row[] = {
+        {{1, 1, 0, 0, 6}, 5, RT_EPROTO},    /* bytes and count differ */
+        {{0, 1, 0, 0, 6}, 6, RT_ESTALE},    /* older epoch */
+        {{2, 1, 0, 0, 6}, 6, RT_ENOTREADY}, /* newer epoch */
+        {{1, 3, 0, 0, 6}, 6, RT_EPROTO},    /* two operations ahead */
+        {{1, 1, 1, 0, 6}, 6, RT_EPROTO},    /* no such bucket */
+        {{1, 1, 0, 2, 6}, 6, RT_EPROTO},    /* no such turn */
+        {{1, 1, 0, 0, 9}, 9, RT_EPROTO},    /* another size */
+        {{1, 0, 0, 0, 6}, 6, 0},            /* of the operation before: not needed */
+        {{1, 2, 40, 60, 3}, 3, 0},          /* ahead: kept, judged when its turn comes */
+    };
+    struct ring_world w;
+    struct wire_out out = {0};
+    start(&w, 1, 2, 0);
+    begin(&w, 0, 1, 10, 0); /* with its flags: 12 elements in one bucket, chunks of 6 */
+    sim_run_until(w.sim, NULL, NULL, RT_S);
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct answer answer = {0};
+        float value[16] = {0};
+        assert_int_equal(wire_reduce_chunk_pack(&row[i].head, &out), 0);
+        struct rt_piece piece = {value, row[i].floats * sizeof(float), NULL};
+        struct rt_outgoing o = {
+            .message = out.data, .message_size = out.size, .pieces = &piece, .n_pieces = 1};
+        assert_int_equal(rt_rpc_call(w.rank[1].next, WIRE_REDUCE_CHUNK, &o, 0, on_answer, &answer),
+                         0);
+        sim_run_until(w.sim, NULL, NULL, RT_S);
+        assert_true(answer.done);
+        if (answer.err != row[i].err)
+            fail_msg("row %zu: got %s, expected %s", i, rt_err_name(answer.err),
+                     rt_err_name(row[i].err));
+    }
+    begin(&w, 1, 1, 10, 0);
+    w.wanted = 1;
+    assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
+    check(&w, 1, 10, 0, 1);
+    wire_out_release(&out);
+    stop(&w);
+}
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    struct ring_world w;
+    start(&w, 1, 2, 0);
+    struct tr_ring_conf conf = {.io = sim_node(w.sim, 0),
+                                .world = 2,
+                                .next = w.rank[0].next,
+                                .n_max = N_MAX,
+                                .bucket_max = 10};
+    struct tr_collective *ring = NULL;
+    int failures = 0;
+    for (int64_t nth = 0; !ring; nth++) {
+        rt_fault_alloc(nth);
+        int err = tr_collective_ring(&conf, &ring);
+        rt_fault_alloc(-1);
+        assert_int_equal(err, ring ? 0 : RT_ENOMEM);
+        failures += err != 0;
+    }
+    assert_true(failures >= 3);
+    ring->ops->destroy(ring);
+    stop(&w);
+}
+
+int main(void)
+{
+    rt_log_set_level(RT_LOG_ERROR);
+    const struct CMUnitTest test[] = {
+        cmocka_unit_test(test_sums),    cmocka_unit_test(test_breaks),
+        cmocka_unit_test(test_abort),   cmocka_unit_test(test_stall),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_no_memory),
+    };
+    return cmocka_run_group_tests(test, NULL, NULL);
+}
