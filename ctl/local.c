@@ -467,6 +467,7 @@ static int prepare(struct local *local)
     if (!err) {
         snprintf(run.job, sizeof(run.job), "%s", local->job_name);
         snprintf(run.nats, sizeof(run.nats), "%s", local->nats_url);
+        memcpy(run.replicas, local->options.replicas, sizeof(run.replicas));
         err = ctl_rundir_write(local->run_dir, &run);
     }
     return err;

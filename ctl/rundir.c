@@ -89,10 +89,20 @@ int ctl_rundir_create(const char *wanted, const char *job_name, char **out)
     return err;
 }
 
+static json_t *pack(const struct ctl_run *run)
+{
+    json_t *replicas = json_object();
+
+    for (int role = 0; role < RT_ROLE_COUNT; role++)
+        json_object_set_new(replicas, rt_role_name((enum rt_role)role),
+                            json_integer(run->replicas[role]));
+    return json_pack("{s:s, s:s, s:I, s:o}", "job", run->job, "nats", run->nats, "pid",
+                     (json_int_t)run->pid, "replicas", replicas);
+}
+
 int ctl_rundir_write(const char *dir, const struct ctl_run *run)
 {
-    json_t *root = json_pack("{s:s, s:s, s:I}", "job", run->job, "nats", run->nats, "pid",
-                             (json_int_t)run->pid);
+    json_t *root = pack(run);
     char *path = rt_path_join(dir, "local.json");
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     char *line = text ? rt_xasprintf("%s\n", text) : NULL;
@@ -130,6 +140,9 @@ int ctl_rundir_read(const char *dir, struct ctl_run *out)
         snprintf(out->job, sizeof(out->job), "%s", job);
         snprintf(out->nats, sizeof(out->nats), "%s", nats);
         out->pid = (long)pid;
+        for (int role = 0; role < RT_ROLE_COUNT; role++)
+            out->replicas[role] = (uint32_t)json_integer_value(json_object_get(
+                json_object_get(root, "replicas"), rt_role_name((enum rt_role)role)));
     }
     json_decref(root);
     rt_free(text);

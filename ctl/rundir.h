@@ -3,14 +3,17 @@
 #ifndef CTL_RUNDIR_H
 #define CTL_RUNDIR_H
 
-#include "runtime/job/job.h"
+#include "runtime/base/role.h"
+
+#include <stdint.h>
 
 /* Make it. `wanted` NULL: runs/JOB-TIME. RT_EUSAGE when it holds a run already. *out: caller frees. */
 int ctl_rundir_create(const char *wanted, const char *job_name, char **out);
 
 struct ctl_run {
     char job[128], nats[256];
-    long pid; /* of `saffron local` */
+    long pid;                         /* of `saffron local` */
+    uint32_t replicas[RT_ROLE_COUNT]; /* 0: not known */
 };
 /* How to reach a run: written when it starts, read by the other commands. */
 int ctl_rundir_write(const char *dir, const struct ctl_run *run);

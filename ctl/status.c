@@ -95,8 +95,9 @@ static int ask_all(const struct target *target, enum wire_command command, void 
     int n = 0, err = rt_control_connect(target->run.nats, CONNECT_TIMEOUT_MS, &client);
 
     for (int role = 0; role < RT_ROLE_COUNT && !err; role++) {
+        uint32_t known = target->run.replicas[role];
         int got = rt_control_ask(client, target->run.job, (enum rt_role)role, NULL, &request,
-                                 ASK_TIMEOUT_MS, REPLICAS_MAX, ctx, reply);
+                                 ASK_TIMEOUT_MS, known ? known : REPLICAS_MAX, ctx, reply);
 
         if (got > 0)
             n += got;
@@ -118,25 +119,89 @@ static void cell(const json_t *status, const char *key, char *out, size_t size)
         rt_log_escape(json_is_string(value) ? json_string_value(value) : "-", out, size);
 }
 
-static void print_row(void *ctx, const struct wire_control_reply *reply)
-{
-    char name[48], state[24], waiting[64], rows[24], steps[24];
-    bool *titled = ctx;
-    json_t *status = reply->text ? json_loads(reply->text, 0, NULL) : NULL;
+/* One process that answered. */
+struct row {
+    enum rt_role role;
+    uint32_t index;
+    uint64_t incarnation;
+    json_t *status; /* owned; NULL: no JSON */
+};
+struct rows {
+    struct row *row;
+    size_t n, room;
+};
 
-    if (!*titled)
-        printf("%-22s %-10s %14s %12s %10s  %s\n", "ROLE", "STATE", "INCARNATION", "ROWS", "STEPS",
-               "WAITS FOR");
-    *titled = true;
-    snprintf(name, sizeof(name), "%s/%u", rt_role_name(reply->role), reply->index);
-    cell(status, "state", state, sizeof(state));
-    cell(status, "waiting", waiting, sizeof(waiting));
-    cell(status, reply->role == RT_ROLE_DATA_COMPOSE ? "rows_read" : "rows_total", rows,
+static void keep_row(void *ctx, const struct wire_control_reply *reply)
+{
+    struct rows *rows = ctx;
+
+    if (rows->n == rows->room) {
+        rows->room = rows->room ? 2 * rows->room : 16;
+        rows->row = rt_xrealloc(rows->row, rows->room * sizeof(*rows->row));
+    }
+    rows->row[rows->n++] = (struct row){reply->role, reply->index, reply->incarnation,
+                                        reply->text ? json_loads(reply->text, 0, NULL) : NULL};
+}
+
+/* Trainers first: they know most. */
+static int compare_rows(const void *left, const void *right)
+{
+    const struct row *a = left, *b = right;
+
+    if (a->role != b->role)
+        return a->role > b->role ? -1 : 1;
+    return (a->index > b->index) - (a->index < b->index);
+}
+
+static void print_row(const struct row *row)
+{
+    char name[48], state[24], waiting[160], rows[24], steps[24];
+
+    snprintf(name, sizeof(name), "%s/%u", rt_role_name(row->role), row->index);
+    cell(row->status, "state", state, sizeof(state));
+    cell(row->status, "waiting", waiting, sizeof(waiting));
+    cell(row->status, row->role == RT_ROLE_DATA_COMPOSE ? "rows_read" : "rows_total", rows,
          sizeof(rows));
-    cell(status, "step", steps, sizeof(steps));
-    printf("%-22s %-10s %14" PRIu64 " %12s %10s  %s\n", name, state, reply->incarnation, rows,
-           steps, waiting[0] ? waiting : "-");
-    json_decref(status);
+    cell(row->status, "step", steps, sizeof(steps));
+    printf("%-22s %-10s %14" PRIu64 " %12s %10s  %s\n", name, state, row->incarnation, rows, steps,
+           waiting[0] ? waiting : "-");
+}
+
+/* A run directory knows how many there should be. */
+static void print_silent(const struct target *target, const struct rows *rows)
+{
+    for (int role = RT_ROLE_COUNT - 1; role >= 0; role--) {
+        for (uint32_t k = 0; k < target->run.replicas[role]; k++) {
+            bool found = false;
+
+            for (size_t i = 0; i < rows->n; i++)
+                found |= (int)rows->row[i].role == role && rows->row[i].index == k;
+            if (!found)
+                printf("%s/%u does not answer\n", rt_role_name((enum rt_role)role), k);
+        }
+    }
+}
+
+static void print_refused(const struct row *row)
+{
+    const char *text = json_string_value(json_object_get(row->status, "refused"));
+    char clean[1024];
+
+    if (text)
+        printf("%s/%u refuses: %s\n", rt_role_name(row->role), row->index,
+               rt_log_escape(text, clean, sizeof(clean)));
+}
+
+static void print_rows(const struct target *target, struct rows *rows)
+{
+    qsort(rows->row, rows->n, sizeof(*rows->row), compare_rows);
+    printf("%-22s %-10s %14s %12s %10s  %s\n", "ROLE", "STATE", "INCARNATION", "ROWS", "STEPS",
+           "WAITS FOR");
+    for (size_t i = 0; i < rows->n; i++)
+        print_row(&rows->row[i]);
+    print_silent(target, rows);
+    for (size_t i = 0; i < rows->n; i++)
+        print_refused(&rows->row[i]);
 }
 
 static int complain(int err)
@@ -155,17 +220,20 @@ static int nobody(const struct target *target)
 int ctl_status(int argc, char **argv)
 {
     struct target target;
-    bool titled = false;
+    struct rows rows = {0};
     int n, err = find_target(argc, argv, "What the roles of a running job are doing.", &target);
 
     if (err)
         return complain(err);
-    n = ask_all(&target, WIRE_CTL_STATUS, &titled, print_row);
+    n = ask_all(&target, WIRE_CTL_STATUS, &rows, keep_row);
+    if (rows.n > 0)
+        print_rows(&target, &rows);
+    for (size_t i = 0; i < rows.n; i++)
+        json_decref(rows.row[i].status);
+    rt_free(rows.row);
     if (n < 0)
         return complain(n);
-    if (n == 0)
-        return nobody(&target);
-    return 0;
+    return n == 0 ? nobody(&target) : 0;
 }
 
 /* The pid may have gone to somebody else since the run ended. */

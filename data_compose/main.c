@@ -79,7 +79,7 @@ static void on_done(void *ctx)
 
 static void on_replaced(void *ctx, uint64_t by)
 {
-    on_failed(ctx, RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)by));
+    rt_process_replaced(((struct program *)ctx)->process, by, "");
 }
 
 static int start(struct program *program)

@@ -127,8 +127,7 @@ static void on_fenced(void *ctx, uint64_t held)
 {
     struct mw_service *service = ctx;
 
-    rt_process_fail(service->process,
-                    RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)held));
+    rt_process_replaced(service->process, held, "");
 }
 
 /* ---- start and stop ---- */

@@ -135,8 +135,7 @@ static void on_done(void *ctx)
 
 static void on_replaced(void *ctx, uint64_t by)
 {
-    rt_process_fail(((struct program *)ctx)->process,
-                    RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)by));
+    rt_process_replaced(((struct program *)ctx)->process, by, "");
 }
 
 static int start(struct program *program)

@@ -164,7 +164,7 @@ static int listen_on(const char *bind_to, uint16_t port, int *out, uint16_t *got
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
     if (bind(fd, address, size) != 0 || listen(fd, BACKLOG) != 0 ||
         getsockname(fd, address, &size) != 0) {
-        int err = RT_FAIL(RT_EFILE, "admin: cannot listen on %s port %u: %s", bind_to, port,
+        int err = RT_FAIL(-errno, "admin: cannot listen on %s port %u: %s", bind_to, port,
                           strerror(errno));
         close(fd);
         return err;

@@ -131,18 +131,21 @@ static void describe_files(const char *const *path, uint32_t n, struct rt_strbuf
     }
 }
 
-void rt_job_describe_plan(const struct rt_job *job, struct rt_strbuf *out)
+void rt_job_describe_data(const struct rt_job *job, struct rt_strbuf *out)
 {
     const struct rt_data_conf *d = &job->data;
-    rt_strbuf_addf(
-        out, "seed %" PRIu64 " format %u header %d batch %u splits %u block %u shuffle %d %u\n",
-        job->global.seed, d->format, d->header, d->batch_size, d->splits, d->block_rows, d->shuffle,
-        d->shuffle_rows);
+    rt_strbuf_addf(out, "format %u header %d batch %u splits %u block %u shuffle %d %u\n",
+                   d->format, d->header, d->batch_size, d->splits, d->block_rows, d->shuffle,
+                   d->shuffle_rows);
     rt_job_describe_columns(job, out);
-    describe_files(d->train, d->n_train, out);
-    describe_files(d->test, d->n_test, out);
     if (d->synthetic)
         rt_yaml_canonical(d->synthetic, out);
+}
+
+void rt_job_describe_files(const struct rt_job *job, struct rt_strbuf *out)
+{
+    describe_files(job->data.train, job->data.n_train, out);
+    describe_files(job->data.test, job->data.n_test, out);
 }
 
 void rt_job_document_data(struct rt_strbuf *out)

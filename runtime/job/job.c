@@ -130,17 +130,36 @@ static int read_model(const struct rt_job_source *source, struct rt_job *job)
     return err;
 }
 
+/* What was added to `text` behind `from` belongs to the part; returns where the next one begins. */
+static size_t end_part(struct rt_job *job, enum wire_job_part part, const struct rt_strbuf *text,
+                       size_t from)
+{
+    job->part_hash[part] =
+        rt_hash_bytes_seed(text->text + from, text->len - from, job->part_hash[part]);
+    return text->len;
+}
+
+/* The plan is the seed, data and files; the configuration is all of it. */
 static void hash_job(struct rt_job *job)
 {
     struct rt_strbuf text;
+    size_t at = 0;
     rt_strbuf_init(&text);
-    rt_job_describe_plan(job, &text);
+    rt_strbuf_addf(&text, "seed %" PRIu64 "\n", job->global.seed);
+    at = end_part(job, WIRE_PART_GLOBAL, &text, at);
+    rt_job_describe_data(job, &text);
+    at = end_part(job, WIRE_PART_DATA, &text, at);
+    rt_job_describe_files(job, &text);
+    at = end_part(job, WIRE_PART_FILES, &text, at);
     job->plan_hash = rt_hash_bytes(text.text, text.len);
     rt_strbuf_addf(&text, "wire %u shards %u\n", job->global.wire_dtype, RT_SHARDS);
+    at = end_part(job, WIRE_PART_GLOBAL, &text, at);
     rt_job_describe_tables(job, &text);
+    at = end_part(job, WIRE_PART_EMBEDDING, &text, at);
     rt_yaml_canonical(job->model, &text);
     if (job->params)
         rt_yaml_canonical(job->params, &text);
+    end_part(job, WIRE_PART_MODEL, &text, at);
     job->config_hash = rt_hash_bytes(text.text, text.len);
     rt_strbuf_release(&text);
 }

@@ -126,7 +126,8 @@ struct rt_job {
     const char *model_name;
     uint64_t
         config_hash; /* tables, optimizers, seed, shards, wire, data plan; not the learning rate */
-    uint64_t plan_hash; /* files (names and sizes), splits, batch size, seed */
+    uint64_t plan_hash;                  /* files (names and sizes), splits, batch size, seed */
+    uint64_t part_hash[WIRE_PART_COUNT]; /* of what the config hash is made of */
     struct rt_arena *arena;
     struct rt_yaml *file[4];    /* effective trees: global, embedding, data, model */
     struct rt_yaml *model_file; /* what `use:` named; NULL: model.yml has the layers */

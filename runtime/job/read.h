@@ -24,8 +24,8 @@ void rt_job_document_columns(struct rt_strbuf *out);
 
 /* What may not change between the parts of a job, as text to hash. */
 void rt_job_describe_tables(const struct rt_job *job, struct rt_strbuf *out);
-void rt_job_describe_plan(const struct rt_job *job, struct rt_strbuf *out);
-void rt_job_describe_columns(const struct rt_job *job,
-                             struct rt_strbuf *out); /* part of the plan */
+void rt_job_describe_data(const struct rt_job *job, struct rt_strbuf *out); /* without its files */
+void rt_job_describe_files(const struct rt_job *job, struct rt_strbuf *out);
+void rt_job_describe_columns(const struct rt_job *job, struct rt_strbuf *out); /* part of data */
 
 #endif

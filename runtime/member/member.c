@@ -20,6 +20,7 @@
 #include "runtime/base/strbuf.h"
 #include "runtime/member/bus.h"
 #include "runtime/member/service.h"
+#include "runtime/member/stranger.h"
 #include "runtime/member/subject.h"
 
 #include <stdio.h>
@@ -116,22 +117,15 @@ static uint64_t digest_of(const struct wire_hello *hello)
     return d;
 }
 
-/* Would its handshake be refused? Then its addresses are of no use, and what it says of its job misleads. */
-static bool is_of_our_job(const struct wire_hello *self, const struct wire_hello *hello)
+/* Its handshake would be refused: its addresses are of no use, and what it says of its job misleads. */
+static void refuse_peer(struct rt_member *member, const struct wire_hello *hello)
 {
-    return hello->wire_version == self->wire_version && hello->config_hash == self->config_hash &&
-           hello->plan_hash == self->plan_hash;
-}
+    char text[RT_STRANGER_TEXT];
 
-static void refuse_peer(const struct wire_hello *self, const struct wire_hello *hello)
-{
-    rt_log(RT_LOG_WARN,
-           "peer_refused peer=%s/%u reason=\"it runs the job with other files: wire version, "
-           "configuration and data plan are %u, 0x%llx, 0x%llx; expected %u, 0x%llx, 0x%llx\"",
-           rt_role_name(hello->role), hello->index, hello->wire_version,
-           (unsigned long long)hello->config_hash, (unsigned long long)hello->plan_hash,
-           self->wire_version, (unsigned long long)self->config_hash,
-           (unsigned long long)self->plan_hash);
+    rt_stranger_text(&member->self, hello, text);
+    rt_log(RT_LOG_WARN, "peer_refused reason=\"%s\"", text);
+    if (member->conf.stranger)
+        member->conf.stranger(member->conf.ctx, hello, text);
 }
 
 static void hear_peer(struct rt_member *member, const struct wire_hello *hello)
@@ -151,8 +145,8 @@ static void hear_peer(struct rt_member *member, const struct wire_hello *hello)
         }
     }
     *peer = (struct peer){hello->incarnation, hello->sequence, digest};
-    if (news && !is_of_our_job(&member->self, hello))
-        refuse_peer(&member->self, hello);
+    if (news && !rt_is_of_our_job(&member->self, hello))
+        refuse_peer(member, hello);
     else if (news && member->conf.hello)
         member->conf.hello(member->conf.ctx, hello);
 }
@@ -174,7 +168,7 @@ static void hear_hello(struct rt_member *member, const struct rt_bus_message *me
     if (hello.role != member->self.role || hello.index != member->self.index)
         hear_peer(member, &hello);
     else if (hello.incarnation > member->self.incarnation && member->conf.replaced)
-        member->conf.replaced(member->conf.ctx, hello.incarnation);
+        member->conf.replaced(member->conf.ctx, &hello);
 }
 
 static void hear_who(struct rt_member *member, const struct rt_bus_message *message)

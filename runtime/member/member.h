@@ -20,12 +20,15 @@ struct rt_member_conf {
     uint32_t listens_to; /* RT_ROLE_BIT()s */
     void *ctx;
     /* A hello that is news: first, other address, other incarnation, other state. Valid in the call. Not told
-     * of processes whose handshake would be refused (other wire version, configuration or data plan). */
+     * of processes whose handshake would be refused (other wire version, configuration or data plan): see
+     * stranger. */
     void (*hello)(void *ctx, const struct wire_hello *hello);
     /* A control request meant for us. Fill status, and text (owned by ctx until the next call). */
     void (*control)(void *ctx, const struct wire_control_request *request,
                     struct wire_control_reply *reply);
-    void (*replaced)(void *ctx, uint64_t by_incarnation);
+    /* A hello that is news, of a process that runs our job with other files: one line about that. May be NULL. */
+    void (*stranger)(void *ctx, const struct wire_hello *hello, const char *text);
+    void (*replaced)(void *ctx, const struct wire_hello *by); /* a hello of ours, but newer */
 };
 
 /* Starts connecting and keeps trying for ever; says so in the log every 5 s while it cannot. */

@@ -15,6 +15,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/member/stranger.h"
 #include "runtime/process/address.h"
 #include "runtime/process/flags.h"
 #include "runtime/process/status.h"
@@ -48,8 +49,10 @@ struct rt_process {
     struct rt_member *member; /* NULL before the announcement */
     uint64_t incarnation, started_ns;
     enum wire_state state;
+    bool was_ready; /* at some time */
     char waiting[WAITING_MAX];
-    char **address; /* announced */
+    char stranger[RT_STRANGER_TEXT]; /* the latest peer that was refused, and why; "": none */
+    char **address;                  /* announced */
     uint32_t n_addresses;
     char ip[IP_MAX], admin_address[ADMIN_MAX], host[HOST_NAME_MAX + 1];
     struct rt_timer tick;
@@ -94,6 +97,8 @@ static char *status_json(struct rt_process *p)
                   p->admin_address, "nats_connected",
                   p->member ? (int)rt_member_connected(p->member) : 0);
     rt_assert(o);
+    if (p->stranger[0])
+        json_object_set_new(o, "refused", json_string(p->stranger));
     if (p->member && p->role.status)
         p->role.status(p->role.ctx, o);
     return rt_status_text(o);
@@ -114,6 +119,7 @@ static void on_tick(void *arg)
     struct rt_usage usage;
 
     rt_timer_start(rt_loop_io(p->loop), &p->tick, TICK_NS);
+    p->was_ready |= ready;
     if (p->state <= WIRE_READY)
         rt_process_set_state(p, ready ? WIRE_READY : WIRE_WAITING);
     rt_usage_now(&usage);
@@ -166,21 +172,41 @@ static void on_control(void *ctx, const struct wire_control_request *request,
     reply->text = p->reply_text;
 }
 
-static void on_replaced(void *ctx, uint64_t by_incarnation)
+void rt_process_replaced(struct rt_process *p, uint64_t by_incarnation, const char *where)
+{
+    rt_process_fail(
+        p,
+        RT_FAIL(RT_EFENCED, "replaced: a newer %s/%u is there%s, incarnation %llu (this is %llu)",
+                rt_role_name(p->role.role), p->flags.index, where,
+                (unsigned long long)by_incarnation, (unsigned long long)p->incarnation));
+}
+
+static void on_replaced(void *ctx, const struct wire_hello *by)
+{
+    char host[128], admin[128], where[300];
+
+    snprintf(where, sizeof(where), " on host %s (admin %s)",
+             rt_log_escape(by->host_id, host, sizeof(host)),
+             rt_log_escape(by->admin, admin, sizeof(admin)));
+    rt_process_replaced(ctx, by->incarnation, where);
+}
+
+/* Two were given different files: who came later ends, unless it has worked already. A job that runs is
+ * not harmed by a newcomer. */
+static void on_stranger(void *ctx, const struct wire_hello *hello, const char *text)
 {
     struct rt_process *p = ctx;
-    int err =
-        RT_FAIL(RT_EFENCED, "replaced: a newer %s/%u is there, incarnation %llu (this is %llu)",
-                rt_role_name(p->role.role), p->flags.index, (unsigned long long)by_incarnation,
-                (unsigned long long)p->incarnation);
 
-    rt_process_fail(p, err);
+    snprintf(p->stranger, sizeof(p->stranger), "%s", text);
+    if (!p->was_ready && hello->incarnation < p->incarnation && hello->state != WIRE_FAILED)
+        rt_process_fail(p, RT_FAIL(RT_EUSAGE, "%s; it was there first", text));
 }
 
 static void on_hello(void *ctx, const struct wire_hello *hello)
 {
     struct rt_process *p = ctx;
 
+    p->stranger[0] = '\0';
     if (p->role.hello)
         p->role.hello(p->role.ctx, hello);
 }
@@ -488,8 +514,10 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
         .ctx = p,
         .hello = on_hello,
         .control = on_control,
+        .stranger = on_stranger,
         .replaced = on_replaced,
     };
+    memcpy(conf.self.part_hash, p->job->part_hash, sizeof(conf.self.part_hash));
     err = rt_member_create(&conf, &p->member);
     if (err)
         return err;
@@ -553,6 +581,13 @@ void rt_process_fail(struct rt_process *process, int err)
     rt_process_stop(process);
 }
 
+static void add_text(char *text, size_t size, const char *more)
+{
+    size_t n = strlen(text);
+
+    snprintf(text + n, size - n, "%s", more);
+}
+
 int rt_process_end(struct rt_process *process, int err)
 {
     struct rt_process *p = process;
@@ -561,6 +596,9 @@ int rt_process_end(struct rt_process *process, int err)
         char text[1024];
 
         snprintf(text, sizeof(text), "%s", p->err == err ? p->reason : rt_err_text());
+        if (err == UV_EADDRINUSE)
+            add_text(text, sizeof(text),
+                     "; --port and --admin-port, or `ports:` of global.yml, choose others");
         if (p->member)
             rt_process_set_state(p, WIRE_FAILED);
         fprintf(stderr, "%s: %s\n", p->role.program, text[0] ? text : rt_err_meaning(err));

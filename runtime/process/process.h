@@ -61,6 +61,9 @@ int rt_process_run(struct rt_process *process);
 void rt_process_stop(struct rt_process *process); /* Touch: any thread */
 /* End with an error; the current rt_err_text() is kept and logged. Touch: any thread. */
 void rt_process_fail(struct rt_process *process, int err);
+/* End, for a newer process has our identity; `where` is "" when only its incarnation is known. Touch: any
+ * thread. */
+void rt_process_replaced(struct rt_process *process, uint64_t by_incarnation, const char *where);
 /* Frees; returns the exit code. */
 int rt_process_end(struct rt_process *process, int err);
 

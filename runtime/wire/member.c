@@ -181,6 +181,20 @@ static int check_hello(const struct wire_hello *m)
     return err;
 }
 
+const char *wire_job_part_name(enum wire_job_part part)
+{
+    static const char *const name[] = {
+        [WIRE_PART_GLOBAL] = "global.yml (seed, wire)",
+        [WIRE_PART_EMBEDDING] = "embedding.yml",
+        [WIRE_PART_DATA] = "data.yml",
+        [WIRE_PART_FILES] = "the set of data files (names, sizes)",
+        [WIRE_PART_MODEL] = "model.yml",
+    };
+
+    rt_assert((unsigned)part < ARRAY_LEN(name));
+    return name[part];
+}
+
 int wire_hello_pack(const struct wire_hello *in, struct wire_out *out)
 {
     Saffron__Hello m = SAFFRON__HELLO__INIT;
@@ -205,6 +219,8 @@ int wire_hello_pack(const struct wire_hello *in, struct wire_out *out)
     m.wire_version = hello.wire_version;
     m.admin = (char *)hello.admin;
     m.version = (char *)hello.version;
+    m.n_part_hash = WIRE_PART_COUNT;
+    m.part_hash = hello.part_hash;
     return wire_encode(&m.base, out);
 }
 
@@ -234,6 +250,8 @@ int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
         .admin = m->admin,
         .version = m->version,
     };
+    if (m->n_part_hash == WIRE_PART_COUNT)
+        memcpy(out->part_hash, m->part_hash, sizeof(out->part_hash));
     return check_hello(out);
 }
 

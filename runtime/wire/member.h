@@ -26,6 +26,8 @@ enum wire_state {
 };
 const char *wire_state_name(enum wire_state state); /* "starting" ... */
 
+const char *wire_job_part_name(enum wire_job_part part); /* "embedding.yml" */
+
 struct wire_hello {
     const char *job;
     enum rt_role role;
@@ -39,6 +41,7 @@ struct wire_hello {
     uint64_t config_hash, plan_hash;
     uint32_t wire_version;
     const char *admin, *version;
+    uint64_t part_hash[WIRE_PART_COUNT]; /* by enum wire_job_part; 0: not told */
 };
 int wire_hello_pack(const struct wire_hello *in, struct wire_out *out);
 int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -63,4 +63,14 @@ struct wire_out {
 };
 void wire_out_release(struct wire_out *out);
 
+/* What the config hash is made of: hashed each for itself, so that it can be said what differs. */
+enum wire_job_part {
+    WIRE_PART_GLOBAL, /* seed, wire */
+    WIRE_PART_EMBEDDING,
+    WIRE_PART_DATA,  /* data.yml */
+    WIRE_PART_FILES, /* the data files: names and sizes */
+    WIRE_PART_MODEL,
+    WIRE_PART_COUNT
+};
+
 #endif

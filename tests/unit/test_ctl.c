@@ -167,7 +167,11 @@ static void last_error_of_logs(void **state)
 
 static void run_folder_is_taken_once(void **state)
 {
-    struct ctl_run run = {.job = "adult", .nats = "nats://127.0.0.1:4222", .pid = 77}, back = {0};
+    struct ctl_run run = {.job = "adult",
+                          .nats = "nats://127.0.0.1:4222",
+                          .pid = 77,
+                          .replicas = {1, 2, 3, 4}},
+                   back = {0};
     char *wanted = in_folder("a/b"), *dir = NULL, *again = NULL, *file;
 
     (void)state;
@@ -182,6 +186,7 @@ static void run_folder_is_taken_once(void **state)
     assert_string_equal(back.job, "adult");
     assert_string_equal(back.nats, run.nats);
     assert_int_equal(back.pid, 77);
+    assert_memory_equal(back.replicas, run.replicas, sizeof(run.replicas));
     file = rt_path_join(dir, "local.json");
     write_text(file, "{\"job\": 3}");
     assert_int_equal(ctl_rundir_read(dir, &back), RT_EDATA);

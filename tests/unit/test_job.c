@@ -5,6 +5,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "runtime/wire/member.h"
 #include "tests/lib/temp.h"
 
 #include <setjmp.h>
@@ -54,6 +55,7 @@ static int setup(void **state)
     put("data.yml", data_yml);
     put("model.yml", model_yml);
     put("models/mlp.yml", "layers: []\n");
+    put("models/other.yml", "layers: [{}]\n");
     put("part-2.tsv", "2\n");
     put("part-1.tsv", "1\n");
     put("test.tsv", "3\n");
@@ -107,21 +109,23 @@ static void test_hashes(void **state)
     static const struct {
         const char *set;
         bool config, plan; /* must differ from the plain job */
+        int part;          /* the one part that must differ; -1: none */
     } row[] = {
-        {"embedding.defaults.optimizer.learning_rate=0.1", false, false},
-        {"global.staleness=9", false, false},
-        {"embedding.defaults.dim=16", true, false},
-        {"embedding.tables.item.initializer.std=0.5", true, false},
-        {"data.batch_size=64", true, true},
-        {"global.seed=8", true, true},
-        {"data.train=['part-1.tsv']", true, true},
-        {"data.epochs=3", false, false},
-        {"data.columns.user={separator: ','}", true, true},
-        {"data.columns.user={integer: true}", true, true},
-        {"data.columns.user={min_frequency: 2}", true, true},
-        {"data.columns.user={missing: none}", true, true},
-        {"data.columns.age.clip=[0, 9]", true, true},
-        {"data.frequency_memory=99999", false, false},
+        {"embedding.defaults.optimizer.learning_rate=0.1", false, false, -1},
+        {"global.staleness=9", false, false, -1},
+        {"embedding.defaults.dim=16", true, false, WIRE_PART_EMBEDDING},
+        {"embedding.tables.item.initializer.std=0.5", true, false, WIRE_PART_EMBEDDING},
+        {"data.batch_size=64", true, true, WIRE_PART_DATA},
+        {"global.seed=8", true, true, WIRE_PART_GLOBAL},
+        {"data.train=['part-1.tsv']", true, true, WIRE_PART_FILES},
+        {"data.epochs=3", false, false, -1},
+        {"data.columns.user={separator: ','}", true, true, WIRE_PART_DATA},
+        {"data.columns.user={integer: true}", true, true, WIRE_PART_DATA},
+        {"data.columns.user={min_frequency: 2}", true, true, WIRE_PART_DATA},
+        {"data.columns.user={missing: none}", true, true, WIRE_PART_DATA},
+        {"data.columns.age.clip=[0, 9]", true, true, WIRE_PART_DATA},
+        {"model.use=other", true, false, WIRE_PART_MODEL},
+        {"data.frequency_memory=99999", false, false, -1},
     };
     struct rt_job *plain;
     assert_int_equal(load(NULL, 0, &plain), 0);
@@ -132,6 +136,11 @@ static void test_hashes(void **state)
         if ((job->config_hash != plain->config_hash) != row[i].config ||
             (job->plan_hash != plain->plan_hash) != row[i].plan)
             fail_msg("%s: config or plan hash is wrong", row[i].set);
+        for (int part = 0; part < WIRE_PART_COUNT; part++) {
+            if ((job->part_hash[part] != plain->part_hash[part]) != (part == row[i].part))
+                fail_msg("%s: the hash of %s is wrong", row[i].set,
+                         wire_job_part_name((enum wire_job_part)part));
+        }
         rt_job_destroy(job);
     }
     rt_job_destroy(plain);

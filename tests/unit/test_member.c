@@ -219,9 +219,9 @@ static void node_control(void *ctx, const struct wire_control_request *request,
     reply->text = request->command == WIRE_CTL_STOP ? "stopping" : "not known";
 }
 
-static void node_replaced(void *ctx, uint64_t by)
+static void node_replaced(void *ctx, const struct wire_hello *by)
 {
-    ((struct node *)ctx)->replaced_by = by;
+    ((struct node *)ctx)->replaced_by = by->incarnation;
 }
 
 static const char *const one_address[] = {"tcp:127.0.0.1:7100"};

@@ -81,10 +81,10 @@ static const struct wire_fetch_state fetch_state = {3, 1};
 static const struct wire_owed owed[] = {{5, 11, 512, 1, 2, 0.5}};
 static const struct wire_fetch_state_reply fetch_state_reply = {11, 1, 2, 1000, 10, 1, owed};
 static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000};
-static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,      1700000000000ull,
-                                        12,      WIRE_READY,         2,      2,
-                                        address, "host-1",           8,      9,
-                                        1,       "127.0.0.1:9100",   "0.1.0"};
+static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,       1700000000000ull,
+                                        12,      WIRE_READY,         2,       2,
+                                        address, "host-1",           8,       9,
+                                        1,       "127.0.0.1:9100",   "0.1.0", {11, 12, 13, 14, 15}};
 static const struct wire_who who = {RT_ROLE_TRAINER, 3};
 static const struct wire_control_request control_request = {1,       2,  3000, WIRE_CTL_LOG_LEVEL,
                                                             "debug", 0.1};
@@ -112,7 +112,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(nothing_yet, 5) X(tell_phase, 6) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
-    X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 14) X(who, 2) X(control_request, 6) \
+    X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 15) X(who, 2) X(control_request, 6) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
