@@ -442,6 +442,8 @@ static int enter_pass(struct dc_composer *c, const struct wire_await_phase_reply
     set_aside(c);
     c->evaluate = evaluate;
     c->epoch = reply->epoch;
+    if (!evaluate)
+        drop_pass(c, true); /* what is open of it was scored, or training would not go on */
     if (!evaluate && pass->exists && pass->number == reply->pass)
         return go_on(c);
     if (pass->batcher || pass->held)

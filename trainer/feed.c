@@ -56,6 +56,11 @@ void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const cha
     if (outcome == WIRE_DROPPED)
         rt_log(RT_LOG_WARN, "batch_dropped batch=%016" PRIx64 " samples=%u reason=\"%s\"",
                batch->id, batch->head.samples, reason);
+    if (outcome == WIRE_EVALUATED) {
+        int err = tr_evaluate_scored(trainer, batch);
+        if (err)
+            tr_fail(trainer, err);
+    }
     tr_feed_answer(batch, outcome, reason);
     rt_map_remove(&trainer->batches, batch->id);
     tr_feed_free(batch);
@@ -142,6 +147,10 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
         return; /* the rpc is going away, and the batch with it */
     if (!err)
         err = view_embeddings(batch, reply);
+    if (!err && trainer->kind == WIRE_PHASE_DONE) { /* training ended before its turn */
+        tr_push_release(batch, "training is over");
+        err = RT_FAIL(RT_ECANCELED, "training is over");
+    }
     if (err) {
         tr_permit_return(permits_of(batch));
         give_back(batch, err, rt_err_text());
@@ -182,11 +191,11 @@ static int start_lookup(struct tr_batch *batch)
  * to be sent again keeps its place, and those after it wait. */
 static struct tr_batch *next_in_turn(const struct tr_trainer *trainer)
 {
+    bool in_turns = trainer->job->global.mode == RT_MODE_FULL;
+    bool evaluate = trainer->kind == WIRE_PHASE_EVALUATE; /* training batches wait meanwhile */
     struct tr_batch *batch = trainer->queue.head;
-    if (trainer->job->global.mode != RT_MODE_FULL)
-        return batch;
-    while (batch && !batch->head.evaluate && batch->head.has_before &&
-           !rt_ledger_is_stepped(trainer->ledger, batch->head.before))
+    while (batch && (batch->head.evaluate != evaluate ||
+                     (!evaluate && in_turns && !tr_phase_in_turn(trainer, batch))))
         batch = batch->next;
     return batch;
 }
@@ -241,6 +250,9 @@ static int check_head(struct tr_trainer *trainer, uint64_t id, const struct wire
     if (head->evaluate != (split >= RT_SPLIT_EVALUATE))
         return RT_FAIL(RT_EPROTO, "TrainBatch: evaluate=%d does not go with split %u",
                        head->evaluate, split);
+    if (split % RT_SPLIT_EVALUATE >= job->data.splits)
+        return RT_FAIL(RT_EPROTO, "TrainBatch: split %u, expected below %u", split,
+                       job->data.splits + (head->evaluate ? RT_SPLIT_EVALUATE : 0));
     uint32_t rank = rt_batch_rank(id, trainer->conf.world);
     if (rank != trainer->conf.self.index)
         return RT_FAIL(RT_EPROTO,
@@ -296,6 +308,7 @@ static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct 
         return err;
     }
     batch->call = call;
+    batch->composer = rt_call_from(call)->index;
     batch->state = TR_QUEUED;
     if (request->payload && !head->evaluate)
         trainer->count.bytes_train_batch += request->payload->size;
@@ -307,22 +320,59 @@ static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct 
     return 0;
 }
 
-/* The batch is here already: this call takes over from the one before. */
+/* A copy of the batch's ids that nobody will ask for. */
+static void release_copy(struct tr_batch *batch, struct rt_peer *middleware)
+{
+    struct rt_peer *kept = batch->middleware;
+    batch->middleware = middleware;
+    tr_push_release(batch, "it was put elsewhere too");
+    batch->middleware = kept;
+}
+
+/* The batch is here already: this call takes over from the one before. Data-compose may have put the ids at another
+ * loop meanwhile: there is one copy too many then, unless the batch waited for just that. */
 static void join(struct tr_batch *batch, struct rt_call *call, const struct wire_train_batch *head)
 {
+    struct rt_peer *place = tr_middleware(batch->trainer, head->middleware, head->middleware_loop);
     if (batch->call)
         rt_call_fail(batch->call, RT_ESTALE, "the batch was sent again");
     batch->call = call;
-    if (batch->state != TR_STRANDED)
-        return;
+    batch->composer = rt_call_from(call)->index;
     if (head->digest != batch->head.digest) {
-        rt_call_fail(call, RT_EDIGEST, "the batch was stepped with other ids");
+        rt_call_fail(call, RT_EDIGEST, "the batch is here with other ids");
         batch->call = NULL;
         return;
     }
+    if (batch->state != TR_QUEUED && batch->state != TR_STRANDED) {
+        if (place != batch->middleware)
+            release_copy(batch, place);
+        return;
+    }
+    if (batch->state == TR_QUEUED && place != batch->middleware)
+        release_copy(batch, batch->middleware);
     batch->head = *head;
-    batch->middleware = tr_middleware(batch->trainer, head->middleware, head->middleware_loop);
-    tr_push_start(batch);
+    batch->middleware = place;
+    if (batch->state == TR_STRANDED)
+        tr_push_start(batch);
+}
+
+/* Why a batch cannot be taken now; NULL: it can. Training batches may come while an evaluation is made. */
+static const char *not_now(struct tr_trainer *trainer, const struct wire_train_batch *head,
+                           bool is_here)
+{
+    if (head->evaluate ? trainer->kind != WIRE_PHASE_EVALUATE
+                       : trainer->kind == WIRE_PHASE_STATISTICS ||
+                             (trainer->kind == WIRE_PHASE_DONE && !is_here))
+        return "the job is in another phase";
+    if (!tr_middleware(trainer, head->middleware, head->middleware_loop))
+        return "that middleware is not known here yet";
+    return NULL;
+}
+
+static bool is_over(const struct tr_trainer *trainer, uint64_t id, bool evaluate)
+{
+    return evaluate ? tr_scores_has(&trainer->scores, id)
+                    : rt_ledger_is_finished(trainer->ledger, id);
 }
 
 void tr_feed_serve(void *ctx, struct rt_call *call, const struct rt_frame *request)
@@ -339,17 +389,14 @@ void tr_feed_serve(void *ctx, struct rt_call *call, const struct rt_frame *reque
         rt_call_fail(call, err, rt_err_text());
         return;
     }
-    const struct rt_ledger *ledger = head.evaluate ? trainer->evaluation : trainer->ledger;
-    uint64_t key = head.evaluate
-                       ? rt_batch_id(rt_batch_split(id) - RT_SPLIT_EVALUATE, rt_batch_sequence(id))
-                       : id;
     struct tr_batch *batch = rt_map_get_ptr(&trainer->batches, id);
-    if (rt_ledger_is_finished(ledger, key)) {
+    const char *why = not_now(trainer, &head, batch != NULL);
+    if (!head.evaluate)
+        tr_phase_has_batch(trainer, rt_call_from(call)->index);
+    if (is_over(trainer, id, head.evaluate)) {
         answer(trainer, call, id, head.evaluate ? WIRE_EVALUATED : WIRE_TRAINED, NULL, false);
-    } else if (head.evaluate != (trainer->kind == WIRE_PHASE_EVALUATE)) {
-        answer(trainer, call, id, WIRE_RETRY, "the job is in another phase", false);
-    } else if (!tr_middleware(trainer, head.middleware, head.middleware_loop)) {
-        answer(trainer, call, id, WIRE_RETRY, "that middleware is not known here yet", false);
+    } else if (why) {
+        answer(trainer, call, id, WIRE_RETRY, why, false);
     } else if (batch) {
         join(batch, call, &head);
     } else {

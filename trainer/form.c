@@ -36,6 +36,7 @@ static int pack_state(struct tr_trainer *trainer)
     struct wire_await_phase_reply state = {.phase = trainer->phase,
                                            .kind = trainer->kind,
                                            .epoch = trainer->epoch,
+                                           .pass = trainer->pass,
                                            .n_statistics = trainer->n_statistics,
                                            .statistics = trainer->statistics};
     rt_arena_reset(trainer->scratch);

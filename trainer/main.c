@@ -54,6 +54,22 @@ static void put_digest(json_t *object, uint64_t digest)
     json_object_set_new(object, "dense_digest", json_string(text));
 }
 
+static json_t *evaluations(const struct tr_report *r)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < r->n_evaluation; i++) {
+        const struct tr_evaluation *e = &r->evaluation[i];
+        json_t *one = json_object();
+        put_count(one, "step", e->step);
+        put_count(one, "epoch", e->epoch);
+        put_count(one, "samples", e->samples);
+        json_object_set_new(one, "auc", number(e->auc));
+        json_object_set_new(one, "logloss", number(e->logloss));
+        json_array_append_new(list, one);
+    }
+    return list;
+}
+
 static void status(void *ctx, json_t *object)
 {
     struct program *program = ctx;
@@ -63,6 +79,7 @@ static void status(void *ctx, json_t *object)
     tr_trainer_report(program->trainer, &r);
     json_object_set_new(object, "phase", json_string(r.phase));
     json_object_set_new(object, "done", json_boolean(r.done));
+    json_object_set_new(object, "evaluations", evaluations(&r));
     if (r.done)
         put_digest(object, tr_trainer_digest(program->trainer));
     const struct {
@@ -86,13 +103,16 @@ static void status(void *ctx, json_t *object)
         {"batches_trained", r.batches_trained},
         {"batches_dropped", r.batches_dropped},
         {"batches_retried", r.batches_retried},
-        {"evaluations", r.evaluations},
+        {"rank", r.rank},
+        {"world", r.world},
         {"bytes_train_batch", r.bytes_train_batch},
         {"bytes_embeddings", r.bytes_embeddings},
         {"bytes_gradients", r.bytes_gradients},
     };
     for (size_t i = 0; i < sizeof count / sizeof count[0]; i++)
         put_count(object, count[i].key, count[i].value);
+    if (!r.read_whole) /* not yet, or never: training stopped in the midst of an epoch */
+        json_object_set_new(object, "samples_read", json_null());
     const struct {
         const char *key;
         double value;

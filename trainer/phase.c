@@ -1,9 +1,18 @@
 /* trainer/phase.c -- epochs: what data-compose is to bring now, and when that is complete.
  *
- *   STATISTICS -composer 0 brought them-> TRAIN 0 -all splits ended, ledger complete-> EVALUATE 0
- *   EVALUATE e -all test splits ended and scored-> TRAIN e+1 | DONE
- * STATISTICS only where a column is standardized, EVALUATE only where there are test rows. The composers ask
- * with AwaitPhase; the call is answered when the phase is another than the one they know. */
+ *   STATISTICS -composer 0 brought them-> TRAIN 0
+ *   TRAIN e -all splits ended, ledger complete-> EVALUATE -> TRAIN e+1 | DONE
+ *   TRAIN e -evaluate_every steps made-> EVALUATE -> TRAIN e, which goes on
+ *   TRAIN e -max_steps made-> EVALUATE -> DONE
+ * STATISTICS only where a column is standardized, EVALUATE only where there are test rows and the weights are
+ * others than at the evaluation before.
+ *
+ * Rank 0 decides, from its copy of the ledger. It enters the phase first, tells the other ranks (tell.c), and
+ * when all are in it, answers the composers' AwaitPhase. So no rank hears from a composer of a phase that it
+ * is not in. A phase other than TRAIN is entered with nothing on its way: at the end of an epoch the ledger
+ * has every batch; in its midst rank 0 first makes no more steps (tr_phase_may_step), and every rank answers
+ * once what it has stepped is finished. What is queued or looked up stays where it is, and is stepped when
+ * training goes on; when training is over, it goes back to the composers, who have given it up. */
 #include "trainer/state.h"
 
 #include "runtime/base/assert.h"
@@ -14,6 +23,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 static bool has_statistics(const struct rt_job *job)
 {
@@ -28,50 +38,304 @@ static bool has_test(const struct rt_job *job)
     return job->data.n_test > 0 || job->data.format == RT_FORMAT_SYNTHETIC;
 }
 
+static void on_again(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    tr_phase_check(trainer);
+    tr_pump(trainer);
+}
+
+void tr_phase_again(struct tr_trainer *trainer)
+{
+    rt_timer_start(trainer->io, &trainer->phase_timer, TR_AGAIN_NS);
+}
+
 void tr_phase_init(struct tr_trainer *trainer)
 {
     trainer->phase = 1;
     trainer->kind = has_statistics(trainer->job) ? WIRE_PHASE_STATISTICS : WIRE_PHASE_TRAIN;
+    trainer->epoch_open = trainer->kind == WIRE_PHASE_TRAIN;
     trainer->count.train_loss = trainer->count.loss = NAN;
+    trainer->phase_timer = (struct rt_timer){.fire = on_again, .arg = trainer};
+    trainer->other = rt_xcalloc(trainer->conf.world, sizeof *trainer->other);
+    for (uint32_t r = 0; r < trainer->conf.world; r++)
+        trainer->other[r].trainer = trainer;
+    tr_evaluate_init(trainer);
 }
 
 void tr_phase_release(struct tr_trainer *trainer)
 {
+    rt_timer_stop(trainer->io, &trainer->phase_timer);
     for (uint32_t c = 0; c < TR_COMPOSERS_MAX; c++)
         if (trainer->waiter[c].call)
             rt_call_fail(trainer->waiter[c].call, RT_ECANCELED, "trainer is going away");
+    if (trainer->tell_call)
+        rt_call_fail(trainer->tell_call, RT_ECANCELED, "trainer is going away");
     rt_arena_destroy(trainer->statistics_arena);
+}
+
+/* ---- is there anything to step? ---- */
+
+void tr_phase_has_batch(struct tr_trainer *trainer, uint32_t composer)
+{
+    if (composer < TR_COMPOSERS_MAX)
+        trainer->nothing[composer].told = false;
+}
+
+bool tr_phase_in_turn(const struct tr_trainer *trainer, const struct tr_batch *batch)
+{
+    const struct wire_train_batch *head = &batch->head;
+    const struct rt_ledger *ledger = trainer->ledger;
+    return (!head->has_before || rt_ledger_is_stepped(ledger, head->before)) &&
+           (!head->has_turn_before || rt_ledger_is_stepped(ledger, head->turn_before));
+}
+
+/* A batch that will be stepped without anything having to be said. In `full` one whose turn has not come is none. */
+static bool has_batch(const struct tr_trainer *trainer)
+{
+    bool in_turns = trainer->job->global.mode == RT_MODE_FULL;
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&trainer->batches, &cursor, &id, &value)) {
+        const struct tr_batch *batch = (const struct tr_batch *)(uintptr_t)value;
+        if (batch->head.evaluate || rt_ledger_is_stepped(trainer->ledger, id))
+            continue;
+        if (batch->state != TR_QUEUED || !in_turns || tr_phase_in_turn(trainer, batch))
+            return true;
+    }
+    return false;
+}
+
+/* A batch of the composer waits here for its turn and is the next that it has for us. */
+static bool waits_for_turn(const struct tr_trainer *trainer, uint32_t composer)
+{
+    for (const struct tr_batch *batch = trainer->queue.head; batch; batch = batch->next)
+        if (!batch->head.evaluate && batch->composer == composer &&
+            (!batch->head.has_before || rt_ledger_is_stepped(trainer->ledger, batch->head.before)))
+            return true;
+    return false;
+}
+
+static bool said_nothing(const struct tr_trainer *trainer, uint32_t composer)
+{
+    const struct tr_nothing *nothing = &trainer->nothing[composer];
+    return nothing->told &&
+           (!nothing->has_until || !rt_ledger_is_stepped(trainer->ledger, nothing->until));
+}
+
+static bool composer_has_nothing(const struct tr_trainer *trainer, uint32_t composer)
+{
+    if (said_nothing(trainer, composer) || waits_for_turn(trainer, composer))
+        return true;
+    for (uint32_t s = composer; s < trainer->job->data.splits; s += trainer->composers)
+        if (!rt_ledger_split_done(trainer->ledger, s, trainer->conf.self.index,
+                                  trainer->conf.world))
+            return false;
+    return true;
 }
 
 bool tr_phase_has_nothing(struct tr_trainer *trainer)
 {
-    return trainer->kind == WIRE_PHASE_TRAIN && trainer->batches.count == 0 &&
-           rt_ledger_epoch_ended(trainer->ledger, trainer->job->data.splits);
+    if (trainer->kind != WIRE_PHASE_TRAIN || trainer->composers == 0)
+        return false;
+    /* Whose turn it is after the step that is being made is known when it is made. */
+    if (trainer->job->global.mode == RT_MODE_FULL && !tr_step_settled(trainer))
+        return false;
+    if (has_batch(trainer))
+        return false;
+    for (uint32_t c = 0; c < trainer->composers; c++)
+        if (!composer_has_nothing(trainer, c))
+            return false;
+    return true;
+}
+
+bool tr_phase_owes(const struct tr_trainer *trainer)
+{
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&trainer->batches, &cursor, &id, &value)) {
+        const struct tr_batch *batch = (const struct tr_batch *)(uintptr_t)value;
+        if (!batch->head.evaluate &&
+            (batch->state == TR_STEPPING || rt_ledger_is_stepped(trainer->ledger, id)))
+            return true;
+    }
+    return false;
+}
+
+/* ---- interruptions: rank 0 ---- */
+
+static bool stop_is_due(const struct tr_trainer *trainer)
+{
+    uint64_t max = trainer->job->global.max_steps;
+    return max > 0 && trainer->step >= max;
+}
+
+static bool evaluation_is_due(const struct tr_trainer *trainer)
+{
+    uint64_t every = trainer->job->global.evaluate_every;
+    return every > 0 && has_test(trainer->job) &&
+           trainer->step / every > trainer->evaluated_step / every;
+}
+
+/* In `async` only where an average has made the ranks' weights equal. */
+static bool interrupted(const struct tr_trainer *trainer)
+{
+    if (trainer->conf.self.index != 0 || trainer->kind != WIRE_PHASE_TRAIN)
+        return false;
+    if (trainer->job->global.mode == RT_MODE_ASYNC && !tr_step_settled(trainer))
+        return false;
+    return stop_is_due(trainer) || evaluation_is_due(trainer);
 }
 
 bool tr_phase_may_step(struct tr_trainer *trainer)
 {
-    return trainer->kind == WIRE_PHASE_TRAIN;
+    return trainer->kind == WIRE_PHASE_TRAIN && !interrupted(trainer);
+}
+
+/* ---- entering a phase ---- */
+
+static void close_epoch(struct tr_trainer *trainer)
+{
+    double loss =
+        trainer->epoch_samples ? trainer->epoch_loss_sum / (double)trainer->epoch_samples : NAN;
+    rt_log(RT_LOG_INFO, "epoch_over epoch=%" PRIu64 " samples=%" PRIu64 " loss=%.5f",
+           trainer->epoch, trainer->epoch_samples, loss);
+    trainer->count.train_loss = loss;
+    trainer->count.samples_epoch = trainer->epoch_samples;
+    trainer->epoch_loss_sum = 0;
+    trainer->epoch_samples = 0;
+    trainer->epoch_open = false;
+    rt_ledger_next_epoch(trainer->ledger);
+}
+
+/* Training is over: what was not stepped goes back. A lookup that is out gives its batch back when it returns. */
+static void let_go(struct tr_trainer *trainer)
+{
+    static const char why[] = "training is over";
+    struct tr_batch *batch;
+    size_t cursor = 0;
+    uint64_t id, value;
+    while ((batch = tr_fifo_pop(&trainer->queue)) != NULL) {
+        tr_push_release(batch, why);
+        tr_feed_finish(batch, WIRE_RETRY, why);
+    }
+    while ((batch = tr_fifo_pop(&trainer->ready)) != NULL) {
+        tr_permit_return(batch->head.evaluate ? &trainer->lookups : &trainer->permits);
+        tr_push_release(batch, why);
+        tr_feed_finish(batch, WIRE_RETRY, why);
+    }
+    while (rt_map_next(&trainer->batches, &cursor, &id, &value)) {
+        batch = (struct tr_batch *)(uintptr_t)value;
+        if (!rt_ledger_is_stepped(trainer->ledger, id))
+            tr_feed_answer(batch, WIRE_RETRY, why);
+    }
+}
+
+static void enter(struct tr_trainer *trainer, const struct wire_tell_phase *phase)
+{
+    if (trainer->kind == WIRE_PHASE_EVALUATE)
+        tr_evaluate_leave(trainer);
+    if (trainer->epoch_open && (phase->epoch_over || phase->epoch != trainer->epoch))
+        close_epoch(trainer);
+    trainer->phase = phase->phase;
+    trainer->kind = phase->kind;
+    trainer->epoch = phase->epoch;
+    trainer->pass = phase->pass;
+    trainer->tell_over = phase->epoch_over;
+    trainer->told = false;
+    memset(trainer->nothing, 0, sizeof trainer->nothing);
+    atomic_store_explicit(&trainer->metric.epoch, phase->epoch, memory_order_relaxed);
+    rt_log(RT_LOG_INFO, "phase kind=%s epoch=%" PRIu64 " step=%" PRIu64,
+           wire_phase_name(phase->kind), phase->epoch, trainer->step);
+    if (phase->kind == WIRE_PHASE_TRAIN)
+        trainer->epoch_open = true;
+    else if (phase->kind == WIRE_PHASE_EVALUATE)
+        tr_evaluate_begin(trainer);
+    else if (phase->kind == WIRE_PHASE_DONE)
+        let_go(trainer);
+}
+
+/* ---- statistics ---- */
+
+/* Keep composer 0's statistics: of every standardized column, finite. */
+static int keep_statistics(struct tr_trainer *trainer, const struct wire_statistics *statistics,
+                           uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const struct wire_statistics *s = &statistics[i];
+        if (!isfinite(s->mean) || !isfinite(s->deviation) || s->deviation < 0)
+            return RT_FAIL(RT_EPROTO, "statistics of column '%s': mean %g, deviation %g", s->column,
+                           s->mean, s->deviation);
+    }
+    int err = trainer->statistics_arena ? 0 : rt_arena_create(16 << 20, &trainer->statistics_arena);
+    if (err)
+        return err;
+    rt_arena_reset(trainer->statistics_arena);
+    struct wire_statistics *copy =
+        rt_arena_array(trainer->statistics_arena, struct wire_statistics, n);
+    for (uint32_t i = 0; copy && i < n; i++) {
+        copy[i] = statistics[i];
+        copy[i].column = rt_arena_strdup(trainer->statistics_arena, statistics[i].column);
+        if (!copy[i].column)
+            copy = NULL;
+    }
+    if (!copy)
+        return RT_FAIL(RT_ENOMEM, "no memory for the statistics of %u columns", n);
+    trainer->statistics = copy;
+    trainer->n_statistics = n;
+    return 0;
+}
+
+/* ---- what other ranks say of the phase ---- */
+
+int tr_phase_enter(struct tr_trainer *trainer, const struct wire_tell_phase *phase)
+{
+    if (trainer->n_statistics == 0 && phase->n_statistics > 0) {
+        int err = keep_statistics(trainer, phase->statistics, phase->n_statistics);
+        if (err)
+            return err;
+    }
+    if (phase->composers > 0)
+        trainer->composers = phase->composers;
+    if (phase->phase > trainer->phase)
+        enter(trainer, phase);
+    else if (phase->phase == trainer->phase && phase->epoch_over && trainer->epoch_open)
+        close_epoch(trainer);
+    return 0;
+}
+
+int tr_phase_adopt(struct tr_trainer *trainer, const struct wire_await_phase_reply *state)
+{
+    struct wire_tell_phase phase = {
+        .phase = state->phase,
+        .kind = state->kind,
+        .epoch = state->epoch,
+        .pass = state->pass,
+        .n_statistics = state->n_statistics,
+        .statistics = state->statistics,
+    };
+    if (trainer->conf.self.index == 0 && state->phase > trainer->phase &&
+        state->kind == WIRE_PHASE_EVALUATE)
+        return RT_FAIL(RT_EPEER, "trainer/0 was started anew in the midst of an evaluation");
+    return tr_phase_enter(trainer, &phase);
 }
 
 /* ---- AwaitPhase ---- */
 
+/* No ledger for an evaluation: each rank knows what it has scored, and answers a repeat at once. */
 static int pack_phase(struct tr_trainer *trainer)
 {
     struct wire_split_ledger *ledger = NULL;
     struct wire_await_phase_reply reply = {.phase = trainer->phase,
                                            .kind = trainer->kind,
                                            .epoch = trainer->epoch,
-                                           .pass = trainer->epoch,
+                                           .pass = trainer->pass,
                                            .n_statistics = trainer->n_statistics,
                                            .statistics = trainer->statistics};
+    int err = 0;
     rt_arena_reset(trainer->scratch);
-    const struct rt_ledger *of =
-        trainer->kind == WIRE_PHASE_EVALUATE ? trainer->evaluation : trainer->ledger;
-    int err = rt_ledger_export(of, trainer->scratch, &ledger, &reply.n_ledger);
-    if (!err && trainer->kind == WIRE_PHASE_EVALUATE)
-        for (uint32_t i = 0; i < reply.n_ledger; i++)
-            ledger[i].split += RT_SPLIT_EVALUATE;
+    if (trainer->kind != WIRE_PHASE_EVALUATE)
+        err = rt_ledger_export(trainer->ledger, trainer->scratch, &ledger, &reply.n_ledger);
     reply.ledger = ledger;
     return err ? err : wire_await_phase_reply_pack(&reply, &trainer->out);
 }
@@ -87,66 +351,30 @@ static void tell(struct tr_trainer *trainer, struct tr_waiter *waiter)
     waiter->call = NULL;
 }
 
-static void next_phase(struct tr_trainer *trainer, enum wire_phase_kind kind, uint64_t epoch)
+void tr_phase_told(struct tr_trainer *trainer)
 {
-    trainer->phase++;
-    trainer->kind = kind;
-    trainer->epoch = epoch;
-    atomic_store_explicit(&trainer->metric.epoch, epoch, memory_order_relaxed);
-    rt_log(RT_LOG_INFO, "phase kind=%s epoch=%" PRIu64 " step=%" PRIu64, wire_phase_name(kind),
-           epoch, trainer->step);
+    if (trainer->told)
+        return;
+    trainer->told = true;
     for (uint32_t c = 0; c < TR_COMPOSERS_MAX; c++)
-        if (trainer->waiter[c].call)
+        if (trainer->waiter[c].call && trainer->waiter[c].known != trainer->phase)
             tell(trainer, &trainer->waiter[c]);
-    if (kind == WIRE_PHASE_DONE && trainer->conf.done)
+    if (trainer->kind == WIRE_PHASE_DONE && trainer->conf.done)
         trainer->conf.done(trainer->conf.ctx);
 }
 
-static int keep_statistics(struct tr_trainer *trainer, const struct wire_await_phase *request);
-
-int tr_phase_adopt(struct tr_trainer *trainer, const struct wire_await_phase_reply *state)
+/* Rank 0 goes on. */
+static void next_phase(struct tr_trainer *trainer, enum wire_phase_kind kind, uint64_t epoch)
 {
-    struct wire_await_phase told = {.n_statistics = state->n_statistics,
-                                    .statistics = state->statistics};
-    if (trainer->n_statistics == 0 && state->n_statistics > 0) {
-        int err = keep_statistics(trainer, &told);
-        if (err)
-            return err;
-    }
-    if (state->phase > trainer->phase) {
-        trainer->phase = state->phase - 1;
-        next_phase(trainer, state->kind, state->epoch);
-    }
-    return 0;
-}
-
-/* Keep composer 0's statistics: of every standardized column, finite. */
-static int keep_statistics(struct tr_trainer *trainer, const struct wire_await_phase *request)
-{
-    for (uint32_t i = 0; i < request->n_statistics; i++) {
-        const struct wire_statistics *s = &request->statistics[i];
-        if (!isfinite(s->mean) || !isfinite(s->deviation) || s->deviation < 0)
-            return RT_FAIL(RT_EPROTO, "statistics of column '%s': mean %g, deviation %g", s->column,
-                           s->mean, s->deviation);
-    }
-    int err = trainer->statistics_arena ? 0 : rt_arena_create(16 << 20, &trainer->statistics_arena);
-    if (err)
-        return err;
-    rt_arena_reset(trainer->statistics_arena);
-    struct wire_statistics *copy =
-        rt_arena_array(trainer->statistics_arena, struct wire_statistics, request->n_statistics);
-    for (uint32_t i = 0; copy && i < request->n_statistics; i++) {
-        copy[i] = request->statistics[i];
-        copy[i].column = rt_arena_strdup(trainer->statistics_arena, request->statistics[i].column);
-        if (!copy[i].column)
-            copy = NULL;
-    }
-    if (!copy)
-        return RT_FAIL(RT_ENOMEM, "no memory for the statistics of %u columns",
-                       request->n_statistics);
-    trainer->statistics = copy;
-    trainer->n_statistics = request->n_statistics;
-    return 0;
+    struct wire_tell_phase phase = {
+        .phase = trainer->phase + 1,
+        .kind = kind,
+        .epoch = epoch,
+        .pass = kind == WIRE_PHASE_EVALUATE ? trainer->evaluations_begun : epoch,
+        .epoch_over = !trainer->epoch_open,
+    };
+    enter(trainer, &phase);
+    tr_tell_pump(trainer);
 }
 
 void tr_phase_serve_await(void *ctx, struct rt_call *call, const struct rt_frame *frame)
@@ -157,10 +385,14 @@ void tr_phase_serve_await(void *ctx, struct rt_call *call, const struct rt_frame
     int err = wire_await_phase_unpack(frame->message, frame->header.message_size, trainer->scratch,
                                       &request);
     uint32_t from = rt_call_from(call)->index;
-    if (!err && from >= TR_COMPOSERS_MAX)
-        err = RT_FAIL(RT_ELIMIT, "AwaitPhase: composer %u, at most %u", from, TR_COMPOSERS_MAX);
+    if (!err && trainer->conf.self.index != 0)
+        err = RT_FAIL(RT_EPROTO, "AwaitPhase: this is trainer/%u, phases are trainer/0's",
+                      trainer->conf.self.index);
+    if (!err && (from >= TR_COMPOSERS_MAX || request.composers > TR_COMPOSERS_MAX))
+        err = RT_FAIL(RT_ELIMIT, "AwaitPhase: composer %u of %u, at most %u", from,
+                      request.composers, TR_COMPOSERS_MAX);
     if (!err && trainer->kind == WIRE_PHASE_STATISTICS && request.n_statistics > 0)
-        err = keep_statistics(trainer, &request);
+        err = keep_statistics(trainer, request.statistics, request.n_statistics);
     if (err) {
         rt_call_fail(call, err, rt_err_text());
         return;
@@ -169,87 +401,62 @@ void tr_phase_serve_await(void *ctx, struct rt_call *call, const struct rt_frame
     if (waiter->call)
         rt_call_fail(waiter->call, RT_ESTALE, "asked again");
     *waiter = (struct tr_waiter){call, request.known};
+    trainer->composers = request.composers;
     if (trainer->kind == WIRE_PHASE_STATISTICS && trainer->n_statistics > 0)
         next_phase(trainer, WIRE_PHASE_TRAIN, 0);
-    else if (request.known != trainer->phase)
+    tr_tell_pump(trainer);
+    if (waiter->call && trainer->told && request.known != trainer->phase)
         tell(trainer, waiter);
 }
 
 /* ---- the end of a phase ---- */
 
-static void on_evaluated(void *arg)
+void tr_phase_evaluated(struct tr_trainer *trainer)
 {
-    struct tr_trainer *trainer = arg;
-    const struct tr_quality *q = &trainer->quality;
-    trainer->quality = trainer->quality_next;
-    trainer->summing_up = false;
-    trainer->idle_since_ns = 0;
-    trainer->evaluated_ns += rt_io_now(trainer->io) - trainer->evaluating_since_ns;
-    trainer->count.evaluations++;
-    atomic_store_explicit(&trainer->metric.test_auc, q->auc, memory_order_relaxed);
-    atomic_store_explicit(&trainer->metric.test_logloss, q->logloss, memory_order_relaxed);
-    rt_log(RT_LOG_INFO,
-           "evaluated epoch=%" PRIu64 " samples=%" PRIu64 " auc=%.5f logloss=%.5f calibration=%.4f",
-           trainer->epoch, q->samples, q->auc, q->logloss, q->calibration);
-    bool more = trainer->epoch + 1 < trainer->job->data.epochs;
-    next_phase(trainer, more ? WIRE_PHASE_TRAIN : WIRE_PHASE_DONE, trainer->epoch + (more ? 1 : 0));
+    if (stop_is_due(trainer))
+        next_phase(trainer, WIRE_PHASE_DONE, trainer->epoch);
+    else if (trainer->epoch_open)
+        next_phase(trainer, WIRE_PHASE_TRAIN, trainer->epoch);
+    else if (trainer->epoch + 1 < trainer->job->data.epochs)
+        next_phase(trainer, WIRE_PHASE_TRAIN, trainer->epoch + 1);
+    else
+        next_phase(trainer, WIRE_PHASE_DONE, trainer->epoch);
 }
 
-static void sum_up(void *arg)
+/* The weights may have been evaluated already, at their very last step. */
+static void evaluate(struct tr_trainer *trainer)
 {
-    struct tr_trainer *trainer = arg;
-    trainer->step_err = tr_auc_result(trainer->auc, &trainer->quality_next);
-    if (trainer->step_err)
-        snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
-}
-
-static void summed_up(void *arg)
-{
-    struct tr_trainer *trainer = arg;
-    if (trainer->step_err) {
-        trainer->summing_up = false;
-        tr_fail(trainer, RT_FAIL(trainer->step_err, "evaluation: %s", trainer->step_text));
-        return;
-    }
-    on_evaluated(trainer);
-}
-
-static void end_training(struct tr_trainer *trainer)
-{
-    double loss =
-        trainer->epoch_samples ? trainer->epoch_loss_sum / (double)trainer->epoch_samples : NAN;
-    rt_log(RT_LOG_INFO, "epoch_over epoch=%" PRIu64 " samples=%" PRIu64 " loss=%.5f",
-           trainer->epoch, trainer->epoch_samples, loss);
-    trainer->count.train_loss = loss;
-    trainer->count.samples_epoch = trainer->epoch_samples;
-    trainer->epoch_loss_sum = 0;
-    trainer->epoch_samples = 0;
-    rt_ledger_next_epoch(trainer->ledger);
-    if (has_test(trainer->job)) {
-        tr_auc_reset(trainer->auc);
-        trainer->evaluating_since_ns = rt_io_now(trainer->io);
+    bool known = trainer->count.evaluations > 0 && trainer->evaluated_step == trainer->step;
+    if (has_test(trainer->job) && !known)
         next_phase(trainer, WIRE_PHASE_EVALUATE, trainer->epoch);
-        return;
+    else
+        tr_phase_evaluated(trainer);
+}
+
+static void check_training(struct tr_trainer *trainer)
+{
+    if (rt_ledger_epoch_over(trainer->ledger, trainer->job->data.splits) &&
+        tr_step_settled(trainer)) {
+        close_epoch(trainer);
+        evaluate(trainer);
+    } else if (interrupted(trainer) && !tr_phase_owes(trainer)) {
+        evaluate(trainer);
     }
-    bool more = trainer->epoch + 1 < trainer->job->data.epochs;
-    next_phase(trainer, more ? WIRE_PHASE_TRAIN : WIRE_PHASE_DONE, trainer->epoch + (more ? 1 : 0));
 }
 
 void tr_phase_check(struct tr_trainer *trainer)
 {
-    uint32_t splits = trainer->job->data.splits;
-    if (trainer->kind == WIRE_PHASE_TRAIN && rt_ledger_epoch_over(trainer->ledger, splits)) {
-        end_training(trainer);
-    } else if (trainer->kind == WIRE_PHASE_EVALUATE && !trainer->summing_up &&
-               rt_ledger_epoch_over(trainer->evaluation, splits)) {
-        rt_ledger_next_epoch(trainer->evaluation);
-        trainer->summing_up = true;
-        trainer->work = (struct rt_work){.run = sum_up, .done = summed_up, .arg = trainer};
-        rt_io_work(trainer->io, &trainer->work);
-    }
+    if (trainer->closing)
+        return;
+    tr_tell_pump(trainer);
+    if (trainer->kind == WIRE_PHASE_EVALUATE)
+        tr_evaluate_pump(trainer);
+    else if (trainer->kind == WIRE_PHASE_TRAIN && trainer->conf.self.index == 0 &&
+             tr_tell_done(trainer))
+        check_training(trainer);
 }
 
-/* ---- EndOfEpoch ---- */
+/* ---- EndOfEpoch, NothingYet ---- */
 
 static int take_end(struct tr_trainer *trainer, const struct wire_end_of_epoch *end)
 {
@@ -260,7 +467,8 @@ static int take_end(struct tr_trainer *trainer, const struct wire_end_of_epoch *
             return RT_FAIL(RT_EPROTO, "EndOfEpoch: split %u, expected %u..%u", split.split, base,
                            base + trainer->job->data.splits - 1);
         split.split -= base;
-        int err = rt_ledger_end(end->evaluate ? trainer->evaluation : trainer->ledger, &split);
+        int err = end->evaluate ? tr_evaluate_end(trainer, &split)
+                                : rt_ledger_end(trainer->ledger, &split);
         if (err)
             return err;
     }
@@ -274,7 +482,8 @@ void tr_phase_serve_end(void *ctx, struct rt_call *call, const struct rt_frame *
     rt_arena_reset(trainer->scratch);
     int err = wire_end_of_epoch_unpack(frame->message, frame->header.message_size, trainer->scratch,
                                        &end);
-    if (!err && end.phase == trainer->phase) /* of an earlier phase: a repeat, known already */
+    /* Of an earlier phase: it is known, or is told again when that training goes on. */
+    if (!err && end.phase == trainer->phase)
         err = take_end(trainer, &end);
     if (err) {
         rt_call_fail(call, err, rt_err_text());
@@ -282,4 +491,25 @@ void tr_phase_serve_end(void *ctx, struct rt_call *call, const struct rt_frame *
     }
     rt_call_reply(call, &(struct rt_outgoing){0});
     tr_phase_check(trainer);
+    tr_pump(trainer);
+}
+
+void tr_phase_serve_nothing(void *ctx, struct rt_call *call, const struct rt_frame *frame)
+{
+    struct tr_trainer *trainer = ctx;
+    struct wire_nothing_yet said;
+    rt_arena_reset(trainer->scratch);
+    int err = wire_nothing_yet_unpack(frame->message, frame->header.message_size, trainer->scratch,
+                                      &said);
+    if (!err && said.composer >= TR_COMPOSERS_MAX)
+        err = RT_FAIL(RT_ELIMIT, "NothingYet: composer %u, at most %u", said.composer,
+                      TR_COMPOSERS_MAX);
+    if (err) {
+        rt_call_fail(call, err, rt_err_text());
+        return;
+    }
+    if (said.phase == trainer->phase)
+        trainer->nothing[said.composer] = (struct tr_nothing){true, said.has_until, said.until};
+    rt_call_reply(call, &(struct rt_outgoing){0});
+    tr_pump(trainer);
 }

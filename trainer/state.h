@@ -21,7 +21,7 @@
 #include "runtime/wire/batch.h"
 #include "trainer/collective/collective.h"
 #include "trainer/group.h"
-#include "trainer/metric/auc.h"
+#include "trainer/metric/scores.h"
 #include "trainer/model/model.h"
 #include "trainer/optimizer.h"
 #include "trainer/permit.h"
@@ -31,6 +31,7 @@
 #define TR_ATTEMPTS_MAX  3    /* failures of a batch's own before dropped(poisoned) */
 #define TR_DEADLINE_NS   (30 * 1000000000ull)
 #define TR_COMPOSERS_MAX 4096
+#define TR_AGAIN_NS      (50 * 1000000ull) /* before a rank is told again what failed */
 
 enum tr_batch_state {
     TR_QUEUED,
@@ -47,6 +48,7 @@ struct tr_batch {
     enum tr_batch_state state;
     struct wire_train_batch head; /* as C described it, latest attempt */
     struct rt_call *call;         /* the TrainBatch to answer; NULL when the caller is gone */
+    uint32_t composer;            /* whose */
     struct rt_peer *middleware;   /* the loop that holds the ids */
     struct rt_buf *input;         /* dense, labels, weights: views below point into it */
     struct rt_buf *embeddings;    /* reply of the lookup */
@@ -76,6 +78,28 @@ struct tr_waiter {
     uint64_t known;
 };
 
+/* NothingYet of a composer, in this phase. */
+struct tr_nothing {
+    bool told, has_until;
+    uint64_t until; /* batch id; it holds until that one is stepped */
+};
+
+/* What rank 0 knows of another rank. */
+struct tr_other {
+    struct tr_trainer *trainer;
+    uint64_t told;        /* phase that it acked */
+    uint64_t incarnation; /* whose ack that was */
+    uint64_t telling;     /* phase of the call that is out; 0: none */
+    uint32_t parts;       /* of its scores that are here, in this evaluation */
+    bool scored;          /* all of them */
+};
+
+/* A split of the test set, in this evaluation. */
+struct tr_split_test {
+    bool ended;
+    uint64_t begin, end; /* sequences */
+};
+
 struct tr_metrics_table {
     _Atomic uint64_t samples_trained, batches_trained, batches_dropped, batches_retried, steps,
         permits_used, batches_open, epoch;
@@ -98,7 +122,7 @@ struct tr_trainer {
     struct rt_map batches; /* batch id -> struct tr_batch */
     struct tr_fifo queue, ready;
     struct tr_permits permits, lookups; /* training; evaluation */
-    struct rt_ledger *ledger, *evaluation;
+    struct rt_ledger *ledger;
 
     struct tr_model *model; /* the step thread's while a step is running */
     struct tr_optimizer *optimizer;
@@ -116,15 +140,36 @@ struct tr_trainer {
     char step_text[256];
     uint64_t step, global_samples;
 
-    uint64_t phase, epoch;
+    uint64_t phase, epoch, pass; /* pass: passes over the phase's set before */
     enum wire_phase_kind kind;
-    struct tr_waiter waiter[TR_COMPOSERS_MAX]; /* by composer */
-    uint32_t composers;
+    bool epoch_open; /* training of `epoch` is not complete: after an evaluation it goes on */
+    struct tr_waiter waiter[TR_COMPOSERS_MAX];   /* by composer */
+    struct tr_nothing nothing[TR_COMPOSERS_MAX]; /* by composer */
+    uint32_t composers;                          /* of the job; 0: not known yet */
+    struct tr_other *other;                      /* [world]; rank 0 */
+    struct rt_call *tell_call;                   /* TellPhase, owed while batches are unfinished */
+    bool tell_over;                              /* the phase began at the end of an epoch */
+    bool told;                   /* composers, and conf.done, have heard of the phase */
+    struct rt_timer phase_timer; /* what failed is tried again */
     uint32_t n_statistics;
     struct wire_statistics *statistics;
     struct rt_arena *statistics_arena;
 
     struct tr_auc *auc;
+    struct tr_scores scores;    /* of the auc's samples: which batch each is of */
+    struct tr_split_test *test; /* [splits] */
+    uint64_t scored;            /* own batches that are in the list */
+    size_t scores_at,
+        scores_next; /* batches of the list that rank 0 has; and with the part on its way */
+    uint32_t scores_part;
+    bool scores_out, scores_sent; /* a part is on its way; all have arrived */
+    uint64_t evaluator;           /* rank 0's incarnation when the evaluation began */
+    struct rt_work sum_work;
+    int sum_err;
+    char sum_text[256];
+    uint64_t evaluations_begun, evaluated_step;
+    struct tr_evaluation evaluated[TR_EVALUATIONS_MAX]; /* the latest ones */
+    uint32_t n_evaluated;
     struct tr_quality quality;      /* of the latest evaluation */
     struct tr_quality quality_next; /* Touched by: the worker while summing_up */
     bool summing_up;                /* the evaluation's result is being computed */
@@ -186,15 +231,43 @@ void tr_push_release(struct tr_batch *batch,
 void tr_phase_init(struct tr_trainer *trainer);
 void tr_phase_serve_await(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_phase_serve_end(void *trainer, struct rt_call *call, const struct rt_frame *request);
+void tr_phase_serve_nothing(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_phase_check(struct tr_trainer *trainer); /* after a batch has finished */
 void tr_phase_release(struct tr_trainer *trainer);
-/* Another rank's phase, told when the group formed: it counts if it is a later one. */
+/* Enter a phase that rank 0 has told, or that was heard of when the group formed. An earlier one is none. */
+int tr_phase_enter(struct tr_trainer *trainer, const struct wire_tell_phase *phase);
+/* A TrainBatch of this composer: what it said of having nothing is over. */
+void tr_phase_has_batch(struct tr_trainer *trainer, uint32_t composer);
+/* Are batches stepped here and not finished? */
+bool tr_phase_owes(const struct tr_trainer *trainer);
+/* What is heard of the phase when the group forms. RT_EPEER: an evaluation has lost its rank 0. */
 int tr_phase_adopt(struct tr_trainer *trainer, const struct wire_await_phase_reply *state);
+/* In `full`: is it this batch's turn? */
+bool tr_phase_in_turn(const struct tr_trainer *trainer, const struct tr_batch *batch);
+/* All ranks are in the phase: composers, and the process, hear of it. */
+void tr_phase_told(struct tr_trainer *trainer);
+void tr_phase_evaluated(struct tr_trainer *trainer); /* rank 0: what comes after an evaluation */
+void tr_phase_again(struct tr_trainer *trainer);     /* pump again soon */
 /* Nothing will come to be stepped here unless other ranks go on first: every split has ended and no batch
  * of our own is left to step, or every composer has ended or said NothingYet and no batch is in hand.
  * This rank then joins the group's step with weight zero. tr_pump() when it changes. */
 bool tr_phase_has_nothing(struct tr_trainer *trainer);
 /* May step trainer->step + 1 be made? false while a pause or an evaluation is due or running. */
 bool tr_phase_may_step(struct tr_trainer *trainer);
+
+/* tell.c */
+void tr_tell_pump(struct tr_trainer *trainer); /* rank 0: all others; the others: their answer */
+bool tr_tell_done(struct tr_trainer *trainer);
+void tr_tell_serve(void *trainer, struct rt_call *call, const struct rt_frame *request);
+
+/* evaluate.c */
+void tr_evaluate_init(struct tr_trainer *trainer);
+void tr_evaluate_release(struct tr_trainer *trainer);
+void tr_evaluate_begin(struct tr_trainer *trainer);
+void tr_evaluate_leave(struct tr_trainer *trainer); /* the phase is over */
+int tr_evaluate_end(struct tr_trainer *trainer, const struct wire_split_ledger *ended);
+int tr_evaluate_scored(struct tr_trainer *trainer, const struct tr_batch *batch);
+void tr_evaluate_pump(struct tr_trainer *trainer); /* is our part complete? are all? */
+void tr_evaluate_serve_scores(void *trainer, struct rt_call *call, const struct rt_frame *request);
 
 #endif

@@ -169,13 +169,6 @@ static void drop_nonfinite(struct tr_trainer *trainer, struct tr_batch *batch)
 
 static void finish_scored(struct tr_trainer *trainer, struct tr_batch *batch)
 {
-    uint64_t key =
-        rt_batch_id(rt_batch_split(batch->id) - RT_SPLIT_EVALUATE, rt_batch_sequence(batch->id));
-    int err = rt_ledger_finished(trainer->evaluation, key);
-    if (err) {
-        tr_fail(trainer, err);
-        return;
-    }
     tr_permit_return(&trainer->lookups);
     tr_feed_finish(batch, WIRE_EVALUATED, NULL);
 }

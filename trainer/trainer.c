@@ -102,6 +102,7 @@ static void on_peer_up(void *ctx, struct rt_peer *peer)
     struct tr_trainer *trainer = ctx;
     if (trainer->group && rt_peer_role(peer) == RT_ROLE_TRAINER)
         tr_group_peer_up(trainer->group, peer);
+    tr_phase_check(trainer);
     tr_pump(trainer);
 }
 
@@ -117,8 +118,9 @@ static void serve_chunk(void *ctx, struct rt_call *call, const struct rt_frame *
     tr_ring_serve(((struct tr_trainer *)ctx)->collective, call, request);
 }
 
-#define RANKS       RT_ROLE_BIT(RT_ROLE_TRAINER)
-#define CHUNK_BYTES ((uint64_t)WIRE_CHUNK_MAX * sizeof(float))
+#define RANKS        RT_ROLE_BIT(RT_ROLE_TRAINER)
+#define CHUNK_BYTES  ((uint64_t)WIRE_CHUNK_MAX * sizeof(float))
+#define SCORES_BYTES (16u << 20) /* one part of an evaluation's scores: half of it at most */
 
 static const struct rt_method_def method[] = {
     {WIRE_TRAIN_BATCH, "TrainBatch", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX,
@@ -127,12 +129,17 @@ static const struct rt_method_def method[] = {
      tr_phase_serve_await},
     {WIRE_END_OF_EPOCH, "EndOfEpoch", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX, 0,
      tr_phase_serve_end},
+    {WIRE_NOTHING_YET, "NothingYet", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX, 0,
+     tr_phase_serve_nothing},
     {WIRE_JOIN_GROUP, "JoinGroup", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, 0, tr_form_serve_join},
     {WIRE_FETCH_STATE, "FetchState", RANKS, RT_MESSAGE_MAX, 0, tr_form_serve_fetch},
     {WIRE_STEP_HEADER, "StepHeader", RANKS, RT_MESSAGE_MAX, 0, tr_group_serve_header},
     {WIRE_REDUCE_CHUNK, "ReduceChunk", RANKS, RT_MESSAGE_MAX, CHUNK_BYTES, serve_chunk},
+    {WIRE_TELL_PHASE, "TellPhase", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, 0, tr_tell_serve},
+    {WIRE_SCORES, "Scores", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, SCORES_BYTES,
+     tr_evaluate_serve_scores},
 };
-enum { METHODS_ALONE = 3 }; /* a world of 1 serves no ranks */
+enum { METHODS_ALONE = 4 }; /* a world of 1 serves no ranks */
 
 static int make_rpc(struct tr_trainer *trainer)
 {
@@ -210,8 +217,6 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     if (!err)
         err = rt_ledger_create(RT_BATCH_WINDOW, &trainer->ledger);
     if (!err)
-        err = rt_ledger_create(RT_BATCH_WINDOW, &trainer->evaluation);
-    if (!err)
         err = tr_step_init(trainer);
     if (!err && conf->world > 1)
         err = tr_group_create(trainer);
@@ -225,6 +230,7 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
         return err;
     }
     tr_phase_init(trainer);
+    tr_phase_check(trainer);
     if (conf->metrics)
         register_metrics(trainer, conf->metrics);
     *out = trainer;
@@ -257,7 +263,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
         trainer->collective->ops->destroy(trainer->collective);
     tr_group_destroy(trainer->group);
     rt_ledger_destroy(trainer->ledger);
-    rt_ledger_destroy(trainer->evaluation);
+    tr_evaluate_release(trainer);
     rt_arena_destroy(trainer->scratch);
     wire_out_release(&trainer->out);
     rt_free(trainer->middleware_loops);
@@ -368,6 +374,20 @@ static double wall_seconds(const struct tr_trainer *trainer, uint64_t then_ns)
     return then_ns ? now - (double)(rt_io_now(trainer->io) - then_ns) * 1e-9 : NAN;
 }
 
+/* Rank 0 speaks for all, once an epoch is complete; else the rows whose outcome this rank knows. */
+static void report_rows(const struct tr_trainer *trainer, struct tr_report *out)
+{
+    out->rank = trainer->conf.self.index;
+    out->world = trainer->conf.world;
+    out->read_whole = out->rank == 0 && !trainer->epoch_open;
+    if (out->rank == 0)
+        rt_ledger_rows(trainer->ledger, &out->samples_read, &out->samples_quarantined);
+    if (!out->read_whole)
+        out->samples_read = out->samples_trained + out->samples_quarantined + out->samples_dropped;
+    out->evaluation = trainer->evaluated;
+    out->n_evaluation = trainer->n_evaluated;
+}
+
 void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
 {
     *out = trainer->count;
@@ -380,9 +400,7 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->permits_used = trainer->permits.used;
     out->batches_open = trainer->batches.count;
     out->done = trainer->kind == WIRE_PHASE_DONE;
-    rt_ledger_rows(trainer->ledger, &out->samples_read, &out->samples_quarantined);
-    if (trainer->kind == WIRE_PHASE_TRAIN) /* an open epoch: the rows whose outcome is known */
-        out->samples_read = out->samples_trained + out->samples_quarantined + out->samples_dropped;
+    report_rows(trainer, out);
     uint64_t end = trainer->last_ack_ns, away = trainer->evaluated_by_ack_ns;
     out->train_seconds = trainer->started_ns && end > trainer->started_ns
                              ? (double)(end - trainer->started_ns - away) * 1e-9

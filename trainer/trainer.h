@@ -45,12 +45,22 @@ bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t si
 /* Factor on all learning rates, dense and sparse, from the next step on. */
 int tr_trainer_set_learning_rate(struct tr_trainer *trainer, double factor);
 
-/* Numbers for status and summary. NaN: not known (yet). */
+#define TR_EVALUATIONS_MAX 1024 /* that are kept */
+
+struct tr_evaluation {
+    uint64_t step, epoch, samples;
+    double auc, logloss;
+};
+
+/* Numbers for status and summary. NaN: not known (yet). Samples are this rank's own; rank 0 has also what was
+ * read and quarantined in all, and the results of evaluations. */
 struct tr_report {
     const char *phase; /* "statistics" "train" "evaluate" "done" */
     uint64_t epoch, epochs, step;
     uint64_t group_epoch; /* 0: the ranks have not met yet; a world of 1: 1 */
     uint64_t samples_trained, samples_dropped, samples_read, samples_quarantined;
+    bool read_whole; /* samples_read is of the whole job: rank 0, between epochs */
+    uint32_t rank, world;
     uint64_t samples_epoch; /* of one epoch, known after the first; else 0 */
     double train_seconds, samples_per_second, train_loss, loss;
     uint64_t
@@ -64,6 +74,8 @@ struct tr_report {
     uint64_t batches_open, batches_stepped, batches_trained, batches_dropped, batches_retried;
     uint64_t bytes_train_batch, bytes_embeddings, bytes_gradients; /* payloads, by hop */
     uint64_t evaluations;
+    const struct tr_evaluation *evaluation; /* the latest ones, oldest first; the trainer's */
+    uint32_t n_evaluation;
     bool done;
 };
 void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out);

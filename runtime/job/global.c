@@ -18,6 +18,14 @@ static const struct rt_option option[] = {
      "permits per trainer rank: batches looked up whose gradients are not yet acked"},
     {"sync_every", RT_OPT_U32, AT(sync_every), "16", 1, 1000000, NULL,
      "mode `async`: local steps of each rank between two averages of the dense weights"},
+    {"max_steps", RT_OPT_U64, AT(max_steps), "0", 0, 9007199254740992.0, NULL,
+     "training ends after so many steps of the group, wherever in an epoch that is; 0: no limit. "
+     "Mode "
+     "`async`: steps of rank 0, up to the next average"},
+    {"evaluate_every", RT_OPT_U64, AT(evaluate_every), "0", 0, 9007199254740992.0, NULL,
+     "evaluate each time so many steps of the group were made, besides the ends of epochs; 0: at "
+     "the "
+     "ends of epochs only"},
     {"seed", RT_OPT_U64, AT(seed), "1", 0, 9007199254740992.0, NULL,
      "of every random draw: initial values, shuffling, dropout"},
     {"wire.dtype", RT_OPT_ENUM, AT(wire_dtype), "float32", 0, 0, WIRE_TYPES,

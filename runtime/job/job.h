@@ -21,6 +21,8 @@ struct rt_global_conf {
     bool exact;
     uint32_t staleness;
     uint32_t sync_every; /* async: local steps between two averages of the weights */
+    uint64_t max_steps;      /* 0: no limit */
+    uint64_t evaluate_every; /* steps; 0: at the ends of epochs only */
     uint64_t seed;
     uint32_t wire_dtype; /* enum wire_dtype, on all four paths */
     uint32_t middleware_loops, embedding_server_workers, trainer_threads;

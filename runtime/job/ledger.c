@@ -156,6 +156,20 @@ bool rt_ledger_epoch_over(const struct rt_ledger *ledger, uint32_t splits)
     return true;
 }
 
+bool rt_ledger_split_done(const struct rt_ledger *ledger, uint32_t split, uint32_t rank,
+                          uint32_t world)
+{
+    if (split >= ledger->n_ending || !ledger->ending[split].ended)
+        return false;
+    uint64_t end = ledger->ending[split].end_sequence;
+    for (uint64_t q = rt_seqset_low(ledger->stepped, split); q < end; q++) {
+        uint64_t id = rt_batch_id(split, q);
+        if (rt_batch_rank(id, world) == rank && !rt_ledger_is_stepped(ledger, id))
+            return false; /* the first of them is at most a window of batches away */
+    }
+    return true;
+}
+
 void rt_ledger_next_epoch(struct rt_ledger *ledger)
 {
     for (uint32_t i = 0; i < ledger->n_ending; i++)

@@ -26,6 +26,10 @@ int rt_ledger_end(struct rt_ledger *ledger, const struct wire_split_ledger *ende
 bool rt_ledger_epoch_over(const struct rt_ledger *ledger, uint32_t splits);
 bool rt_ledger_epoch_ended(const struct rt_ledger *ledger,
                            uint32_t splits); /* the first half of it */
+/* The split was told to have ended, and every batch of trainer rank `rank` of `world` below its end_sequence is
+ * stepped: this rank has no batch of it to come. */
+bool rt_ledger_split_done(const struct rt_ledger *ledger, uint32_t split, uint32_t rank,
+                          uint32_t world);
 void rt_ledger_next_epoch(struct rt_ledger *ledger);
 void rt_ledger_rows(const struct rt_ledger *ledger, uint64_t *read, uint64_t *quarantined);
 

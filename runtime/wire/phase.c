@@ -347,6 +347,8 @@ static int check_tell_phase(const struct wire_tell_phase *m)
 
     if (!err)
         err = wire_range(name, "phase", m->phase, 1, UINT64_MAX);
+    if (!err)
+        err = wire_range(name, "composers", m->composers, 1, WIRE_REPLICAS_MAX);
     return err ? err : check_statistics(name, m->statistics, m->n_statistics);
 }
 
@@ -361,6 +363,7 @@ int wire_tell_phase_pack(const struct wire_tell_phase *in, struct wire_out *out)
     m.epoch = in->epoch;
     m.pass = in->pass;
     m.epoch_over = in->epoch_over;
+    m.composers = in->composers;
     m.n_statistics = in->n_statistics;
     m.statistics = put_statistics(in->statistics, in->n_statistics);
     if (!m.statistics)
@@ -383,7 +386,8 @@ int wire_tell_phase_unpack(const uint8_t *data, size_t size, struct rt_arena *ar
                                     .kind = (enum wire_phase_kind)m->kind,
                                     .epoch = m->epoch,
                                     .pass = m->pass,
-                                    .epoch_over = m->epoch_over};
+                                    .epoch_over = m->epoch_over,
+                                    .composers = m->composers};
     err = take_statistics("TellPhase", m->statistics, m->n_statistics, arena, &out->statistics,
                           &out->n_statistics);
     return err ? err : check_tell_phase(out);

@@ -62,7 +62,7 @@ static const struct wire_await_phase_reply await_phase_reply = {
 static const struct wire_end_of_epoch end_of_epoch = {7, 2, true, 1, 1, ledger};
 static const struct wire_nothing_yet nothing_yet = {7, 1, 2, true, 12};
 static const struct wire_tell_phase tell_phase = {7, WIRE_PHASE_EVALUATE, 2, 3, true,
-                                                  2, statistics};
+                                                  2, statistics,          2};
 static const struct wire_scores scores = {7, 1, true, 2, 100};
 static const struct wire_lookup_rows lookup_rows = {99, 11, 2, table, n_ids, WIRE_F16};
 static const struct wire_lookup_rows_reply lookup_rows_reply = {2, n_ids, WIRE_BF16, 13};
@@ -109,7 +109,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(put_batch, 10) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
     X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 6) X(end_of_epoch, 5) \
-    X(nothing_yet, 5) X(tell_phase, 6) X(scores, 5) \
+    X(nothing_yet, 5) X(tell_phase, 7) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
     X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 15) X(who, 2) X(control_request, 6) \
@@ -387,6 +387,7 @@ static const struct bad {
     {"nothing_yet", {V(2, 1), V(3, 1)}, "composer is 1, expected 0..0"},
     {"tell_phase", {V(1, 1)}, "TellPhase: kind is 0"},
     {"tell_phase", {V(2, 1)}, "phase is 0"},
+    {"tell_phase", {V(1, 1), V(2, 1)}, "composers is 0"},
     {"scores", {{0}}, "Scores: phase is 0"},
     {"scores", {V(1, 1), V(5, (1u << 19) + 1)}, "samples is 524289"},
     {"scores", {V(1, 1), V(4, 2), V(5, 1)}, "batches is 2, expected 0..1"},

@@ -101,6 +101,27 @@ int tr_auc_add(struct tr_auc *auc, const float *score, const float *label, const
     return 0;
 }
 
+int tr_auc_add_samples(struct tr_auc *auc, const struct tr_auc_sample *sample, size_t n)
+{
+    int err = 0;
+    for (size_t i = 0; i < n && !err; i++) {
+        err = check_samples(&sample[i].score, &sample[i].weight, 1);
+        if (!err && sample[i].label != 0 && sample[i].label != 1)
+            err = RT_FAIL(RT_EDATA, "AUC: label %zu: expected 0 or 1, got %g", i,
+                          (double)sample[i].label);
+    }
+    if (!err)
+        err = make_room(auc, n);
+    if (err)
+        return err;
+    if (n > 0)
+        memcpy(auc->sample + auc->n, sample, n * sizeof *sample);
+    for (size_t i = 0; i < n; i++)
+        auc->sample[auc->n + i].score += 0.0f; /* -0, as above */
+    auc->n += n;
+    return 0;
+}
+
 const struct tr_auc_sample *tr_auc_samples(const struct tr_auc *auc, size_t *n)
 {
     *n = auc->n;

@@ -33,6 +33,11 @@ void tr_auc_reset(struct tr_auc *auc);   /* forget all samples, keep the memory 
 int tr_auc_add(struct tr_auc *auc, const float *score, const float *label, const float *weight,
                size_t n);
 
+/* Add n samples as tr_auc_samples() gave them elsewhere. RT_EDATA on a score, label or weight that cannot be;
+ * RT_ELIMIT, RT_ENOMEM: nothing was added. */
+struct tr_auc_sample;
+int tr_auc_add_samples(struct tr_auc *auc, const struct tr_auc_sample *sample, size_t n);
+
 /* Sorts a copy of what was added. RT_ENOMEM. */
 int tr_auc_result(const struct tr_auc *auc, struct tr_quality *out);
 

@@ -1,0 +1,274 @@
+/* trainer/evaluate.c -- one evaluation: each rank scores the test batches that are its own, rank 0 sums up.
+ *
+ *   every rank   batches -step.c-> auc, list of batches (metric/scores.h)
+ *   rank r > 0   its own are complete -> Scores, part by part -> rank 0
+ *   rank 0       its own are complete, all others' are here -> the result, on the worker thread
+ * A rank's own are complete when all splits have ended and every batch of them that is this rank's by its
+ * name is in the list. The splits say where they end as sequences that run on over all evaluations, and the
+ * phase says how many those were: so a rank needs no memory of earlier ones.
+ *
+ * A part that was lost on the way is sent again; rank 0 counts parts, so a repeat changes nothing. Nothing
+ * of this is in the training ledger. */
+#include "trainer/state.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/job/batch_id.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PART_SAMPLES (WIRE_SCORES_MAX / 2)
+
+void tr_evaluate_init(struct tr_trainer *trainer)
+{
+    tr_scores_init(&trainer->scores, trainer->auc);
+    trainer->test = rt_xcalloc(trainer->job->data.splits, sizeof *trainer->test);
+}
+
+void tr_evaluate_release(struct tr_trainer *trainer)
+{
+    tr_scores_release(&trainer->scores);
+    rt_free(trainer->test);
+    rt_free(trainer->other);
+}
+
+void tr_evaluate_begin(struct tr_trainer *trainer)
+{
+    struct rt_peer *leader = tr_rank(trainer, 0);
+    tr_scores_reset(&trainer->scores);
+    memset(trainer->test, 0, trainer->job->data.splits * sizeof *trainer->test);
+    trainer->scores_at = trainer->scored = 0;
+    trainer->scores_part = 0;
+    trainer->scores_sent = false;
+    trainer->evaluator = leader ? rt_peer_incarnation(leader) : 0;
+    trainer->evaluating_since_ns = rt_io_now(trainer->io);
+    trainer->evaluations_begun = trainer->pass + 1;
+    trainer->evaluated_step = trainer->step;
+    for (uint32_t r = 0; r < trainer->conf.world; r++) {
+        trainer->other[r].parts = 0;
+        trainer->other[r].scored = r == 0;
+    }
+}
+
+void tr_evaluate_leave(struct tr_trainer *trainer)
+{
+    trainer->idle_since_ns = 0;
+    trainer->evaluated_ns += rt_io_now(trainer->io) - trainer->evaluating_since_ns;
+    tr_scores_reset(&trainer->scores);
+}
+
+/* ---- is our part complete? ---- */
+
+int tr_evaluate_end(struct tr_trainer *trainer, const struct wire_split_ledger *ended)
+{
+    uint64_t passes = trainer->pass + 1, end = ended->end_sequence;
+    if (end % passes != 0)
+        return RT_FAIL(RT_EPROTO,
+                       "EndOfEpoch: test split %u ends at %" PRIu64 ", expected a multiple of the "
+                       "%" PRIu64 " evaluations",
+                       ended->split, end, passes);
+    trainer->test[ended->split] = (struct tr_split_test){true, end - end / passes, end};
+    return 0;
+}
+
+int tr_evaluate_scored(struct tr_trainer *trainer, const struct tr_batch *batch)
+{
+    trainer->scored++;
+    return tr_scores_mark(&trainer->scores, batch->id, batch->head.samples);
+}
+
+/* Sequences of a test split below `end` that are this rank's. */
+static uint64_t own_below(const struct tr_trainer *trainer, uint32_t split, uint64_t end)
+{
+    uint64_t world = trainer->conf.world, first = 0;
+    while (rt_batch_rank(rt_batch_id(RT_SPLIT_EVALUATE + split, first), (uint32_t)world) !=
+           trainer->conf.self.index)
+        first++;
+    return end > first ? (end - first - 1) / world + 1 : 0;
+}
+
+/* A composer that has not heard of the last phases may bring a batch of the evaluation before. */
+static bool is_of_this(void *arg, uint64_t batch_id)
+{
+    const struct tr_trainer *trainer = arg;
+    uint32_t split = rt_batch_split(batch_id) - RT_SPLIT_EVALUATE; /* others are out of range */
+    uint64_t sequence = rt_batch_sequence(batch_id);
+    return split < trainer->job->data.splits && sequence >= trainer->test[split].begin &&
+           sequence < trainer->test[split].end;
+}
+
+static bool own_complete(struct tr_trainer *trainer)
+{
+    uint64_t own = 0;
+    for (uint32_t s = 0; s < trainer->job->data.splits; s++) {
+        const struct tr_split_test *test = &trainer->test[s];
+        if (!test->ended)
+            return false;
+        own += own_below(trainer, s, test->end) - own_below(trainer, s, test->begin);
+    }
+    if (trainer->scored < own) /* without a look at each */
+        return false;
+    uint64_t scored = 0;
+    for (size_t b = 0; b < trainer->scores.n; b++)
+        scored += rt_batch_rank(trainer->scores.list[b].batch_id, trainer->conf.world) ==
+                      trainer->conf.self.index &&
+                  is_of_this(trainer, trainer->scores.list[b].batch_id);
+    return scored == own;
+}
+
+/* ---- to rank 0 ---- */
+
+static void on_taken(void *arg, int err, const struct rt_frame *reply)
+{
+    struct tr_trainer *trainer = arg;
+    (void)reply;
+    if (trainer->closing)
+        return;
+    trainer->scores_out = false;
+    if (!err) {
+        trainer->scores_at = trainer->scores_next;
+        trainer->scores_part++;
+        trainer->scores_sent = trainer->scores_at == trainer->scores.n;
+    } else if (tr_feed_lost(err) || err == RT_ESTALE) {
+        tr_phase_again(trainer);
+        return;
+    } else {
+        tr_fail(trainer, rt_fail_prefix(err, "scores of an evaluation: "));
+    }
+    tr_phase_check(trainer);
+}
+
+static int send_part(struct tr_trainer *trainer)
+{
+    struct wire_scores head = {.phase = trainer->phase, .part = trainer->scores_part};
+    struct rt_buf *payload = NULL;
+    trainer->scores_next = trainer->scores_at;
+    int err = tr_scores_pack(&trainer->scores, &trainer->scores_next, PART_SAMPLES, trainer->io,
+                             &head, &payload);
+    if (!err)
+        err = wire_scores_pack(&head, &trainer->out);
+    if (!err) {
+        struct rt_piece piece = {payload->data, payload->size, payload};
+        struct rt_outgoing out = {.message = trainer->out.data,
+                                  .message_size = trainer->out.size,
+                                  .pieces = &piece,
+                                  .n_pieces = payload->size > 0};
+        err =
+            rt_rpc_call(tr_rank(trainer, 0), WIRE_SCORES, &out, TR_DEADLINE_NS, on_taken, trainer);
+    }
+    trainer->scores_out = !err;
+    rt_buf_unref(payload);
+    return err;
+}
+
+static void send_scores(struct tr_trainer *trainer)
+{
+    struct rt_peer *leader = tr_rank(trainer, 0);
+    if (trainer->scores_sent || trainer->scores_out || !rt_peer_is_up(leader))
+        return;
+    int err = rt_peer_incarnation(leader) == trainer->evaluator
+                  ? send_part(trainer)
+                  : RT_FAIL(RT_ESTALE, "trainer/0 was started anew in the midst of an evaluation");
+    if (err && tr_feed_lost(err))
+        tr_phase_again(trainer);
+    else if (err)
+        tr_fail(trainer, err);
+}
+
+/* ---- at rank 0 ---- */
+
+static int take_scores(struct tr_trainer *trainer, uint32_t rank, const struct rt_frame *frame)
+{
+    struct tr_other *other = &trainer->other[rank];
+    struct wire_scores head;
+    rt_arena_reset(trainer->scratch);
+    int err =
+        wire_scores_unpack(frame->message, frame->header.message_size, trainer->scratch, &head);
+    if (err)
+        return err;
+    bool now = trainer->kind == WIRE_PHASE_EVALUATE && head.phase == trainer->phase;
+    if (!now || other->scored || head.part < other->parts)
+        return 0; /* it is here already */
+    if (head.part != other->parts)
+        return RT_FAIL(RT_EPROTO, "Scores: part %u of trainer/%u, expected %u", head.part, rank,
+                       other->parts);
+    err = tr_scores_take(&trainer->scores, &head, frame->payload);
+    other->parts++;
+    other->scored = head.last;
+    return err;
+}
+
+void tr_evaluate_serve_scores(void *ctx, struct rt_call *call, const struct rt_frame *frame)
+{
+    struct tr_trainer *trainer = ctx;
+    uint32_t from = rt_call_from(call)->index;
+    int err = trainer->conf.self.index == 0 && from < trainer->conf.world
+                  ? take_scores(trainer, from, frame)
+                  : RT_FAIL(RT_EPROTO, "Scores: from trainer/%u, expected to trainer/0", from);
+    if (err) {
+        rt_call_fail(call, err, rt_err_text());
+        return;
+    }
+    rt_call_reply(call, &(struct rt_outgoing){0});
+    tr_phase_check(trainer);
+}
+
+static void keep(struct tr_trainer *trainer)
+{
+    const struct tr_quality *q = &trainer->quality;
+    if (trainer->n_evaluated == TR_EVALUATIONS_MAX) {
+        trainer->n_evaluated--;
+        memmove(trainer->evaluated, trainer->evaluated + 1,
+                trainer->n_evaluated * sizeof *trainer->evaluated);
+    }
+    trainer->evaluated[trainer->n_evaluated++] = (struct tr_evaluation){
+        trainer->evaluated_step, trainer->epoch, q->samples, q->auc, q->logloss};
+    trainer->count.evaluations++;
+    atomic_store_explicit(&trainer->metric.test_auc, q->auc, memory_order_relaxed);
+    atomic_store_explicit(&trainer->metric.test_logloss, q->logloss, memory_order_relaxed);
+    rt_log(RT_LOG_INFO,
+           "evaluated epoch=%" PRIu64 " step=%" PRIu64 " samples=%" PRIu64
+           " auc=%.5f logloss=%.5f calibration=%.4f",
+           trainer->epoch, trainer->evaluated_step, q->samples, q->auc, q->logloss, q->calibration);
+}
+
+static void sum_up(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    trainer->sum_err = tr_scores_result(&trainer->scores, &trainer->quality_next);
+    if (trainer->sum_err) /* the text belongs to this thread */
+        snprintf(trainer->sum_text, sizeof trainer->sum_text, "%s", rt_err_text());
+}
+
+static void summed_up(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    trainer->summing_up = false;
+    if (trainer->sum_err) {
+        tr_fail(trainer, RT_FAIL(trainer->sum_err, "evaluation: %s", trainer->sum_text));
+        return;
+    }
+    trainer->quality = trainer->quality_next;
+    keep(trainer);
+    tr_phase_evaluated(trainer);
+    tr_pump(trainer);
+}
+
+void tr_evaluate_pump(struct tr_trainer *trainer)
+{
+    if (trainer->summing_up || !own_complete(trainer))
+        return;
+    if (trainer->conf.self.index != 0) {
+        send_scores(trainer);
+        return;
+    }
+    for (uint32_t r = 1; r < trainer->conf.world; r++)
+        if (!trainer->other[r].scored)
+            return;
+    tr_scores_filter(&trainer->scores, is_of_this, trainer);
+    trainer->summing_up = true;
+    trainer->sum_work = (struct rt_work){.run = sum_up, .done = summed_up, .arg = trainer};
+    rt_io_work(trainer->io, &trainer->sum_work);
+}

@@ -1,0 +1,142 @@
+/* trainer/tell.c -- TellPhase: rank 0 tells every other rank of a phase before a composer hears of it.
+ *
+ * A long call, answered when the rank is in the phase and what it has stepped is finished (during training there
+ * is nothing to wait for). It is idempotent: a connection that breaks, or a rank that was started anew, is told
+ * again. An evaluation cannot go on without the scores of a rank that has forgotten them: that fails the job. */
+#include "trainer/state.h"
+
+#include "runtime/base/err.h"
+
+/* The rank is in the phase, and is still the one that said so. */
+static bool is_told(struct tr_trainer *trainer, uint32_t rank)
+{
+    const struct tr_other *other = &trainer->other[rank];
+    return other->told == trainer->phase &&
+           other->incarnation == rt_peer_incarnation(tr_rank(trainer, rank));
+}
+
+bool tr_tell_done(struct tr_trainer *trainer)
+{
+    for (uint32_t r = 1; r < trainer->conf.world; r++)
+        if (!is_told(trainer, r))
+            return false;
+    return true;
+}
+
+static void on_told(void *arg, int err, const struct rt_frame *reply)
+{
+    struct tr_other *other = arg;
+    struct tr_trainer *trainer = other->trainer;
+    uint64_t phase = other->telling;
+    (void)reply;
+    if (trainer->closing)
+        return;
+    other->telling = 0;
+    if (!err)
+        other->told = phase;
+    else if (tr_feed_lost(err) || err == RT_ESTALE)
+        tr_phase_again(trainer);
+    else
+        tr_fail(trainer, rt_fail_prefix(err, "trainer/%u refuses a phase: ",
+                                        (unsigned)(other - trainer->other)));
+    tr_phase_check(trainer);
+    tr_pump(trainer);
+}
+
+static int tell(struct tr_trainer *trainer, uint32_t rank)
+{
+    struct tr_other *other = &trainer->other[rank];
+    struct rt_peer *peer = tr_rank(trainer, rank);
+    struct wire_tell_phase phase = {
+        .phase = trainer->phase,
+        .kind = trainer->kind,
+        .epoch = trainer->epoch,
+        .pass = trainer->pass,
+        .epoch_over = trainer->tell_over,
+        .n_statistics = trainer->n_statistics,
+        .statistics = trainer->statistics,
+        .composers = trainer->composers,
+    };
+    int err = wire_tell_phase_pack(&phase, &trainer->out);
+    if (err)
+        return err;
+    struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
+    err = rt_rpc_call(peer, WIRE_TELL_PHASE, &out, 0, on_told, other);
+    if (!err) {
+        other->telling = trainer->phase;
+        other->incarnation = rt_peer_incarnation(peer);
+    }
+    return err;
+}
+
+static int tell_all(struct tr_trainer *trainer)
+{
+    for (uint32_t r = 1; r < trainer->conf.world; r++) {
+        struct tr_other *other = &trainer->other[r];
+        struct rt_peer *peer = tr_rank(trainer, r);
+        if (is_told(trainer, r) || other->telling || !rt_peer_is_up(peer))
+            continue;
+        if (other->told == trainer->phase && trainer->kind == WIRE_PHASE_EVALUATE)
+            return RT_FAIL(RT_ESTALE, "trainer/%u was started anew in the midst of an evaluation",
+                           r);
+        int err = tell(trainer, r);
+        if (err && !tr_feed_lost(err))
+            return err;
+        if (err)
+            tr_phase_again(trainer);
+    }
+    return 0;
+}
+
+/* What rank 0 is owed. */
+static void answer(struct tr_trainer *trainer)
+{
+    struct rt_call *call = trainer->tell_call;
+    if (!call || (trainer->kind != WIRE_PHASE_TRAIN && tr_phase_owes(trainer)))
+        return;
+    trainer->tell_call = NULL;
+    rt_call_reply(call, &(struct rt_outgoing){0});
+    tr_phase_told(trainer);
+}
+
+void tr_tell_pump(struct tr_trainer *trainer)
+{
+    if (trainer->conf.self.index != 0) {
+        answer(trainer);
+        return;
+    }
+    if (trainer->conf.world > 1 && trainer->composers == 0) /* they say how many they are */
+        return;
+    int err = tell_all(trainer);
+    if (err)
+        tr_fail(trainer, err);
+    else if (tr_tell_done(trainer))
+        tr_phase_told(trainer);
+}
+
+void tr_tell_serve(void *ctx, struct rt_call *call, const struct rt_frame *frame)
+{
+    struct tr_trainer *trainer = ctx;
+    struct wire_tell_phase phase;
+    rt_arena_reset(trainer->scratch);
+    int err = wire_tell_phase_unpack(frame->message, frame->header.message_size, trainer->scratch,
+                                     &phase);
+    uint32_t from = rt_call_from(call)->index;
+    if (!err && (from != 0 || trainer->conf.self.index == 0))
+        err = RT_FAIL(RT_EPROTO, "TellPhase: from trainer/%u to trainer/%u, expected from 0 only",
+                      from, trainer->conf.self.index);
+    if (!err && phase.composers > TR_COMPOSERS_MAX)
+        err = RT_FAIL(RT_ELIMIT, "TellPhase: %u composers, at most %u", phase.composers,
+                      TR_COMPOSERS_MAX);
+    if (!err)
+        err = tr_phase_enter(trainer, &phase);
+    if (err) {
+        rt_call_fail(call, err, rt_err_text());
+        return;
+    }
+    if (trainer->tell_call)
+        rt_call_fail(trainer->tell_call, RT_ESTALE, "told again");
+    trainer->tell_call = call;
+    tr_phase_check(trainer);
+    tr_pump(trainer);
+}
