@@ -7,6 +7,8 @@ set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=${SAFFRON_BIN_DIR:-$top/build/release}
 export SAFFRON_MODELS_DIR=${SAFFRON_MODELS_DIR:-$top/configs/models}
+# Threads of a matrix product that wait for the next one sleep: spinning, they take the other roles' cores.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 usage() {
     cat <<'TEXT'

@@ -4,10 +4,12 @@
  * relu and bias gradient. Measured on a 2.6 GHz AVX-512 core, 4096 samples, 367 -> 256: sgemm forward
  * 8.0 ms, backward data 8.3, weights 9.4; matmul primitives with fused bias and relu 8.4, 10.1, 10.7;
  * inner-product primitives in their own weight layout 8.1, 10.1, 11.6 and a reorder a step.
- * sgemm needs no plan per batch size, so short last batches cost nothing extra.
+ * sgemm needs no plan per batch size, so short last batches cost nothing extra. In slices of 128 samples
+ * (model.c) it reaches 116 of the core's 133 GFLOP/s; 92 over 4096 samples at once.
  *
  * Threads: oneDNN runs on libgomp, whose thread count belongs to the calling thread; it is set at
- * each call because the step may run on another thread than the one that created the model.
+ * each call because the step may run on another thread than the one that created the model. How its threads wait
+ * is decided by OMP_WAIT_POLICY when the program is loaded (launch.sh).
  * This is the only file that calls oneDNN: its status becomes RT_EBACKEND here. */
 #include <dnnl.h>
 #include <omp.h>
