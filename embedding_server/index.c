@@ -11,7 +11,6 @@
 #include "embedding_server/index.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
-#include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
 
 #define SEGMENT_LINES 2048u
@@ -27,11 +26,6 @@ static bool is_full(const struct ebs_segment *segment)
 static uint32_t lines_for(uint32_t count)
 {
     return (uint32_t)((uint64_t)count * 20 / (13 * EBS_LINE_SLOTS)) + 1;
-}
-
-uint64_t ebs_index_hash(const struct ebs_index *index, uint64_t id)
-{
-    return rt_hash_id(id ^ index->salt);
 }
 
 static int no_memory(const struct ebs_index *index)

@@ -15,6 +15,7 @@
 #define EBS_INDEX_H
 
 #include "embedding_server/slab.h"
+#include "runtime/base/hash.h"
 
 #include <emmintrin.h>
 
@@ -52,7 +53,10 @@ uint32_t ebs_index_remove(struct ebs_index *index, const struct ebs_slab *slab, 
                           uint64_t id); /* the row it had; EBS_ROW_NONE: absent */
 size_t ebs_index_bytes(const struct ebs_index *index);
 
-uint64_t ebs_index_hash(const struct ebs_index *index, uint64_t id);
+static inline uint64_t ebs_index_hash(const struct ebs_index *index, uint64_t id)
+{
+    return rt_hash_id(id ^ index->salt);
+}
 
 static inline const struct ebs_segment *ebs_index_segment(const struct ebs_index *index,
                                                           uint64_t hash)

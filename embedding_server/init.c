@@ -1,5 +1,6 @@
-/* embedding_server/init.c -- initial values, one draw per element. */
+/* embedding_server/init.c -- initial values, one draw per element, by the loops that fit the CPU. */
 #include "embedding_server/init.h"
+#include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
 #include "runtime/base/rand.h"
 
@@ -28,6 +29,19 @@ static int check(const struct ebs_init_conf *conf, const char *table)
     return RT_FAIL(RT_EUSAGE, "table %s: unknown initializer %d", table, (int)conf->kind);
 }
 
+static ebs_init_draw_fn select_draw(void)
+{
+    switch (rt_cpu_isa()) {
+    case RT_ISA_AVX512:
+        return ebs_init_avx512;
+    case RT_ISA_AVX2:
+        return ebs_init_avx2;
+    case RT_ISA_PLAIN:
+        break;
+    }
+    return ebs_init_plain;
+}
+
 int ebs_init_prepare(struct ebs_init *init, const struct ebs_init_conf *conf, uint64_t seed,
                      const char *table)
 {
@@ -36,28 +50,17 @@ int ebs_init_prepare(struct ebs_init *init, const struct ebs_init_conf *conf, ui
     if (err)
         return err;
     init->conf = *conf;
+    init->draw = select_draw();
     init->key = rt_draw_key(seed, "init", table);
     return 0;
 }
 
 void ebs_init_fill(const struct ebs_init *init, uint64_t id, float *weight, size_t dim)
 {
-    const struct ebs_init_conf *conf = &init->conf;
-    uint64_t key = rt_draw_fold(init->key, id);
-    float range = conf->high - conf->low;
-
-    switch (conf->kind) {
-    case EBS_INIT_UNIFORM:
-        for (size_t j = 0; j < dim; j++)
-            weight[j] = conf->low + range * rt_unit_f32(rt_draw(key, j));
-        break;
-    case EBS_INIT_NORMAL:
-        for (size_t j = 0; j < dim; j++)
-            weight[j] = conf->mean + conf->std * rt_normal_f32(rt_draw(key, j));
-        break;
-    case EBS_INIT_CONSTANT:
-        for (size_t j = 0; j < dim; j++)
-            weight[j] = conf->value;
-        break;
+    if (init->conf.kind != EBS_INIT_CONSTANT) {
+        init->draw(init, id, weight, dim);
+        return;
     }
+    for (size_t j = 0; j < dim; j++)
+        weight[j] = init->conf.value;
 }

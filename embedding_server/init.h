@@ -23,11 +23,21 @@ struct ebs_init_conf {
     float value;     /* EBS_INIT_CONSTANT */
 };
 
+struct ebs_init;
+typedef void (*ebs_init_draw_fn)(const struct ebs_init *init, uint64_t id, float *weight,
+                                 size_t dim);
+
 /* A configuration bound to a table of a job; a plain value, copy it freely. */
 struct ebs_init {
     struct ebs_init_conf conf;
     uint64_t key;
+    ebs_init_draw_fn draw; /* one of those below */
 };
+
+/* Uniform and normal values, by instruction set; all give the same bits. */
+void ebs_init_plain(const struct ebs_init *init, uint64_t id, float *weight, size_t dim);
+void ebs_init_avx2(const struct ebs_init *init, uint64_t id, float *weight, size_t dim);
+void ebs_init_avx512(const struct ebs_init *init, uint64_t id, float *weight, size_t dim);
 
 /* RT_EUSAGE when a number is not finite or out of order. */
 int ebs_init_prepare(struct ebs_init *init, const struct ebs_init_conf *conf, uint64_t seed,

@@ -50,11 +50,15 @@ struct ebs_step {
     float adam_lr;      /* Adam: lr with both bias corrections */
 };
 
-/* The loops of one instruction set. row[kind]: w[dim] and state are changed from g[dim]. */
+/* The loops of one instruction set. row[kind]: w[dim] and state are changed from g[dim]. rows[kind]: the same
+ * for many rows, each with its state behind its weights: row i from g[i][dim]; w[i] NULL: left out. */
 typedef void (*ebs_optimizer_row_fn)(const struct ebs_step *step, float *w, float *state,
                                      const float *g, size_t dim);
+typedef void (*ebs_optimizer_rows_fn)(const struct ebs_step *step, float *const *w, const float *g,
+                                      size_t n, size_t dim);
 struct ebs_optimizer_loops {
     ebs_optimizer_row_fn row[EBS_OPTIMIZER_KINDS];
+    ebs_optimizer_rows_fn rows[EBS_OPTIMIZER_KINDS];
     bool (*usable)(const float *g, size_t dim); /* all finite and within EBS_GRADIENT_MAX */
 };
 extern const struct ebs_optimizer_loops ebs_optimizer_plain;

@@ -107,6 +107,25 @@ static void adam_row(const struct ebs_step *step, float *restrict w, float *rest
     }
 }
 
+/* Rows of the dims that most tables have: known here, they need no loops over what is left of a vector. */
+#define ROWS(kind)                                                                                 \
+    static void kind##_rows(const struct ebs_step *step, float *const *w, const float *g,          \
+                            size_t n, size_t dim)                                                  \
+    {                                                                                              \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            if (!w[i])                                                                             \
+                continue;                                                                          \
+            if (dim == 16)                                                                         \
+                kind##_row(step, w[i], w[i] + 16, g + i * 16, 16);                                 \
+            else                                                                                   \
+                kind##_row(step, w[i], w[i] + dim, g + i * dim, dim);                              \
+        }                                                                                          \
+    }
+ROWS(sgd)
+ROWS(adagrad)
+ROWS(rowwise_adagrad)
+ROWS(adam)
+
 /* As integers: without its sign, a float's bits grow with its magnitude, infinity and NaN last. */
 static bool usable(const float *g, size_t dim)
 {
@@ -128,5 +147,9 @@ const struct ebs_optimizer_loops LOOPS_NAME = {
             [EBS_OPTIMIZER_ADAGRAD] = adagrad_row,
             [EBS_OPTIMIZER_ROWWISE_ADAGRAD] = rowwise_adagrad_row,
             [EBS_OPTIMIZER_ADAM] = adam_row},
+    .rows = {[EBS_OPTIMIZER_SGD] = sgd_rows,
+             [EBS_OPTIMIZER_ADAGRAD] = adagrad_rows,
+             [EBS_OPTIMIZER_ROWWISE_ADAGRAD] = rowwise_adagrad_rows,
+             [EBS_OPTIMIZER_ADAM] = adam_rows},
     .usable = usable,
 };

@@ -5,12 +5,12 @@
  *   id -hash-> index line -tag-> row number -> row {id | weights | state}       index.h, slab.h
  *
  * A single look-up costs two or three cache misses one after the other, some 300 ns. DESIGN: the
- * request is worked on in stages, each running over a stretch of ids with its next data prefetched, so that
- * a dozen misses are under way at any time:
- *   1. hash all ids of a stretch;
- *   2. match tags in the index lines (prefetched INDEX_AHEAD ids ahead) -> candidate row numbers;
- *   3. rows (all their lines prefetched to L2, ROWS_AHEAD ids ahead): compare the id, copy or update.
- * A stretch is small enough that what stage 2 leaves behind is still in L1 for stage 3.
+ * request is worked on in stretches of ids, each in stages that ask for the next stage's memory, so that as
+ * many misses are under way as the CPU can have:
+ *   1. hash all ids of a stretch, and prefetch their index lines;
+ *   2. match tags in the index lines -> candidate row numbers, and prefetch the rows, to L2;
+ *   3. rows: compare the id, copy or update.
+ * A stretch is small enough that its index lines stay in L1 and its rows in L2 until they are used.
  * The id stands in the row and not in the index line: it shares the row's first cache line, keeps an index
  * entry at 5 bytes, and lets the index be rebuilt from the rows.
  *
@@ -28,10 +28,8 @@
 #include <math.h>
 #include <string.h>
 
-#define STRETCH     512u
-#define INDEX_AHEAD 16u
-#define ROWS_AHEAD  16u
-#define LINE        64u
+#define STRETCH 256u
+#define LINE    64u
 
 struct ebs_table {
     char *name;
@@ -120,36 +118,36 @@ static void prefetch_line(const struct ebs_index *index, uint64_t hash)
     __builtin_prefetch(&segment->line[ebs_index_home(segment, hash)]);
 }
 
-/* Stages 1 and 2. */
-static void stage(const struct ebs_table *table, const uint64_t *id, size_t n, struct stretch *out)
-{
-    const struct ebs_index *index = &table->index;
-
-    out->n = n;
-    out->id = id;
-    for (size_t i = 0; i < n; i++)
-        out->hash[i] = ebs_index_hash(index, id[i]);
-    for (size_t i = 0; i < INDEX_AHEAD && i < n; i++)
-        prefetch_line(index, out->hash[i]);
-    for (size_t i = 0; i < n; i++) {
-        if (i + INDEX_AHEAD < n)
-            prefetch_line(index, out->hash[i + INDEX_AHEAD]);
-        out->candidate[i] = ebs_index_candidate(index, out->hash[i]);
-    }
-}
-
 /* To L2: a request's rows do not fit L1, and L1 fills limit how many misses are under way. */
-static inline void prefetch_row(const struct ebs_slab *slab, uint32_t row)
+static inline void prefetch_row(const struct ebs_slab *slab, uint32_t row, size_t bytes)
 {
     const uint8_t *at, *end;
 
     if (row == EBS_ROW_NONE)
         return;
     at = ebs_slab_at(slab, row);
-    end = at + slab->row_bytes;
+    end = at + bytes;
     for (; at < end; at += LINE)
         __builtin_prefetch(at, 0, 2);
     __builtin_prefetch(end - 1, 0, 2);
+}
+
+/* Stages 1 and 2. @bytes: how much of each row stage 3 will touch. */
+static void stage(const struct ebs_table *table, const uint64_t *id, size_t n, size_t bytes,
+                  struct stretch *out)
+{
+    const struct ebs_index *index = &table->index;
+
+    out->n = n;
+    out->id = id;
+    for (size_t i = 0; i < n; i++) {
+        out->hash[i] = ebs_index_hash(index, id[i]);
+        prefetch_line(index, out->hash[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        out->candidate[i] = ebs_index_candidate(index, out->hash[i]);
+        prefetch_row(&table->slab, out->candidate[i], bytes);
+    }
 }
 
 /* The row of id i of a stretch. */
@@ -169,14 +167,9 @@ static size_t lookup_stretch(const struct ebs_table *table, const struct stretch
     const struct ebs_slab *slab = &table->slab;
     size_t dim = table->dim, hits = 0;
 
-    for (size_t i = 0; i < ROWS_AHEAD && i < s->n; i++)
-        prefetch_row(slab, s->candidate[i]);
     for (size_t i = 0; i < s->n; i++, out += dim) {
-        uint32_t row;
+        uint32_t row = settle(table, s, i);
 
-        if (i + ROWS_AHEAD < s->n)
-            prefetch_row(slab, s->candidate[i + ROWS_AHEAD]);
-        row = settle(table, s, i);
         if (row == EBS_ROW_NONE) {
             ebs_init_fill(&table->init, s->id[i], out, dim);
             continue;
@@ -189,11 +182,11 @@ static size_t lookup_stretch(const struct ebs_table *table, const struct stretch
 
 size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_t n, float *row)
 {
+    size_t hits = 0, bytes = sizeof(uint64_t) + table->dim * sizeof(float);
     struct stretch s;
-    size_t hits = 0;
 
     for (size_t at = 0; at < n; at += STRETCH) {
-        stage(table, id + at, n - at < STRETCH ? n - at : STRETCH, &s);
+        stage(table, id + at, n - at < STRETCH ? n - at : STRETCH, bytes, &s);
         hits += lookup_stretch(table, &s, row + at * table->dim);
     }
     return hits;
@@ -229,11 +222,7 @@ static int find_stretch(struct ebs_table *table, const struct stretch *s, const 
     uint32_t row;
     int err;
 
-    for (size_t i = 0; i < ROWS_AHEAD && i < s->n; i++)
-        prefetch_row(&table->slab, s->candidate[i]);
     for (size_t i = 0; i < s->n; i++) {
-        if (i + ROWS_AHEAD < s->n)
-            prefetch_row(&table->slab, s->candidate[i + ROWS_AHEAD]);
         found[i] = EBS_ROW_NONE;
         if (!table->loops->usable(grad + i * dim, dim)) {
             applied->nonfinite++;
@@ -266,7 +255,7 @@ int ebs_table_prepare(struct ebs_table *table, const struct ebs_update *update, 
         size_t n = update->n - at < STRETCH ? update->n - at : STRETCH;
         int err;
 
-        stage(table, update->id + at, n, &s);
+        stage(table, update->id + at, n, sizeof(uint64_t), &s); /* the id alone is compared */
         err = find_stretch(table, &s, update->grad + at * table->dim, found + at, &applied);
         if (err)
             return err;
@@ -281,20 +270,21 @@ void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
                       const uint32_t *found)
 {
     struct ebs_step step = ebs_optimizer_step(&table->optimizer, update->lr, update->step);
-    ebs_optimizer_row_fn run = table->loops->row[table->optimizer.kind];
-    size_t n = update->n, dim = table->dim;
+    ebs_optimizer_rows_fn run = table->loops->rows[table->optimizer.kind];
+    const struct ebs_slab *slab = &table->slab;
+    size_t dim = table->dim;
+    float *weight[STRETCH];
 
-    for (size_t i = 0; i < ROWS_AHEAD && i < n; i++)
-        prefetch_row(&table->slab, found[i]);
-    for (size_t i = 0; i < n; i++) {
-        float *weight;
+    for (size_t at = 0; at < update->n; at += STRETCH) {
+        size_t n = update->n - at < STRETCH ? update->n - at : STRETCH;
 
-        if (i + ROWS_AHEAD < n)
-            prefetch_row(&table->slab, found[i + ROWS_AHEAD]);
-        if (found[i] == EBS_ROW_NONE)
-            continue;
-        weight = ebs_row_weights(ebs_slab_at(&table->slab, found[i]));
-        run(&step, weight, weight + dim, update->grad + i * dim, dim);
+        for (size_t i = 0; i < n; i++) {
+            uint32_t row = found[at + i];
+
+            weight[i] = row == EBS_ROW_NONE ? NULL : ebs_row_weights(ebs_slab_at(slab, row));
+            prefetch_row(slab, row, slab->row_bytes);
+        }
+        run(&step, weight, update->grad + at * dim, n, dim);
     }
 }
 

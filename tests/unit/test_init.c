@@ -1,7 +1,9 @@
 /* tests/unit/test_init.c -- initial values: pure, distributed as told, different where they must be. */
 #include "embedding_server/init.h"
 #include "runtime/base/assert.h"
+#include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
+#include "runtime/base/rand.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -58,6 +60,39 @@ static void the_values_are_fixed(void **test)
         fail_msg("uniform: got %a %a", (double)got[0], (double)got[1]);
     if (fabsf(got[2] - -0x1.f59384p-1f) > 1e-6f || fabsf(got[3] - 0x1.26a48cp+1f) > 1e-6f)
         fail_msg("normal: got %a %a", (double)got[2], (double)got[3]);
+}
+
+/* Every instruction set gives the same bits, and they are those of the generator's definition. */
+static void every_cpu_agrees(void **test)
+{
+    const struct ebs_init_conf *conf[] = {&uniform, &normal};
+    float a[37], b[37];
+
+    (void)test;
+    for (size_t c = 0; c < ARRAY_LEN(conf); c++) {
+        struct ebs_init init = prepare(conf[c], 5, "t");
+
+        for (uint64_t id = 0; id < 3000; id++) {
+            uint64_t key = rt_draw_fold(init.key, id);
+
+            ebs_init_plain(&init, id, a, 37);
+            for (size_t j = 0; j < 37; j++) {
+                uint64_t draw = rt_draw(key, j);
+                float want = c ? 0.5f + 2.0f * rt_normal_f32(draw)
+                               : -0.02f + (0.06f - -0.02f) * rt_unit_f32(draw);
+
+                assert_true(fabsf(a[j] - want) <= 1e-6f);
+            }
+            if (rt_cpu_isa() >= RT_ISA_AVX2) {
+                ebs_init_avx2(&init, id, b, 37);
+                assert_memory_equal(a, b, sizeof(a));
+            }
+            if (rt_cpu_isa() >= RT_ISA_AVX512) {
+                ebs_init_avx512(&init, id, b, 37);
+                assert_memory_equal(a, b, sizeof(a));
+            }
+        }
+    }
 }
 
 static void seed_table_and_id_matter(void **test)
@@ -144,9 +179,9 @@ static void wrong_numbers_are_refused(void **test)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_pure_function),           cmocka_unit_test(the_values_are_fixed),
-        cmocka_unit_test(seed_table_and_id_matter),  cmocka_unit_test(distributed_as_told),
-        cmocka_unit_test(wrong_numbers_are_refused),
+        cmocka_unit_test(a_pure_function),      cmocka_unit_test(every_cpu_agrees),
+        cmocka_unit_test(the_values_are_fixed), cmocka_unit_test(seed_table_and_id_matter),
+        cmocka_unit_test(distributed_as_told),  cmocka_unit_test(wrong_numbers_are_refused),
     };
 
     return cmocka_run_group_tests_name("init", tests, NULL, NULL);
