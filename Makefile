@@ -131,7 +131,7 @@ BENCH_C := $(notdir $(basename $(wildcard tests/bench/*.c)))
 BENCH   ?= $(sort $(BENCH_C) $(filter-out lib,$(notdir $(basename $(wildcard tests/bench/*.sh)))))
 bench: programs $(patsubst %,$(B)/tests/bench/%,$(filter $(BENCH_C),$(BENCH))) ## measure: build/bench/<name>.json; BENCH=name...
 	$(Q)set -e; for name in $(BENCH); do \
-	    if [ -e tests/bench/$$name.sh ]; then timeout -k 10 300 tests/bench/$$name.sh $(B); else $(B)/tests/bench/$$name; fi; done
+	    if [ -e tests/bench/$$name.sh ]; then timeout -k 10 900 tests/bench/$$name.sh $(B); else $(B)/tests/bench/$$name; fi; done
 storm: programs ## nats-server killed every 3 s for 2 minutes, in turns with quiet runs; what it costs
 	@STORM_SECONDS=120 STORM_EVERY=3 STORM_PAIRS=2 tests/e2e/nats_storm.sh $(B)
 docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables

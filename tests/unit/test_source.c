@@ -243,21 +243,20 @@ static void corrupt_members(void **state)
         const char *list[] = {path};
         char *whole = read_all(list, 1, &rc);
         assert_int_equal(rc, 0);
-        rt_free(path);
         for (int n = 0; n < 2000; n++) {
             size_t where = packing[i].known + rt_below(rt_draw(key, at++), size - packing[i].known);
             uint8_t was = data[where];
 
             data[where] ^= (uint8_t)(1 + rt_below(rt_draw(key, at++), 255));
-            path = put("broken", data, size);
+            rt_free(put("broken", data, size));
             char *got = read_all(list, 1, &rc);
             if (rc == 0 && strcmp(got, whole) != 0)
                 fail_msg("%s: byte %zu changed: other lines and no error", packing[i].name, where);
             rt_free(got);
-            rt_free(path);
             data[where] = was;
         }
         rt_free(whole);
+        rt_free(path);
     }
 }
 
