@@ -329,7 +329,8 @@ static void start(struct world *w, uint64_t seed)
     memset(w, 0, sizeof(*w));
     w->sim = sim_create(&(struct sim_conf){.seed = seed, .n_nodes = NODES});
     data_job_init(&w->dj, RT_FORMAT_SYNTHETIC, false,
-                  "label=label x1=dense x4=dense:std c1=feature c5=feature");
+                  seed % 2 ? "label=label x1=dense x4=dense:std c1=feature c5=feature:freq3"
+                           : "label=label x1=dense x4=dense:std c1=feature c5=feature");
     snprintf(text, sizeof(text), "{rows: %d, test_rows: %d}", ROWS, TEST_ROWS);
     assert_int_equal(rt_yaml_parse("data.yml", text, strlen(text), &w->yaml), 0);
     w->dj.job.data.synthetic = rt_yaml_root(w->yaml);
