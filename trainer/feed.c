@@ -187,15 +187,25 @@ static int start_lookup(struct tr_batch *batch)
                        batch);
 }
 
-/* The batch whose turn it is. In `full` the order of steps is that of the data plan: a batch that had
- * to be sent again keeps its place, and those after it wait. */
+/* May it be looked up? In `full` the order of steps is that of the data plan: a batch that had to be sent
+ * again keeps its place, and those after it wait, until it is finished: a rank that came back has a permit free
+ * that its batch of the latest step will need. */
+static bool is_next(const struct tr_trainer *trainer, const struct tr_batch *batch)
+{
+    const struct wire_train_batch *head = &batch->head;
+    if (head->evaluate ||
+        trainer->kind == WIRE_PHASE_EVALUATE) /* training batches wait meanwhile */
+        return head->evaluate == (trainer->kind == WIRE_PHASE_EVALUATE);
+    if (trainer->job->global.mode != RT_MODE_FULL)
+        return true;
+    return tr_phase_in_turn(trainer, batch) &&
+           (!head->has_before || rt_ledger_is_finished(trainer->ledger, head->before));
+}
+
 static struct tr_batch *next_in_turn(const struct tr_trainer *trainer)
 {
-    bool in_turns = trainer->job->global.mode == RT_MODE_FULL;
-    bool evaluate = trainer->kind == WIRE_PHASE_EVALUATE; /* training batches wait meanwhile */
     struct tr_batch *batch = trainer->queue.head;
-    while (batch && (batch->head.evaluate != evaluate ||
-                     (!evaluate && in_turns && !tr_phase_in_turn(trainer, batch))))
+    while (batch && !is_next(trainer, batch))
         batch = batch->next;
     return batch;
 }

@@ -439,7 +439,7 @@ static void check_training(struct tr_trainer *trainer)
         tr_step_settled(trainer)) {
         close_epoch(trainer);
         evaluate(trainer);
-    } else if (interrupted(trainer) && !tr_phase_owes(trainer)) {
+    } else if (interrupted(trainer) && tr_step_settled(trainer) && !tr_phase_owes(trainer)) {
         evaluate(trainer);
     }
 }

@@ -364,8 +364,9 @@ bool tr_step_may_look_up(const struct tr_trainer *trainer)
 struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate)
 {
     struct tr_batch *batch = trainer->ready.head;
-    while (batch && batch->head.evaluate != evaluate)
-        batch = batch->next;
+    while (batch && (batch->head.evaluate != evaluate ||
+                     (!evaluate && rt_ledger_is_stepped(trainer->ledger, batch->id))))
+        batch = batch->next; /* one that is stepped is only run again */
     if (batch)
         tr_fifo_remove(&trainer->ready, batch);
     return batch;

@@ -1,7 +1,7 @@
 /* trainer/tell.c -- TellPhase: rank 0 tells every other rank of a phase before a composer hears of it.
  *
- * A long call, answered when the rank is in the phase and what it has stepped is finished (during training there
- * is nothing to wait for). It is idempotent: a connection that breaks, or a rank that was started anew, is told
+ * A long call, answered when the rank is in the phase, no step is under way and what it has stepped is finished
+ * (during training there is nothing to wait for). It is idempotent: a connection that breaks, or a rank that was started anew, is told
  * again. An evaluation cannot go on without the scores of a rank that has forgotten them: that fails the job. */
 #include "trainer/state.h"
 
@@ -88,11 +88,19 @@ static int tell_all(struct tr_trainer *trainer)
     return 0;
 }
 
+/* The weights are what they will be evaluated as, or end as. In `async` steps that are not averaged yet are now:
+ * nobody may make another. */
+static bool is_at_rest(const struct tr_trainer *trainer)
+{
+    return trainer->kind == WIRE_PHASE_TRAIN ||
+           (!tr_phase_owes(trainer) && tr_step_settled(trainer));
+}
+
 /* What rank 0 is owed. */
 static void answer(struct tr_trainer *trainer)
 {
     struct rt_call *call = trainer->tell_call;
-    if (!call || (trainer->kind != WIRE_PHASE_TRAIN && tr_phase_owes(trainer)))
+    if (!call || !is_at_rest(trainer))
         return;
     trainer->tell_call = NULL;
     rt_call_reply(call, &(struct rt_outgoing){0});
