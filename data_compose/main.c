@@ -79,7 +79,7 @@ static void on_done(void *ctx)
 
 static void on_replaced(void *ctx, uint64_t by)
 {
-    rt_process_replaced(((struct program *)ctx)->process, by, "");
+    rt_process_fenced(((struct program *)ctx)->process, by);
 }
 
 static int start(struct program *program)

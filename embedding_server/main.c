@@ -115,8 +115,7 @@ static void on_fenced(void *ctx, uint64_t held)
 {
     struct server *server = ctx;
 
-    rt_process_fail(server->process,
-                    RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)held));
+    rt_process_fenced(server->process, held);
 }
 
 static uint32_t count_workers(const struct rt_job *job)

@@ -127,7 +127,7 @@ static void on_fenced(void *ctx, uint64_t held)
 {
     struct mw_service *service = ctx;
 
-    rt_process_replaced(service->process, held, "");
+    rt_process_fenced(service->process, held);
 }
 
 /* ---- start and stop ---- */

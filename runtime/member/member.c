@@ -5,7 +5,9 @@
  * comes back, and soon (with jitter, for a whole job answers) when somebody asks who is there.
  *
  * Of each peer the latest {incarnation, sequence} is kept: lower ones are ignored, so a message that NATS
- * delivers late cannot bring back an old address. Peers are never removed for their silence.
+ * delivers late cannot bring back an old address. Peers are never removed for their silence. A hello of a lower
+ * incarnation may be late, or of a process that was replaced, or of one that started anew after its clock was put
+ * back: it is answered with the number held, and only the process itself can tell which it is.
  *
  * A control request may come twice (the asker saw no answer): the answers of the last few are kept by id
  * and said again, so the command runs once. */
@@ -38,6 +40,7 @@
 
 struct peer {
     uint64_t incarnation, sequence, digest; /* digest: of what makes a hello news */
+    uint64_t told_ns;                       /* when it was last told what we hold */
 };
 
 struct answer {
@@ -128,14 +131,32 @@ static void refuse_peer(struct rt_member *member, const struct wire_hello *hello
         member->conf.stranger(member->conf.ctx, hello, text);
 }
 
+/* At most once in half a second: a hello comes each second. */
+static void say_held(struct rt_member *member, struct peer *peer, const struct wire_hello *hello)
+{
+    struct wire_held held = {hello->role, hello->index, peer->incarnation};
+    uint64_t now_ns = rt_io_now(member->io);
+    char subject[RT_SUBJECT_MAX];
+
+    if (peer->told_ns && now_ns - peer->told_ns < TICK_NS / 2)
+        return;
+    peer->told_ns = now_ns;
+    rt_subject_held(subject, member->self.job, hello->role, hello->index);
+    if (wire_held_pack(&held, &member->out) == 0)
+        say(member, subject);
+}
+
 static void hear_peer(struct rt_member *member, const struct wire_hello *hello)
 {
     uint64_t key = (uint64_t)hello->role << 32 | hello->index, digest = digest_of(hello);
     struct peer *peer = rt_map_get_ptr(&member->peers, key);
     bool news = !peer || hello->incarnation > peer->incarnation || digest != peer->digest;
 
-    if (peer && (hello->incarnation < peer->incarnation ||
-                 (hello->incarnation == peer->incarnation && hello->sequence <= peer->sequence)))
+    if (peer && hello->incarnation < peer->incarnation) {
+        say_held(member, peer, hello);
+        return;
+    }
+    if (peer && hello->incarnation == peer->incarnation && hello->sequence <= peer->sequence)
         return;
     if (!peer) {
         peer = rt_xcalloc(1, sizeof(*peer));
@@ -144,7 +165,7 @@ static void hear_peer(struct rt_member *member, const struct wire_hello *hello)
             return; /* out of memory: heard at its next hello */
         }
     }
-    *peer = (struct peer){hello->incarnation, hello->sequence, digest};
+    *peer = (struct peer){hello->incarnation, hello->sequence, digest, 0};
     if (news && !rt_is_of_our_job(&member->self, hello))
         refuse_peer(member, hello);
     else if (news && member->conf.hello)
@@ -169,6 +190,16 @@ static void hear_hello(struct rt_member *member, const struct rt_bus_message *me
         hear_peer(member, &hello);
     else if (hello.incarnation > member->self.incarnation && member->conf.replaced)
         member->conf.replaced(member->conf.ctx, &hello);
+}
+
+static void hear_held(struct rt_member *member, const struct rt_bus_message *message)
+{
+    struct wire_held held;
+
+    if (wire_held_unpack(message->data, message->size, member->arena, &held) == 0 &&
+        held.role == member->self.role && held.index == member->self.index &&
+        held.incarnation > member->self.incarnation && member->conf.held)
+        member->conf.held(member->conf.ctx, held.incarnation);
 }
 
 static void hear_who(struct rt_member *member, const struct rt_bus_message *message)
@@ -298,6 +329,8 @@ static void on_message(void *ctx, const struct rt_bus_message *message)
         return;
     else if (strncmp(message->subject + len, "hello.", 6) == 0)
         hear_hello(member, message);
+    else if (strncmp(message->subject + len, "held.", 5) == 0)
+        hear_held(member, message);
     else if (strcmp(message->subject + len, "who") == 0)
         hear_who(member, message);
     else if (strncmp(message->subject + len, "ctl.", 4) == 0)
@@ -409,6 +442,9 @@ static int subscribe_all(struct rt_member *member)
     /* Our own: to hear of a successor. */
     if (!err && !(member->conf.listens_to & RT_ROLE_BIT(self->role)))
         err = rt_bus_subscribe(member->bus, member->hello_subject);
+    rt_subject_held(subject, self->job, self->role, self->index);
+    if (!err)
+        err = rt_bus_subscribe(member->bus, subject);
     rt_subject_control(subject, self->job, self->role, NULL);
     if (!err)
         err = rt_bus_subscribe(member->bus, subject);

@@ -3,7 +3,8 @@
  * Says hello each second until ready, then each 5 s; listens to the hellos of the roles it talks to;
  * answers `who` and control requests. NATS threads only enqueue; every callback here runs on the loop.
  * Nothing is published while NATS is away; old sequences and lower incarnations are ignored; absence of
- * hellos removes nobody. A hello of our own identity with a higher incarnation: replaced(). */
+ * hellos removes nobody. A hello of our own identity with a higher incarnation: replaced(). Whoever says hello
+ * with a lower incarnation than we know of it is told the number that we hold: held(), on its side. */
 #ifndef RT_MEMBER_H
 #define RT_MEMBER_H
 
@@ -29,6 +30,8 @@ struct rt_member_conf {
     /* A hello that is news, of a process that runs our job with other files: one line about that. May be NULL. */
     void (*stranger)(void *ctx, const struct wire_hello *hello, const char *text);
     void (*replaced)(void *ctx, const struct wire_hello *by); /* a hello of ours, but newer */
+    /* A peer remembers a higher incarnation of us; whether that process lives is not said. May be NULL. */
+    void (*held)(void *ctx, uint64_t incarnation);
 };
 
 /* Starts connecting and keeps trying for ever; says so in the log every 5 s while it cannot. */

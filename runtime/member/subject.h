@@ -31,6 +31,12 @@ static inline void rt_subject_hello(char out[RT_SUBJECT_MAX], const char *job, e
         snprintf(out, RT_SUBJECT_MAX, "saffron.%s.hello.%s.*", job, rt_role_name(role));
 }
 
+static inline void rt_subject_held(char out[RT_SUBJECT_MAX], const char *job, enum rt_role role,
+                                   uint32_t index)
+{
+    snprintf(out, RT_SUBJECT_MAX, "saffron.%s.held.%s.%u", job, rt_role_name(role), index);
+}
+
 /* index NULL: the whole role. */
 static inline void rt_subject_control(char out[RT_SUBJECT_MAX], const char *job, enum rt_role role,
                                       const uint32_t *index)

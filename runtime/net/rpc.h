@@ -141,4 +141,7 @@ struct rt_rpc_stats {
 };
 const struct rt_rpc_stats *rt_rpc_stats(const struct rt_rpc *rpc);
 
+/* Handshakes that succeeded in this process so far, either way, over all its rpcs. Touch: any thread. */
+uint64_t rt_rpc_links_made(void);
+
 #endif

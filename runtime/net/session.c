@@ -18,6 +18,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -128,12 +129,20 @@ static void set_state(struct rt_session *session, enum rt_session_state state)
     session->state = state;
 }
 
+static _Atomic uint64_t links_made; /* Touched by: any loop */
+
+uint64_t rt_rpc_links_made(void)
+{
+    return atomic_load_explicit(&links_made, memory_order_relaxed);
+}
+
 static void set_up(struct rt_session *session)
 {
     struct rt_rpc *rpc = session->rpc;
     const struct rt_identity *id = &session->remote;
     set_state(session, RT_SESSION_UP);
     session->was_up = true;
+    atomic_fetch_add_explicit(&links_made, 1, memory_order_relaxed);
     snprintf(session->name, sizeof(session->name), "%s/%u.%u", rt_role_name(id->role), id->index,
              id->loop);
     rt_timer_stop(rpc->io, &session->greet);

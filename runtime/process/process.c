@@ -18,6 +18,7 @@
 #include "runtime/member/stranger.h"
 #include "runtime/process/address.h"
 #include "runtime/process/flags.h"
+#include "runtime/process/incarnation.h"
 #include "runtime/process/status.h"
 #include "runtime/process/version.h"
 
@@ -25,6 +26,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +49,9 @@ struct rt_process {
     struct rt_metrics *metrics;
     struct rt_admin *admin;
     struct rt_member *member; /* NULL before the announcement */
+    char *const *argv;
+    struct rt_incarnation start;
+    _Atomic uint64_t held; /* Touched by: any; the highest that a peer named */
     uint64_t incarnation, started_ns;
     enum wire_state state;
     bool was_ready; /* at some time */
@@ -172,7 +177,8 @@ static void on_control(void *ctx, const struct wire_control_request *request,
     reply->text = p->reply_text;
 }
 
-void rt_process_replaced(struct rt_process *p, uint64_t by_incarnation, const char *where)
+/* `where` is "" when only its incarnation is known. */
+static void be_replaced(struct rt_process *p, uint64_t by_incarnation, const char *where)
 {
     rt_process_fail(
         p,
@@ -188,7 +194,7 @@ static void on_replaced(void *ctx, const struct wire_hello *by)
     snprintf(where, sizeof(where), " on host %s (admin %s)",
              rt_log_escape(by->host_id, host, sizeof(host)),
              rt_log_escape(by->admin, admin, sizeof(admin)));
-    rt_process_replaced(ctx, by->incarnation, where);
+    be_replaced(ctx, by->incarnation, where);
 }
 
 /* Two were given different files: who came later ends, unless it has worked already. A job that runs is
@@ -200,6 +206,43 @@ static void on_stranger(void *ctx, const struct wire_hello *hello, const char *t
     snprintf(p->stranger, sizeof(p->stranger), "%s", text);
     if (!p->was_ready && hello->incarnation < p->incarnation && hello->state != WIRE_FAILED)
         rt_process_fail(p, RT_FAIL(RT_EUSAGE, "%s; it was there first", text));
+}
+
+/* On the control loop. Who has worked with its number, or has raised it once, has been replaced. */
+static void take_held(void *arg)
+{
+    struct rt_process *p = arg;
+    uint64_t held = atomic_load(&p->held);
+    bool is_known = p->was_ready && rt_rpc_links_made() > 0;
+
+    if (held <= p->incarnation)
+        return;
+    if (!p->start.raised && !is_known) {
+        rt_log(RT_LOG_WARN,
+               "incarnation_raised reason=\"a peer holds incarnation %llu of us, this is %llu: the "
+               "clock was put back?\"",
+               (unsigned long long)held, (unsigned long long)p->incarnation);
+        rt_process_fail(p, rt_incarnation_raise(held, p->argv));
+        return;
+    }
+    rt_incarnation_store(&p->start, held);
+    be_replaced(p, held, "");
+}
+
+void rt_process_fenced(struct rt_process *process, uint64_t held)
+{
+    uint64_t known = atomic_load(&process->held);
+
+    while (held > known && !atomic_compare_exchange_weak(&process->held, &known, held))
+        ;
+    if (rt_loop_post(process->loop, take_held, process) != 0)
+        rt_process_fail(
+            process, RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)held));
+}
+
+static void on_held(void *ctx, uint64_t incarnation)
+{
+    rt_process_fenced(ctx, incarnation);
 }
 
 static void on_hello(void *ctx, const struct wire_hello *hello)
@@ -372,12 +415,14 @@ int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
     rt_assert(role->ready);
     p->role = *role;
     p->started_ns = rt_now_ns();
-    p->incarnation = rt_wall_ms();
     err = pthread_mutex_init(&p->lock, NULL);
     rt_assert(err == 0);
+    p->argv = argv;
     rt_flags_parse(argc, argv, role->program, role->doc, &p->flags);
     rt_log_set_level(p->flags.log_level);
     rt_log_identity(rt_role_name(role->role), p->flags.index);
+    rt_incarnation_take(&p->start, p->flags.run_dir, role->role, p->flags.index);
+    p->incarnation = p->start.number;
     gethostname(p->host, sizeof(p->host) - 1);
     if (p->flags.describe)
         exit(rt_process_end(p, describe(p)));
@@ -516,6 +561,7 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
         .control = on_control,
         .stranger = on_stranger,
         .replaced = on_replaced,
+        .held = on_held,
     };
     memcpy(conf.self.part_hash, p->job->part_hash, sizeof(conf.self.part_hash));
     err = rt_member_create(&conf, &p->member);
@@ -616,6 +662,7 @@ int rt_process_end(struct rt_process *process, int err)
         rt_free(p->address[i]);
     rt_free(p->address);
     rt_free(p->status_text);
+    rt_incarnation_release(&p->start);
     rt_flags_release(&p->flags);
     pthread_mutex_destroy(&p->lock);
     rt_free(p);

@@ -61,9 +61,10 @@ int rt_process_run(struct rt_process *process);
 void rt_process_stop(struct rt_process *process); /* Touch: any thread */
 /* End with an error; the current rt_err_text() is kept and logged. Touch: any thread. */
 void rt_process_fail(struct rt_process *process, int err);
-/* End, for a newer process has our identity; `where` is "" when only its incarnation is known. Touch: any
- * thread. */
-void rt_process_replaced(struct rt_process *process, uint64_t by_incarnation, const char *where);
+/* A peer holds a higher incarnation of us: for struct rt_rpc_conf.fenced and what roles make of it. A process that
+ * nobody has taken yet starts anew above that number (its clock was put back); any other was replaced by a newer
+ * one, and fails. Touch: any thread. */
+void rt_process_fenced(struct rt_process *process, uint64_t held);
 /* Frees; returns the exit code. */
 int rt_process_end(struct rt_process *process, int err);
 

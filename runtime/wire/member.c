@@ -279,6 +279,41 @@ int wire_who_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, st
     return check_role("Who", m->role, m->index);
 }
 
+/* ---- Held ---- */
+
+static int check_held(const struct wire_held *in)
+{
+    int err = check_role("Held", in->role, in->index);
+
+    if (!err && !in->incarnation)
+        err = RT_FAIL(RT_EPROTO, "Held: incarnation is 0");
+    return err;
+}
+
+int wire_held_pack(const struct wire_held *in, struct wire_out *out)
+{
+    Saffron__Held m = SAFFRON__HELD__INIT;
+
+    wire_assert_ok(check_held(in));
+    m.role = in->role;
+    m.index = in->index;
+    m.incarnation = in->incarnation;
+    return wire_encode(&m.base, out);
+}
+
+int wire_held_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                     struct wire_held *out)
+{
+    const Saffron__Held *m;
+    int err;
+
+    m = wire_decode(&saffron__held__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_held){(enum rt_role)m->role, m->index, m->incarnation};
+    return check_held(out);
+}
+
 /* ---- control ---- */
 
 static int check_control_request(const struct wire_control_request *m)

@@ -54,6 +54,15 @@ struct wire_who {
 int wire_who_pack(const struct wire_who *in, struct wire_out *out);
 int wire_who_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, struct wire_who *out);
 
+struct wire_held {
+    enum rt_role role;
+    uint32_t index;
+    uint64_t incarnation; /* > 0 */
+};
+int wire_held_pack(const struct wire_held *in, struct wire_out *out);
+int wire_held_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                     struct wire_held *out);
+
 enum wire_command {
     WIRE_CTL_STATUS = 1,
     WIRE_CTL_CHECKPOINT,

@@ -22,7 +22,7 @@
     X(apply_gradients) X(apply_gradients_reply) X(cut) X(step_header) X(hello) X(who) \
     X(control_request) X(control_reply) X(step_headers) X(join_group) X(join_group_reply) \
     X(fetch_state) X(fetch_state_reply) X(reduce_chunk) \
-    X(nothing_yet) X(tell_phase) X(scores)
+    X(nothing_yet) X(tell_phase) X(scores) X(held)
 /* clang-format on */
 
 /* Unpack and pack; an error is the message's fault only in the unpacking. */

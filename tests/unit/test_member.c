@@ -191,7 +191,7 @@ struct node {
     atomic_int heard, commands;
     struct wire_hello last;                 /* pointers are not valid; address copied below */
     char address[REPLICAS][RT_ADDRESS_MAX]; /* by index */
-    _Atomic uint64_t replaced_by;
+    _Atomic uint64_t replaced_by, held;
 };
 
 static void node_hello(void *ctx, const struct wire_hello *hello)
@@ -224,6 +224,11 @@ static void node_replaced(void *ctx, const struct wire_hello *by)
     ((struct node *)ctx)->replaced_by = by->incarnation;
 }
 
+static void node_held(void *ctx, uint64_t incarnation)
+{
+    ((struct node *)ctx)->held = incarnation;
+}
+
 static const char *const one_address[] = {"tcp:127.0.0.1:7100"};
 
 static void node_start(struct node *node, const char *url, enum rt_role role, uint32_t index,
@@ -246,6 +251,7 @@ static void node_start(struct node *node, const char *url, enum rt_role role, ui
         .hello = node_hello,
         .control = node_control,
         .replaced = node_replaced,
+        .held = node_held,
     };
 
     if (rt_member_create(&conf, &node->member) != 0)
@@ -284,6 +290,11 @@ static bool has_heard_done(void *arg)
 static bool is_replaced(void *arg)
 {
     return ((struct node *)arg)->replaced_by > 0;
+}
+
+static bool is_told_what_is_held(void *arg)
+{
+    return ((struct node *)arg)->held > 0;
 }
 
 /* ---- tests ---- */
@@ -357,6 +368,34 @@ static void newer_incarnation_wins(void **state)
     assert_int_equal(new.heard, 0);
     rt_member_destroy(old.member);
     rt_member_destroy(new.member);
+    server_kill(&server);
+}
+
+/* A process that starts anew with a lower number than its peers remember is told, and is no news to them; the number
+ * of somebody else, or one that is not higher, is nothing to a process. */
+static void lower_incarnation_is_told(void **state)
+{
+    struct node first = {0}, again = {0}, other = {0}, t = {0};
+    struct server server = {0};
+
+    (void)state;
+    NEED_SERVER(&server);
+    node_start(&first, server.url, RT_ROLE_MIDDLEWARE, 0, 9, 0);
+    node_start(&other, server.url, RT_ROLE_MIDDLEWARE, 1, 3, 0);
+    node_start(&t, server.url, RT_ROLE_TRAINER, 0, 1, RT_ROLE_BIT(RT_ROLE_MIDDLEWARE));
+    while (t.heard < 2)
+        assert_true(run_until(has_heard, &t, WAIT_NS));
+    rt_member_destroy(first.member);
+    node_start(&again, server.url, RT_ROLE_MIDDLEWARE, 0, 5, 0);
+    assert_true(run_until(is_told_what_is_held, &again, WAIT_NS));
+    assert_int_equal(again.held, 9);
+    assert_int_equal(again.replaced_by, 0);
+    assert_int_equal(other.held, 0);
+    assert_int_equal(t.held, 0);
+    assert_int_equal(t.heard, 2);
+    rt_member_destroy(again.member);
+    rt_member_destroy(other.member);
+    rt_member_destroy(t.member);
     server_kill(&server);
 }
 
@@ -938,6 +977,7 @@ int main(void)
         TEST(newer_incarnation_wins),
         TEST(nothing_is_late),
         TEST(server_does_not_read),
+        TEST(lower_incarnation_is_told),
         TEST(server_dies_in_the_handshake),
     };
 

@@ -70,8 +70,8 @@ static const struct wire_apply_gradients apply_gradients = {99,   1, 2,     11, 
                                                             true, 2, table, n_ids, WIRE_F16, 77};
 static const struct wire_apply_gradients_reply apply_gradients_reply = {WIRE_ALREADY, 12, 1};
 static const struct wire_cut cut = {1, 11};
-static const struct wire_step_header step_header = {2,        11,  true, true, 5, 256, 3,
-                                                    finished, 1.5, 1,    10,   7, 4,   false, 8};
+static const struct wire_step_header step_header = {2,   11, true, true, 5, 256,   3, finished,
+                                                    1.5, 1,  10,   7,    4, false, 8};
 static const struct wire_step_headers step_headers = {2, 7, 1, &step_header};
 static const struct wire_join_group join_group = {2, 11, true, (const uint8_t *)"state", 5};
 static const uint64_t incarnation[] = {4, 5};
@@ -86,6 +86,7 @@ static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,       17
                                         address, "host-1",           8,       9,
                                         1,       "127.0.0.1:9100",   "0.1.0", {11, 12, 13, 14, 15}};
 static const struct wire_who who = {RT_ROLE_TRAINER, 3};
+static const struct wire_held held = {RT_ROLE_TRAINER, 3, 1700000000000ull};
 static const struct wire_control_request control_request = {1,       2,  3000, WIRE_CTL_LOG_LEVEL,
                                                             "debug", 0.1};
 static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1, RT_EUSAGE, "no"};
@@ -112,7 +113,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(nothing_yet, 5) X(tell_phase, 7) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
-    X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 15) X(who, 2) X(control_request, 6) \
+    X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 15) X(who, 2) X(held, 3) X(control_request, 6) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -434,6 +435,8 @@ static const struct bad {
     {"hello", {B(1, "a"), V(4, 1), V(7, 1), B(8, "x"), B(8, "x\0y")}, "address has a NUL inside"},
     {"hello", {B(1, "a"), V(4, 1), V(7, 1), B(14, TEXT_513)}, "version is longer than 512"},
     {"who", {V(1, 9)}, "Who: role is 9"},
+    {"held", {V(1, 9), V(3, 1)}, "Held: role is 9"},
+    {"held", {V(2, 1)}, "Held: incarnation is 0"},
     {"control_request", {{0}}, "ControlRequest: command is 0"},
     {"control_request", {V(4, 7)}, "command is 7"},
     {"control_request", {V(4, 1), D(6, INFINITY)}, "number is inf, expected a finite number"},
