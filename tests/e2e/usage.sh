@@ -121,7 +121,7 @@ if [ -d "$data/adult" ]; then
     zcat "$data/adult/train.tsv.gz" | cut -f1-5 | gzip >"$work/data/train.tsv.gz"
     fails "missing columns" 2 "train\.tsv\.gz:1: column 'education_num' of data\.yml is not" "${adult[@]}"
     zcat "$data/adult/train.tsv.gz" | sed '2,$s/\t.*//' | gzip >"$work/data/train.tsv.gz"
-    fails "short rows" 1 "rows are bad, .*train\.tsv\.gz:[0-9]+: expected 15 fields, got 1" "${adult[@]}"
+    fails "short rows" 1 "rows are bad.* the first: .*train\.tsv\.gz:[0-9]+: expected 15 fields, got 1" "${adult[@]}"
 fi
 refused "status without a job" "which job" status
 refused "status of no run" "no run of" status --run-dir "$work/job"
