@@ -102,7 +102,8 @@ static void take_round(struct tr_group *group, const struct wire_step_headers *h
     group->next.learning_rate = headers->header[0].learning_rate;
     rt_assert(own->n_finished <= group->n_news);
     group->n_news -= own->n_finished;
-    memmove(group->news, group->news + own->n_finished, group->n_news * sizeof *group->news);
+    if (group->n_news > 0)
+        memmove(group->news, group->news + own->n_finished, group->n_news * sizeof *group->news);
     if (!own->has_batch)
         leave(group);
     group->gathered = true;
@@ -424,7 +425,7 @@ void tr_group_pump(struct tr_group *group)
         stand(group, TR_WITHDRAWING);
     else if (group->standing == TR_IN_NOTHING && is_news(group))
         stand(group, TR_IN_NOTHING);
-    else if (group->standing != TR_OUT && (!group->sent || group->mine.phase != trainer->phase))
+    else if (group->standing != TR_OUT && !group->sent)
         stand(group, group->standing);
 }
 

@@ -482,7 +482,11 @@ void tr_phase_serve_end(void *ctx, struct rt_call *call, const struct rt_frame *
     rt_arena_reset(trainer->scratch);
     int err = wire_end_of_epoch_unpack(frame->message, frame->header.message_size, trainer->scratch,
                                        &end);
-    /* Of an earlier phase: it is known, or is told again when that training goes on. */
+    /* Of an earlier phase: it is known, or is told again when that training goes on. A rank that came back
+     * does not know the phase before the group has formed. */
+    if (!err && end.phase > trainer->phase)
+        err = RT_FAIL(RT_ENOTREADY, "EndOfEpoch of phase %" PRIu64 ", here is %" PRIu64, end.phase,
+                      trainer->phase);
     if (!err && end.phase == trainer->phase)
         err = take_end(trainer, &end);
     if (err) {
@@ -504,6 +508,9 @@ void tr_phase_serve_nothing(void *ctx, struct rt_call *call, const struct rt_fra
     if (!err && said.composer >= TR_COMPOSERS_MAX)
         err = RT_FAIL(RT_ELIMIT, "NothingYet: composer %u, at most %u", said.composer,
                       TR_COMPOSERS_MAX);
+    if (!err && said.phase > trainer->phase)
+        err = RT_FAIL(RT_ENOTREADY, "NothingYet of phase %" PRIu64 ", here is %" PRIu64, said.phase,
+                      trainer->phase);
     if (err) {
         rt_call_fail(call, err, rt_err_text());
         return;

@@ -186,7 +186,7 @@ void jw_start(struct job_world *w, const struct jw_conf *conf)
                            .n_nodes = w->conf.composers + w->conf.middlewares + w->conf.ranks +
                                       w->conf.owners};
     w->sim = sim_create(&sim);
-    w->job = job_fixture(conf->set, conf->n_set);
+    w->job = conf->job ? conf->job : job_fixture(conf->set, conf->n_set);
     start_owners(w);
     start_middlewares(w);
     for (unsigned r = 0; r < w->conf.ranks; r++)
@@ -229,7 +229,8 @@ void jw_stop(struct job_world *w)
         ebs_owner_destroy(w->owner[k]);
     sim_run_until(w->sim, NULL, NULL, RT_S);
     sim_destroy(w->sim);
-    job_fixture_destroy(w->job);
+    if (!w->conf.job)
+        job_fixture_destroy(w->job);
 }
 
 bool jw_is_over(void *world)

@@ -23,6 +23,7 @@ struct jw_conf {
     unsigned ranks, composers, middlewares, owners; /* 0: 1; owners: 2 */
     const char *const *set;
     size_t n_set;
+    struct rt_job *job; /* the caller's, for many worlds of one job; NULL: made from set[n_set] */
 };
 
 struct job_world;

@@ -1,4 +1,5 @@
 /* tests/sim/test_group.c -- several ranks as one group, with the whole job around them, in one thread. */
+#include "tests/lib/job_fixture.h"
 #include "tests/sim/job_world.h"
 
 #include "runtime/base/assert.h"
@@ -14,6 +15,8 @@
 #include <string.h>
 
 #include <cmocka.h>
+
+#define EPOCHS "data.epochs=2"
 
 /* One of the links that carry something breaks every few milliseconds of simulated time. */
 static void break_links(struct job_world *w, unsigned breaks)
@@ -58,46 +61,62 @@ static uint64_t first_seed(void)
     return text ? strtoull(text, NULL, 10) : 1;
 }
 
+enum { MODES = 3 };
+static const char *const mode[MODES] = {"global.mode=hybrid", "global.mode=full",
+                                        "global.mode=async"};
+
+/* Job files are written once for many worlds. */
+static void make_jobs(struct rt_job *job[MODES])
+{
+    for (size_t m = 0; m < MODES; m++) {
+        const char *set[] = {EPOCHS, "data.test=[]", mode[m], "global.sync_every=3"};
+        job[m] = job_fixture(set, ARRAY_LEN(set));
+    }
+}
+
+static void destroy_jobs(struct rt_job *job[MODES])
+{
+    for (size_t m = 0; m < MODES; m++)
+        job_fixture_destroy(job[m]);
+}
+
 static void test_modes(void **state)
 {
     (void)state;
-    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full",
-                                       "global.mode=async"};
+    struct rt_job *job[MODES];
+    make_jobs(job);
     for (uint64_t seed = first_seed(); seed < first_seed() + runs(60); seed++) {
         struct job_world w;
-        const char *set[] = {"data.epochs=1", "data.test=[]", mode[seed % 3],
-                             "global.sync_every=3"};
         struct jw_conf conf = {.seed = seed,
                                .ranks = 2 + (unsigned)(seed / 3) % 3,
                                .composers = 1 + (unsigned)(seed / 9) % 2,
                                .middlewares = 1 + (unsigned)(seed / 27) % 2,
-                               .set = set,
-                               .n_set = ARRAY_LEN(set)};
+                               .job = job[seed % MODES]};
         jw_start(&w, &conf);
         break_links(&w, seed % 2 ? 0 : 20);
         jw_run(&w);
-        check_accounts(&w, 1);
+        check_accounts(&w, 2);
         jw_stop(&w);
     }
+    destroy_jobs(job);
 }
 
 /* `exact`: whatever links break, the same bits. */
 static void test_exact(void **state)
 {
     (void)state;
+    const char *set[] = {EPOCHS, "data.test=[]", "global.mode=full", "global.exact=true"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
     for (unsigned ranks = 2; ranks <= 4; ranks++) {
         uint64_t want = 0;
         double loss = 0;
         for (uint64_t seed = first_seed(); seed < first_seed() + runs(40); seed++) {
             struct job_world w;
-            const char *set[] = {"data.epochs=1", "data.test=[]", "global.mode=full",
-                                 "global.exact=true"};
-            struct jw_conf conf = {
-                .seed = seed, .ranks = ranks, .set = set, .n_set = ARRAY_LEN(set)};
+            struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job};
             jw_start(&w, &conf);
             break_links(&w, seed == first_seed() ? 0 : (unsigned)seed);
             jw_run(&w);
-            check_accounts(&w, 1);
+            check_accounts(&w, 2);
             uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
             struct tr_report r = jw_report(&w);
             if (want == 0) {
@@ -110,16 +129,16 @@ static void test_exact(void **state)
             jw_stop(&w);
         }
     }
+    job_fixture_destroy(job);
 }
 
 /* Ranks die and come back with nothing: the group forms again, the weights are the most advanced rank's, and
  * every row is trained once. What a rank counted dies with it, so the ledger is asked: rank 0's, or another's
  * where rank 0 is the one that died. */
-static void restart(const char *mode, unsigned ranks, uint64_t seed)
+static void restart(struct rt_job *job, unsigned ranks, uint64_t seed)
 {
     struct job_world w;
-    const char *set[] = {"data.epochs=1", "data.test=[]", mode, "global.sync_every=3"};
-    struct jw_conf conf = {.seed = seed, .ranks = ranks, .set = set, .n_set = ARRAY_LEN(set)};
+    struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job};
     uint64_t key = rt_draw_key(seed, "restart", NULL);
     jw_start(&w, &conf);
     for (unsigned i = 0; i < 1 + seed % 3 && !jw_is_over(&w); i++) {
@@ -135,7 +154,7 @@ static void restart(const char *mode, unsigned ranks, uint64_t seed)
         tr_trainer_report(w.rank[r].trainer, &report);
         assert_int_equal(report.permits_used, 0);
         if (tr_trainer_digest(w.rank[r].trainer) != digest)
-            fail_msg("%s, seed %llu: rank %u has other weights than rank 0", mode,
+            fail_msg("%s, seed %llu: rank %u has other weights than rank 0", mode[seed % MODES],
                      (unsigned long long)seed, r);
     }
     jw_stop(&w);
@@ -144,10 +163,11 @@ static void restart(const char *mode, unsigned ranks, uint64_t seed)
 static void test_restart(void **state)
 {
     (void)state;
-    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full",
-                                       "global.mode=async"};
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(12); seed++)
-        restart(mode[seed % 3], 2 + (unsigned)(seed / 3) % 3, seed);
+    struct rt_job *job[MODES];
+    make_jobs(job);
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(10); seed++)
+        restart(job[seed % MODES], 2 + (unsigned)(seed / 3) % 3, seed);
+    destroy_jobs(job);
 }
 
 /* ---- `full`: two ranks are one rank with twice the batch ---- */
