@@ -154,7 +154,7 @@ static void read_counts(const json_t *trainers, struct ctl_view *out)
     out->samples_quarantined = ctl_view_number(first, "samples_quarantined");
     out->batches_retried = sum(trainers, "batches_retried");
     out->samples_read = ctl_view_number(first, "samples_read");
-    if (!out->done) /* rank 0 knows the outcome of its own rows only */
+    if (!out->done || isnan(out->samples_read)) /* an open epoch: the rows whose outcome is known */
         out->samples_read = out->samples_trained + out->samples_dropped + out->samples_quarantined;
     out->train_seconds = train_seconds(trainers);
     out->samples_per_second =

@@ -18,7 +18,8 @@
  * `exact` needs more: whether R joins without a batch must not hang on which reply came first. There the
  * batches have turns (turn.h), dealt out by the data alone, and NothingYet holds up to the latest closed
  * turn only. That suffices: what is held for a rank X has a turn of at least X's oldest open batch's +
- * window, so that one's turn is closed, and R lets it pass. One composer tells the turns (composer.c). */
+ * window, so that one's turn is closed, and R lets it pass. Turns are one composer's: with several in `full` a
+ * step has batches of different composers' turns, and NothingYet holds until the next batch, as in `hybrid`. */
 #include "data_compose/state.h"
 
 #include "runtime/base/err.h"
@@ -164,7 +165,7 @@ static void on_nothing(void *arg, int err, const struct rt_frame *reply)
 static bool wants_nothing(struct dc_composer *c, uint32_t r, struct wire_nothing_yet *out)
 {
     struct dc_pass *pass = dc_pass_now(c);
-    bool in_turns = c->job->global.mode == RT_MODE_FULL;
+    bool in_turns = dc_in_turns(c);
 
     if (c->rank[r].open[false] > 0 || c->rank[r].nothing_out || !dc_rank_up(c, r))
         return false;

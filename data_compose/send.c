@@ -322,7 +322,7 @@ static int train(struct dc_open *o)
         .attempt = o->attempt,
         .has_before = b->has_before,
         .before = b->before,
-        .has_turn_before = b->has_turn_before,
+        .has_turn_before = b->has_turn_before && dc_in_turns(c),
         .turn_before = b->turn_before,
     };
     struct rt_piece piece = {b->samples_payload->data, b->samples_payload->size,

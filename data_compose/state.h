@@ -145,6 +145,11 @@ void dc_fail(struct dc_composer *composer, int err); /* text set */
 void dc_pump(struct dc_composer *composer);          /* start whatever can be started */
 void dc_pause(struct dc_composer *composer);         /* pump again in DC_PAUSE_NS */
 bool dc_rank_up(const struct dc_composer *composer, uint32_t rank);
+/* Do batches go in turns (turn.h)? */
+static inline bool dc_in_turns(const struct dc_composer *composer)
+{
+    return composer->job->global.mode == RT_MODE_FULL && composer->conf.size == 1;
+}
 static inline struct dc_pass *dc_pass_now(struct dc_composer *composer)
 {
     return &composer->pass[composer->evaluate];

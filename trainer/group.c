@@ -425,7 +425,7 @@ void tr_group_pump(struct tr_group *group)
         stand(group, TR_WITHDRAWING);
     else if (group->standing == TR_IN_NOTHING && is_news(group))
         stand(group, TR_IN_NOTHING);
-    else if (group->standing != TR_OUT && !group->sent)
+    else if (group->standing != TR_OUT && (!group->sent || group->mine.phase != trainer->phase))
         stand(group, group->standing);
 }
 

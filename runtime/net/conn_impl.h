@@ -18,6 +18,7 @@ struct rt_link {
         uv_pipe_t pipe;
     } uv;
     uv_connect_t connecting;
+    struct rt_timer connected; /* of a link that needed no waiting: up() comes from the loop */
     uv_write_t write;
     struct rt_loop *loop;
     struct rt_link *prev, *next; /* in loop->links */

@@ -1,5 +1,6 @@
 /* tests/lib/rpc_world.c -- server, client and loop of the tests of runtime/net. */
 #include "tests/lib/rpc_world.h"
+#include "runtime/net/near.h"
 #include "tests/lib/greeting.h"
 
 #include "runtime/base/assert.h"
@@ -212,7 +213,8 @@ const char *rw_unix_address(void)
 
 const char *rw_address(int i)
 {
-    return i == 0 ? "tcp:127.0.0.1:0" : rw_unix_address();
+    rt_near_set(i == 2);
+    return i == 1 ? rw_unix_address() : "tcp:127.0.0.1:0";
 }
 
 int rw_call(struct world *w, uint16_t method, uint64_t deadline_ns, struct answer *a)

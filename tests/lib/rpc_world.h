@@ -39,7 +39,7 @@ struct answer {
     uint8_t message[64];
 };
 
-/* TCP or Unix: i is 0 or 1. */
+/* TCP as between machines, Unix, TCP on loopback with its short way (near.h): i is 0, 1 or 2. */
 const char *rw_address(int i);
 const char *rw_unix_address(void);
 

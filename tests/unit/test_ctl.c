@@ -354,7 +354,10 @@ static void ranks_are_merged(void **state)
     assert_true(fabs(view.train_loss - (0.25 * 500 + 0.75 * 300) / 800) < 1e-12);
     assert_int_equal(json_array_size(view.evaluations), 1);
 
-    /* In an open epoch rank 0 knows of its own rows only. */
+    /* Training was stopped in the midst of an epoch (max_steps): the ledger is not the whole. */
+    json_object_set_new(first, "samples_read", json_null());
+    ctl_view_read(&snapshot, &view);
+    assert_true(view.done && view.samples_read == 1603);
     json_object_set_new(first, "done", json_false());
     json_object_set_new(first, "samples_read", json_integer(1003));
     ctl_view_read(&snapshot, &view);

@@ -4,6 +4,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/net/near.h"
 #include "tests/lib/rpc_world.h"
 
 #include <setjmp.h>
@@ -15,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <uv.h>
 
 /* Pieces arrive at multiples of 64 with zeros between them. */
@@ -37,7 +40,7 @@ static void test_pieces(void **state)
                                      {300000, 1, 700001, 3}, {65536, 65536, 1, 1},
                                      {2000000, 5, 9, 1},     {1 << 20, 1 << 20, 99, 1}};
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         struct world w;
         struct answer a = {0};
         rw_open_both(&w, rw_address(i));
@@ -72,7 +75,7 @@ static void test_pieces(void **state)
 static void test_many_small(void **state)
 {
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         struct world w;
         static struct answer a;
         rw_open_both(&w, rw_address(i));
@@ -112,7 +115,7 @@ static uint64_t allocated(void)
 static void test_no_malloc(void **state)
 {
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         struct world w;
         static struct answer a;
         uint64_t before = 0;
@@ -185,7 +188,7 @@ static void test_deadline(void **state)
 static void test_server_dies_and_returns(void **state)
 {
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         struct world w;
         struct answer a = {0};
         rw_open_both(&w, rw_address(i));
@@ -567,6 +570,45 @@ static void test_queue_bound(void **state)
     rw_close(&w);
 }
 
+/* Who does not find the short way comes by TCP; a payload tells by its checksum which way it took. */
+static void test_the_short_way(void **state)
+{
+    static const char *const name = "tcp:127.0.0.1:1";
+    char text[RT_ADDRESS_MAX + 1] = {0};
+    struct world w;
+
+    (void)state;
+    int fd = rt_near_bind(name);
+    assert_true(fd >= 0);
+    assert_int_equal(rt_near_bind(name), -1);    /* taken */
+    assert_int_equal(rt_near_connect(name), -1); /* nobody listens */
+    assert_int_equal(listen(fd, 1), 0);
+    int other = rt_near_connect(name);
+    assert_true(other >= 0);
+    close(other);
+    close(fd);
+    assert_int_equal(rt_near_connect(name), -1);
+    memset(text, 'x', sizeof(text) - 1);
+    assert_int_equal(rt_near_bind(text), -1);
+    for (int i = 0; i < 4; i++) { /* 3: the listener has it, the other does not take it */
+        struct answer a = {0};
+        rw_open(&w, rw_address(i == 3 ? 2 : i));
+        rt_near_set(i == 2);
+        struct rt_rpc_conf conf = rw_conf(&w, &w.client, RT_ROLE_MIDDLEWARE, 200);
+        rw_start_client(&w, &conf);
+        rw_wait(&w, &w.client.ups, 1, "the connection");
+        struct rt_buf *buf = rw_filled(&w, 100, 1);
+        struct rt_piece piece = {buf->data, 100, buf};
+        struct rt_outgoing out = {.pieces = &piece, .n_pieces = 1};
+        assert_int_equal(rt_rpc_call(w.peer, METHOD_ECHO, &out, RT_S, rw_on_answer, &a), 0);
+        rt_buf_unref(buf);
+        rw_wait(&w, &a.count, 1, "reply");
+        assert_int_equal(!(a.header.flags & RT_FRAME_NO_PAYLOAD_CRC), i == 0 || i == 3);
+        rw_answer_reset(&a);
+        rw_close(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -587,6 +629,7 @@ int main(void)
         cmocka_unit_test(test_epoch_grows_under_calls),
         cmocka_unit_test(test_calls_from_callbacks),
         cmocka_unit_test(test_old_address_is_ignored),
+        cmocka_unit_test(test_the_short_way),
         cmocka_unit_test(test_queue_bound),
     };
     rt_log_set_level(getenv("SAFFRON_TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);

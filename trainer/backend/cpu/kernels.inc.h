@@ -4,8 +4,8 @@
  * Dot interaction: LANES samples at a time, transposed so that a lane is a sample: xt[n][dim][LANES]
  * (27 vectors of dim 16: 27 KB, in L1). Then every pair is dim multiply-adds on whole registers and
  * no sum ever crosses lanes; the result is transposed back. With a lane per dimension instead, each
- * of the 351 dot products ends in a horizontal sum that costs more than the product. Four pairs run
- * side by side to hide the latency of the additions. */
+ * of the 351 dot products ends in a horizontal sum that costs more than the product. Eight pairs, or
+ * as many dimensions of a gradient as registers allow, run side by side to hide the latency of the additions. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -111,14 +111,14 @@ static uint32_t at_most(uint32_t value, uint32_t limit)
 /* y[0..count) = a . b[0..count), each [dim][LANES]; count is a constant where this is inlined. */
 INLINE void dot_some(const float *a, const float *b, uint32_t dim, float *y, int count)
 {
-    vec sum[4] = {0};
+    vec sum[8] = {0};
     for (uint32_t d = 0; d < dim; d++) {
         vec left = load(a + (size_t)d * LANES);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int k = 0; k < count; k++)
             sum[k] += left * load(b + ((size_t)k * dim + d) * LANES);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int k = 0; k < count; k++)
         store(y + (size_t)k * LANES, sum[k]);
 }
@@ -143,16 +143,32 @@ static float *behind_x(float *scratch, uint32_t samples, uint32_t n, uint32_t di
     return scratch + ((size_t)samples + LANES - 1) / LANES * LANES * n * dim;
 }
 
+/* The same with a count of 1..7 that is not known before: a chain of additions for each pair, as above. */
+static void dot_rest(const float *a, const float *b, uint32_t dim, float *y, uint32_t count)
+{
+    if (count & 4) {
+        dot_some(a, b, dim, y, 4);
+        b += 4 * (size_t)dim * LANES;
+        y += 4 * LANES;
+    }
+    if ((count & 3) == 3)
+        dot_some(a, b, dim, y, 3);
+    else if (count & 2)
+        dot_some(a, b, dim, y, 2);
+    else if (count & 1)
+        dot_some(a, b, dim, y, 1);
+}
+
 /* All pairs of one group: xt[n][dim][LANES] -> yt[pairs][LANES]. */
 static void dot_pairs(const float *xt, uint32_t n, uint32_t dim, float *yt)
 {
     size_t block = (size_t)dim * LANES;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i + 1 < n; i++) {
         uint32_t j = i + 1;
-        for (; j + 4 <= n; j += 4, yt += 4 * LANES)
-            dot_some(xt + i * block, xt + j * block, dim, yt, 4);
-        for (; j < n; j++, yt += LANES)
-            dot_some(xt + i * block, xt + j * block, dim, yt, 1);
+        for (; j + 8 <= n; j += 8, yt += 8 * LANES)
+            dot_some(xt + i * block, xt + j * block, dim, yt, 8);
+        dot_rest(xt + i * block, xt + j * block, dim, yt, n - j);
+        yt += (size_t)(n - j) * LANES;
     }
 }
 
@@ -168,17 +184,19 @@ static void dot_forward(const struct tr_dot *op)
     }
 }
 
+#define DIMS LANES /* sums of a gradient side by side: half of the registers, or less */
+
 /* dx[0..count) of vector i at dimensions d..d+count, from xt and the transposed dy. */
 INLINE void dot_grad_some(const struct tr_dot_grad *op, uint32_t i, uint32_t d, const float *xt,
                           const float *gt, float *dx, int count)
 {
     uint32_t n = op->n;
     size_t block = (size_t)op->dim * LANES;
-    vec sum[8] = {0};
+    vec sum[DIMS] = {0};
     const float *g = gt + ((size_t)i - 1) * LANES; /* pair (0, i), then (1, i), ... */
     for (uint32_t j = 0; j < i; j++) {
         vec left = load(g);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int k = 0; k < count; k++)
             sum[k] += left * load(xt + j * block + (size_t)(d + k) * LANES);
         g += (size_t)(n - j - 2) * LANES;
@@ -186,11 +204,11 @@ INLINE void dot_grad_some(const struct tr_dot_grad *op, uint32_t i, uint32_t d, 
     g = gt + ((size_t)i * n - (size_t)i * (i + 1) / 2) * LANES; /* pair (i, i+1), ... */
     for (uint32_t j = i + 1; j < n; j++, g += LANES) {
         vec left = load(g);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int k = 0; k < count; k++)
             sum[k] += left * load(xt + j * block + (size_t)(d + k) * LANES);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int k = 0; k < count; k++)
         store(dx + (size_t)(d + k) * LANES, sum[k]);
 }
@@ -199,8 +217,8 @@ static void dot_grad_vector(const struct tr_dot_grad *op, uint32_t i, const floa
                             const float *gt, float *dx)
 {
     uint32_t d = 0;
-    for (; d + 8 <= op->dim; d += 8)
-        dot_grad_some(op, i, d, xt, gt, dx, 8);
+    for (; d + DIMS <= op->dim; d += DIMS)
+        dot_grad_some(op, i, d, xt, gt, dx, DIMS);
     for (; d < op->dim; d++)
         dot_grad_some(op, i, d, xt, gt, dx, 1);
 }

@@ -1,0 +1,283 @@
+/* tests/sim/test_phases.c -- epochs and evaluations over several ranks and composers, with the whole job around
+ * them in one thread: every row accounted for, no shape of a job that waits for ever, the same result
+ * whatever the network does and however many ranks score it. */
+#include "tests/sim/job_world.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+#include "runtime/base/rand.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static unsigned runs(unsigned wanted)
+{
+    const char *text = getenv("TEST_PHASES_RUNS");
+    return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
+}
+
+/* Any two nodes lose one another, now and then. */
+static void break_links(struct job_world *w, unsigned breaks)
+{
+    unsigned nodes = jw_node_owner(w, w->conf.owners);
+    uint64_t key = rt_draw_key(w->conf.seed, "breaks", NULL);
+    for (unsigned i = 0; i < breaks && !jw_is_over(w); i++) {
+        sim_run_until(w->sim, jw_is_over, w, RT_MS + rt_below(rt_draw(key, 3 * i), 40 * RT_MS));
+        unsigned a = (unsigned)rt_below(rt_draw(key, 3 * i + 1), nodes);
+        unsigned b = (unsigned)rt_below(rt_draw(key, 3 * i + 2), nodes);
+        if (a != b)
+            sim_break(w->sim, a, b);
+    }
+}
+
+static void check_accounts(struct job_world *w, uint64_t epochs)
+{
+    struct tr_report r = jw_report(w);
+    if (r.samples_trained != JW_TRAIN_ROWS * epochs || r.samples_read != JW_TRAIN_ROWS * epochs ||
+        r.samples_dropped + r.samples_quarantined != 0)
+        fail_msg("seed %llu: read %llu trained %llu dropped %llu, want %llu",
+                 (unsigned long long)w->conf.seed, (unsigned long long)r.samples_read,
+                 (unsigned long long)r.samples_trained, (unsigned long long)r.samples_dropped,
+                 (unsigned long long)(JW_TRAIN_ROWS * epochs));
+    assert_true(r.read_whole);
+    assert_int_equal(r.test_samples, JW_TEST_ROWS);
+    assert_int_equal(r.permits_used, 0);
+    assert_true(r.staleness_max <= w->job->global.staleness);
+    uint64_t digest = tr_trainer_digest(w->rank[0].trainer);
+    for (unsigned i = 0; i < w->conf.ranks; i++) {
+        struct tr_report own;
+        tr_trainer_report(w->rank[i].trainer, &own);
+        assert_true(own.done);
+        assert_int_equal(own.rank, i);
+        assert_int_equal(own.batches_open, 0);
+        if (tr_trainer_digest(w->rank[i].trainer) != digest)
+            fail_msg("seed %llu: rank %u has other weights", (unsigned long long)w->conf.seed, i);
+    }
+}
+
+/* Every shape, every mode, with and without a quiet network. */
+static void test_shapes(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned composers, middlewares, ranks;
+    } shape[] = {{1, 1, 1}, {1, 1, 3}, {2, 1, 2}, {2, 2, 2},
+                 {3, 1, 2}, {2, 2, 4}, {3, 2, 3}, {1, 2, 4}};
+    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full",
+                                       "global.mode=async"};
+    for (uint64_t seed = 1; seed <= runs(72); seed++) {
+        size_t s = seed % ARRAY_LEN(shape);
+        const char *set[] = {"data.epochs=2", mode[seed / ARRAY_LEN(shape) % 3],
+                             "global.sync_every=3", "data.splits=6"};
+        struct job_world w;
+        jw_start(&w, &(struct jw_conf){.seed = seed,
+                                       .composers = shape[s].composers,
+                                       .middlewares = shape[s].middlewares,
+                                       .ranks = shape[s].ranks,
+                                       .set = set,
+                                       .n_set = ARRAY_LEN(set)});
+        break_links(&w, seed % 2 ? 0 : 20);
+        jw_run(&w);
+        check_accounts(&w, 2);
+        jw_stop(&w);
+    }
+}
+
+/* With a window of one, no shuffling and a split for each few batches a composer has a row of batches for one rank
+ * and stops reading, while another rank has none of it. Without NothingYet this hangs. */
+static void test_nothing_yet(void **state)
+{
+    (void)state;
+    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full"};
+    for (uint64_t seed = 1; seed <= runs(48); seed++) {
+        const char *set[] = {"data.epochs=2",      mode[seed % 2],
+                             "data.window=1",      seed % 4 < 2 ? "data.splits=2" : "data.splits=7",
+                             "data.batch_size=8",  "data.block_rows=8",
+                             "data.shuffle_rows=8"};
+        struct job_world w;
+        jw_start(&w, &(struct jw_conf){.seed = seed,
+                                       .composers = 1 + (unsigned)(seed / 2 % 2),
+                                       .ranks = 2 + (unsigned)(seed / 4 % 3),
+                                       .set = set,
+                                       .n_set = ARRAY_LEN(set)});
+        break_links(&w, seed % 3 ? 0 : 20);
+        jw_run(&w);
+        check_accounts(&w, 2);
+        jw_stop(&w);
+    }
+}
+
+/* `exact` with several ranks, evaluations and windows that fill: whatever links break, the same bits. */
+static void test_exact(void **state)
+{
+    (void)state;
+    static const char *const window[] = {"data.window=1", "data.window=2", "data.window=4"};
+    for (unsigned ranks = 2; ranks <= 4; ranks++) {
+        uint64_t want = 0;
+        struct tr_report first = {0};
+        for (uint64_t seed = 1; seed <= runs(30); seed++) {
+            const char *set[] = {
+                "data.epochs=2",      "global.mode=full",     "global.exact=true",
+                window[ranks - 2],    "data.splits=5",        "data.batch_size=8",
+                "data.block_rows=16", "data.shuffle_rows=16", "global.evaluate_every=4"};
+            struct job_world w;
+            jw_start(&w, &(struct jw_conf){.seed = seed,
+                                           .ranks = ranks,
+                                           .middlewares = 1 + (unsigned)(seed % 2),
+                                           .set = set,
+                                           .n_set = ARRAY_LEN(set)});
+            break_links(&w, seed == 1 ? 0 : (unsigned)seed);
+            jw_run(&w);
+            check_accounts(&w, 2);
+            uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
+            struct tr_report r = jw_report(&w);
+            if (seed == 1) {
+                want = digest;
+                first = r;
+            } else if (digest != want || r.test_auc != first.test_auc || r.step != first.step ||
+                       r.test_logloss != first.test_logloss || r.train_loss != first.train_loss ||
+                       r.evaluations != first.evaluations) {
+                fail_msg("%u ranks, seed %llu: not the bits of the unbroken run", ranks,
+                         (unsigned long long)seed);
+            }
+            jw_stop(&w);
+        }
+    }
+}
+
+/* Nothing is learned, so every rank scores the same whoever has the batch: one rank and three must tell the
+ * same bits of AUC and log loss. */
+static void test_result_of_any_ranks(void **state)
+{
+    (void)state;
+    struct tr_report first = {0};
+    for (unsigned ranks = 1; ranks <= 4; ranks++) {
+        const char *set[] = {"data.epochs=1", "data.splits=6", "data.batch_size=7",
+                             "model.optimizer.learning_rate=0",
+                             "embedding.defaults.optimizer.learning_rate=0"};
+        struct job_world w;
+        jw_start(&w, &(struct jw_conf){.seed = 100 + ranks,
+                                       .ranks = ranks,
+                                       .composers = 1 + ranks % 2,
+                                       .set = set,
+                                       .n_set = ARRAY_LEN(set)});
+        jw_run(&w);
+        check_accounts(&w, 1);
+        struct tr_report r = jw_report(&w);
+        if (ranks == 1)
+            first = r;
+        assert_true(r.test_auc == first.test_auc && r.test_logloss == first.test_logloss);
+        assert_true(r.test_auc > 0 && r.test_auc < 1);
+        jw_stop(&w);
+    }
+}
+
+/* Evaluations in the midst of epochs: each at its step, no row lost, no step made meanwhile. */
+static void test_evaluate_every(void **state)
+{
+    (void)state;
+    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full"};
+    for (uint64_t seed = 1; seed <= runs(36); seed++) {
+        const char *set[] = {"data.epochs=2", "global.evaluate_every=3", mode[seed % 2],
+                             seed % 3 ? "data.window=4" : "data.window=1"};
+        struct job_world w;
+        jw_start(&w, &(struct jw_conf){.seed = seed,
+                                       .ranks = 1 + (unsigned)(seed % 3),
+                                       .composers = 1 + (unsigned)(seed / 3 % 2),
+                                       .set = set,
+                                       .n_set = ARRAY_LEN(set)});
+        break_links(&w, seed % 4 ? 0 : 15);
+        jw_run(&w);
+        check_accounts(&w, 2);
+        struct tr_report r = jw_report(&w);
+        assert_true(r.evaluations >= r.step / 3);
+        assert_int_equal(r.n_evaluation, r.evaluations);
+        for (uint32_t i = 0; i < r.n_evaluation; i++) {
+            assert_int_equal(r.evaluation[i].samples, JW_TEST_ROWS);
+            assert_true(i == 0 || r.evaluation[i].step > r.evaluation[i - 1].step);
+            if (i < r.step / 3 && r.evaluation[i].epoch == 0)
+                assert_true(r.evaluation[i].step <= 3 * (i + 1));
+        }
+        assert_int_equal(r.evaluation[r.n_evaluation - 1].step, r.step);
+        jw_stop(&w);
+    }
+}
+
+static void test_max_steps(void **state)
+{
+    (void)state;
+    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full",
+                                       "global.mode=async"};
+    for (uint64_t seed = 1; seed <= runs(36); seed++) {
+        const char *set[] = {"data.epochs=3", "global.max_steps=5", mode[seed % 3],
+                             "global.sync_every=2",
+                             seed % 4 ? "global.evaluate_every=0" : "data.test=[]"};
+        struct job_world w;
+        jw_start(&w, &(struct jw_conf){.seed = seed,
+                                       .ranks = 1 + (unsigned)(seed % 4),
+                                       .composers = 1 + (unsigned)(seed / 4 % 2),
+                                       .set = set,
+                                       .n_set = ARRAY_LEN(set)});
+        break_links(&w, seed % 2 ? 0 : 10);
+        jw_run(&w);
+        struct tr_report r = jw_report(&w);
+        bool async = seed % 3 == 2;
+        if (async ? r.step < 5 || r.step > 7 : r.step != 5)
+            fail_msg("seed %llu: %llu steps", (unsigned long long)seed, (unsigned long long)r.step);
+        assert_true(r.samples_trained > 0 && r.samples_trained <= 7 * 16 * w.conf.ranks);
+        assert_int_equal(r.samples_dropped, 0);
+        if (seed % 4)
+            assert_int_equal(r.test_samples, JW_TEST_ROWS);
+        uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
+        for (unsigned i = 1; i < w.conf.ranks; i++)
+            assert_true(tr_trainer_digest(w.rank[i].trainer) == digest);
+        jw_stop(&w);
+    }
+}
+
+static bool evaluating(void *world)
+{
+    struct job_world *w = world;
+    struct tr_report r;
+    tr_trainer_report(w->rank[1].trainer, &r);
+    return strcmp(r.phase, "evaluate") == 0 && r.batches_open > 0;
+}
+
+/* A rank that dies in an evaluation takes scores with it: the job fails and says so. */
+static void test_rank_lost_in_evaluation(void **state)
+{
+    (void)state;
+    for (unsigned rank = 0; rank < 2; rank++) {
+        const char *set[] = {"data.epochs=1"};
+        struct job_world w;
+        jw_start(&w, &(struct jw_conf){.seed = 7, .ranks = 2, .set = set, .n_set = 1});
+        assert_true(sim_run_until(w.sim, evaluating, &w, 60 * RT_S));
+        jw_restart_rank(&w, rank);
+        sim_run_until(w.sim, jw_is_over, &w, 120 * RT_S);
+        if (!w.failed || !strstr(w.failed_text, "in the midst of an evaluation"))
+            fail_msg("rank %u: %s", rank, w.failed ? w.failed_text : "it did not fail");
+        jw_stop(&w);
+    }
+}
+
+int main(void)
+{
+    rt_log_set_level(RT_LOG_ERROR);
+    const struct CMUnitTest test[] = {
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_nothing_yet),
+        cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_result_of_any_ranks),
+        cmocka_unit_test(test_evaluate_every),
+        cmocka_unit_test(test_max_steps),
+        cmocka_unit_test(test_rank_lost_in_evaluation),
+    };
+    return cmocka_run_group_tests(test, NULL, NULL);
+}
