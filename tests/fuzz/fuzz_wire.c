@@ -13,6 +13,27 @@
 
 #define ARENA_LIMIT ((size_t)64 << 20)
 
+/* The handshake has no codec of its own kind: the one that an rpc takes. */
+struct wire_handshake {
+    struct rt_identity id;
+};
+
+static int wire_handshake_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                 struct wire_handshake *out)
+{
+    (void)arena;
+    return wire_greeting.unpack(data, size, &out->id);
+}
+
+static int wire_handshake_pack(const struct wire_handshake *in, struct wire_out *out)
+{
+    if (!out->data) {
+        out->capacity = 4096;
+        out->data = rt_xmalloc(out->capacity);
+    }
+    return wire_greeting.pack(&in->id, out->data, out->capacity, &out->size);
+}
+
 /* The order is the corpus's: append only. */
 /* clang-format off */
 #define ALL(X) \
@@ -22,7 +43,7 @@
     X(apply_gradients) X(apply_gradients_reply) X(cut) X(step_header) X(hello) X(who) \
     X(control_request) X(control_reply) X(step_headers) X(join_group) X(join_group_reply) \
     X(fetch_state) X(fetch_state_reply) X(reduce_chunk) \
-    X(nothing_yet) X(tell_phase) X(scores) X(held)
+    X(nothing_yet) X(tell_phase) X(scores) X(held) X(handshake)
 /* clang-format on */
 
 /* Unpack and pack; an error is the message's fault only in the unpacking. */
