@@ -2,7 +2,8 @@
  *
  * fork and exec by hand, not uv_spawn: the child must ask for the death signal and for its group before it
  * runs, and wait4 must tell what it used. The supervisor has threads by the time nats-server is started
- * again, so between fork and exec the child calls nothing but system calls. */
+ * again, so between fork and exec the child calls nothing but system calls. No signal may come in between:
+ * libuv's handler would run in the child and take the lock that it shares with the supervisor, for ever. */
 #include "ctl/child.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -12,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,13 +35,15 @@ void ctl_child_arg(struct ctl_child *child, const char *text)
 static void become(const struct ctl_child *child, pid_t parent, int null_fd, int log_fd)
 {
     static const char sorry[] = "ERROR cannot be started: exec failed\n";
+    static const int handled[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGPIPE};
     struct sigaction dfl = {.sa_handler = SIG_DFL};
     sigset_t none;
 
     setpgid(0, 0);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
         _exit(1); /* the supervisor died before it could be asked for */
-    sigaction(SIGPIPE, &dfl, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(handled); i++)
+        sigaction(handled[i], &dfl, NULL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (dup2(null_fd, 0) < 0 || dup2(log_fd, 1) < 0 || dup2(log_fd, 2) < 0)
@@ -63,6 +67,7 @@ int ctl_child_start(struct ctl_child *child)
     pid_t parent = getpid();
     int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     int log_fd = open(child->log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    sigset_t all, before;
     int err = 0;
     pid_t pid;
 
@@ -71,9 +76,12 @@ int ctl_child_start(struct ctl_child *child)
         err = RT_FAIL(RT_EFILE, "%s: %s", child->log_path, strerror(errno));
         goto out;
     }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     pid = fork();
     if (pid == 0)
         become(child, parent, null_fd, log_fd);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (pid < 0) {
         err = RT_FAIL(-errno, "%s: cannot start a process: %s", child->name, strerror(errno));
         goto out;
