@@ -162,6 +162,15 @@ static inline uint32_t settle(const struct ebs_table *table, const struct stretc
 
 /* ---- look-up ---- */
 
+/* The dim that most tables have is known here, so it takes no call. */
+static inline void copy(float *restrict out, const float *restrict weight, size_t dim)
+{
+    if (dim == 16)
+        memcpy(out, weight, 16 * sizeof(float));
+    else
+        memcpy(out, weight, dim * sizeof(float));
+}
+
 static size_t lookup_stretch(const struct ebs_table *table, const struct stretch *s, float *out)
 {
     const struct ebs_slab *slab = &table->slab;
@@ -174,7 +183,7 @@ static size_t lookup_stretch(const struct ebs_table *table, const struct stretch
             ebs_init_fill(&table->init, s->id[i], out, dim);
             continue;
         }
-        memcpy(out, ebs_row_weights(ebs_slab_at(slab, row)), dim * sizeof(float));
+        copy(out, ebs_row_weights(ebs_slab_at(slab, row)), dim);
         hits++;
     }
     return hits;

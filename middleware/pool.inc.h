@@ -31,8 +31,11 @@ static inline __attribute__((always_inline)) void pool_block(
         out[column + j] = sum[j] * scale;
 }
 
-static inline void pool_bag(float *restrict out, const float *const *row, const uint32_t *slot,
-                            const float *weight, uint32_t n, float scale, size_t dim)
+static inline __attribute__((always_inline)) void pool_bag(float *restrict out,
+                                                           const float *const *row,
+                                                           const uint32_t *slot,
+                                                           const float *weight, uint32_t n,
+                                                           float scale, size_t dim)
 {
     size_t column = 0;
 
@@ -50,13 +53,16 @@ static inline void pool_bag(float *restrict out, const float *const *row, const 
         pool_block(out, row, slot, weight, n, scale, column, 1);
 }
 
-/* One id per sample, no weights: its row. Adding 0 keeps the bits those of pool_bag (-0 becomes 0). */
-static void pool_one(const struct mw_bags *bags, const float *const *row, float *out)
+/* One id per sample, no weights: its row. Adding 0 keeps the bits those of pool_bag (-0 becomes 0). dim is a
+ * constant where this is inlined for the one that most tables have. */
+static inline __attribute__((always_inline)) void pool_one(const struct mw_bags *bags,
+                                                           const float *const *row, float *out,
+                                                           size_t dim)
 {
-    for (size_t s = 0; s < bags->samples; s++, out += bags->dim) {
+    for (size_t s = 0; s < bags->samples; s++, out += dim) {
         if (s + AHEAD < bags->samples)
             __builtin_prefetch(row[bags->slot[s + AHEAD]]);
-        pool_bag(out, row, bags->slot + s, NULL, 1, 1.0f, bags->dim);
+        pool_bag(out, row, bags->slot + s, NULL, 1, 1.0f, dim);
     }
 }
 
@@ -65,7 +71,10 @@ void POOL_NAME(const struct mw_bags *bags, const float *const *row, float *out)
     size_t at = 0, total = 0;
 
     if (!bags->length && !bags->weight) {
-        pool_one(bags, row, out);
+        if (bags->dim == 16)
+            pool_one(bags, row, out, 16);
+        else
+            pool_one(bags, row, out, bags->dim);
         return;
     }
     for (size_t s = 0; s < bags->samples; s++)

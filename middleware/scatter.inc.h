@@ -11,7 +11,9 @@ static inline __attribute__((always_inline)) void add_block(float *restrict to,
         to[j] += factor * from[j];
 }
 
-static inline void add_row(float *restrict to, const float *restrict from, float factor, size_t dim)
+static inline __attribute__((always_inline)) void add_row(float *restrict to,
+                                                          const float *restrict from, float factor,
+                                                          size_t dim)
 {
     size_t column = 0;
 
@@ -29,10 +31,29 @@ static inline void add_row(float *restrict to, const float *restrict from, float
         to[column] += factor * from[column];
 }
 
+/* One id per sample, no weights. dim is a constant where this is inlined for the one that most tables have. */
+static inline __attribute__((always_inline)) void scatter_one(const struct mw_bags *bags,
+                                                              const float *gradient,
+                                                              float *const *row, size_t dim)
+{
+    for (size_t s = 0; s < bags->samples; s++, gradient += dim) {
+        if (s + AHEAD < bags->samples)
+            __builtin_prefetch(row[bags->slot[s + AHEAD]], 1);
+        add_row(row[bags->slot[s]], gradient, 1.0f, dim);
+    }
+}
+
 void SCATTER_NAME(const struct mw_bags *bags, const float *gradient, float *const *row)
 {
     size_t at = 0, total = 0;
 
+    if (!bags->length && !bags->weight) {
+        if (bags->dim == 16)
+            scatter_one(bags, gradient, row, 16);
+        else
+            scatter_one(bags, gradient, row, bags->dim);
+        return;
+    }
     for (size_t s = 0; s < bags->samples; s++)
         total += bags->length ? bags->length[s] : 1;
     for (size_t s = 0; s < bags->samples; s++, gradient += bags->dim) {
