@@ -182,7 +182,6 @@ static int allocate(struct dc_parser *p)
     p->field = (struct dc_column **)rt_xcalloc(n, sizeof(*p->field));
     p->slot = (struct dc_column **)rt_xcalloc(n, sizeof(*p->slot));
     p->run = rt_xcalloc(n, sizeof(*p->run));
-    p->place = rt_xcalloc(n + STOP_SLACK, sizeof(*p->place));
     p->stop = rt_xcalloc(n + STOP_SLACK, sizeof(*p->stop));
     p->count = rt_xcalloc(p->job->n_features + 1, sizeof(*p->count));
     p->label = rt_xcalloc(data->n_labels + 1, sizeof(*p->label));
@@ -211,11 +210,15 @@ static void plan_fields(struct dc_parser *p)
     for (uint32_t i = 0; i < p->n_fields && p->field[i]; i++) {
         enum dc_run_sort sort = sort_of(p->field[i]->conf);
 
-        if (i > run->first && sort != run->sort)
+        uint32_t slot = p->field[i]->slot;
+
+        if (i > run->first &&
+            (sort != run->sort || (sort != DC_RUN_OTHER && slot != run->slot + (i - run->first))))
             *++run = (struct dc_run){.first = i};
+        if (i == run->first)
+            run->slot = slot;
         run->sort = sort;
         run->end = i + 1;
-        p->place[i] = p->field[i]->slot;
     }
     if (p->n_fields)
         *++run = (struct dc_run){.first = p->n_fields};
@@ -279,7 +282,6 @@ void dc_parser_destroy(struct dc_parser *parser)
     rt_free((void *)parser->field);
     rt_free((void *)parser->slot);
     rt_free(parser->run);
-    rt_free(parser->place);
     rt_free(parser->stop);
     rt_free(parser->id);
     rt_free(parser->count);

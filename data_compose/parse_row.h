@@ -21,10 +21,11 @@ struct dc_column {
     uint32_t given; /* synthetic: which generated column; libsvm: position */
 };
 
-/* Neighbouring fields that are read alike, in a tab separated line. */
+/* Neighbouring fields that are read alike and go to neighbouring slots, in a tab separated line. */
 enum dc_run_sort { DC_RUN_OTHER, DC_RUN_DENSE, DC_RUN_IDS };
 struct dc_run {
     uint32_t first, end; /* fields; the last run of a list begins at n_fields */
+    uint32_t slot;       /* of the first field's column */
     enum dc_run_sort sort;
 };
 
@@ -52,7 +53,6 @@ struct dc_parser {
     struct dc_column **field; /* [n_fields] column of each field of the current file */
     uint32_t n_fields;
     struct dc_run *run; /* over the fields, in order */
-    uint32_t *place;    /* [n_fields] slot of the field's column */
     uint32_t *stop;     /* [n_fields + 1] and room for a block: where fields end */
     bool (*finish_dense)(const struct dc_dense_plan *plan, const double *value, float *out);
     struct dc_column **slot; /* [n_slots] feature columns by slot */

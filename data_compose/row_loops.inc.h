@@ -128,11 +128,13 @@ static int run_other(struct dc_parser *p, const struct dc_run *run, const char *
     return 0;
 }
 
-static inline int some_dense(struct dc_parser *p, uint32_t first, uint32_t last, const char *text,
-                             size_t size)
+/* Fields first .. last - 1 of the run. */
+static inline int some_dense(struct dc_parser *p, const struct dc_run *run, uint32_t first,
+                             uint32_t last, const char *text, size_t size)
 {
     for (uint32_t i = first; i < last; i++) {
-        uint32_t from = p->stop[i] + 1, n = p->stop[i + 1] - from, slot = p->place[i];
+        uint32_t from = p->stop[i] + 1, n = p->stop[i + 1] - from;
+        uint32_t slot = run->slot + (i - run->first);
         uint64_t byte, bits, missing;
 
         if (n <= 8 && from + 8ul <= size) {
@@ -155,12 +157,13 @@ static inline int some_dense(struct dc_parser *p, uint32_t first, uint32_t last,
     return 0;
 }
 
-static inline void some_ids(struct dc_parser *p, uint32_t first, uint32_t last, const char *text)
+static inline void some_ids(struct dc_parser *p, const struct dc_run *run, uint32_t first,
+                            uint32_t last, const char *text)
 {
     for (uint32_t i = first; i < last; i++) {
         uint32_t from = p->stop[i] + 1;
 
-        p->id[p->place[i]] = XXH3_64bits(text + from, p->stop[i + 1] - from);
+        p->id[run->slot + (i - run->first)] = XXH3_64bits(text + from, p->stop[i + 1] - from);
     }
 }
 
@@ -219,11 +222,10 @@ static inline void run_ids(struct dc_parser *p, const struct dc_run *run, const 
                          e.whole;
         __m512i id = _mm512_mask_mov_epi64(hash_eight(e), empty, nothing);
 
-        _mm512_mask_i32scatter_epi64(p->id, plain | empty,
-                                     _mm256_loadu_si256((const void *)(p->place + i)), id, 8);
+        _mm512_mask_storeu_epi64(p->id + run->slot + (i - run->first), plain | empty, id);
         for (uint32_t rest = e.live & ~(uint32_t)(plain | empty); rest; rest &= rest - 1) {
             uint32_t k = i + (uint32_t)__builtin_ctz(rest);
-            some_ids(p, k, k + 1, text);
+            some_ids(p, run, k, k + 1, text);
         }
     }
 }
@@ -245,14 +247,14 @@ static inline int run_dense(struct dc_parser *p, const struct dc_run *run, const
         __m512i four = _mm512_madd_epi16(two, _mm512_set1_epi32(100 + (1 << 16)));
         __m512i value = _mm512_add_epi64(_mm512_mul_epu32(four, _mm512_set1_epi64(10000)),
                                          _mm512_srli_epi64(four, 32));
-        __m256i place = _mm256_loadu_si256((const void *)(p->place + i));
-        __m512d missing = _mm512_i32gather_pd(place, p->plan.missing, 8);
+        uint32_t slot = run->slot + (i - run->first);
+        __m512d missing = _mm512_maskz_loadu_pd(empty, p->plan.missing + slot);
 
-        _mm512_mask_i32scatter_pd(p->value, plain | empty, place,
-                                  _mm512_mask_mov_pd(_mm512_cvtepi64_pd(value), empty, missing), 8);
+        _mm512_mask_storeu_pd(p->value + slot, plain | empty,
+                              _mm512_mask_mov_pd(_mm512_cvtepi64_pd(value), empty, missing));
         for (uint32_t rest = e.live & ~(uint32_t)(plain | empty); rest; rest &= rest - 1) {
             uint32_t k = i + (uint32_t)__builtin_ctz(rest);
-            int err = some_dense(p, k, k + 1, text, size);
+            int err = some_dense(p, run, k, k + 1, text, size);
             if (err)
                 return err;
         }
@@ -266,13 +268,13 @@ static inline void run_ids(struct dc_parser *p, const struct dc_run *run, const 
                            size_t size)
 {
     (void)size;
-    some_ids(p, run->first, run->end, text);
+    some_ids(p, run, run->first, run->end, text);
 }
 
 static inline int run_dense(struct dc_parser *p, const struct dc_run *run, const char *text,
                             size_t size)
 {
-    return some_dense(p, run->first, run->end, text, size);
+    return some_dense(p, run, run->first, run->end, text, size);
 }
 
 #endif
