@@ -455,6 +455,35 @@ static void plans(void **state)
     }
 }
 
+/* Where the short ways of reading end, as strtod has it; the line goes on, so that they may be taken. */
+static void edge_numbers(void **state)
+{
+    static const char *const good[] = {
+        "0",         "-0",        ".5",        "5.",        "-.5",       "-5.",       "-0.0",
+        "00000000",  "12345678",  "-12345678", "123456789", "1234567.8", "-1234567.", ".1234567",
+        "0.0000001", "-.0000001", "99999999",  "+1",        "1e-3",      "1E+3",      "0.30000001"};
+    static const char *const bad[] = {"-",  ".",  "-.",   "--1",   "1-",  "1.2.3", "..", "1 2",
+                                      "1/", "1:", "\x80", "1\xff", "0x1", "1,5",   "e",  "+"};
+    struct data_job dj;
+    struct dc_parser *parser;
+    char text[96];
+
+    (void)state;
+    data_job_init(&dj, RT_FORMAT_TSV, false, "a=dense y=label c=feature");
+    assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+    for (size_t i = 0; i < ARRAY_LEN(good) + ARRAY_LEN(bad); i++) {
+        bool is_good = i < ARRAY_LEN(good);
+        const char *number = is_good ? good[i] : bad[i - ARRAY_LEN(good)];
+        int n = snprintf(text, sizeof(text), "%s\t1\tsome more text", number);
+        int rc = dc_parser_row(parser, text, (size_t)n);
+        float want = (float)strtod(number, NULL), got = dc_parser_view(parser)->dense[0];
+
+        if (rc != (is_good ? 0 : RT_EDATA) || (is_good && memcmp(&got, &want, sizeof(got)) != 0))
+            fail_msg("'%s': rc %d, %.9g", number, rc, (double)got);
+    }
+    dc_parser_destroy(parser);
+}
+
 /* Numbers read by the short way are those of strtod, bit for bit; standardizing is what it says. */
 static void random_numbers(void **state)
 {
@@ -533,9 +562,10 @@ enum { WIDE_DENSE = 10, WIDE_FIELDS = 21 };
 /* A line of random fields for WIDE, the label before; some are bad on purpose. */
 static size_t random_line(uint64_t key, uint64_t *at, char *text)
 {
-    static const char *const number[] = {"0",        "7",     "-3",  "12345678", "123456789",
-                                         "00000042", "3.25",  "1e3", "99999999", "-0.5",
-                                         "77",       "512.5", "",    "9x"}; /* bad: the last */
+    static const char *const number[] = {"0",        "7",    "-3",        "12345678",   "123456789",
+                                         "00000042", "3.25", "1e3",       "99999999",   "-0.5",
+                                         ".5",       "-7.",  "0.0000007", "-1234567.8", "77",
+                                         "512.5",    "",     "9x"}; /* bad: the last */
     static const char hex[] = "0123456789abcdef";
     size_t n = 0;
 
@@ -674,6 +704,7 @@ int main(void)
         cmocka_unit_test(group_and_key),
         cmocka_unit_test(logarithm),
         cmocka_unit_test(instruction_sets),
+        cmocka_unit_test(edge_numbers),
         cmocka_unit_test(random_numbers),
         cmocka_unit_test(random_damage),
     };
