@@ -2,7 +2,8 @@
 # A full disk under the run directory, at whatever moment it is noticed: one line, exit status 1, nothing left.
 . "$(dirname "$0")/lib.sh"
 mkdir "$work/disk"
-[ "$(id -u)" -eq 0 ] && mount -t tmpfs -o size=4k tmpfs "$work/disk" 2>/dev/null || skip "disk full: needs root and a tmpfs"
+[ "$(id -u)" -eq 0 ] || skip "disk full: needs root, to mount a small disk"
+mount -t tmpfs -o size=4k tmpfs "$work/disk" 2>/dev/null || skip "disk full: no tmpfs can be mounted here"
 umount_disk() {
     local status=$?
     umount -l "$work/disk" 2>/dev/null

@@ -41,6 +41,28 @@ ask_run() {
     [ $? -eq 1 ] || fail "$1: no failure, though the run has ended"
 }
 
+# stop_run COMMAND LINE -- it has ended when the command has.
+stop_run() {
+    local words
+    read -r -a words <<<"${1//runs\/NAME/$work/run}"
+    words[0]=${words[0]/#build\/release/$B}
+    local_start "${long[@]}"
+    wait_for 60 "training" is_training
+    "${words[@]}" >"$work/answer" 2>&1 || fail "$1: $(cat "$work/answer")"
+    wait_end 1
+    [ "$status" -eq 143 ] || fail "$1: the run ended with $status, expected 143"
+    nothing_left
+}
+
+# describe COMMAND LINE -- the layers of the model, in the end their parameters.
+describe() {
+    local words
+    [ -d "$data/adult" ] || { echo "not run, no data: $1" && return; }
+    read -r -a words <<<"${1//..\/shared\/data/$data}"
+    "${words[@]}" >"$work/answer" 2>&1 || fail "$1: $(cat "$work/answer")"
+    grep -q '^[0-9]* dense parameters' "$work/answer" || fail "$1: $(cat "$work/answer")"
+}
+
 # shellcheck disable=SC2016 # the backquotes are markdown
 mapfile -t commands < <(sed -n '/^```sh$/,/^```$/p' README.md | grep -v '^```')
 [ "${#commands[@]}" -ge 4 ] || fail "README.md has only ${#commands[@]} commands"
@@ -48,7 +70,9 @@ for command in "${commands[@]}"; do
     echo "+ $command"
     case $command in
     "./launch.sh local"*) run_job "$command" ;;
+    "./launch.sh trainer --describe"*) describe "$command" ;;
     "build/release/saffron status"*) ask_run "$command" ;;
+    "build/release/saffron stop"*) stop_run "$command" ;;
     "make test") make -n test >"$work/out" 2>&1 || fail "make -n test: $(tail -n 3 "$work/out")" ;;
     *) fail "README.md has a command that this test cannot run: $command" ;;
     esac

@@ -83,6 +83,7 @@ lives first "$first"
 
 # A server that comes with other files while others work: they refuse it and stay.
 start server embedding-server --index 1 --size 2 --set embedding.defaults.initializer.std=0.5
+# shellcheck disable=SC2034 # used by its name
 server=$pid
 says first "peer_refused reason=\"embedding_server/1 on host .* other files: embedding\.yml differs; config hash"
 lives first "$first"

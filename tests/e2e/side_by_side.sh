@@ -37,7 +37,8 @@ grep -q '^synthetic: training dlrm with 2 trainers, 2 embedding_servers, 2 middl
     "$work/two.out" || fail "it does not say what is started: $(cat "$work/two.out")"
 for role in "${roles[@]}"; do
     for i in 0 1; do
-        [ -e "$work/two/logs/$role-$i.log" ] && [ -s "$work/two/pids/$role-$i" ] || fail "no log or pid of $role/$i"
+        [ -e "$work/two/logs/$role-$i.log" ] || fail "no log of $role/$i"
+        [ -s "$work/two/pids/$role-$i" ] || fail "no pid of $role/$i"
     done
 done
 [ "$(sed -n 's/.*"nats": //p' "$work/one/local.json")" != "$(sed -n 's/.*"nats": //p' "$work/two/local.json")" ] ||

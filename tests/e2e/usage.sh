@@ -26,7 +26,7 @@ refused "unknown option" "unrecognized option '--epoch-count'" local --epoch-cou
 refused "no number" "epochs: expected an integer in 1\.\..*, got 'many'" "${run[@]}" --epochs many
 refused "trainers" "--trainers: expected an integer in 1\.\.64, got '0'" "${run[@]}" --trainers 0
 refused "max steps" "--max-steps: expected an integer in 1\.\..*, got '-5'" "${run[@]}" --max-steps=-5
-for url in http://127.0.0.1:4222 nats://127.0.0.1:99999 nats:// '' nats://a:1,; do
+for url in http://127.0.0.1:4222 nats://127.0.0.1:99999 nats:// '' 'nats://a:1,'; do
     refused "NATS at '$url'" "--nats: expected nats://HOST:PORT, got '" "${run[@]}" --nats "$url"
 done
 refused "no such job" "no-such-folder" local --run-dir "$work/run" --config "$work/no-such-folder"
@@ -51,32 +51,35 @@ bad() {
 
 mkdir "$work/job/models"
 cp configs/models/dlrm.yml "$work/job/models"
-bad "wrong type" data.yml 's/^batch_size: .*/batch_size: big/' \
-    "data\.yml:8: batch_size: expected an integer in 1\.\.65535, got 'big'"
-bad "a list, not a map" embedding.yml 's/^tables:/tables: [1]\nmore:/' "embedding\.yml:7: unknown key 'more'"
-bad "no YAML" global.yml '$a a: [1' "global\.yml:[0-9]+: did not find expected .* while parsing a flow sequence"
-bad "key twice" global.yml '$a seed: 2' "global\.yml:[0-9]+: .*seed.*"
-bad "missing section" embedding.yml '/^features:/,$d' "embedding\.yml:[0-9]+: missing key 'features'"
-bad "feature without a table" embedding.yml '/^features:/,$s/c1: {}/c1: {table: c11}/' \
-    "embedding\.yml:16: features\.c1\.table: there is no table 'c11' \(did you mean 'c1'\?\)"
-bad "column without a feature" data.yml 's/c1: feature/c1: {kind: feature, feature: c11}/' \
-    "data\.yml:16: columns\.c1: embedding\.yml has no feature 'c11' \(did you mean 'c1'\?\)"
-bad "feature without a column" data.yml '/c1: feature/d' \
-    "data\.yml:2: columns: expected every feature of embedding\.yml to have a column, 'c1' has none"
-bad "glob without files" data.yml 's/^format: .*/format: tsv/; s/^synthetic:/train: [none-*.tsv]\nsynthetic:/' \
-    "data\.yml:4: train\[0\]: no file matches 'none-\*\.tsv' in .*/bad \(--data or SAFFRON_DATA_DIR names the folder\)"
-bad "no such model" model.yml 's/dlrm/dlmr/' "model\.yml:1: use: there is no model file '.*/dlmr\.yml'"
-bad "no such layer input" models/dlrm.yml 's/inputs: \[bottom, dots\]/inputs: [botom, dots]/' \
-    "models/dlrm\.yml:[0-9]+: layer 'both': input 'botom': no earlier layer, .* \(did you mean 'bottom'\?\)"
-bad "no such layer type" models/dlrm.yml 's/type: concat/type: concatt/' \
-    "models/dlrm\.yml:[0-9]+: layer 'both': type: no layer type is called 'concatt' \(did you mean 'concat'\?\)"
-bad "shapes of a layer" embedding.yml 's/^  dim: 16/  dim: 8/' \
-    "models/dlrm\.yml:[0-9]+: layer 'dots': input 'c1': expected \[samples\]\[16\] as 'bottom' has, got \[samples\]\[8\]"
-bad "shape of the loss" model.yml 's/^# params.*/params: {top: [8]}/' \
-    "models/dlrm\.yml:[0-9]+: layer 'loss': input 'logit': expected \[samples\]\[1\], got \[samples\]\[8\]"
-bad "no such parameter" model.yml 's/^# params.*/params: {topp: [1]}/' \
-    "model\.yml:2: unknown key 'params\.topp' \(did you mean 'params\.top'\?\)"
-bad "no such optimizer" model.yml 's/type: adam/type: adamm/' "model\.yml:[0-9]+: .*adamm.*"
+# shellcheck disable=SC2016 # the $ are sed's
+{
+    bad "wrong type" data.yml 's/^batch_size: .*/batch_size: big/' \
+        "data\.yml:8: batch_size: expected an integer in 1\.\.65535, got 'big'"
+    bad "a list, not a map" embedding.yml 's/^tables:/tables: [1]\nmore:/' "embedding\.yml:7: unknown key 'more'"
+    bad "no YAML" global.yml '$a a: [1' "global\.yml:[0-9]+: did not find expected .* while parsing a flow sequence"
+    bad "key twice" global.yml '$a seed: 2' "global\.yml:[0-9]+: .*seed.*"
+    bad "missing section" embedding.yml '/^features:/,$d' "embedding\.yml:[0-9]+: missing key 'features'"
+    bad "feature without a table" embedding.yml '/^features:/,$s/c1: {}/c1: {table: c11}/' \
+        "embedding\.yml:16: features\.c1\.table: there is no table 'c11' \(did you mean 'c1'\?\)"
+    bad "column without a feature" data.yml 's/c1: feature/c1: {kind: feature, feature: c11}/' \
+        "data\.yml:16: columns\.c1: embedding\.yml has no feature 'c11' \(did you mean 'c1'\?\)"
+    bad "feature without a column" data.yml '/c1: feature/d' \
+        "data\.yml:2: columns: expected every feature of embedding\.yml to have a column, 'c1' has none"
+    bad "glob without files" data.yml 's/^format: .*/format: tsv/; s/^synthetic:/train: [none-*.tsv]\nsynthetic:/' \
+        "data\.yml:4: train\[0\]: no file matches 'none-\*\.tsv' in .*/bad \(--data or SAFFRON_DATA_DIR names the folder\)"
+    bad "no such model" model.yml 's/dlrm/dlmr/' "model\.yml:1: use: there is no model file '.*/dlmr\.yml'"
+    bad "no such layer input" models/dlrm.yml 's/inputs: \[bottom, dots\]/inputs: [botom, dots]/' \
+        "models/dlrm\.yml:[0-9]+: layer 'both': input 'botom': no earlier layer, .* \(did you mean 'bottom'\?\)"
+    bad "no such layer type" models/dlrm.yml 's/type: concat/type: concatt/' \
+        "models/dlrm\.yml:[0-9]+: layer 'both': type: no layer type is called 'concatt' \(did you mean 'concat'\?\)"
+    bad "shapes of a layer" embedding.yml 's/^  dim: 16/  dim: 8/' \
+        "models/dlrm\.yml:[0-9]+: layer 'dots': input 'c1': expected \[samples\]\[16\] as 'bottom' has, got \[samples\]\[8\]"
+    bad "shape of the loss" model.yml 's/^# params.*/params: {top: [8]}/' \
+        "models/dlrm\.yml:[0-9]+: layer 'loss': input 'logit': expected \[samples\]\[1\], got \[samples\]\[8\]"
+    bad "no such parameter" model.yml 's/^# params.*/params: {topp: [1]}/' \
+        "model\.yml:2: unknown key 'params\.topp' \(did you mean 'params\.top'\?\)"
+    bad "no such optimizer" model.yml 's/type: adam/type: adamm/' "model\.yml:[0-9]+: .*adamm.*"
+}
 for file in global embedding data model; do
     mv "$work/job/$file.yml" "$work/away"
     refused "no $file.yml" "^saffron local: .*/$file\.yml: cannot open: No such file or directory$" "${run[@]}"
