@@ -20,18 +20,19 @@
 #include <cmocka.h>
 
 enum { NODE_C, NODE_M, NODE_T, NODES };
-enum { SAMPLES = 16, DIM = 4, SPLITS = 2, BATCHES = 6 };
+enum { SAMPLES = 16, DIM = 4, SPLITS = 2, BATCHES = 6, LOOPS = 2 };
 
 struct world {
     struct sim *sim;
     struct rt_job *job;
     struct tr_trainer *trainer;
-    struct rt_rpc *composer, *middleware;
-    char middleware_address[RT_ADDRESS_MAX];
+    struct rt_rpc *composer, *middleware[LOOPS]; /* loops of one middleware */
+    char middleware_address[LOOPS][RT_ADDRESS_MAX];
     struct rt_peer *to_trainer;
     struct rt_arena *arena;
     struct wire_out out;
     /* middleware */
+    unsigned released_at[LOOPS];
     unsigned lookups, pushes, releases, looked_up_open, looked_up_open_max;
     int fail_lookup, fail_push; /* so many times */
     int fail_with;              /* 0: RT_EUNKNOWN, the middleware has lost the batch */
@@ -42,7 +43,9 @@ struct world {
     /* composer */
     struct wire_await_phase_reply phase;
     unsigned phases;
-    int outcome[64]; /* by sequence */
+    int outcome[64];  /* by sequence */
+    bool own_failure; /* of the latest outcome */
+    uint32_t loop;    /* where batches are put */
     unsigned answers;
     int failed;
 };
@@ -126,8 +129,17 @@ static void serve_release(void *ctx, struct rt_call *call, const struct rt_frame
     (void)request;
     struct world *w = ctx;
     w->releases++;
+    w->released_at[0]++;
     w->looked_up_open--;
     rt_call_reply(call, &(struct rt_outgoing){0});
+}
+
+static void serve_release_1(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct world *w = ctx;
+    serve_release(ctx, call, request);
+    w->released_at[0]--;
+    w->released_at[1]++;
 }
 
 /* ---- the scripted composer ---- */
@@ -151,6 +163,7 @@ static void on_outcome(void *arg, int err, const struct rt_frame *reply)
         err = wire_train_batch_reply_unpack(reply->message, reply->header.message_size, w->arena,
                                             &head);
     w->outcome[q->sequence] = err ? err : (int)head.outcome;
+    w->own_failure = !err && head.failed;
     w->answers++;
     rt_free(q);
 }
@@ -162,6 +175,7 @@ static void send_batch(struct world *w, uint32_t split, uint64_t sequence, uint3
                                     .n_labels = 1,
                                     .evaluate = split >= RT_SPLIT_EVALUATE,
                                     .middleware_incarnation = 5,
+                                    .middleware_loop = w->loop,
                                     .digest = 77,
                                     .attempt = attempt};
     assert_int_equal(wire_train_batch_pack(&head, &w->out), 0);
@@ -244,10 +258,16 @@ static struct rt_identity identity(enum rt_role role, const struct rt_job *job)
     return id;
 }
 
-static const struct rt_method_def middleware_method[] = {
-    {WIRE_LOOKUP_BATCH, "LookupBatch", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 0, serve_lookup},
-    {WIRE_PUSH_GRADIENTS, "PushGradients", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 1 << 20, serve_push},
-    {WIRE_RELEASE_BATCH, "ReleaseBatch", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 0, serve_release},
+enum { METHODS = 3 };
+static const struct rt_method_def middleware_method[LOOPS][METHODS] = {
+    {{WIRE_LOOKUP_BATCH, "LookupBatch", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 0, serve_lookup},
+     {WIRE_PUSH_GRADIENTS, "PushGradients", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 1 << 20,
+      serve_push},
+     {WIRE_RELEASE_BATCH, "ReleaseBatch", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 0, serve_release}},
+    {{WIRE_LOOKUP_BATCH, "LookupBatch", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 0, serve_lookup},
+     {WIRE_PUSH_GRADIENTS, "PushGradients", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 1 << 20,
+      serve_push},
+     {WIRE_RELEASE_BATCH, "ReleaseBatch", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 0, serve_release_1}},
 };
 
 static bool connected(void *arg)
@@ -271,8 +291,7 @@ static void start(struct world *w, const char *const *set, size_t n_set)
     struct rt_rpc_conf m = {.io = sim_node(w->sim, NODE_M),
                             .self = identity(RT_ROLE_MIDDLEWARE, w->job),
                             .greeting = &wire_greeting,
-                            .methods = middleware_method,
-                            .n_methods = ARRAY_LEN(middleware_method),
+                            .n_methods = METHODS,
                             .ctx = w};
     struct tr_trainer_conf t = {.io = sim_node(w->sim, NODE_T),
                                 .self = identity(RT_ROLE_TRAINER, w->job),
@@ -282,12 +301,19 @@ static void start(struct world *w, const char *const *set, size_t n_set)
                                 .ctx = w,
                                 .failed = on_failed};
     assert_int_equal(rt_rpc_create(&c, &w->composer), 0);
-    assert_int_equal(rt_rpc_create(&m, &w->middleware), 0);
-    assert_int_equal(rt_rpc_listen(w->middleware, "sim:1:1", w->middleware_address), 0);
+    static const char *const listen[LOOPS] = {"sim:1:1", "sim:1:2"};
+    const char *address[LOOPS];
+    for (uint32_t loop = 0; loop < LOOPS; loop++) {
+        m.self.loop = loop;
+        m.methods = middleware_method[loop];
+        assert_int_equal(rt_rpc_create(&m, &w->middleware[loop]), 0);
+        assert_int_equal(
+            rt_rpc_listen(w->middleware[loop], listen[loop], w->middleware_address[loop]), 0);
+        address[loop] = w->middleware_address[loop];
+    }
     if (tr_trainer_create(&t, &w->trainer) != 0)
         fail_msg("%s", rt_err_text());
-    const char *address = w->middleware_address;
-    tr_trainer_on_middleware(w->trainer, 0, 1, &address, 1, 5);
+    tr_trainer_on_middleware(w->trainer, 0, 1, address, LOOPS, 5);
     w->to_trainer = rt_rpc_peer(w->composer, RT_ROLE_TRAINER, 0, 0);
     rt_peer_set_address(w->to_trainer, tr_trainer_address(w->trainer), 5);
     assert_true(sim_run_until(w->sim, connected, w, 10 * RT_S));
@@ -301,7 +327,8 @@ static void stop(struct world *w)
         ack_push(w, w->held[i]);
     tr_trainer_destroy(w->trainer);
     rt_rpc_destroy(w->composer);
-    rt_rpc_destroy(w->middleware);
+    for (uint32_t loop = 0; loop < LOOPS; loop++)
+        rt_rpc_destroy(w->middleware[loop]);
     sim_run_until(w->sim, NULL, NULL, RT_S);
     sim_destroy(w->sim);
     wire_out_release(&w->out);
@@ -523,6 +550,61 @@ static void test_repeat(void **state)
     stop(&w);
 }
 
+/* What is lost on the way is not the batch's fault: only an error of its own is told as one. */
+static void test_attempts(void **state)
+{
+    (void)state;
+    static const int error[] = {RT_EUNKNOWN, RT_EPROTO};
+    for (size_t i = 0; i < ARRAY_LEN(error); i++) {
+        struct world w;
+        start(&w, NULL, 0);
+        w.fail_lookup = 1;
+        w.fail_with = error[i];
+        send_batch(&w, 0, 0, 1);
+        run_until(&w, (struct goal){.answers = 1});
+        assert_int_equal(w.outcome[0], WIRE_RETRY);
+        assert_true(w.own_failure == (error[i] == RT_EPROTO));
+        stop(&w);
+    }
+}
+
+/* A batch that waits, and was put at another loop meanwhile: it goes with the new one, and the first place need not
+ * keep it. Once it is looked up it is the new copy that nobody needs. */
+static void test_put_elsewhere(void **state)
+{
+    (void)state;
+    static const struct {
+        bool waiting;
+        uint32_t first, second;
+    } row[] = {{true, 1, 0}, {false, 0, 1}};
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct world w;
+        start(&w, (const char *[]){"global.staleness=1"}, 1);
+        w.hold_pushes = true;
+        if (row[i].waiting) { /* behind a batch that has the only permit */
+            send_batch(&w, 0, 0, 1);
+            run_until(&w, (struct goal){.held = 1});
+        }
+        w.loop = row[i].first;
+        send_batch(&w, 0, 1, 1);
+        if (!row[i].waiting)
+            run_until(&w, (struct goal){.held = 1});
+        w.loop = row[i].second;
+        send_batch(&w, 0, 1, 1);
+        run_until(&w, (struct goal){.answers = 1});
+        assert_int_equal(w.outcome[1], RT_ESTALE); /* the first call was replaced */
+        sim_run_until(w.sim, NULL, NULL, RT_S);
+        assert_int_equal(w.released_at[row[i].waiting ? row[i].first : row[i].second], 1);
+        assert_int_equal(w.released_at[row[i].waiting ? row[i].second : row[i].first], 0);
+        w.hold_pushes = false;
+        ack_push(&w, w.held[0]);
+        w.n_held = 0;
+        run_until(&w, (struct goal){.answers = row[i].waiting ? 3 : 2});
+        assert_int_equal(w.outcome[1], WIRE_TRAINED);
+        stop(&w);
+    }
+}
+
 static void test_nonfinite(void **state)
 {
     (void)state;
@@ -553,6 +635,7 @@ int main(void)
         cmocka_unit_test(test_epochs),      cmocka_unit_test(test_staleness),
         cmocka_unit_test(test_lookup_lost), cmocka_unit_test(test_push_lost),
         cmocka_unit_test(test_repeat),      cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_attempts),    cmocka_unit_test(test_put_elsewhere),
         cmocka_unit_test(test_poisoned),    cmocka_unit_test(test_push_refused),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
