@@ -141,11 +141,11 @@ void dc_composer_on_trainer(struct dc_composer *composer, uint32_t index, uint32
                replicas, c->world);
         return;
     }
-    if (!c->world && (uint64_t)replicas * c->job->data.window > DC_OPEN_MAX) {
+    if (!c->world && (uint64_t)replicas * c->job->data.window > RT_OPEN_MAX) {
         dc_fail(c, RT_FAIL(RT_EUSAGE,
                            "data.window %u x %u trainers is over %u open batches: expected "
                            "data.window of at most %u",
-                           c->job->data.window, replicas, DC_OPEN_MAX, DC_OPEN_MAX / replicas));
+                           c->job->data.window, replicas, RT_OPEN_MAX, RT_OPEN_MAX / replicas));
         return;
     }
     if (!c->world) {

@@ -68,7 +68,7 @@ static bool may_open(const struct dc_composer *c, const struct dc_open *o)
         return false;
     for (const struct dc_open *p = c->first; p; p = p->next)
         if (rt_batch_split(p->batch->id) == rt_batch_split(o->batch->id) &&
-            rt_batch_sequence(o->batch->id) - rt_batch_sequence(p->batch->id) >= DC_OPEN_MAX)
+            rt_batch_sequence(o->batch->id) - rt_batch_sequence(p->batch->id) >= RT_OPEN_MAX)
             return false;
     return true;
 }

@@ -21,9 +21,6 @@
 #define DC_END_DEADLINE_NS (30 * 1000000000ull)
 #define DC_PAUSE_NS        (50 * 1000000ull) /* before something refused is tried again */
 #define DC_WORLD_MAX       4096u
-/* data.window x ranks: an owner's filter, and the ledger, tell RT_BATCH_WINDOW sequences of a split apart. Batches
- * that are open together are at most half of that apart, so none is taken for one that is over. */
-#define DC_OPEN_MAX (RT_BATCH_WINDOW / 2)
 
 /* FREQUENCIES -dc_phase_turn-> TRUTH
  * TRUTH -dc_phase_turn-> WAITING -on_phase-> STATISTICS -> WAITING

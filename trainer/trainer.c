@@ -204,6 +204,11 @@ static int make_collective(struct tr_trainer *trainer)
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out)
 {
     rt_assert(conf->world >= 1 && conf->self.index < conf->world);
+    if ((uint64_t)conf->world * conf->job->data.window > RT_OPEN_MAX)
+        return RT_FAIL(RT_EUSAGE,
+                       "data.window %u x %u trainers is over %u open batches: expected data.window "
+                       "of at most %u",
+                       conf->job->data.window, conf->world, RT_OPEN_MAX, RT_OPEN_MAX / conf->world);
     struct tr_trainer *trainer = rt_xcalloc(1, sizeof *trainer);
     trainer->conf = *conf;
     trainer->job = conf->job;

@@ -14,6 +14,9 @@
 /* Sequences of one split that ledger and filters tell apart. The same for both: the ledger refuses a batch so
  * far ahead of an open one before an owner takes the open one for applied. */
 #define RT_BATCH_WINDOW 8192u
+/* Batches of a split that are open together are less than this apart, and a composer has at most so many open:
+ * data.window x trainer ranks. The other half of the window is for news on their way. */
+#define RT_OPEN_MAX (RT_BATCH_WINDOW / 2)
 
 static inline uint64_t rt_batch_id(uint32_t split, uint64_t sequence)
 {

@@ -47,7 +47,10 @@ struct world {
     uint64_t held_id[64];
     unsigned n_held, trains, puts, held_max, attempts_max;
     int full, retry, unknown; /* so many refusals: of PutBatch; RETRY of TrainBatch */
+    bool blameless;           /* ... and none of its own doing */
     bool hold;                /* answer no TrainBatch */
+    bool stick;               /* answer all but the first of a split */
+    unsigned rows;            /* of training */
     bool done;
     int failed;
 };
@@ -143,7 +146,7 @@ static void serve_await(void *ctx, struct rt_call *call, const struct rt_frame *
     w->waiter = call;
     if (w->kind == WIRE_PHASE_STATISTICS && head.n_statistics == 1) {
         assert_string_equal(head.statistics[0].column, "x4");
-        assert_true(head.statistics[0].count == ROWS);
+        assert_true(head.statistics[0].count == w->rows);
         w->statistics++;
         next_phase(w, WIRE_PHASE_TRAIN, 0);
     } else if (head.known != w->phase) {
@@ -154,7 +157,7 @@ static void serve_await(void *ctx, struct rt_call *call, const struct rt_frame *
 static void answer(struct world *w, struct rt_call *call, uint64_t id, enum wire_outcome outcome)
 {
     struct wire_train_batch_reply reply = {
-        .outcome = outcome, .reason = "", .failed = outcome == WIRE_RETRY};
+        .outcome = outcome, .reason = "", .failed = outcome == WIRE_RETRY && !w->blameless};
     uint32_t split = rt_batch_split(id) % RT_SPLIT_EVALUATE;
 
     if (outcome == WIRE_TRAINED)
@@ -200,7 +203,7 @@ static void serve_train(void *ctx, struct rt_call *call, const struct rt_frame *
     else
         w->samples += head.evaluate ? 0 : head.samples;
     rt_map_put(&w->trained, id, digest);
-    if (w->hold) {
+    if (w->hold || (w->stick && rt_batch_sequence(id) == 0 && !head.evaluate)) {
         w->held_id[w->n_held] = id;
         w->held[w->n_held++] = call;
         if (w->n_held > w->held_max)
@@ -281,8 +284,8 @@ static void start_trainer(struct world *w)
 
     assert_int_equal(rt_rpc_create(&conf, &w->trainer), 0);
     assert_int_equal(rt_rpc_listen(w->trainer, "sim:2:0", w->trainer_address), 0);
-    assert_int_equal(rt_ledger_create(1024, &w->ledger), 0);
-    assert_int_equal(rt_ledger_create(1024, &w->evaluation), 0);
+    assert_int_equal(rt_ledger_create(RT_BATCH_WINDOW, &w->ledger), 0);
+    assert_int_equal(rt_ledger_create(RT_BATCH_WINDOW, &w->evaluation), 0);
     w->phase = 1;
     w->epoch = 0;
     w->kind = WIRE_PHASE_STATISTICS;
@@ -322,23 +325,37 @@ static void start_composer(struct world *w)
     say_hello(w);
 }
 
-static void start(struct world *w, uint64_t seed)
+struct sizes {
+    unsigned rows;
+    uint32_t batch_size, splits, window; /* 0: the fixture's */
+};
+
+static void start_with(struct world *w, uint64_t seed, const struct sizes *sizes)
 {
     char text[64];
+    struct rt_data_conf *data = &w->dj.job.data;
 
     memset(w, 0, sizeof(*w));
+    w->rows = sizes->rows;
     w->sim = sim_create(&(struct sim_conf){.seed = seed, .n_nodes = NODES});
     data_job_init(&w->dj, RT_FORMAT_SYNTHETIC, false,
                   seed % 2 ? "label=label x1=dense x4=dense:std c1=feature c5=feature:freq3"
                            : "label=label x1=dense x4=dense:std c1=feature c5=feature");
-    snprintf(text, sizeof(text), "{rows: %d, test_rows: %d}", ROWS, TEST_ROWS);
+    snprintf(text, sizeof(text), "{rows: %u, test_rows: %d}", sizes->rows, TEST_ROWS);
     assert_int_equal(rt_yaml_parse("data.yml", text, strlen(text), &w->yaml), 0);
-    w->dj.job.data.synthetic = rt_yaml_root(w->yaml);
-    w->dj.job.data.window = OPEN_MAX;
+    data->synthetic = rt_yaml_root(w->yaml);
+    data->window = sizes->window ? sizes->window : OPEN_MAX;
+    data->batch_size = sizes->batch_size ? sizes->batch_size : data->batch_size;
+    data->splits = sizes->splits ? sizes->splits : data->splits;
     assert_int_equal(rt_arena_create(1 << 22, &w->arena), 0);
     start_middleware(w);
     start_trainer(w);
     start_composer(w);
+}
+
+static void start(struct world *w, uint64_t seed)
+{
+    start_with(w, seed, &(struct sizes){.rows = ROWS});
 }
 
 static void stop(struct world *w)
@@ -391,6 +408,12 @@ static bool second_epoch(void *arg)
     return w->epoch == 1 && w->kind == WIRE_PHASE_TRAIN && w->trained.count > 90;
 }
 
+static bool second_epoch_began(void *arg)
+{
+    struct world *w = arg;
+    return w->epoch == 1 && w->kind == WIRE_PHASE_TRAIN;
+}
+
 static bool window_full(void *arg)
 {
     return ((struct world *)arg)->n_held == OPEN_MAX;
@@ -441,6 +464,53 @@ static void refusals(void **state)
     finish(&w);
     assert_int_equal(w.trains, w.trained.count + 5);
     assert_true(w.attempts_max > 1);
+    stop(&w);
+}
+
+/* Retries of a batch that did nothing wrong are no attempts: it could be poisoned by a bad network otherwise. */
+static void lost_is_no_attempt(void **state)
+{
+    struct world w;
+
+    (void)state;
+    start(&w, 5);
+    w.retry = 9;
+    w.blameless = true;
+    finish(&w);
+    assert_int_equal(w.trains, w.trained.count + 9);
+    assert_int_equal(w.attempts_max, 1);
+    stop(&w);
+}
+
+/* One batch is never finished, all others of its split are: the composer stops before ledger and filters could
+ * take the one for something long over. */
+static void stuck_batch(void **state)
+{
+    struct world w;
+
+    (void)state;
+    start_with(&w, 6, &(struct sizes){.rows = 6000, .batch_size = 1, .splits = 1});
+    w.stick = true;
+    sim_run_until(w.sim, NULL, NULL, 60 * RT_S);
+    assert_int_equal(w.n_held, 1);
+    assert_int_equal(w.trained.count, RT_BATCH_WINDOW / 2);
+    w.stick = false;
+    answer(&w, w.held[0], w.held_id[0], WIRE_TRAINED);
+    w.n_held = 0;
+    assert_true(sim_run_until(w.sim, second_epoch_began, &w, 60 * RT_S));
+    stop(&w);
+}
+
+static void too_wide_a_window(void **state)
+{
+    struct world w;
+
+    (void)state;
+    start_with(&w, 8, &(struct sizes){.rows = ROWS, .window = 4097});
+    assert_int_equal(w.failed, RT_EUSAGE);
+    assert_non_null(strstr(rt_err_text(), "data.window 4097 x 1 trainers"));
+    assert_non_null(strstr(rt_err_text(), "at most 4096"));
+    w.failed = 0;
     stop(&w);
 }
 
@@ -503,9 +573,11 @@ static void trainer_restart(void **state)
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(whole_job),        cmocka_unit_test(window),
-        cmocka_unit_test(refusals),         cmocka_unit_test(broken_links),
-        cmocka_unit_test(composer_restart), cmocka_unit_test(trainer_restart),
+        cmocka_unit_test(whole_job),       cmocka_unit_test(window),
+        cmocka_unit_test(refusals),        cmocka_unit_test(lost_is_no_attempt),
+        cmocka_unit_test(stuck_batch),     cmocka_unit_test(too_wide_a_window),
+        cmocka_unit_test(broken_links),    cmocka_unit_test(composer_restart),
+        cmocka_unit_test(trainer_restart),
     };
 
     return cmocka_run_group_tests(test, NULL, NULL);

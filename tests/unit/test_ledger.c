@@ -88,6 +88,28 @@ static void epochs(void **state)
     rt_ledger_destroy(ledger);
 }
 
+/* Is a batch of a rank still to come? Ranks of split s: (s + sequence) mod world. */
+static void split_done(void **state)
+{
+    struct rt_ledger *ledger = make();
+
+    (void)state;
+    assert_false(rt_ledger_split_done(ledger, 1, 0, 2));
+    assert_int_equal(rt_ledger_stepped(ledger, rt_batch_id(1, 1)), 0);
+    assert_false(rt_ledger_split_done(ledger, 1, 0, 2)); /* it has not ended */
+    assert_int_equal(end(ledger, 1, 3, 30, 0), 0);
+    assert_true(rt_ledger_split_done(ledger, 1, 0, 2));  /* sequence 1 only */
+    assert_false(rt_ledger_split_done(ledger, 1, 1, 2)); /* 0 and 2 */
+    assert_int_equal(rt_ledger_finished(ledger, rt_batch_id(1, 0)), 0);
+    assert_false(rt_ledger_split_done(ledger, 1, 1, 2));
+    assert_int_equal(rt_ledger_stepped(ledger, rt_batch_id(1, 2)), 0);
+    assert_true(rt_ledger_split_done(ledger, 1, 1, 2));
+    assert_true(rt_ledger_split_done(ledger, 1, 5, 9)); /* it has none of three */
+    rt_ledger_next_epoch(ledger);
+    assert_false(rt_ledger_split_done(ledger, 1, 0, 2));
+    rt_ledger_destroy(ledger);
+}
+
 static void export_and_import(void **state)
 {
     struct rt_ledger *from = make(), *to = make();
@@ -178,6 +200,7 @@ int main(void)
         cmocka_unit_test(stepped_then_finished),
         cmocka_unit_test(dropped_batches_do_not_hold_the_mark),
         cmocka_unit_test(epochs),
+        cmocka_unit_test(split_done),
         cmocka_unit_test(export_and_import),
         cmocka_unit_test(every_allocation_may_fail),
     };
