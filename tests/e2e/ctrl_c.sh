@@ -20,6 +20,16 @@ wait_end 1
 [ "$status" -eq 143 ] || fail "stop: exit status $status, expected 143"
 nothing_left
 
+# In the moments of its start too: roles may be anywhere between fork and their first word.
+for moment in 0.02 0.05 0.08 0.12 0.2; do
+    local_start "${short[@]}"
+    sleep "$moment"
+    kill -TERM "$supervisor"
+    wait_end 5
+    [ "$status" -eq 143 ] || fail "stopped after $moment s: exit status $status, expected 143"
+    nothing_left
+done
+
 # Its end takes everything with it, however it ends.
 local_start "${long[@]}"
 wait_for 60 "training, before the supervisor is killed" is_training

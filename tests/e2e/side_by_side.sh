@@ -18,7 +18,7 @@ choose() {
     status=$2
 }
 
-begin one "${short[@]}" "${several[@]}" --max-steps 30 --quiet
+begin one "${short[@]}" "${several[@]}" --max-steps 30 --set global.evaluate_every=10 --quiet
 one=$pid
 begin two "${short[@]}" "${several[@]}" --seed 2
 two=$pid
@@ -26,7 +26,7 @@ wait "$one"
 choose one $?
 expect_success
 expect "steps == 30" "samples_trained == 30 * 2 * 512" "samples_read == samples_trained" \
-    "[e['step'] for e in evaluations] == [30]" "evaluations[-1]['auc'] == test_auc" "test_samples == 10000"
+    "[e['step'] for e in evaluations] == [10, 20, 30]" "evaluations[-1]['auc'] == test_auc" "test_samples == 10000"
 [ ! -s "$work/one.err" ] || fail "--quiet, but it says: $(cat "$work/one.err")"
 [ "$(grep -c . "$work/one.out")" -eq 6 ] || fail "--quiet, but more than the result: $(cat "$work/one.out")"
 wait "$two"
