@@ -295,7 +295,10 @@ static void start_trainer(struct world *w)
 
 static void stop_trainer(struct world *w)
 {
-    rt_rpc_destroy(w->trainer); /* the calls that it owes go with it */
+    if (w->waiter)
+        rt_call_fail(w->waiter, RT_ECANCELED, "the trainer is going away");
+    w->waiter = NULL;
+    rt_rpc_destroy(w->trainer);
     rt_ledger_destroy(w->ledger);
     rt_ledger_destroy(w->evaluation);
 }
