@@ -24,6 +24,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#define AGAIN_NS (5 * 1000000ull)
 #define NEWS_MAX 2048u /* of one header; what is left goes with the next */
 
 struct ask {
@@ -62,11 +63,91 @@ void tr_group_owe(struct tr_group *group, const struct wire_owed *owed)
     *copy = *owed;
 }
 
+static void tell_all(void *arg);
+
+static void on_told(void *arg, int err, const struct rt_frame *reply)
+{
+    struct tr_batch *batch = arg;
+    struct tr_trainer *trainer = batch->trainer;
+    (void)reply;
+    if (trainer->closing)
+        return;
+    struct tr_group *group = trainer->group;
+    batch->telling = false;
+    if (err) { /* when the link is up; or the next rank is not in the group yet */
+        group->tell_again.fire = tell_all;
+        group->tell_again.arg = group;
+        rt_timer_start(trainer->io, &group->tell_again, AGAIN_NS);
+        return;
+    }
+    tr_feed_finish(batch, WIRE_TRAINED, NULL);
+    tr_pump(trainer);
+}
+
+static void tell_next(struct tr_group *group, struct tr_batch *batch)
+{
+    struct rt_peer *next = tr_rank(group->trainer, (group->self + 1) % group->world);
+    if (batch->telling)
+        return;
+    batch->telling =
+        rt_rpc_call(next, WIRE_NOTE_FINISHED, &(struct rt_outgoing){.batch_id = batch->id}, 0,
+                    on_told, batch) == 0;
+}
+
+void tr_group_finish(struct tr_batch *batch)
+{
+    batch->state = TR_TELLING;
+    tell_next(batch->trainer->group, batch);
+}
+
+static void tell_all(void *arg)
+{
+    struct tr_group *group = arg;
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&group->trainer->batches, &cursor, &id, &value)) {
+        struct tr_batch *batch = (struct tr_batch *)(uintptr_t)value;
+        if (batch->state == TR_TELLING)
+            tell_next(group, batch);
+    }
+}
+
+/* It counts when a round tells it, or when the rank has died and the group forms without its word. */
+void tr_group_serve_note(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct tr_trainer *trainer = ctx;
+    struct tr_group *group = trainer->group;
+    uint64_t id = request->header.batch_id;
+    int err = 0;
+    if (group->noted.count >= TR_OPEN_MAX)
+        err = RT_FAIL(RT_EFULL, "%u batches are noted", TR_OPEN_MAX);
+    else if (!rt_ledger_is_finished(trainer->ledger, id))
+        err = rt_map_put(&group->noted, id, 1);
+    if (err)
+        rt_call_fail(call, err, rt_err_text());
+    else
+        rt_call_reply(call, &(struct rt_outgoing){0});
+}
+
+static void believe_notes(struct tr_group *group)
+{
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&group->noted, &cursor, &id, &value)) {
+        int err = rt_ledger_finished(group->trainer->ledger, id);
+        if (err)
+            tr_fail(group->trainer, err);
+    }
+    rt_map_release(&group->noted);
+    rt_map_init(&group->noted);
+}
+
 static void take_news(struct tr_group *group, const struct wire_step_header *header)
 {
     for (uint32_t i = 0; i < header->n_finished; i++) {
         struct wire_owed *owed = rt_map_get_ptr(&group->owed, header->finished[i]);
         int err = rt_ledger_finished(group->trainer->ledger, header->finished[i]);
+        rt_map_remove(&group->noted, header->finished[i]);
         if (owed) {
             rt_map_remove(&group->owed, header->finished[i]);
             rt_free(owed);
@@ -452,6 +533,7 @@ void tr_group_break(struct tr_group *group, const char *why)
     rt_log(RT_LOG_WARN, "group_breaks epoch=%" PRIu64 " step=%" PRIu64 " reason=\"%s\"",
            group->epoch, trainer->step, why);
     group->state = TR_JOINING;
+    believe_notes(group);
     tr_group_reset(group);
     rt_free(group->fetched);
     group->fetched = NULL;
@@ -469,8 +551,10 @@ void tr_group_heard(struct tr_group *group, uint32_t rank, uint64_t incarnation)
 void tr_group_peer_up(struct tr_group *group, struct rt_peer *peer)
 {
     uint32_t rank = rt_peer_index(peer);
-    if (rank == (group->self + 1) % group->world)
+    if (rank == (group->self + 1) % group->world) {
         tr_ring_peer_up(group->trainer->collective);
+        tell_all(group);
+    }
     tr_group_heard(group, rank, rt_peer_incarnation(peer));
     if (group->state == TR_JOINING && group->self == 0 && group->epoch > 0)
         tr_form_invite(group, peer);
@@ -493,6 +577,7 @@ int tr_group_create(struct tr_trainer *trainer)
     group->next.share = rt_xcalloc(world, sizeof *group->next.share);
     group->current.share = rt_xcalloc(world, sizeof *group->current.share);
     rt_map_init(&group->owed);
+    rt_map_init(&group->noted);
     trainer->group = group;
     return 0;
 }
@@ -500,6 +585,7 @@ int tr_group_create(struct tr_trainer *trainer)
 void tr_group_close(struct tr_group *group)
 {
     rt_timer_stop(group->trainer->io, &group->again);
+    rt_timer_stop(group->trainer->io, &group->tell_again);
     for (uint32_t r = 0; r < group->world; r++) {
         struct tr_seat *seat = &group->seat[r];
         leave_seat(seat, RT_ECANCELED, "trainer is going away");
@@ -517,6 +603,7 @@ void tr_group_destroy(struct tr_group *group)
     for (size_t at = 0; rt_map_next(&group->owed, &at, &key, &value);)
         rt_free((void *)(uintptr_t)value);
     rt_map_release(&group->owed);
+    rt_map_release(&group->noted);
     wire_out_release(&group->last);
     wire_out_release(&group->formed);
     rt_free(group->next.share);

@@ -74,11 +74,13 @@ struct tr_group {
     struct wire_out last; /* rank 0: the latest round, or the group's forming, for who asks again */
     struct wire_out formed; /* JoinGroupReply of this group epoch */
 
-    struct rt_map owed; /* batch id -> struct wire_owed: stepped, not finished, of any rank */
-    uint32_t leader;    /* whose state we fetch */
+    struct rt_map noted; /* batch id: finished at the rank before us, not yet told in a round */
+    struct rt_map owed;  /* batch id -> struct wire_owed: stepped, not finished, of any rank */
+    uint32_t leader;     /* whose state we fetch */
     uint64_t leader_step;
     float *fetched; /* parameters and optimizer state on their way */
     size_t n_fetched;
+    struct rt_timer tell_again;
     struct rt_timer again; /* the leader is not in the group yet: ask once more */
 };
 
@@ -93,6 +95,10 @@ void tr_group_news(struct tr_group *group, uint64_t batch_id);
 bool tr_group_begin(struct tr_group *group);
 /* A batch was committed in `step`: remember what running it again would need. */
 void tr_group_owe(struct tr_group *group, const struct wire_owed *owed);
+/* All owners have the batch. Data-compose hears of it when the next rank has noted it: with one rank alone the
+ * knowledge could die, and then nobody would ever finish the batch. */
+void tr_group_finish(struct tr_batch *batch);
+void tr_group_serve_note(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_group_serve_header(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_group_reset(struct tr_group *group); /* no header is anywhere; our batch is READY again */
 /* Form the group again. `why` goes to the log. */

@@ -31,7 +31,10 @@ static void finish_trained(struct tr_batch *batch)
                               memory_order_relaxed);
     atomic_fetch_add_explicit(&trainer->metric.batches_trained, 1, memory_order_relaxed);
     tr_permit_return(&trainer->permits);
-    tr_feed_finish(batch, WIRE_TRAINED, NULL);
+    if (trainer->group)
+        tr_group_finish(batch);
+    else
+        tr_feed_finish(batch, WIRE_TRAINED, NULL);
 }
 
 static void on_pushed(void *arg, int err, const struct rt_frame *reply)

@@ -8,6 +8,7 @@
  *   READY -tr_step_pump-> STEPPING -committed-> PUSHING -on_pushed-> finished (ledger, reply, permit back)
  *   READY -tr_group_pump-> ENTERED (in a header) -start_round-> STEPPING; the group breaks: READY again
  *   LOOKING -lookup failed-> reply RETRY, forgotten, permit back          (never stepped: nothing is lost)
+ *   PUSHING -on_pushed, several ranks-> TELLING (the next rank notes that it is finished) -on_told-> finished
  *   PUSHING -middleware lost-> STRANDED, reply RETRY                      (stepped: gradients are kept)
  *   STRANDED -tr_feed_serve (C has put it again)-> PUSHING
  *   STEPPING -not finite-> dropped(nonfinite), released at the middleware
@@ -41,6 +42,7 @@ enum tr_batch_state {
     TR_STEPPING,
     TR_PUSHING,
     TR_STRANDED,
+    TR_TELLING,
 };
 
 struct tr_batch {
@@ -58,6 +60,7 @@ struct tr_batch {
     uint32_t place, among; /* of the ranks with a batch in that step, which, and how many */
     double learning_rate;  /* factor of that step */
     bool computed;         /* `gradients` are of that step */
+    bool telling;          /* the next rank is being told that it is finished */
     uint32_t refused;      /* pushes that failed by themselves */
     bool failed;           /* it goes back for a reason of its own */
     double loss_sum;

@@ -23,6 +23,7 @@ enum wire_method {
     WIRE_REDUCE_CHUNK = 67,
     WIRE_TELL_PHASE = 68,
     WIRE_SCORES = 69,
+    WIRE_NOTE_FINISHED = 70, /* no message: the batch id of the frame */
 };
 
 enum wire_dtype { WIRE_F32 = 0, WIRE_F16 = 1, WIRE_BF16 = 2 };
