@@ -414,6 +414,21 @@ static int bad_path(void)
                    RT_YAML_DEPTH_MAX, RT_YAML_KEY_MAX);
 }
 
+/* A key of a path must be what a file could say too: text that YAML reads as that very word. */
+static int check_key(struct rt_yaml *yaml, const char *key)
+{
+    struct rt_node *node = NULL;
+    size_t size = strlen(key);
+    int err;
+
+    if (size == 0 || size > RT_YAML_KEY_MAX)
+        return bad_path();
+    err = build_tree(yaml, SET_NAME, false, key, size, &node);
+    if (err)
+        return err;
+    return node && node->kind == RT_NODE_SCALAR && strcmp(node->text, key) == 0 ? 0 : bad_path();
+}
+
 static int set_at(struct rt_yaml *yaml, char *path, struct rt_node *value)
 {
     struct rt_node *node = yaml->root, *old;
@@ -424,15 +439,15 @@ static int set_at(struct rt_yaml *yaml, char *path, struct rt_node *value)
         return rt_node_fail(node, "--set: expected a map or a list to go into, got a value");
     for (char *dot; (dot = strchr(path, '.')) != NULL; path = dot + 1) {
         *dot = '\0';
-        if (!*path || dot - path > RT_YAML_KEY_MAX || ++depth >= RT_YAML_DEPTH_MAX)
-            return bad_path();
-        err = step_into(yaml, node, path, &node);
+        err = ++depth >= RT_YAML_DEPTH_MAX ? bad_path() : check_key(yaml, path);
+        if (!err)
+            err = step_into(yaml, node, path, &node);
         if (err)
             return err;
     }
-    if (!*path || strlen(path) > RT_YAML_KEY_MAX)
-        return bad_path();
-    err = child_of(node, path, &old);
+    err = check_key(yaml, path);
+    if (!err)
+        err = child_of(node, path, &old);
     return err ? err : put_child(yaml, node, path, old, value);
 }
 

@@ -404,6 +404,8 @@ static void set_refuses(void **state)
         {"", "a..b", "1", "--set: a path is KEY.KEY"},
         {"", "a.", "1", "--set: a path is KEY.KEY"},
         {"", ".a", "1", "--set: a path is KEY.KEY"},
+        {"", "a.b: c", "1", "--set: a path is KEY.KEY"},
+        {"", "a.\xff\xff", "1", "--set: "}, /* no UTF-8: no file could say it */
         {"", "a", "[1", "--set: "},
         {"", "a", "*x", "--set: aliases"},
         {"5", "a", "1", "--set: expected a map"},
