@@ -20,7 +20,7 @@ struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
     bool exact;
     uint32_t staleness;
-    uint32_t sync_every; /* async: local steps between two averages of the weights */
+    uint32_t sync_every;     /* async: local steps between two averages of the weights */
     uint64_t max_steps;      /* 0: no limit */
     uint64_t evaluate_every; /* steps; 0: at the ends of epochs only */
     uint64_t seed;
