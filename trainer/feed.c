@@ -202,12 +202,21 @@ static bool is_next(const struct tr_trainer *trainer, const struct tr_batch *bat
            (!head->has_before || rt_ledger_is_finished(trainer->ledger, head->before));
 }
 
+/* One that the group has stepped already goes first, whether we have a place in the next round or not: in `full` the
+ * owners hold that step, and every lookup of a later one, until its gradients are there. */
 static struct tr_batch *next_in_turn(const struct tr_trainer *trainer)
 {
-    struct tr_batch *batch = trainer->queue.head;
-    while (batch && !is_next(trainer, batch))
-        batch = batch->next;
-    return batch;
+    struct tr_batch *fresh = NULL;
+    bool formed = !trainer->group || trainer->group->state == TR_FORMED;
+    for (struct tr_batch *batch = trainer->queue.head; batch; batch = batch->next) {
+        if (!is_next(trainer, batch))
+            continue;
+        if (formed && !batch->head.evaluate && rt_ledger_is_stepped(trainer->ledger, batch->id))
+            return batch;
+        fresh = fresh ? fresh : batch;
+    }
+    bool may = fresh && (fresh->head.evaluate || tr_step_may_look_up(trainer));
+    return may ? fresh : NULL;
 }
 
 void tr_feed_pump(struct tr_trainer *trainer)
@@ -215,8 +224,6 @@ void tr_feed_pump(struct tr_trainer *trainer)
     struct tr_batch *batch;
     while ((batch = next_in_turn(trainer)) != NULL) {
         struct tr_permits *permits = permits_of(batch);
-        if (!batch->head.evaluate && !tr_step_may_look_up(trainer))
-            break;
         if (!tr_permit_take(permits))
             break;
         tr_fifo_remove(&trainer->queue, batch);

@@ -61,6 +61,7 @@ static void join_done(struct tr_group *group)
 {
     struct tr_trainer *trainer = group->trainer;
     group->state = TR_FORMED;
+    tr_group_forget_finished(group);
     rt_log(RT_LOG_INFO, "group_formed epoch=%" PRIu64 " ranks=%u step=%" PRIu64, group->epoch,
            group->world, trainer->step);
     tr_feed_rejoin(trainer);

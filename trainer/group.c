@@ -19,6 +19,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
+#include "runtime/job/batch_id.h"
 #include "trainer/state.h"
 
 #include <inttypes.h>
@@ -61,6 +62,31 @@ void tr_group_owe(struct tr_group *group, const struct wire_owed *owed)
         }
     }
     *copy = *owed;
+}
+
+bool tr_group_owes(const struct tr_group *group)
+{
+    const struct tr_trainer *trainer = group->trainer;
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&group->owed, &cursor, &id, &value))
+        if (rt_batch_rank(id, group->world) == group->self &&
+            !rt_ledger_is_finished(trainer->ledger, id))
+            return true;
+    return false;
+}
+
+void tr_group_forget_finished(struct tr_group *group)
+{
+    struct rt_map kept;
+    size_t cursor = 0;
+    uint64_t id, value;
+    rt_map_init(&kept);
+    while (rt_map_next(&group->owed, &cursor, &id, &value))
+        if (rt_ledger_is_finished(group->trainer->ledger, id) || rt_map_put(&kept, id, value) != 0)
+            rt_free((void *)(uintptr_t)value);
+    rt_map_release(&group->owed);
+    group->owed = kept;
 }
 
 static void tell_all(void *arg);
@@ -363,6 +389,17 @@ static int check_round(const struct tr_group *group, const struct wire_step_head
     return 0;
 }
 
+/* Rank 0 is forming still, perhaps it fetches a large state: to form again would only make it begin anew. If it
+ * has broken up, it says so (tr_form_invite). */
+static void send_again(void *arg)
+{
+    struct tr_group *group = arg;
+    if (group->state != TR_FORMED || group->gathered || group->standing == TR_OUT)
+        return;
+    group->sent = false;
+    tr_pump(group->trainer);
+}
+
 static void on_round(void *arg, int err, const struct rt_frame *reply)
 {
     struct ask *ask = arg;
@@ -388,6 +425,12 @@ static void on_round(void *arg, int err, const struct rt_frame *reply)
         return;
     if (err == RT_EPEER || err == RT_ECANCELED || err == RT_EDEADLINE || err == RT_EFULL) {
         group->sent = false; /* again when the link is up */
+        return;
+    }
+    if (err == RT_ENOTREADY) {
+        group->again =
+            (struct rt_timer){.fire = send_again, .arg = group, .impl = group->again.impl};
+        rt_timer_start(trainer->io, &group->again, AGAIN_NS);
         return;
     }
     if (err) {

@@ -95,6 +95,10 @@ void tr_group_news(struct tr_group *group, uint64_t batch_id);
 bool tr_group_begin(struct tr_group *group);
 /* A batch was committed in `step`: remember what running it again would need. */
 void tr_group_owe(struct tr_group *group, const struct wire_owed *owed);
+/* Has the group stepped a batch of this rank that is not finished? */
+bool tr_group_owes(const struct tr_group *group);
+/* What all ranks' ledgers together know as finished is owed no more. */
+void tr_group_forget_finished(struct tr_group *group);
 /* All owners have the batch. Data-compose hears of it when the next rank has noted it: with one rank alone the
  * knowledge could die, and then nobody would ever finish the batch. */
 void tr_group_finish(struct tr_batch *batch);

@@ -299,7 +299,8 @@ int tr_phase_enter(struct tr_trainer *trainer, const struct wire_tell_phase *pha
         trainer->composers = phase->composers;
     if (phase->phase > trainer->phase)
         enter(trainer, phase);
-    else if (phase->phase == trainer->phase && phase->epoch_over && trainer->epoch_open)
+    else if (phase->phase == trainer->phase && phase->epoch_over && trainer->epoch_open &&
+             phase->kind != WIRE_PHASE_TRAIN) /* the open one is the epoch that TRAIN began */
         close_epoch(trainer);
     return 0;
 }

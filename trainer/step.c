@@ -358,7 +358,7 @@ bool tr_step_may_look_up(const struct tr_trainer *trainer)
     if (trainer->job->global.mode != RT_MODE_FULL)
         return group->state == TR_FORMED;
     return group->state == TR_FORMED && !trainer->step_open && !group->gathered &&
-           group->standing == TR_OUT;
+           group->standing == TR_OUT && !tr_group_owes(group);
 }
 
 struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate)

@@ -138,7 +138,8 @@ static void test_exact(void **state)
 static void restart(struct rt_job *job, unsigned ranks, uint64_t seed)
 {
     struct job_world w;
-    struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job};
+    struct jw_conf conf = {
+        .seed = seed, .ranks = ranks, .composers = 1 + (unsigned)(seed / 36) % 2, .job = job};
     uint64_t key = rt_draw_key(seed, "restart", NULL);
     jw_start(&w, &conf);
     for (unsigned i = 0; i < 1 + seed % 3 && !jw_is_over(&w); i++) {
@@ -165,7 +166,7 @@ static void test_restart(void **state)
     (void)state;
     struct rt_job *job[MODES];
     make_jobs(job);
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(30); seed++)
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(60); seed++)
         restart(job[seed % MODES], 2 + (unsigned)(seed / 3) % 3, seed);
     destroy_jobs(job);
 }
