@@ -346,8 +346,8 @@ static void compute_done(void *arg)
 bool tr_step_settled(const struct tr_trainer *trainer)
 {
     const struct tr_group *group = trainer->group;
-    return !trainer->step_open &&
-           (!group || (group->state == TR_FORMED && !group->gathered && group->unaveraged == 0));
+    return !trainer->step_open && (!group || (group->state == TR_FORMED && !group->gathered &&
+                                              group->unaveraged == 0 && !group->must_average));
 }
 
 bool tr_step_may_look_up(const struct tr_trainer *trainer)
@@ -479,7 +479,8 @@ static void averaged(void *arg, int err, const uint8_t *nonfinite)
     tr_pump(trainer);
 }
 
-/* Nobody has stepped since (a group that was formed again): ours are as good as any, and equal. */
+/* The first average of a group: all count the same. One that was under way when the group broke may be complete at
+ * some ranks and not at others: by samples the former, who have all of it in their weights, would count nothing. */
 static void start_average(struct tr_trainer *trainer)
 {
     struct tr_group *group = trainer->group;
@@ -489,7 +490,8 @@ static void start_average(struct tr_trainer *trainer)
     double total = 0, own = 0;
     for (uint32_t r = 0; r < group->world; r++)
         total += (double)group->current.share[r].unaveraged;
-    own = total > 0 ? (double)group->unaveraged / total : 1.0 / group->world;
+    own =
+        total > 0 && !group->must_average ? (double)group->unaveraged / total : 1.0 / group->world;
     for (size_t i = 0; i < n; i++)
         sum[i] = (float)(own * params[i]);
     trainer->step_open = true;

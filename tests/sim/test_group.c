@@ -166,7 +166,7 @@ static void test_restart(void **state)
     (void)state;
     struct rt_job *job[MODES];
     make_jobs(job);
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(60); seed++)
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(90); seed++)
         restart(job[seed % MODES], 2 + (unsigned)(seed / 3) % 3, seed);
     destroy_jobs(job);
 }
