@@ -388,7 +388,8 @@ static bool dense_values(const struct dc_dense_plan *plan, const double *value, 
         if (plan->any_log1p) {
             bits wanted = *(const bits *)(plan->log1p + i);
             vec positive = choose((bits)(x > 0), x, x - x);
-            x = choose(wanted, log1p_vec(positive), x);
+            vec none = positive - positive; /* 0, but NaN of a NaN: log1p_vec would give a number */
+            x = choose(wanted, log1p_vec(positive) + none, x);
         }
         if (plan->any_standardized)
             x = (x - *(const vec *)(plan->mean + i)) / *(const vec *)(plan->deviation + i);
