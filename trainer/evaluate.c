@@ -75,8 +75,13 @@ int tr_evaluate_end(struct tr_trainer *trainer, const struct wire_split_ledger *
 
 int tr_evaluate_scored(struct tr_trainer *trainer, const struct tr_batch *batch)
 {
-    trainer->scored++;
-    return tr_scores_mark(&trainer->scores, batch->id, batch->head.samples);
+    const struct tr_batch_view *view = &batch->view;
+    int err =
+        tr_auc_add(trainer->auc, batch->scores, view->labels, view->weight, batch->head.samples);
+    if (!err)
+        err = tr_scores_mark(&trainer->scores, batch->id, batch->head.samples);
+    trainer->scored += !err;
+    return err;
 }
 
 /* Sequences of a test split below `end` that are this rank's. */

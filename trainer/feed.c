@@ -21,6 +21,7 @@ void tr_feed_free(struct tr_batch *batch)
     rt_buf_unref(batch->embeddings);
     rt_buf_unref(batch->gradients);
     rt_free((void *)batch->view.feature);
+    rt_free(batch->scores);
     rt_free(batch);
 }
 

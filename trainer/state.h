@@ -64,6 +64,7 @@ struct tr_batch {
     uint32_t refused;      /* pushes that failed by themselves */
     bool failed;           /* it goes back for a reason of its own */
     double loss_sum;
+    float *scores; /* [samples] of an evaluation batch, once it is scored */
     struct tr_trainer *trainer;
     struct tr_batch *next; /* in queue or ready */
 };
@@ -158,7 +159,7 @@ struct tr_trainer {
     struct wire_statistics *statistics;
     struct rt_arena *statistics_arena;
 
-    struct tr_auc *auc;
+    struct tr_auc *auc;         /* the loop thread's; the worker's while summing_up */
     struct tr_scores scores;    /* of the auc's samples: which batch each is of */
     struct tr_split_test *test; /* [splits] */
     uint64_t scored;            /* own batches that are in the list */

@@ -70,18 +70,14 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch, float *cons
     return trainer->step_kind == TR_ALONE && out.finite ? update(trainer) : 0;
 }
 
+/* The scores are the batch's until the loop thread takes them: other ranks' come in there meanwhile. */
 static int score(struct tr_trainer *trainer, struct tr_batch *batch)
 {
-    float *scores = rt_try_malloc(batch->head.samples * sizeof *scores);
-    if (!scores)
+    batch->scores = rt_try_malloc(batch->head.samples * sizeof *batch->scores);
+    if (!batch->scores)
         return RT_FAIL(RT_ENOMEM, "no memory for %u scores", batch->head.samples);
-    struct tr_forward_out out = {.score = scores};
-    int err = tr_model_forward(trainer->model, &batch->view, &out);
-    if (!err)
-        err = tr_auc_add(trainer->auc, scores, batch->view.labels, batch->view.weight,
-                         batch->head.samples);
-    rt_free(scores);
-    return err;
+    struct tr_forward_out out = {.score = batch->scores};
+    return tr_model_forward(trainer->model, &batch->view, &out);
 }
 
 /* The gradients are written where they leave from: one segment per feature, 64-byte aligned. */
