@@ -157,13 +157,14 @@ static void hello_of_rank(struct job_world *w, unsigned r)
 
 static void start_composer(struct job_world *w, unsigned c)
 {
-    struct dc_composer_conf conf = {.io = sim_node(w->sim, jw_node_composer(w, c)),
-                                    .identity =
-                                        identity(w, RT_ROLE_DATA_COMPOSE, c, 0, FIRST_INCARNATION),
-                                    .job = w->job,
-                                    .size = w->conf.composers,
-                                    .ctx = w,
-                                    .failed = on_failed};
+    struct dc_composer_conf conf = {
+        .io = sim_node(w->sim, jw_node_composer(w, c)),
+        .identity =
+            identity(w, RT_ROLE_DATA_COMPOSE, c, 0, FIRST_INCARNATION + w->composer_restarts[c]),
+        .job = w->job,
+        .size = w->conf.composers,
+        .ctx = w,
+        .failed = on_failed};
     check(dc_composer_create(&conf, &w->composer[c]));
     for (unsigned m = 0; m < w->conf.middlewares; m++) {
         const char *address = mw_loop_address(w->middleware[m]);
@@ -214,6 +215,19 @@ void jw_restart_rank(struct job_world *w, unsigned r)
     start_rank(w, r);
     for (unsigned i = 0; i < w->conf.ranks; i++)
         hello_of_rank(w, i);
+}
+
+void jw_restart_composer(struct job_world *w, unsigned c)
+{
+    for (unsigned other = 0; other < jw_node_owner(w, 0); other++)
+        if (other != jw_node_composer(w, c))
+            sim_break(w->sim, other, jw_node_composer(w, c));
+    dc_composer_destroy(w->composer[c]);
+    w->composer[c] = NULL;
+    w->composer_restarts[c]++;
+    start_composer(w, c);
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        hello_of_rank(w, r);
 }
 
 void jw_stop(struct job_world *w)

@@ -44,6 +44,7 @@ struct job_world {
     struct mw_loop *middleware[JW_MAX];
     struct jw_rank rank[JW_MAX];
     struct dc_composer *composer[JW_MAX];
+    unsigned composer_restarts[JW_MAX];
     int failed;
     char failed_text[256];
 };
@@ -55,6 +56,9 @@ void jw_run(struct job_world *w);
 /* The rank's process dies and comes back with a higher incarnation and no state. A step that is being
  * computed ends first: a job of the step thread cannot be taken back in the simulator. */
 void jw_restart_rank(struct job_world *w, unsigned rank);
+
+/* The same of a composer: all it knows is what the trainers tell it. */
+void jw_restart_composer(struct job_world *w, unsigned composer);
 
 unsigned jw_node_composer(const struct job_world *w, unsigned i);
 unsigned jw_node_middleware(const struct job_world *w, unsigned i);

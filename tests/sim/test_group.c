@@ -171,6 +171,44 @@ static void test_restart(void **state)
     destroy_jobs(job);
 }
 
+/* Composers die and come back with nothing, all of them at once or one: every row is trained once. With evaluations in
+ * between, and at moments when the ledger has only a part of what was stepped. */
+static void test_restart_composers(void **state)
+{
+    (void)state;
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(60); seed++) {
+        const char *set[] = {EPOCHS,
+                             mode[seed % MODES],
+                             "global.sync_every=3",
+                             seed % 2 ? "data.window=1" : "data.window=3",
+                             seed % 5 ? "data.splits=3" : "data.splits=6",
+                             seed / 3 % 2 ? "global.evaluate_every=0" : "global.evaluate_every=4"};
+        struct job_world w;
+        struct jw_conf conf = {.seed = seed,
+                               .ranks = 1 + (unsigned)(seed / 3) % 4,
+                               .composers = 1 + (unsigned)(seed / 7) % 3,
+                               .set = set,
+                               .n_set = ARRAY_LEN(set)};
+        uint64_t key = rt_draw_key(seed, "composers", NULL);
+        jw_start(&w, &conf);
+        for (unsigned i = 0; i < 1 + seed % 4 && !jw_is_over(&w); i++) {
+            unsigned one = (unsigned)rt_below(rt_draw(key, 2 * i), conf.composers);
+            sim_run_until(w.sim, jw_is_over, &w,
+                          RT_MS + rt_below(rt_draw(key, 2 * i + 1), 25 * RT_MS));
+            for (unsigned c = 0; c < conf.composers && !jw_is_over(&w); c++)
+                if (i % 2 || c == one)
+                    jw_restart_composer(&w, c);
+        }
+        jw_run(&w);
+        check_accounts(&w, 2);
+        struct tr_report r = jw_report(&w);
+        if (r.test_samples != JW_TEST_ROWS || r.samples_read != 2 * JW_TRAIN_ROWS)
+            fail_msg("seed %llu: %llu rows read, %llu tested", (unsigned long long)seed,
+                     (unsigned long long)r.samples_read, (unsigned long long)r.test_samples);
+        jw_stop(&w);
+    }
+}
+
 /* ---- `full`: two ranks are one rank with twice the batch ---- */
 
 enum { STEPS = 100, STEP_ROWS = 20 };
@@ -268,6 +306,7 @@ int main(void)
         cmocka_unit_test(test_modes),
         cmocka_unit_test(test_exact),
         cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_restart_composers),
         cmocka_unit_test(test_two_are_one_twice_as_large),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
