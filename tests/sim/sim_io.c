@@ -26,7 +26,7 @@
 #define CUT_POLL_NS   1000000ull
 #define FIRST_PORT    1000
 
-enum event_kind { EV_ASK_CONNECT, EV_UP, EV_DELIVER, EV_DOWN, EV_WORK };
+enum event_kind { EV_ASK_CONNECT, EV_UP, EV_DELIVER, EV_DOWN, EV_WORK, EV_WORKED };
 
 struct event {
     uint64_t at_ns, seq;
@@ -490,10 +490,11 @@ static void io_timer_stop(struct rt_io *io, struct rt_timer *timer)
     rt_timers_stop(&node_of(io)->timers, timer);
 }
 
+/* Between run() and done() things happen, as beside a real worker thread. */
 static void io_work(struct rt_io *io, struct rt_work *work)
 {
     struct sim *sim = node_of(io)->sim;
-    uint64_t at = sim->now_ns + sim->conf.work_ns;
+    uint64_t at = sim->now_ns + sim->conf.work_ns / 2;
     push_event(sim, (struct event){.at_ns = at, .kind = EV_WORK, .work = work});
 }
 
@@ -614,6 +615,11 @@ static void run_event(struct sim *sim, const struct event *ev)
         break;
     case EV_WORK:
         ev->work->run(ev->work->arg);
+        push_event(sim, (struct event){.at_ns = sim->now_ns + sim->conf.work_ns / 2,
+                                       .kind = EV_WORKED,
+                                       .work = ev->work});
+        break;
+    case EV_WORKED:
         ev->work->done(ev->work->arg);
         break;
     }
