@@ -105,7 +105,7 @@ struct rt_rpc_conf rw_conf(struct world *w, struct end *end, enum rt_role role,
         .fenced = on_fenced,
         .heartbeat_ns = 30 * RT_MS,
         .dead_ns = 150 * RT_MS,
-        .greet_ns = 150 * RT_MS,
+        .greet_ns = RW_GREET_NS,
         .backoff_ns = 30 * RT_MS,
     };
 }
@@ -159,7 +159,7 @@ void rw_close(struct world *w)
 
 void rw_wait(struct world *w, const int *count, int n, const char *what)
 {
-    uint64_t end = rt_now_ns() + 2 * RT_S;
+    uint64_t end = rt_now_ns() + 20 * RT_S;
     while (*count < n) {
         if (rt_now_ns() > end)
             fail_msg("%s: waited for %d, got %d", what, n, *count);

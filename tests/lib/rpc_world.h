@@ -13,6 +13,7 @@ enum { METHOD_ECHO = 16, METHOD_HOLD, METHOD_FAIL, METHOD_TRAINER_ONLY, METHOD_D
 #define ECHO_PAYLOAD_MAX (8u << 20)
 #define POOL_BUDGET      (32u << 20)
 #define HELD_MAX         16
+#define RW_GREET_NS      (400 * RT_MS) /* how long a handshake may take */
 
 struct end {
     struct rt_rpc *rpc;

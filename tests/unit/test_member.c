@@ -878,7 +878,8 @@ static void server_does_not_read(void **state)
         usleep(1000);
     }
     assert_true(refused > 0);
-    assert_true(longest_ns < 200 * RT_MS); /* it copies 1 MiB; the rest is for a busy machine */
+    /* It copies 1 MiB, and a busy machine may stop us; waiting for the server takes a write deadline, 1 s. */
+    assert_true(longest_ns < 900 * RT_MS);
     fake->deaf = false;
     assert_true(run_until(bus_is_up, bus, WAIT_NS));
     assert_int_equal(rt_bus_publish(bus, "fresh", "x", 1), 0);

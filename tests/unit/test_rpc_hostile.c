@@ -22,6 +22,9 @@
 #include <unistd.h>
 #include <uv.h>
 
+#define WAIT_NS                                                                                    \
+    (20 * RT_S) /* for what takes well below a second; a busy machine may stop us for some */
+
 /* ---- hostile ends: raw sockets ---- */
 
 static int raw_connect(const char *bound)
@@ -62,7 +65,7 @@ static int raw_greeted(struct world *w)
              (struct rt_header){
                  .method = RT_METHOD_HANDSHAKE, .message_size = sizeof(id), .incarnation = 200},
              &id, sizeof(id));
-    uint64_t end = rt_now_ns() + RT_S;
+    uint64_t end = rt_now_ns() + WAIT_NS;
     while (n < 0 && rt_now_ns() < end) {
         uv_run(rt_loop_uv(w->loop), UV_RUN_ONCE);
         n = recv(fd, reply, sizeof(reply), 0);
@@ -71,10 +74,10 @@ static int raw_greeted(struct world *w)
     return fd;
 }
 
-/* The other end closes the connection within 1 s. */
+/* The other end closes the connection. */
 static void raw_wait_closed(struct world *w, int fd, const char *what)
 {
-    uint64_t end = rt_now_ns() + RT_S;
+    uint64_t end = rt_now_ns() + WAIT_NS;
     uint8_t bytes[1024];
     for (;;) {
         ssize_t n = recv(fd, bytes, sizeof(bytes), 0);
@@ -171,10 +174,12 @@ static void test_many_mute(void **state)
     rw_open_both(&w, rw_address(0));
     for (size_t i = 0; i < ARRAY_LEN(mute); i++)
         mute[i] = raw_connect(w.server.bound);
-    for (uint64_t end = rt_now_ns() + RT_S;
-         rt_rpc_stats(w.server.rpc)->links_refused < MORE && rt_now_ns() < end;)
+    uint64_t begun = rt_now_ns();
+    while (rt_rpc_stats(w.server.rpc)->links_refused < MORE && rt_now_ns() - begun < WAIT_NS)
         uv_run(rt_loop_uv(w.loop), UV_RUN_ONCE);
-    assert_int_equal(rt_rpc_stats(w.server.rpc)->links_refused, MORE);
+    /* Not one more, unless we were stopped for so long that others were late with their handshake. */
+    assert_true(rt_rpc_stats(w.server.rpc)->links_refused == MORE ||
+                rt_now_ns() - begun >= RW_GREET_NS);
     for (size_t i = 0; i < MORE; i++) {
         raw_wait_closed(&w, mute[i], "the oldest");
         mute[i] = -1;
@@ -244,6 +249,7 @@ static void test_flipped_bits(void **state)
 static void test_silence(void **state)
 {
     static const uint8_t some[100] = {0};
+    uint8_t bytes[1];
     struct world w;
     (void)state;
     rw_open_both(&w, rw_address(0));
@@ -257,10 +263,11 @@ static void test_silence(void **state)
         NULL, 0);
     assert_int_equal(send(payload, some, sizeof(some), MSG_NOSIGNAL), sizeof(some));
     rw_turn(&w, 50 * RT_MS);
-    assert_int_equal(recv(mute, &w.tick, 1, MSG_PEEK), -1); /* not yet */
+    bool is_open = recv(mute, bytes, 1, MSG_PEEK) < 0;
+    assert_true(is_open || rt_now_ns() - start >= RW_GREET_NS); /* not yet */
     raw_wait_closed(&w, mute, "no handshake");
     raw_wait_closed(&w, payload, "half a payload");
-    assert_true(rt_now_ns() - start >= 140 * RT_MS);
+    assert_true(rt_now_ns() - start >= RW_GREET_NS - 10 * RT_MS);
     half = raw_greeted(&w);
     assert_int_equal(send(half, "SFRN\1", 5, MSG_NOSIGNAL), 5);
     start = rt_now_ns();
