@@ -406,11 +406,13 @@ static void *sender_main(void *arg)
 
     pthread_setname_np(pthread_self(), "nats-sender");
     for (;;) {
+        bool ending =
+            atomic_load(&bus->ending); /* before the look: nothing is pushed after it is set */
         struct outgoing *out = rt_queue_pop(bus->outbox, RECONNECT_WAIT_MS * RT_MS);
 
         if (out)
             do_work(bus, out);
-        else if (atomic_load(&bus->ending))
+        else if (ending)
             return NULL;
         else if (is_closed(bus) && rt_now_ns() - bus->renewed_ns >= RECONNECT_WAIT_MS * RT_MS)
             renew(bus);
