@@ -1,7 +1,8 @@
 /* data_compose/parse.c -- columns bound to places in the row and to the fields of a file.
  *
- * Layers: parse_text.c (and parse_tsv.c) cut a line into fields; field.c turns a field into an id, a float or
- * a label by the column that it is bound to; the row is then complete by construction, for every format
+ * Layers: row_loops.inc.h (tabs) and parse_text.c cut a line into fields; field.c turns a field into an id, a
+ * float or a label by the column that it is bound to, but for the plain cases, which row_loops.inc.h does
+ * itself; the row is then complete by construction, for every format
  * checks that each bound column was met exactly once. */
 #include "data_compose/parse_row.h"
 

@@ -5,6 +5,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/rand.h"
 #include "runtime/wire/member.h"
 
 #include <setjmp.h>
@@ -228,6 +229,23 @@ void jw_restart_composer(struct job_world *w, unsigned c)
     start_composer(w, c);
     for (unsigned r = 0; r < w->conf.ranks; r++)
         hello_of_rank(w, r);
+}
+
+void jw_break_links(struct job_world *w, unsigned breaks, bool among_ranks)
+{
+    unsigned nodes = jw_node_owner(w, w->conf.owners);
+    uint64_t key = rt_draw_key(w->conf.seed, "breaks", NULL);
+    for (unsigned i = 0; i < breaks && !jw_is_over(w); i++) {
+        sim_run_until(w->sim, jw_is_over, w, RT_MS + rt_below(rt_draw(key, 3 * i), 40 * RT_MS));
+        unsigned a = (unsigned)rt_below(rt_draw(key, 3 * i + 1), nodes);
+        unsigned b = (unsigned)rt_below(rt_draw(key, 3 * i + 2), nodes);
+        if (among_ranks && i % 2) {
+            a = jw_node_rank(w, a % w->conf.ranks);
+            b = jw_node_rank(w, b % w->conf.ranks);
+        }
+        if (a != b)
+            sim_break(w->sim, a, b);
+    }
 }
 
 void jw_stop(struct job_world *w)

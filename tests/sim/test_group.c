@@ -18,24 +18,6 @@
 
 #define EPOCHS "data.epochs=2"
 
-/* One of the links that carry something breaks every few milliseconds of simulated time. */
-static void break_links(struct job_world *w, unsigned breaks)
-{
-    unsigned nodes = jw_node_owner(w, w->conf.owners);
-    uint64_t key = rt_draw_key(w->conf.seed, "breaks", NULL);
-    for (unsigned i = 0; i < breaks && !jw_is_over(w); i++) {
-        sim_run_until(w->sim, jw_is_over, w, RT_MS + rt_below(rt_draw(key, 3 * i), 40 * RT_MS));
-        unsigned a = (unsigned)rt_below(rt_draw(key, 3 * i + 1), nodes);
-        unsigned b = (unsigned)rt_below(rt_draw(key, 3 * i + 2), nodes);
-        if (i % 2) { /* more of them between ranks than elsewhere */
-            a = jw_node_rank(w, a % w->conf.ranks);
-            b = jw_node_rank(w, b % w->conf.ranks);
-        }
-        if (a != b)
-            sim_break(w->sim, a, b);
-    }
-}
-
 static void check_accounts(struct job_world *w, uint64_t epochs)
 {
     struct tr_report r = jw_report(w);
@@ -93,7 +75,7 @@ static void test_modes(void **state)
                                .middlewares = 1 + (unsigned)(seed / 27) % 2,
                                .job = job[seed % MODES]};
         jw_start(&w, &conf);
-        break_links(&w, seed % 2 ? 0 : 20);
+        jw_break_links(&w, seed % 2 ? 0 : 20, true);
         jw_run(&w);
         check_accounts(&w, 2);
         jw_stop(&w);
@@ -114,7 +96,7 @@ static void test_exact(void **state)
             struct job_world w;
             struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job};
             jw_start(&w, &conf);
-            break_links(&w, seed == first_seed() ? 0 : (unsigned)seed);
+            jw_break_links(&w, seed == first_seed() ? 0 : (unsigned)seed, true);
             jw_run(&w);
             check_accounts(&w, 2);
             uint64_t digest = tr_trainer_digest(w.rank[0].trainer);

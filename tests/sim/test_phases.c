@@ -6,7 +6,6 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
-#include "runtime/base/rand.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -21,20 +20,6 @@ static unsigned runs(unsigned wanted)
 {
     const char *text = getenv("TEST_PHASES_RUNS");
     return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
-}
-
-/* Any two nodes lose one another, now and then. */
-static void break_links(struct job_world *w, unsigned breaks)
-{
-    unsigned nodes = jw_node_owner(w, w->conf.owners);
-    uint64_t key = rt_draw_key(w->conf.seed, "breaks", NULL);
-    for (unsigned i = 0; i < breaks && !jw_is_over(w); i++) {
-        sim_run_until(w->sim, jw_is_over, w, RT_MS + rt_below(rt_draw(key, 3 * i), 40 * RT_MS));
-        unsigned a = (unsigned)rt_below(rt_draw(key, 3 * i + 1), nodes);
-        unsigned b = (unsigned)rt_below(rt_draw(key, 3 * i + 2), nodes);
-        if (a != b)
-            sim_break(w->sim, a, b);
-    }
 }
 
 static void check_accounts(struct job_world *w, uint64_t epochs)
@@ -83,7 +68,7 @@ static void test_shapes(void **state)
                                        .ranks = shape[s].ranks,
                                        .set = set,
                                        .n_set = ARRAY_LEN(set)});
-        break_links(&w, seed % 2 ? 0 : 20);
+        jw_break_links(&w, seed % 2 ? 0 : 20, false);
         jw_run(&w);
         check_accounts(&w, 2);
         jw_stop(&w);
@@ -107,7 +92,7 @@ static void test_nothing_yet(void **state)
                                        .ranks = 2 + (unsigned)(seed / 4 % 3),
                                        .set = set,
                                        .n_set = ARRAY_LEN(set)});
-        break_links(&w, seed % 3 ? 0 : 20);
+        jw_break_links(&w, seed % 3 ? 0 : 20, false);
         jw_run(&w);
         check_accounts(&w, 2);
         jw_stop(&w);
@@ -141,7 +126,7 @@ static void test_exact(void **state)
                                            .middlewares = 1 + (unsigned)(seed % 2),
                                            .set = set,
                                            .n_set = ARRAY_LEN(set)});
-            break_links(&w, seed == 1 ? 0 : (unsigned)seed);
+            jw_break_links(&w, seed == 1 ? 0 : (unsigned)seed, false);
             jw_run(&w);
             check_accounts(&w, 2);
             uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
@@ -201,7 +186,7 @@ static void test_evaluate_every(void **state)
                                        .composers = 1 + (unsigned)(seed / 3 % 2),
                                        .set = set,
                                        .n_set = ARRAY_LEN(set)});
-        break_links(&w, seed % 4 ? 0 : 15);
+        jw_break_links(&w, seed % 4 ? 0 : 15, false);
         jw_run(&w);
         check_accounts(&w, 2);
         struct tr_report r = jw_report(&w);
@@ -233,7 +218,7 @@ static void test_max_steps(void **state)
                                        .composers = 1 + (unsigned)(seed / 4 % 2),
                                        .set = set,
                                        .n_set = ARRAY_LEN(set)});
-        break_links(&w, seed % 2 ? 0 : 10);
+        jw_break_links(&w, seed % 2 ? 0 : 10, false);
         jw_run(&w);
         struct tr_report r = jw_report(&w);
         bool async = seed % 3 == 2;
