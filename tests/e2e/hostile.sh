@@ -38,6 +38,6 @@ cat "$work/middleware" "$work/embedding_server" "$work/trainer"
 [ "$broken" -eq 0 ] || fail "a case went wrong"
 kill -0 "$supervisor" || fail "the run ended under the attack: make it longer"
 ! grep -h 'peer_down' "$logs"/*-0.log || fail "a link of the job went"
-wait_end 200
+wait_end $((200 * slow))
 expect_success
 expect "samples_read == 2500000" "samples_quarantined == 0" "steps >= 2450"

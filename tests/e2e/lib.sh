@@ -8,6 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 B=${1:-${SAFFRON_BUILD:-build/release}}
 export SAFFRON_MODELS_DIR=$PWD/configs/models
 data=${SAFFRON_TEST_DATA:-../shared/data}
+slow=1 # as tests/run.sh: sanitizers make everything a few times slower
+! ldd "$B/saffron" 2>/dev/null | grep -qE 'lib[at]san' || slow=4
 work=$(mktemp -d "${TMPDIR:-/tmp}/saffron-e2e.XXXXXX")
 # shellcheck disable=SC2034 # used by the scripts
 {
@@ -55,7 +57,7 @@ need_data() {
 # local_run ARG... -- `saffron local` to its end in $work/run; exit status in $status.
 local_run() {
     rm -rf "$work/run"
-    "$B/saffron" local --run-dir "$work/run" --timeout 240 "$@" >"$work/out" 2>"$work/err"
+    "$B/saffron" local --run-dir "$work/run" --timeout $((240 * slow)) "$@" >"$work/out" 2>"$work/err"
     status=$?
 }
 
@@ -65,7 +67,7 @@ local_start() {
     "$python" -c 'import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])' \
-        "$B/saffron" local --run-dir "$work/run" --timeout 240 "$@" >"$work/out" 2>"$work/err" &
+        "$B/saffron" local --run-dir "$work/run" --timeout $((240 * slow)) "$@" >"$work/out" 2>"$work/err" &
     supervisor=$!
 }
 

@@ -61,12 +61,13 @@ begin four "${long[@]}" "${several[@]}"
 four=$pid
 trains three "$three"
 trains four "$four"
-"$B/saffron" status --run-dir "$work/three" >"$work/status" 2>&1 || fail "status: $(cat "$work/status")"
-for role in "${roles[@]}"; do
-    for i in 0 1; do
-        grep -q "^$role/$i  *ready " "$work/status" || fail "status: $role/$i is not ready: $(cat "$work/status")"
-    done
-done
+# all_ready -- of job three; training begins with the first composer that is.
+all_ready() {
+    "$B/saffron" status --run-dir "$work/three" >"$work/status" 2>&1 || fail "status: $(cat "$work/status")"
+    [ "$(grep -cE '^[a-z_]+/[01]  *ready ' "$work/status")" -eq 8 ]
+}
+supervisor=$three
+wait_for 20 "all of job three are ready" all_ready
 [ "$(sed -n '2,$p' "$work/status" | cut -d/ -f1 | uniq | wc -l)" -eq 4 ] || fail "status is not in order: $(cat "$work/status")"
 "$B/saffron" stop --run-dir "$work/three" >"$work/status" 2>&1 || fail "stop: $(cat "$work/status")"
 wait "$three"
