@@ -506,9 +506,9 @@ void tr_phase_serve_nothing(void *ctx, struct rt_call *call, const struct rt_fra
     rt_arena_reset(trainer->scratch);
     int err = wire_nothing_yet_unpack(frame->message, frame->header.message_size, trainer->scratch,
                                       &said);
-    if (!err && said.composer >= TR_COMPOSERS_MAX)
-        err = RT_FAIL(RT_ELIMIT, "NothingYet: composer %u, at most %u", said.composer,
-                      TR_COMPOSERS_MAX);
+    if (!err && (said.composer >= TR_COMPOSERS_MAX || said.composer != rt_call_from(call)->index))
+        err = RT_FAIL(RT_EPROTO, "NothingYet: of composer %u from data_compose/%u, at most %u",
+                      said.composer, rt_call_from(call)->index, TR_COMPOSERS_MAX - 1);
     if (!err && said.phase > trainer->phase)
         err = RT_FAIL(RT_ENOTREADY, "NothingYet of phase %" PRIu64 ", here is %" PRIu64, said.phase,
                       trainer->phase);
