@@ -1,16 +1,19 @@
 /* runtime/admin/metrics.h -- named numbers of this process, as Prometheus text.
  *
  * A metric is a 64-bit atomic that its owner writes relaxed and the admin page reads: integers for
- * counters and gauges, seconds or ratios as doubles. Registered once at start; never removed. */
+ * counters and gauges, seconds or ratios as doubles; or a histogram. Registered once at start; never removed.
+ * One name with the same labels may be registered several times, by the loops of a process for instance: the page
+ * shows the sum. */
 #ifndef RT_METRICS_H
 #define RT_METRICS_H
 
+#include "runtime/admin/histogram.h"
 #include "runtime/base/strbuf.h"
 
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum rt_metric_kind { RT_COUNTER, RT_GAUGE };
+enum rt_metric_kind { RT_COUNTER, RT_GAUGE, RT_HISTOGRAM };
 
 struct rt_metrics;
 struct rt_metrics *rt_metrics_create(void);
@@ -21,6 +24,10 @@ void rt_metrics_u64(struct rt_metrics *metrics, enum rt_metric_kind kind, const 
                     const char *labels, const char *help, const _Atomic uint64_t *value);
 void rt_metrics_f64(struct rt_metrics *metrics, enum rt_metric_kind kind, const char *name,
                     const char *labels, const char *help, const _Atomic double *value);
+/* Shown as <name>_bucket{le=...}, <name>_sum and <name>_count; seconds are named ..._seconds. */
+void rt_metrics_histogram(struct rt_metrics *metrics, const char *name, const char *labels,
+                          const char *help, enum rt_histogram_unit unit,
+                          const struct rt_histogram *histogram);
 /* The whole page: HELP and TYPE once per name. */
 void rt_metrics_print(const struct rt_metrics *metrics, struct rt_strbuf *out);
 

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <cmocka.h>
 
 static void page(void **state)
@@ -44,6 +45,113 @@ static void page(void **state)
     rt_metrics_destroy(metrics);
 }
 
+/* Loops register the same series: one line, their sum. */
+static void sources_are_added_up(void **state)
+{
+    static const char want[] = "# HELP saffron_a_rows rows\n"
+                               "# TYPE saffron_a_rows gauge\n"
+                               "saffron_a_rows{table=\"t\"} 12\n"
+                               "saffron_a_rows{table=\"u\"} 1\n"
+                               "# HELP saffron_a_cpu_seconds_total time\n"
+                               "# TYPE saffron_a_cpu_seconds_total counter\n"
+                               "saffron_a_cpu_seconds_total 0.75\n";
+    _Atomic uint64_t rows[3] = {5, 7, 1};
+    _Atomic double seconds[2] = {0.25, 0.5};
+    struct rt_metrics *metrics = rt_metrics_create();
+    struct rt_strbuf out;
+
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        rt_metrics_u64(metrics, RT_GAUGE, "saffron_a_rows", i < 2 ? "table=\"t\"" : "table=\"u\"",
+                       "rows", &rows[i]);
+    for (int i = 0; i < 2; i++)
+        rt_metrics_f64(metrics, RT_COUNTER, "saffron_a_cpu_seconds_total", NULL, "time",
+                       &seconds[i]);
+    rt_strbuf_init(&out);
+    rt_metrics_print(metrics, &out);
+    assert_string_equal(out.text, want);
+    rt_strbuf_release(&out);
+    rt_metrics_destroy(metrics);
+}
+
+/* Where each value falls: the bound itself belongs to the bucket below it, as `le` says. */
+static void histogram_buckets(void **state)
+{
+    static const struct {
+        enum rt_histogram_unit unit;
+        uint64_t value;
+        unsigned bucket;
+        double bound; /* of that bucket */
+    } row[] = {
+        {RT_HISTOGRAM_COUNT, 0, 0, 1},
+        {RT_HISTOGRAM_COUNT, 1, 0, 1},
+        {RT_HISTOGRAM_COUNT, 2, 1, 2},
+        {RT_HISTOGRAM_COUNT, 3, 2, 4},
+        {RT_HISTOGRAM_COUNT, 4, 2, 4},
+        {RT_HISTOGRAM_COUNT, 5, 3, 8},
+        {RT_HISTOGRAM_COUNT, 1 << 23, 23, 1 << 23},
+        {RT_HISTOGRAM_COUNT, (1 << 23) + 1, 24, 0},
+        {RT_HISTOGRAM_COUNT, UINT64_MAX, 24, 0},
+        {RT_HISTOGRAM_BYTES, 256, 0, 256},
+        {RT_HISTOGRAM_BYTES, 257, 1, 512},
+        {RT_HISTOGRAM_SECONDS, 4096, 0, 4.096e-6},
+        {RT_HISTOGRAM_SECONDS, 4097, 1, 8.192e-6},
+        {RT_HISTOGRAM_SECONDS, 1ull << 35, 23, 34.359738368},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
+        struct rt_histogram h = {0};
+
+        rt_histogram_observe(&h, row[i].unit, row[i].value);
+        rt_histogram_observe(&h, row[i].unit, row[i].value);
+        for (unsigned b = 0; b < RT_HISTOGRAM_BUCKETS; b++) {
+            uint64_t want = b == row[i].bucket ? 2 : 0;
+
+            if (atomic_load(&h.bucket[b]) != want)
+                fail_msg("row %zu: bucket %u", i, b);
+        }
+        assert_true(atomic_load(&h.sum) == 2 * row[i].value); /* modulo 2^64 */
+        if (row[i].bound > 0)
+            assert_true(fabs(rt_histogram_bound(row[i].unit, row[i].bucket) / row[i].bound - 1) <
+                        1e-12);
+    }
+}
+
+/* Buckets are cumulative on the page, of all sources together. */
+static void histogram_page(void **state)
+{
+    static const char *const want[] = {
+        "# TYPE saffron_a_wait_seconds histogram\n",
+        "saffron_a_wait_seconds_bucket{part=\"x\",le=\"4.096e-06\"} 1\n",
+        "saffron_a_wait_seconds_bucket{part=\"x\",le=\"8.192e-06\"} 1\n",
+        "saffron_a_wait_seconds_bucket{part=\"x\",le=\"0.001048576\"} 3\n",
+        "saffron_a_wait_seconds_bucket{part=\"x\",le=\"+Inf\"} 4\n",
+        "saffron_a_wait_seconds_sum{part=\"x\"} 100.002001\n",
+        "saffron_a_wait_seconds_count{part=\"x\"} 4\n",
+    };
+    struct rt_metrics *metrics = rt_metrics_create();
+    struct rt_histogram h[2] = {0};
+    struct rt_strbuf out;
+
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        rt_metrics_histogram(metrics, "saffron_a_wait_seconds", "part=\"x\"", "waiting",
+                             RT_HISTOGRAM_SECONDS, &h[i]);
+    rt_histogram_observe(&h[0], RT_HISTOGRAM_SECONDS, 1000);
+    rt_histogram_observe(&h[0], RT_HISTOGRAM_SECONDS, 1000000);
+    rt_histogram_observe(&h[1], RT_HISTOGRAM_SECONDS, 1000000);
+    rt_histogram_observe(&h[1], RT_HISTOGRAM_SECONDS, 100000000000);
+    rt_strbuf_init(&out);
+    rt_metrics_print(metrics, &out);
+    for (size_t i = 0; i < sizeof(want) / sizeof(want[0]); i++) {
+        if (!strstr(out.text, want[i]))
+            fail_msg("no %s in %s", want[i], out.text);
+    }
+    rt_strbuf_release(&out);
+    rt_metrics_destroy(metrics);
+}
+
 static void empty_and_many(void **state)
 {
     struct rt_metrics *metrics = rt_metrics_create();
@@ -71,7 +179,13 @@ static void empty_and_many(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(page), cmocka_unit_test(empty_and_many)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(page),
+        cmocka_unit_test(sources_are_added_up),
+        cmocka_unit_test(histogram_buckets),
+        cmocka_unit_test(histogram_page),
+        cmocka_unit_test(empty_and_many),
+    };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
