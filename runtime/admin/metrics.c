@@ -98,6 +98,18 @@ static void add(struct rt_metrics *metrics, enum rt_metric_kind kind, const char
     s->source[s->n++] = *source;
 }
 
+void rt_metrics_label(struct rt_strbuf *labels, const char *name, const char *value)
+{
+    rt_strbuf_addf(labels, "%s%s=\"", labels->len > 0 ? "," : "", name);
+    for (const char *at = value; *at; at++) {
+        if (*at == '\n')
+            rt_strbuf_addf(labels, "\\n");
+        else
+            rt_strbuf_addf(labels, *at == '\\' || *at == '"' ? "\\%c" : "%c", *at);
+    }
+    rt_strbuf_addf(labels, "\"");
+}
+
 void rt_metrics_u64(struct rt_metrics *metrics, enum rt_metric_kind kind, const char *name,
                     const char *labels, const char *help, const _Atomic uint64_t *value)
 {

@@ -19,6 +19,9 @@ struct rt_metrics;
 struct rt_metrics *rt_metrics_create(void);
 void rt_metrics_destroy(struct rt_metrics *metrics);
 
+/* Append name="value" to a list of labels, escaped as the format demands: for text of users, as names of tables. */
+void rt_metrics_label(struct rt_strbuf *labels, const char *name, const char *value);
+
 /* name: saffron_<role>_<what>_<unit>[_total]. labels: `worker="0"` or NULL; copied. */
 void rt_metrics_u64(struct rt_metrics *metrics, enum rt_metric_kind kind, const char *name,
                     const char *labels, const char *help, const _Atomic uint64_t *value);

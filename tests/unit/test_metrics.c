@@ -74,6 +74,34 @@ static void sources_are_added_up(void **state)
     rt_metrics_destroy(metrics);
 }
 
+/* Text of users in labels: what would end the value, or the line, is escaped. */
+static void labels_are_escaped(void **state)
+{
+    static const struct {
+        const char *value, *want;
+    } row[] = {
+        {"", "a=\"1\",table=\"\""},
+        {"plain", "a=\"1\",table=\"plain\""},
+        {"a\"b", "a=\"1\",table=\"a\\\"b\""},
+        {"a\\b\\", "a=\"1\",table=\"a\\\\b\\\\\""},
+        {"a\nb", "a=\"1\",table=\"a\\nb\""},
+        {"x\"} 1\nevil 2", "a=\"1\",table=\"x\\\"} 1\\nevil 2\""},
+        {"\xc3\xa9, {", "a=\"1\",table=\"\xc3\xa9, {\""},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
+        struct rt_strbuf labels;
+
+        rt_strbuf_init(&labels);
+        rt_metrics_label(&labels, "a", "1");
+        rt_metrics_label(&labels, "table", row[i].value);
+        if (strcmp(labels.text, row[i].want) != 0)
+            fail_msg("row %zu: got %s, want %s", i, labels.text, row[i].want);
+        rt_strbuf_release(&labels);
+    }
+}
+
 /* Where each value falls: the bound itself belongs to the bucket below it, as `le` says. */
 static void histogram_buckets(void **state)
 {
@@ -182,6 +210,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(page),
         cmocka_unit_test(sources_are_added_up),
+        cmocka_unit_test(labels_are_escaped),
         cmocka_unit_test(histogram_buckets),
         cmocka_unit_test(histogram_page),
         cmocka_unit_test(empty_and_many),
