@@ -2,7 +2,8 @@
 # launch.sh -- a whole job on one machine (local), or one role as a container runs it.
 #
 # `local` installs what is missing (as root), builds what is out of date, and hands over to `saffron local`.
-# The roles neither install nor build: their programs must lie in build/release, or in SAFFRON_BIN_DIR.
+# The roles neither install nor build: their programs must lie in build/release, or in SAFFRON_BIN_DIR. Nor
+# does `local` where SAFFRON_BIN_DIR is set: the programs are there, as in the image.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=${SAFFRON_BIN_DIR:-$top/build/release}
@@ -55,8 +56,11 @@ build() {
 }
 
 run_local() {
-    "$top/scripts/deps.sh" build
-    build
+    if [ -z "${SAFFRON_BIN_DIR:-}" ]; then
+        "$top/scripts/deps.sh" build
+        build
+    fi
+    [ -x "$bin/saffron" ] || die "$bin/saffron is not there: SAFFRON_BIN_DIR names a folder without programs"
     exec "$bin/saffron" local --config "$top/configs/synthetic" "$@"
 }
 
