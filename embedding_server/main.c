@@ -6,7 +6,6 @@
 #include "runtime/process/process.h"
 
 #include <sched.h>
-#include <stdio.h>
 
 #define WORKERS_DEFAULT_MAX 8
 #define POOL_BYTES          ((size_t)1 << 30) /* payloads in flight, per owner */
@@ -45,6 +44,7 @@ static void status(void *ctx, json_t *object)
 {
     const struct server *server = ctx;
     uint64_t rows = 0, memory = 0, updates = 0, again = 0, nonfinite = 0, lookups = 0, sent = 0;
+    uint64_t looked_up = 0, found = 0;
     json_t *hops = json_object();
 
     for (uint32_t w = 0; w < server->workers && server->worker[w].owner; w++) {
@@ -56,6 +56,8 @@ static void status(void *ctx, json_t *object)
         again += get(&stats->updates_again);
         nonfinite += get(&stats->rows_nonfinite);
         lookups += get(&stats->lookups);
+        looked_up += get(&stats->rows_looked_up);
+        found += get(&stats->rows_found);
         sent += get(&ebs_owner_rpc_stats(server->worker[w].owner)->bytes_out);
     }
     put(object, "workers", server->workers);
@@ -64,48 +66,13 @@ static void status(void *ctx, json_t *object)
     json_object_set_new(object, "bytes_per_row",
                         rows ? json_real((double)memory / (double)rows) : json_null());
     put(object, "lookups", lookups);
+    put(object, "rows_looked_up", looked_up);
+    put(object, "rows_found", found);
     put(object, "updates", updates);
     put(object, "updates_again", again);
     put(object, "rows_nonfinite", nonfinite);
     put(hops, rt_role_name(RT_ROLE_MIDDLEWARE), sent);
     json_object_set_new(object, "bytes_sent", hops);
-}
-
-static void register_metrics(const struct server *server, uint32_t w)
-{
-    struct rt_metrics *metrics = rt_process_metrics(server->process);
-    const struct ebs_owner_stats *s = ebs_owner_stats(server->worker[w].owner);
-    const struct {
-        enum rt_metric_kind kind;
-        const char *name, *help;
-        const _Atomic uint64_t *value;
-    } metric[] = {
-        {RT_COUNTER, "lookups_total", "LookupRows answered", &s->lookups},
-        {RT_COUNTER, "rows_looked_up_total", "rows read", &s->rows_looked_up},
-        {RT_COUNTER, "rows_found_total", "of these, rows that exist", &s->rows_found},
-        {RT_COUNTER, "updates_total", "batches applied", &s->updates},
-        {RT_COUNTER, "updates_again_total", "parts of applied batches sent again",
-         &s->updates_again},
-        {RT_COUNTER, "rows_applied_total", "rows changed", &s->rows_applied},
-        {RT_COUNTER, "rows_created_total", "rows made", &s->rows_created},
-        {RT_COUNTER, "rows_nonfinite_total", "gradients left out", &s->rows_nonfinite},
-        {RT_COUNTER, "requests_refused_total", "requests answered with an error", &s->refused},
-        {RT_GAUGE, "lookups_waiting", "lookups that wait for a step", &s->waiting},
-        {RT_GAUGE, "batches_open", "batches that wait for parts or ranks", &s->open},
-        {RT_GAUGE, "step", "last step applied in synchronous mode", &s->step},
-        {RT_GAUGE, "rows", "live rows", &s->rows},
-        {RT_GAUGE, "row_bytes", "id, weights and optimizer state of live rows", &s->row_bytes},
-        {RT_GAUGE, "memory_bytes", "memory of rows and index", &s->memory_bytes},
-    };
-    char labels[32];
-
-    snprintf(labels, sizeof(labels), "worker=\"%u\"", w);
-    for (size_t i = 0; i < sizeof(metric) / sizeof(metric[0]); i++) {
-        char *name = rt_xasprintf("saffron_embedding_server_%s", metric[i].name);
-
-        rt_metrics_u64(metrics, metric[i].kind, name, labels, metric[i].help, metric[i].value);
-        rt_free(name);
-    }
 }
 
 /* ---- start and stop ---- */
@@ -153,7 +120,7 @@ static int start_worker(struct server *server, const struct rt_shard_map *shards
     err = ebs_owner_create(&conf, &worker->owner);
     if (err)
         return err;
-    register_metrics(server, w);
+    ebs_owner_register(worker->owner, rt_process_metrics(process));
     err = rt_loop_start_thread(worker->loop);
     worker->runs = !err;
     return err;

@@ -52,12 +52,15 @@ static int create_tables(struct ebs_owner *owner)
 
     owner->table = rt_xcalloc(job->n_tables, sizeof(struct ebs_table *));
     owner->lr = rt_xcalloc(job->n_tables, sizeof(float));
+    owner->table_stats = rt_xcalloc(job->n_tables, sizeof(*owner->table_stats));
     for (uint32_t t = 0; t < job->n_tables && !err; t++) {
         owner->lr[t] = (float)job->table[t].optimizer.learning_rate;
         err = create_table(&job->table[t], job->global.seed, &owner->table[t]);
     }
     owner->applier =
         (struct ebs_applier){.table = owner->table, .lr = owner->lr, .n_tables = job->n_tables};
+    if (!err)
+        ebs_count_memory(owner);
     return err;
 }
 
@@ -134,6 +137,7 @@ void ebs_owner_destroy(struct ebs_owner *owner)
         ebs_table_destroy(owner->table[t]);
     rt_free(owner->table);
     rt_free(owner->lr);
+    rt_free(owner->table_stats);
     rt_arena_destroy(owner->arena);
     wire_out_release(&owner->reply);
     rt_free(owner);
@@ -147,6 +151,11 @@ const char *ebs_owner_address(const struct ebs_owner *owner)
 const struct ebs_owner_stats *ebs_owner_stats(const struct ebs_owner *owner)
 {
     return &owner->stats;
+}
+
+const struct ebs_table_stats *ebs_owner_table_stats(const struct ebs_owner *owner, uint32_t table)
+{
+    return &owner->table_stats[table];
 }
 
 const struct rt_rpc_stats *ebs_owner_rpc_stats(const struct ebs_owner *owner)

@@ -9,6 +9,7 @@
 #ifndef EBS_OWNER_H
 #define EBS_OWNER_H
 
+#include "runtime/admin/metrics.h"
 #include "runtime/job/job.h"
 #include "runtime/net/rpc.h"
 
@@ -34,7 +35,7 @@ void ebs_owner_destroy(
 
 const char *ebs_owner_address(const struct ebs_owner *owner); /* what peers connect to */
 
-/* Numbers for metrics and status. Relaxed atomics: any thread may read them. */
+/* Numbers for metrics and status. Relaxed atomics: written by the owner's thread, any may read them. */
 struct ebs_owner_stats {
     _Atomic uint64_t lookups, rows_looked_up, rows_found;
     _Atomic uint64_t updates, updates_again; /* batches applied; repeats of applied ones */
@@ -45,9 +46,21 @@ struct ebs_owner_stats {
     _Atomic uint64_t step;         /* last step applied in synchronous mode */
     _Atomic uint64_t rows;         /* live, all tables */
     _Atomic uint64_t row_bytes;    /* id, weights and state of the live rows */
-    _Atomic uint64_t memory_bytes; /* of rows and index */
+    _Atomic uint64_t memory_bytes; /* of rows and index: the sum of the tables' three kinds */
+    struct rt_histogram lookup_rows, lookup_seconds; /* per LookupRows answered */
+    struct rt_histogram apply_rows;                  /* per ApplyGradients applied */
+    struct rt_histogram apply_seconds;               /* per application; `full`: of a step */
+};
+/* Of one table, likewise. */
+struct ebs_table_stats {
+    _Atomic uint64_t rows, row_bytes; /* live */
+    _Atomic uint64_t index_bytes;
+    _Atomic uint64_t slack_bytes; /* rows that were freed, bits of live ones, lists of blocks */
 };
 const struct ebs_owner_stats *ebs_owner_stats(const struct ebs_owner *owner);
+const struct ebs_table_stats *ebs_owner_table_stats(const struct ebs_owner *owner, uint32_t table);
+/* All of it for /metrics. The owner outlives the page. Touch: before the loop runs. */
+void ebs_owner_register(const struct ebs_owner *owner, struct rt_metrics *metrics);
 const struct rt_rpc_stats *ebs_owner_rpc_stats(const struct ebs_owner *owner);
 
 #endif

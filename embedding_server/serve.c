@@ -46,6 +46,15 @@ static void refuse(struct ebs_owner *owner, struct rt_call *call, int err)
 
 /* ---- what both requests have ---- */
 
+static uint64_t rows_of(const uint32_t *n_ids, uint32_t n_tables)
+{
+    uint64_t rows = 0;
+
+    for (uint32_t t = 0; t < n_tables; t++)
+        rows += n_ids[t];
+    return rows;
+}
+
 /* Ids that are not ours mean that the sender's map of shards is wrong: nothing of it is served. */
 static int check_ids(const struct ebs_owner *owner, const uint64_t *id, size_t n)
 {
@@ -122,7 +131,8 @@ static uint64_t lookup_rows(const struct ebs_owner *owner, const struct wire_loo
 }
 
 static void lookup_reply(struct ebs_owner *owner, struct rt_call *call,
-                         const struct wire_lookup_rows *m, struct rt_buf *rows, uint64_t found)
+                         const struct wire_lookup_rows *m, struct rt_buf *rows, uint64_t found,
+                         uint64_t took_ns)
 {
     struct wire_lookup_rows_reply reply = {
         .n_tables = m->n_tables, .n_ids = m->n_ids, .dtype = WIRE_F32, .rows_found = found};
@@ -137,10 +147,12 @@ static void lookup_reply(struct ebs_owner *owner, struct rt_call *call,
                                               .message_size = owner->reply.size,
                                               .pieces = &piece,
                                               .n_pieces = 1});
-    for (uint32_t t = 0; t < m->n_tables; t++)
-        add(&owner->stats.rows_looked_up, m->n_ids[t]);
+    add(&owner->stats.rows_looked_up, rows_of(m->n_ids, m->n_tables));
     add(&owner->stats.rows_found, found);
     add(&owner->stats.lookups, 1);
+    rt_histogram_observe(&owner->stats.lookup_rows, RT_HISTOGRAM_COUNT,
+                         rows_of(m->n_ids, m->n_tables));
+    rt_histogram_observe(&owner->stats.lookup_seconds, RT_HISTOGRAM_SECONDS, took_ns);
 }
 
 static int wait_for_step(struct ebs_owner *owner, struct rt_call *call, uint64_t step,
@@ -170,7 +182,7 @@ static void lookup(struct ebs_owner *owner, struct rt_call *call, const uint8_t 
     const uint64_t **id;
     struct rt_buf *rows = NULL;
     size_t bytes = 0;
-    uint64_t found;
+    uint64_t found, begin;
     int err;
 
     rt_arena_reset(owner->arena);
@@ -193,8 +205,9 @@ static void lookup(struct ebs_owner *owner, struct rt_call *call, const uint8_t 
         err = RT_FAIL(RT_EFULL, "no buffer for an answer of %zu bytes", bytes);
         goto out;
     }
+    begin = rt_io_now(owner->conf.io);
     found = lookup_rows(owner, &m, id, rows);
-    lookup_reply(owner, call, &m, rows, found);
+    lookup_reply(owner, call, &m, rows, found, rt_io_now(owner->conf.io) - begin);
 out:
     if (err)
         refuse(owner, call, err);
@@ -319,23 +332,6 @@ static void part_refuse(struct ebs_owner *owner, struct ebs_part *part, int err)
         refuse(owner, call, err);
 }
 
-static void count_memory(struct ebs_owner *owner)
-{
-    uint64_t rows = 0, row_bytes = 0, memory = 0;
-
-    for (uint32_t t = 0; t < owner->conf.job->n_tables; t++) {
-        struct ebs_table_bytes bytes = ebs_table_bytes(owner->table[t]);
-
-        rows += ebs_table_rows(owner->table[t]);
-        row_bytes += ebs_table_rows(owner->table[t]) * ebs_table_row_bytes(owner->table[t]);
-        memory += bytes.rows + bytes.index;
-    }
-    add(&owner->stats.rows_created, rows - get(&owner->stats.rows));
-    set(&owner->stats.rows, rows);
-    set(&owner->stats.row_bytes, row_bytes);
-    set(&owner->stats.memory_bytes, memory);
-}
-
 /* The step that waiting lookups may see now. */
 static void step_applied(struct ebs_owner *owner, uint64_t step)
 {
@@ -348,8 +344,12 @@ static void step_applied(struct ebs_owner *owner, uint64_t step)
 /* Change the rows, mark the batches, answer: or answer with the error, and nothing has happened. */
 static int apply(struct ebs_owner *owner, struct ebs_part *const *part, size_t n, bool merge)
 {
+    uint64_t begin = rt_io_now(owner->conf.io);
     int err = ebs_apply_parts(&owner->applier, part, n, merge);
 
+    if (!err)
+        rt_histogram_observe(&owner->stats.apply_seconds, RT_HISTOGRAM_SECONDS,
+                             rt_io_now(owner->conf.io) - begin);
     for (size_t i = 0; i < n; i++) {
         if (err) {
             part_refuse(owner, part[i], err);
@@ -359,9 +359,11 @@ static int apply(struct ebs_owner *owner, struct ebs_part *const *part, size_t n
         add(&owner->stats.updates, part[i]->m.part == 0);
         add(&owner->stats.rows_applied, part[i]->rows);
         add(&owner->stats.rows_nonfinite, part[i]->nonfinite);
+        rt_histogram_observe(&owner->stats.apply_rows, RT_HISTOGRAM_COUNT,
+                             rows_of(part[i]->m.n_ids, part[i]->m.n_tables));
         part_reply(owner, part[i], WIRE_APPLIED);
     }
-    count_memory(owner);
+    ebs_count_memory(owner);
     return err;
 }
 

@@ -1,5 +1,5 @@
-/* embedding_server/serve.h -- the inside of an owner, shared by owner.c (its life) and serve.c (its
- * requests) only. */
+/* embedding_server/serve.h -- the inside of an owner, shared by owner.c (its life), serve.c (its requests) and
+ * metrics.c (its numbers) only. */
 #ifndef EBS_SERVE_H
 #define EBS_SERVE_H
 
@@ -37,7 +37,11 @@ struct ebs_owner {
     struct wire_out reply;
     struct ebs_waiting *first, **last;
     struct ebs_owner_stats stats;
+    struct ebs_table_stats *table_stats; /* [job->n_tables] */
 };
+
+/* metrics.c: what the tables hold now. */
+void ebs_count_memory(struct ebs_owner *owner);
 
 extern const struct rt_method_def ebs_methods[];
 extern const size_t ebs_method_count;

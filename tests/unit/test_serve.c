@@ -24,7 +24,7 @@ static const struct rt_table_conf tables[] = {
      .dim = DIM,
      .init = {.kind = RT_INIT_CONSTANT, .value = 1.0},
      .optimizer = {.kind = RT_OPT_SGD, .learning_rate = 0.5}},
-    {.name = "items",
+    {.name = "items \"x\"",
      .dim = 1,
      .init = {.kind = RT_INIT_CONSTANT, .value = 0.0},
      .optimizer = {.kind = RT_OPT_ADAGRAD, .learning_rate = 1.0, .eps = 1e-10}},
@@ -100,9 +100,44 @@ static int set_up(void **state)
     return 0;
 }
 
+static uint64_t observed(const struct rt_histogram *histogram)
+{
+    uint64_t n = 0;
+
+    for (unsigned b = 0; b < RT_HISTOGRAM_BUCKETS; b++)
+        n += histogram->bucket[b];
+    return n;
+}
+
+/* What holds after any test: every number agrees with the others. */
+static void check_numbers(void)
+{
+    const struct ebs_owner_stats *s = ebs_owner_stats(bed.owner);
+    uint64_t rows = 0, live = 0, memory = 0;
+
+    assert_int_equal(observed(&s->lookup_rows), s->lookups);
+    assert_int_equal(observed(&s->lookup_seconds), s->lookups);
+    assert_int_equal(s->lookup_rows.sum, s->rows_looked_up);
+    assert_true(observed(&s->apply_rows) >= s->updates);
+    assert_true(observed(&s->apply_seconds) <= observed(&s->apply_rows));
+    assert_true(s->apply_rows.sum >= s->rows_applied + s->rows_nonfinite);
+    for (uint32_t t = 0; t < bed.job.n_tables; t++) {
+        const struct ebs_table_stats *table = ebs_owner_table_stats(bed.owner, t);
+
+        rows += table->rows;
+        live += table->row_bytes;
+        memory += table->row_bytes + table->index_bytes + table->slack_bytes;
+        assert_true(table->index_bytes > 0);
+    }
+    assert_int_equal(rows, s->rows);
+    assert_int_equal(live, s->row_bytes);
+    assert_int_equal(memory, s->memory_bytes);
+}
+
 static int tear_down(void **state)
 {
     (void)state;
+    check_numbers();
     rt_rpc_destroy(bed.rpc);
     ebs_owner_destroy(bed.owner);
     rt_loop_destroy(bed.loop);
@@ -278,6 +313,45 @@ static void rows_are_read_and_changed(void **state)
         assert_true(answer->value[i] == (i < 4 ? 1.0f - 0.25f * grad[i] : 1.0f));
     assert_int_equal(ebs_owner_stats(bed.owner)->rows, 2);
     assert_int_equal(ebs_owner_stats(bed.owner)->rows_nonfinite, 1);
+}
+
+/* One observation per request, of its rows; bytes of the live rows to the last one; names as the format wants. */
+static void requests_and_tables_are_counted(void **state)
+{
+    static const char *const line[] = {
+        "\nsaffron_embedding_server_rows{table=\"users\"} 3\n",
+        "\nsaffron_embedding_server_rows{table=\"items \\\"x\\\"\"} 2\n",
+        "\nsaffron_embedding_server_table_bytes{table=\"users\",kind=\"rows\"} 48\n",
+        "\nsaffron_embedding_server_table_bytes{table=\"items \\\"x\\\"\",kind=\"rows\"} 32\n",
+        "\nsaffron_embedding_server_apply_rows_bucket{le=\"2\"} 1\n",
+        "\nsaffron_embedding_server_apply_rows_bucket{le=\"4\"} 2\n",
+        "\nsaffron_embedding_server_apply_rows_sum 5\n",
+        "\nsaffron_embedding_server_apply_seconds_count 2\n",
+        "\nsaffron_embedding_server_lookup_rows_sum 4\n",
+        "\nsaffron_embedding_server_lookup_seconds_count 2\n",
+        "\nsaffron_embedding_server_rows_created_total{worker=\"0\"} 5\n",
+    };
+    uint64_t id[] = {pick(0, true), pick(1, true), pick(2, true)};
+    float grad[] = {1, 2, 3, 4, 5, 6};
+    struct rt_metrics *metrics = rt_metrics_create();
+    struct rt_strbuf page;
+
+    (void)state;
+    ebs_owner_register(bed.owner, metrics);
+    ask_update(&(struct update){.batch_id = 0, .table = 0, .id = id, .grad = grad, .n = 3});
+    ask_update(&(struct update){.batch_id = 1, .table = 1, .id = id, .grad = grad, .n = 2});
+    ask_update(&(struct update){.batch_id = 1, .table = 1, .id = id, .grad = grad, .n = 2});
+    ask_lookup(0, id, 3, 0);
+    ask_lookup(9, id, 3, 0); /* refused: there is no such table */
+    ask_lookup(1, id, 1, 0);
+    run(6);
+    rt_strbuf_init(&page);
+    rt_metrics_print(metrics, &page);
+    for (size_t i = 0; i < ARRAY_LEN(line); i++)
+        if (!strstr(page.text, line[i]))
+            fail_msg("no line%sin\n%s", line[i], page.text);
+    rt_strbuf_release(&page);
+    rt_metrics_destroy(metrics);
 }
 
 /* The ledger lets batches of a split be so far apart; an owner must not take the older for applied. */
@@ -712,6 +786,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(rows_are_read_and_changed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(requests_and_tables_are_counted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_late_batch_is_applied, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_repeat_changes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(wrong_requests_are_refused_by_name, set_up, tear_down),

@@ -1,0 +1,126 @@
+/* embedding_server/metrics.c -- an owner's numbers: what its tables hold, and where each number stands on the page.
+ *
+ * Counters and gauges are labelled with the worker: owners have unlike shares of the load, and one that lags
+ * should show. What is said of tables, and the histograms, have no such label: they would be tables or buckets times
+ * workers lines, and the page adds up the workers' numbers by itself. */
+#include "embedding_server/serve.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/mem.h"
+
+#include <stdio.h>
+
+static uint64_t get(const _Atomic uint64_t *value)
+{
+    return atomic_load_explicit(value, memory_order_relaxed);
+}
+
+static void set(_Atomic uint64_t *gauge, uint64_t value)
+{
+    atomic_store_explicit(gauge, value, memory_order_relaxed);
+}
+
+void ebs_count_memory(struct ebs_owner *owner)
+{
+    struct ebs_owner_stats *stats = &owner->stats;
+    uint64_t rows = 0, row_bytes = 0, memory = 0;
+
+    for (uint32_t t = 0; t < owner->conf.job->n_tables; t++) {
+        const struct ebs_table *table = owner->table[t];
+        struct ebs_table_bytes bytes = ebs_table_bytes(table);
+        uint64_t live = ebs_table_rows(table) * ebs_table_row_bytes(table);
+
+        set(&owner->table_stats[t].rows, ebs_table_rows(table));
+        set(&owner->table_stats[t].row_bytes, live);
+        set(&owner->table_stats[t].index_bytes, bytes.index);
+        set(&owner->table_stats[t].slack_bytes, bytes.rows - live);
+        rows += ebs_table_rows(table);
+        row_bytes += live;
+        memory += bytes.rows + bytes.index;
+    }
+    set(&stats->rows_created, get(&stats->rows_created) + rows - get(&stats->rows));
+    set(&stats->rows, rows);
+    set(&stats->row_bytes, row_bytes);
+    set(&stats->memory_bytes, memory);
+}
+
+static void register_table(const char *table, const struct ebs_table_stats *s,
+                           struct rt_metrics *metrics)
+{
+    const struct {
+        const char *kind;
+        const _Atomic uint64_t *value;
+    } bytes[] = {
+        {"rows", &s->row_bytes},
+        {"index", &s->index_bytes},
+        {"slack", &s->slack_bytes},
+    };
+    struct rt_strbuf labels;
+
+    rt_strbuf_init(&labels);
+    rt_metrics_label(&labels, "table", table);
+    rt_metrics_u64(metrics, RT_GAUGE, "saffron_embedding_server_rows", labels.text, "live rows",
+                   &s->rows);
+    for (size_t i = 0; i < ARRAY_LEN(bytes); i++) {
+        rt_strbuf_reset(&labels);
+        rt_metrics_label(&labels, "table", table);
+        rt_metrics_label(&labels, "kind", bytes[i].kind);
+        rt_metrics_u64(metrics, RT_GAUGE, "saffron_embedding_server_table_bytes", labels.text,
+                       "bytes of live rows with their optimizer state, of the index, of freed rows "
+                       "and bookkeeping",
+                       bytes[i].value);
+    }
+    rt_strbuf_release(&labels);
+}
+
+static void register_histograms(const struct ebs_owner_stats *s, struct rt_metrics *metrics)
+{
+    rt_metrics_histogram(metrics, "saffron_embedding_server_lookup_rows", NULL,
+                         "rows of one LookupRows", RT_HISTOGRAM_COUNT, &s->lookup_rows);
+    rt_metrics_histogram(metrics, "saffron_embedding_server_lookup_seconds", NULL,
+                         "seconds in the tables for one LookupRows", RT_HISTOGRAM_SECONDS,
+                         &s->lookup_seconds);
+    rt_metrics_histogram(metrics, "saffron_embedding_server_apply_rows", NULL,
+                         "rows of one ApplyGradients that was applied", RT_HISTOGRAM_COUNT,
+                         &s->apply_rows);
+    rt_metrics_histogram(metrics, "saffron_embedding_server_apply_seconds", NULL,
+                         "seconds in the tables for one ApplyGradients; in mode full for all of a "
+                         "step",
+                         RT_HISTOGRAM_SECONDS, &s->apply_seconds);
+}
+
+void ebs_owner_register(const struct ebs_owner *owner, struct rt_metrics *metrics)
+{
+    const struct ebs_owner_stats *s = &owner->stats;
+    const struct {
+        enum rt_metric_kind kind;
+        const char *name, *help;
+        const _Atomic uint64_t *value;
+    } metric[] = {
+        {RT_COUNTER, "lookups_total", "LookupRows answered", &s->lookups},
+        {RT_COUNTER, "rows_looked_up_total", "rows read", &s->rows_looked_up},
+        {RT_COUNTER, "rows_found_total", "of these, rows that exist", &s->rows_found},
+        {RT_COUNTER, "updates_total", "batches applied", &s->updates},
+        {RT_COUNTER, "updates_again_total", "parts of applied batches sent again",
+         &s->updates_again},
+        {RT_COUNTER, "rows_applied_total", "rows changed", &s->rows_applied},
+        {RT_COUNTER, "rows_created_total", "rows made", &s->rows_created},
+        {RT_COUNTER, "rows_nonfinite_total", "gradients left out", &s->rows_nonfinite},
+        {RT_COUNTER, "requests_refused_total", "requests answered with an error", &s->refused},
+        {RT_GAUGE, "lookups_waiting", "lookups that wait for a step", &s->waiting},
+        {RT_GAUGE, "batches_open", "batches that wait for parts or ranks", &s->open},
+        {RT_GAUGE, "step", "last step applied in synchronous mode", &s->step},
+        {RT_GAUGE, "row_bytes", "id, weights and optimizer state of live rows", &s->row_bytes},
+    };
+    char labels[32];
+
+    snprintf(labels, sizeof(labels), "worker=\"%u\"", owner->conf.identity.loop);
+    for (size_t i = 0; i < ARRAY_LEN(metric); i++) {
+        char *name = rt_xasprintf("saffron_embedding_server_%s", metric[i].name);
+
+        rt_metrics_u64(metrics, metric[i].kind, name, labels, metric[i].help, metric[i].value);
+        rt_free(name);
+    }
+    for (uint32_t t = 0; t < owner->conf.job->n_tables; t++)
+        register_table(owner->conf.job->table[t].name, &owner->table_stats[t], metrics);
+    register_histograms(s, metrics);
+}
