@@ -189,6 +189,7 @@ void mw_lookup_finish(struct mw_batch *batch)
     size_t size = reply_size(batch);
     struct rt_buf *embeddings = size ? rt_io_buf(loop->conf.io, size) : NULL;
     struct rt_piece piece = {0};
+    uint64_t begin;
     struct rt_outgoing out = {.batch_id = batch->id, .pieces = &piece, .n_pieces = size ? 1 : 0};
     int err = 0;
 
@@ -201,10 +202,12 @@ void mw_lookup_finish(struct mw_batch *batch)
         fail_all(batch, err);
         return;
     }
+    begin = rt_io_now(loop->conf.io);
     if (size) {
         pool_all(batch, embeddings);
         piece = (struct rt_piece){embeddings->data, size, embeddings};
     }
+    mw_took(&loop->stats.pool, begin, rt_io_now(loop->conf.io));
     out.message = loop->out.data;
     out.message_size = loop->out.size;
     mw_batch_drop_buffers(batch);

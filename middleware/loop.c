@@ -189,9 +189,9 @@ void mw_loop_status(const struct mw_loop *loop, json_t *object)
 #undef X
 }
 
+/* The times have no loop's label: the page adds the loops up, and stays short. */
 void mw_loop_register(const struct mw_loop *loop, struct rt_metrics *metrics)
 {
-    const struct rt_rpc_stats *rpc = rt_rpc_stats(loop->rpc);
     char labels[32];
 
     snprintf(labels, sizeof(labels), "loop=\"%u\"", loop->conf.identity.loop);
@@ -199,10 +199,11 @@ void mw_loop_register(const struct mw_loop *loop, struct rt_metrics *metrics)
     rt_metrics_u64(metrics, kind, "saffron_middleware_" metric, labels, help, &loop->stats.field);
     MW_STATS(X)
 #undef X
-    rt_metrics_u64(metrics, RT_COUNTER, "saffron_middleware_received_bytes_total", labels,
-                   "bytes of frames received", &rpc->bytes_in);
-    rt_metrics_u64(metrics, RT_COUNTER, "saffron_middleware_reconnects_total", labels,
-                   "connections to owners made anew", &rpc->reconnects);
+#define X(field, metric, help)                                                                     \
+    rt_metrics_histogram(metrics, "saffron_middleware_" metric, NULL, help, RT_HISTOGRAM_SECONDS,  \
+                         &loop->stats.field);
+    MW_TIMES(X)
+#undef X
 }
 
 /* ---- life ---- */

@@ -42,7 +42,7 @@ int mw_loop_ready(const struct mw_loop *loop); /* all owners are up. Touch: any 
 
 /* Add the numbers of one loop to those in the object, for /status. Touch: any thread. */
 void mw_loop_status(const struct mw_loop *loop, json_t *object);
-/* The same for /metrics, labelled loop="K"; the loop must outlive the page. */
+/* The same for /metrics, labelled loop="K", and the times of its work; the loop must outlive the page. */
 void mw_loop_register(const struct mw_loop *loop, struct rt_metrics *metrics);
 
 /* Bytes that the payload pool of a loop needs: the batches held, and requests on their way in. */

@@ -95,6 +95,7 @@ static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload)
 {
     struct mw_loop *loop = batch->loop;
     uint32_t n = loop->conf.job->n_features;
+    uint64_t begin = rt_io_now(loop->conf.io);
     struct rt_segments segments = rt_segments_of(payload);
     const void **gradient = rt_arena_alloc(loop->arena, n * sizeof(*gradient));
     int err = gradient ? 0 : RT_FAIL(RT_ENOMEM, "PushGradients: no memory for %u features", n);
@@ -106,9 +107,11 @@ static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload)
         err = rt_segments_end(&segments);
     if (!err)
         err = lay_out(batch);
-    if (!err)
-        scatter_all(batch, gradient);
-    return err;
+    if (err)
+        return err;
+    scatter_all(batch, gradient);
+    mw_took(&loop->stats.scatter, begin, rt_io_now(loop->conf.io));
+    return 0;
 }
 
 /* A trainer that started anew pushes what it stepped again, perhaps as part of another step of the group. */

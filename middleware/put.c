@@ -465,6 +465,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
                  const struct rt_frame *request, uint32_t composer)
 {
     struct put put = {.loop = loop, .m = m};
+    uint64_t begin = rt_io_now(loop->conf.io);
     int err = mw_batch_new(loop, &put.batch);
 
     if (err)
@@ -494,6 +495,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
     mw_count(&loop->stats.batches_put, 1);
     mw_count(&loop->stats.ids, put.n_ids);
     mw_count(&loop->stats.distinct, put.n_distinct);
+    mw_took(&loop->stats.dedup, begin, rt_io_now(loop->conf.io));
     return 0;
 }
 

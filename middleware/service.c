@@ -116,10 +116,17 @@ int mw_service_ready(void *ctx)
 void mw_service_status(void *ctx, json_t *object)
 {
     const struct mw_service *service = ctx;
+    json_int_t ids;
 
     for (uint32_t i = 0; i < service->workers; i++)
         if (service->worker[i].middleware)
             mw_loop_status(service->worker[i].middleware, object);
+    ids = json_integer_value(json_object_get(object, "ids"));
+    json_object_set_new(
+        object, "distinct_ratio", /* rows asked for per id: what deduplication leaves */
+        ids ? json_real((double)json_integer_value(json_object_get(object, "distinct")) /
+                        (double)ids)
+            : json_null());
 }
 
 /* A newer process has our identity. On a data loop. */

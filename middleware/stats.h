@@ -2,6 +2,8 @@
 #ifndef MW_STATS_H
 #define MW_STATS_H
 
+#include "runtime/admin/metrics.h"
+
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -27,9 +29,18 @@
     X(RT_COUNTER, bytes_to_owners, "owner_sent_bytes_total", "bytes of requests to owners")        \
     X(RT_COUNTER, rows_nonfinite, "rows_nonfinite_total", "rows whose gradient was not finite")
 
+/* X(field, metric, help): times of work on one batch, observed in nanoseconds. */
+#define MW_TIMES(X)                                                                                \
+    X(dedup, "dedup_seconds", "seconds to deduplicate, split and lay out the ids of one batch")    \
+    X(pool, "pool_seconds", "seconds to pool the rows of one batch into embeddings")               \
+    X(scatter, "scatter_seconds", "seconds to sum the gradients of one batch into those of rows")
+
 struct mw_stats {
 #define X(kind, field, metric, help) _Atomic uint64_t field;
     MW_STATS(X)
+#undef X
+#define X(field, metric, help) struct rt_histogram field;
+    MW_TIMES(X)
 #undef X
 };
 
@@ -37,6 +48,11 @@ static inline void mw_count(_Atomic uint64_t *value, uint64_t add)
 {
     atomic_store_explicit(value, atomic_load_explicit(value, memory_order_relaxed) + add,
                           memory_order_relaxed);
+}
+/* Work on a batch that began at `begin_ns` is done now. */
+static inline void mw_took(struct rt_histogram *histogram, uint64_t begin_ns, uint64_t now_ns)
+{
+    rt_histogram_observe(histogram, RT_HISTOGRAM_SECONDS, now_ns - begin_ns);
 }
 static inline uint64_t mw_read(const _Atomic uint64_t *value)
 {

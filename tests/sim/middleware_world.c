@@ -1,6 +1,7 @@
 /* tests/sim/middleware_world.c -- see middleware_world.h. */
 #include "tests/sim/middleware_world.h"
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/page.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -278,8 +279,26 @@ void mwt_start(struct world *w, const char *const *set, size_t n_set)
     mwt_settle(w);
 }
 
+/* What holds after any test: as many times of work as batches that it was done on. */
+static void check_numbers(struct world *w)
+{
+    struct rt_metrics *metrics = rt_metrics_create();
+
+    mw_loop_register(w->loop, metrics);
+    assert_true(page_sum(metrics, "saffron_middleware_dedup_seconds_count") ==
+                page_sum(metrics, "saffron_middleware_batches_put_total"));
+    assert_true(page_sum(metrics, "saffron_middleware_pool_seconds_count") ==
+                page_sum(metrics, "saffron_middleware_lookups_total"));
+    assert_true(page_sum(metrics, "saffron_middleware_scatter_seconds_count") >=
+                page_sum(metrics, "saffron_middleware_pushes_total"));
+    assert_true(page_sum(metrics, "saffron_middleware_distinct_ids_total") <=
+                page_sum(metrics, "saffron_middleware_ids_total"));
+    rt_metrics_destroy(metrics);
+}
+
 void mwt_stop(struct world *w)
 {
+    check_numbers(w);
     for (unsigned k = 0; k < OWNERS; k++) {
         if (w->owner[k].rpc)
             mwt_stop_owner(w, k);

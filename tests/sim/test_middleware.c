@@ -38,6 +38,8 @@ static void put_lookup_push(void **state)
         assert_int_equal(mwt_number(w, "batches_open"), 0);
         assert_int_equal(mwt_number(w, "bytes_reserved"), 0);
         assert_true(mwt_number(w, "distinct") < mwt_number(w, "ids"));
+        assert_true(mwt_number(w, "batches_put") > 0 && mwt_number(w, "lookups") > 0 &&
+                    mwt_number(w, "pushes") > 0);
         assert_int_equal(w->owner[0].again + w->owner[1].again, 0);
         mwt_stop(w);
     }
