@@ -23,9 +23,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The largest magnitude that a gradient may have. Beyond it its square may overflow and leave a row's
- * state at infinity for ever, so it is treated as infinity and NaN are: the row is skipped, counted. */
-#define EBS_GRADIENT_MAX 1e15f
+#include "runtime/job/job.h"
+
+/* A larger gradient is treated as infinity and NaN are: the row is skipped, counted. */
+#define EBS_GRADIENT_MAX RT_GRADIENT_MAX
 
 enum ebs_optimizer_kind {
     EBS_OPTIMIZER_SGD,

@@ -8,9 +8,22 @@
 #include "trainer/model/spec.h"
 #include "trainer/optimizer.h"
 
+#include <math.h>
 #include <stdio.h>
 
-int tr_job_model(const struct rt_job *job, uint32_t samples_max, struct tr_model **out)
+/* What one rank may bring to a sum over all: of a parameter one gradient each, of a row as many as the ids of a
+ * batch, which may all be the same. Half of it is kept for the rounding of the sum. */
+static void limit_gradients(const struct rt_job *job, uint32_t world, struct tr_model_conf *conf)
+{
+    double ids = 0, each = (double)RT_GRADIENT_MAX / 2 / world;
+    for (uint32_t f = 0; f < job->n_features; f++)
+        ids += (double)job->feature[f].max_length * job->data.batch_size;
+    conf->gradient_max = (float)each;
+    conf->feature_gradient_max = (float)(each / fmax(1, fmin(ids, WIRE_IDS_MAX)));
+}
+
+int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
+                 struct tr_model **out)
 {
     const char **feature = rt_xcalloc(job->n_features, sizeof *feature);
     uint32_t *dim = rt_xcalloc(job->n_features, sizeof *dim);
@@ -32,6 +45,7 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, struct tr_model
         .samples_max = samples_max,
         .threads = (int)job->global.trainer_threads,
     };
+    limit_gradients(job, world, &conf);
     struct tr_spec *spec = NULL;
     int err = tr_parse_model(job->model, job->params, &spec);
     if (!err)
@@ -59,7 +73,7 @@ int tr_describe(const struct rt_job *job)
     struct tr_model *model = NULL;
     struct tr_optimizer_conf optimizer;
     double learning_rate;
-    int err = tr_job_model(job, 1, &model);
+    int err = tr_job_model(job, 1, 1, &model);
     if (!err)
         err = tr_job_optimizer(job, &optimizer, &learning_rate);
     if (!err) {

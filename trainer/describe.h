@@ -8,8 +8,10 @@ struct rt_job;
 struct tr_model;
 struct tr_optimizer_conf;
 
-/* RT_EUSAGE names file:line, layer, input, expected and got shape. *out is the caller's. */
-int tr_job_model(const struct rt_job *job, uint32_t samples_max, struct tr_model **out);
+/* RT_EUSAGE names file:line, layer, input, expected and got shape. *out is the caller's. A batch is finite where
+ * the sums over `world` ranks are sure to be, of parameters as of rows: all ranks decide by flags alone. */
+int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
+                 struct tr_model **out);
 int tr_job_optimizer(const struct rt_job *job, struct tr_optimizer_conf *conf,
                      double *learning_rate);
 

@@ -5,6 +5,7 @@
  * rounded once. Gradients are checked before anything is written, so a refused step leaves no trace. */
 #include "trainer/optimizer.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -132,7 +133,7 @@ int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *gr
     const struct tr_kernels *kernels = tr_kernels_get();
     if (!isfinite(lr))
         return RT_FAIL(RT_EDATA, "optimizer %s: learning rate is %g", kinds[conf->kind].name, lr);
-    if (!kernels->finite(grad, optimizer->n))
+    if (!kernels->within(grad, optimizer->n, FLT_MAX))
         return refuse(optimizer, grad);
     double t = (double)++optimizer->steps;
     struct tr_update op = {

@@ -13,7 +13,8 @@
  *
  * Gradients are of the mean loss over the group's samples. A step changes nothing when any rank saw a value
  * that is not finite: every rank hears who did, those drop their batch(nonfinite), and the others make
- * the step again without them, at once: the headers are known. */
+ * the step again without them, at once: the headers are known. So large that a sum over the ranks, or over the ids of
+ * batches, could pass RT_GRADIENT_MAX counts as not finite too (describe.c): then sums need no flag of their own. */
 #include "trainer/state.h"
 
 #include "runtime/base/assert.h"
@@ -31,7 +32,8 @@
 int tr_step_init(struct tr_trainer *trainer)
 {
     struct tr_optimizer_conf conf;
-    int err = tr_job_model(trainer->job, trainer->job->data.batch_size, &trainer->model);
+    int err = tr_job_model(trainer->job, trainer->job->data.batch_size, trainer->conf.world,
+                           &trainer->model);
     if (!err)
         err = tr_job_optimizer(trainer->job, &conf, &trainer->learning_rate);
     if (!err)

@@ -51,6 +51,11 @@ struct rt_table_conf {
     struct rt_sparse_optimizer_conf optimizer;
 };
 
+/* The largest magnitude of a gradient that is applied, summed over all that a step brings to one weight. Beyond it its
+ * square may overflow and leave the optimizer's state at infinity for ever. Trainers drop a batch whose part
+ * of such a sum could lead there; owners leave out a row whose sum is there all the same. */
+#define RT_GRADIENT_MAX 1e15f
+
 struct rt_feature_conf {
     const char *name;
     uint32_t table;      /* index into tables */

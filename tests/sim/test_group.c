@@ -6,7 +6,9 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
+#include "trainer/state.h"
 
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -281,6 +283,72 @@ static void test_two_are_one_twice_as_large(void **state)
     }
 }
 
+/* ---- gradients that are finite, and whose sum would not be ---- */
+
+/* The last layers make gradients of the size of `scale` while the scores stay as they are: of the first layer's
+ * weights, or (`rows`) of embeddings, which are zero. */
+static void make_steep(struct tr_model *model, float scale, bool rows)
+{
+    size_t n;
+    const struct tr_param *tensor = tr_model_tensors(model, &n);
+    for (size_t t = 0; t < n; t++) {
+        float *value = tr_model_params(model) + tensor[t].offset;
+        bool first = strcmp(tensor[t].name, "top.0.weight") == 0;
+        for (size_t i = 0; i < tensor[t].count; i++)
+            if (first)
+                value[i] = rows && i % tensor[t].shape[1] < 8 ? 1 : 1 / scale;
+            else if (strcmp(tensor[t].name, "top.1.weight") == 0)
+                value[i] = scale;
+            else
+                value[i] = tensor[t].rank == 2 ? 1 : 0;
+    }
+}
+
+/* Whatever their size: no rank fails, a batch is trained or dropped as a whole, all ranks alike, and owners find no
+ * sum that they could not apply. Return: samples dropped. */
+static uint64_t run_steep(struct rt_job *job, unsigned ranks, float scale, bool rows)
+{
+    struct job_world w;
+    struct jw_conf conf = {.seed = 1, .ranks = ranks, .job = job};
+    jw_start(&w, &conf);
+    for (unsigned r = 0; r < ranks; r++)
+        make_steep(w.rank[r].trainer->model, scale, rows);
+    jw_run(&w);
+    struct tr_report report = jw_report(&w);
+    assert_int_equal(report.samples_trained + report.samples_dropped, JW_TRAIN_ROWS);
+    for (unsigned r = 0; r < ranks; r++) {
+        struct tr_model *model = w.rank[r].trainer->model;
+        assert_true(tr_within(tr_model_params(model), tr_model_count(model), FLT_MAX));
+        assert_true(tr_trainer_digest(w.rank[r].trainer) == tr_trainer_digest(w.rank[0].trainer));
+    }
+    for (unsigned k = 0; k < w.conf.owners; k++)
+        if (ebs_owner_stats(w.owner[k])->rows_nonfinite != 0)
+            fail_msg("%u ranks, %g: owner %u left rows out", ranks, (double)scale, k);
+    jw_stop(&w);
+    return report.samples_dropped;
+}
+
+static void test_sums_overflow(void **state)
+{
+    (void)state;
+    static const float scale[] = {1,     1e8f,  1e10f, 1e13f,   1e14f, 1e15f,   1e16f, 1e20f,
+                                  1e30f, 1e37f, 1e38f, 1.5e38f, 2e38f, 2.5e38f, 3e38f};
+    for (size_t m = 0; m < 2; m++) {
+        const char *set[] = {"data.test=[]", mode[m],
+                             "model.layers=[{name: all, type: concat, inputs: [features, dense]}, "
+                             "{name: top, type: mlp, inputs: [all], sizes: [8, 8, 1]}, "
+                             "{name: loss, type: bce, inputs: [top]}]"};
+        struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+        for (unsigned ranks = 1; ranks <= 3; ranks++)
+            for (size_t i = 0; i < 2 * ARRAY_LEN(scale); i++) {
+                uint64_t dropped = run_steep(job, ranks, scale[i / 2], i % 2);
+                assert_true(scale[i / 2] > 1 || dropped == 0);
+                assert_true(scale[i / 2] < 1e37f || dropped == JW_TRAIN_ROWS);
+            }
+        job_fixture_destroy(job);
+    }
+}
+
 int main(void)
 {
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);
@@ -290,6 +358,7 @@ int main(void)
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_restart_composers),
         cmocka_unit_test(test_two_are_one_twice_as_large),
+        cmocka_unit_test(test_sums_overflow),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

@@ -5,6 +5,7 @@
  * Central differences are taken of the scalar sum(c * y), c fixed. Products and dots are linear in each
  * argument, so a large step makes no error and float32 rounding is all that is left (1e-4 of max(1, |want|)
  * here); the loss is smooth and computed in float64. */
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -377,20 +378,24 @@ static void check_small(size_t n)
         rt_free(all[i]);
 }
 
-/* A bad value at every place of every length is found; a NaN passes through relu. */
-static void check_finite(void)
+/* A bad value, or one over the limit, at every place of every length is found; a NaN passes through relu. */
+static void check_within(void)
 {
-    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    static const struct {
+        float max, good, bad;
+    } row[] = {
+        {FLT_MAX, 1e-45f, NAN},      {FLT_MAX, -FLT_MAX, INFINITY}, {FLT_MAX, FLT_MAX, -INFINITY},
+        {1e15f, -1e15f, 1.0001e15f}, {1e15f, 0, -1.0001e15f},       {1e15f, 1e15f, -NAN},
+        {0, -0.0f, 1e-45f}};
     float value[40];
     for (size_t n = 0; n <= ARRAY_LEN(value); n++) {
-        for (size_t i = 0; i < ARRAY_LEN(value); i++)
-            value[i] = i % 2 ? -3.4e38f : 1e-45f;
-        assert_true(tr_finite(value, n));
         for (size_t i = 0; i < n; i++) {
-            float keep = value[i];
-            value[i] = bad[i % 3];
-            assert_false(tr_finite(value, n));
-            value[i] = keep;
+            const float max = row[i % ARRAY_LEN(row)].max;
+            for (size_t k = 0; k < ARRAY_LEN(value); k++)
+                value[k] = row[i % ARRAY_LEN(row)].good;
+            assert_true(tr_within(value, n, max));
+            value[i] = row[i % ARRAY_LEN(row)].bad;
+            assert_false(tr_within(value, n, max));
         }
     }
     float zero[40] = {0};
@@ -410,7 +415,7 @@ static void test_small_kernels(void **state)
         rt_cpu_set_isa((enum rt_isa)isa);
         for (size_t n = 1; n < 40; n += 1 + n / 8)
             check_small(n);
-        check_finite();
+        check_within();
     }
     rt_cpu_set_isa(best);
 }

@@ -10,6 +10,7 @@ struct tr_model {
     struct rt_arena *arena; /* names, values, layers and their states */
     struct tr_backend backend;
     uint32_t samples_max;
+    float gradient_max, feature_gradient_max;
     uint32_t slice; /* samples that go through all layers at a time */
 
     uint32_t n_dense, n_features, n_labels;

@@ -11,6 +11,7 @@
  * back several times; a slice of 128 keeps all of them in 2 MB of cache. */
 #include "trainer/model/model.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -139,6 +140,9 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
                        TR_SAMPLES_MAX, conf->samples_max);
     struct tr_model *model = rt_xcalloc(1, sizeof *model);
     model->samples_max = conf->samples_max;
+    model->gradient_max = conf->gradient_max > 0 ? conf->gradient_max : FLT_MAX;
+    model->feature_gradient_max =
+        conf->feature_gradient_max > 0 ? conf->feature_gradient_max : FLT_MAX;
     int err = tr_backend_init(&model->backend, conf->backend, conf->threads);
     if (!err)
         model->slice =
@@ -272,7 +276,8 @@ static bool finite_features(const struct tr_model *model, uint32_t samples)
     for (uint32_t i = 0; i < model->n_features; i++) {
         const struct tr_value *feature = &model->feature[i];
         if (feature->grad)
-            finite &= tr_finite(feature->grad, (size_t)samples * feature->width);
+            finite &= tr_within(feature->grad, (size_t)samples * feature->width,
+                                model->feature_gradient_max);
     }
     return finite;
 }
@@ -306,7 +311,8 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
         if (!err)
             out->finite &= finite_features(model, slice.samples);
     }
-    out->finite &= isfinite(out->loss_sum) && tr_finite(model->grads, model->count);
+    out->finite &=
+        isfinite(out->loss_sum) && tr_within(model->grads, model->count, model->gradient_max);
     return err;
 }
 
@@ -353,7 +359,7 @@ void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, con
     }
 }
 
-bool tr_finite(const float *value, size_t n)
+bool tr_within(const float *value, size_t n, float max)
 {
-    return tr_kernels_get()->finite(value, n);
+    return tr_kernels_get()->within(value, n, max);
 }

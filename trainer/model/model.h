@@ -47,6 +47,8 @@ struct tr_model_conf {
     uint32_t samples_max; /* largest batch, training or evaluation; 1..TR_SAMPLES_MAX */
     int threads;          /* OpenMP threads of oneDNN, trainer.threads; 0 means 1 */
     const char *backend;  /* NULL or "onednn" (default), "reference" (plain C, for tests) */
+    /* The largest gradient of a parameter and of a feature that counts as finite; 0: FLT_MAX. */
+    float gradient_max, feature_gradient_max;
 };
 
 /* One batch, all memory the caller's. */
@@ -63,8 +65,7 @@ struct tr_forward_out {
     float *score;    /* [samples] sigmoid(logit); or NULL */
     double loss_sum; /* set: sum over the samples of weight * binary cross entropy. The mean loss of
                       * a step is the sum of all ranks' loss_sum over the global sample count. */
-    bool
-        finite; /* set by train: loss_sum, all gradients of parameters and of features are finite */
+    bool finite;     /* set by train: loss_sum is finite, all gradients are within conf's limits */
 };
 
 /* One named parameter tensor inside the flat vectors. */
@@ -109,7 +110,7 @@ void tr_model_clear_grads(struct tr_model *model);
 void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, const char *text),
                        void *arg);
 
-/* True when no element is NaN or infinite. n may be 0. Any thread. */
-bool tr_finite(const float *value, size_t n);
+/* True when no element is NaN or has a magnitude over max, which is finite. n may be 0. Any thread. */
+bool tr_within(const float *value, size_t n, float max);
 
 #endif

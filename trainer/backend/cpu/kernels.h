@@ -24,7 +24,8 @@ struct tr_kernels {
     /* y[samples][outputs] += b[outputs], then max(0, .) when relu */
     void (*bias_act)(const struct tr_linear *op);
     void (*relu_backward)(const struct tr_relu_grad *op);
-    bool (*finite)(const float *value, size_t n);
+    /* No element's magnitude is over max (finite, >= 0); NaN is over any. */
+    bool (*within)(const float *value, size_t n, float max);
     void (*sgd)(const struct tr_update *op);
     void (*adagrad)(const struct tr_update *op);
     void (*adam)(const struct tr_update *op);

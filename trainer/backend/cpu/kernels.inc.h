@@ -303,20 +303,22 @@ static void bias_grad(const struct tr_linear_grad *op)
     }
 }
 
-static bool finite(const float *value, size_t n)
+static bool within(const float *value, size_t n, float max)
 {
-    const int32_t magnitude = 0x7fffffff, infinity = 0x7f800000;
+    const int32_t magnitude = 0x7fffffff;
+    int32_t limit;
     vec_i32 bad = {0};
     size_t i = 0;
+    memcpy(&limit, &max, sizeof limit); /* magnitudes compare as their bits do */
     for (; i + LANES <= n; i += LANES)
-        bad |= ((vec_i32)load(value + i) & magnitude) >= infinity;
+        bad |= ((vec_i32)load(value + i) & magnitude) > limit;
     int32_t any = 0;
     for (int k = 0; k < LANES; k++)
         any |= bad[k];
     for (; i < n; i++) {
         int32_t bits;
         memcpy(&bits, value + i, sizeof bits);
-        any |= (bits & magnitude) >= infinity;
+        any |= (bits & magnitude) > limit;
     }
     return !any;
 }
@@ -397,7 +399,7 @@ const struct tr_kernels KERNELS = {
     .dot_backward = dot_backward,
     .bias_act = bias_act,
     .relu_backward = relu_backward,
-    .finite = finite,
+    .within = within,
     .sgd = sgd,
     .adagrad = adagrad,
     .adam = adam,
