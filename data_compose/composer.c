@@ -192,6 +192,18 @@ static void register_metrics(struct dc_composer *c, struct rt_metrics *metrics)
                    "ids of training batches sent to the middleware", &c->bytes_put);
     rt_metrics_u64(metrics, RT_GAUGE, "saffron_data_compose_batches_open", NULL,
                    "batches sent and not finished", &c->batches_open);
+    rt_metrics_u64(metrics, RT_GAUGE, "saffron_data_compose_queue_batches", NULL,
+                   "batches made that no trainer has yet", &c->queue);
+    rt_metrics_u64(metrics, RT_COUNTER, "saffron_data_compose_read_bytes_total", NULL,
+                   "bytes read from data files, as they are on disk, by all passes",
+                   &c->bytes_read);
+    rt_metrics_histogram(metrics, "saffron_data_compose_parse_seconds", NULL,
+                         "seconds to read, parse, hash and cut one batch; the first of a chunk of "
+                         "rows bears all of its reading",
+                         RT_HISTOGRAM_SECONDS, &c->parse_seconds);
+    rt_metrics_histogram(metrics, "saffron_data_compose_batch_seconds", NULL,
+                         "seconds from the first PutBatch of a batch to its outcome",
+                         RT_HISTOGRAM_SECONDS, &c->batch_seconds);
 }
 
 static int make_rpc(struct dc_composer *c)

@@ -27,9 +27,10 @@ struct dc_feed *dc_feed_create(const struct dc_feed_conf *conf)
 
     f->conf = *conf;
     f->path = conf->evaluate ? data->test : data->train;
-    if (!conf->synthetic)
-        f->source =
-            dc_source_create(conf->io, f->path, conf->evaluate ? data->n_test : data->n_train);
+    if (conf->synthetic)
+        return f;
+    f->source = dc_source_create(conf->io, f->path, conf->evaluate ? data->n_test : data->n_train);
+    dc_source_count(f->source, conf->bytes);
     return f;
 }
 

@@ -24,6 +24,7 @@ struct dc_feed_conf {
     uint64_t synthetic_rows;
     bool evaluate;            /* the test set */
     struct dc_parser *parser; /* used by this feed alone while it is read */
+    _Atomic uint64_t *bytes;  /* read from files, added to as they are; or NULL */
 };
 
 struct dc_feed *dc_feed_create(const struct dc_feed_conf *conf);

@@ -31,7 +31,7 @@ static bool is_synthetic(const struct dc_composer *c)
     return c->job->data.format == RT_FORMAT_SYNTHETIC;
 }
 
-static struct dc_feed_conf feed_conf(const struct dc_composer *c, bool evaluate)
+static struct dc_feed_conf feed_conf(struct dc_composer *c, bool evaluate)
 {
     return (struct dc_feed_conf){
         .io = c->io,
@@ -40,6 +40,7 @@ static struct dc_feed_conf feed_conf(const struct dc_composer *c, bool evaluate)
         .synthetic_rows = evaluate ? c->synthetic_conf.test_rows : c->synthetic_conf.rows,
         .evaluate = evaluate,
         .parser = c->pass[evaluate].parser,
+        .bytes = &c->bytes_read,
     };
 }
 
@@ -285,10 +286,26 @@ static int end_pass(struct dc_composer *c)
     return 0;
 }
 
+/* A slice of a pass. What it takes is work for the next batch: rows are read by the chunk, and many batches may come
+ * of one, so the first of them bears it all. */
+static int make_batch(struct dc_composer *c, struct dc_batch **batch)
+{
+    uint64_t begin = rt_io_now(c->io);
+    int rc = dc_batcher_turn(dc_pass_now(c)->batcher, batch);
+
+    if (c->stage == DC_PASS)
+        c->making_ns += rt_io_now(c->io) - begin;
+    if (rc == DC_TURN_BATCH) {
+        rt_histogram_observe(&c->parse_seconds, RT_HISTOGRAM_SECONDS, c->making_ns);
+        c->making_ns = 0;
+    }
+    return rc;
+}
+
 static int turn_pass(struct dc_composer *c)
 {
     struct dc_batch *batch = NULL;
-    int rc = dc_batcher_turn(dc_pass_now(c)->batcher, &batch);
+    int rc = make_batch(c, &batch);
 
     if (rc < 0)
         return rc;

@@ -197,6 +197,7 @@ static void close_batch(struct dc_open *o, const struct wire_train_batch_reply *
                rt_log_escape(reply->reason, reason, sizeof(reason)));
     }
     atomic_fetch_add_explicit(&c->batches_done, 1, memory_order_relaxed);
+    rt_histogram_observe(&c->batch_seconds, RT_HISTOGRAM_SECONDS, rt_io_now(c->io) - o->put_ns);
     c->pool_full = false;
     forget(o);
     release(o);
@@ -297,6 +298,8 @@ static int put(struct dc_open *o)
     err = rt_rpc_call(peer, WIRE_PUT_BATCH, &out, DC_PUT_DEADLINE_NS, on_put, o);
     if (!err)
         o->state = DC_PUTTING;
+    if (!err && !o->put_ns)
+        o->put_ns = rt_io_now(c->io);
     if (!err && !o->evaluate)
         atomic_fetch_add_explicit(&c->bytes_put, b->ids->size, memory_order_relaxed);
     return err;
@@ -347,25 +350,33 @@ static int train(struct dc_open *o)
     return err;
 }
 
+/* Put it or send it on, if its time has come. false: the composer has failed. */
+static bool advance(struct dc_open *o, uint64_t now)
+{
+    int err;
+
+    if (now < o->not_before_ns) {
+        dc_pause(o->composer); /* the pause that is over began before this batch was refused */
+        return true;
+    }
+    err = o->state == DC_PUT_NEXT ? put(o) : train(o);
+    if (err && passing(err))
+        again(o, o->state);
+    else if (err)
+        refuse(o, "sending", o->middleware, err);
+    return !err || passing(err);
+}
+
 void dc_send_pump(struct dc_composer *composer)
 {
-    uint64_t now = rt_io_now(composer->io);
+    uint64_t now = rt_io_now(composer->io), queue;
 
     open_held(composer);
+    queue = dc_pass_now(composer)->held != NULL;
     for (struct dc_open *o = composer->first; o; o = o->next) {
-        int err = 0;
-
-        if (o->state != DC_PUT_NEXT && o->state != DC_TRAIN_NEXT)
-            continue;
-        if (now < o->not_before_ns)
-            dc_pause(composer); /* the pause that is over began before this batch was refused */
-        else
-            err = o->state == DC_PUT_NEXT ? put(o) : train(o);
-        if (err && passing(err)) {
-            again(o, o->state);
-        } else if (err) {
-            refuse(o, "sending", o->middleware, err);
+        if ((o->state == DC_PUT_NEXT || o->state == DC_TRAIN_NEXT) && !advance(o, now))
             return;
-        }
+        queue += o->state != DC_TRAINING;
     }
+    atomic_store_explicit(&composer->queue, queue, memory_order_relaxed);
 }

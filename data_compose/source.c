@@ -61,6 +61,7 @@ struct dc_source {
     uint64_t number; /* of the latest line */
     uint64_t offset; /* bytes read of this file */
     uint64_t bytes;  /* of all files */
+    _Atomic uint64_t *counted; /* the same, of all sources; or NULL */
     z_stream z;
     bool z_ready;
     ZSTD_DCtx *zstd;
@@ -103,6 +104,11 @@ void dc_source_destroy(struct dc_source *source)
     rt_free(source);
 }
 
+void dc_source_count(struct dc_source *source, _Atomic uint64_t *bytes)
+{
+    source->counted = bytes;
+}
+
 uint64_t dc_source_bytes(const struct dc_source *source)
 {
     return source->bytes;
@@ -121,6 +127,8 @@ static ssize_t read_some(struct dc_source *s, void *out, size_t size)
         return rt_fail_prefix((int)n, "at byte %" PRIu64 ": ", s->offset);
     s->offset += (uint64_t)n;
     s->bytes += (uint64_t)n;
+    if (s->counted)
+        atomic_fetch_add_explicit(s->counted, (uint64_t)n, memory_order_relaxed);
     return n;
 }
 

@@ -11,6 +11,7 @@
 #ifndef DC_SOURCE_H
 #define DC_SOURCE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,6 +34,9 @@ void dc_source_destroy(struct dc_source *source); /* NULL is legal */
 /* 1: *out is the next line. 0: the last file has ended. RT_EFILE, RT_EDATA: what cannot be read, with
  * file and line or offset; the source is finished then. */
 int dc_source_line(struct dc_source *source, struct dc_line *out);
+
+/* Bytes that are read are added here too: one count over sources that come and go. It outlives them. */
+void dc_source_count(struct dc_source *source, _Atomic uint64_t *bytes);
 
 /* Bytes taken from files so far, as they are on disk. */
 uint64_t dc_source_bytes(const struct dc_source *source);

@@ -54,6 +54,7 @@ struct dc_open {
     enum dc_open_state state;
     uint32_t rank, attempt; /* attempt: 1 + failures of its own */
     bool sent;              /* TrainBatch was called once at least */
+    uint64_t put_ns;        /* when PutBatch was called first; 0: not yet */
     bool evaluate, dropped; /* dropped: of a phase that was given up; freed with its call */
     uint64_t epoch;
     uint64_t not_before_ns;
@@ -134,7 +135,11 @@ struct dc_composer {
     double epoch_rows; /* training rows of our splits in one epoch, estimated; NaN: not known */
     uint64_t rows_before, quarantined_before; /* of passes before the running one */
     _Atomic uint64_t rows_read, rows_quarantined, batches_done, batches_retried, batches_open;
-    _Atomic uint64_t bytes_put; /* ids of training batches, to the middleware, repeats included */
+    _Atomic uint64_t bytes_put;  /* ids of training batches, to the middleware, repeats included */
+    _Atomic uint64_t bytes_read; /* of data files, by all passes */
+    _Atomic uint64_t queue;      /* batches that are made and that no trainer has */
+    uint64_t making_ns;          /* work since the latest batch was made */
+    struct rt_histogram parse_seconds, batch_seconds;
 };
 
 /* composer.c */

@@ -2,6 +2,7 @@
  * simulator: epochs and evaluations, refusals, lost peers, restarts of the composer and of the trainer. */
 #include "data_compose/composer.h"
 #include "tests/lib/data_job.h"
+#include "tests/lib/page.h"
 #include "tests/sim/sim_io.h"
 
 #include "runtime/base/assert.h"
@@ -30,6 +31,7 @@ struct world {
     struct data_job dj;
     struct rt_yaml *yaml;
     struct dc_composer *composer;
+    struct rt_metrics *metrics; /* of this composer */
     struct rt_rpc *middleware, *trainer;
     char middleware_address[RT_ADDRESS_MAX], trainer_address[RT_ADDRESS_MAX];
     uint64_t composer_incarnation, trainer_incarnation;
@@ -313,7 +315,10 @@ static void say_hello(struct world *w)
 
 static void start_composer(struct world *w)
 {
+    rt_metrics_destroy(w->metrics);
+    w->metrics = rt_metrics_create();
     struct dc_composer_conf conf = {
+        .metrics = w->metrics,
         .io = sim_node(w->sim, NODE_C),
         .identity = identity(RT_ROLE_DATA_COMPOSE, ++w->composer_incarnation),
         .job = &w->dj.job,
@@ -374,6 +379,15 @@ static void stop(struct world *w)
     wire_out_release(&w->out);
     rt_arena_destroy(w->arena);
     rt_yaml_destroy(w->yaml);
+    rt_metrics_destroy(w->metrics);
+}
+
+static double page(const struct world *w, const char *what)
+{
+    char name[64];
+
+    snprintf(name, sizeof(name), "saffron_data_compose_%s", what);
+    return page_value(w->metrics, name);
 }
 
 static bool is_done(void *arg)
@@ -398,6 +412,11 @@ static void finish(struct world *w)
     assert_string_equal(status.stage, "done");
     assert_int_equal(status.batches_open, 0);
     assert_true(status.test_auc_best_possible > 0.7);
+    assert_true(page(w, "batches_done_total") == (double)status.batches_done);
+    assert_true(page(w, "batch_seconds_count") == (double)status.batches_done);
+    assert_true(page(w, "parse_seconds_count") >= (double)status.batches_done);
+    assert_true(page(w, "queue_batches") == 0 && page(w, "batches_open") == 0);
+    assert_true(page(w, "read_bytes_total") == 0); /* no files: they are generated */
 }
 
 static bool some_trained(void *arg)
@@ -435,6 +454,9 @@ static void whole_job(void **state)
     assert_int_equal(w.trains, w.trained.count);
     assert_int_equal(w.puts, w.trains);
     assert_int_equal(w.attempts_max, 1);
+    assert_true(page(&w, "batch_seconds_count") == w.trained.count);
+    assert_true(page(&w, "parse_seconds_count") == w.trained.count);
+    assert_true(page(&w, "batch_seconds_sum") > 0); /* the simulator's network takes its time */
     stop(&w);
 }
 
@@ -448,6 +470,7 @@ static void window(void **state)
     assert_true(sim_run_until(w.sim, window_full, &w, 10 * RT_S));
     sim_run_until(w.sim, NULL, NULL, RT_S);
     assert_int_equal(w.held_max, OPEN_MAX); /* and not one more */
+    assert_true(page(&w, "batches_open") == OPEN_MAX && page(&w, "queue_batches") == 0);
     w.hold = false;
     for (unsigned i = 0; i < OPEN_MAX; i++)
         answer(&w, w.held[i], w.held_id[i], WIRE_TRAINED);
@@ -462,6 +485,9 @@ static void refusals(void **state)
 
     (void)state;
     start(&w, 3);
+    w.full = 1 << 30; /* no batch gets any further */
+    sim_run_until(w.sim, NULL, NULL, RT_S);
+    assert_true(page(&w, "batches_open") == OPEN_MAX && page(&w, "queue_batches") == OPEN_MAX);
     w.full = 7;
     w.retry = 5;
     finish(&w);

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -69,13 +70,27 @@ static const struct packing {
     size_t known; /* bytes that tell the kind */
 } packing[] = {{"gzip", squeeze, 2}, {"zstd", squeeze_zstd, 4}};
 
-/* All lines joined by '|'; the return value of the last call in *rc. */
+static uint64_t bytes_on_disk(const char *const *path, uint32_t n)
+{
+    uint64_t bytes = 0;
+    struct stat st;
+
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(stat(path[i], &st), 0);
+        bytes += (uint64_t)st.st_size;
+    }
+    return bytes;
+}
+
+/* All lines joined by '|'; the return value of the last call in *rc. Every byte of the files is counted once. */
 static char *read_all(const char *const *path, uint32_t n, int *rc)
 {
     struct dc_source *source = dc_source_create(io, path, n);
+    _Atomic uint64_t bytes = 0;
     struct rt_strbuf sb;
     struct dc_line line;
 
+    dc_source_count(source, &bytes);
     rt_strbuf_init(&sb);
     rt_strbuf_add(&sb, "", 0);
     while ((*rc = dc_source_line(source, &line)) > 0) {
@@ -83,6 +98,8 @@ static char *read_all(const char *const *path, uint32_t n, int *rc)
         rt_strbuf_add(&sb, line.text, line.size);
         rt_strbuf_add(&sb, "|", 1);
     }
+    if (*rc == 0)
+        assert_int_equal(bytes, bytes_on_disk(path, n));
     dc_source_destroy(source);
     return rt_strbuf_detach(&sb);
 }
