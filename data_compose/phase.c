@@ -141,6 +141,8 @@ void dc_phase_reset(struct dc_composer *composer)
 
     if (c->stage == DC_FREQUENCIES) /* nothing of a phase is here yet */
         return;
+    if (c->stage == DC_DONE) /* the trainer that is new hears of it from us: AwaitPhase tells */
+        return;
     drop_pass(c, false);
     drop_pass(c, true);
     dc_statistics_destroy(c->statistics);
@@ -495,7 +497,17 @@ static int enter_phase(struct dc_composer *c, const struct wire_await_phase_repl
 /* Does AwaitPhase go out, or count when it comes back? */
 static bool awaits(const struct dc_composer *c)
 {
-    return c->stage == DC_WAITING || in_pass(c);
+    return c->stage == DC_WAITING || c->stage == DC_DONE || in_pass(c);
+}
+
+/* What is done stays done. A trainer that is new, and does not know yet, is asked again. */
+static void stay_done(struct dc_composer *c, const struct wire_await_phase_reply *reply)
+{
+    if (reply->kind == WIRE_PHASE_DONE)
+        c->phase = reply->phase;
+    else
+        c->ask_not_before_ns = rt_io_now(c->io) + DC_PAUSE_NS;
+    dc_pause(c);
 }
 
 static void on_phase(void *arg, int err, const struct rt_frame *frame)
@@ -519,7 +531,9 @@ static void on_phase(void *arg, int err, const struct rt_frame *frame)
         err = wire_await_phase_reply_unpack(frame->message, frame->header.message_size,
                                             c->phase_arena, &reply);
     }
-    if (!err && reply.phase != c->phase)
+    if (!err && c->stage == DC_DONE)
+        stay_done(c, &reply);
+    else if (!err && reply.phase != c->phase)
         err = enter_phase(c, &reply);
     if (err)
         dc_fail(c, rt_fail_prefix(err, "phase %" PRIu64 ": ", c->phase));
@@ -529,7 +543,11 @@ static void on_phase(void *arg, int err, const struct rt_frame *frame)
 static int ask(struct dc_composer *c)
 {
     struct wire_await_phase message = {
-        .known = c->phase, .composer = c->conf.identity.index, .composers = c->conf.size};
+        .known = c->phase,
+        .composer = c->conf.identity.index,
+        .composers = c->conf.size,
+        .done = c->stage == DC_DONE,
+    };
 
     if (c->statistics)
         message.statistics = dc_statistics_columns(c->statistics, &message.n_statistics);

@@ -28,8 +28,8 @@
  *                                -on_phase-> DONE
  * COUNTING, PASS, ENDING of training -on_phase, evaluate-> the pass is kept as it is, a pass over the test
  *     set begins; -on_phase, the same training epoch again-> the kept pass goes on
- * any -dc_fail-> FAILED;  any but FREQUENCIES, TRUTH -rank 0 has a new incarnation-> WAITING (dc_phase_reset)
- * AwaitPhase is out all the while, but for FREQUENCIES, TRUTH and STATISTICS. */
+ * any -dc_fail-> FAILED;  any but FREQUENCIES, TRUTH, DONE -rank 0 has a new incarnation-> WAITING (dc_phase_reset)
+ * AwaitPhase is out all the while, in DONE too, but for FREQUENCIES, TRUTH and STATISTICS. */
 enum dc_stage {
     DC_FREQUENCIES, /* where a column has min_frequency: one pass to count ids, and the statistics in passing */
     DC_TRUTH,      /* composer 0, synthetic: the best possible AUC of the test rows */

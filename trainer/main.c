@@ -145,11 +145,30 @@ static void on_failed(void *ctx, int err)
     rt_process_fail(((struct program *)ctx)->process, err);
 }
 
+/* What the job came to, for who has only this log. Rank 0 has the evaluation, and the rows of all ranks. */
+static void log_result(struct tr_trainer *trainer)
+{
+    struct tr_report r;
+    tr_trainer_report(trainer, &r);
+    if (r.step == 0) {
+        rt_log(RT_LOG_INFO, "result none reason=\"this process has trained nothing\"");
+        return;
+    }
+    rt_log(RT_LOG_INFO,
+           "result test_auc=%.6f test_logloss=%.6f test_samples=%" PRIu64
+           " train_loss=%.6f epochs=%" PRIu64 " steps=%" PRIu64 " samples_read=%" PRIu64
+           " train_seconds=%.3f dense_digest=%016" PRIx64,
+           r.test_auc, r.test_logloss, r.test_samples, r.train_loss, r.epochs, r.step,
+           r.samples_read, r.train_seconds, tr_trainer_digest(trainer));
+}
+
 static void on_done(void *ctx)
 {
     struct program *program = ctx;
     program->done = true;
     rt_log(RT_LOG_INFO, "done dense_digest=%016" PRIx64, tr_trainer_digest(program->trainer));
+    if (rt_process_index(program->process) == 0)
+        log_result(program->trainer);
     rt_process_set_state(program->process, WIRE_DONE);
 }
 

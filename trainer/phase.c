@@ -9,10 +9,12 @@
  *
  * Rank 0 decides, from its copy of the ledger. It enters the phase first, tells the other ranks (tell.c), and
  * when all are in it, answers the composers' AwaitPhase. So no rank hears from a composer of a phase that it
- * is not in. A phase other than TRAIN is entered with nothing on its way: at the end of an epoch the ledger
+ * is not in. A trainer/0 that was started anew after the end, with nobody left who has its state, is told by the
+ * composers that the job is done: it must not be trained again over the rows that are there. A phase other than TRAIN is entered with nothing on its way: at the end of an epoch the ledger
  * has every batch; in its midst rank 0 first makes no more steps (tr_phase_may_step), and every rank answers
  * once what it has stepped is finished. What is queued or looked up stays where it is, and is stepped when
  * training goes on; when training is over, it goes back to the composers, who have given it up. */
+#include "trainer/group.h"
 #include "trainer/state.h"
 
 #include "runtime/base/assert.h"
@@ -184,7 +186,7 @@ static bool interrupted(const struct tr_trainer *trainer)
         return false;
     if (trainer->job->global.mode == RT_MODE_ASYNC && !tr_step_settled(trainer))
         return false;
-    return stop_is_due(trainer) || evaluation_is_due(trainer);
+    return trainer->is_over || stop_is_due(trainer) || evaluation_is_due(trainer);
 }
 
 bool tr_phase_may_step(struct tr_trainer *trainer)
@@ -352,15 +354,23 @@ static void tell(struct tr_trainer *trainer, struct tr_waiter *waiter)
     waiter->call = NULL;
 }
 
+static bool is_formed(const struct tr_trainer *trainer)
+{
+    return !trainer->group || trainer->group->state == TR_FORMED;
+}
+
 void tr_phase_told(struct tr_trainer *trainer)
 {
+    bool is_done = trainer->kind == WIRE_PHASE_DONE;
     if (trainer->told)
+        return;
+    if (is_done && !is_formed(trainer)) /* who came back has not fetched the weights yet */
         return;
     trainer->told = true;
     for (uint32_t c = 0; c < TR_COMPOSERS_MAX; c++)
         if (trainer->waiter[c].call && trainer->waiter[c].known != trainer->phase)
             tell(trainer, &trainer->waiter[c]);
-    if (trainer->kind == WIRE_PHASE_DONE && trainer->conf.done)
+    if (is_done && trainer->conf.done)
         trainer->conf.done(trainer->conf.ctx);
 }
 
@@ -376,6 +386,21 @@ static void next_phase(struct tr_trainer *trainer, enum wire_phase_kind kind, ui
     };
     enter(trainer, &phase);
     tr_tell_pump(trainer);
+}
+
+/* What a composer has heard of a trainer that was here before us. */
+static void hear_over(struct tr_trainer *trainer, uint32_t composer, uint64_t phase)
+{
+    if (trainer->kind == WIRE_PHASE_DONE)
+        return;
+    if (!trainer->is_over)
+        rt_log(RT_LOG_WARN,
+               "job_is_done told_by=data_compose/%u reason=\"another trainer has trained it; its "
+               "weights and results are not here\"",
+               composer);
+    trainer->is_over = true;
+    if (phase > trainer->over_phase)
+        trainer->over_phase = phase;
 }
 
 void tr_phase_serve_await(void *ctx, struct rt_call *call, const struct rt_frame *frame)
@@ -403,11 +428,14 @@ void tr_phase_serve_await(void *ctx, struct rt_call *call, const struct rt_frame
         rt_call_fail(waiter->call, RT_ESTALE, "asked again");
     *waiter = (struct tr_waiter){call, request.known};
     trainer->composers = request.composers;
+    if (request.done)
+        hear_over(trainer, from, request.known);
     if (trainer->kind == WIRE_PHASE_STATISTICS && trainer->n_statistics > 0)
         next_phase(trainer, WIRE_PHASE_TRAIN, 0);
     tr_tell_pump(trainer);
     if (waiter->call && trainer->told && request.known != trainer->phase)
         tell(trainer, waiter);
+    tr_phase_check(trainer);
 }
 
 /* ---- the end of a phase ---- */
@@ -434,6 +462,24 @@ static void evaluate(struct tr_trainer *trainer)
         tr_phase_evaluated(trainer);
 }
 
+/* Done, under the number that the composers know. Steps may have been made with the batches of a composer that is as
+ * new as we are. */
+static void check_over(struct tr_trainer *trainer)
+{
+    if (trainer->kind == WIRE_PHASE_EVALUATE) {
+        tr_fail(trainer, RT_FAIL(RT_EPEER, "the job is done, as data-compose says: this evaluation "
+                                           "cannot be completed"));
+        return;
+    }
+    if (!is_formed(trainer)) /* the others may have what was trained */
+        return;
+    if (trainer->kind == WIRE_PHASE_TRAIN && (!tr_step_settled(trainer) || tr_phase_owes(trainer)))
+        return;
+    if (trainer->over_phase > trainer->phase + 1)
+        trainer->phase = trainer->over_phase - 1;
+    next_phase(trainer, WIRE_PHASE_DONE, trainer->epoch);
+}
+
 static void check_training(struct tr_trainer *trainer)
 {
     if (rt_ledger_epoch_over(trainer->ledger, trainer->job->data.splits) &&
@@ -453,8 +499,10 @@ void tr_phase_check(struct tr_trainer *trainer)
     if (trainer->kind == WIRE_PHASE_EVALUATE)
         tr_evaluate_pump(trainer);
     else if (trainer->kind == WIRE_PHASE_TRAIN && trainer->conf.self.index == 0 &&
-             tr_tell_done(trainer))
+             tr_tell_done(trainer) && !trainer->is_over)
         check_training(trainer);
+    if (trainer->is_over && trainer->kind != WIRE_PHASE_DONE && tr_tell_done(trainer))
+        check_over(trainer);
 }
 
 /* ---- EndOfEpoch, NothingYet ---- */

@@ -157,6 +157,8 @@ struct tr_trainer {
     struct rt_timer phase_timer; /* what failed is tried again */
     uint32_t n_statistics;
     struct wire_statistics *statistics;
+    bool is_over;        /* a composer has heard of an earlier trainer that the job is done */
+    uint64_t over_phase; /* the number of that phase */
     struct rt_arena *statistics_arena;
 
     struct tr_auc *auc;         /* the loop thread's; the worker's while summing_up */

@@ -126,6 +126,7 @@ struct wire_await_phase {
     uint32_t composer, composers;
     uint32_t n_statistics;
     const struct wire_statistics *statistics;
+    bool done; /* it was told WIRE_PHASE_DONE at some time */
 };
 int wire_await_phase_pack(const struct wire_await_phase *in, struct wire_out *out);
 int wire_await_phase_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -179,6 +179,7 @@ int wire_await_phase_pack(const struct wire_await_phase *in, struct wire_out *ou
     m.known = in->known;
     m.composer = in->composer;
     m.composers = in->composers;
+    m.done = in->done;
     m.n_statistics = in->n_statistics;
     m.statistics = put_statistics(in->statistics, in->n_statistics);
     if (!m.statistics)
@@ -198,7 +199,7 @@ int wire_await_phase_unpack(const uint8_t *data, size_t size, struct rt_arena *a
     if (!m)
         return err;
     *out = (struct wire_await_phase){
-        .known = m->known, .composer = m->composer, .composers = m->composers};
+        .known = m->known, .composer = m->composer, .composers = m->composers, .done = m->done};
     err = take_statistics("AwaitPhase", m->statistics, m->n_statistics, arena, &out->statistics,
                           &out->n_statistics);
     return err ? err : check_await_phase(out);

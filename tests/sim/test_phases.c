@@ -260,6 +260,66 @@ static void test_rank_lost_in_evaluation(void **state)
     }
 }
 
+static bool all_know_the_end(void *world)
+{
+    struct job_world *w = world;
+    bool done = jw_is_over(w);
+    for (unsigned c = 0; c < w->conf.composers; c++) {
+        struct dc_status status;
+        dc_composer_status(w->composer[c], &status);
+        done = done && strcmp(status.stage, "done") == 0;
+    }
+    return done;
+}
+
+/* After the end whoever is started anew hears of it, and nothing is trained a second time: one rank from the others,
+ * all ranks from the composers, also where one of those is as new as they are. */
+static void test_started_after_done(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        unsigned ranks, composers, first_rank, end_rank, first_composer, end_composer;
+    } row[] = {
+        {"the only rank", 1, 1, 0, 1, 0, 0},
+        {"the only composer", 1, 1, 0, 0, 0, 1},
+        {"rank 0 of two", 2, 1, 0, 1, 0, 0},
+        {"rank 1 of two", 2, 2, 1, 2, 0, 0},
+        {"both ranks", 2, 1, 0, 2, 0, 0},
+        {"three ranks", 3, 2, 0, 3, 0, 0},
+        {"one composer, one rank", 1, 2, 0, 1, 0, 1},
+        {"one composer, all ranks", 3, 2, 0, 3, 1, 2},
+        {"all composers", 2, 3, 0, 0, 0, 3},
+    };
+    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full",
+                                       "global.mode=async"};
+    for (unsigned i = 0; i < ARRAY_LEN(row) * ARRAY_LEN(mode); i++) {
+        size_t k = i / ARRAY_LEN(mode);
+        const char *set[] = {"data.epochs=2", mode[i % ARRAY_LEN(mode)], "data.splits=6"};
+        struct job_world w;
+        jw_start(&w, &(struct jw_conf){.seed = i + 1,
+                                       .ranks = row[k].ranks,
+                                       .composers = row[k].composers,
+                                       .set = set,
+                                       .n_set = ARRAY_LEN(set)});
+        jw_run(&w);
+        assert_true(sim_run_until(w.sim, all_know_the_end, &w, 10 * RT_S));
+        for (unsigned c = row[k].first_composer; c < row[k].end_composer; c++)
+            jw_restart_composer(&w, c);
+        for (unsigned r = row[k].first_rank; r < row[k].end_rank; r++)
+            jw_restart_rank(&w, r);
+        if (!sim_run_until(w.sim, all_know_the_end, &w, 60 * RT_S) || w.failed)
+            fail_msg("%s, %s: not done again: %s", row[k].name, set[1], w.failed_text);
+        struct tr_report r;
+        tr_trainer_report(w.rank[0].trainer, &r);
+        bool is_new = row[k].first_rank == 0 && row[k].end_rank == row[k].ranks;
+        if (is_new ? r.evaluations != 0 : r.step == 0)
+            fail_msg("%s, %s: step %llu after %llu evaluations", row[k].name, set[1],
+                     (unsigned long long)r.step, (unsigned long long)r.evaluations);
+        jw_stop(&w);
+    }
+}
+
 int main(void)
 {
     rt_log_set_level(RT_LOG_ERROR);
@@ -271,6 +331,7 @@ int main(void)
         cmocka_unit_test(test_evaluate_every),
         cmocka_unit_test(test_max_steps),
         cmocka_unit_test(test_rank_lost_in_evaluation),
+        cmocka_unit_test(test_started_after_done),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

@@ -56,7 +56,7 @@ static const struct wire_push_gradients push_gradients = {11, 0.5,      4,    77
                                                           2,  WIRE_F16, true, 2,  dim};
 static const struct wire_push_gradients_reply push_gradients_reply = {12345, 1};
 static const struct wire_release_batch release_batch = {"dropped"};
-static const struct wire_await_phase await_phase = {6, 1, 2, 2, statistics};
+static const struct wire_await_phase await_phase = {6, 1, 2, 2, statistics, true};
 static const struct wire_await_phase_reply await_phase_reply = {
     7, WIRE_PHASE_STATISTICS, 2, 1, ledger, 2, statistics, 3};
 static const struct wire_end_of_epoch end_of_epoch = {7, 2, true, 1, 1, ledger};
@@ -109,7 +109,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
 #define ALL(X) \
     X(put_batch, 10) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
     X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2) \
-    X(release_batch, 1) X(await_phase, 4) X(await_phase_reply, 6) X(end_of_epoch, 5) \
+    X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_phase, 7) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
