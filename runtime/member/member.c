@@ -439,6 +439,11 @@ static int subscribe_all(struct rt_member *member)
             err = rt_bus_subscribe(member->bus, subject);
         }
     }
+    /* Of the trainers at least the first, who says when the job is done. */
+    if (!err && !(member->conf.listens_to & RT_ROLE_BIT(RT_ROLE_TRAINER))) {
+        rt_subject_hello(subject, self->job, RT_ROLE_TRAINER, &(uint32_t){0});
+        err = rt_bus_subscribe(member->bus, subject);
+    }
     /* Our own: to hear of a successor. */
     if (!err && !(member->conf.listens_to & RT_ROLE_BIT(self->role)))
         err = rt_bus_subscribe(member->bus, member->hello_subject);

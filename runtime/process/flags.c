@@ -24,6 +24,8 @@
 enum key {
     KEY_INDEX = 256,
     KEY_SIZE,
+    KEY_N_LOCAL,
+    KEY_LOCAL_RANK,
     KEY_JOB,
     KEY_NATS,
     KEY_CONFIG,
@@ -40,6 +42,7 @@ enum key {
     KEY_ADMIN_PORT,
     KEY_FIXED_PORTS,
     KEY_RUN_DIR,
+    KEY_CHECKPOINT_DIR,
     KEY_SEED,
     KEY_SET,
     KEY_LOG_LEVEL,
@@ -53,6 +56,8 @@ static const struct {
 } variable[] = {
     {"REPLICA_INDEX", KEY_INDEX},
     {"REPLICA_SIZE", KEY_SIZE},
+    {"NPROC_PER_NODE", KEY_N_LOCAL},
+    {"SAFFRON_LOCAL_RANK", KEY_LOCAL_RANK},
     {"SAFFRON_JOB", KEY_JOB},
     {"SAFFRON_NATS_URL", KEY_NATS},
     {"SAFFRON_GLOBAL_CONFIG", KEY_GLOBAL},
@@ -63,6 +68,8 @@ static const struct {
     {"SAFFRON_MODELS_DIR", KEY_MODELS_DIR},
     {"SAFFRON_BIND", KEY_BIND},
     {"SAFFRON_ADVERTISE", KEY_ADVERTISE},
+    {"SAFFRON_RUN_DIR", KEY_RUN_DIR},
+    {"SAFFRON_CHECKPOINT_DIR", KEY_CHECKPOINT_DIR},
     {"LOG_LEVEL", KEY_LOG_LEVEL},
 };
 
@@ -74,6 +81,14 @@ static const struct argp_option option[] = {
      "there is none and --size is 1)",
      0},
     {"size", KEY_SIZE, "N", 0, "how many there are of its kind (REPLICA_SIZE; default 1)", 0},
+    {"per-host", KEY_N_LOCAL, "N", 0,
+     "trainer: processes of this host (NPROC_PER_NODE; default 1); with more than 1, --index and "
+     "--size count hosts",
+     0},
+    {"local-rank", KEY_LOCAL_RANK, "N", 0,
+     "which of this host's processes this is; ports of --fixed-ports are that much higher "
+     "(SAFFRON_LOCAL_RANK; default 0)",
+     0},
     {"job", KEY_JOB, "NAME", 0,
      "the job's name, the same for all its roles (SAFFRON_JOB; default: the name of the --config "
      "folder)",
@@ -116,7 +131,11 @@ static const struct argp_option option[] = {
      0},
     {"fixed-ports", KEY_FIXED_PORTS, 0, 0,
      "listen on the ports of global.yml, `ports:` (default: on free ports)", 0},
-    {"run-dir", KEY_RUN_DIR, "DIR", 0, "where files of this run are written (default: none are)",
+    {"run-dir", KEY_RUN_DIR, "DIR", 0,
+     "where files of this run are written (SAFFRON_RUN_DIR; default: none are)", 0},
+    {"checkpoint-dir", KEY_CHECKPOINT_DIR, "DIR", 0,
+     "folder that trainers and embedding servers share for checkpoints: has to be there and "
+     "writable; this version writes none (SAFFRON_CHECKPOINT_DIR; default: none)",
      0},
     {"log-level", KEY_LOG_LEVEL, "LEVEL", 0, "error, warn, info or debug (LOG_LEVEL; default info)",
      0},
@@ -127,7 +146,7 @@ static const struct argp_option option[] = {
 
 struct parsing {
     struct rt_flags *options;
-    bool has_index;
+    bool has_index, may_be_several;
 };
 
 /* ---- values; on error the text is set, without the flag's name ---- */
@@ -185,27 +204,24 @@ static int take_seed(struct rt_flags *options, const char *text)
     return take_set(options, options->seed_set);
 }
 
-static int take_numbers(struct parsing *parsing, int key, const char *text)
+static int take_u32(const char *text, uint32_t min, uint32_t max, uint32_t *out)
 {
-    struct rt_flags *o = parsing->options;
-    unsigned long long n = 0, min = key == KEY_SIZE;
-    unsigned long long max = key == KEY_SIZE    ? WIRE_REPLICAS_MAX
-                             : key == KEY_INDEX ? WIRE_REPLICAS_MAX - 1
-                                                : UINT16_MAX;
+    unsigned long long n = 0;
     int err = take_number(text, min, max, &n);
 
-    if (err)
-        return err;
-    if (key == KEY_SIZE)
-        o->size = (uint32_t)n;
-    else if (key == KEY_PORT)
-        o->port = (int)n;
-    else if (key == KEY_ADMIN_PORT)
-        o->admin_port = (int)n;
-    else
-        o->index = (uint32_t)n;
-    parsing->has_index |= key == KEY_INDEX;
-    return 0;
+    if (!err)
+        *out = (uint32_t)n;
+    return err;
+}
+
+static int take_port(const char *text, int *out)
+{
+    unsigned long long n = 0;
+    int err = take_number(text, 0, UINT16_MAX, &n);
+
+    if (!err)
+        *out = (int)n;
+    return err;
 }
 
 static int take(struct parsing *parsing, int key, const char *text)
@@ -215,10 +231,18 @@ static int take(struct parsing *parsing, int key, const char *text)
 
     switch (key) {
     case KEY_INDEX:
+        parsing->has_index = true;
+        return take_u32(text, 0, WIRE_REPLICAS_MAX - 1, &o->index);
     case KEY_SIZE:
+        return take_u32(text, 1, WIRE_REPLICAS_MAX, &o->size);
+    case KEY_N_LOCAL:
+        return take_u32(text, 1, RT_LOCAL_MAX, &o->n_local);
+    case KEY_LOCAL_RANK:
+        return take_u32(text, 0, RT_LOCAL_MAX - 1, &o->local_rank);
     case KEY_PORT:
+        return take_port(text, &o->port);
     case KEY_ADMIN_PORT:
-        return take_numbers(parsing, key, text);
+        return take_port(text, &o->admin_port);
     case KEY_JOB:
         return take_job(o, text);
     case KEY_BIND:
@@ -250,6 +274,9 @@ static int take(struct parsing *parsing, int key, const char *text)
         break;
     case KEY_RUN_DIR:
         word = &o->run_dir;
+        break;
+    case KEY_CHECKPOINT_DIR:
+        word = &o->checkpoint_dir;
         break;
     default:
         rt_assert(key >= KEY_GLOBAL && key <= KEY_MODEL_FILE);
@@ -325,6 +352,28 @@ static void settle_index(struct parsing *parsing, struct argp_state *state)
     }
 }
 
+/* From here on the index and the size are those of processes. */
+static void settle_ranks(const struct parsing *parsing, struct argp_state *state)
+{
+    struct rt_flags *o = parsing->options;
+
+    if (o->n_local > 1 && !parsing->may_be_several)
+        argp_error(state,
+                   "--per-host (or NPROC_PER_NODE) is %u, expected 1: only trainers are several "
+                   "on a host",
+                   o->n_local);
+    if (o->local_rank >= o->n_local)
+        argp_error(state,
+                   "--local-rank (or SAFFRON_LOCAL_RANK) is %u, expected less than --per-host "
+                   "(or NPROC_PER_NODE), %u",
+                   o->local_rank, o->n_local);
+    if (o->size > WIRE_REPLICAS_MAX / o->n_local)
+        argp_error(state, "%u hosts with %u processes each: expected at most %u processes", o->size,
+                   o->n_local, WIRE_REPLICAS_MAX);
+    o->index = o->index * o->n_local + o->local_rank;
+    o->size *= o->n_local;
+}
+
 static void check_sources(const struct rt_flags *o, struct argp_state *state)
 {
     for (size_t i = 0; i < ARRAY_LEN(o->path) && !o->config; i++) {
@@ -346,6 +395,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
         break;
     case ARGP_KEY_END:
         settle_index(parsing, state);
+        settle_ranks(parsing, state);
         check_sources(parsing->options, state);
         break;
     case KEY_DESCRIBE:
@@ -365,10 +415,10 @@ static error_t parse(int key, char *text, struct argp_state *state)
 }
 
 void rt_flags_parse(int argc, char **argv, const char *program, const char *doc,
-                    struct rt_flags *out)
+                    bool may_be_several, struct rt_flags *out)
 {
     static char version[64];
-    struct parsing parsing = {.options = out};
+    struct parsing parsing = {.options = out, .may_be_several = may_be_several};
     char *text = rt_xasprintf(
         "%s\v"
         "A value comes from its flag, else from the variable in parentheses, else it is "
@@ -379,6 +429,7 @@ void rt_flags_parse(int argc, char **argv, const char *program, const char *doc,
     struct argp argp = {.options = option, .parser = parse, .doc = text};
 
     *out = (struct rt_flags){.size = 1,
+                             .n_local = 1,
                              .nats = "nats://127.0.0.1:4222",
                              .bind = "127.0.0.1",
                              .port = -1,

@@ -6,10 +6,12 @@
  *
  *   STARTING -announce-> WAITING <-ready()-> READY      the tick asks the role
  *   any -rt_process_set_state-> DRAINING, DONE          and then leaves it alone
+ *   READY <-trainer/0 is, is not done-> DONE            roles that hear of the end by its hello alone
  *   any -rt_process_end with an error-> FAILED
  *
  * The first failure wins: its text is kept, since error texts belong to threads. The first SIGTERM or SIGINT
- * ends the run in order; a second one ends the process at once. */
+ * ends the run in order; a second one ends the process at once. As PID 1 of a container a process is sent no
+ * signal that it does not handle, so they are held back until it does; and orphans are its to reap. */
 #include "runtime/process/process.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -19,6 +21,7 @@
 #include "runtime/process/address.h"
 #include "runtime/process/flags.h"
 #include "runtime/process/incarnation.h"
+#include "runtime/process/place.h"
 #include "runtime/process/status.h"
 #include "runtime/process/version.h"
 
@@ -54,7 +57,8 @@ struct rt_process {
     _Atomic uint64_t held; /* Touched by: any; the highest that a peer named */
     uint64_t incarnation, started_ns;
     enum wire_state state;
-    bool was_ready; /* at some time */
+    bool was_ready;   /* at some time */
+    bool job_is_done; /* as trainer/0 says */
     char waiting[WAITING_MAX];
     char stranger[RT_STRANGER_TEXT]; /* the latest peer that was refused, and why; "": none */
     char **address;                  /* announced */
@@ -117,6 +121,21 @@ static void admin_status(void *ctx, struct rt_strbuf *json)
     rt_free(text);
 }
 
+/* Data-compose is told by the trainers, who know; to the others it only matters what they show. */
+static bool follows_trainer(const struct rt_process *p)
+{
+    return !(p->role.listens_to & RT_ROLE_BIT(RT_ROLE_TRAINER));
+}
+
+static enum wire_state next_state(const struct rt_process *p, bool ready)
+{
+    if (p->state > WIRE_READY && !(p->state == WIRE_DONE && follows_trainer(p)))
+        return p->state;
+    if (!ready)
+        return WIRE_WAITING;
+    return p->job_is_done ? WIRE_DONE : WIRE_READY;
+}
+
 static void on_tick(void *arg)
 {
     struct rt_process *p = arg;
@@ -125,8 +144,7 @@ static void on_tick(void *arg)
 
     rt_timer_start(rt_loop_io(p->loop), &p->tick, TICK_NS);
     p->was_ready |= ready;
-    if (p->state <= WIRE_READY)
-        rt_process_set_state(p, ready ? WIRE_READY : WIRE_WAITING);
+    rt_process_set_state(p, next_state(p, ready));
     rt_usage_now(&usage);
     atomic_store_explicit(&p->cpu_seconds, usage.cpu_seconds, memory_order_relaxed);
     atomic_store_explicit(&p->rss_bytes, usage.rss_bytes, memory_order_relaxed);
@@ -250,7 +268,9 @@ static void on_hello(void *ctx, const struct wire_hello *hello)
     struct rt_process *p = ctx;
 
     p->stranger[0] = '\0';
-    if (p->role.hello)
+    if (follows_trainer(p) && hello->role == RT_ROLE_TRAINER)
+        p->job_is_done = hello->index == 0 && hello->state == WIRE_DONE;
+    else if (p->role.hello)
         p->role.hello(p->role.ctx, hello);
 }
 
@@ -283,6 +303,16 @@ static int load_job(struct rt_process *p)
     return rt_job_load(&source, &p->job);
 }
 
+static void signals(int how)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(how, &set, NULL);
+}
+
 static int make_loop(struct rt_process *p)
 {
     struct rt_loop_conf conf = {.name = "control", .pool_budget = POOL_BYTES};
@@ -298,6 +328,7 @@ static int make_loop(struct rt_process *p)
         err = uv_signal_start(&p->on_term, on_signal, SIGTERM);
     if (!err)
         err = uv_signal_start(&p->on_int, on_signal, SIGINT);
+    signals(SIG_UNBLOCK);
     return err ? RT_FAIL(err, "signals: %s", uv_strerror(err)) : 0;
 }
 
@@ -324,6 +355,7 @@ static int make_admin(struct rt_process *p)
     struct rt_admin_conf conf = {
         .loop = p->loop,
         .bind = p->flags.bind,
+        .port = (uint16_t)rt_place_admin_port(&p->flags, p->job),
         .metrics = p->metrics,
         .ctx = p,
         .ready = admin_ready,
@@ -331,10 +363,6 @@ static int make_admin(struct rt_process *p)
     };
     int err;
 
-    if (p->flags.admin_port >= 0)
-        conf.port = (uint16_t)p->flags.admin_port;
-    else if (p->flags.fixed_ports)
-        conf.port = (uint16_t)p->job->global.port_admin;
     err = rt_admin_create(&conf, &p->admin);
     if (!err)
         rt_address_join(p->ip, rt_admin_port(p->admin), p->admin_address, sizeof(p->admin_address));
@@ -378,6 +406,8 @@ static int describe(struct rt_process *p)
     const struct rt_job *job;
     int err = load_job(p);
 
+    if (!err)
+        err = rt_place_check(&p->flags, p->role.role, false);
     if (err)
         return err;
     job = p->job;
@@ -387,6 +417,7 @@ static int describe(struct rt_process *p)
     printf("data %s: %u train and %u test files, %u dense columns, %u features in %u tables\n",
            job->data.name, job->data.n_train, job->data.n_test, job->data.n_dense, job->n_features,
            job->n_tables);
+    rt_place_print(&p->flags, job, p->role.role);
     err = p->role.describe ? p->role.describe(job) : 0;
     if (fflush(stdout) != 0 && !err)
         err = RT_FAIL(RT_EFILE, "standard output: %s", strerror(errno));
@@ -395,10 +426,15 @@ static int describe(struct rt_process *p)
 
 static int set_up(struct rt_process *p)
 {
-    int err = find_ip(p);
+    int err = rt_place_check(&p->flags, p->role.role, true);
 
     if (!err)
+        err = find_ip(p);
+    if (!err)
         err = load_job(p);
+    if (!err)
+        rt_incarnation_take(&p->start, p->flags.run_dir, p->role.role, p->flags.index);
+    p->incarnation = p->start.number;
     if (!err)
         err = make_loop(p);
     if (!err)
@@ -418,11 +454,12 @@ int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
     err = pthread_mutex_init(&p->lock, NULL);
     rt_assert(err == 0);
     p->argv = argv;
-    rt_flags_parse(argc, argv, role->program, role->doc, &p->flags);
+    signals(SIG_BLOCK);
+    if (getpid() == 1)
+        signal(SIGCHLD, SIG_IGN); /* the kernel reaps */
+    rt_flags_parse(argc, argv, role->program, role->doc, role->role == RT_ROLE_TRAINER, &p->flags);
     rt_log_set_level(p->flags.log_level);
     rt_log_identity(rt_role_name(role->role), p->flags.index);
-    rt_incarnation_take(&p->start, p->flags.run_dir, role->role, p->flags.index);
-    p->incarnation = p->start.number;
     gethostname(p->host, sizeof(p->host) - 1);
     if (p->flags.describe)
         exit(rt_process_end(p, describe(p)));
@@ -483,30 +520,10 @@ void rt_process_identity(const struct rt_process *process, uint32_t loop, struct
     snprintf(out->job, sizeof(out->job), "%s", process->job->name);
 }
 
-static uint32_t base_port(const struct rt_process *process)
-{
-    const struct rt_global_conf *global = &process->job->global;
-
-    if (process->flags.port >= 0)
-        return (uint32_t)process->flags.port;
-    if (!process->flags.fixed_ports)
-        return 0;
-    switch (process->role.role) {
-    case RT_ROLE_MIDDLEWARE:
-        return global->port_middleware;
-    case RT_ROLE_EMBEDDING_SERVER:
-        return global->port_embedding_server;
-    case RT_ROLE_TRAINER:
-        return global->port_trainer;
-    default:
-        return 0;
-    }
-}
-
 void rt_process_listen_address(const struct rt_process *process, uint32_t loop,
                                char out[RT_ADDRESS_MAX])
 {
-    uint32_t base = base_port(process);
+    uint32_t base = rt_place_port(&process->flags, process->job, process->role.role);
     char ip_port[ADMIN_MAX];
 
     rt_address_join(process->flags.bind, base ? base + loop : 0, ip_port, sizeof(ip_port));
