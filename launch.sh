@@ -2,10 +2,11 @@
 # launch.sh -- a whole job on one machine (local), or one role as a container runs it.
 #
 # `local` installs what is missing (as root), builds what is out of date, and hands over to `saffron local`.
-# The roles neither install nor build: their programs must lie in build/release, or in SAFFRON_BIN_DIR. Nor
-# does `local` where SAFFRON_BIN_DIR is set: the programs are there, as in the image.
+# The roles neither install nor build: their programs must lie in SAFFRON_BIN_DIR, in bin/ beside this file (as in
+# the image), or in build/release. Nor does `local` where one of the first two is there.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+[ ! -d "$top/bin" ] || SAFFRON_BIN_DIR=${SAFFRON_BIN_DIR:-$top/bin}
 bin=${SAFFRON_BIN_DIR:-$top/build/release}
 export SAFFRON_MODELS_DIR=${SAFFRON_MODELS_DIR:-$top/configs/models}
 # Threads of a matrix product that wait for the next one sleep: spinning, they take the other roles' cores.
@@ -22,15 +23,26 @@ Without options `local` trains the job configs/synthetic, a click log that it ge
 A role takes its place from the environment (an option given on the command line wins):
   REPLICA_INDEX             which of its kind it is (default: the number at the end of the host name)
   REPLICA_SIZE              how many there are of its kind (default 1)
-  NPROC_PER_NODE            trainer: processes of this host; only 1 so far
+  NPROC_PER_NODE            trainer: processes of this host, one for each GPU (default 1). Then REPLICA_INDEX and
+                            REPLICA_SIZE count hosts, process l of host i is rank i * NPROC_PER_NODE + l, and its
+                            ports lie l above those of global.yml. It sees the l-th of CUDA_VISIBLE_DEVICES.
   SAFFRON_JOB               name of the job, the same for all its roles
   SAFFRON_NATS_URL          where NATS listens (default nats://127.0.0.1:4222)
   SAFFRON_GLOBAL_CONFIG SAFFRON_DATA_CONFIG SAFFRON_EMBEDDING_CONFIG SAFFRON_MODEL_CONFIG
                             the job's four files
   SAFFRON_DATA_DIR          folder that the data globs are relative to
   SAFFRON_MODELS_DIR        folder of the models that `use: NAME` means (default: configs/models)
+  SAFFRON_RUN_DIR           folder for what a run leaves, as rows that could not be read (default: nothing is kept)
+  SAFFRON_CHECKPOINT_DIR    folder that trainers and embedding servers share; it must be there and writable, but
+                            this version writes no checkpoints yet
   SAFFRON_BIND              address to listen on (default 127.0.0.1)
+  SAFFRON_ADVERTISE         address that peers connect to (default: SAFFRON_BIND, or that of the default route)
+  SAFFRON_METRICS_GATEWAY_ADDR
+                            Prometheus push gateway that gets the metrics too, HOST:PORT (default: none)
   LOG_LEVEL                 error, warn, info or debug (default info)
+All others, as NCCL's own (NCCL_SOCKET_IFNAME ...), reach the programs as they are.
+
+A role runs until SIGTERM, which it obeys with exit status 0; when the job is done it stays, in state `done`.
 TEXT
 }
 
@@ -64,13 +76,17 @@ run_local() {
     exec "$bin/saffron" local --config "$top/configs/synthetic" "$@"
 }
 
-# Fixed ports of global.yml: the other replicas, policies and probes know them.
+# The ports of global.yml: the other replicas, policies and probes know them.
 run_role() {
     local program=$bin/saffron-$1
     shift
     [ -x "$program" ] || die "$program is not there: a role is not built here; run make first"
-    [ "${NPROC_PER_NODE:-1}" = 1 ] || die "NPROC_PER_NODE=$NPROC_PER_NODE: expected 1, one process per host"
-    exec "$program" --fixed-ports "$@"
+    case " $* " in # a trainer of several processes tells these once
+    *" --describe "* | *" --help "* | *" --version "*) exec "$program" --fixed-ports "$@" ;;
+    esac
+    [ "${NPROC_PER_NODE:-1}" = 1 ] && exec "$program" --fixed-ports "$@"
+    "$program" --fixed-ports --describe "$@" >/dev/null # what is wrong is said by one, not by each
+    exec "$bin/saffron" ranks "$program" --fixed-ports "$@"
 }
 
 case ${1:-} in

@@ -552,6 +552,8 @@ int ctl_local(int argc, char **argv)
     int err;
 
     ctl_options_parse(argc, argv, &local.options);
+    unsetenv("NPROC_PER_NODE"); /* of a container: here every process has its place from us */
+    unsetenv("SAFFRON_LOCAL_RANK");
     if (!local.options.data)
         local.options.data = getenv("SAFFRON_DATA_DIR");
     ctl_progress_init(&local.progress, local.options.quiet);

@@ -1,6 +1,7 @@
 /* ctl/main.c -- `saffron`, the operator's command. */
 #include "ctl/local.h"
 #include "ctl/program.h"
+#include "ctl/ranks.h"
 #include "ctl/status.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
@@ -18,6 +19,7 @@ static const struct command {
     {"local", ctl_local, "train one job on this machine, with all roles as processes"},
     {"status", ctl_status, "what the roles of a running job are doing"},
     {"stop", ctl_stop, "stop a running job"},
+    {"ranks", ctl_ranks, "a trainer's processes of one host, in a container (launch.sh calls it)"},
 };
 
 static void usage(FILE *out)
