@@ -20,18 +20,24 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/job/batch_id.h"
+#include "trainer/header.h"
 #include "trainer/state.h"
 
 #include <inttypes.h>
 #include <string.h>
 
 #define AGAIN_NS (5 * 1000000ull)
-#define NEWS_MAX 2048u /* of one header; what is left goes with the next */
 
 struct ask {
     struct tr_group *group;
     uint64_t serial;
 };
+
+static struct tr_header_rules rules_of(const struct tr_group *group)
+{
+    const struct tr_trainer *trainer = group->trainer;
+    return (struct tr_header_rules){group->world, trainer->job->data.splits, trainer->ledger};
+}
 
 /* ---- news ---- */
 
@@ -47,6 +53,12 @@ void tr_group_news(struct tr_group *group, uint64_t batch_id)
         group->news = rt_xrealloc(group->news, group->news_capacity * sizeof *group->news);
     }
     group->news[group->n_news++] = batch_id;
+}
+
+/* Of one header; what is left goes with the next. */
+static size_t news_to_tell(const struct tr_group *group)
+{
+    return group->n_news < group->news_max ? group->n_news : group->news_max;
 }
 
 void tr_group_owe(struct tr_group *group, const struct wire_owed *owed)
@@ -143,11 +155,16 @@ void tr_group_serve_note(void *ctx, struct rt_call *call, const struct rt_frame 
 {
     struct tr_trainer *trainer = ctx;
     struct tr_group *group = trainer->group;
+    struct tr_header_rules rules = rules_of(group);
+    uint32_t from = rt_call_from(call)->index;
     uint64_t id = request->header.batch_id;
-    int err = 0;
-    if (group->noted.count >= TR_OPEN_MAX)
+    int err = tr_header_check_own(&rules, "NoteFinished", from, id);
+    if (!err && (from + 1) % group->world != group->self)
+        err = RT_FAIL(RT_EPROTO, "NoteFinished of rank %u of %u, at rank %u", from, group->world,
+                      group->self);
+    if (!err && group->noted.count >= TR_OPEN_MAX)
         err = RT_FAIL(RT_EFULL, "%u batches are noted", TR_OPEN_MAX);
-    else if (!rt_ledger_is_finished(trainer->ledger, id))
+    if (!err && !rt_ledger_is_finished(trainer->ledger, id))
         err = rt_map_put(&group->noted, id, 1);
     if (err)
         rt_call_fail(call, err, rt_err_text());
@@ -316,6 +333,7 @@ static void seat_header(struct tr_group *group, uint32_t rank, const struct wire
 static int check_header(const struct tr_group *group, const struct rt_identity *from,
                         const struct wire_step_header *h)
 {
+    struct tr_header_rules rules = rules_of(group);
     if (group->self != 0 || from->index == 0 || from->index >= group->world)
         return RT_FAIL(RT_EPROTO, "StepHeader of rank %u of %u, at rank %u", from->index,
                        group->world, group->self);
@@ -326,10 +344,7 @@ static int check_header(const struct tr_group *group, const struct rt_identity *
     if (h->round != group->round && h->round + 1 != group->round)
         return RT_FAIL(RT_EPROTO, "StepHeader of round %" PRIu64 ", expected %" PRIu64, h->round,
                        group->round);
-    if (h->n_finished > NEWS_MAX)
-        return RT_FAIL(RT_EPROTO, "StepHeader: %u batches finished, expected at most %u",
-                       h->n_finished, NEWS_MAX);
-    return 0;
+    return tr_header_check(&rules, from->index, h);
 }
 
 static void answer_withdrawn(struct tr_group *group, struct rt_call *call)
@@ -375,6 +390,7 @@ void tr_group_serve_header(void *ctx, struct rt_call *call, const struct rt_fram
 static int check_round(const struct tr_group *group, const struct wire_step_headers *m)
 {
     const struct wire_step_header *own = m->n_ranks > group->self ? &m->header[group->self] : NULL;
+    struct tr_header_rules rules = rules_of(group);
     if (m->group_epoch != group->epoch || m->round != group->round)
         return RT_FAIL(RT_EPROTO,
                        "StepHeaders of round %" PRIu64 ".%" PRIu64 ", expected %" PRIu64
@@ -386,7 +402,10 @@ static int check_round(const struct tr_group *group, const struct wire_step_head
         (own->has_batch && (!group->entered || own->batch_id != group->entered->id)))
         return RT_FAIL(RT_EPROTO, "StepHeaders of %u ranks do not go with what rank %u sent",
                        m->n_ranks, group->self);
-    return 0;
+    int err = 0;
+    for (uint32_t r = 0; r < m->n_ranks && !err; r++)
+        err = tr_header_check(&rules, r, &m->header[r]);
+    return err;
 }
 
 /* Rank 0 is forming still, perhaps it fetches a large state: to form again would only make it begin anew. If it
@@ -466,7 +485,7 @@ static void stand(struct tr_group *group, enum tr_standing standing)
     const struct tr_batch *batch = standing == TR_IN_BATCH ? group->entered : NULL;
     group->standing = standing;
     group->serial++;
-    group->n_told = group->n_news < NEWS_MAX ? group->n_news : NEWS_MAX;
+    group->n_told = news_to_tell(group);
     group->mine = (struct wire_step_header){
         .group_epoch = group->epoch,
         .round = group->round,
@@ -502,7 +521,7 @@ static bool is_news(const struct tr_group *group)
     const struct wire_step_header *mine = &group->mine;
     struct tr_trainer *trainer = group->trainer;
     return mine->phase != trainer->phase || mine->paused != !tr_phase_may_step(trainer) ||
-           group->n_told < (group->n_news < NEWS_MAX ? group->n_news : NEWS_MAX);
+           group->n_told < news_to_tell(group);
 }
 
 static void pump_async(struct tr_group *group)
@@ -615,6 +634,7 @@ int tr_group_create(struct tr_trainer *trainer)
     group->world = world;
     group->self = trainer->conf.self.index;
     group->round = 1;
+    group->news_max = tr_header_news_max(world);
     group->seat = rt_xcalloc(world, sizeof *group->seat);
     group->incarnation = rt_xcalloc(world, sizeof *group->incarnation);
     group->next.share = rt_xcalloc(world, sizeof *group->next.share);

@@ -62,6 +62,7 @@ struct tr_group {
     struct tr_batch *entered; /* the batch in our header */
     uint64_t *news;           /* [n_news] finished here, not yet told in a round */
     size_t n_news, n_told, news_capacity;
+    uint32_t news_max; /* of one header */
 
     bool gathered; /* `next` has all headers and waits for the step before it */
     struct tr_round next, current;

@@ -81,6 +81,14 @@ int rt_ledger_finished(struct rt_ledger *ledger, uint64_t batch_id)
     return err ? rt_fail_prefix(err, "ledger, finished: ") : 0;
 }
 
+/* What is finished is stepped too, so the low mark of `finished` is the lower one. */
+bool rt_ledger_has_room(const struct rt_ledger *ledger, uint64_t batch_id)
+{
+    uint64_t low = rt_seqset_low(ledger->finished, rt_batch_split(batch_id));
+
+    return rt_batch_sequence(batch_id) < low + ledger->window;
+}
+
 bool rt_ledger_is_stepped(const struct rt_ledger *ledger, uint64_t batch_id)
 {
     return rt_seqset_has(ledger->stepped, rt_batch_split(batch_id), rt_batch_sequence(batch_id));

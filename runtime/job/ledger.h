@@ -14,6 +14,8 @@ void rt_ledger_destroy(struct rt_ledger *ledger);
 int rt_ledger_stepped(struct rt_ledger *ledger, uint64_t batch_id); /* in the dense weights */
 /* Acked by every owner, or dropped. Marks it stepped too: nothing of it is left to step. */
 int rt_ledger_finished(struct rt_ledger *ledger, uint64_t batch_id);
+/* Is it near enough to the oldest open batch of its split that the two above would take it? */
+bool rt_ledger_has_room(const struct rt_ledger *ledger, uint64_t batch_id);
 bool rt_ledger_is_stepped(const struct rt_ledger *ledger, uint64_t batch_id);
 bool rt_ledger_is_finished(const struct rt_ledger *ledger, uint64_t batch_id);
 

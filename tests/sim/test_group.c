@@ -6,6 +6,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
+#include "runtime/job/batch_id.h"
 #include "trainer/state.h"
 
 #include <float.h>
@@ -283,6 +284,38 @@ static void test_two_are_one_twice_as_large(void **state)
     }
 }
 
+/* ---- a rank that tells of batches that are not its own ---- */
+
+/* Its header is refused, and nobody's ledger takes the word; when it says so no more, all goes on. */
+static void test_lying_rank(void **state)
+{
+    (void)state;
+    const char *set[] = {EPOCHS, "data.test=[]"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    const uint64_t lie[] = {rt_batch_id(0, 6), rt_batch_id(1, 5), rt_batch_id(0, RT_SEQUENCE_MAX),
+                            rt_batch_id(7, 0), rt_batch_id(RT_SPLIT_EVALUATE, 7)};
+    for (size_t i = 0; i < ARRAY_LEN(lie); i++) {
+        struct job_world w;
+        struct jw_conf conf = {.seed = i + 1, .ranks = 3, .job = job};
+        jw_start(&w, &conf);
+        sim_run_until(w.sim, jw_is_over, &w, 5 * RT_MS);
+        assert_false(jw_is_over(&w));
+        struct tr_group *liar = w.rank[1].trainer->group;
+        tr_group_news(liar, lie[i]);
+        sim_run_until(w.sim, jw_is_over, &w, RT_S);
+        assert_false(jw_is_over(&w));
+        for (unsigned r = 0; r < 3; r++)
+            assert_false(rt_ledger_is_finished(w.rank[r].trainer->ledger, lie[i]));
+        assert_true(liar->news[0] == lie[i]);
+        liar->n_news--;
+        memmove(liar->news, liar->news + 1, liar->n_news * sizeof *liar->news);
+        jw_run(&w);
+        check_accounts(&w, 2);
+        jw_stop(&w);
+    }
+    job_fixture_destroy(job);
+}
+
 /* ---- gradients that are finite, and whose sum would not be ---- */
 
 /* The last layers make gradients of the size of `scale` while the scores stay as they are: of the first layer's
@@ -359,6 +392,7 @@ int main(void)
         cmocka_unit_test(test_restart_composers),
         cmocka_unit_test(test_two_are_one_twice_as_large),
         cmocka_unit_test(test_sums_overflow),
+        cmocka_unit_test(test_lying_rank),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
