@@ -4,6 +4,7 @@
  * is started. Reading goes on beside it, a slice per turn of the loop, while the window has room. */
 #include "data_compose/state.h"
 
+#include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
@@ -180,6 +181,7 @@ bool dc_composer_ready(const struct dc_composer *composer, char *waiting, size_t
 
 static void register_metrics(struct dc_composer *c, struct rt_metrics *metrics)
 {
+    rt_metrics_rpc(metrics, RT_ROLE_DATA_COMPOSE, c->rpc);
     rt_metrics_u64(metrics, RT_COUNTER, "saffron_data_compose_rows_read_total", NULL,
                    "training rows read", &c->rows_read);
     rt_metrics_u64(metrics, RT_COUNTER, "saffron_data_compose_rows_quarantined_total", NULL,

@@ -1,11 +1,13 @@
 /* embedding_server/main.c -- saffron-embedding-server: some owners, a loop and a thread each. */
 #include "embedding_server/owner.h"
+#include "runtime/admin/net_metrics.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/process/process.h"
 
 #include <sched.h>
+#include <stdio.h>
 
 #define WORKERS_DEFAULT_MAX 8
 #define POOL_BYTES          ((size_t)1 << 30) /* payloads in flight, per owner */
@@ -101,7 +103,7 @@ static int start_worker(struct server *server, const struct rt_shard_map *shards
 {
     struct rt_process *process = server->process;
     struct worker *worker = &server->worker[w];
-    char listen[RT_ADDRESS_MAX];
+    char listen[RT_ADDRESS_MAX], name[16];
     struct ebs_owner_conf conf = {.job = rt_process_job(process),
                                   .shards = shards,
                                   .owner = rt_process_index(process) * server->workers + w,
@@ -120,6 +122,8 @@ static int start_worker(struct server *server, const struct rt_shard_map *shards
     err = ebs_owner_create(&conf, &worker->owner);
     if (err)
         return err;
+    snprintf(name, sizeof(name), "%u", w);
+    rt_metrics_loop(rt_process_metrics(process), RT_ROLE_EMBEDDING_SERVER, name, worker->loop);
     ebs_owner_register(worker->owner, rt_process_metrics(process));
     err = rt_loop_start_thread(worker->loop);
     worker->runs = !err;

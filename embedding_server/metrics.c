@@ -4,6 +4,7 @@
  * should show. What is said of tables, and the histograms, have no such label: they would be tables or buckets times
  * workers lines, and the page adds up the workers' numbers by itself. */
 #include "embedding_server/serve.h"
+#include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
 
@@ -123,4 +124,5 @@ void ebs_owner_register(const struct ebs_owner *owner, struct rt_metrics *metric
     for (uint32_t t = 0; t < owner->conf.job->n_tables; t++)
         register_table(owner->conf.job->table[t].name, &owner->table_stats[t], metrics);
     register_histograms(s, metrics);
+    rt_metrics_rpc(metrics, RT_ROLE_EMBEDDING_SERVER, owner->rpc);
 }

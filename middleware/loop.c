@@ -24,6 +24,7 @@
  * rules above take away. The shard map is that of the first hello; servers that come back with another
  * number of workers hold other rows, so that is an error and not a change. */
 #include "middleware/batch.h"
+#include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 
@@ -204,6 +205,7 @@ void mw_loop_register(const struct mw_loop *loop, struct rt_metrics *metrics)
                          &loop->stats.field);
     MW_TIMES(X)
 #undef X
+    rt_metrics_rpc(metrics, RT_ROLE_MIDDLEWARE, loop->rpc);
 }
 
 /* ---- life ---- */

@@ -2,10 +2,12 @@
  * What others see of us (ready, status) is read from the loops' counters, which any thread may read. */
 #include "middleware/service.h"
 #include "middleware/loop.h"
+#include "runtime/admin/net_metrics.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
 #include <sched.h>
+#include <stdio.h>
 
 #define LOOPS_DEFAULT_MAX 4
 
@@ -150,7 +152,7 @@ static int start_worker(struct mw_service *service, uint32_t i)
     struct worker *worker = &service->worker[i];
     const struct rt_job *job = rt_process_job(process);
     struct rt_loop_conf loop = {.name = "middleware", .pool_budget = mw_pool_budget(job)};
-    char listen[RT_ADDRESS_MAX];
+    char listen[RT_ADDRESS_MAX], name[16];
     struct mw_loop_conf conf = {.job = job,
                                 .greeting = &wire_greeting,
                                 .listen = listen,
@@ -166,6 +168,8 @@ static int start_worker(struct mw_service *service, uint32_t i)
     err = mw_loop_create(&conf, &worker->middleware);
     if (err)
         return err;
+    snprintf(name, sizeof(name), "%u", i);
+    rt_metrics_loop(rt_process_metrics(process), RT_ROLE_MIDDLEWARE, name, worker->loop);
     mw_loop_register(worker->middleware, rt_process_metrics(process));
     err = rt_loop_start_thread(worker->loop);
     worker->runs = !err;

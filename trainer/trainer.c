@@ -4,6 +4,7 @@
  * up, whatever can start is started. Nothing waits in a callback. */
 #include "trainer/state.h"
 
+#include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
@@ -162,6 +163,7 @@ static int make_rpc(struct tr_trainer *trainer)
 static void register_metrics(struct tr_trainer *trainer, struct rt_metrics *m)
 {
     const struct tr_metrics_table *v = &trainer->metric;
+    rt_metrics_rpc(m, RT_ROLE_TRAINER, trainer->rpc);
     rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_samples_trained_total", NULL,
                    "training samples finished", &v->samples_trained);
     rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_batches_trained_total", NULL,

@@ -134,9 +134,12 @@ static void on_timer(void *arg)
 
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
+    struct rt_admin *admin = poll->data;
+
+    rt_loop_woke(admin->loop);
     (void)status;
     (void)events;
-    run(poll->data);
+    run(admin);
 }
 
 static void on_closed(uv_handle_t *handle)

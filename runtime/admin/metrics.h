@@ -7,7 +7,7 @@
 #ifndef RT_METRICS_H
 #define RT_METRICS_H
 
-#include "runtime/admin/histogram.h"
+#include "runtime/base/histogram.h"
 #include "runtime/base/strbuf.h"
 
 #include <stdatomic.h>

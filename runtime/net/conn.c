@@ -80,6 +80,7 @@ static void link_free(struct rt_link *link)
 static void on_closed(uv_handle_t *handle)
 {
     struct rt_link *link = handle->data;
+    rt_loop_woke(link->loop);
     if (link->events)
         link->events->down(link->arg, link->err, link->why);
     link_free(link);
@@ -278,6 +279,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *out)
 {
     struct rt_link *link = handle->data;
     (void)suggested;
+    rt_loop_woke(link->loop);
     if (reads_in_place(link)) {
         uint64_t left = link->header.payload_size - link->got;
         *out = uv_buf_init((char *)link->payload->data + link->got,
@@ -325,6 +327,7 @@ static void start_reading(struct rt_link *link)
 static void on_connected(uv_connect_t *req, int err)
 {
     struct rt_link *link = req->data;
+    rt_loop_woke(link->loop);
     if (link->state == LINK_CLOSING)
         return;
     if (err) {
@@ -389,6 +392,7 @@ static void name_incoming(struct rt_link *link, const struct rt_listener *listen
 static void on_incoming(uv_stream_t *stream, int err)
 {
     struct rt_listener *listener = stream->data;
+    rt_loop_woke(listener->loop);
     if (err)
         return; /* too many files, or it is gone again: the listener goes on */
     struct rt_link *link = link_new(listener->loop, listener->local, listener->name);

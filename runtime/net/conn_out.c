@@ -86,8 +86,18 @@ static void out_put(struct rt_loop *loop, struct rt_out *out)
     out_free(out);
 }
 
+/* Bytes more, or fewer (by wrapping around), for this link and all of the loop. */
+static void count_queued(struct rt_link *link, size_t n)
+{
+    _Atomic uint64_t *all = &link->loop->stats.queued_bytes; /* one writer */
+    link->queued += n;
+    atomic_store_explicit(all, atomic_load_explicit(all, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
 void rt_link_drop_outs(struct rt_link *link)
 {
+    count_queued(link, -link->queued);
     while (link->first) {
         struct rt_out *out = link->first;
         link->first = out->next;
@@ -164,7 +174,7 @@ static void mark_dirty(struct rt_link *link)
 /* Bytes that the kernel took: frames that left whole are recycled. */
 static void advance(struct rt_link *link, size_t n)
 {
-    link->queued -= n;
+    count_queued(link, -n);
     while (n > 0) {
         struct rt_out *out = link->first;
         uv_buf_t *stretch = &out->stretch[out->at];
@@ -199,6 +209,7 @@ static unsigned gather(const struct rt_link *link, uv_buf_t *bufs, unsigned max,
 static void on_written(uv_write_t *req, int err)
 {
     struct rt_link *link = req->data;
+    rt_loop_woke(link->loop);
     if (link->state != LINK_OPEN)
         return;
     if (err) {
@@ -282,7 +293,7 @@ int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *mes
     rt_header_seal(out->head, out->head + RT_FRAME_HEADER_SIZE, message_size);
     *link->end = out;
     link->end = &out->next;
-    link->queued += head_size + header->payload_size;
+    count_queued(link, head_size + header->payload_size);
     if (link->queued >= FLUSH_BYTES)
         rt_link_flush(link);
     else

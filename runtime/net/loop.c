@@ -7,6 +7,10 @@
  * Sends are gathered: a link with something queued is flushed before the loop sleeps, so replies to
  * a burst of requests leave in one write (conn.c).
  *
+ * A turn, what a loop does between two sleeps, is timed by the first callback in it (rt_loop_woke) and the
+ * one before the sleep: two looks at the clock. libuv's own idle time costs an epoll_wait more for each sleep: 0.3 us
+ * at both sides of a request that takes 7 us of CPU (2 vCPU, loaded).
+ *
  * The worker is one thread, started with the first job. Jobs travel on a locked list there and on
  * another back; the loop is woken by the same uv_async as for posts. */
 #include "runtime/net/loop_impl.h"
@@ -74,6 +78,7 @@ static void set_alarm(struct rt_loop *loop)
 static void on_alarm(uv_timer_t *handle)
 {
     struct rt_loop *loop = handle->data;
+    rt_loop_woke(loop);
     uint64_t now = rt_now_ns(), seq_end = loop->timers.next_seq;
     struct rt_timer *timer;
     loop->alarm_ns = UINT64_MAX;
@@ -149,6 +154,7 @@ static void on_wake(uv_async_t *handle)
 {
     struct rt_loop *loop = handle->data;
     struct rt_post post;
+    rt_loop_woke(loop);
     bool stop = atomic_load(&loop->stop);
     uv_mutex_lock(&loop->lock);
     size_t n = loop->post_count;
@@ -248,9 +254,24 @@ static const struct rt_io_ops loop_ops = {
     .pool = io_pool,
 };
 
+/* The turn ends where the loop is about to sleep; nothing may have been done in it. */
+static void end_turn(struct rt_loop *loop)
+{
+    _Atomic double *busy = &loop->stats.busy_seconds;
+    if (!loop->woke_ns)
+        return;
+    uint64_t turn = rt_now_ns() - loop->woke_ns;
+    loop->woke_ns = 0;
+    rt_histogram_observe(&loop->stats.turn, RT_HISTOGRAM_SECONDS, turn);
+    atomic_store_explicit(busy,
+                          atomic_load_explicit(busy, memory_order_relaxed) + (double)turn * 1e-9,
+                          memory_order_relaxed);
+}
+
 static void on_flush(uv_prepare_t *handle)
 {
     rt_conns_flush(handle->data);
+    end_turn(handle->data);
 }
 
 static void open_handles(struct rt_loop *loop)
@@ -330,6 +351,17 @@ struct rt_io *rt_loop_io(struct rt_loop *loop)
 struct uv_loop_s *rt_loop_uv(struct rt_loop *loop)
 {
     return &loop->uv;
+}
+
+void rt_loop_woke(struct rt_loop *loop)
+{
+    if (!loop->woke_ns)
+        loop->woke_ns = rt_now_ns();
+}
+
+const struct rt_loop_stats *rt_loop_stats(const struct rt_loop *loop)
+{
+    return &loop->stats;
 }
 
 int rt_loop_run(struct rt_loop *loop)

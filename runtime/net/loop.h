@@ -5,6 +5,7 @@
 #ifndef RT_LOOP_H
 #define RT_LOOP_H
 
+#include "runtime/base/histogram.h"
 #include "runtime/net/io.h"
 
 struct rt_loop;
@@ -39,6 +40,16 @@ void rt_loop_stop(struct rt_loop *loop); /* Touch: any thread */
 
 /* Have fn(arg) run on the loop's thread. RT_EFULL when its queue (1,024) is full. Touch: any thread. */
 int rt_loop_post(struct rt_loop *loop, void (*fn)(void *arg), void *arg);
+
+/* For metrics. Written on the loop's thread; any may read. */
+struct rt_loop_stats {
+    struct rt_histogram turn;      /* RT_HISTOGRAM_SECONDS: work between two sleeps */
+    _Atomic double busy_seconds;   /* the sum of them */
+    _Atomic uint64_t queued_bytes; /* accepted by links, not yet with the kernel */
+};
+const struct rt_loop_stats *rt_loop_stats(const struct rt_loop *loop);
+/* Called first by every callback of rt_loop_uv: the loop is at work. */
+void rt_loop_woke(struct rt_loop *loop);
 
 /* true on the loop's own thread (or before it runs). */
 int rt_loop_is_current(const struct rt_loop *loop);

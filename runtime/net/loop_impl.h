@@ -25,6 +25,8 @@ struct rt_loop {
     uv_timer_t alarm;   /* set to the earliest of `timers` */
     uv_prepare_t flush; /* before the loop sleeps: what was queued in this round leaves */
     struct rt_timers timers;
+    struct rt_loop_stats stats;
+    uint64_t woke_ns;  /* when this turn's first callback was called; 0: none was */
     uint64_t alarm_ns; /* when `alarm` rings; UINT64_MAX: it is not set */
     struct rt_pool *pool;
     uint64_t draw_key, draws;

@@ -5,7 +5,10 @@
  * recycled: nothing is allocated per call at steady state.
  *
  * A served call outlives its connection: it then has nobody to answer and is only freed. That is why
- * a session counts its references (session.c). */
+ * a session counts its references (session.c).
+ *
+ * Each method's requests are timed on both sides. The clock is not read for it: a session knows when it last sent
+ * (just now, where a call or a reply begins) and when it last heard something (the read that brought a frame's end). */
 #include "runtime/net/rpc_impl.h"
 
 #include "runtime/base/assert.h"
@@ -20,11 +23,13 @@ static void index_methods(struct rt_rpc *rpc)
 {
     const struct rt_rpc_conf *conf = &rpc->conf;
     for (size_t i = 0; i < conf->n_methods; i++) {
-        rt_assert(conf->methods[i].method >= RT_METHOD_ROLE_FIRST);
+        rt_assert(conf->methods[i].method >= RT_METHOD_ROLE_FIRST &&
+                  conf->methods[i].method < RT_METHOD_ROLE_FIRST + RT_METHODS_MAX);
         size_t end = conf->methods[i].method - RT_METHOD_ROLE_FIRST + 1u;
         rpc->n_by_method = end > rpc->n_by_method ? end : rpc->n_by_method;
     }
     rpc->by_method = rt_xcalloc(rpc->n_by_method + 1, sizeof(rpc->by_method[0]));
+    rpc->served = rt_xcalloc(rpc->n_by_method + 1, sizeof(rpc->served[0]));
     for (size_t i = 0; i < conf->n_methods; i++)
         rpc->by_method[conf->methods[i].method - RT_METHOD_ROLE_FIRST] = &conf->methods[i];
 }
@@ -86,6 +91,9 @@ void rt_rpc_destroy(struct rt_rpc *rpc)
     }
     free_recycled(rpc);
     rt_map_release(&rpc->held);
+    for (size_t i = 0; i < RT_METHODS_MAX; i++)
+        rt_free(rpc->asked[i]);
+    rt_free(rpc->served);
     rt_free(rpc->by_method);
     rt_free(rpc);
 }
@@ -130,6 +138,33 @@ const struct rt_rpc_stats *rt_rpc_stats(const struct rt_rpc *rpc)
     return &rpc->stats;
 }
 
+static struct rt_method_stats *asked(struct rt_rpc *rpc, uint16_t method)
+{
+    rt_assert(method >= RT_METHOD_ROLE_FIRST && method < RT_METHOD_ROLE_FIRST + RT_METHODS_MAX);
+    struct rt_method_stats **at = &rpc->asked[method - RT_METHOD_ROLE_FIRST];
+    if (!*at)
+        *at = rt_xcalloc(1, sizeof(**at));
+    return *at;
+}
+
+const struct rt_method_stats *rt_rpc_asked(struct rt_rpc *rpc, uint16_t method)
+{
+    return asked(rpc, method);
+}
+
+const struct rt_method_stats *rt_rpc_served(const struct rt_rpc *rpc, uint16_t method)
+{
+    return rt_rpc_method(rpc, method) ? &rpc->served[method - RT_METHOD_ROLE_FIRST] : NULL;
+}
+
+static void stats_end(struct rt_method_stats *stats, uint64_t from_ns, uint64_t to_ns, int err)
+{
+    rt_histogram_observe(&stats->seconds, RT_HISTOGRAM_SECONDS, to_ns - from_ns);
+    rt_rpc_count(&stats->open, (uint64_t)-1);
+    if (err)
+        rt_rpc_count(&stats->failed, 1);
+}
+
 /* ---- asking ---- */
 
 struct rt_ask *rt_rpc_ask_find(const struct rt_session *session, uint64_t request_id)
@@ -154,7 +189,9 @@ static void ask_fail(struct rt_ask *ask, int err)
 {
     rt_reply_fn done = ask->done;
     void *arg = ask->arg;
-    rt_rpc_count(&ask->session->rpc->stats.calls_failed, 1);
+    struct rt_rpc *rpc = ask->session->rpc;
+    rt_rpc_count(&rpc->stats.calls_failed, 1);
+    stats_end(ask->stats, ask->asked_ns, rt_io_now(rpc->io), err);
     ask_free(ask);
     done(arg, err, NULL);
 }
@@ -206,7 +243,7 @@ int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing 
 {
     struct rt_session *session = peer->session;
     struct rt_ask *ask;
-    rt_assert(method >= RT_METHOD_ROLE_FIRST && done);
+    rt_assert(done);
     if (!session || session->state != RT_SESSION_UP)
         return RT_FAIL(RT_EPEER, "%s: not connected", peer->name);
     if (session->asks.count >= RT_CALLS_MAX)
@@ -231,6 +268,9 @@ int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing 
         ask->timer.arg = ask;
         rt_timer_start(peer->rpc->io, &ask->timer, deadline_ns);
     }
+    ask->asked_ns = session->sent_ns;
+    ask->stats = asked(peer->rpc, method);
+    rt_rpc_count(&ask->stats->open, 1);
     rt_rpc_count(&peer->rpc->stats.calls, 1);
     return 0;
 }
@@ -266,18 +306,22 @@ void rt_rpc_on_reply(struct rt_session *session, const struct rt_frame *reply)
     }
     rt_reply_fn done = ask->done;
     void *arg = ask->arg;
+    stats_end(ask->stats, ask->asked_ns, session->heard_ns, 0);
     ask_free(ask);
     done(arg, 0, reply);
 }
 
 /* ---- serving ---- */
 
-static void call_free(struct rt_call *call)
+static void call_free(struct rt_call *call, int status)
 {
     struct rt_session *session = call->session;
     struct rt_rpc *rpc = session->rpc;
     session->serving--;
     if (rpc) {
+        bool sent = rt_call_alive(call) && session->sent_ns >= call->came_ns;
+        uint64_t now = sent ? session->sent_ns : rt_io_now(rpc->io);
+        stats_end(&rpc->served[call->method - RT_METHOD_ROLE_FIRST], call->came_ns, now, status);
         call->next = rpc->free_calls;
         rpc->free_calls = call;
     } else {
@@ -298,12 +342,14 @@ void rt_rpc_on_request(struct rt_session *session, const struct rt_frame *reques
         .session = session,
         .request_id = request->header.request_id,
         .batch_id = request->header.batch_id,
+        .came_ns = session->heard_ns,
         .method = request->header.method,
         .flags = request->header.flags & RT_FRAME_TRACE,
     };
     session->refs++;
     session->serving++;
     const struct rt_method_def *def = rt_rpc_method(rpc, call->method);
+    rt_rpc_count(&rpc->served[call->method - RT_METHOD_ROLE_FIRST].open, 1);
     char text[128];
     if (request->header.flags & RT_FRAME_DISCARDED) {
         snprintf(text, sizeof(text), "no room for a %s of %llu bytes", def->name,
@@ -348,7 +394,7 @@ void rt_call_fail(struct rt_call *call, int status, const char *text)
         size_t n = strnlen(text, RT_CALL_TEXT);
         call_send(call, status, &(struct rt_outgoing){.message = text, .message_size = n});
     }
-    call_free(call);
+    call_free(call, status);
 }
 
 void rt_call_reply(struct rt_call *call, const struct rt_outgoing *out)
@@ -357,5 +403,5 @@ void rt_call_reply(struct rt_call *call, const struct rt_outgoing *out)
         rt_call_fail(call, RT_ELIMIT, rt_err_text()); /* too large: the asker must hear something */
         return;
     }
-    call_free(call);
+    call_free(call, 0);
 }

@@ -16,6 +16,7 @@
 #ifndef RT_RPC_H
 #define RT_RPC_H
 
+#include "runtime/base/histogram.h"
 #include "runtime/base/role.h"
 #include "runtime/net/io.h"
 
@@ -25,6 +26,7 @@
 #define RT_GREET_NS     (5 * 1000000000ull)
 #define RT_BACKOFF_NS   (1 * 1000000000ull)
 #define RT_CALLS_MAX    65536 /* requests waiting for a reply, per connection */
+#define RT_METHODS_MAX  128   /* methods of roles: RT_METHOD_ROLE_FIRST and those after it */
 #define RT_GREETERS_MAX                                                                            \
     256 /* incoming connections that have not shaken hands: the oldest gives way */
 
@@ -140,6 +142,18 @@ struct rt_rpc_stats {
         links_refused, frames_bad;
 };
 const struct rt_rpc_stats *rt_rpc_stats(const struct rt_rpc *rpc);
+
+/* One method at the side that asks, or at the side that serves; for metrics too. An asker's time runs from rt_rpc_call to
+ * the arrival of the reply, a server's from the request's arrival (its last byte) to rt_call_reply or rt_call_fail; those
+ * that fail count in all three. A call that rt_rpc_call turned down, with an error, is none. */
+struct rt_method_stats {
+    struct rt_histogram seconds;   /* RT_HISTOGRAM_SECONDS */
+    _Atomic uint64_t open, failed; /* without an answer yet; that ended with an error */
+};
+/* Both live as long as the rpc. Made at the first call of the method, or here: on the io's thread, or before it runs. */
+const struct rt_method_stats *rt_rpc_asked(struct rt_rpc *rpc, uint16_t method);
+/* NULL: not served here. */
+const struct rt_method_stats *rt_rpc_served(const struct rt_rpc *rpc, uint16_t method);
 
 /* Handshakes that succeeded in this process so far, either way, over all its rpcs. Touch: any thread. */
 uint64_t rt_rpc_links_made(void);

@@ -21,7 +21,8 @@ struct rt_session;
 struct rt_ask {
     struct rt_ask *prev, *next; /* in order of sending; `next` links the free list too */
     struct rt_session *session;
-    uint64_t request_id;
+    struct rt_method_stats *stats;
+    uint64_t request_id, asked_ns;
     uint64_t deadline_ns; /* as asked for, for the error text */
     uint16_t method;
     rt_reply_fn done;
@@ -32,7 +33,7 @@ struct rt_ask {
 struct rt_call {
     struct rt_call *next; /* in the free list */
     struct rt_session *session;
-    uint64_t request_id, batch_id;
+    uint64_t request_id, batch_id, came_ns;
     uint16_t method, flags;
 };
 
@@ -93,7 +94,9 @@ struct rt_rpc {
     struct rt_rpc_conf conf;
     struct rt_io *io;
     const struct rt_method_def **by_method; /* [n_by_method], from RT_METHOD_ROLE_FIRST on */
+    struct rt_method_stats *served;         /* [n_by_method] */
     size_t n_by_method;
+    struct rt_method_stats *asked[RT_METHODS_MAX]; /* NULL: never asked */
     uint32_t group_epoch, generation;
     struct rt_map held; /* role and index -> highest incarnation seen */
     struct rt_peer *peers;

@@ -61,11 +61,12 @@ int rt_session_send(struct rt_session *session, struct rt_header *header,
     header->incarnation = rpc->conf.self.incarnation;
     header->group_epoch = rpc->group_epoch;
     header->generation = rpc->generation;
+    uint64_t now = rt_io_now(rpc->io); /* before the work of sending: calls are timed from here */
     int err = rpc->io->ops->link_send(session->link, header, out->message, out->message_size,
                                       out->pieces, out->n_pieces);
     if (err)
         return err;
-    session->sent_ns = rt_io_now(rpc->io);
+    session->sent_ns = now;
     rt_rpc_count(&rpc->stats.frames_out, 1);
     rt_rpc_count(&rpc->stats.bytes_out,
                  RT_FRAME_HEADER_SIZE + header->message_size + header->payload_size);

@@ -13,6 +13,7 @@
  * ends the run in order; a second one ends the process at once. As PID 1 of a container a process is sent no
  * signal that it does not handle, so they are held back until it does; and orphans are its to reap. */
 #include "runtime/process/process.h"
+#include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
@@ -437,6 +438,8 @@ static int set_up(struct rt_process *p)
     p->incarnation = p->start.number;
     if (!err)
         err = make_loop(p);
+    if (!err)
+        rt_metrics_loop(p->metrics, p->role.role, "control", p->loop);
     if (!err)
         err = make_admin(p);
     return err;

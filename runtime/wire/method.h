@@ -2,6 +2,8 @@
 #ifndef WIRE_METHOD_H
 #define WIRE_METHOD_H
 
+#include "runtime/base/role.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +27,15 @@ enum wire_method {
     WIRE_SCORES = 69,
     WIRE_NOTE_FINISHED = 70, /* no message: the batch id of the frame */
 };
+
+/* Every method that is in use, its name, and who asks whom. */
+struct wire_method_info {
+    uint16_t method;
+    const char *name; /* as in the serving role's struct rt_method_def */
+    enum rt_role from, to;
+};
+extern const struct wire_method_info wire_methods[];
+extern const size_t wire_method_count;
 
 enum wire_dtype { WIRE_F32 = 0, WIRE_F16 = 1, WIRE_BF16 = 2 };
 

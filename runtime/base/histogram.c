@@ -1,5 +1,5 @@
-/* runtime/admin/histogram.c -- power-of-two buckets. */
-#include "runtime/admin/histogram.h"
+/* runtime/base/histogram.c -- power-of-two buckets. */
+#include "runtime/base/histogram.h"
 
 /* log2 of the first bound. */
 static unsigned first_of(enum rt_histogram_unit unit)
