@@ -44,6 +44,7 @@ void tr_evaluate_begin(struct tr_trainer *trainer)
     trainer->scores_sent = false;
     trainer->evaluator = leader ? rt_peer_incarnation(leader) : 0;
     trainer->evaluating_since_ns = rt_io_now(trainer->io);
+    tr_parts_stop(&trainer->metric.parts, trainer->evaluating_since_ns);
     trainer->evaluations_begun = trainer->pass + 1;
     trainer->evaluated_step = trainer->step;
     for (uint32_t r = 0; r < trainer->conf.world; r++) {
@@ -54,8 +55,9 @@ void tr_evaluate_begin(struct tr_trainer *trainer)
 
 void tr_evaluate_leave(struct tr_trainer *trainer)
 {
-    trainer->idle_since_ns = 0;
-    trainer->evaluated_ns += rt_io_now(trainer->io) - trainer->evaluating_since_ns;
+    uint64_t took_ns = rt_io_now(trainer->io) - trainer->evaluating_since_ns;
+    trainer->evaluated_ns += took_ns;
+    rt_histogram_observe(&trainer->metric.evaluate_seconds, RT_HISTOGRAM_SECONDS, took_ns);
     tr_scores_reset(&trainer->scores);
 }
 
@@ -231,8 +233,9 @@ static void keep(struct tr_trainer *trainer)
     trainer->evaluated[trainer->n_evaluated++] = (struct tr_evaluation){
         trainer->evaluated_step, trainer->epoch, q->samples, q->auc, q->logloss};
     trainer->count.evaluations++;
-    atomic_store_explicit(&trainer->metric.test_auc, q->auc, memory_order_relaxed);
-    atomic_store_explicit(&trainer->metric.test_logloss, q->logloss, memory_order_relaxed);
+    tr_set(&trainer->metric.evaluations, trainer->count.evaluations);
+    tr_set_real(&trainer->metric.test_auc, q->auc);
+    tr_set_real(&trainer->metric.test_logloss, q->logloss);
     rt_log(RT_LOG_INFO,
            "evaluated epoch=%" PRIu64 " step=%" PRIu64 " samples=%" PRIu64
            " auc=%.5f logloss=%.5f calibration=%.4f",

@@ -44,7 +44,7 @@ void tr_feed_answer(struct tr_batch *batch, enum wire_outcome outcome, const cha
 {
     if (outcome == WIRE_RETRY) {
         batch->trainer->count.batches_retried++;
-        atomic_fetch_add_explicit(&batch->trainer->metric.batches_retried, 1, memory_order_relaxed);
+        tr_count(&batch->trainer->metric.batches_retried, 1);
     }
     if (batch->call)
         answer(batch->trainer, batch->call, batch->id, outcome, reason, batch->failed);
@@ -64,9 +64,8 @@ void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const cha
     }
     tr_feed_answer(batch, outcome, reason);
     rt_map_remove(&trainer->batches, batch->id);
+    tr_count_held(batch, false);
     tr_feed_free(batch);
-    atomic_store_explicit(&trainer->metric.batches_open, trainer->batches.count,
-                          memory_order_relaxed);
     tr_phase_check(trainer);
 }
 
@@ -130,9 +129,7 @@ static void give_back(struct tr_batch *batch, int err, const char *text)
         tr_fail(trainer, RT_FAIL(err, "evaluation batch %016" PRIx64 ": %s", batch->id, reason));
     } else {
         tr_finished(trainer, batch->id);
-        trainer->count.samples_dropped += batch->head.samples;
-        trainer->count.batches_dropped++;
-        atomic_fetch_add_explicit(&trainer->metric.batches_dropped, 1, memory_order_relaxed);
+        tr_count_dropped(batch);
         tr_push_release(batch, "poisoned");
         char poisoned[300];
         snprintf(poisoned, sizeof poisoned, "poisoned: %s", reason);
@@ -161,7 +158,7 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
     batch->embeddings = reply->payload ? rt_buf_ref(reply->payload) : NULL;
     if (reply->payload && !batch->head.evaluate)
         trainer->count.bytes_embeddings += reply->payload->size;
-    batch->state = TR_READY;
+    tr_batch_to(batch, TR_READY);
     tr_fifo_push(&trainer->ready, batch);
     tr_pump(trainer);
 }
@@ -228,15 +225,16 @@ void tr_feed_pump(struct tr_trainer *trainer)
         if (!tr_permit_take(permits))
             break;
         tr_fifo_remove(&trainer->queue, batch);
-        batch->state = TR_LOOKING;
+        tr_batch_to(batch, TR_LOOKING);
         int err = start_lookup(batch);
+        if (!err && !batch->head.evaluate)
+            rt_histogram_observe(&trainer->metric.staleness, RT_HISTOGRAM_COUNT, permits->used);
         if (err) {
             tr_permit_return(permits);
             give_back(batch, err, rt_err_text());
         }
     }
-    atomic_store_explicit(&trainer->metric.permits_used, trainer->permits.used,
-                          memory_order_relaxed);
+    tr_set(&trainer->metric.permits_used, trainer->permits.used);
 }
 
 /* A rank that came back was sent batches before it knew what the group has done. */
@@ -327,13 +325,12 @@ static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct 
     }
     batch->call = call;
     batch->composer = rt_call_from(call)->index;
-    batch->state = TR_QUEUED;
+    tr_count_held(batch, true); /* QUEUED, as zero is */
     if (request->payload && !head->evaluate)
         trainer->count.bytes_train_batch += request->payload->size;
     if (trainer->started_ns == 0)
         trainer->started_ns = rt_io_now(trainer->io);
-    atomic_store_explicit(&trainer->metric.batches_open, trainer->batches.count,
-                          memory_order_relaxed);
+    tr_part_start(trainer);
     tr_fifo_push(&trainer->queue, batch);
     return 0;
 }

@@ -88,6 +88,7 @@ static int take_group(struct tr_group *group, const struct wire_join_group_reply
                        "; expected %u ranks and an epoch above %" PRIu64,
                        reply->n_ranks, reply->rank, reply->group_epoch, group->world, group->epoch);
     group->epoch = reply->group_epoch;
+    tr_set(&trainer->metric.group_epoch, group->epoch);
     group->epoch_known = reply->group_epoch;
     group->round = 1;
     group->serial++;

@@ -134,7 +134,7 @@ static void tell_next(struct tr_group *group, struct tr_batch *batch)
 
 void tr_group_finish(struct tr_batch *batch)
 {
-    batch->state = TR_TELLING;
+    tr_batch_to(batch, TR_TELLING);
     tell_next(batch->trainer->group, batch);
 }
 
@@ -207,9 +207,10 @@ static void leave(struct tr_group *group)
 {
     if (!group->entered)
         return;
-    group->entered->state = TR_READY;
+    tr_batch_to(group->entered, TR_READY);
     tr_fifo_unpop(&group->trainer->ready, group->entered);
     group->entered = NULL;
+    tr_part_idle(group->trainer);
 }
 
 static void take_round(struct tr_group *group, const struct wire_step_headers *headers)
@@ -557,8 +558,10 @@ void tr_group_pump(struct tr_group *group)
     bool can_enter = group->standing == TR_OUT || group->standing == TR_IN_NOTHING;
     if (can_enter && may && !group->entered) {
         group->entered = tr_step_take_ready(trainer, false);
-        if (group->entered)
-            group->entered->state = TR_ENTERED;
+        if (group->entered) {
+            tr_batch_to(group->entered, TR_ENTERED);
+            tr_part_idle(trainer);
+        }
     }
     if (group->entered && group->standing != TR_IN_BATCH)
         stand(group, TR_IN_BATCH);

@@ -246,15 +246,19 @@ static void enter(struct tr_trainer *trainer, const struct wire_tell_phase *phas
     trainer->tell_over = phase->epoch_over;
     trainer->told = false;
     memset(trainer->nothing, 0, sizeof trainer->nothing);
-    atomic_store_explicit(&trainer->metric.epoch, phase->epoch, memory_order_relaxed);
+    tr_set(&trainer->metric.epoch, phase->epoch);
     rt_log(RT_LOG_INFO, "phase kind=%s epoch=%" PRIu64 " step=%" PRIu64,
            wire_phase_name(phase->kind), phase->epoch, trainer->step);
-    if (phase->kind == WIRE_PHASE_TRAIN)
+    if (phase->kind == WIRE_PHASE_TRAIN) {
         trainer->epoch_open = true;
-    else if (phase->kind == WIRE_PHASE_EVALUATE)
+        if (trainer->metric.parts.began_ns) /* else with the first batch */
+            tr_part_start(trainer);
+    } else if (phase->kind == WIRE_PHASE_EVALUATE) {
         tr_evaluate_begin(trainer);
-    else if (phase->kind == WIRE_PHASE_DONE)
+    } else if (phase->kind == WIRE_PHASE_DONE) {
+        tr_parts_stop(&trainer->metric.parts, rt_io_now(trainer->io));
         let_go(trainer);
+    }
 }
 
 /* ---- statistics ---- */

@@ -15,7 +15,7 @@ static void strand(struct tr_batch *batch, const char *why)
 {
     char reason[256];
     snprintf(reason, sizeof reason, "stepped, push failed: %s", why);
-    batch->state = TR_STRANDED;
+    tr_batch_to(batch, TR_STRANDED);
     tr_feed_answer(batch, WIRE_RETRY, reason);
 }
 
@@ -27,9 +27,8 @@ static void finish_trained(struct tr_batch *batch)
     trainer->evaluated_by_ack_ns = trainer->evaluated_ns;
     trainer->count.samples_trained += batch->head.samples;
     trainer->count.batches_trained++;
-    atomic_fetch_add_explicit(&trainer->metric.samples_trained, batch->head.samples,
-                              memory_order_relaxed);
-    atomic_fetch_add_explicit(&trainer->metric.batches_trained, 1, memory_order_relaxed);
+    tr_set(&trainer->metric.samples_trained, trainer->count.samples_trained);
+    tr_set(&trainer->metric.batches_trained, trainer->count.batches_trained);
     tr_permit_return(&trainer->permits);
     if (trainer->group)
         tr_group_finish(batch);
@@ -100,7 +99,7 @@ static int send_push(struct tr_batch *batch)
 
 void tr_push_start(struct tr_batch *batch)
 {
-    batch->state = TR_PUSHING;
+    tr_batch_to(batch, TR_PUSHING);
     int err = send_push(batch);
     if (err)
         strand(batch, rt_err_text());

@@ -1,6 +1,6 @@
 /* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
  * trainer.c (life), feed.c (batches in), step.c (dense step), push.c (gradients out), phase.c (epochs),
- * group.c and form.c (the other ranks).
+ * group.c and form.c (the other ranks), numbers.c (metrics).
  *
  * A batch, with the function on each arrow:
  *
@@ -24,6 +24,7 @@
 #include "trainer/group.h"
 #include "trainer/metric/scores.h"
 #include "trainer/model/model.h"
+#include "trainer/numbers.h"
 #include "trainer/optimizer.h"
 #include "trainer/permit.h"
 #include "trainer/trainer.h"
@@ -104,12 +105,6 @@ struct tr_split_test {
     uint64_t begin, end; /* sequences */
 };
 
-struct tr_metrics_table {
-    _Atomic uint64_t samples_trained, batches_trained, batches_dropped, batches_retried, steps,
-        permits_used, batches_open, epoch;
-    _Atomic double loss, test_auc, test_logloss, samples_per_second, step_seconds, wait_seconds;
-};
-
 struct tr_trainer {
     struct tr_trainer_conf conf;
     const struct rt_job *job;
@@ -181,11 +176,11 @@ struct tr_trainer {
     bool summing_up;                /* the evaluation's result is being computed */
     struct tr_report count;         /* the running numbers of the report */
     double epoch_loss_sum;
-    uint64_t epoch_samples, idle_since_ns;
+    uint64_t epoch_samples;
     uint64_t started_ns, last_ack_ns; /* of training: first batch in, last batch acked */
     uint64_t evaluating_since_ns, evaluated_ns;
     uint64_t evaluated_by_ack_ns; /* of evaluated_ns, what lies before last_ack_ns */
-    struct tr_metrics_table metric;
+    struct tr_numbers metric;
 };
 
 /* trainer.c */
@@ -201,6 +196,19 @@ void tr_fifo_remove(struct tr_fifo *fifo, struct tr_batch *batch);
 struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t loop);
 void tr_fail(struct tr_trainer *trainer, int err);
 void tr_pump(struct tr_trainer *trainer); /* start whatever can start */
+
+/* numbers.c */
+void tr_numbers_init(struct tr_trainer *trainer);
+void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *metrics);
+void tr_batch_to(struct tr_batch *batch, enum tr_batch_state state);
+void tr_count_held(struct tr_batch *batch, bool held); /* it came into `batches`, or left it */
+void tr_count_dropped(struct tr_batch *batch);
+/* The time of this rank goes to `part` from now on (parts.h), if it is training; idle: it waits for a batch, or for
+ * a round. It begins with the first batch that comes, or the first step of the group that it has none for. */
+void tr_part_start(struct tr_trainer *trainer);
+void tr_part(struct tr_trainer *trainer, enum tr_part part);
+void tr_part_idle(struct tr_trainer *trainer);
+void tr_count_step(struct tr_trainer *trainer); /* trainer->step was made */
 
 /* feed.c */
 void tr_feed_serve(void *trainer, struct rt_call *call, const struct rt_frame *request);

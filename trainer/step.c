@@ -103,7 +103,7 @@ static void count_work(struct tr_trainer *trainer, uint64_t begin)
 {
     double seconds = (double)(rt_io_now(trainer->io) - begin) * 1e-9;
     double sum = atomic_load_explicit(&trainer->metric.step_seconds, memory_order_relaxed);
-    atomic_store_explicit(&trainer->metric.step_seconds, sum + seconds, memory_order_relaxed);
+    tr_set_real(&trainer->metric.step_seconds, sum + seconds);
 }
 
 static void compute(void *arg)
@@ -150,7 +150,8 @@ static void commit_own(struct tr_trainer *trainer, struct tr_batch *batch)
     double loss = batch->loss_sum / batch->head.samples;
     bool first = trainer->count.batches_stepped++ == 0;
     trainer->count.loss = first ? loss : 0.98 * trainer->count.loss + 0.02 * loss;
-    atomic_store_explicit(&trainer->metric.loss, loss, memory_order_relaxed);
+    tr_set_real(&trainer->metric.loss, loss);
+    tr_set_real(&trainer->metric.epoch_loss, trainer->count.train_loss);
     tr_push_start(batch);
 }
 
@@ -158,9 +159,7 @@ static void drop_nonfinite(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     tr_push_release(batch, "nonfinite");
     tr_finished(trainer, batch->id);
-    trainer->count.samples_dropped += batch->head.samples;
-    trainer->count.batches_dropped++;
-    atomic_fetch_add_explicit(&trainer->metric.batches_dropped, 1, memory_order_relaxed);
+    tr_count_dropped(batch);
     tr_permit_return(&trainer->permits);
     tr_feed_finish(batch, WIRE_DROPPED, "nonfinite");
 }
@@ -181,7 +180,6 @@ static void close_step(struct tr_trainer *trainer)
 {
     trainer->stepping = NULL;
     trainer->step_open = false;
-    trainer->idle_since_ns = rt_io_now(trainer->io);
 }
 
 static bool fail_step(struct tr_trainer *trainer)
@@ -209,8 +207,9 @@ static void undo_shared(struct tr_trainer *trainer)
     struct tr_batch *batch = trainer->stepping;
     trainer->step--;
     close_step(trainer);
+    tr_part_idle(trainer);
     if (batch) {
-        batch->state = TR_READY;
+        tr_batch_to(batch, TR_READY);
         tr_fifo_unpop(&trainer->ready, batch);
     }
     tr_pump(trainer);
@@ -242,13 +241,15 @@ static void optimized(void *arg)
     struct tr_batch *batch = trainer->stepping;
     if (fail_step(trainer))
         return;
+    tr_part(trainer, TR_PART_COMMIT);
     commit_shared(trainer);
-    atomic_store_explicit(&trainer->metric.steps, trainer->step, memory_order_relaxed);
     close_step(trainer);
     if (batch) {
         forget_embeddings(batch);
         commit_own(trainer, batch);
     }
+    tr_count_step(trainer);
+    tr_part_idle(trainer);
     tr_phase_check(trainer);
     tr_pump(trainer);
 }
@@ -280,10 +281,12 @@ static void reduced(void *arg, int err, const uint8_t *nonfinite)
     }
     for (uint32_t r = 0; r < trainer->conf.world; r++)
         all = all && !nonfinite[r];
-    if (all)
+    if (all) {
+        tr_part(trainer, TR_PART_COMPUTE);
         start_work(trainer, optimize, optimized);
-    else
+    } else {
         leave_out(trainer, nonfinite);
+    }
 }
 
 static void reduce(struct tr_trainer *trainer)
@@ -292,6 +295,7 @@ static void reduce(struct tr_trainer *trainer)
         undo_shared(trainer);
         return;
     }
+    tr_part(trainer, TR_PART_REDUCE);
     trainer->collective->ops->all_reduce(trainer->collective, tr_model_grads(trainer->model),
                                          tr_model_count(trainer->model), !trainer->step_finite,
                                          reduced, trainer);
@@ -311,8 +315,8 @@ static void close_alone(struct tr_trainer *trainer, struct tr_batch *batch)
         group->local_steps++;
         group->unaveraged += batch->head.samples;
     }
-    atomic_store_explicit(&trainer->metric.steps, trainer->step, memory_order_relaxed);
     commit_own(trainer, batch);
+    tr_count_step(trainer);
 }
 
 static void compute_done(void *arg)
@@ -326,6 +330,7 @@ static void compute_done(void *arg)
         reduce(trainer);
         return;
     }
+    tr_part(trainer, TR_PART_COMMIT);
     close_step(trainer);
     forget_embeddings(batch);
     if (trainer->step_kind == TR_SCORE)
@@ -336,6 +341,7 @@ static void compute_done(void *arg)
         tr_push_start(batch);
     else
         drop_nonfinite(trainer, batch);
+    tr_part_idle(trainer);
     tr_pump(trainer);
 }
 
@@ -387,23 +393,13 @@ static bool take_gradient_buffer(struct tr_trainer *trainer, struct tr_batch *ba
     return batch->gradients != NULL;
 }
 
-static void count_wait(struct tr_trainer *trainer)
-{
-    if (trainer->idle_since_ns == 0)
-        return;
-    double waited = (double)(rt_io_now(trainer->io) - trainer->idle_since_ns) * 1e-9;
-    double sum = atomic_load_explicit(&trainer->metric.wait_seconds, memory_order_relaxed);
-    atomic_store_explicit(&trainer->metric.wait_seconds, sum + waited, memory_order_relaxed);
-    trainer->idle_since_ns = 0;
-}
-
 static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum tr_step_kind kind)
 {
     trainer->step_open = true;
     trainer->step_kind = kind;
     trainer->stepping = batch;
-    batch->state = TR_STEPPING;
-    count_wait(trainer);
+    tr_batch_to(batch, TR_STEPPING);
+    tr_part(trainer, TR_PART_COMPUTE);
     if (kind == TR_SCORE || take_gradient_buffer(trainer, batch))
         start_work(trainer, compute, compute_done);
 }
@@ -434,6 +430,7 @@ static void start_shared(struct tr_trainer *trainer)
     }
     if (among == 0) { /* all of it was dropped */
         close_step(trainer);
+        tr_part_idle(trainer);
         tr_phase_check(trainer);
         tr_pump(trainer);
         return;
@@ -464,6 +461,7 @@ static void averaged(void *arg, int err, const uint8_t *nonfinite)
     struct tr_group *group = trainer->group;
     (void)nonfinite;
     close_step(trainer);
+    tr_part(trainer, TR_PART_COMMIT);
     if (err) {
         tr_group_break(group, rt_err_text());
     } else {
@@ -474,6 +472,7 @@ static void averaged(void *arg, int err, const uint8_t *nonfinite)
         group->must_average = false;
         tr_phase_check(trainer);
     }
+    tr_part_idle(trainer);
     tr_pump(trainer);
 }
 
@@ -494,6 +493,7 @@ static void start_average(struct tr_trainer *trainer)
         sum[i] = (float)(own * params[i]);
     trainer->step_open = true;
     trainer->step_kind = TR_AVERAGE;
+    tr_part(trainer, TR_PART_REDUCE);
     trainer->collective->ops->all_reduce(trainer->collective, sum, n, false, averaged, trainer);
 }
 
@@ -514,6 +514,7 @@ static bool start_round(struct tr_trainer *trainer)
         trainer->stepping = group->entered;
         group->entered = NULL;
         trainer->step_open = true;
+        tr_part_start(trainer);
         start_shared(trainer);
     } else if (average) {
         start_average(trainer);

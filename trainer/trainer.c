@@ -4,7 +4,6 @@
  * up, whatever can start is started. Nothing waits in a callback. */
 #include "trainer/state.h"
 
-#include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
@@ -160,37 +159,6 @@ static int make_rpc(struct tr_trainer *trainer)
     return err ? err : rt_rpc_listen(trainer->rpc, trainer->conf.listen, trainer->address);
 }
 
-static void register_metrics(struct tr_trainer *trainer, struct rt_metrics *m)
-{
-    const struct tr_metrics_table *v = &trainer->metric;
-    rt_metrics_rpc(m, RT_ROLE_TRAINER, trainer->rpc);
-    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_samples_trained_total", NULL,
-                   "training samples finished", &v->samples_trained);
-    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_batches_trained_total", NULL,
-                   "batches stepped and acked by every owner", &v->batches_trained);
-    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_batches_dropped_total", NULL,
-                   "batches given up, with a reason in the log", &v->batches_dropped);
-    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_batches_retried_total", NULL,
-                   "batches sent back to data-compose", &v->batches_retried);
-    rt_metrics_u64(m, RT_COUNTER, "saffron_trainer_steps_total", NULL, "dense steps made",
-                   &v->steps);
-    rt_metrics_u64(m, RT_GAUGE, "saffron_trainer_permits_used", NULL,
-                   "batches looked up whose gradients are not yet acked", &v->permits_used);
-    rt_metrics_u64(m, RT_GAUGE, "saffron_trainer_batches_open", NULL, "batches held",
-                   &v->batches_open);
-    rt_metrics_u64(m, RT_GAUGE, "saffron_trainer_epoch", NULL, "epoch, from 0", &v->epoch);
-    rt_metrics_f64(m, RT_GAUGE, "saffron_trainer_loss", NULL, "mean loss of the latest step",
-                   &v->loss);
-    rt_metrics_f64(m, RT_GAUGE, "saffron_trainer_test_auc", NULL, "of the latest evaluation",
-                   &v->test_auc);
-    rt_metrics_f64(m, RT_GAUGE, "saffron_trainer_test_logloss", NULL, "of the latest evaluation",
-                   &v->test_logloss);
-    rt_metrics_f64(m, RT_COUNTER, "saffron_trainer_step_seconds_total", NULL,
-                   "time of the step thread in steps", &v->step_seconds);
-    rt_metrics_f64(m, RT_COUNTER, "saffron_trainer_wait_seconds_total", NULL,
-                   "time in which no batch was ready to be stepped", &v->wait_seconds);
-}
-
 static int make_collective(struct tr_trainer *trainer)
 {
     uint32_t world = trainer->conf.world, self = trainer->conf.self.index;
@@ -239,8 +207,9 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     }
     tr_phase_init(trainer);
     tr_phase_check(trainer);
+    tr_numbers_init(trainer);
     if (conf->metrics)
-        register_metrics(trainer, conf->metrics);
+        tr_numbers_register(trainer, conf->metrics);
     *out = trainer;
     return 0;
 }

@@ -199,6 +199,53 @@ void jw_start(struct job_world *w, const struct jw_conf *conf)
         hello_of_rank(w, r);
 }
 
+static uint64_t observations(const struct rt_histogram *histogram)
+{
+    uint64_t n = 0;
+    for (unsigned b = 0; b < RT_HISTOGRAM_BUCKETS; b++)
+        n += histogram->bucket[b];
+    return n;
+}
+
+static uint64_t evaluating_ns(const struct tr_trainer *trainer)
+{
+    bool now = trainer->kind == WIRE_PHASE_EVALUATE;
+    return trainer->evaluated_ns +
+           (now ? rt_io_now(trainer->io) - trainer->evaluating_since_ns : 0);
+}
+
+/* What holds at any time, whatever has happened to the rank: its numbers agree with each other and with the time. */
+static void check_numbers(const struct job_world *w, const struct tr_trainer *trainer)
+{
+    const struct tr_numbers *n = &trainer->metric;
+    const struct tr_parts *parts = &n->parts;
+    uint64_t held = 0, spent = parts->runs ? rt_io_now(trainer->io) - parts->since_ns : 0;
+    for (int s = 0; s < TR_BATCH_STATES; s++)
+        held += n->batches[s];
+    assert_int_equal(held, trainer->batches.count);
+    assert_int_equal(n->batches_open, trainer->batches.count);
+    for (unsigned b = 0; b < RT_HISTOGRAM_BUCKETS - 1; b++)
+        if (rt_histogram_bound(RT_HISTOGRAM_COUNT, b) >= 2.0 * trainer->permits.limit)
+            assert_int_equal(n->staleness.bucket[b], 0);
+    assert_true(observations(&n->staleness) >= n->batches_trained);
+    for (int p = 0; p < TR_PARTS; p++) {
+        spent += parts->seconds[p].sum + parts->spent_ns[p];
+        assert_int_equal(observations(&parts->seconds[p]), observations(&parts->seconds[0]));
+    }
+    if (w->conf.ranks == 1)
+        assert_true(parts->seconds[TR_PART_REDUCE].sum == 0 &&
+                    parts->seconds[TR_PART_HEADER].sum == 0);
+    else if (observations(&parts->seconds[0]) > 0 && trainer->job->global.mode != RT_MODE_ASYNC)
+        assert_true(parts->seconds[TR_PART_REDUCE].sum > 0);
+    if (trainer->kind != WIRE_PHASE_DONE && parts->began_ns == trainer->started_ns &&
+        parts->began_ns)
+        assert_int_equal(spent + evaluating_ns(trainer),
+                         rt_io_now(trainer->io) - trainer->started_ns);
+    if (trainer->kind == WIRE_PHASE_DONE && trainer->conf.self.index == 0 && trainer->last_ack_ns)
+        assert_true(spent + trainer->evaluated_by_ack_ns >=
+                    trainer->last_ack_ns - trainer->started_ns); /* no ack is outstanding there */
+}
+
 void jw_restart_rank(struct job_world *w, unsigned r)
 {
     struct jw_rank *rank = &w->rank[r];
@@ -208,6 +255,7 @@ void jw_restart_rank(struct job_world *w, unsigned r)
     for (unsigned i = 0; i < w->conf.ranks; i++)
         sim_cut(w->sim, jw_node_rank(w, i), jw_node_rank(w, r), i != r);
     sim_run_until(w->sim, NULL, NULL, 5 * RT_MS); /* the step thread comes to rest */
+    check_numbers(w, rank->trainer);
     tr_trainer_destroy(rank->trainer);
     rank->trainer = NULL;
     for (unsigned i = 0; i < w->conf.ranks; i++)
@@ -253,8 +301,10 @@ void jw_stop(struct job_world *w)
     sim_run_until(w->sim, NULL, NULL, 100 * RT_MS); /* nothing is being computed afterwards */
     for (unsigned c = 0; c < w->conf.composers; c++)
         dc_composer_destroy(w->composer[c]);
-    for (unsigned r = 0; r < w->conf.ranks; r++)
+    for (unsigned r = 0; r < w->conf.ranks; r++) {
+        check_numbers(w, w->rank[r].trainer);
         tr_trainer_destroy(w->rank[r].trainer);
+    }
     for (unsigned m = 0; m < w->conf.middlewares; m++)
         mw_loop_destroy(w->middleware[m]);
     for (unsigned k = 0; k < w->conf.owners; k++)

@@ -14,7 +14,7 @@
 #include "data_compose/composer.h"
 #include "embedding_server/serve.h"
 #include "middleware/loop.h"
-#include "trainer/trainer.h"
+#include "trainer/state.h"
 
 enum { JW_MAX = 8, JW_TRAIN_ROWS = 200, JW_TEST_ROWS = 60 }; /* rows: of the fixture */
 

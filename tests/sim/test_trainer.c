@@ -2,6 +2,7 @@
  * simulator: permits, repeats, a lost middleware before and after the step, values that are not finite,
  * epochs. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/page.h"
 #include "tests/sim/sim_io.h"
 
 #include "runtime/base/assert.h"
@@ -15,6 +16,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -26,6 +28,7 @@ struct world {
     struct sim *sim;
     struct rt_job *job;
     struct tr_trainer *trainer;
+    struct rt_metrics *metrics;
     struct rt_rpc *composer, *middleware[LOOPS]; /* loops of one middleware */
     char middleware_address[LOOPS][RT_ADDRESS_MAX];
     struct rt_peer *to_trainer;
@@ -282,6 +285,7 @@ static void start(struct world *w, const char *const *set, size_t n_set)
     struct sim_conf conf = {.seed = 11, .n_nodes = NODES};
     w->sim = sim_create(&conf);
     w->job = job_fixture(set, n_set);
+    w->metrics = rt_metrics_create();
     assert_int_equal(rt_arena_create(1 << 20, &w->arena), 0);
     struct rt_rpc_conf c = {.io = sim_node(w->sim, NODE_C),
                             .self = identity(RT_ROLE_DATA_COMPOSE, w->job),
@@ -298,6 +302,7 @@ static void start(struct world *w, const char *const *set, size_t n_set)
                                 .job = w->job,
                                 .world = 1,
                                 .listen = "sim:2:1",
+                                .metrics = w->metrics,
                                 .ctx = w,
                                 .failed = on_failed};
     assert_int_equal(rt_rpc_create(&c, &w->composer), 0);
@@ -319,13 +324,28 @@ static void start(struct world *w, const char *const *set, size_t n_set)
     assert_true(sim_run_until(w->sim, connected, w, 10 * RT_S));
 }
 
+static double page(const struct world *w, const char *what)
+{
+    char name[80];
+    snprintf(name, sizeof name, "saffron_trainer_%s", what);
+    return page_value(w->metrics, name);
+}
+
+/* A gauge per state: a batch is in one of them. */
+static void check_batches(const struct world *w)
+{
+    assert_true(page_sum(w->metrics, "saffron_trainer_queue_batches") == page(w, "batches_open"));
+}
+
 static void stop(struct world *w)
 {
     sim_run_until(w->sim, NULL, NULL, 100 * RT_MS); /* let a running step end */
     assert_int_equal(w->failed, 0);
     for (unsigned i = 0; i < w->n_held; i++)
         ack_push(w, w->held[i]);
+    check_batches(w);
     tr_trainer_destroy(w->trainer);
+    rt_metrics_destroy(w->metrics);
     rt_rpc_destroy(w->composer);
     for (uint32_t loop = 0; loop < LOOPS; loop++)
         rt_rpc_destroy(w->middleware[loop]);
@@ -371,6 +391,52 @@ static bool has_failed(void *arg)
 
 /* ---- the tests ---- */
 
+/* What the page says after six steps and two evaluations is what the report says. */
+static void check_page(const struct world *w, const struct tr_report *r)
+{
+    static const char *const part[] = {"wait", "header", "compute", "reduce", "commit"};
+    const struct {
+        const char *name;
+        double want;
+    } row[] = {
+        {"steps_total", 6},
+        {"samples_trained_total", 6 * SAMPLES},
+        {"batches_trained_total", 6},
+        {"samples_dropped_total", 0},
+        {"evaluations_total", 2},
+        {"evaluate_seconds_count", 2},
+        {"test_auc", r->test_auc},
+        {"test_logloss", r->test_logloss},
+        {"epoch_loss", r->train_loss},
+        {"learning_rate", 0.1}, /* of the fixture */
+        {"epoch", 1},
+        {"epochs", 2},
+        {"group_epoch", 1},
+        {"world", 1},
+        {"permits", w->job->global.staleness},
+        {"permits_used", 0},
+        {"batches_open", 0},
+        {"staleness_count", 6},
+        {"step_seconds_sum{part=\"compute\"}", 6e-3}, /* the simulator's 1 ms a piece */
+        {"step_seconds_sum{part=\"header\"}", 0},
+        {"step_seconds_sum{part=\"reduce\"}", 0},
+    };
+    char name[64];
+    double sum = 0;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++)
+        if (fabs(page(w, row[i].name) - row[i].want) > 1e-12)
+            fail_msg("%s: got %g, want %g", row[i].name, page(w, row[i].name), row[i].want);
+    for (size_t i = 0; i < ARRAY_LEN(part); i++) {
+        snprintf(name, sizeof name, "step_seconds_count{part=\"%s\"}", part[i]);
+        assert_true(page(w, name) == 6);
+        snprintf(name, sizeof name, "step_seconds_sum{part=\"%s\"}", part[i]);
+        sum += page(w, name);
+    }
+    /* What is behind the latest step is its gradients' way only. */
+    assert_true(sum > 6e-3 && sum <= r->train_seconds && sum > r->train_seconds - 2e-3);
+    assert_true(page(w, "wait_seconds_total") == page(w, "step_seconds_sum{part=\"wait\"}"));
+}
+
 static void test_epochs(void **state)
 {
     (void)state;
@@ -379,6 +445,8 @@ static void test_epochs(void **state)
     await_phase(&w, 0);
     run_until(&w, (struct goal){.phases = 1});
     assert_int_equal(w.phase.kind, WIRE_PHASE_TRAIN);
+    assert_true(isnan(page(&w, "loss")) && isnan(page(&w, "epoch_loss")) &&
+                isnan(page(&w, "test_auc")) && isnan(page(&w, "test_logloss")));
     for (unsigned epoch = 0; epoch < 2; epoch++) {
         uint64_t first = epoch * 3;
         unsigned before = w.answers;
@@ -405,6 +473,7 @@ static void test_epochs(void **state)
     assert_int_equal(r.test_samples, SAMPLES);
     assert_true(r.test_auc >= 0 && r.test_auc <= 1);
     assert_int_equal(r.permits_used, 0);
+    check_page(&w, &r);
     stop(&w);
 }
 
@@ -428,6 +497,10 @@ static void test_staleness(void **state)
         sim_run_until(w.sim, NULL, NULL, RT_S);
         assert_int_equal(w.looked_up_open_max, row[i].limit);
         assert_int_equal(w.n_held, row[i].limit);
+        assert_true(page(&w, "permits") == row[i].limit &&
+                    page(&w, "permits_used") == row[i].limit);
+        assert_true(page(&w, "queue_batches{state=\"pushing\"}") == row[i].limit);
+        assert_true(page(&w, "queue_batches{state=\"queued\"}") == BATCHES - row[i].limit);
         w.hold_pushes = false;
         for (unsigned h = 0; h < w.n_held; h++)
             ack_push(&w, w.held[h]);
@@ -436,6 +509,11 @@ static void test_staleness(void **state)
         assert_int_equal(w.looked_up_open_max, row[i].limit);
         assert_int_equal(report(&w).staleness_max, row[i].limit);
         assert_int_equal(report(&w).samples_trained, BATCHES * SAMPLES);
+        assert_true(page(&w, "staleness_count") == w.lookups && w.lookups == BATCHES);
+        assert_true(page(&w, "staleness_sum") <= row[i].limit * BATCHES);
+        assert_true(page(&w, row[i].limit == 1 ? "staleness_bucket{le=\"1\"}"
+                                               : "staleness_bucket{le=\"4\"}") == BATCHES);
+        assert_true(row[i].limit == 1 || page(&w, "staleness_bucket{le=\"2\"}") < BATCHES);
         stop(&w);
     }
 }

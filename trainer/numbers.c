@@ -1,0 +1,178 @@
+/* trainer/numbers.c -- a rank's numbers: what changes several of them at once, and where each stands on the page. */
+#include "trainer/numbers.h"
+#include "runtime/admin/net_metrics.h"
+#include "trainer/state.h"
+
+#include <math.h>
+#include <stdio.h>
+
+_Static_assert(TR_TELLING + 1 == TR_BATCH_STATES, "a gauge per state of a batch");
+
+void tr_numbers_init(struct tr_trainer *trainer)
+{
+    struct tr_numbers *n = &trainer->metric;
+    tr_set(&n->permits, trainer->permits.limit);
+    tr_set(&n->world, trainer->conf.world);
+    tr_set(&n->group_epoch, trainer->conf.world == 1);
+    tr_set(&n->epochs, trainer->job->data.epochs);
+    tr_set_real(&n->learning_rate, trainer->learning_rate);
+    tr_set_real(&n->loss, NAN);
+    tr_set_real(&n->epoch_loss, NAN);
+    tr_set_real(&n->test_auc, NAN);
+    tr_set_real(&n->test_logloss, NAN);
+}
+
+/* ---- batches ---- */
+
+void tr_batch_to(struct tr_batch *batch, enum tr_batch_state state)
+{
+    struct tr_numbers *n = &batch->trainer->metric;
+    tr_count(&n->batches[batch->state], (uint64_t)-1);
+    tr_count(&n->batches[state], 1);
+    batch->state = state;
+}
+
+void tr_count_held(struct tr_batch *batch, bool held)
+{
+    struct tr_numbers *n = &batch->trainer->metric;
+    tr_count(&n->batches[batch->state], held ? 1 : (uint64_t)-1);
+    tr_set(&n->batches_open, batch->trainer->batches.count);
+}
+
+void tr_count_dropped(struct tr_batch *batch)
+{
+    struct tr_trainer *trainer = batch->trainer;
+    trainer->count.samples_dropped += batch->head.samples;
+    trainer->count.batches_dropped++;
+    tr_set(&trainer->metric.samples_dropped, trainer->count.samples_dropped);
+    tr_set(&trainer->metric.batches_dropped, trainer->count.batches_dropped);
+}
+
+/* ---- steps ---- */
+
+void tr_part_start(struct tr_trainer *trainer)
+{
+    struct tr_parts *parts = &trainer->metric.parts;
+    if (!parts->runs && trainer->kind == WIRE_PHASE_TRAIN)
+        tr_parts_start(parts, rt_io_now(trainer->io));
+}
+
+void tr_part(struct tr_trainer *trainer, enum tr_part part)
+{
+    tr_parts_enter(&trainer->metric.parts, part, rt_io_now(trainer->io));
+}
+
+void tr_part_idle(struct tr_trainer *trainer)
+{
+    bool entered = trainer->group && trainer->group->entered;
+    if (!trainer->step_open)
+        tr_part(trainer, entered ? TR_PART_HEADER : TR_PART_WAIT);
+}
+
+void tr_count_step(struct tr_trainer *trainer)
+{
+    struct tr_numbers *n = &trainer->metric;
+    tr_parts_step(&n->parts, rt_io_now(trainer->io));
+    tr_set(&n->steps, trainer->step);
+    tr_set_real(&n->learning_rate, trainer->learning_rate * trainer->step_factor);
+    tr_set_real(&n->wait_seconds, 1e-9 * (double)n->parts.seconds[TR_PART_WAIT].sum);
+}
+
+/* ---- the page ---- */
+
+static void register_whole(const struct tr_numbers *n, struct rt_metrics *metrics)
+{
+    const struct {
+        enum rt_metric_kind kind;
+        const char *name, *help;
+        const _Atomic uint64_t *value;
+    } whole[] = {
+        {RT_COUNTER, "saffron_trainer_samples_trained_total", "training samples finished",
+         &n->samples_trained},
+        {RT_COUNTER, "saffron_trainer_samples_dropped_total", "samples of batches given up",
+         &n->samples_dropped},
+        {RT_COUNTER, "saffron_trainer_batches_trained_total",
+         "batches stepped and acked by every owner", &n->batches_trained},
+        {RT_COUNTER, "saffron_trainer_batches_dropped_total",
+         "batches given up, with a reason in the log", &n->batches_dropped},
+        {RT_COUNTER, "saffron_trainer_batches_retried_total", "batches sent back to data-compose",
+         &n->batches_retried},
+        {RT_COUNTER, "saffron_trainer_steps_total", "dense steps made", &n->steps},
+        {RT_COUNTER, "saffron_trainer_evaluations_total", "evaluations finished; rank 0 only",
+         &n->evaluations},
+        {RT_GAUGE, "saffron_trainer_permits", "most batches looked up and not yet acked",
+         &n->permits},
+        {RT_GAUGE, "saffron_trainer_permits_used",
+         "batches looked up whose gradients are not yet acked", &n->permits_used},
+        {RT_GAUGE, "saffron_trainer_batches_open", "batches held", &n->batches_open},
+        {RT_GAUGE, "saffron_trainer_epoch", "epoch, from 0", &n->epoch},
+        {RT_GAUGE, "saffron_trainer_epochs", "epochs of the job", &n->epochs},
+        {RT_GAUGE, "saffron_trainer_group_epoch", "times that the ranks have formed a group",
+         &n->group_epoch},
+        {RT_GAUGE, "saffron_trainer_world", "ranks of the group", &n->world},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(whole); i++)
+        rt_metrics_u64(metrics, whole[i].kind, whole[i].name, NULL, whole[i].help, whole[i].value);
+}
+
+static void register_reals(const struct tr_numbers *n, struct rt_metrics *metrics)
+{
+    const struct {
+        enum rt_metric_kind kind;
+        const char *name, *help;
+        const _Atomic double *value;
+    } real[] = {
+        {RT_GAUGE, "saffron_trainer_loss", "mean loss of this rank's latest batch", &n->loss},
+        {RT_GAUGE, "saffron_trainer_epoch_loss",
+         "mean loss of this rank's samples of the epoch so far", &n->epoch_loss},
+        {RT_GAUGE, "saffron_trainer_test_auc", "of the latest evaluation; rank 0 only",
+         &n->test_auc},
+        {RT_GAUGE, "saffron_trainer_test_logloss", "of the latest evaluation; rank 0 only",
+         &n->test_logloss},
+        {RT_GAUGE, "saffron_trainer_learning_rate",
+         "of the dense weights in the latest step, factor included", &n->learning_rate},
+        {RT_COUNTER, "saffron_trainer_step_seconds_total", "time of the step thread in steps",
+         &n->step_seconds},
+        {RT_COUNTER, "saffron_trainer_wait_seconds_total",
+         "time in which no batch was ready to be stepped", &n->wait_seconds},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(real); i++)
+        rt_metrics_f64(metrics, real[i].kind, real[i].name, NULL, real[i].help, real[i].value);
+}
+
+static void register_batches(const struct tr_numbers *n, struct rt_metrics *metrics)
+{
+    static const char *const state[TR_BATCH_STATES] = {
+        [TR_QUEUED] = "queued",     [TR_LOOKING] = "looking",   [TR_READY] = "ready",
+        [TR_ENTERED] = "entered",   [TR_STEPPING] = "stepping", [TR_PUSHING] = "pushing",
+        [TR_STRANDED] = "stranded", [TR_TELLING] = "telling",
+    };
+    char labels[32];
+    for (int s = 0; s < TR_BATCH_STATES; s++) {
+        snprintf(labels, sizeof labels, "state=\"%s\"", state[s]);
+        rt_metrics_u64(metrics, RT_GAUGE, "saffron_trainer_queue_batches", labels,
+                       "batches held, by what they wait for or are in", &n->batches[s]);
+    }
+}
+
+void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *metrics)
+{
+    const struct tr_numbers *n = &trainer->metric;
+    char labels[32];
+    rt_metrics_rpc(metrics, RT_ROLE_TRAINER, trainer->rpc);
+    register_whole(n, metrics);
+    register_reals(n, metrics);
+    register_batches(n, metrics);
+    for (int p = 0; p < TR_PARTS; p++) {
+        snprintf(labels, sizeof labels, "part=\"%s\"", tr_part_name(p));
+        rt_metrics_histogram(metrics, "saffron_trainer_step_seconds", labels,
+                             "seconds from a step to the next, by what they went into; one "
+                             "observation of every part per step",
+                             RT_HISTOGRAM_SECONDS, &n->parts.seconds[p]);
+    }
+    rt_metrics_histogram(metrics, "saffron_trainer_evaluate_seconds", NULL,
+                         "seconds of one evaluation", RT_HISTOGRAM_SECONDS, &n->evaluate_seconds);
+    rt_metrics_histogram(metrics, "saffron_trainer_staleness", NULL,
+                         "permits in use when a training batch is looked up, its own included",
+                         RT_HISTOGRAM_COUNT, &n->staleness);
+}

@@ -1,0 +1,38 @@
+/* trainer/numbers.h -- a rank's numbers for /metrics: written by the loop thread (step_seconds by the step thread), relaxed;
+ * any thread may read. Private to trainer/. */
+#ifndef TR_NUMBERS_H
+#define TR_NUMBERS_H
+
+#include "trainer/parts.h"
+
+enum { TR_BATCH_STATES = 8 }; /* enum tr_batch_state: state.h */
+
+struct tr_numbers {
+    _Atomic uint64_t samples_trained, samples_dropped;
+    _Atomic uint64_t batches_trained, batches_dropped, batches_retried;
+    _Atomic uint64_t steps, epoch, epochs, evaluations, group_epoch, world;
+    _Atomic uint64_t permits, permits_used, batches_open;
+    _Atomic uint64_t batches[TR_BATCH_STATES]; /* held, by their state; their sum: batches_open */
+    _Atomic double loss, epoch_loss, test_auc, test_logloss, learning_rate; /* NaN: not known */
+    _Atomic double step_seconds, wait_seconds;
+    struct rt_histogram staleness, evaluate_seconds;
+    struct tr_parts parts;
+};
+
+static inline void tr_count(_Atomic uint64_t *value, uint64_t add)
+{
+    atomic_store_explicit(value, atomic_load_explicit(value, memory_order_relaxed) + add,
+                          memory_order_relaxed);
+}
+
+static inline void tr_set(_Atomic uint64_t *value, uint64_t now)
+{
+    atomic_store_explicit(value, now, memory_order_relaxed);
+}
+
+static inline void tr_set_real(_Atomic double *value, double now)
+{
+    atomic_store_explicit(value, now, memory_order_relaxed);
+}
+
+#endif
