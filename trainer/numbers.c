@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 _Static_assert(TR_TELLING + 1 == TR_BATCH_STATES, "a gauge per state of a batch");
+_Static_assert(WIRE_PHASE_STATISTICS + 1 == TR_PHASE_KINDS, "a gauge per kind of phase");
 
 void tr_numbers_init(struct tr_trainer *trainer)
 {
@@ -20,6 +21,13 @@ void tr_numbers_init(struct tr_trainer *trainer)
     tr_set_real(&n->epoch_loss, NAN);
     tr_set_real(&n->test_auc, NAN);
     tr_set_real(&n->test_logloss, NAN);
+    tr_numbers_phase(trainer);
+}
+
+void tr_numbers_phase(struct tr_trainer *trainer)
+{
+    for (int kind = WIRE_PHASE_TRAIN; kind < TR_PHASE_KINDS; kind++)
+        tr_set(&trainer->metric.phase[kind], kind == (int)trainer->kind);
 }
 
 /* ---- batches ---- */
@@ -155,6 +163,16 @@ static void register_batches(const struct tr_numbers *n, struct rt_metrics *metr
     }
 }
 
+static void register_phase(const struct tr_numbers *n, struct rt_metrics *metrics)
+{
+    char labels[32];
+    for (int kind = WIRE_PHASE_TRAIN; kind < TR_PHASE_KINDS; kind++) {
+        snprintf(labels, sizeof labels, "phase=\"%s\"", wire_phase_name(kind));
+        rt_metrics_u64(metrics, RT_GAUGE, "saffron_trainer_phase", labels,
+                       "1: the phase that the rank is in", &n->phase[kind]);
+    }
+}
+
 void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *metrics)
 {
     const struct tr_numbers *n = &trainer->metric;
@@ -163,6 +181,7 @@ void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *me
     register_whole(n, metrics);
     register_reals(n, metrics);
     register_batches(n, metrics);
+    register_phase(n, metrics);
     for (int p = 0; p < TR_PARTS; p++) {
         snprintf(labels, sizeof labels, "part=\"%s\"", tr_part_name(p));
         rt_metrics_histogram(metrics, "saffron_trainer_step_seconds", labels,

@@ -6,6 +6,7 @@
 #include "trainer/parts.h"
 
 enum { TR_BATCH_STATES = 8 }; /* enum tr_batch_state: state.h */
+enum { TR_PHASE_KINDS = 5 };  /* enum wire_phase_kind, which begins at 1 */
 
 struct tr_numbers {
     _Atomic uint64_t samples_trained, samples_dropped;
@@ -13,6 +14,7 @@ struct tr_numbers {
     _Atomic uint64_t steps, epoch, epochs, evaluations, group_epoch, world;
     _Atomic uint64_t permits, permits_used, batches_open;
     _Atomic uint64_t batches[TR_BATCH_STATES]; /* held, by their state; their sum: batches_open */
+    _Atomic uint64_t phase[TR_PHASE_KINDS];    /* 1: the one that the rank is in */
     _Atomic double loss, epoch_loss, test_auc, test_logloss, learning_rate; /* NaN: not known */
     _Atomic double step_seconds, wait_seconds;
     struct rt_histogram staleness, evaluate_seconds;

@@ -247,6 +247,7 @@ static void enter(struct tr_trainer *trainer, const struct wire_tell_phase *phas
     trainer->told = false;
     memset(trainer->nothing, 0, sizeof trainer->nothing);
     tr_set(&trainer->metric.epoch, phase->epoch);
+    tr_numbers_phase(trainer);
     rt_log(RT_LOG_INFO, "phase kind=%s epoch=%" PRIu64 " step=%" PRIu64,
            wire_phase_name(phase->kind), phase->epoch, trainer->step);
     if (phase->kind == WIRE_PHASE_TRAIN) {

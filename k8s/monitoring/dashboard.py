@@ -13,6 +13,8 @@ import sys
 
 ROLE = "(trainer|data_compose|middleware|embedding_server)"
 RATE = "[$__rate_interval]"
+# The methods of the hops; the others wait by intention: for the next phase, for a group to form.
+HOPS = 'method=~"PutBatch|TrainBatch|LookupBatch|PushGradients|LookupRows|ApplyGradients|StepHeader|ReduceChunk"'
 
 
 def every(what, *labels):
@@ -87,6 +89,10 @@ ROWS = [
               "Ready processes of each role. Bad: fewer than replicas. `saffron status` and the pod's /status say what a "
               "process waits for.",
               ("sum by (role) (%s)" % every("ready"), "{{role}}"), kind="stat", width=6),
+        panel("Phase", "short",
+              "What the trainers do: `statistics` of columns that are standardized, `train`, `evaluate` or `done`. Bad: trainers in "
+              "different phases for more than seconds.",
+              ("count by (phase) (%s == 1)" % one("trainer_phase"), "{{phase}}"), kind="stat", width=4),
         panel("Progress", "short",
               "Epoch (from 0), dense steps, and the group's epoch: how often trainers formed their group. The last grows "
               "by one for each trainer lost and come back.",
@@ -101,7 +107,7 @@ ROWS = [
               "Rows quarantined and batches dropped since the processes started. Normal: 0, or the few bad rows of the "
               "data. See docs/trouble.md, SaffronRowsQuarantined and SaffronSamplesDropped.",
               ("sum(%s)" % one("data_compose_rows_quarantined_total"), "rows quarantined"),
-              ("sum(%s)" % one("trainer_batches_dropped_total"), "batches dropped"), kind="stat", width=8,
+              ("sum(%s)" % one("trainer_batches_dropped_total"), "batches dropped"), kind="stat", width=4,
               steps=[("green", None), ("orange", 1)]),
     ]),
     ("Where the time of a step goes", [
@@ -129,18 +135,18 @@ ROWS = [
         panel("Request to reply, p50", "s",
               "At the caller: from a request's sending to its reply, per method. LookupRows and ApplyGradients: middleware to "
               "embedding servers. TrainBatch replies when the batch is finished, so it takes as long as a batch lives.",
-              (quantile(0.5, every("request_seconds"), "role, method"), "{{role}} {{method}}"), width=12),
+              (quantile(0.5, every("request_seconds", HOPS), "role, method"), "{{role}} {{method}}"), width=12),
         panel("Request to reply, p99", "s",
-              "Bad: a method many times its median, or over 0.25 s (SaffronRequestsSlow; TrainBatch apart). Compare with the "
+              "Bad: a method many times its median, or over 0.25 s (SaffronRequestsSlow; not TrainBatch and what waits for other trainers). Compare with the "
               "server's own time beside: the difference is network and queues.",
-              (quantile(0.99, every("request_seconds"), "role, method"), "{{role}} {{method}}"), width=12),
+              (quantile(0.99, every("request_seconds", HOPS), "role, method"), "{{role}} {{method}}"), width=12),
         panel("Served in, p50", "s",
               "At the server: from a request's arrival to its reply.",
-              (quantile(0.5, every("serve_seconds"), "role, method"), "{{role}} {{method}}"), width=12),
+              (quantile(0.5, every("serve_seconds", HOPS), "role, method"), "{{role}} {{method}}"), width=12),
         panel("Served in, p99", "s",
               "Bad: high at embedding_server: its table or its CPU; high at middleware LookupBatch but not at embedding_server: "
               "one slow embedding server holds up all, see the instances of requests open below.",
-              (quantile(0.99, every("serve_seconds"), "role, method"), "{{role}} {{method}}"), width=12),
+              (quantile(0.99, every("serve_seconds", HOPS), "role, method"), "{{role}} {{method}}"), width=12),
         panel("Life of a batch", "s",
               "From PutBatch to the final reply, at data-compose. Grows with data.window and with everything behind it.",
               both(one("data_compose_batch_seconds"), "", "batch")),
@@ -148,9 +154,10 @@ ROWS = [
               "Replies, per method. Of equal speed all along the chain, but for the number of embedding servers.",
               (rate(every("request_seconds_count"), "role, method"), "{{role}} {{method}}")),
         panel("Requests failed a second", "reqps",
-              "Normal: 0; some while a process restarts. Bad: steadily more (SaffronRequestsFailing): the callers' logs name the "
-              "peer and the error.",
-              (rate(every("requests_failed_total"), "role, method"), "{{role}} {{method}}")),
+              "At the caller, and by the server's own word. Normal: 0; some while a process restarts. Bad: steadily more "
+              "(SaffronRequestsFailing): the logs name the peer and the error.",
+              (rate(every("requests_failed_total"), "role, method"), "{{role}} {{method}}"),
+              (rate(every("calls_failed_total"), "role, method"), "{{method}} refused by {{role}}")),
     ]),
     ("Queues", [
         panel("Batches at trainers", "short",

@@ -331,9 +331,10 @@ static double page(const struct world *w, const char *what)
     return page_value(w->metrics, name);
 }
 
-/* A gauge per state: a batch is in one of them. */
+/* A gauge per state and per phase: a batch is in one of them, and a rank. */
 static void check_batches(const struct world *w)
 {
+    assert_true(page_sum(w->metrics, "saffron_trainer_phase") == 1);
     assert_true(page_sum(w->metrics, "saffron_trainer_queue_batches") == page(w, "batches_open"));
 }
 
