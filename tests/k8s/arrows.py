@@ -7,6 +7,7 @@ import program
 from render import COMPONENT, ROLES, environment, containers, labels_of, of_kind, role_sets, selects, title, workloads
 
 DNS = "kube-system/k8s-app=kube-dns"
+GATEWAY = "monitoring/app.kubernetes.io/name=prometheus-pushgateway"
 SPACE = "kubernetes.io/metadata.name"
 
 
@@ -37,7 +38,7 @@ def expected(objects):
                for o in role_sets(objects).values()} - {None, ""}
     for address in gateway:
         port = int(address.rpartition(":")[2])
-        egress |= {(role, "monitoring/app.kubernetes.io/name=prometheus-pushgateway", "TCP", port, port) for role in ROLES}
+        egress |= {(role, GATEWAY, "TCP", port, port) for role in ROLES}
     return single(egress), single(ingress)
 
 

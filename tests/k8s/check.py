@@ -175,7 +175,8 @@ def main(folders):
         found(f"rule {name} has no counter-example")
 
     count = sum(len(w.objects) for w in worlds.values())
-    print(f"{count} objects of {len(worlds)} overlays, {len(rules.RULES)} rules, {len(counter_examples.ROWS)} counter-examples, "
+    print(f"{count} objects of {len(worlds)} overlays, {len(rules.RULES)} rules, "
+          f"{len(counter_examples.ROWS)} counter-examples, "
           + (f"schemas of Kubernetes {' and '.join(VERSIONS)} (kubernetes-validate {kubernetes_validate.__version__})"
              if kubernetes_validate else "no schemas"))
     if not findings and not kubernetes_validate:

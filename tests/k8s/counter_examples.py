@@ -87,6 +87,11 @@ def conf(name, file, old, new):
     return change
 
 
+def said(old, new):
+    """Other words in the job's global.yml."""
+    return conf("saffron-job", "global.yml", old, new)
+
+
 def twice(kind, name, second=None):
     """Once more, under another name if one is given."""
 
@@ -129,12 +134,15 @@ ROWS = [
 
     # ports and probes
     ("container_ports", "small", "a port that nobody listens on", port("middleware", "data", 7101)),
+    ("container_ports", "small", "two of one name",
+     box("middleware", "ports/+", {"name": "data", "containerPort": 7100})),
     ("container_ports", "large", "a loop without its port", box("middleware", "ports/0", None)),
-    ("container_ports", "large", "more workers than ports", conf("saffron-job", "global.yml", "workers: 16", "workers: 17")),
-    ("container_ports", "small", "ports moved by the job", conf("saffron-job", "global.yml", "seed: 1", "ports: {admin: 9200}")),
-    ("container_ports", "small", "loops by the node's cores", conf("saffron-job", "global.yml", "{loops: 1}", "{}")),
+    ("container_ports", "large", "more workers than ports", said("workers: 16", "workers: 17")),
+    ("container_ports", "small", "ports moved by the job", said("seed: 1", "ports: {admin: 9200}")),
+    ("container_ports", "small", "loops by the node's cores", said("{loops: 1,", "{")),
     ("container_ports", "large", "fewer ranks than ports", env("trainer", "NPROC_PER_NODE", "4")),
-    ("container_ports", "small", "NATS listens elsewhere", conf("saffron-nats", "nats.conf", "port: 4222", "port: 4223")),
+    ("container_ports", "small", "NATS listens elsewhere",
+     conf("saffron-nats", "nats.conf", "port: 4222", "port: 4223")),
     ("service_ports", "small", "no such port", put(SERVICE, "saffron-trainer", "spec/ports/0/targetPort", "dada")),
     ("service_ports", "small", "another number", put(SERVICE, "saffron-trainer", "spec/ports/0/port", 80)),
     ("probes", "small", "a path that is not there", box("trainer", "livenessProbe/httpGet/path", "/health")),
@@ -157,6 +165,9 @@ ROWS = [
     ("resources", "small", "no limits", box("middleware", "resources/limits", None)),
     ("resources", "small", "no request of memory", box("nats", "resources/requests/memory", None)),
     ("resources", "small", "asks for more than its limit", box("trainer", "resources/requests/memory", "3Gi")),
+    ("promised", "small", "lends out what it has", box("embedding-server", "resources/requests/memory", "256Mi")),
+    ("batch_memory", "small", "the default of the job", said(", memory: 536870912", "")),
+    ("batch_memory", "large", "a loop more", said("loops: 8", "loops: 12")),
     ("shared_memory", "small", "on a disk", volume("trainer", "shm", {"emptyDir": {}})),
     ("shared_memory", "small", "at another place", mount("trainer", "shm", "mountPath", "/shm")),
     ("shared_memory", "small", "without a limit", volume("trainer", "shm", {"emptyDir": {"medium": "Memory"}})),
@@ -165,12 +176,15 @@ ROWS = [
     ("mounts", "small", "a volume that is not there", mount("trainer", "run", "name", "scratch")),
     ("folders", "small", "data that can be written", mount("trainer", "data", "readOnly", False)),
     ("folders", "small", "data mounted elsewhere", mount("data-compose", "data", "mountPath", "/mnt")),
-    ("folders", "small", "checkpoints that cannot be written", mount("embedding-server", "checkpoints", "readOnly", True)),
+    ("folders", "small", "checkpoints that cannot be written",
+     mount("embedding-server", "checkpoints", "readOnly", True)),
     ("folders", "small", "no place for checkpoints", env("trainer", "SAFFRON_CHECKPOINT_DIR", None)),
     ("folders", "small", "checkpoints of a middleware", env("middleware", "SAFFRON_CHECKPOINT_DIR", "/run/saffron")),
-    ("folders", "small", "scratch on the image", conf("saffron-environment", "SAFFRON_RUN_DIR", "/run/saffron", "/var/run")),
+    ("folders", "small", "scratch on the image",
+     conf("saffron-environment", "SAFFRON_RUN_DIR", "/run/saffron", "/var/run")),
     ("claims", "large", "one node's data", put(CLAIM, "saffron-data", "spec/accessModes", ["ReadWriteOnce"])),
-    ("claims", "large", "one node's checkpoints", put(CLAIM, "saffron-checkpoints", "spec/accessModes", ["ReadWriteOnce"])),
+    ("claims", "large", "one node's checkpoints",
+     put(CLAIM, "saffron-checkpoints", "spec/accessModes", ["ReadWriteOnce"])),
 
     # what runs
     ("images", "small", "no tag", box("trainer", "image", "saffron")),
@@ -188,16 +202,18 @@ ROWS = [
     ("nats", "large", "more servers than routes", put(SET, "saffron-nats", "spec/replicas", 5)),
     ("nats", "large", "found only when ready", put(SERVICE, "saffron-nats", "spec/publishNotReadyAddresses", False)),
     ("job", "small", "a file left out", put(MAP, "saffron-job", "data", {"global.yml": ""})),
-    ("job", "small", "too large", put(MAP, "saffron-nats", "data/more", "x" * (1 << 20))),
+    ("job", "small", "too large", put(MAP, "saffron-nats", "data/more", "x" * (256 << 10))),
 
     # what happens to it
     ("budgets", "small", "none", without(BUDGET, "saffron-nats")),
-    ("budgets", "small", "of another role", put(BUDGET, "saffron-nats", "spec/selector/matchLabels", {PART: "trainer"})),
+    ("budgets", "small", "of another role",
+     put(BUDGET, "saffron-nats", "spec/selector/matchLabels", {PART: "trainer"})),
     ("budgets", "small", "rows may be evicted", put(BUDGET, "saffron-embedding-server", "spec/maxUnavailable", 1)),
     ("budgets", "small", "no node can be drained", put(BUDGET, "saffron-trainer", "spec/maxUnavailable", 0)),
     ("endings", "small", "at once", pod("trainer", "terminationGracePeriodSeconds", 0)),
     ("endings", "small", "never", pod("trainer", "terminationGracePeriodSeconds", 86400)),
-    ("endings", "small", "servers replaced by an update", put(SET, "saffron-embedding-server", "spec/updateStrategy", {})),
+    ("endings", "small", "servers replaced by an update",
+     put(SET, "saffron-embedding-server", "spec/updateStrategy", {})),
     ("spread", "small", "all on one node", pod("middleware", "topologySpreadConstraints", None)),
     ("spread", "large", "all of NATS on one node",
      pod("nats", "topologySpreadConstraints/0/whenUnsatisfiable", "ScheduleAnyway")),
@@ -231,7 +247,8 @@ ROWS = [
     ("nobody", "small", "no such role", policy("saffron-trainer", "podSelector", {"matchLabels": {PART: "trainers"}})),
     ("exact", "small", "composers ask for rows", policy("saffron-embedding-server", "ingress/0/from/+",
                                                        {"podSelector": {"matchLabels": {PART: "data-compose"}}})),
-    ("exact", "small", "all pods ask for rows", policy("saffron-embedding-server", "ingress/0/from/+", {"podSelector": {}})),
+    ("exact", "small", "all pods ask for rows",
+     policy("saffron-embedding-server", "ingress/0/from/+", {"podSelector": {}})),
     ("exact", "small", "anybody asks for rows", policy("saffron-embedding-server", "ingress/0", OPEN)),
     ("exact", "small", "every port", policy("saffron-embedding-server", "ingress/0/ports", None)),
     ("exact", "small", "a longer range", policy("saffron-middleware", "ingress/0/ports/0/endPort", 7101)),
@@ -245,7 +262,8 @@ ROWS = [
     ("exact", "small", "no names", without("NetworkPolicy", "saffron-dns")),
     ("exact", "small", "names of anybody", policy("saffron-dns", "egress/0/to", [{"namespaceSelector": {}}])),
     ("exact", "small", "names over UDP only", policy("saffron-dns", "egress/0/ports/1", None)),
-    ("exact", "small", "metrics for every namespace", policy("saffron-admin", "ingress/0/from", [{"namespaceSelector": {}}])),
+    ("exact", "small", "metrics for every namespace",
+     policy("saffron-admin", "ingress/0/from", [{"namespaceSelector": {}}])),
     ("exact", "small", "metrics for every pod", policy("saffron-admin", "ingress/0/from", [{"podSelector": {}}])),
     ("exact", "small", "the monitoring port of NATS", policy("saffron-nats", "ingress/0/ports/+", {"port": 8222})),
     ("exact", "small", "a role without NATS", policy("saffron-nats", "ingress/0/from", [
@@ -255,7 +273,7 @@ ROWS = [
     ("exact", "large", "ranks' metrics", policy("saffron-trainer", "ingress/2", None)),
     ("exact", "large", "NCCL on all its ports", pod("trainer", "securityContext/sysctls", None)),
     ("exact", "large", "NCCL beside its range", pod("trainer", "securityContext/sysctls/0/value", "20000 30000")),
-    ("exact", "small", "ports moved by the job", conf("saffron-job", "global.yml", "seed: 1", "ports: {trainer: 8000}")),
+    ("exact", "small", "ports moved by the job", said("seed: 1", "ports: {trainer: 8000}")),
     ("exact", "small", "a gateway that cannot be reached",
      put(MAP, "saffron-environment", "data/SAFFRON_METRICS_GATEWAY_ADDR", "gateway.monitoring:9091")),
 ]

@@ -2,10 +2,11 @@
 
     listen.py BIN OVERLAY...
 
-Each runs as a process in a network of its own (a namespace with nothing but the loopback, so its ports are free), under
-the host name of its pod, with the environment and the files of the rendered manifests. It then has to listen on the ports
-of its container and no others, answer every probe's path, and end long before its grace period does. Nobody is there to talk
-to, so it waits for its peers: a 503 of /readyz is an answer, a 404 is none. Exit 77: no such network can be made here."""
+Each runs as a process in a network of its own (a namespace with nothing but the loopback, so its ports are free),
+under the host name of its pod, with the environment and the files of the rendered manifests. It then has to listen on
+the ports of its container and no others, answer every probe's path, and end long before its grace period does. Nobody
+is there to talk to, so it waits for its peers: a 503 of /readyz is an answer, a 404 is none. Exit 77: no such network
+can be made here."""
 import fcntl
 import json
 import os
@@ -48,7 +49,8 @@ def stand_in(work, job):
 def placed(work, binaries, text):
     """A path of the container's, where it is here."""
     for there, here in (("/opt/saffron/bin", binaries), ("/opt/saffron", os.getcwd()), ("/etc", f"{work}/etc"),
-                        ("/data", f"{work}/data"), ("/run/saffron", f"{work}/run"), ("/checkpoints", f"{work}/checkpoints")):
+                        ("/data", f"{work}/data"), ("/run/saffron", f"{work}/run"),
+                        ("/checkpoints", f"{work}/checkpoints")):
         if text == there or text.startswith(there + "/"):
             return here + text[len(there):]
     return text
@@ -126,9 +128,9 @@ def answer(port, path):
 def run_inside(spec):
     loopback_up()
     socket.sethostname(spec["host"])
-    env = {"PATH": os.environ["PATH"], **spec["env"]}
+    kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.endswith("SAN_OPTIONS")}
     with open(spec["log"], "w") as log:
-        process = subprocess.Popen(spec["command"], env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(spec["command"], env={**kept, **spec["env"]}, stdout=log, stderr=log)
     want, wrong = set(spec["ports"].values()), []
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and not want <= listening() and time.monotonic() < deadline:
@@ -160,8 +162,8 @@ def main(arguments):
         with open(arguments[1]) as f:
             spec = json.load(f)
         wrong, seconds = run_inside(spec)
-        print(f"{spec['name']}: " + ("; ".join(wrong) or f"{len(spec['ports'])} ports, {len(spec['probes'])} probed paths, "
-                                     f"gone {seconds:.2f} s after SIGTERM"))
+        fine = f"{len(spec['ports'])} ports, {len(spec['probes'])} probed paths, gone {seconds:.2f} s after SIGTERM"
+        print(f"{spec['name']}: {'; '.join(wrong) or fine}")
         return 1 if wrong else 0
     return 1 if sum(check(overlay, os.path.abspath(arguments[0])) for overlay in arguments[1:]) else 0
 

@@ -24,8 +24,9 @@ def version():
 def variables():
     """Every variable that launch.sh or a program reads; launch.sh --help is in launch.sh."""
     names = set(re.findall(r'^\s+\{"([A-Z_]+)", KEY_', text_of("runtime/process/flags.c"), re.M))
-    for source in glob.glob("runtime/**/*.c", recursive=True) + glob.glob("trainer/*.c") + glob.glob("embedding_server/*.c"):
-        names |= set(re.findall(r'getenv\("([A-Z_]+)"\)', text_of(source)))
+    for folder in ("runtime", *FOLDER.values()):
+        for source in glob.glob(f"{folder}/**/*.c", recursive=True):
+            names |= set(re.findall(r'getenv\("([A-Z_]+)"\)', text_of(source)))
     return names | set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text_of("launch.sh")))
 
 
@@ -46,20 +47,26 @@ def served_by_folder():
     return arrows
 
 
-def default_ports():
-    rows = re.findall(r"^\| `global\.ports\.(\w+)` \| [^|]* \| (\d+) \|", text_of("docs/config.md"), re.M)
-    return {name: int(port) for name, port in rows}
+def default(key):
+    """Of a whole number, as docs/config.md has it."""
+    return int(re.search(rf"^\| `{re.escape(key)}` \| [^|]* \| (\d+) \|", text_of("docs/config.md"), re.M).group(1))
+
+
+def settings(objects):
+    """The job's global.yml."""
+    return yaml.safe_load(job_files(objects)["global.yml"]) or {}
 
 
 def deployed(objects):
     """What the processes of these manifests listen on: {component: {"data": range, "admin": range}, "nats": ...}."""
-    settings = yaml.safe_load(job_files(objects)["global.yml"]) or {}
-    ports = {**default_ports(), **settings.get("ports", {})}
+    said = settings(objects)
+    ports = {name: default(f"global.ports.{name}") for name in ("middleware", "embedding_server", "trainer", "admin")}
+    ports.update(said.get("ports", {}))
     trainer = role_sets(objects)["trainer"]
     ranks = int(environment(objects, containers(trainer)[0]).get("NPROC_PER_NODE") or 1)
     loops = {
-        "middleware": settings.get("middleware", {}).get("loops", 0),
-        "embedding-server": settings.get("embedding_server", {}).get("workers", 0),
+        "middleware": said.get("middleware", {}).get("loops", 0),
+        "embedding-server": said.get("embedding_server", {}).get("workers", 0),
         "trainer": ranks,
     }
     out = {}

@@ -15,6 +15,8 @@ UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3, "": 1}
 PROBES = {"startupProbe": "/healthz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
 GRACE_SECONDS = range(30, 301)  # an end takes a second or two (listen.py measures it); a node's drain has to end too
 
+APPLY_MAX = 256 << 10  # `kubectl apply` keeps the whole object in one of its annotations
+
 # Per overlay: replicas, and what a pod asks for and is limited to; GPUs 0 where none is asked for.
 SIZES = {
     "small": {role: (1, None) for role in ROLES} | {"nats": (1, None)},
@@ -139,6 +141,8 @@ def container_ports(world):
             for i, port in enumerate(ports):
                 want[f"{name}-{i}" if i else name] = port
         got = {p.get("name"): p["containerPort"] for p in containers(o)[0].get("ports", [])}
+        if len(got) != len(containers(o)[0].get("ports", [])):
+            yield f"{title(o)}: two ports of one name"
         if got != want:
             wrong = sorted({str(n) for n in set(want) ^ set(got)} | {n for n in want if n in got and want[n] != got[n]})
             yield f"{title(o)}: ports {', '.join(wrong)} are not those that the program listens on"
@@ -233,6 +237,23 @@ def resources(world):
                     yield f"{title(o)}: container {c['name']}: asks for more {what} than its limit"
 
 
+def promised(world):
+    """An embedding server's requests are its limits: no other pod makes its node run out of what it has been lent."""
+    o = role_sets(world.objects)["embedding-server"]
+    for c in containers(o):
+        if c["resources"].get("requests") != c["resources"].get("limits"):
+            yield f"{title(o)}: its requests are not its limits"
+
+
+def batch_memory(world):
+    """A middleware refuses batches before its container is killed for them."""
+    settings = program.settings(world.objects).get("middleware", {})
+    held = settings.get("loops", 0) * settings.get("memory", program.default("global.middleware.memory"))
+    o = role_sets(world.objects)["middleware"]
+    if held > 0.75 * amount(containers(o)[0]["resources"]["limits"]["memory"]):
+        yield f"{title(o)}: its loops may hold {held / 2**30:.1f} GiB of batches, too near to the container's limit"
+
+
 def shared_memory(world):
     """Ranks on one host exchange through /dev/shm, which a container has 64 MB of, unless it brings its own."""
     trainer = role_sets(world.objects)["trainer"]
@@ -286,7 +307,7 @@ def folders(world):
             got = claim.get("claimName") or kind or volume.get("configMap", {}).get("name", "").rpartition("-")[0]
             if got != source:
                 yield f"{title(o)}: {name}={env.get(name)} lies on {got or 'no volume'}, expected {source}"
-            elif mount.get("readOnly", False) != read_only or claim.get("readOnly", False) != (read_only and bool(claim)):
+            elif mount.get("readOnly", False) != read_only or claim and claim.get("readOnly", False) != read_only:
                 yield f"{title(o)}: {name}: expected {'read-only' if read_only else 'writable'}"
 
 
@@ -363,15 +384,16 @@ def job(world):
     if set(files) != {"global.yml", "data.yml", "embedding.yml", "model.yml"}:
         yield f"the job's files are {sorted(files)}"
     for o in of_kind(world.objects, "ConfigMap"):
-        if sum(len(text) for text in o.get("data", {}).values()) > 1 << 20:
-            yield f"{title(o)}: over 1 MiB, which no cluster takes"
+        if sum(len(text) for text in o.get("data", {}).values()) > APPLY_MAX:
+            yield f"{title(o)}: over 256 KiB, which `kubectl apply` does not take"
 
 
 # ---- what happens to it ----
 
 def budgets(world):
     for o in of_kind(world.objects, "StatefulSet"):
-        mine = [b for b in of_kind(world.objects, "PodDisruptionBudget") if selects(b["spec"]["selector"], labels_of(o))]
+        budgets_there = of_kind(world.objects, "PodDisruptionBudget")
+        mine = [b for b in budgets_there if selects(b["spec"]["selector"], labels_of(o))]
         if len(mine) != 1:
             yield f"{title(o)}: {len(mine)} disruption budgets"
             continue
@@ -393,7 +415,8 @@ def endings(world):
 
 def spread(world):
     for o in of_kind(world.objects, "StatefulSet"):
-        keys = {t["topologyKey"]: t["whenUnsatisfiable"] for t in pod_of(o)["spec"].get("topologySpreadConstraints", [])}
+        constraints = pod_of(o)["spec"].get("topologySpreadConstraints", [])
+        keys = {t["topologyKey"]: t["whenUnsatisfiable"] for t in constraints}
         if "kubernetes.io/hostname" not in keys:
             yield f"{title(o)}: its pods may all go to one node"
         elif component(o) == "nats" and o["spec"]["replicas"] > 1 and "DoNotSchedule" not in keys.values():
@@ -403,7 +426,7 @@ def spread(world):
 RULES = {
     rule.__module__ + "." + rule.__name__: rule
     for rule in (names, references, selectors, services, labels, container_ports, service_ports, probes, replica_size,
-                 sizes, gpus, resources, shared_memory, mounts, folders, claims, images, commands, variables, nats, job,
-                 budgets, endings, spread, restricted.namespace, restricted.pods, restricted.beyond, arrows.exact,
-                 arrows.denied, arrows.nobody)
+                 sizes, gpus, resources, promised, batch_memory, shared_memory, mounts, folders, claims, images,
+                 commands, variables, nats, job, budgets, endings, spread, restricted.namespace, restricted.pods,
+                 restricted.beyond, arrows.exact, arrows.denied, arrows.nobody)
 }
