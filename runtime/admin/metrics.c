@@ -1,15 +1,22 @@
 /* runtime/admin/metrics.c -- named numbers as Prometheus text (exposition format 0.0.4).
  *
  * A list of series in the order of registration; a series is a name with its labels, and one or more sources
- * that are added up. Lines of one name must stand together in the format, so printing takes each name where it
- * first occurs; there are some hundreds of series, and a page every few seconds. */
+ * that are added up. Lines of one name must stand together in the format, so series of one name are chained, and
+ * a page takes each chain where it begins. A job may have thousands of tables: series are found by their hash, and the
+ * page ends growing at LINES_MAX. */
 #include "runtime/admin/metrics.h"
 #include "runtime/base/assert.h"
+#include "runtime/base/hash.h"
+#include "runtime/base/log.h"
+#include "runtime/base/map.h"
 #include "runtime/base/mem.h"
 
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
+
+#define LINES_MAX ((size_t)1 << 16) /* of numbers: 6 MiB of text, 20 ms to print */
+#define NONE      SIZE_MAX
 
 /* One of the three, of the kind that its series has. */
 struct source {
@@ -24,16 +31,27 @@ struct series {
     char *name, *labels, *help; /* labels may be empty */
     struct source *source;      /* [n]; the first one tells their type */
     size_t n;
+    bool leads; /* the first of its name */
+    size_t next,
+        end; /* of the same name: the one after it; of who leads, the last one. NONE: there is none */
 };
 
 struct rt_metrics {
     struct series *series;
-    size_t n, capacity;
+    size_t n, capacity, lines;
+    struct rt_map by_key, by_name; /* hash of name and labels -> series; of the name -> who leads */
+    bool is_full;                  /* and said so */
+    void (*refresh)(void *ctx);
+    void *ctx;
 };
 
 struct rt_metrics *rt_metrics_create(void)
 {
-    return rt_xcalloc(1, sizeof(struct rt_metrics));
+    struct rt_metrics *metrics = rt_xcalloc(1, sizeof(*metrics));
+
+    rt_map_init(&metrics->by_key);
+    rt_map_init(&metrics->by_name);
+    return metrics;
 }
 
 void rt_metrics_destroy(struct rt_metrics *metrics)
@@ -46,8 +64,16 @@ void rt_metrics_destroy(struct rt_metrics *metrics)
         rt_free(metrics->series[i].help);
         rt_free(metrics->series[i].source);
     }
+    rt_map_release(&metrics->by_key);
+    rt_map_release(&metrics->by_name);
     rt_free(metrics->series);
     rt_free(metrics);
+}
+
+void rt_metrics_on_print(struct rt_metrics *metrics, void (*refresh)(void *ctx), void *ctx)
+{
+    metrics->refresh = refresh;
+    metrics->ctx = ctx;
 }
 
 static bool is_name(const char *name)
@@ -57,42 +83,79 @@ static bool is_name(const char *name)
     return name[0] != '\0' && (name[0] < '0' || name[0] > '9') && name[strspn(name, legal)] == '\0';
 }
 
-static struct series *find(struct rt_metrics *metrics, const char *name, const char *labels)
+/* The series of this name and labels (of the name alone where labels is NULL), or NULL; *slot is the key that it has in
+ * the map, or is to have. */
+static struct series *find(struct rt_metrics *metrics, const char *name, const char *labels,
+                           uint64_t *slot)
 {
-    for (size_t i = 0; i < metrics->n; i++) {
-        struct series *s = &metrics->series[i];
+    struct rt_map *map = labels ? &metrics->by_key : &metrics->by_name;
+    uint64_t at;
 
-        if (strcmp(s->name, name) == 0 && strcmp(s->labels, labels) == 0)
+    *slot = rt_hash_bytes(name, strlen(name));
+    if (labels)
+        *slot = rt_hash_bytes_seed(labels, strlen(labels), *slot);
+    for (; rt_map_get(map, *slot, &at); ++*slot) {
+        struct series *s = &metrics->series[at];
+
+        if (strcmp(s->name, name) == 0 && (!labels || strcmp(s->labels, labels) == 0))
             return s;
     }
     return NULL;
 }
 
-static void add(struct rt_metrics *metrics, enum rt_metric_kind kind, const char *name,
-                const char *labels, const char *help, enum rt_histogram_unit unit,
-                const struct source *source)
+/* A series at the end of the list, and of the chain of its name. */
+static struct series *append(struct rt_metrics *metrics, const struct series *like, uint64_t slot)
 {
-    struct series *s;
+    struct series *s, *first;
+    uint64_t name_slot;
+    int err;
 
-    labels = labels ? labels : "";
-    rt_assert(is_name(name) && !strpbrk(help, "\n\\") && !strchr(labels, '\n'));
-    s = find(metrics, name, labels);
-    if (!s) {
-        if (metrics->n == metrics->capacity) {
-            metrics->capacity = metrics->capacity ? 2 * metrics->capacity : 32;
-            metrics->series =
-                rt_xrealloc(metrics->series, metrics->capacity * sizeof(*metrics->series));
-        }
-        s = &metrics->series[metrics->n++];
-        *s = (struct series){
-            .kind = kind,
-            .unit = unit,
-            .name = rt_xstrdup(name),
-            .labels = rt_xstrdup(labels),
-            .help = rt_xstrdup(help),
-        };
+    if (metrics->n == metrics->capacity) {
+        metrics->capacity = metrics->capacity ? 2 * metrics->capacity : 32;
+        metrics->series =
+            rt_xrealloc(metrics->series, metrics->capacity * sizeof(*metrics->series));
     }
-    rt_assert(s->kind == kind && s->unit == unit);
+    first = find(metrics, like->name, NULL, &name_slot);
+    s = &metrics->series[metrics->n];
+    *s = *like;
+    s->name = rt_xstrdup(like->name);
+    s->labels = rt_xstrdup(like->labels);
+    s->help = rt_xstrdup(like->help);
+    s->leads = !first;
+    s->next = NONE;
+    s->end = metrics->n;
+    err = rt_map_put(&metrics->by_key, slot, metrics->n);
+    if (first) {
+        rt_assert(first->kind == s->kind && first->unit == s->unit);
+        metrics->series[first->end].next = metrics->n;
+        first->end = metrics->n;
+    } else {
+        err |= rt_map_put(&metrics->by_name, name_slot, metrics->n);
+    }
+    rt_assert(err == 0);
+    metrics->n++;
+    return s;
+}
+
+static void add(struct rt_metrics *metrics, const struct series *like, const struct source *source)
+{
+    size_t lines = like->kind == RT_HISTOGRAM ? RT_HISTOGRAM_BUCKETS + 2 : 1;
+    struct series *s;
+    uint64_t slot;
+
+    rt_assert(is_name(like->name) && !strpbrk(like->help, "\n\\") && !strchr(like->labels, '\n'));
+    s = find(metrics, like->name, like->labels, &slot);
+    if (!s && metrics->lines + lines > LINES_MAX) {
+        if (!metrics->is_full)
+            rt_log(RT_LOG_WARN, "metrics_full name=%s lines_max=%zu", like->name, LINES_MAX);
+        metrics->is_full = true;
+        return;
+    }
+    if (!s) {
+        metrics->lines += lines;
+        s = append(metrics, like, slot);
+    }
+    rt_assert(s->kind == like->kind && s->unit == like->unit);
     rt_assert(s->n == 0 || !s->source[0].u64 == !source->u64);
     s->source = rt_xrealloc(s->source, (s->n + 1) * sizeof(*s->source));
     s->source[s->n++] = *source;
@@ -110,23 +173,40 @@ void rt_metrics_label(struct rt_strbuf *labels, const char *name, const char *va
     rt_strbuf_addf(labels, "\"");
 }
 
+/* What a series is told by. */
+static struct series described(enum rt_metric_kind kind, const char *name, const char *labels,
+                               const char *help)
+{
+    return (struct series){.kind = kind,
+                           .name = (char *)name,
+                           .labels = (char *)(labels ? labels : ""),
+                           .help = (char *)help};
+}
+
 void rt_metrics_u64(struct rt_metrics *metrics, enum rt_metric_kind kind, const char *name,
                     const char *labels, const char *help, const _Atomic uint64_t *value)
 {
-    add(metrics, kind, name, labels, help, RT_HISTOGRAM_COUNT, &(struct source){.u64 = value});
+    struct series like = described(kind, name, labels, help);
+
+    add(metrics, &like, &(struct source){.u64 = value});
 }
 
 void rt_metrics_f64(struct rt_metrics *metrics, enum rt_metric_kind kind, const char *name,
                     const char *labels, const char *help, const _Atomic double *value)
 {
-    add(metrics, kind, name, labels, help, RT_HISTOGRAM_COUNT, &(struct source){.f64 = value});
+    struct series like = described(kind, name, labels, help);
+
+    add(metrics, &like, &(struct source){.f64 = value});
 }
 
 void rt_metrics_histogram(struct rt_metrics *metrics, const char *name, const char *labels,
                           const char *help, enum rt_histogram_unit unit,
                           const struct rt_histogram *histogram)
 {
-    add(metrics, RT_HISTOGRAM, name, labels, help, unit, &(struct source){.histogram = histogram});
+    struct series like = described(RT_HISTOGRAM, name, labels, help);
+
+    like.unit = unit;
+    add(metrics, &like, &(struct source){.histogram = histogram});
 }
 
 static uint64_t load(const _Atomic uint64_t *value)
@@ -200,19 +280,16 @@ void rt_metrics_print(const struct rt_metrics *metrics, struct rt_strbuf *out)
     static const char *const kinds[] = {
         [RT_COUNTER] = "counter", [RT_GAUGE] = "gauge", [RT_HISTOGRAM] = "histogram"};
 
+    if (metrics->refresh)
+        metrics->refresh(metrics->ctx);
     for (size_t i = 0; i < metrics->n; i++) {
         const struct series *s = &metrics->series[i];
-        bool printed = false;
 
-        for (size_t j = 0; j < i && !printed; j++)
-            printed = strcmp(metrics->series[j].name, s->name) == 0;
-        if (printed)
+        if (!s->leads)
             continue;
         rt_strbuf_addf(out, "# HELP %s %s\n# TYPE %s %s\n", s->name, s->help, s->name,
                        kinds[s->kind]);
-        for (size_t j = i; j < metrics->n; j++) {
-            if (strcmp(metrics->series[j].name, s->name) == 0)
-                print_series(&metrics->series[j], out);
-        }
+        for (size_t at = i; at != NONE; at = metrics->series[at].next)
+            print_series(&metrics->series[at], out);
     }
 }

@@ -3,7 +3,7 @@
  * A metric is a 64-bit atomic that its owner writes relaxed and the admin page reads: integers for
  * counters and gauges, seconds or ratios as doubles; or a histogram. Registered once at start; never removed.
  * One name with the same labels may be registered several times, by the loops of a process for instance: the page
- * shows the sum. */
+ * shows the sum. A page has at most 65,536 lines of numbers; series beyond that are left out, and the log says so. */
 #ifndef RT_METRICS_H
 #define RT_METRICS_H
 
@@ -31,6 +31,8 @@ void rt_metrics_f64(struct rt_metrics *metrics, enum rt_metric_kind kind, const 
 void rt_metrics_histogram(struct rt_metrics *metrics, const char *name, const char *labels,
                           const char *help, enum rt_histogram_unit unit,
                           const struct rt_histogram *histogram);
+/* Called where a page begins to be printed: brings numbers up to date that nobody counts, as memory in use. */
+void rt_metrics_on_print(struct rt_metrics *metrics, void (*refresh)(void *ctx), void *ctx);
 /* The whole page: HELP and TYPE once per name. */
 void rt_metrics_print(const struct rt_metrics *metrics, struct rt_strbuf *out);
 

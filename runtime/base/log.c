@@ -22,6 +22,7 @@ static const char *const level_mark[] = {"ERROR", "WARN", "INFO", "DEBUG"};
 static _Atomic(const char *) identity_role; /* Touched by: any; set once, early. */
 static atomic_uint identity_index;
 static atomic_int level_now = RT_LOG_INFO;
+static _Atomic uint64_t count[RT_LOG_DEBUG + 1]; /* Touched by: any */
 
 void rt_log_identity(const char *role, unsigned index)
 {
@@ -94,6 +95,7 @@ void rt_log(enum rt_log_level level, const char *fmt, ...)
     va_list args;
     int n;
 
+    atomic_fetch_add_explicit(&count[level], 1, memory_order_relaxed);
     if (level > rt_log_get_level())
         return;
     len = put_head(level, line, sizeof(line));
@@ -113,6 +115,11 @@ void rt_log(enum rt_log_level level, const char *fmt, ...)
     line[len++] = '\n';
     write_all(line, len);
     errno = saved;
+}
+
+const _Atomic uint64_t *rt_log_count(enum rt_log_level level)
+{
+    return &count[level];
 }
 
 const char *rt_log_escape(const char *text, char *out, unsigned long out_size)

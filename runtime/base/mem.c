@@ -161,6 +161,35 @@ void rt_mem_bind_thread(void)
 #endif
 }
 
+#if defined(RT_JEMALLOC)
+static bool ask_allocator(const char *name, uint64_t *out)
+{
+    size_t value, size = sizeof(value);
+
+    if (mallctl(name, &value, &size, NULL, 0) != 0)
+        return false;
+    *out = value;
+    return true;
+}
+
+bool rt_mem_held(struct rt_mem_held *out)
+{
+    uint64_t epoch = 1; /* its numbers are as of the last time that this was written */
+
+    return mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch)) == 0 &&
+           ask_allocator("stats.allocated", &out->allocated) &&
+           ask_allocator("stats.active", &out->active) &&
+           ask_allocator("stats.metadata", &out->metadata) &&
+           ask_allocator("stats.retained", &out->retained);
+}
+#else
+bool rt_mem_held(struct rt_mem_held *out)
+{
+    (void)out;
+    return false;
+}
+#endif
+
 /* ---- arenas ---- */
 
 struct chunk {

@@ -28,6 +28,16 @@ void rt_free(void *p); /* NULL is legal; for every function above */
  * long-lived loop threads, once, at their start. Nothing happens without jemalloc. */
 void rt_mem_bind_thread(void);
 
+/* What the allocator holds, in bytes (jemalloc's stats: see its manual); false where it does not tell. It asks every
+ * arena: some 10 us each. Touch: any thread. */
+struct rt_mem_held {
+    uint64_t allocated; /* by the program */
+    uint64_t active;    /* pages that hold some of it */
+    uint64_t metadata;  /* the allocator's own */
+    uint64_t retained;  /* addresses kept for later; not resident */
+};
+bool rt_mem_held(struct rt_mem_held *out);
+
 /* Checked arithmetic: false on overflow, *out then untouched. */
 static inline bool rt_mul_size(size_t a, size_t b, size_t *out)
 {

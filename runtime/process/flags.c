@@ -8,6 +8,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 #include "runtime/process/address.h"
+#include "runtime/process/push.h"
 #include "runtime/process/version.h"
 #include "runtime/wire/member.h"
 
@@ -43,6 +44,7 @@ enum key {
     KEY_FIXED_PORTS,
     KEY_RUN_DIR,
     KEY_CHECKPOINT_DIR,
+    KEY_GATEWAY,
     KEY_SEED,
     KEY_SET,
     KEY_LOG_LEVEL,
@@ -70,6 +72,7 @@ static const struct {
     {"SAFFRON_ADVERTISE", KEY_ADVERTISE},
     {"SAFFRON_RUN_DIR", KEY_RUN_DIR},
     {"SAFFRON_CHECKPOINT_DIR", KEY_CHECKPOINT_DIR},
+    {"SAFFRON_METRICS_GATEWAY_ADDR", KEY_GATEWAY},
     {"LOG_LEVEL", KEY_LOG_LEVEL},
 };
 
@@ -136,6 +139,10 @@ static const struct argp_option option[] = {
     {"checkpoint-dir", KEY_CHECKPOINT_DIR, "DIR", 0,
      "folder that trainers and embedding servers share for checkpoints: has to be there and "
      "writable; this version writes none (SAFFRON_CHECKPOINT_DIR; default: none)",
+     0},
+    {"metrics-gateway", KEY_GATEWAY, "HOST:PORT", 0,
+     "Prometheus push gateway that is sent the metrics each 15 s and at the end "
+     "(SAFFRON_METRICS_GATEWAY_ADDR; default: none is)",
      0},
     {"log-level", KEY_LOG_LEVEL, "LEVEL", 0, "error, warn, info or debug (LOG_LEVEL; default info)",
      0},
@@ -259,6 +266,11 @@ static int take(struct parsing *parsing, int key, const char *text)
         if (rt_address_check_nats(text) != 0)
             return RT_EUSAGE;
         word = &o->nats;
+        break;
+    case KEY_GATEWAY:
+        if (rt_push_check(text) != 0)
+            return RT_EUSAGE;
+        word = &o->gateway;
         break;
     case KEY_CONFIG:
         word = &o->config;

@@ -13,7 +13,6 @@
  * ends the run in order; a second one ends the process at once. As PID 1 of a container a process is sent no
  * signal that it does not handle, so they are held back until it does; and orphans are its to reap. */
 #include "runtime/process/process.h"
-#include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
@@ -22,6 +21,7 @@
 #include "runtime/process/address.h"
 #include "runtime/process/flags.h"
 #include "runtime/process/incarnation.h"
+#include "runtime/process/page.h"
 #include "runtime/process/place.h"
 #include "runtime/process/status.h"
 #include "runtime/process/version.h"
@@ -50,8 +50,7 @@ struct rt_process {
     struct rt_flags flags;
     struct rt_job *job;
     struct rt_loop *loop;
-    struct rt_metrics *metrics;
-    struct rt_admin *admin;
+    struct rt_page *page;
     struct rt_member *member; /* NULL before the announcement */
     char *const *argv;
     struct rt_incarnation start;
@@ -73,10 +72,6 @@ struct rt_process {
     pthread_mutex_t lock; /* guards the two below */
     int err;
     char reason[REASON_MAX];
-
-    /* Touched by: loop; read by the admin page. */
-    _Atomic double cpu_seconds;
-    _Atomic uint64_t rss_bytes, ready, nats_connected;
 };
 
 /* ---- what it says of itself ---- */
@@ -86,9 +81,16 @@ static bool is_ready(struct rt_process *process)
     return process->member && process->role.ready(process->role.ctx) != 0;
 }
 
-static int admin_ready(void *ctx)
+static int page_ready(void *ctx)
 {
     return is_ready(ctx);
+}
+
+static int page_connected(void *ctx)
+{
+    const struct rt_process *p = ctx;
+
+    return p->member && rt_member_connected(p->member);
 }
 
 static char *status_json(struct rt_process *p)
@@ -104,8 +106,7 @@ static char *status_json(struct rt_process *p)
                   "uptime_seconds", (double)(rt_now_ns() - p->started_ns) * 1e-9, "cpu_seconds",
                   usage.cpu_seconds, "rss_bytes", (json_int_t)usage.rss_bytes, "peak_rss_bytes",
                   (json_int_t)usage.peak_rss_bytes, "version", RT_VERSION, "admin",
-                  p->admin_address, "nats_connected",
-                  p->member ? (int)rt_member_connected(p->member) : 0);
+                  p->admin_address, "nats_connected", page_connected(p));
     rt_assert(o);
     if (p->stranger[0])
         json_object_set_new(o, "refused", json_string(p->stranger));
@@ -114,7 +115,7 @@ static char *status_json(struct rt_process *p)
     return rt_status_text(o);
 }
 
-static void admin_status(void *ctx, struct rt_strbuf *json)
+static void page_status(void *ctx, struct rt_strbuf *json)
 {
     char *text = status_json(ctx);
 
@@ -141,16 +142,10 @@ static void on_tick(void *arg)
 {
     struct rt_process *p = arg;
     bool ready = is_ready(p);
-    struct rt_usage usage;
 
     rt_timer_start(rt_loop_io(p->loop), &p->tick, TICK_NS);
     p->was_ready |= ready;
     rt_process_set_state(p, next_state(p, ready));
-    rt_usage_now(&usage);
-    atomic_store_explicit(&p->cpu_seconds, usage.cpu_seconds, memory_order_relaxed);
-    atomic_store_explicit(&p->rss_bytes, usage.rss_bytes, memory_order_relaxed);
-    atomic_store_explicit(&p->ready, ready, memory_order_relaxed);
-    atomic_store_explicit(&p->nats_connected, rt_member_connected(p->member), memory_order_relaxed);
 }
 
 /* ---- what it is told ---- */
@@ -333,40 +328,25 @@ static int make_loop(struct rt_process *p)
     return err ? RT_FAIL(err, "signals: %s", uv_strerror(err)) : 0;
 }
 
-static void make_metrics(struct rt_process *p)
+static int make_page(struct rt_process *p)
 {
-    const char *role = rt_role_name(p->role.role);
-    char name[96];
-
-    p->metrics = rt_metrics_create();
-    snprintf(name, sizeof(name), "saffron_%s_cpu_seconds_total", role);
-    rt_metrics_f64(p->metrics, RT_COUNTER, name, NULL, "CPU time of the process, user and system",
-                   &p->cpu_seconds);
-    snprintf(name, sizeof(name), "saffron_%s_resident_bytes", role);
-    rt_metrics_u64(p->metrics, RT_GAUGE, name, NULL, "resident memory of the process",
-                   &p->rss_bytes);
-    snprintf(name, sizeof(name), "saffron_%s_ready", role);
-    rt_metrics_u64(p->metrics, RT_GAUGE, name, NULL, "1 when the role does its work", &p->ready);
-    snprintf(name, sizeof(name), "saffron_%s_nats_connected", role);
-    rt_metrics_u64(p->metrics, RT_GAUGE, name, NULL, "1 while NATS is reached", &p->nats_connected);
-}
-
-static int make_admin(struct rt_process *p)
-{
-    struct rt_admin_conf conf = {
+    struct rt_page_conf conf = {
         .loop = p->loop,
+        .role = p->role.role,
+        .job = p->job->name,
+        .index = p->flags.index,
         .bind = p->flags.bind,
         .port = (uint16_t)rt_place_admin_port(&p->flags, p->job),
-        .metrics = p->metrics,
+        .gateway = p->flags.gateway,
         .ctx = p,
-        .ready = admin_ready,
-        .status = admin_status,
+        .ready = page_ready,
+        .connected = page_connected,
+        .status = page_status,
     };
-    int err;
+    int err = rt_page_create(&conf, &p->page);
 
-    err = rt_admin_create(&conf, &p->admin);
     if (!err)
-        rt_address_join(p->ip, rt_admin_port(p->admin), p->admin_address, sizeof(p->admin_address));
+        rt_address_join(p->ip, rt_page_port(p->page), p->admin_address, sizeof(p->admin_address));
     return err;
 }
 
@@ -439,9 +419,7 @@ static int set_up(struct rt_process *p)
     if (!err)
         err = make_loop(p);
     if (!err)
-        rt_metrics_loop(p->metrics, p->role.role, "control", p->loop);
-    if (!err)
-        err = make_admin(p);
+        err = make_page(p);
     return err;
 }
 
@@ -466,7 +444,6 @@ int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
     gethostname(p->host, sizeof(p->host) - 1);
     if (p->flags.describe)
         exit(rt_process_end(p, describe(p)));
-    make_metrics(p);
     err = set_up(p);
     if (err) {
         rt_process_end(p, err);
@@ -491,7 +468,7 @@ struct rt_loop *rt_process_loop(struct rt_process *process)
 
 struct rt_metrics *rt_process_metrics(struct rt_process *process)
 {
-    return process->metrics;
+    return rt_page_metrics(process->page);
 }
 
 uint32_t rt_process_index(const struct rt_process *process)
@@ -627,6 +604,7 @@ int rt_process_run(struct rt_process *process)
     if (err)
         return err;
     err = rt_loop_run(process->loop);
+    rt_page_last(process->page);
     return err ? err : failure(process);
 }
 
@@ -674,9 +652,8 @@ int rt_process_end(struct rt_process *process, int err)
     if (p->loop)
         rt_timer_stop(rt_loop_io(p->loop), &p->tick);
     rt_member_destroy(p->member);
-    rt_admin_destroy(p->admin);
+    rt_page_destroy(p->page);
     rt_loop_destroy(p->loop);
-    rt_metrics_destroy(p->metrics);
     rt_job_destroy(p->job);
     for (uint32_t i = 0; i < p->n_addresses; i++)
         rt_free(p->address[i]);

@@ -3,6 +3,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -38,6 +39,28 @@ void rt_usage_now(struct rt_usage *out)
     out->peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
     if (out->peak_rss_bytes < out->rss_bytes) /* the two are counted apart, and lazily */
         out->peak_rss_bytes = out->rss_bytes;
+}
+
+uint64_t rt_open_files(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    uint64_t n = 0;
+
+    if (!folder)
+        return 0;
+    while (readdir(folder))
+        n++;
+    closedir(folder);
+    return n - 3; /* ".", "..", and the folder itself */
+}
+
+uint64_t rt_open_files_limit(void)
+{
+    struct rlimit limit;
+    int err = getrlimit(RLIMIT_NOFILE, &limit);
+
+    rt_assert(err == 0);
+    return limit.rlim_cur;
 }
 
 char *rt_status_text(json_t *object)

@@ -12,6 +12,9 @@ struct rt_usage {
 };
 
 void rt_usage_now(struct rt_usage *out);
+/* Descriptors that are open (0 where /proc is not there), and how many may be. */
+uint64_t rt_open_files(void);
+uint64_t rt_open_files_limit(void);
 
 /* Takes `object`; one line of JSON, the caller's (rt_free). Never NULL. */
 char *rt_status_text(json_t *object);
