@@ -5,7 +5,9 @@
 Prints a line per finding and what was checked; the status is 1 when something was found, and 77 when all is well but
 the package kubernetes-validate is not there, so that no schema was read."""
 import copy
+import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -29,6 +31,7 @@ RESTRICTED = [rule for name, rule in rules.RULES.items() if name.startswith("res
 VERSIONS = ("1.27", "1.37")  # the oldest that knows all that we say, and the newest that the package knows
 
 findings = []
+read = set()  # objects that the schemas have read
 
 
 def found(what):
@@ -38,8 +41,10 @@ def found(what):
 
 def schemas(folder, objects):
     """Strict: a field that the schema does not know is an error, not a slip that the cluster passes over."""
+    news = [o for o in objects if json.dumps(o) not in read]
+    read.update(json.dumps(o) for o in news)
     for version in VERSIONS if kubernetes_validate else ():
-        for o in objects:
+        for o in news:
             try:
                 kubernetes_validate.validate(o, version, strict=True)
             except kubernetes_validate.SchemaNotFoundError:
@@ -132,6 +137,23 @@ def scraped(monitors, world):
             found(f"{world.name}: {title(o)}: nobody scrapes {', '.join(sorted(admin - names))}")
 
 
+def page(objects):
+    """What the commands of k8s/README.md name is there."""
+    with open("k8s/README.md") as f:
+        text = f.read()
+    commands = re.findall(r"^    (kubectl .*)$", text, re.M)
+    if not commands:
+        found("k8s/README.md: no command")
+    names = {o["metadata"]["name"] for o in objects} | {"saffron-loader"}
+    for command in commands:
+        for path in re.findall(r"(?<=\s)k8s/\S+", command):
+            if not os.path.exists(path):
+                found(f"k8s/README.md: {command}: no {path}")
+        for name in re.findall(r"saffron-[a-z-]*[a-z](?:-\d+)?\b", command):
+            if re.sub(r"-\d+$", "", name) not in names:
+                found(f"k8s/README.md: {command}: nothing is called {name}")
+
+
 def same_job():
     """The small overlay has a global.yml of its own; what configs/adult says there has to hold in it, too."""
     text = {}
@@ -156,6 +178,7 @@ def main(folders):
         replicas_elsewhere(name)
     schemas_refuse(worlds["small"].objects)
     same_job()
+    page(worlds["small"].objects)
     push_gateway()
     loader(worlds["small"].objects)
     for folder in ["k8s/base", *folders]:

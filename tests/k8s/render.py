@@ -9,6 +9,7 @@ ROLES = {  # component: its word to launch.sh
     "embedding-server": "embserver",
     "trainer": "trainer",
 }
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast
 COMPONENT = "app.kubernetes.io/component"
 
 
@@ -16,7 +17,7 @@ def render(folder):
     done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"kubectl kustomize {folder}: {done.stderr.strip()}")
-    return [o for o in yaml.safe_load_all(done.stdout) if o]
+    return [o for o in yaml.load_all(done.stdout, Loader=Loader) if o]
 
 
 def title(o):
