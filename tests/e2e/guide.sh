@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# README.md's guide "Your own TSV in ten minutes", exactly as it stands there: its blocks are run one after
-# another in one shell, in a folder where launch.sh is, and what it promises is checked.
+# The guide's pages that are worked through: own-data.md, own-model.md and machines.md, each command exactly as it
+# stands there, one page after another in one folder where launch.sh is; what they promise is checked.
+# The three machines of machines.md are three addresses in a network of their own (or, where none can be made, of
+# the loopback). Then what all pages say is compared with what is there: tests/docs/*.py.
 . "$(dirname "$0")/lib.sh"
 export SAFFRON_BIN_DIR=$PWD/$B
 [[ $B != /* ]] || SAFFRON_BIN_DIR=$B
@@ -9,28 +11,142 @@ mkdir "$work/tree"
 for part in *; do
     [ "$part" = runs ] || ln -s "$top/$part" "$work/tree/$part"
 done
-guide=$(sed -n '/^### Your own TSV in ten minutes$/,/^### What a run leaves behind$/p' README.md)
-[ -n "$guide" ] || fail "README.md has no such guide"
+# The pages call programs of the default folder.
+rm -f "$work/tree/build"
+mkdir "$work/tree/build"
+ln -s "$SAFFRON_BIN_DIR" "$work/tree/build/release"
+
+# commands PAGE -- the lines of its ```bash blocks.
 # shellcheck disable=SC2016 # the backquotes are markdown
-sed -n '/^```bash$/,/^```$/p' <<<"$guide" | grep -v '^```' >"$work/commands"
-[ "$(wc -l <"$work/commands")" -gt 40 ] || fail "README.md's guide has hardly any commands"
-(cd "$work/tree" && bash -eu -o pipefail "$work/commands") >"$work/out" 2>"$work/err" ||
-    fail "a command of the guide: exit status $?"
+commands() {
+    sed -n '/^```bash$/,/^```$/p' "docs/$1" | grep -v '^```'
+}
+
+follow() { # PAGE LINES -- which has so many lines of commands at least
+    commands "$1" >"$work/commands"
+    [ "$(wc -l <"$work/commands")" -ge "$2" ] || fail "docs/$1 has hardly any commands"
+    (cd "$work/tree" && bash -eu -o pipefail "$work/commands") >"$work/out" 2>"$work/err" ||
+        fail "a command of docs/$1: exit status $?"
+}
 
 check() { # RUN PYTHON...
     rm -rf "$work/run"
     cp -r "$work/tree/runs/$1" "$work/run"
     shift
-    expect "'error' not in f" "samples_read == epochs * 45000" "samples_quarantined == epochs * 2" \
-        "samples_trained == samples_read - samples_quarantined" "test_samples == 5000" "$@"
+    expect "'error' not in f" "samples_trained == samples_read - samples_quarantined" "$@"
     nothing_left
 }
-check shop "0.8 < test_auc < 0.85" "model == 'dlrm'" "epochs == 2"
-check shop-2 "0.8 < test_auc < 0.85" "epochs == 2"
-check shop-mlp "0.6 < test_auc < 0.85" "model == 'mlp'" "epochs == 3"
+
+follow own-data.md 40
+shop=("samples_read == epochs * 45000" "samples_quarantined == epochs * 2" "test_samples == 5000")
+check shop "${shop[@]}" "0.8 < test_auc < 0.85" "model == 'dlrm'" "epochs == 2"
+check shop-2 "${shop[@]}" "0.8 < test_auc < 0.85" "epochs == 2"
+check shop-mlp "${shop[@]}" "0.6 < test_auc < 0.85" "model == 'mlp'" "epochs == 3"
+check clicks "samples_read == 20000" "test_auc > 0.55"
 grep -q 'AUC 0\.8' "$work/out" || fail "prints no AUC"
-# What the guide shows of the quarantine is what is there; the rows themselves are one awk's random numbers.
-sed -n '/^shop\/train.tsv\t/p' <<<"$guide" | cut -f1-3 >"$work/shown"
-[ "$(wc -l <"$work/shown")" -eq 2 ] || fail "the guide shows no bad rows"
+# What the page shows of the quarantine is what is there; the rows themselves are one awk's random numbers.
+sed -n '/^shop\/train.tsv\t/p' docs/own-data.md | cut -f1-3 >"$work/shown"
+[ "$(wc -l <"$work/shown")" -eq 2 ] || fail "the page shows no bad rows"
 cut -f1-3 "$work/tree/runs/shop/quarantine/data_compose-0.tsv" >"$work/listed"
-diff "$work/shown" "$work/listed" || fail "the guide shows other bad rows"
+diff "$work/shown" "$work/listed" || fail "the page shows other bad rows"
+
+follow own-model.md 15
+check shop-pairs "${shop[@]}" "0.7 < test_auc < 0.85" "model == 'pairs'" "epochs == 3"
+check shop-small "${shop[@]}" "test_auc > 0.5" "model == 'pairs'" "epochs == 2"
+# The layers that the page shows are those that the program prints.
+sed -n '/^model pairs, from/,/dense parameters/p' docs/own-model.md >"$work/shown"
+sed -n '/^model pairs, from/,/dense parameters/p' "$work/out" >"$work/listed"
+[ -s "$work/shown" ] || fail "docs/own-model.md shows no layers"
+diff "$work/shown" "$work/listed" || fail "docs/own-model.md shows other layers"
+
+# ---- Kubernetes: what the page writes comes to two pods of each role with the shop's files ----
+if kubectl kustomize k8s/base >/dev/null 2>&1; then
+    follow kubernetes.md 30
+    "$python" - "$work/tree/shop.yaml" <<'PY' || fail "docs/kubernetes.md: not what it says"
+import re, sys
+objects = open(sys.argv[1]).read().split("\n---\n")
+roles = [o for o in objects if "\nkind: StatefulSet\n" in o and "saffron-nats\n" not in o.split("\nspec:")[0]]
+assert len(roles) == 4, len(roles)
+for role in roles:
+    assert re.search(r"^  replicas: 2$", role, flags=re.M), role
+    assert "image: registry.example.com/saffron:" in role, role
+    size = re.search(r"name: REPLICA_SIZE\n +value: \"?(\d+)", role)
+    assert size and size.group(1) == "2", role
+job = [o for o in objects if "\nkind: ConfigMap\n" in o and "name: saffron-job-" in o]
+assert len(job) == 1 and "train.tsv" in job[0] and "use: dlrm" in job[0], job
+PY
+else
+    echo "docs/kubernetes.md is not worked through: no kubectl that renders"
+fi
+
+# ---- several machines ----
+# Blocks of machines.md: the first is one machine's job, the others are one machine each.
+awk -v to="$work/block-" '/^```bash$/ { n++; on = 1; next } /^```$/ { on = 0 } on { print >(to n) }' docs/machines.md
+[ "$(echo "$work"/block-*)" = "$(echo "$work"/block-{1,2,3,4})" ] || fail "docs/machines.md: expected 4 blocks"
+(cd "$work/tree" && bash -eu "$work/block-1") >"$work/out" 2>"$work/err" || fail "a command of docs/machines.md: $?"
+grep -q 'AUC 0\.' "$work/out" || fail "docs/machines.md: the first command prints no AUC"
+# shellcheck disable=SC2016 # the backquotes are markdown
+mapfile -t asks < <(sed -n '/^```sh$/,/^```$/p' docs/machines.md | grep -v '^```')
+[ "${#asks[@]}" -eq 2 ] || fail "docs/machines.md: expected status and stop"
+
+# Each machine is a shell that stays until the job is stopped, and then takes its background commands with it.
+cat >"$work/driver" <<'END'
+work=$1 status=$2 stop=$3
+cd "$work/tree" || exit 1
+trap 'touch "$work/stopped"; kill $(jobs -pr) 2>/dev/null' EXIT
+machines=()
+for n in 4 3 2; do # the order does not matter, says the page
+    {
+        echo "trap 'until [ -e $work/stopped ]; do sleep 0.1; done; kill \$(jobs -pr) 2>/dev/null || true' EXIT"
+        cat "$work/block-$n"
+    } >"$work/machine-$n"
+    bash -eu "$work/machine-$n" >"$work/machine-$n.log" 2>&1 &
+    machines+=("$!")
+done
+for ((tries = 150; tries > 0; tries--)); do
+    $status >"$work/status" 2>&1
+    [ "$(grep -cE '^(trainer/[01]|data_compose/0) +done ' "$work/status")" -lt 3 ] || break
+    sleep 0.2
+done
+[ "$tries" -gt 0 ] || { echo "the machines are not done:"; cat "$work/status" "$work"/machine-*.log ./*.log; exit 1; }
+cat "$work/status"
+$stop || exit 1
+touch "$work/stopped"
+for pid in "${machines[@]}"; do
+    wait "$pid" || { echo "a machine ended with $?"; cat "$work"/machine-*.log ./*.log; exit 1; }
+done
+END
+# A network where all three addresses are this machine's, and a process tree that ends with its first.
+own=()
+for try in "unshare -npf --kill-child" "unshare -rnpf --kill-child"; do
+    # shellcheck disable=SC2086 # words
+    if $try ip link set lo up 2>/dev/null; then
+        read -r -a own <<<"$try"
+        break
+    fi
+done
+if [ "${#own[@]}" -gt 0 ]; then
+    # shellcheck disable=SC2016 # the driver's own
+    {
+        echo 'ip link set lo up; for n in 1 2 3; do ip addr add "10.0.0.$n/32" dev lo; done'
+        cat "$work/driver"
+    } >"$work/driver-own"
+    mv "$work/driver-own" "$work/driver"
+else
+    echo "no network of its own can be made here: the machines are 127.0.0.1, .2 and .3"
+    sed -i 's/10\.0\.0\./127.0.0./g' "$work"/block-*
+    asks=("${asks[@]//10.0.0./127.0.0.}")
+fi
+timeout 60 ${own[@]+"${own[@]}"} bash "$work/driver" "$work" "${asks[0]}" "${asks[1]}" >"$work/out" 2>&1 ||
+    fail "docs/machines.md: $(cat "$work/out")"
+for role in trainer embedding_server middleware; do
+    grep -q "^$role/1 " "$work/out" || fail "docs/machines.md: status names no $role/1"
+done
+grep -q "7 processes of job 'shop' are stopping" "$work/out" || fail "docs/machines.md: stop: $(tail -n 2 "$work/out")"
+grep -qE 'evaluated epoch=1 .* auc=0\.[78]' "$work/tree/trainer-0.log" || fail "docs/machines.md: no AUC in the log"
+
+# ---- what the pages say is there ----
+for script in tests/docs/*.py; do
+    "$python" "$script" "$SAFFRON_BIN_DIR" >"$work/out" 2>&1 || fail "$script:
+$(cat "$work/out")"
+done

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Every command of the README works as it stands there: each line of each ```sh block is run, or the test fails.
-# Shortened are only the default job, whose full size is a person's matter, and `make test`, which runs this.
+# Every command of README.md, docs/ and k8s/ works as it stands there: each line of each ```sh block is run, or the
+# test fails. Blocks marked ```bash, and the pages that have them, are worked through by guide.sh. Shortened are only the
+# default job, whose full size is a person's matter, and `make test`, which runs this. What needs a cluster is done as
+# far as it goes without one: folders are rendered, and the objects that a command names must be in them.
 . "$(dirname "$0")/lib.sh"
 export SAFFRON_BIN_DIR=$PWD/$B
 
@@ -54,26 +56,96 @@ stop_run() {
     nothing_left
 }
 
-# describe COMMAND LINE -- the layers of the model, in the end their parameters.
-describe() {
-    local words
-    [ -d "$data/adult" ] || { echo "not run, no data: $1" && return; }
-    read -r -a words <<<"${1//..\/shared\/data/$data}"
-    "${words[@]}" >"$work/answer" 2>&1 || fail "$1: $(cat "$work/answer")"
-    grep -q '^[0-9]* dense parameters' "$work/answer" || fail "$1: $(cat "$work/answer")"
+# rendered FOLDER -- $work/objects is what it comes to.
+rendered() {
+    [ -d "$1" ] || fail "there is no $1"
+    kubectl kustomize "$1" >"$work/objects" 2>"$work/answer" || fail "kubectl kustomize $1: $(cat "$work/answer")"
+    grep -q '^kind: ' "$work/objects" || fail "kubectl kustomize $1: no objects"
 }
 
+# container COMMAND LINE -- its words are right: the Dockerfile is there, and launch.sh takes the command. The image
+# itself is image.sh's matter.
+container() {
+    local words
+    read -r -a words <<<"$1"
+    [ -f Dockerfile ] || fail "$1: there is no Dockerfile"
+    if [ "${words[1]}" = run ]; then
+        ./launch.sh "${words[-1]}" --help >"$work/answer" 2>&1 || fail "$1: launch.sh knows no ${words[-1]}"
+    fi
+    echo "read only, no docker: $1"
+}
+
+# cluster COMMAND LINE -- what can be known of it without one. Objects are those of the small overlay.
+cluster() {
+    local words word namespace objects
+    command -v kubectl >/dev/null || { echo "not run, no kubectl: $1" && return; }
+    read -r -a words <<<"${1%%|*}"
+    case "${words[*]:1}" in
+    "kustomize "* | "apply -k "* | "delete -k "* | "diff -k "*)
+        [ "${words[1]}" = kustomize ] && words=(- "${words[@]}")
+        rendered "${words[3]}"
+        [ "${words[0]}" = - ] || echo "rendered only, no cluster: $1"
+        return
+        ;;
+    "apply -f shop.yaml") # guide.sh renders it
+        grep -q 'kubectl kustomize shop-cluster >shop\.yaml' docs/kubernetes.md || fail "$1: nothing makes it"
+        return
+        ;;
+    "apply -f "*)
+        "$python" -c 'import sys, yaml; assert list(yaml.safe_load_all(open(sys.argv[1])))' "${words[3]}" ||
+            fail "$1: no YAML in it"
+        echo "read only, no cluster: $1"
+        return
+        ;;
+    esac
+    rendered k8s/overlays/small
+    namespace=$(sed -n 's/^  namespace: //p' "$work/objects" | sort -u)
+    [ "${words[*]: -2}" != "saffron status" ] || "$B/saffron" status --help >/dev/null || fail "$1: no such command"
+    objects=$(echo pod/saffron-loader && awk '/^kind: / { kind = tolower($2); sub(/^.*: /, "", kind) }
+        /^metadata:/ { inside = 1 } /^[a-z]/ && !/^metadata:/ { inside = 0 }
+        inside && /^  name: / { print kind "/" $2; if (kind == "statefulset") print "pod/" $2 "-0" }' "$work/objects")
+    for ((n = 1; n < ${#words[@]}; n++)); do
+        word=${words[n]%%:*}
+        case $word in
+        -n | --namespace)
+            n=$((n + 1))
+            [ "${words[n]}" = "$namespace" ] || fail "$1: the small overlay's namespace is '$namespace'"
+            ;;
+        statefulset/* | service/* | pod/* | configmap/*)
+            grep -qx "$word" <<<"$objects" || fail "$1: the small overlay has no $word"
+            ;;
+        saffron-*)
+            grep -q "/$word\$" <<<"$objects" || fail "$1: the small overlay has no $word"
+            ;;
+        esac
+    done
+    echo "read only, no cluster: $1"
+}
+
+shopt -s nullglob
+pages=(README.md docs/*.md k8s/*.md k8s/*/*.md)
+for page in "${pages[@]}"; do
+    grep -q '^```bash$' "$page" && ! grep -q "^ *follow ${page#docs/} \|docs/${page#docs/}$" tests/e2e/guide.sh &&
+        fail "$page has a bash block, and guide.sh does not work through it"
+    ! grep -nE '^ *```(console|shell|zsh|Shell)' "$page" || fail "$page: commands stand in sh or bash blocks"
+done
 # shellcheck disable=SC2016 # the backquotes are markdown
-mapfile -t commands < <(sed -n '/^```sh$/,/^```$/p' README.md | grep -v '^```')
-[ "${#commands[@]}" -ge 4 ] || fail "README.md has only ${#commands[@]} commands"
+mapfile -t commands < <(for page in "${pages[@]}"; do
+    [ "$page" = docs/machines.md ] || sed -n '/^```sh$/,/^```$/p' "$page" | grep -v '^```'
+    # The pages of k8s/ indent their commands.
+    [[ $page != k8s/* ]] || sed -n 's/^    \(kubectl .*\)/\1/p' "$page" | sed 's/ && /\n/g'
+done)
+[ "${#commands[@]}" -ge 4 ] || fail "the pages have only ${#commands[@]} commands"
 for command in "${commands[@]}"; do
     echo "+ $command"
     case $command in
     "./launch.sh local"*) run_job "$command" ;;
-    "./launch.sh trainer --describe"*) describe "$command" ;;
-    "build/release/saffron status"*) ask_run "$command" ;;
-    "build/release/saffron stop"*) stop_run "$command" ;;
+    "build/release/saffron status --run-dir"*) ask_run "$command" ;;
+    "build/release/saffron stop --run-dir"*) stop_run "$command" ;;
     "make test") make -n test >"$work/out" 2>&1 || fail "make -n test: $(tail -n 3 "$work/out")" ;;
-    *) fail "README.md has a command that this test cannot run: $command" ;;
+    "kubectl "*) cluster "$command" ;;
+    "docker "*) container "$command" ;;
+    "") ;;
+    *) fail "a command that this test cannot run: $command" ;;
     esac
 done
