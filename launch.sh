@@ -84,6 +84,7 @@ run_role() {
     case " $* " in # a trainer of several processes tells these once
     *" --describe "* | *" --help "* | *" --version "*) exec "$program" --fixed-ports "$@" ;;
     esac
+    ulimit -Sn hard # many runtimes lend 1,024 files, and a middleware alone may have ten times as many connections
     [ "${NPROC_PER_NODE:-1}" = 1 ] && exec "$program" --fixed-ports "$@"
     "$program" --fixed-ports --describe "$@" >/dev/null # what is wrong is said by one, not by each
     exec "$bin/saffron" ranks "$program" --fixed-ports "$@"

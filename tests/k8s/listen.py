@@ -10,6 +10,7 @@ can be made here."""
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -22,6 +23,7 @@ import urllib.request
 
 sys.dont_write_bytecode = True
 START_SECONDS = 20
+FILES = 1024
 END_SHARE = 0.2  # of the grace period; the rest is for machines that are slower than this one
 
 
@@ -128,6 +130,8 @@ def answer(port, path):
 def run_inside(spec):
     loopback_up()
     socket.sethostname(spec["host"])
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))  # as container runtimes do
     kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.endswith("SAN_OPTIONS")}
     with open(spec["log"], "w") as log:
         process = subprocess.Popen(spec["command"], env={**kept, **spec["env"]}, stdout=log, stderr=log)
@@ -137,6 +141,9 @@ def run_inside(spec):
         time.sleep(0.02)
     if process.poll() is not None:
         return [f"ended with status {process.returncode}"], 0
+    files = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0]
+    if spec["is_role"] and files != hard:
+        wrong.append(f"may open {files} files, of {hard} that it could")
     for path, name in spec["probes"]:
         status = answer(spec["ports"][name], path)
         if status != 200 and (path, status) != ("/readyz", 503):
