@@ -379,16 +379,15 @@ static int apply_ready(struct ebs_owner *owner, struct ebs_ready *ready)
     return err;
 }
 
-/* Steps are applied in their order: one may be complete here before the one that it follows, when its ranks
- * are others. An owner that has seen no step yet begins with any. Asked with the step of a part that
- * was just added or skipped. */
+/* Steps are applied in their order, from 1 on: one may be complete here before the one that it follows, when its
+ * ranks are others. */
 static void apply_steps(struct ebs_owner *owner, uint64_t number, uint64_t batch_id)
 {
     for (;;) {
         uint64_t at = get(&owner->stats.step);
         struct ebs_ready ready;
 
-        if (at > 0 && number > at + 1)
+        if (number > at + 1)
             return;
         if (ebs_gather_step_ready(owner->gather, number, &ready)) {
             ebs_gather_drop(owner->gather, batch_id, RT_ENOMEM, rt_err_text());
@@ -401,13 +400,26 @@ static void apply_steps(struct ebs_owner *owner, uint64_t number, uint64_t batch
     }
 }
 
+/* A part was added, or skipped. An owner that came back with nothing would wait for steps that all owners have had,
+ * itself before; it is told how far they go. */
+static void step_gathered(struct ebs_owner *owner, const struct ebs_part *latest)
+{
+    uint64_t through = latest->m.applied_through;
+
+    if (through > get(&owner->stats.step)) {
+        step_applied(owner, through);
+        apply_steps(owner, through + 1, latest->batch_id);
+    }
+    apply_steps(owner, latest->m.step, latest->batch_id);
+}
+
 /* Something was added to the gather: is a batch or a step complete? */
 static void gathered(struct ebs_owner *owner, const struct ebs_part *latest)
 {
     struct ebs_ready ready;
 
     if (latest->m.synchronous)
-        apply_steps(owner, latest->m.step, latest->batch_id);
+        step_gathered(owner, latest);
     else if (ebs_gather_ready(owner->gather, latest->batch_id, &ready))
         ebs_gather_drop(owner->gather, latest->batch_id, RT_ENOMEM, rt_err_text());
     else if (ready.n > 0)

@@ -154,8 +154,11 @@ void mw_serve_push(void *ctx, struct rt_call *call, const struct rt_frame *reque
         return;
     }
     mw_wait(batch, call, WIRE_PUSH_GRADIENTS);
-    if (batch->state == MW_PUSHING)
+    if (batch->state == MW_PUSHING) {
+        if (m.applied_through > batch->push.applied_through)
+            batch->push.applied_through = m.applied_through;
         return;
+    }
     m.dim = NULL;
     batch->push = m;
     batch->rows_applied = batch->rows_nonfinite = 0;
@@ -181,6 +184,7 @@ int mw_push_pack(struct mw_part *part)
         .n_ids = part->n_ids,
         .dtype = WIRE_F32,
         .digest = part->batch->digest,
+        .applied_through = push->applied_through,
     };
 
     return wire_apply_gradients_pack(&m, &loop->out);

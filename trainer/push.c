@@ -59,6 +59,19 @@ static void on_pushed(void *arg, int err, const struct rt_frame *reply)
     tr_pump(trainer);
 }
 
+/* Every owner has all steps up to this one, as far as is known here: of an earlier one nothing is owed. */
+static uint64_t applied_through(const struct tr_trainer *trainer, const struct tr_batch *batch)
+{
+    uint64_t oldest = batch->step, id, value;
+    size_t cursor = 0;
+    while (trainer->group && rt_map_next(&trainer->group->owed, &cursor, &id, &value)) {
+        const struct wire_owed *owed = (const struct wire_owed *)(uintptr_t)value;
+        if (owed->step < oldest && !rt_ledger_is_finished(trainer->ledger, id))
+            oldest = owed->step;
+    }
+    return oldest > 0 ? oldest - 1 : 0;
+}
+
 static int send_push(struct tr_batch *batch)
 {
     struct tr_trainer *trainer = batch->trainer;
@@ -82,6 +95,7 @@ static int send_push(struct tr_batch *batch)
         .synchronous = synchronous,
         .n_features = job->n_features,
         .dim = dim,
+        .applied_through = synchronous ? applied_through(trainer, batch) : 0,
     };
     int err = wire_push_gradients_pack(&request, &trainer->out);
     if (err)

@@ -303,6 +303,8 @@ static int check_push_gradients(const struct wire_push_gradients *m)
         err = wire_real(name, "learning_rate", m->learning_rate, 0);
     if (!err)
         err = wire_rank(name, m->rank, m->world);
+    if (!err && m->applied_through > 0)
+        err = wire_range(name, "applied_through", m->applied_through, 0, m->step ? m->step - 1 : 0);
     if (!err)
         err = wire_dtype(name, m->dtype);
     return err ? err : wire_dims(name, m->dim, m->n_features);
@@ -323,6 +325,7 @@ int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_o
     m.synchronous = in->synchronous;
     m.n_dim = in->n_features;
     m.dim = (uint32_t *)in->dim;
+    m.applied_through = in->applied_through;
     return wire_encode(&m.base, out);
 }
 
@@ -346,6 +349,7 @@ int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena
         .synchronous = m->synchronous,
         .n_features = (uint32_t)m->n_dim,
         .dim = m->dim,
+        .applied_through = m->applied_through,
     };
     return check_push_gradients(out);
 }

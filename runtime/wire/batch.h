@@ -86,7 +86,8 @@ struct wire_push_gradients {
     uint32_t rank, world, dtype;
     bool synchronous;
     uint32_t n_features;
-    const uint32_t *dim; /* [n_features] */
+    const uint32_t *dim;      /* [n_features] */
+    uint64_t applied_through; /* below step; 0: nothing is known of earlier steps */
 };
 int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_out *out);
 int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

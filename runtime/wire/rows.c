@@ -123,6 +123,8 @@ static int check_apply_gradients(const struct wire_apply_gradients *m)
         err = wire_real(name, "learning_rate", m->learning_rate, 0);
     if (!err)
         err = wire_rank(name, m->rank, m->world);
+    if (!err && m->applied_through > 0)
+        err = wire_range(name, "applied_through", m->applied_through, 0, m->step ? m->step - 1 : 0);
     if (!err)
         err = check_tables(name, m->table, m->n_ids, m->n_tables);
     return err ? err : wire_dtype(name, m->dtype);
@@ -146,6 +148,7 @@ int wire_apply_gradients_pack(const struct wire_apply_gradients *in, struct wire
     m.n_ids = (uint32_t *)in->n_ids;
     m.dtype = in->dtype;
     m.digest = in->digest;
+    m.applied_through = in->applied_through;
     return wire_encode(&m.base, out);
 }
 
@@ -175,6 +178,7 @@ int wire_apply_gradients_unpack(const uint8_t *data, size_t size, struct rt_aren
         .n_ids = m->n_ids,
         .dtype = m->dtype,
         .digest = m->digest,
+        .applied_through = m->applied_through,
     };
     return check_apply_gradients(out);
 }

@@ -86,25 +86,31 @@ static void start_owners(struct job_world *w)
     char listen[RT_ADDRESS_MAX];
     check(rt_shard_map_init(&w->shards, 1, w->conf.owners));
     for (unsigned k = 0; k < w->conf.owners; k++) {
-        listen_at(listen, jw_node_owner(w, k), 1);
-        struct ebs_owner_conf conf = {
-            .io = sim_node(w->sim, jw_node_owner(w, k)),
-            .identity = identity(w, RT_ROLE_EMBEDDING_SERVER, 0, k, FIRST_INCARNATION),
-            .job = w->job,
-            .shards = &w->shards,
-            .owner = k,
-            .greeting = &wire_greeting,
-            .listen = listen};
+        listen_at(listen, jw_node_owner(w, k), 1 + w->server_restarts);
+        struct ebs_owner_conf conf = {.io = sim_node(w->sim, jw_node_owner(w, k)),
+                                      .identity = identity(w, RT_ROLE_EMBEDDING_SERVER, 0, k,
+                                                           FIRST_INCARNATION + w->server_restarts),
+                                      .job = w->job,
+                                      .shards = &w->shards,
+                                      .owner = k,
+                                      .greeting = &wire_greeting,
+                                      .listen = listen};
         check(ebs_owner_create(&conf, &w->owner[k]));
     }
 }
 
-static void start_middlewares(struct job_world *w)
+static void hello_of_server(struct job_world *w, unsigned middleware)
 {
     const char *address[JW_MAX];
-    char listen[RT_ADDRESS_MAX];
     for (unsigned k = 0; k < w->conf.owners; k++)
         address[k] = ebs_owner_address(w->owner[k]);
+    check(mw_loop_on_server(w->middleware[middleware], 0, 1, w->conf.owners, address,
+                            FIRST_INCARNATION + w->server_restarts));
+}
+
+static void start_middlewares(struct job_world *w)
+{
+    char listen[RT_ADDRESS_MAX];
     for (unsigned m = 0; m < w->conf.middlewares; m++) {
         listen_at(listen, jw_node_middleware(w, m), 1);
         struct mw_loop_conf conf = {.io = sim_node(w->sim, jw_node_middleware(w, m)),
@@ -114,8 +120,7 @@ static void start_middlewares(struct job_world *w)
                                     .greeting = &wire_greeting,
                                     .listen = listen};
         check(mw_loop_create(&conf, &w->middleware[m]));
-        check(
-            mw_loop_on_server(w->middleware[m], 0, 1, w->conf.owners, address, FIRST_INCARNATION));
+        hello_of_server(w, m);
     }
 }
 
@@ -277,6 +282,20 @@ void jw_restart_composer(struct job_world *w, unsigned c)
     start_composer(w, c);
     for (unsigned r = 0; r < w->conf.ranks; r++)
         hello_of_rank(w, r);
+}
+
+void jw_restart_server(struct job_world *w)
+{
+    for (unsigned k = 0; k < w->conf.owners; k++) {
+        for (unsigned m = 0; m < w->conf.middlewares; m++)
+            sim_break(w->sim, jw_node_middleware(w, m), jw_node_owner(w, k));
+        ebs_owner_destroy(w->owner[k]);
+        w->owner[k] = NULL;
+    }
+    w->server_restarts++;
+    start_owners(w);
+    for (unsigned m = 0; m < w->conf.middlewares; m++)
+        hello_of_server(w, m);
 }
 
 void jw_break_links(struct job_world *w, unsigned breaks, bool among_ranks)

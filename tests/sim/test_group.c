@@ -284,6 +284,30 @@ static void test_two_are_one_twice_as_large(void **state)
     }
 }
 
+/* ---- an embedding server that comes back with nothing ---- */
+
+/* In `full` its owners have seen no step: they are told how far all owners were. (Of one rank; those of several wait
+ * for one another's steps, which it has lost.) */
+static void test_restart_server(void **state)
+{
+    (void)state;
+    const char *set[] = {EPOCHS, "data.test=[]", "global.mode=full"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(40); seed++) {
+        struct job_world w;
+        struct jw_conf conf = {.seed = seed, .ranks = 1, .job = job};
+        uint64_t key = rt_draw_key(seed, "server", NULL);
+        jw_start(&w, &conf);
+        sim_run_until(w.sim, jw_is_over, &w, RT_MS + rt_below(rt_draw(key, 0), 30 * RT_MS));
+        if (!jw_is_over(&w))
+            jw_restart_server(&w);
+        jw_run(&w);
+        check_accounts(&w, 2);
+        jw_stop(&w);
+    }
+    job_fixture_destroy(job);
+}
+
 /* ---- a rank that tells of batches that are not its own ---- */
 
 /* Its header is refused, and nobody's ledger takes the word; when it says so no more, all goes on. */
@@ -392,6 +416,7 @@ int main(void)
         cmocka_unit_test(test_restart_composers),
         cmocka_unit_test(test_two_are_one_twice_as_large),
         cmocka_unit_test(test_sums_overflow),
+        cmocka_unit_test(test_restart_server),
         cmocka_unit_test(test_lying_rank),
     };
     return cmocka_run_group_tests(test, NULL, NULL);

@@ -113,6 +113,7 @@ static void serve_push(void *ctx, struct rt_call *call, const struct rt_frame *r
         wire_push_gradients_unpack(request->message, request->header.message_size, w->arena, &head),
         0);
     assert_int_equal(head.n_features, 2);
+    assert_int_equal(head.applied_through, head.synchronous ? head.step - 1 : 0);
     const float *grad = (const float *)(const void *)request->payload->data;
     for (uint32_t i = 0; i < head.samples * DIM; i++)
         assert_true(isfinite(grad[i]));

@@ -226,7 +226,7 @@ static struct answer *ask_lookup(uint32_t table, const uint64_t *id, uint32_t n,
 }
 
 struct update {
-    uint64_t batch_id, step, digest;
+    uint64_t batch_id, step, digest, applied_through;
     uint32_t part, parts, rank, world, table, n;
     bool synchronous;
     double factor;
@@ -240,6 +240,7 @@ static struct answer *ask_update(const struct update *u)
                                      .part = u->part,
                                      .parts = u->parts ? u->parts : 1,
                                      .step = u->step,
+                                     .applied_through = u->applied_through,
                                      .learning_rate = u->factor > 0 ? u->factor : 1.0,
                                      .rank = u->rank,
                                      .world = u->world ? u->world : 1,
@@ -693,24 +694,61 @@ static void worlds_differ_from_step_to_step(void **state)
     }
 }
 
-/* Steps of one rank each, not the same one: the third is complete here before the second. */
+/* Steps of one rank each, not the same one: the third is complete here before the second, and the second before
+ * the first, with which an owner begins. */
 static void steps_are_applied_in_order(void **state)
 {
     uint64_t id = pick(0, true);
-    struct answer *third, *second, *lookup;
+    struct answer *third, *second, *first, *lookup;
 
     (void)state;
-    ask_rank(0, 1, 0, 1, &id);
-    run(1);
-    third = ask_rank(2, 3, 0, 1, &id);
-    lookup = ask_lookup(0, &id, 1, 3);
-    assert_true(value_of(0, id) == 0.5f);
-    assert_true(!third->done && !lookup->done);
     second = ask_rank(1, 2, 0, 1, &id);
+    lookup = ask_lookup(0, &id, 1, 2);
+    assert_true(value_of(0, id) == 1.0f);
+    assert_true(!second->done && !lookup->done);
+    first = ask_rank(0, 1, 0, 1, &id);
+    run(3);
+    assert_true(first->applied.outcome == WIRE_APPLIED && second->applied.outcome == WIRE_APPLIED);
+    assert_true(lookup->value[0] == 0.0f);
+    third = ask_rank(3, 4, 0, 1, &id);
+    lookup = ask_lookup(0, &id, 1, 4);
+    assert_true(value_of(0, id) == 0.0f);
+    assert_true(!third->done && !lookup->done);
+    second = ask_rank(2, 3, 0, 1, &id);
     run(3);
     assert_true(second->applied.outcome == WIRE_APPLIED && third->applied.outcome == WIRE_APPLIED);
-    assert_true(lookup->value[0] == -0.5f);
-    assert_int_equal(ebs_owner_stats(bed.owner)->step, 3);
+    assert_true(lookup->value[0] == -1.0f);
+    assert_int_equal(ebs_owner_stats(bed.owner)->step, 4);
+}
+
+/* An owner that has come back with nothing does not wait for what all owners had before. */
+static void an_empty_owner_is_told_where_to_begin(void **state)
+{
+    uint64_t id = pick(0, true);
+    float grad[] = {1, 1};
+    struct update late = {.batch_id = rt_batch_id(0, 9),
+                          .step = 9,
+                          .world = 1,
+                          .synchronous = true,
+                          .id = &id,
+                          .grad = grad,
+                          .n = 1},
+                  next = late;
+    struct answer *ninth = ask_update(&late), *tenth, *seen = ask_lookup(0, &id, 1, 8);
+
+    (void)state;
+    assert_true(value_of(0, id) == 1.0f);
+    assert_true(!ninth->done && !seen->done);
+    next.batch_id = rt_batch_id(0, 10);
+    next.step = 10;
+    next.applied_through = 8; /* the ninth is on its way still, and goes first */
+    tenth = ask_update(&next);
+    run(3);
+    assert_int_equal(seen->err, 0);
+    assert_true(seen->value[0] == 1.0f);
+    assert_true(ninth->applied.outcome == WIRE_APPLIED && tenth->applied.outcome == WIRE_APPLIED);
+    assert_true(value_of(0, id) == 0.0f);
+    assert_int_equal(ebs_owner_stats(bed.owner)->step, 10);
 }
 
 /* What waits when the owner goes is answered or freed; ASan sees the rest. */
@@ -798,6 +836,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_successor_takes_the_place, set_up, tear_down),
         cmocka_unit_test_setup_teardown(worlds_differ_from_step_to_step, set_up, tear_down),
         cmocka_unit_test_setup_teardown(steps_are_applied_in_order, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_empty_owner_is_told_where_to_begin, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_owner_goes_with_work_open, set_up, tear_down),
         cmocka_unit_test(no_memory_changes_no_table),
     };

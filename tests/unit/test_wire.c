@@ -52,8 +52,8 @@ static const struct wire_train_batch_reply train_batch_reply = {WIRE_RETRY, "mid
                                                                 true};
 static const struct wire_lookup_batch lookup_batch = {11, 4, true, 77};
 static const struct wire_lookup_batch_reply lookup_batch_reply = {4, WIRE_BF16, 2, dim};
-static const struct wire_push_gradients push_gradients = {11, 0.5,      4,    77, 1,
-                                                          2,  WIRE_F16, true, 2,  dim};
+static const struct wire_push_gradients push_gradients = {11,       0.5,  4, 77,  1, 2,
+                                                          WIRE_F16, true, 2, dim, 10};
 static const struct wire_push_gradients_reply push_gradients_reply = {12345, 1};
 static const struct wire_release_batch release_batch = {"dropped"};
 static const struct wire_await_phase await_phase = {6, 1, 2, 2, statistics, true};
@@ -66,8 +66,8 @@ static const struct wire_tell_phase tell_phase = {7, WIRE_PHASE_EVALUATE, 2, 3, 
 static const struct wire_scores scores = {7, 1, true, 2, 100};
 static const struct wire_lookup_rows lookup_rows = {99, 11, 2, table, n_ids, WIRE_F16};
 static const struct wire_lookup_rows_reply lookup_rows_reply = {2, n_ids, WIRE_BF16, 13};
-static const struct wire_apply_gradients apply_gradients = {99,   1, 2,     11,    0.25,     1, 2,
-                                                            true, 2, table, n_ids, WIRE_F16, 77};
+static const struct wire_apply_gradients apply_gradients = {
+    99, 1, 2, 11, 0.25, 1, 2, true, 2, table, n_ids, WIRE_F16, 77, 10};
 static const struct wire_apply_gradients_reply apply_gradients_reply = {WIRE_ALREADY, 12, 1};
 static const struct wire_cut cut = {1, 11};
 static const struct wire_step_header step_header = {2,   11, true, true, 5, 256,   3, finished,
@@ -108,10 +108,10 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
 /* clang-format off */
 #define ALL(X) \
     X(put_batch, 10) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
-    X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 9) X(push_gradients_reply, 2) \
+    X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 10) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_phase, 7) X(scores, 5) \
-    X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 12) X(apply_gradients_reply, 3) \
+    X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 13) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
     X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 15) X(who, 2) X(held, 3) X(control_request, 6) \
     X(control_reply, 6)
@@ -364,6 +364,9 @@ static const struct bad {
     {"push_gradients", {V(3, 1), V(6, 1), D(2, -0.5)}, "learning_rate is -0.5"},
     {"push_gradients", {V(3, 1), V(5, 2), V(6, 2)}, "rank is 2, expected 0..1"},
     {"push_gradients", {V(3, 1)}, "world is 0"},
+    {"push_gradients",
+     {V(1, 5), V(3, 1), V(6, 1), V(10, 5)},
+     "applied_through is 5, expected 0..4"},
     {"push_gradients", {V(6, 1)}, "samples is 0"},
     {"release_batch", {B(1, "\0")}, "ReleaseBatch: reason has a NUL inside"},
     {"await_phase", {{0}}, "composers is 0"},
@@ -407,6 +410,7 @@ static const struct bad {
     {"apply_gradients", {V(3, 1), V(7, 1), B(9, "\1")}, "table has 1 entries, n_ids has 0"},
     {"apply_gradients", {V(3, 1), V(7, 1), D(5, NAN)}, "learning_rate is nan"},
     {"apply_gradients", {V(3, 1)}, "world is 0"},
+    {"apply_gradients", {V(3, 1), V(7, 1), V(13, 1)}, "applied_through is 1, expected 0..0"},
     {"apply_gradients_reply", {V(1, 3)}, "ApplyGradientsReply: outcome is 3, expected 1..2"},
     {"step_header", {V(5, 4)}, "StepHeader: samples is 4, expected 0..0"},
     {"step_header", {D(8, -INFINITY)}, "learning_rate is -inf"},
