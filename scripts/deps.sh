@@ -65,6 +65,7 @@ python_packages() {
     [ "$(cat "$venv/saffron-packages" 2>/dev/null)" != "$want" ] || return 0
     echo "+ /usr/bin/python3 -m venv --system-site-packages build/venv"
     if ! /usr/bin/python3 -m venv --system-site-packages "$venv"; then
+        rm -rf "$venv"
         echo "deps: skipped the Python packages: no virtual environment can be made here"
         return 0
     fi
