@@ -105,7 +105,7 @@ for n in 4 3 2; do # the order does not matter, says the page
 done
 for ((tries = 150; tries > 0; tries--)); do
     $status >"$work/status" 2>&1
-    [ "$(grep -cE '^(trainer/[01]|data_compose/0) +done ' "$work/status")" -lt 3 ] || break
+    [ "$(grep -cE '^[a-z_]+/[0-9] +done ' "$work/status")" -lt 7 ] || break
     sleep 0.2
 done
 [ "$tries" -gt 0 ] || { echo "the machines are not done:"; cat "$work/status" "$work"/machine-*.log ./*.log; exit 1; }
@@ -143,9 +143,25 @@ for role in trainer embedding_server middleware; do
     grep -q "^$role/1 " "$work/out" || fail "docs/machines.md: status names no $role/1"
 done
 grep -q "7 processes of job 'shop' are stopping" "$work/out" || fail "docs/machines.md: stop: $(tail -n 2 "$work/out")"
-grep -qE 'evaluated epoch=1 .* auc=0\.[78]' "$work/tree/trainer-0.log" || fail "docs/machines.md: no AUC in the log"
+grep -qE 'INFO trainer/0 result test_auc=0\.[78]' "$work/tree/trainer-0.log" || fail "docs/machines.md: no AUC in the log"
+
+# What the page shows of a status is what is there, but for incarnations and rows.
+for file in docs/machines.md "$work/out"; do
+    awk '$1 == "ROLE" { on = 1 } on && $1 ~ /\/[0-9]/ { print $1, $2, $5, $6 } /stopping|^```/ { on = 0 }' "$file"
+done | sort | uniq -c | grep -v '^ *2 ' && fail "docs/machines.md shows another status"
 
 # ---- what the pages say is there ----
+# Questions to Prometheus are at least its language.
+if command -v promtool >/dev/null; then
+    {
+        printf 'groups:\n  - name: pages\n    rules:\n'
+        # shellcheck disable=SC2016 # the backquotes are markdown
+        sed -n '/ask Prometheus/,/^$/s/^| .* | `\([^`]*\)` |$/\1/p' docs/slow.md | awk -v q="'" '{
+            print "      - record: saffron:page" NR; print "        expr: " q $0 q }'
+    } >"$work/rules.yml"
+    promtool check rules "$work/rules.yml" >"$work/out" 2>&1 || fail "docs/slow.md: $(cat "$work/out")"
+    [ "$(grep -c expr "$work/rules.yml")" -ge 3 ] || fail "docs/slow.md asks Prometheus hardly anything"
+fi
 for script in tests/docs/*.py; do
     "$python" "$script" "$SAFFRON_BIN_DIR" >"$work/out" 2>&1 || fail "$script:
 $(cat "$work/out")"
