@@ -282,8 +282,10 @@ static int end_pass(struct dc_composer *c)
     if (counted)
         return start_pass(c, false);
     c->recorded[c->evaluate] = true;
-    c->rows_before = atomic_load_explicit(&c->rows_read, memory_order_relaxed);
-    c->quarantined_before = atomic_load_explicit(&c->rows_quarantined, memory_order_relaxed);
+    if (!c->evaluate) { /* the training pass that an evaluation interrupts goes on counting from its own begin */
+        c->rows_before = atomic_load_explicit(&c->rows_read, memory_order_relaxed);
+        c->quarantined_before = atomic_load_explicit(&c->rows_quarantined, memory_order_relaxed);
+    }
     dc_end_begin(c);
     return 0;
 }

@@ -22,8 +22,24 @@ static unsigned runs(unsigned wanted)
     return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
 }
 
+/* What the composers say they have read; those that started anew, or whose trainer did, have read again. */
+static void check_composers(struct job_world *w, uint64_t epochs)
+{
+    uint64_t read = 0;
+    unsigned restarts = w->rank[0].restarts;
+    for (unsigned c = 0; c < w->conf.composers; c++) {
+        struct dc_status status;
+        dc_composer_status(w->composer[c], &status);
+        read += status.rows_read;
+        restarts += w->composer_restarts[c];
+    }
+    if (restarts == 0)
+        assert_int_equal(read, JW_TRAIN_ROWS * epochs);
+}
+
 static void check_accounts(struct job_world *w, uint64_t epochs)
 {
+    check_composers(w, epochs);
     struct tr_report r = jw_report(w);
     if (r.samples_trained != JW_TRAIN_ROWS * epochs || r.samples_read != JW_TRAIN_ROWS * epochs ||
         r.samples_dropped + r.samples_quarantined != 0)
