@@ -303,6 +303,8 @@ void dc_composer_status(const struct dc_composer *composer, struct dc_status *ou
         .batches_done = atomic_load_explicit(&c->batches_done, memory_order_relaxed),
         .batches_retried = atomic_load_explicit(&c->batches_retried, memory_order_relaxed),
         .batches_open = c->n_open,
+        .queue = (uint32_t)atomic_load_explicit(&c->queue, memory_order_relaxed),
+        .bytes_read = atomic_load_explicit(&c->bytes_read, memory_order_relaxed),
         .epoch_rows = c->epoch_rows,
         .bytes_put = atomic_load_explicit(&c->bytes_put, memory_order_relaxed),
         .test_auc_best_possible = c->best_auc,

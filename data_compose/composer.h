@@ -46,8 +46,9 @@ struct dc_status {
     uint64_t epoch;                       /* from 0 */
     uint64_t rows_read, rows_quarantined; /* training rows of our splits, over the passes so far */
     uint64_t batches_done, batches_retried;
-    uint64_t bytes_put; /* ids of training batches, sent to the middleware */
-    uint32_t batches_open;
+    uint64_t bytes_put;           /* ids of training batches, sent to the middleware */
+    uint64_t bytes_read;          /* of data files, by all passes */
+    uint32_t batches_open, queue; /* queue: of these, and one held: no trainer has them yet */
     double epoch_rows; /* training rows of our splits in one epoch, estimated; NaN: not known yet */
     double test_auc_best_possible; /* synthetic, composer 0, once known; else NaN */
 };

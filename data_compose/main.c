@@ -61,6 +61,8 @@ static void status(void *ctx, json_t *object)
     put_count(object, "batches_done", s.batches_done);
     put_count(object, "batches_retried", s.batches_retried);
     put_count(object, "batches_open", s.batches_open);
+    put_count(object, "queue_batches", s.queue);
+    put_count(object, "bytes_read", s.bytes_read);
     put_count(object, "bytes_put", s.bytes_put);
     put_number(object, "epoch_rows", s.epoch_rows);
     put_number(object, "test_auc_best_possible", s.test_auc_best_possible);

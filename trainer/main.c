@@ -70,6 +70,14 @@ static json_t *evaluations(const struct tr_report *r)
     return list;
 }
 
+static json_t *parts(const struct tr_report *r)
+{
+    json_t *seconds = json_object();
+    for (int p = 0; p < TR_PARTS; p++)
+        json_object_set_new(seconds, tr_part_name(p), json_real(r->part_seconds[p]));
+    return seconds;
+}
+
 static void status(void *ctx, json_t *object)
 {
     struct program *program = ctx;
@@ -80,6 +88,7 @@ static void status(void *ctx, json_t *object)
     json_object_set_new(object, "phase", json_string(r.phase));
     json_object_set_new(object, "done", json_boolean(r.done));
     json_object_set_new(object, "evaluations", evaluations(&r));
+    json_object_set_new(object, "step_seconds", parts(&r));
     if (r.done)
         put_digest(object, tr_trainer_digest(program->trainer));
     const struct {
@@ -98,6 +107,7 @@ static void status(void *ctx, json_t *object)
         {"train_loss_samples", r.train_loss_samples},
         {"test_samples", r.test_samples},
         {"staleness_max", r.staleness_max},
+        {"staleness_limit", r.permits},
         {"permits_used", r.permits_used},
         {"batches_open", r.batches_open},
         {"batches_trained", r.batches_trained},
@@ -124,6 +134,8 @@ static void status(void *ctx, json_t *object)
         {"samples_per_second", r.samples_per_second},
         {"train_loss", r.train_loss},
         {"loss", r.loss},
+        {"staleness_mean", r.staleness_mean},
+        {"learning_rate", r.learning_rate},
         {"test_auc", r.test_auc},
         {"test_logloss", r.test_logloss},
         {"test_calibration", r.test_calibration},

@@ -30,6 +30,19 @@ void tr_numbers_phase(struct tr_trainer *trainer)
         tr_set(&trainer->metric.phase[kind], kind == (int)trainer->kind);
 }
 
+void tr_numbers_report(const struct tr_trainer *trainer, struct tr_report *out)
+{
+    const struct tr_numbers *n = &trainer->metric;
+    uint64_t lookups = 0;
+    for (unsigned b = 0; b < RT_HISTOGRAM_BUCKETS; b++)
+        lookups += n->staleness.bucket[b];
+    out->permits = trainer->permits.limit;
+    out->staleness_mean = lookups ? (double)n->staleness.sum / (double)lookups : NAN;
+    out->learning_rate = n->learning_rate;
+    for (int p = 0; p < TR_PARTS; p++)
+        out->part_seconds[p] = 1e-9 * (double)n->parts.seconds[p].sum;
+}
+
 /* ---- batches ---- */
 
 void tr_batch_to(struct tr_batch *batch, enum tr_batch_state state)

@@ -200,6 +200,7 @@ void tr_pump(struct tr_trainer *trainer); /* start whatever can start */
 /* numbers.c */
 void tr_numbers_init(struct tr_trainer *trainer);
 void tr_numbers_phase(struct tr_trainer *trainer);
+void tr_numbers_report(const struct tr_trainer *trainer, struct tr_report *out);
 void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *metrics);
 void tr_batch_to(struct tr_batch *batch, enum tr_batch_state state);
 void tr_count_held(struct tr_batch *batch, bool held); /* it came into `batches`, or left it */

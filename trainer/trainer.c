@@ -375,6 +375,7 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->group_epoch = trainer->group ? trainer->group->epoch : 1;
     out->staleness_max = trainer->permits.used_max;
     out->permits_used = trainer->permits.used;
+    tr_numbers_report(trainer, out);
     out->batches_open = trainer->batches.count;
     out->done = trainer->kind == WIRE_PHASE_DONE;
     report_rows(trainer, out);

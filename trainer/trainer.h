@@ -8,6 +8,7 @@
 #include "runtime/admin/metrics.h"
 #include "runtime/job/job.h"
 #include "runtime/net/rpc.h"
+#include "trainer/parts.h"
 
 struct tr_trainer;
 
@@ -70,7 +71,10 @@ struct tr_report {
     double train_began, train_ended, evaluated_seconds;
     double test_auc, test_logloss, test_calibration;
     uint64_t test_samples;
-    uint32_t staleness_max, permits_used;
+    uint32_t staleness_max, permits_used, permits;
+    double staleness_mean;         /* over all lookups; NaN before the first */
+    double part_seconds[TR_PARTS]; /* of all steps made */
+    double learning_rate;          /* dense, of the latest step */
     uint64_t batches_open, batches_stepped, batches_trained, batches_dropped, batches_retried;
     uint64_t bytes_train_batch, bytes_embeddings, bytes_gradients; /* payloads, by hop */
     uint64_t evaluations;

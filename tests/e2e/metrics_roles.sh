@@ -100,7 +100,9 @@ for t in T:
     for p in parts:
         check(f"{t}: every step observes {p}", t("step_seconds_count", part=p) == t("steps_total") > 0)
     t.is_same("wait_seconds_total", parts["wait"])
-    t.is_same("permits", staleness)
+    t.is_same("permits", staleness, t.status["staleness_limit"])
+    check(f"{t}: mean staleness", 1 <= t.status["staleness_mean"] <= t.status["staleness_max"] <= staleness)
+    check(f"{t}: parts of /status", all(abs(t.status["step_seconds"][p] - s) < 1e-6 for p, s in parts.items()))
     at_most = 1 << (staleness - 1).bit_length()
     t.is_same("staleness_count", t("staleness_bucket", le=str(at_most)))
     check(f"{t}: staleness", t("batches_trained_total") <= t("staleness_count") <= t("staleness_sum"))
@@ -120,7 +122,7 @@ check(f"rows: {read} read, {trained} trained, expected {samples}", read == train
 for c in C:
     c.is_same("batch_seconds_count", "batches_done_total", "parse_seconds_count")
     check(f"{c}: nothing is open", c("batches_open") == c("queue_batches") == 0)
-    c.is_same("read_bytes_total", epochs * train_bytes + evaluations * test_bytes)
+    c.is_same("read_bytes_total", c.status["bytes_read"], epochs * train_bytes + evaluations * test_bytes)
     check(f"{c}: times", 0 < c("parse_seconds_sum") < 60 * slow and c("batch_seconds_sum") > 0)
 for m in M:
     m.is_same("dedup_seconds_count", "batches_put_total")
