@@ -3,8 +3,8 @@
 Called by tests/e2e/guide.sh from the top of the tree. The messages are read from the sources: the format of a call,
 with each conversion, and each run of them, as one `…`. That is how the page writes them, in the first column of
 its tables; several may share a row. Which are asked for:
-  - what ends a program or refuses a job: RT_FAIL and its kin with any code but INTERNAL; everything in ctl/
-  - what argp, launch.sh and deps.sh complain of
+  - what ends a program or refuses a job: RT_FAIL and its kin with any code but INTERNAL; what names a key; all of ctl/
+  - what argp, launch.sh, deps.sh and cuda.sh complain of
   - events that are logged as a warning or an error, by their name
   - every error name of runtime/base/err.h: INTERNAL ones are about a single message between two programs and the page
     tells them by name only
@@ -83,7 +83,8 @@ def of_c(path, text):
         if len(args) <= index or '"' not in args[index]:
             continue
         first = args[0].strip()
-        if name in ("RT_FAIL", "rt_fail") and first in INTERNAL and not path.startswith("ctl/"):
+        internal = name in ("RT_FAIL", "rt_fail") and first in INTERNAL and not path.startswith("ctl/")
+        if internal and not re.search(r"\b(global|data|embedding|model)\.[a-z]", args[index]):
             continue
         if name == "fprintf" and first != "stderr" or name == "complain" and not path.endswith("conf/yaml.c"):
             continue
@@ -122,7 +123,7 @@ def messages():
             with open(path, encoding="utf-8") as file:
                 for words, place in of_c(path, file.read()):
                     found.setdefault(words, place)
-    for path in ("launch.sh", "scripts/deps.sh"):
+    for path in ("launch.sh", "scripts/deps.sh", "scripts/cuda.sh"):
         with open(path, encoding="utf-8") as file:
             for words, place in of_shell(path, file.read()):
                 found.setdefault(words, place)
