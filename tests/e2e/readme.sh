@@ -63,15 +63,27 @@ rendered() {
     grep -q '^kind: ' "$work/objects" || fail "kubectl kustomize $1: no objects"
 }
 
-# container COMMAND LINE -- its words are right: the Dockerfile is there, and launch.sh takes the command. The image
-# itself is image.sh's matter.
+# container COMMAND LINE -- its words are right: the stage and the arguments are the Dockerfile's, what comes after the
+# image is a command of launch.sh with its flags. The image itself is image.sh's matter.
 container() {
-    local words
+    local words word n
     read -r -a words <<<"$1"
     [ -f Dockerfile ] || fail "$1: there is no Dockerfile"
-    if [ "${words[1]}" = run ]; then
-        ./launch.sh "${words[-1]}" --help >"$work/answer" 2>&1 || fail "$1: launch.sh knows no ${words[-1]}"
-    fi
+    for ((n = 1; n < ${#words[@]}; n++)); do
+        word=${words[n + 1]-}
+        case ${words[n]} in
+        --target) grep -q "^FROM .* AS $word\$" Dockerfile || fail "$1: the Dockerfile has no stage $word" ;;
+        --build-arg) grep -q "^ARG ${word%%=*}=" Dockerfile || fail "$1: the Dockerfile has no ARG ${word%%=*}" ;;
+        saffron:*)
+            [ "${words[1]}" = run ] || continue
+            ./launch.sh "$word" --help >"$work/answer" 2>&1 || fail "$1: launch.sh knows no $word"
+            for word in "${words[@]:n + 2}"; do
+                [[ $word != --* ]] || grep -qe "$word\b" "$work/answer" || fail "$1: no flag $word"
+            done
+            break
+            ;;
+        esac
+    done
     echo "read only, no docker: $1"
 }
 
@@ -131,7 +143,8 @@ for page in "${pages[@]}"; do
 done
 # shellcheck disable=SC2016 # the backquotes are markdown
 mapfile -t commands < <(for page in "${pages[@]}"; do
-    [ "$page" = docs/machines.md ] || sed -n '/^```sh$/,/^```$/p' "$page" | grep -v '^```'
+    [ "$page" = docs/machines.md ] || sed -n '/^```sh$/,/^```$/p' "$page" | grep -v '^```' |
+        sed -e ':more' -e '/\\$/{N; s/\\\n */ /; b more' -e '}' -e 's/  *# .*//'
     # The pages of k8s/ indent their commands.
     [[ $page != k8s/* ]] || sed -n 's/^    \(kubectl .*\)/\1/p' "$page" | sed 's/ && /\n/g'
 done)
@@ -145,6 +158,7 @@ for command in "${commands[@]}"; do
     "make test") make -n test >"$work/out" 2>&1 || fail "make -n test: $(tail -n 3 "$work/out")" ;;
     "kubectl "*) cluster "$command" ;;
     "docker "*) container "$command" ;;
+    "gdb "*) echo "read only, no core: $command" ;;
     "") ;;
     *) fail "a command that this test cannot run: $command" ;;
     esac
