@@ -9,6 +9,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/process/limit.h"
 #include "runtime/process/push.h"
 #include "runtime/process/status.h"
 #include "runtime/process/version.h"
@@ -23,7 +24,7 @@
 struct sample {
     uint64_t taken_ns; /* 0: never */
     _Atomic double cpu_seconds, started;
-    _Atomic uint64_t resident, allocated, active, metadata, retained, peak;
+    _Atomic uint64_t resident, allocated, active, metadata, retained, peak, limit;
     _Atomic uint64_t open_files, open_files_limit, ready, connected, one;
 };
 
@@ -60,6 +61,7 @@ static void sample(void *arg)
     atomic_store_explicit(&now->cpu_seconds, usage.cpu_seconds, memory_order_relaxed);
     set(&now->resident, usage.rss_bytes);
     set(&now->peak, usage.peak_rss_bytes);
+    set(&now->limit, rt_memory_limit(""));
     set(&now->open_files, rt_open_files());
     set(&now->open_files_limit, rt_open_files_limit());
     if (!rt_mem_held(&held))
@@ -110,6 +112,8 @@ static void put_memory(struct rt_page *page)
         put(page, RT_GAUGE, "memory_bytes", kind[i].labels,
             "memory of the process: resident, and as its allocator tells", kind[i].value);
     put(page, RT_GAUGE, "peak_resident_bytes", NULL, "largest resident memory so far", &now->peak);
+    put(page, RT_GAUGE, "memory_limit_bytes", NULL,
+        "least of the cgroups' limits and the machine's memory", &now->limit);
 }
 
 static void put_info(struct rt_page *page)
