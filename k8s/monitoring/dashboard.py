@@ -271,8 +271,11 @@ ROWS = [
                % (every("memory_bytes", 'kind="resident"'), every("memory_limit_bytes")), WHO), max=1),
         panel("Peak resident memory", "bytes", "Since the process started: what a limit must at least be.",
               ("max by (role) (%s)" % every("peak_resident_bytes"), "{{role}}")),
-        panel("Open files", "short", "Sockets included. Bad: grows for ever: a leak; tell us.",
-              ("max by (role, instance) (%s)" % every("open_files"), WHO)),
+        panel("Open files", "percentunit",
+              "Descriptors of what the limit allows (`ulimit -n`), sockets included. Above 0.9 (SaffronFilesNearLimit) new peers are soon "
+              "refused: raise the limit. Bad, too: it grows for ever.",
+              ("max by (role, instance) (%s) / on (role, instance) max by (role, instance) (%s)"
+               % (every("open_files"), every("open_files_limit")), WHO), max=1),
     ]),
     ("Network", [
         panel("Bytes sent a second, by role", "Bps",
