@@ -91,7 +91,7 @@ mapfile -t asks < <(sed -n '/^```sh$/,/^```$/p' docs/machines.md | grep -v '^```
 
 # Each machine is a shell that stays until the job is stopped, and then takes its background commands with it.
 cat >"$work/driver" <<'END'
-work=$1 status=$2 stop=$3
+work=$1 status=$2 stop=$3 slow=$4
 cd "$work/tree" || exit 1
 trap 'touch "$work/stopped"; kill $(jobs -pr) 2>/dev/null' EXIT
 machines=()
@@ -103,7 +103,7 @@ for n in 4 3 2; do # the order does not matter, says the page
     bash -eu "$work/machine-$n" >"$work/machine-$n.log" 2>&1 &
     machines+=("$!")
 done
-for ((tries = 150; tries > 0; tries--)); do
+for ((tries = 150 * slow; tries > 0; tries--)); do
     $status >"$work/status" 2>&1
     [ "$(grep -cE '^[a-z_]+/[0-9] +done ' "$work/status")" -lt 7 ] || break
     sleep 0.2
@@ -134,10 +134,13 @@ if [ "${#own[@]}" -gt 0 ]; then
     mv "$work/driver-own" "$work/driver"
 else
     echo "no network of its own can be made here: the machines are 127.0.0.1, .2 and .3"
+    for port in 4222 9100; do
+        ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || fail "somebody listens on port $port, which docs/machines.md takes"
+    done
     sed -i 's/10\.0\.0\./127.0.0./g' "$work"/block-*
     asks=("${asks[@]//10.0.0./127.0.0.}")
 fi
-timeout 60 ${own[@]+"${own[@]}"} bash "$work/driver" "$work" "${asks[0]}" "${asks[1]}" >"$work/out" 2>&1 ||
+timeout $((60 * slow)) ${own[@]+"${own[@]}"} bash "$work/driver" "$work" "${asks[0]}" "${asks[1]}" "$slow" >"$work/out" 2>&1 ||
     fail "docs/machines.md: $(cat "$work/out")"
 for role in trainer embedding_server middleware; do
     grep -q "^$role/1 " "$work/out" || fail "docs/machines.md: status names no $role/1"

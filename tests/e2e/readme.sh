@@ -149,9 +149,19 @@ mapfile -t commands < <(for page in "${pages[@]}"; do
     [[ $page != k8s/* ]] || sed -n 's/^    \(kubectl .*\)/\1/p' "$page" | sed 's/ && /\n/g'
 done)
 [ "${#commands[@]}" -ge 4 ] || fail "the pages have only ${#commands[@]} commands"
+# shapes FILE -- of the lines of a closing table: figures are N.
+shapes() {
+    sed -n '/^  job  /,/^  files  /p' "$1" | sed -E 's/[0-9][0-9,.]*/N/g; s,^(  files +).*/,\1,'
+}
+
 for command in "${commands[@]}"; do
     echo "+ $command"
     case $command in
+    "./launch.sh local")
+        run_job "$command"
+        [ -n "$(shapes "$work/out")" ] || fail "$command: no closing table"
+        diff <(shapes README.md) <(shapes "$work/out") || fail "README.md shows other lines than come out"
+        ;;
     "./launch.sh local"*) run_job "$command" ;;
     "build/release/saffron status --run-dir"*) ask_run "$command" ;;
     "build/release/saffron stop --run-dir"*) stop_run "$command" ;;
