@@ -69,12 +69,15 @@ python_packages() {
         echo "deps: skipped the Python packages: no virtual environment can be made here"
         return 0
     fi
-    local name
+    local name got=
     for name in $want; do
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "$name" ||
+        if "$venv/bin/pip" install --quiet --disable-pip-version-check --retries 1 "$name"; then
+            got+=${got:+$'\n'}$name
+        else
             echo "deps: skipped $name: pip could not install it"
+        fi
     done
-    echo "$want" >"$venv/saffron-packages"
+    echo "$got" >"$venv/saffron-packages" # what could not be had is tried again the next time
 }
 
 command -v dpkg-query >/dev/null ||
