@@ -165,8 +165,8 @@ ROWS = [
               "gradients are slow. `stranded`: a middleware was lost, they will come again.",
               ("sum by (state) (%s)" % one("trainer_queue_batches"), "{{state}}"), stack=True),
         panel("Batches at data-compose and middleware", "short",
-              "Made but not yet sent, open at data-compose (at most data.window per trainer), open at middleware. Bad: nothing made "
-              "ahead while trainers wait: data-compose is too slow, give the job more of them.",
+              "Made but not yet sent, open at data-compose (at most data.window per trainer), open at middleware. Bad: few open "
+              "while trainers wait: data-compose is too slow, give the job more of them.",
               ("sum(%s)" % one("data_compose_queue_batches"), "made, not yet sent"),
               ("sum(%s)" % one("data_compose_batches_open"), "open at data_compose"),
               ("sum(%s)" % one("middleware_batches_open"), "open at middleware"),

@@ -3,7 +3,7 @@
   ports N                    free ports of the loopback, one line
   valid DASHBOARD            the JSON has what Grafana wants, nothing twice, no panels over each other
   targets RUN                file_sd targets of a run's processes, from their logs, with the labels that pods have
-  wait URL                   until every target was scraped often enough for rates, and the job has evaluated
+  wait URL SECONDS           until every target was scraped often enough for rates, and the job has evaluated
   dashboard URL DASHBOARD    every query returns numbers
   alerts URL                 every selector and every expression of every rule has series
   pages TARGETS DOC          the document lists the series of the targets' pages, both ways
@@ -195,8 +195,8 @@ def ready(url):
             and any(value > 0.5 for _, value in values(url, "saffron_trainer_test_auc")))
 
 
-def wait(url):
-    ends = time.monotonic() + 60
+def wait(url, seconds):
+    ends = time.monotonic() + int(seconds)
     while time.monotonic() < ends:
         try:
             if ready(url):

@@ -23,7 +23,7 @@ grep '^ *- alert:' "$monitoring/alerts.yaml" | while read -r _ _ name; do
 done || exit 1
 promtool check rules "$work/alerts.rules.yml" >"$work/out" 2>&1 || fail "promtool check rules: $(cat "$work/out")"
 promtool test rules "$work/alerts.test.yml" >"$work/out" 2>&1 || fail "promtool test rules: $(cat "$work/out")"
-if command -v kubectl >/dev/null; then
+if kubectl kustomize k8s/base >/dev/null 2>&1; then # not by every kubectl
     kubectl kustomize "$monitoring" >"$work/objects.yaml" || fail "kubectl kustomize $monitoring"
     [ "$(grep '^kind:' "$work/objects.yaml" | sort | xargs)" = "kind: ConfigMap kind: PodMonitor kind: PrometheusRule" ] ||
         fail "kubectl kustomize $monitoring: $(grep '^kind:' "$work/objects.yaml")"
@@ -51,7 +51,7 @@ $relabelings
 YML
 local_start "${long[@]}" --set data.synthetic.rows=20000000 --set data.synthetic.test_rows=50000 \
     --set global.evaluate_every=200 --trainers 2 --middlewares 2 --embedding-servers 2 --data-composes 2
-wait_for 30 "it trains" is_training
+wait_for $((30 * slow)) "it trains" is_training
 "${tool[@]}" targets "$work/run" >"$work/targets.json" || fail "the logs do not tell the admin ports"
 promtool check config "$work/prometheus.yml" >"$work/out.config" 2>&1 || fail "promtool check config: $(cat "$work/out.config")"
 prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/tsdb" --web.listen-address="127.0.0.1:$port" \
@@ -63,7 +63,7 @@ if command -v prometheus-pushgateway >/dev/null; then
     prometheus-pushgateway --web.listen-address="$gateway" --persistence.file= --log.level=warn >"$work/gateway.log" 2>&1 &
     pushgateway=$!
 fi
-"${tool[@]}" wait "$url" || fail "no scrapes: $(tail -n 5 "$work/prometheus.log")"
+"${tool[@]}" wait "$url" $((60 * slow)) || fail "no scrapes: $(tail -n 5 "$work/prometheus.log")"
 
 # ---- what it knows ----
 bad=0
@@ -87,7 +87,7 @@ if [ -n "$pushgateway" ]; then
     kill "$pushgateway" 2>/dev/null
 fi
 kill -INT "$supervisor"
-wait_end 15
+wait_end $((15 * slow))
 nothing_left
 kill "$prometheus" 2>/dev/null
 wait "$prometheus" || fail "Prometheus: exit status $?"
