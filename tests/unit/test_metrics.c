@@ -1,11 +1,13 @@
 /* tests/unit/test_metrics.c -- the Prometheus page: HELP and TYPE once per name, lines of a name together. */
 #include "runtime/admin/metrics.h"
+#include "runtime/base/log.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -205,6 +207,70 @@ static void empty_and_many(void **state)
     rt_metrics_destroy(NULL);
 }
 
+static void twice(void *ctx)
+{
+    _Atomic uint64_t *value = ctx;
+
+    atomic_store(value, 2 * atomic_load(value));
+}
+
+/* Who wants to know is asked when a page is printed, before its first line is. */
+static void refreshed(void **state)
+{
+    struct rt_metrics *metrics = rt_metrics_create();
+    _Atomic uint64_t value = 1;
+    struct rt_strbuf out;
+
+    (void)state;
+    rt_metrics_u64(metrics, RT_GAUGE, "a", NULL, "h", &value);
+    rt_metrics_on_print(metrics, twice, (void *)&value);
+    for (int i = 0; i < 3; i++) {
+        rt_strbuf_init(&out);
+        rt_metrics_print(metrics, &out);
+        assert_string_equal(out.text, i == 0   ? "# HELP a h\n# TYPE a gauge\na 2\n"
+                                      : i == 1 ? "# HELP a h\n# TYPE a gauge\na 4\n"
+                                               : "# HELP a h\n# TYPE a gauge\na 8\n");
+        rt_strbuf_release(&out);
+    }
+    rt_metrics_destroy(metrics);
+}
+
+/* Thousands of tables: names stay together, loops are added up, and what is too much is left out, histograms whole. */
+static void bounded(void **state)
+{
+    enum { TABLES = 40000 };
+    struct rt_metrics *metrics = rt_metrics_create();
+    static struct rt_histogram empty;
+    _Atomic uint64_t value = 1;
+    uint64_t warnings = atomic_load(rt_log_count(RT_LOG_WARN));
+    size_t lines = 0, blocks = 0;
+    struct rt_strbuf out;
+    char labels[32];
+
+    (void)state;
+    for (int loop = 0; loop < 2; loop++) {
+        for (int i = 0; i < TABLES; i++) {
+            snprintf(labels, sizeof(labels), "table=\"%d\"", i);
+            rt_metrics_u64(metrics, RT_GAUGE, "rows", labels, "h", &value);
+            rt_metrics_u64(metrics, RT_GAUGE, "bytes", labels, "h", &value);
+        }
+        rt_metrics_histogram(metrics, "x_seconds", NULL, "h", RT_HISTOGRAM_SECONDS, &empty);
+    }
+    rt_strbuf_init(&out);
+    rt_metrics_print(metrics, &out);
+    for (const char *at = out.text; *at; at = strchr(at, '\n') + 1) {
+        blocks += strncmp(at, "# TYPE", 6) == 0;
+        lines += *at != '#';
+    }
+    assert_int_equal(lines, 65536);
+    assert_int_equal(blocks, 2);
+    assert_non_null(strstr(out.text, "\nrows{table=\"32767\"} 2\n"));
+    assert_null(strstr(out.text, "table=\"32768\""));
+    assert_int_equal(atomic_load(rt_log_count(RT_LOG_WARN)), warnings + 1);
+    rt_strbuf_release(&out);
+    rt_metrics_destroy(metrics);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +279,8 @@ int main(void)
         cmocka_unit_test(labels_are_escaped),
         cmocka_unit_test(histogram_buckets),
         cmocka_unit_test(histogram_page),
+        cmocka_unit_test(refreshed),
+        cmocka_unit_test(bounded),
         cmocka_unit_test(empty_and_many),
     };
 
