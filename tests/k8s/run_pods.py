@@ -309,6 +309,17 @@ class Pod:
         self.end_seconds = time.monotonic() - began
 
 
+def ranges(arrows):
+    """Single ports next to each other as one range."""
+    out = []
+    for a, b, protocol, port in sorted(arrows):
+        if out and out[-1][:3] == [a, b, protocol] and out[-1][4] == port - 1:
+            out[-1][4] = port
+        else:
+            out.append([a, b, protocol, port, port])
+    return out
+
+
 class Node:
     def __init__(self, folder, tree, work, claims):
         import render
@@ -340,14 +351,11 @@ class Node:
             return False
         import arrows
         egress, ingress = arrows.allowed(self.objects)
-        run("iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
-        for source, target, protocol, port in sorted(egress & ingress):
-            for a in self.pods:
-                for b in self.pods:
-                    if (a.component, b.component) == (source, target):
-                        run("iptables", "-A", "FORWARD", "-s", a.ip, "-d", b.ip, "-p", protocol.lower(),
-                            "--dport", str(port), "-j", "ACCEPT")
-        run("iptables", "-P", "FORWARD", "DROP")
+        lines = ["*filter", ":FORWARD DROP", "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
+        for source, target, protocol, low, high in ranges(egress & ingress):
+            lines += [f"-A FORWARD -s {a.ip} -d {b.ip} -p {protocol.lower()} --dport {low}:{high} -j ACCEPT"
+                      for a in self.pods for b in self.pods if (a.component, b.component) == (source, target)]
+        subprocess.run(["iptables-restore"], input="\n".join([*lines, "COMMIT", ""]), text=True, check=True)
         return True
 
     def of(self, component):
