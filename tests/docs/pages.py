@@ -87,7 +87,8 @@ def flags_and_names():
     known = programs_help()
     flags = set(re.findall(r"--[a-z][a-z-]+", known)) | {"--no-run", "--help", "--version"}
     sources = "\n".join(read(p) for p in SOURCES) + read("launch.sh") + "\n".join(
-        read(p) for p in glob.glob("tests/*.sh") + glob.glob("tests/e2e/*.sh") + glob.glob("Dockerfile*"))
+        read(p) for p in glob.glob("tests/*.sh") + [
+            "tests/e2e/lib.sh"] + glob.glob("Dockerfile*"))
     keys = set(re.findall(r"^\| `([a-z_]+\.[\w.]+)`", read("docs/config.md"), flags=re.M))
     tops = {k[:i] for k in keys for i, c in enumerate(k) if c == "."} | keys
     targets = set(re.findall(r"^([a-z-]+):.*##", read("Makefile"), flags=re.M)) | {"programs", "unit", "all", "help"}

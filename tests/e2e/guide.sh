@@ -169,3 +169,34 @@ for script in tests/docs/*.py; do
     "$python" "$script" "$SAFFRON_BIN_DIR" >"$work/out" 2>&1 || fail "$script:
 $(cat "$work/out")"
 done
+# They find what is wrong: pages with one mistake of each kind.
+rm "$work/tree/docs"
+cp -r docs "$work/tree/docs"
+# shellcheck disable=SC2016 # the backquotes are markdown
+(
+    cd "$work/tree/docs" || exit 1
+    sed -i 's/`given twice`/`given thrice`/; /^| `RT_EFULL`/d; s/^### SaffronNoProgress/### Saffron/' trouble.md
+    sed -i '/^| `concat`/d; s/^| `bce` |/| `softmax` |/' own-model.md
+    sed -i 's/--admin-port 9101/--admin-prot 9101/; s/SAFFRON_ADVERTISE/SAFFRON_ADVERTISED/' machines.md
+    sed -i 's/saffron_trainer_permits)/saffron_trainer_permit)/; s/trouble\.md#saffronbatchesretried/trouble.md#none/' slow.md
+    sed -i 's/own-model\.md/my-model.md/' own-data.md
+)
+for script in tests/docs/*.py; do
+    (cd "$work/tree" && "$python" "$script" "$SAFFRON_BIN_DIR") && fail "$script: finds nothing in pages with mistakes"
+done >"$work/out" 2>&1
+while read -r finding; do
+    grep -qF -- "$finding" "$work/out" || fail "not found by tests/docs: $finding; but: $(cat "$work/out")"
+done <<'END'
+no entry in docs/trouble.md for: given twice
+no source says: given thrice
+no entry for the error name RT_EFULL
+no anchor for the alert SaffronNoProgress
+layer type concat has no row
+layer type bce has no row
+layer type softmax is not there
+flag --admin-prot: no --help has it
+variable SAFFRON_ADVERTISED: nothing reads it
+metric saffron_trainer_permit: no source registers it
+link to trouble.md#none: docs/trouble.md has no such heading
+link to my-model.md: there is no docs/my-model.md
+END
