@@ -178,10 +178,10 @@ static int start_pushing(struct rt_page *page)
     if (err)
         return err;
     stats = rt_push_stats(page->push);
-    put(page, RT_COUNTER, "pushes_total", "result=\"taken\"", "pages sent to the push gateway",
-        &stats->taken);
-    put(page, RT_COUNTER, "pushes_total", "result=\"failed\"", "pages sent to the push gateway",
-        &stats->failed);
+    put(page, RT_COUNTER, "gateway_pages_total", "result=\"taken\"",
+        "pages sent to the push gateway", &stats->taken);
+    put(page, RT_COUNTER, "gateway_pages_total", "result=\"failed\"",
+        "pages sent to the push gateway", &stats->failed);
     page->timer.fire = on_push;
     page->timer.arg = page;
     rt_timer_start(rt_loop_io(page->conf.loop), &page->timer, PUSH_NS);

@@ -26,7 +26,7 @@ ROLES = ("data_compose", "embedding_server", "middleware", "trainer")
 SCRAPES = 10  # rates over RATE then have their points
 RATE = "8s"
 POD = "__meta_kubernetes_pod_"
-PUSHED_ONLY = {"saffron_<role>_pushes_total"}
+PUSHED_ONLY = {"saffron_<role>_gateway_pages_total"}
 PANELS = ("timeseries", "stat", "table", "row")
 problems = []
 
@@ -266,8 +266,8 @@ def pushed(url, run):
             return bad("gateway: groups %s, expected %s; samples %s, expected %s" % (
                 sorted(groups), sorted(expected), trained, summary["samples_trained"]))
         time.sleep(0.2)
-    if not values(url, 'saffron_trainer_pushes_total{job="%s"}' % job):
-        bad("gateway: no saffron_trainer_pushes_total")
+    if not values(url, 'saffron_trainer_gateway_pages_total{job="%s"}' % job):
+        bad("gateway: no saffron_trainer_gateway_pages_total")
     if any(value for _, value in values(url, 'push_failure_time_seconds{job="%s"}' % job)):
         bad("gateway: refused a push")
     print("gateway: %d groups, %d samples" % (len(groups), summary["samples_trained"]))
