@@ -5,6 +5,7 @@
  * name could be resolved instead; in many containers it leads to the loopback, or nowhere. */
 #include "runtime/process/address.h"
 #include "runtime/base/err.h"
+#include "runtime/base/mem.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,6 +19,8 @@
 /* Documentation prefixes (RFC 5737, RFC 3849): never a host of ours. */
 #define FAR_4 "192.0.2.1"
 #define FAR_6 "2001:db8::1"
+
+#define IP_PORT_MAX 96
 
 bool rt_address_is_any(const char *ip)
 {
@@ -52,6 +55,17 @@ void rt_address_join(const char *ip, unsigned port, char *out, size_t size)
     bool is_six = strchr(ip, ':') != NULL;
 
     snprintf(out, size, "%s%s%s:%u", is_six ? "[" : "", ip, is_six ? "]" : "", port);
+}
+
+char *rt_address_told(const char *ip, const char *bound)
+{
+    const char *port = strrchr(bound, ':');
+    char ip_port[IP_PORT_MAX];
+
+    if (strncmp(bound, "tcp:", 4) != 0 || !port)
+        return rt_xstrdup(bound);
+    rt_address_join(ip, (unsigned)strtoul(port + 1, NULL, 10), ip_port, sizeof(ip_port));
+    return rt_xasprintf("tcp:%s", ip_port);
 }
 
 /* [nats://|tls://][USER[:PASSWORD]@]HOST[:PORT] in n characters. */

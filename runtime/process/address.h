@@ -14,6 +14,10 @@ int rt_address_of_host(const char *bind_to, char *out, size_t size);
 /* `ip`, in brackets when it is IPv6, ":" and the port. */
 void rt_address_join(const char *ip, unsigned port, char *out, size_t size);
 
+/* What peers shall connect to: the port that is bound ("tcp:IP:PORT"), at the address that is told. Another
+ * address is told as it is. The caller's (rt_free). */
+char *rt_address_told(const char *ip, const char *bound);
+
 /* Could it be where NATS listens: nats://HOST:PORT, several with commas between; scheme and port may be left
  * out? RT_EUSAGE when not: such a URL would be tried in vain for ever. */
 int rt_address_check_nats(const char *url);

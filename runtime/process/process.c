@@ -24,6 +24,7 @@
 #include "runtime/process/page.h"
 #include "runtime/process/place.h"
 #include "runtime/process/status.h"
+#include "runtime/process/told.h"
 #include "runtime/process/version.h"
 
 #include <errno.h>
@@ -282,23 +283,6 @@ static void on_signal(uv_signal_t *handle, int number)
 
 /* ---- start ---- */
 
-static int load_job(struct rt_process *p)
-{
-    struct rt_job_source source = {
-        .folder = p->flags.config,
-        .name = p->flags.job,
-        .data_dir = p->flags.data_dir,
-        .models_dir = p->flags.models_dir,
-        .model = p->flags.model,
-        .set = p->flags.set,
-        .n_set = p->flags.n_set,
-    };
-
-    for (size_t i = 0; i < ARRAY_LEN(source.path); i++)
-        source.path[i] = p->flags.path[i];
-    return rt_job_load(&source, &p->job);
-}
-
 static void signals(int how)
 {
     sigset_t set;
@@ -368,36 +352,21 @@ static void log_configuration(const struct rt_process *p)
     rt_log(RT_LOG_INFO, "start version=%s job=%s index=%u size=%u incarnation=%llu pid=%d admin=%s",
            RT_VERSION, job->name, p->flags.index, p->flags.size, (unsigned long long)p->incarnation,
            (int)getpid(), p->admin_address);
-    rt_log(RT_LOG_INFO,
-           "config config_hash=%016llx plan_hash=%016llx mode=%s exact=%s staleness=%u seed=%llu",
-           (unsigned long long)job->config_hash, (unsigned long long)job->plan_hash,
-           rt_mode_name(job->global.mode), job->global.exact ? "true" : "false",
-           job->global.staleness, (unsigned long long)job->global.seed);
-    rt_log(RT_LOG_INFO,
-           "data name=%s batch_size=%u epochs=%u splits=%u train_files=%u test_files=%u tables=%u "
-           "features=%u dense=%u labels=%u model=%s",
-           job->data.name, job->data.batch_size, job->data.epochs, job->data.splits,
-           job->data.n_train, job->data.n_test, job->n_tables, job->n_features, job->data.n_dense,
-           job->data.n_labels, job->model_name);
+    rt_told_log(job);
 }
 
 /* --describe: the job as this role understands it, and no more. */
 static int describe(struct rt_process *p)
 {
     const struct rt_job *job;
-    int err = load_job(p);
+    int err = rt_told_load(&p->flags, &p->job);
 
     if (!err)
         err = rt_place_check(&p->flags, p->role.role, false);
     if (err)
         return err;
     job = p->job;
-    printf("job %s: %s, config_hash %016llx, plan_hash %016llx\n", job->name,
-           rt_mode_name(job->global.mode), (unsigned long long)job->config_hash,
-           (unsigned long long)job->plan_hash);
-    printf("data %s: %u train and %u test files, %u dense columns, %u features in %u tables\n",
-           job->data.name, job->data.n_train, job->data.n_test, job->data.n_dense, job->n_features,
-           job->n_tables);
+    rt_told_print(job);
     rt_place_print(&p->flags, job, p->role.role);
     err = p->role.describe ? p->role.describe(job) : 0;
     if (fflush(stdout) != 0 && !err)
@@ -412,7 +381,7 @@ static int set_up(struct rt_process *p)
     if (!err)
         err = find_ip(p);
     if (!err)
-        err = load_job(p);
+        err = rt_told_load(&p->flags, &p->job);
     if (!err)
         rt_incarnation_take(&p->start, p->flags.run_dir, p->role.role, p->flags.index);
     p->incarnation = p->start.number;
@@ -512,18 +481,6 @@ void rt_process_listen_address(const struct rt_process *process, uint32_t loop,
 
 /* ---- presence ---- */
 
-/* What peers shall connect to: the port that is bound, at the address that is told. */
-static char *told_address(const struct rt_process *p, const char *bound)
-{
-    const char *port = strrchr(bound, ':');
-    char ip_port[ADMIN_MAX];
-
-    if (strncmp(bound, "tcp:", 4) != 0 || !port)
-        return rt_xstrdup(bound);
-    rt_address_join(p->ip, (unsigned)strtoul(port + 1, NULL, 10), ip_port, sizeof(ip_port));
-    return rt_xasprintf("tcp:%s", ip_port);
-}
-
 int rt_process_announce(struct rt_process *process, const char *const *address, uint32_t n)
 {
     struct rt_process *p = process;
@@ -534,7 +491,7 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
     p->address = rt_xcalloc(n, sizeof(*p->address));
     p->n_addresses = n;
     for (uint32_t i = 0; i < n; i++)
-        p->address[i] = told_address(p, address[i]);
+        p->address[i] = rt_address_told(p->ip, address[i]);
     conf = (struct rt_member_conf){
         .loop = p->loop,
         .nats_url = p->flags.nats,
@@ -601,9 +558,8 @@ int rt_process_run(struct rt_process *process)
 {
     int err = failure(process);
 
-    if (err)
-        return err;
-    err = rt_loop_run(process->loop);
+    if (!err)
+        err = rt_loop_run(process->loop);
     rt_page_last(process->page);
     return err ? err : failure(process);
 }

@@ -34,7 +34,7 @@ struct rt_process_role {
 /* Flags and environment (docs in --help): --index/REPLICA_INDEX (or the host name's ordinal), --size/
  * REPLICA_SIZE, --job/SAFFRON_JOB, --nats/SAFFRON_NATS_URL, --config DIR, SAFFRON_*_CONFIG, --data/
  * SAFFRON_DATA_DIR, --model, --bind/SAFFRON_BIND, --port, --admin-port, --run-dir, --seed, --set (repeat),
- * --log-level/LOG_LEVEL, --fixed-ports (base ports of global.yml; without it free ports).
+ * --log-level/LOG_LEVEL, --metrics-gateway/SAFFRON_METRICS_GATEWAY_ADDR, --fixed-ports (base ports of global.yml; without it free ports).
  * An error was already printed when it fails. --help, --version and --describe exit here. */
 int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
                      struct rt_process **out);
@@ -56,7 +56,8 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
 void rt_process_set_state(struct rt_process *process, enum wire_state state);
 void rt_process_set_waiting(struct rt_process *process, const char *what);
 
-/* Until told to stop. 0, or the error given to rt_process_fail. */
+/* Until told to stop. 0, or the error given to rt_process_fail. At its end the last page is made for the push gateway, so
+ * what is registered as a metric has to be there until it returns. */
 int rt_process_run(struct rt_process *process);
 void rt_process_stop(struct rt_process *process); /* Touch: any thread */
 /* End with an error; the current rt_err_text() is kept and logged. Touch: any thread. */
