@@ -4,8 +4,8 @@
  *   generated.txt                        written last: the parameters and what came of them
  *
  * A second run with the same parameters finds generated.txt and the files' sizes as it says, and leaves them
- * alone, so that scripts may call it without asking first. Any other file in the way is an error: this command
- * never writes over data. */
+ * alone, so that scripts may call it without asking first; one beside another waits for it (LOCK). Any other file in
+ * the way is an error: this command never writes over data. */
 #include "data_compose/generate.h"
 #include "data_compose/click_log.h"
 #include "data_compose/writer.h"
@@ -19,15 +19,19 @@
 #include <argp.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define TEXT_BYTES   (1u << 20) /* rows are handed to the writer in such pieces */
 #define RECORD       "generated.txt"
 #define RECORD_BYTES 4096
+#define LOCK         ".generate.lock" /* held while files are written; gone afterwards */
 
 enum key {
     KEY_ROWS = 256,
@@ -286,20 +290,63 @@ static int check_free(const struct generate *g)
     return err;
 }
 
-static int make(const struct generate *g)
-{
-    struct made made[2] = {{0}, {0}};
+/* ---- one at a time ---- */
 
-    if (is_there(g, made)) {
-        printf("%s: complete and of these parameters already\n", g->out);
-        for (int set = 0; set < 2; set++)
-            if (g->rows[set] > 0)
-                print_set(g, set, &made[set]);
-        return 0;
+/* Whether `path` names the open file still: its holder before us removed it at its end. */
+static bool is_same_file(int fd, const char *path)
+{
+    struct stat open, named;
+
+    return fstat(fd, &open) == 0 && stat(path, &named) == 0 && open.st_ino == named.st_ino &&
+           open.st_dev == named.st_dev;
+}
+
+static int hold(const struct generate *g, const char *path, int fd)
+{
+    int err = flock(fd, LOCK_EX | LOCK_NB);
+
+    if (err && errno == EWOULDBLOCK) {
+        fprintf(stderr, "%s: %s: another process writes there, waiting for it\n", g->program,
+                g->out);
+        do {
+            err = flock(fd, LOCK_EX);
+        } while (err && errno == EINTR);
     }
+    return err ? RT_FAIL(RT_EFILE, "%s: cannot lock: %s", path, strerror(errno)) : 0;
+}
+
+/* The folder is ours alone until unlock(). Whoever dies gives it up. */
+static int lock(const struct generate *g, int *out)
+{
+    char *path = rt_path_join(g->out, LOCK);
+    int err = 0, fd = -1;
+
+    do {
+        if (fd >= 0)
+            close(fd);
+        fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        err = fd < 0 ? RT_FAIL(RT_EFILE, "%s: cannot open: %s", path, strerror(errno))
+                     : hold(g, path, fd);
+    } while (!err && !is_same_file(fd, path));
+    if (err && fd >= 0)
+        close(fd);
+    *out = fd;
+    rt_free(path);
+    return err;
+}
+
+static void unlock(const struct generate *g, int fd)
+{
+    char *path = rt_path_join(g->out, LOCK);
+
+    unlink(path);
+    close(fd);
+    rt_free(path);
+}
+
+static int write_all(const struct generate *g, struct made made[2])
+{
     int err = check_free(g);
-    if (!err)
-        err = rt_mkdir_all(g->out);
     if (err)
         return err;
     struct dc_click_log *log = dc_click_log_create(&g->log);
@@ -312,6 +359,32 @@ static int make(const struct generate *g)
     }
     dc_click_log_destroy(log);
     return err ? err : write_record(g, made);
+}
+
+static int make(const struct generate *g)
+{
+    struct made made[2] = {{0}, {0}};
+    bool there = is_there(g, made);
+    int err = 0, fd;
+
+    if (!there) {
+        err = rt_mkdir_all(g->out);
+        if (!err)
+            err = lock(g, &fd);
+        if (err)
+            return err;
+        there = is_there(g, made);
+        if (!there)
+            err = write_all(g, made);
+        unlock(g, fd);
+    }
+    if (!there)
+        return err;
+    printf("%s: complete and of these parameters already\n", g->out);
+    for (int set = 0; set < 2; set++)
+        if (g->rows[set] > 0)
+            print_set(g, set, &made[set]);
+    return 0;
 }
 
 int dc_generate(int argc, char **argv)

@@ -43,6 +43,21 @@ refused 2 'expected --gzip or --zstd once' --out "$work/x" --zstd --gzip
 refused 1 'test.tsv: cannot make folder' --out "$work/plain/test.tsv/no-folder"
 "${generate[@]}" --help | grep -q -- '--test-rows' || fail "--help"
 
+# Several at once in one folder: one writes, the others wait and find its files.
+pids=()
+for i in 1 2 3; do
+    "${generate[@]}" --rows 400000 --out "$work/many" >"$work/many.$i" 2>"$work/many.$i.err" &
+    pids+=($!)
+done
+for pid in "${pids[@]}"; do
+    wait "$pid" || fail "several at once: $(cat "$work"/many.*)"
+done
+[ "$(grep -l already "$work"/many.? | wc -l)" -eq 2 ] || fail "several at once: $(cat "$work"/many.*)"
+grep -q 'many: another process writes there, waiting for it' "$work"/many.*.err || fail "nobody waited"
+[ "$(wc -l <"$work/many/train.tsv") $(ls -A "$work/many" | wc -l)" = "400000 3" ] ||
+    fail "several at once: $(ls -lA "$work/many")"
+rm -r "$work/many"
+
 # A file that may not grow stands for a full disk: one line, exit 1, nothing left but the folder.
 (
     trap '' XFSZ
@@ -50,7 +65,7 @@ refused 1 'test.tsv: cannot make folder' --out "$work/plain/test.tsv/no-folder"
     refused 1 'train\.tsv\.partial: cannot write at byte 1024000: File too large' --out "$work/full"
     [ "$(wc -l <"$work/err")" -eq 1 ] || fail "a full disk: not one line: $(cat "$work/err")"
 ) || exit 1
-[ -z "$(ls "$work/full")" ] || fail "a full disk: left $(ls "$work/full")"
+[ -z "$(ls -A "$work/full")" ] || fail "a full disk: left $(ls "$work/full")"
 
 # Killed in the middle: the next one begins anew.
 "$B/saffron-data-compose" generate --rows 100000000 --test-rows 4000 --out "$work/killed" >"$work/out" 2>&1 &
