@@ -1,4 +1,5 @@
-/* runtime/member/bus.c -- the one file that calls nats.c, and turns its statuses into ours.
+/* runtime/member/bus.c -- what runs on the loop, over nats.c; this file and asker.c call it, and turn its
+ * statuses into ours.
  *
  * nats.c connects, reconnects and delivers on threads of its own, and gives no moment after which none of
  * its callbacks can run. So what the callbacks touch, the inbox, is apart from the bus and counted: the
@@ -528,96 +529,4 @@ int rt_bus_publish(struct rt_bus *bus, const char *subject, const void *data, si
 uint64_t rt_bus_lost(const struct rt_bus *bus)
 {
     return atomic_load_explicit(&bus->inbox->lost, memory_order_relaxed);
-}
-
-/* ---- blocking ---- */
-
-struct rt_asker {
-    natsConnection *connection;
-};
-
-int rt_asker_create(const char *url, uint32_t timeout_ms, struct rt_asker **out)
-{
-    natsOptions *options = NULL;
-    natsConnection *connection = NULL;
-    char shown[RT_BUS_URL_MAX];
-    natsStatus s = natsOptions_Create(&options);
-
-    if (s == NATS_OK)
-        s = natsOptions_SetURL(options, url);
-    if (s == NATS_OK)
-        s = natsOptions_SetName(options, "saffron");
-    if (s == NATS_OK)
-        s = natsOptions_SetTimeout(options, timeout_ms);
-    if (s == NATS_OK)
-        s = natsOptions_SetAllowReconnect(options, false);
-    if (s == NATS_OK)
-        s = natsOptions_SetSendAsap(options, true);
-    if (s == NATS_OK)
-        s = natsOptions_SetErrorHandler(options, on_error, NULL);
-    if (s == NATS_OK)
-        s = natsConnection_Connect(&connection, options);
-    natsOptions_Destroy(options);
-    if (s != NATS_OK)
-        return RT_FAIL(RT_ENATS, "no connection to NATS at %s: %s",
-                       rt_bus_shown_url(url, shown, sizeof(shown)), natsStatus_GetText(s));
-    *out = rt_xcalloc(1, sizeof(**out));
-    (*out)->connection = connection;
-    return 0;
-}
-
-void rt_asker_destroy(struct rt_asker *asker)
-{
-    if (!asker)
-        return;
-    natsConnection_Destroy(asker->connection);
-    rt_free(asker);
-}
-
-/* 0 when no more answers are to come, RT_ENATS when the connection is gone. */
-static int take_answers(natsSubscription *sub, uint32_t timeout_ms, void *ctx,
-                        bool (*answer)(void *ctx, const uint8_t *data, size_t size))
-{
-    uint64_t end_ns = rt_now_ns() + timeout_ms * RT_MS;
-    bool more = true;
-
-    while (more) {
-        uint64_t now_ns = rt_now_ns();
-        natsMsg *msg = NULL;
-        natsStatus s;
-
-        if (now_ns >= end_ns)
-            return 0;
-        s = natsSubscription_NextMsg(&msg, sub, (int64_t)((end_ns - now_ns + RT_MS - 1) / RT_MS));
-        if (s == NATS_TIMEOUT || s == NATS_NO_RESPONDERS)
-            return 0;
-        if (s != NATS_OK)
-            return RT_FAIL(RT_ENATS, "no answer: %s", natsStatus_GetText(s));
-        more =
-            answer(ctx, (const uint8_t *)natsMsg_GetData(msg), (size_t)natsMsg_GetDataLength(msg));
-        natsMsg_Destroy(msg);
-    }
-    return 0;
-}
-
-int rt_asker_ask(struct rt_asker *asker, const char *subject, const void *data, size_t size,
-                 uint32_t timeout_ms, void *ctx,
-                 bool (*answer)(void *ctx, const uint8_t *data, size_t size))
-{
-    natsSubscription *sub = NULL;
-    natsInbox *inbox = NULL;
-    natsStatus s = natsInbox_Create(&inbox);
-    int err;
-
-    if (s == NATS_OK)
-        s = natsConnection_SubscribeSync(&sub, asker->connection, inbox);
-    if (s == NATS_OK)
-        s = natsConnection_PublishRequest(asker->connection, subject, inbox, data, (int)size);
-    if (s == NATS_OK)
-        err = take_answers(sub, timeout_ms, ctx, answer);
-    else
-        err = RT_FAIL(RT_ENATS, "%s: cannot ask: %s", subject, natsStatus_GetText(s));
-    natsSubscription_Destroy(sub);
-    natsInbox_Destroy(inbox);
-    return err;
 }

@@ -45,14 +45,4 @@ uint64_t rt_bus_lost(const struct rt_bus *bus); /* messages for which the inbox 
 /* `url` without user and password, for logs and errors. Returns out. */
 const char *rt_bus_shown_url(const char *url, char *out, size_t size);
 
-/* Blocking, for command line programs: no loop, no threads of ours. */
-struct rt_asker;
-int rt_asker_create(const char *url, uint32_t timeout_ms, struct rt_asker **out);
-void rt_asker_destroy(struct rt_asker *asker); /* NULL is legal */
-/* Publish and hand over the answers until answer() returns false, timeout_ms is over, or the server says
- * that nobody listens on the subject. */
-int rt_asker_ask(struct rt_asker *asker, const char *subject, const void *data, size_t size,
-                 uint32_t timeout_ms, void *ctx,
-                 bool (*answer)(void *ctx, const uint8_t *data, size_t size));
-
 #endif

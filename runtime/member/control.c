@@ -3,7 +3,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
-#include "runtime/member/bus.h"
+#include "runtime/member/asker.h"
 #include "runtime/member/member.h"
 #include "runtime/member/subject.h"
 

@@ -87,15 +87,15 @@ is_training() {
     [ -s "$work/out" ] && grep -q ' samples' "$work/out"
 }
 
-# wait_end SECONDS -- of $supervisor; its exit status in $status.
+# wait_end SECONDS [PID WHAT] -- of $supervisor, or of another process that was started here; its exit status in $status.
 wait_end() {
-    local tries=$(($1 * 50))
-    while kill -0 "$supervisor" 2>/dev/null; do
+    local tries=$(($1 * 50)) pid=${2:-${supervisor:-}} what=${3:+"$3: "}
+    while kill -0 "$pid" 2>/dev/null; do
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || fail "still running after $1 s"
+        [ "$tries" -gt 0 ] || fail "${what}still running after $1 s"
         sleep 0.02
     done
-    wait "$supervisor"
+    wait "$pid"
     status=$?
 }
 

@@ -17,14 +17,7 @@ start() {
 
 # ends WHAT PID STATUS -- soon; its exit status.
 ends() {
-    local tries=250
-    while kill -0 "$2" 2>/dev/null; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || fail "$1: still running after 5 s"
-        sleep 0.02
-    done
-    wait "$2"
-    status=$?
+    wait_end $((5 * slow)) "$2" "$1"
     [ "$status" -eq "$3" ] || fail "$1: exit status $status, expected $3"
 }
 
