@@ -263,10 +263,10 @@ for case in "trainer 2" "trainer 1" "middleware 1"; do
     as_init "$name" "$n"
     [ "$(sed -n 's/^NSpid:.*[[:space:]]//p' "/proc/$init/status")" -eq 1 ] || fail "$name is not PID 1"
     # An orphan ends: its zombie is reaped.
-    orphan=$(nsenter -t "$init" -p -m sh -c 'sleep 0.1 >/dev/null & readlink /proc/self >/dev/null; echo $!')
+    orphan=$(nsenter -t "$init" -p -m -r sh -c 'sleep 0.1 >/dev/null & readlink /proc/self >/dev/null; echo $!')
     [ -n "$orphan" ] || fail "no orphan could be made"
     sleep 0.5
-    ! nsenter -t "$init" -p -m test -e "/proc/$orphan" || fail "$name as PID 1 leaves a zombie"
+    ! nsenter -t "$init" -p -m -r test -e "/proc/$orphan" || fail "$name as PID 1 leaves a zombie"
     kill -TERM "$init"
     gone "$name" 0
     [ "$(grep -c 'stopping by=SIGTERM' "$work/$name")" -eq "$n" ] || fail "$name as PID 1: $(cat "$work/$name")"
