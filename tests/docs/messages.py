@@ -9,7 +9,7 @@ its tables; several may share a row. Which are asked for:
   - every error name of runtime/base/err.h: INTERNAL ones are about a single message between two programs and the page
     tells them by name only
   - every alert of k8s/monitoring, as a heading's or an <a id>'s anchor
-`python3 tests/docs/messages.py list` prints the messages with their places.
+`python3 tests/docs/messages.py list` prints the messages with their places, `... match FILE` the entry for what a program said.
 """
 import glob
 import re
@@ -174,7 +174,19 @@ def main():
     return 1 if bad else 0
 
 
-if sys.argv[1:] == ["list"]:
+def match(path):
+    """Does the page explain what a program said, the text of a file? The entry with most words of its own."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        said = file.read()
+    best = max([(0, "none")] + [(sum(map(str.isalpha, words)), words) for words, _ in entries()
+                                if re.search(".*".join(map(re.escape, words.split("…"))), said)])
+    print(f"{said.strip()}\n    has the entry: {best[1]}")
+    return 0 if best[0] > 0 else 1
+
+
+if sys.argv[1:2] == ["match"]:
+    sys.exit(match(sys.argv[2]))
+elif sys.argv[1:] == ["list"]:
     print("\n".join(f"{place}\t{words}" for words, place in messages().items()))
 else:
     sys.exit(main())

@@ -169,6 +169,33 @@ for script in tests/docs/*.py; do
     "$python" "$script" "$SAFFRON_BIN_DIR" >"$work/out" 2>&1 || fail "$script:
 $(cat "$work/out")"
 done
+# What programs say of a beginner's mistakes is explained.
+while read -r command; do
+    (cd "$work/tree" && timeout 60 bash -c "$command") >"$work/out" 2>"$work/err" </dev/null && fail "no mistake: $command"
+    "$python" tests/docs/messages.py match "$work/err" >"$work/answer" 2>&1 ||
+        fail "docs/trouble.md does not explain '$command': $(cat "$work/answer")"
+done <<'END'
+./launch.sh trainr
+./launch.sh local --config nowhere
+./launch.sh local --config shop --set data.batch_size=big
+./launch.sh local --config shop --set global.stalenes=3
+./launch.sh local --config shop --set batch_size=3
+./launch.sh local --config shop --model nothing
+./launch.sh local --config shop --run-dir runs/shop
+./launch.sh local --config shop --epochs many
+./launch.sh local --config shop --data /nowhere
+./launch.sh local --config shop --set 'model.params.top=[8]'
+./launch.sh local --config shop --set data.columns.clicked=feature
+./launch.sh local --config shop --set data.max_bad_ratio=0 --run-dir runs/bad
+./launch.sh local --config shop --nats http://127.0.0.1
+./launch.sh trainer
+./launch.sh middleware --config shop --bind nowhere
+REPLICA_INDEX=5 ./launch.sh embserver --config shop
+SAFFRON_BIN_DIR=/nowhere ./launch.sh trainer
+build/release/saffron status
+build/release/saffron status --run-dir shop
+build/release/saffron stop --job none --nats nats://127.0.0.1:1
+END
 # They find what is wrong: pages with one mistake of each kind.
 rm "$work/tree/docs"
 cp -r docs "$work/tree/docs"
