@@ -100,7 +100,8 @@ for n in 4 3 2; do # the order does not matter, says the page
         echo "trap 'until [ -e $work/stopped ]; do sleep 0.1; done; kill \$(jobs -pr) 2>/dev/null || true' EXIT"
         cat "$work/block-$n"
     } >"$work/machine-$n"
-    bash -eu "$work/machine-$n" >"$work/machine-$n.log" 2>&1 &
+    cp -a "$work/tree" "$work/tree-$n" # nothing is shared but the network
+    (cd "$work/tree-$n" && exec bash -eu "$work/machine-$n") >"$work/machine-$n.log" 2>&1 &
     machines+=("$!")
 done
 for ((tries = 150 * slow; tries > 0; tries--)); do
@@ -108,12 +109,12 @@ for ((tries = 150 * slow; tries > 0; tries--)); do
     [ "$(grep -cE '^[a-z_]+/[0-9] +done ' "$work/status")" -lt 7 ] || break
     sleep 0.2
 done
-[ "$tries" -gt 0 ] || { echo "the machines are not done:"; cat "$work/status" "$work"/machine-*.log ./*.log; exit 1; }
+[ "$tries" -gt 0 ] || { echo "the machines are not done:"; cat "$work/status" "$work"/machine-*.log "$work"/tree-*/*.log; exit 1; }
 cat "$work/status"
 $stop || exit 1
 touch "$work/stopped"
 for pid in "${machines[@]}"; do
-    wait "$pid" || { echo "a machine ended with $?"; cat "$work"/machine-*.log ./*.log; exit 1; }
+    wait "$pid" || { echo "a machine ended with $?"; cat "$work"/machine-*.log "$work"/tree-*/*.log; exit 1; }
 done
 END
 # A network where all three addresses are this machine's, and a process tree that ends with its first.
@@ -146,7 +147,7 @@ for role in trainer embedding_server middleware; do
     grep -q "^$role/1 " "$work/out" || fail "docs/machines.md: status names no $role/1"
 done
 grep -q "7 processes of job 'shop' are stopping" "$work/out" || fail "docs/machines.md: stop: $(tail -n 2 "$work/out")"
-grep -qE 'INFO trainer/0 result test_auc=0\.[78]' "$work/tree/trainer-0.log" || fail "docs/machines.md: no AUC in the log"
+grep -qE 'INFO trainer/0 result test_auc=0\.[78]' "$work/tree-3/trainer-0.log" || fail "docs/machines.md: no AUC in the log"
 
 # What the page shows of a status is what is there, but for incarnations and rows.
 for file in docs/machines.md "$work/out"; do
