@@ -340,8 +340,11 @@ static void subscribe(struct rt_bus *bus, size_t i)
     rt_assert(s == NATS_OK);
 }
 
+/* The connection first, which ends the thread that reads: up to release 3.5 of the library that thread holds no
+ * subscription that it has a message for, and would lock one that is destroyed meanwhile (nats.c issue 637). */
 static void disconnect(struct rt_bus *bus)
 {
+    natsConnection_Close(bus->connection);
     for (size_t i = 0; i < bus->n_subjects; i++) {
         natsSubscription_Destroy(bus->subscription[i]);
         bus->subscription[i] = NULL;

@@ -28,6 +28,7 @@ struct fake {
     pthread_mutex_t lock;
     atomic_int accepted, hold; /* hold: refuse to accept */
     atomic_bool deaf;          /* do not read what comes */
+    atomic_bool flood;         /* messages for the first subscription, as fast as they go */
     atomic_int slam;           /* end the connection, 1: at once; 2: after INFO; 3: after CONNECT */
     atomic_bool quit;
     char seen[65536]; /* of the latest connection */
@@ -51,6 +52,18 @@ static void fake_read(struct fake *fake)
         (void)!write(fake->connection, "PONG\r\n", 6);
 }
 
+#define MESSAGE "MSG inbox 1 1\r\nx\r\n"
+
+static void fake_flood(struct fake *fake)
+{
+    char text[50 * (sizeof(MESSAGE) - 1)];
+
+    for (size_t at = 0; at < sizeof(text); at += sizeof(MESSAGE) - 1)
+        memcpy(text + at, MESSAGE, sizeof(MESSAGE) - 1);
+    if (send(fake->connection, text, sizeof(text), MSG_NOSIGNAL) < 0)
+        fake->flood = false;
+}
+
 static void *fake_main(void *arg)
 {
     static const char info[] = "INFO {\"server_id\":\"x\",\"version\":\"2.9.0\",\"headers\":true,"
@@ -61,7 +74,7 @@ static void *fake_main(void *arg)
         struct pollfd fds[2] = {{fake->hold ? -1 : fake->listener, POLLIN, 0},
                                 {fake->deaf ? -1 : fake->connection, POLLIN, 0}};
 
-        poll(fds, 2, 5);
+        poll(fds, 2, fake->flood ? 0 : 5);
         if (fds[0].revents & POLLIN) {
             int fd = accept(fake->listener, NULL, NULL);
 
@@ -75,6 +88,8 @@ static void *fake_main(void *arg)
         }
         if ((fds[1].revents & POLLIN) && fake->slam != 3)
             fake_read(fake);
+        if (fake->flood && fake->connection >= 0)
+            fake_flood(fake);
         if ((fake->hold || fake->slam == 1 || fake->slam == 2 ||
              (fake->slam == 3 && (fds[1].revents & POLLIN))) &&
             fake->connection >= 0) {
@@ -259,6 +274,41 @@ static void server_dies_in_the_handshake(void **state)
     }
 }
 
+static bool many_are_counted(void *arg)
+{
+    return *(int *)arg >= 100;
+}
+
+/* A bus goes while messages come for it: none is heard afterwards, and nothing is touched that is gone. */
+static void destroyed_while_messages_come(void **state)
+{
+    struct rt_bus_conf conf = {
+        .loop = bed_loop, .name = "flood", .message = count_message, .change = ignore_change};
+    char url[64];
+
+    (void)state;
+    for (int round = 0; round < 30; round++) {
+        struct fake *fake = fake_start(url, sizeof(url));
+        struct rt_bus *bus;
+        int counted = 0;
+
+        conf.url = url;
+        conf.ctx = &counted;
+        assert_int_equal(rt_bus_create(&conf, &bus), 0);
+        assert_int_equal(rt_bus_subscribe(bus, "inbox"), 0);
+        assert_true(bed_run_until(bus_is_up, bus, BED_WAIT_NS));
+        while (!fake_saw(fake, "SUB inbox"))
+            usleep(100);
+        fake->flood = true;
+        assert_true(bed_run_until(many_are_counted, &counted, BED_WAIT_NS));
+        rt_bus_destroy(bus);
+        counted = 0;
+        bed_run_until(bed_never, NULL, 2 * RT_MS);
+        assert_int_equal(counted, 0);
+        fake_end(fake);
+    }
+}
+
 static void shown_urls(void **state)
 {
     static const struct {
@@ -282,10 +332,9 @@ static void shown_urls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shown_urls),
-        TEST(nothing_is_late),
-        TEST(server_does_not_read),
-        TEST(server_dies_in_the_handshake),
+        cmocka_unit_test(shown_urls),        TEST(nothing_is_late),
+        TEST(server_does_not_read),          TEST(server_dies_in_the_handshake),
+        TEST(destroyed_while_messages_come),
     };
 
     rt_log_set_level(RT_LOG_ERROR);
