@@ -5,6 +5,7 @@
 # far as it goes without one: folders are rendered, and the objects that a command names must be in them.
 . "$(dirname "$0")/lib.sh"
 export SAFFRON_BIN_DIR=$PWD/$B
+[[ $B != /* ]] || SAFFRON_BIN_DIR=$B
 
 # run_job COMMAND LINE -- a whole `./launch.sh local ...`; its data may lie elsewhere, and be absent.
 run_job() {
