@@ -132,6 +132,7 @@ prints() {
 # ---- built ---------------------------------------------------------------------------------------
 make_base
 base_s=$SECONDS
+[ "$base_s" -lt "$seconds_max" ] || not_made "the image" 124
 timeout $((seconds_max - base_s)) buildah "${storage[@]}" bud --isolation chroot --network host --pull-never -t "$tag" . \
     >"$work/out" 2>&1 || not_made "the image" $?
 image inspect --type image "$tag" >"$work/image.json" || fail "no image $tag"
