@@ -231,10 +231,50 @@ static int take_port(const char *text, int *out)
     return err;
 }
 
+/* Words that are taken as they are. */
+static const char **word_of(struct rt_flags *o, int key)
+{
+    switch (key) {
+    case KEY_NATS:
+        return &o->nats;
+    case KEY_GATEWAY:
+        return &o->gateway;
+    case KEY_CONFIG:
+        return &o->config;
+    case KEY_DATA:
+        return &o->data_dir;
+    case KEY_MODELS_DIR:
+        return &o->models_dir;
+    case KEY_MODEL:
+        return &o->model;
+    case KEY_RUN_DIR:
+        return &o->run_dir;
+    case KEY_CHECKPOINT_DIR:
+        return &o->checkpoint_dir;
+    default:
+        rt_assert(key >= KEY_GLOBAL && key <= KEY_MODEL_FILE);
+        return &o->path[key - KEY_GLOBAL];
+    }
+}
+
+static int take_word(struct rt_flags *o, int key, const char *text)
+{
+    int err = 0;
+
+    if (key == KEY_NATS)
+        err = rt_address_check_nats(text);
+    else if (key == KEY_GATEWAY)
+        err = rt_push_check(text);
+    else if (!text[0])
+        err = RT_FAIL(RT_EUSAGE, "expected a value, got nothing");
+    if (!err)
+        *word_of(o, key) = text;
+    return err;
+}
+
 static int take(struct parsing *parsing, int key, const char *text)
 {
     struct rt_flags *o = parsing->options;
-    const char **word = NULL;
 
     switch (key) {
     case KEY_INDEX:
@@ -262,43 +302,9 @@ static int take(struct parsing *parsing, int key, const char *text)
         return take_set(o, text);
     case KEY_LOG_LEVEL:
         return rt_log_level_parse(text, &o->log_level);
-    case KEY_NATS:
-        if (rt_address_check_nats(text) != 0)
-            return RT_EUSAGE;
-        word = &o->nats;
-        break;
-    case KEY_GATEWAY:
-        if (rt_push_check(text) != 0)
-            return RT_EUSAGE;
-        word = &o->gateway;
-        break;
-    case KEY_CONFIG:
-        word = &o->config;
-        break;
-    case KEY_DATA:
-        word = &o->data_dir;
-        break;
-    case KEY_MODELS_DIR:
-        word = &o->models_dir;
-        break;
-    case KEY_MODEL:
-        word = &o->model;
-        break;
-    case KEY_RUN_DIR:
-        word = &o->run_dir;
-        break;
-    case KEY_CHECKPOINT_DIR:
-        word = &o->checkpoint_dir;
-        break;
     default:
-        rt_assert(key >= KEY_GLOBAL && key <= KEY_MODEL_FILE);
-        word = &o->path[key - KEY_GLOBAL];
-        break;
+        return take_word(o, key, text);
     }
-    if (!text[0])
-        return RT_FAIL(RT_EUSAGE, "expected a value, got nothing");
-    *word = text;
-    return 0;
 }
 
 /* ---- environment, host name, argp ---- */
