@@ -5,6 +5,7 @@
 # The roles neither install nor build: their programs must lie in SAFFRON_BIN_DIR, in bin/ beside this file (as in
 # the image), or in build/release. Nor does `local` where one of the first two is there.
 set -euo pipefail
+trap 'exit 0' TERM # as the first process of a container it is sent no signal that it has no handler for
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [ ! -d "$top/bin" ] || SAFFRON_BIN_DIR=${SAFFRON_BIN_DIR:-$top/bin}
 bin=${SAFFRON_BIN_DIR:-$top/build/release}

@@ -73,9 +73,11 @@ int ctl_ranks_device(const char *list, unsigned rank, unsigned n, char out[CTL_D
     return 0;
 }
 
-/* In the child; never returns. Its own group: Ctrl-C reaches us alone, and comes once. */
-static void become(char **argv, unsigned rank, const char *device, const sigset_t *mask)
+/* In the child; never returns. Its own group: Ctrl-C reaches us alone, and comes once. TERM and INT stay blocked: a
+ * role handles them once it can, and before that they would kill it, which is no end in order. */
+static void become(char **argv, unsigned rank, const char *device, const sigset_t *before)
 {
+    sigset_t mask = *before;
     char number[16];
 
     setpgid(0, 0);
@@ -83,7 +85,9 @@ static void become(char **argv, unsigned rank, const char *device, const sigset_
     snprintf(number, sizeof(number), "%u", rank);
     if (setenv("SAFFRON_LOCAL_RANK", number, 1) == 0 &&
         setenv("CUDA_VISIBLE_DEVICES", device, 1) == 0) {
-        sigprocmask(SIG_SETMASK, mask, NULL);
+        sigaddset(&mask, SIGTERM);
+        sigaddset(&mask, SIGINT);
+        sigprocmask(SIG_SETMASK, &mask, NULL);
         execvp(argv[0], argv);
     }
     fprintf(stderr, "saffron ranks: %s: %s\n", argv[0], strerror(errno));
@@ -98,14 +102,16 @@ static void tell_all(struct ranks *ranks, int signal)
     }
 }
 
+/* Told again, they do not get more time. */
 static void end_all(struct ranks *ranks)
 {
+    if (!ranks->ending)
+        ranks->kill_at = now_s() + END_S;
     ranks->ending = true;
-    ranks->kill_at = now_s() + END_S;
     tell_all(ranks, SIGTERM);
 }
 
-static int start_all(struct ranks *ranks, char **argv, const sigset_t *mask)
+static int start_all(struct ranks *ranks, char **argv, const sigset_t *before)
 {
     char device[RT_LOCAL_MAX][CTL_DEVICE_MAX];
 
@@ -119,7 +125,7 @@ static int start_all(struct ranks *ranks, char **argv, const sigset_t *mask)
         pid_t pid = fork();
 
         if (pid == 0)
-            become(argv, i, device[i], mask);
+            become(argv, i, device[i], before);
         if (pid < 0) {
             end_all(ranks);
             return RT_FAIL(-errno, "cannot start a process: %s", strerror(errno));

@@ -272,12 +272,30 @@ for case in "trainer 2" "trainer 1" "middleware 1"; do
     [ "$(grep -c 'stopping by=SIGTERM' "$work/$name")" -eq "$n" ] || fail "$name as PID 1: $(cat "$work/$name")"
 done
 
-# A container may be told to stop before it has come far: then too.
+# A container may be told to stop before it has come far: while launch.sh still looks at the files, then soon after.
+mkdir "$work/slow"
+printf '#!/bin/sh\necho >"%s"; exec sleep 1\n' "$work/looks" >"$work/slow/saffron-trainer"
+chmod +x "$work/slow/saffron-trainer"
+SAFFRON_BIN_DIR=$work/slow NPROC_PER_NODE=2 REPLICA_INDEX=0 unshare --pid --fork --mount-proc ./launch.sh trainer \
+    >"$work/trainer" 2>&1 &
+pid_of[trainer]=$!
+until [ -e "$work/looks" ]; do sleep 0.02; done
+kill -TERM "$(pgrep -P "${pid_of[trainer]}")"
+gone trainer 0
 REPLICA_INDEX=0 unshare --pid --fork --mount-proc ./launch.sh trainer "${sets[@]}" >"$work/trainer" 2>&1 &
 pid_of[trainer]=$!
+# takes_term PID -- the program runs, and holds SIGTERM back or handles it.
+takes_term() {
+    local mask
+    [[ $(readlink "/proc/$1/exe") == *saffron-trainer ]] || return 1
+    while read -r mask; do
+        [ $((0x$mask & 1 << 14)) -eq 0 ] || return 0
+    done < <(sed -n 's/^Sig\(Blk\|Cgt\):[[:space:]]*//p' "/proc/$1/status")
+    return 1
+}
 for ((i = 0; i < 500; i++)); do
     init=$(pgrep -P "${pid_of[trainer]}")
-    [ -z "$init" ] || [[ $(readlink "/proc/$init/exe") != *saffron-trainer ]] || break
+    [ -z "$init" ] || ! takes_term "$init" || break
 done
 kill -TERM "$init"
 gone trainer 0
