@@ -14,7 +14,7 @@
 # nats-server comes along (11 MB) so that `local` works with nothing else; in Kubernetes NATS is its own pod.
 # Programs are stripped; their symbols are the stage `debug`, found by build id.
 #
-# The CUDA variant is another base and nothing else (Dockerfile.cuda tells which).
+# The CUDA variant is another base and nothing else (docs/image.md tells which).
 ARG BASE=debian:12.15-slim
 ARG BUILD_BASE=${BASE}
 
