@@ -75,6 +75,10 @@ for role in roles:
 job = [o for o in objects if "\nkind: ConfigMap\n" in o and "name: saffron-job-" in o]
 assert len(job) == 1 and "train.tsv" in job[0] and "use: dlrm" in job[0], job
 PY
+    if "$python" -c 'import yaml' 2>/dev/null; then
+        "$python" tests/k8s/check.py --rendered "$work/tree/shop.yaml" ||
+            fail "docs/kubernetes.md: its overlay is not as ours have to be"
+    fi
 else
     echo "docs/kubernetes.md is not worked through: no kubectl that renders"
 fi

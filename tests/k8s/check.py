@@ -1,6 +1,7 @@
 """Overlays of k8s/ against the schemas of Kubernetes and our own rules; and the rules against counter-examples.
 
-    check.py [FOLDER...]     further folders, only against the schemas
+    check.py [FOLDER...]          further folders, only against the schemas
+    check.py --rendered FILE      what somebody's own overlay came to, against our rules alone
 
 Prints a line per finding and what was checked; the status is 1 when something was found, and 77 when all is well but
 the package kubernetes-validate is not there, so that no schema was read."""
@@ -166,6 +167,16 @@ def same_job():
             found(f"k8s/overlays/small/global.yml: {key} is {ours.get(key)}, in configs/adult {value}")
 
 
+def rendered(path):
+    """All rules but the one that knows our overlays' sizes."""
+    with open(path) as f:
+        world = rules.World(path, [o for o in yaml.safe_load_all(f) if o])
+    for rule in rules.RULES.values():
+        for complaint in rule(world) if rule is not rules.sizes else ():
+            found(f"{rule.__name__}: {complaint}")
+    return 1 if findings else 0
+
+
 def main(folders):
     worlds = {}
     for name in OVERLAYS:
@@ -208,4 +219,4 @@ def main(folders):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(rendered(sys.argv[2]) if sys.argv[1:2] == ["--rendered"] else main(sys.argv[1:]))
