@@ -15,33 +15,36 @@ static uint64_t get(const _Atomic uint64_t *value)
     return atomic_load_explicit(value, memory_order_relaxed);
 }
 
+static void add(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, get(counter) + n, memory_order_relaxed);
+}
+
 static void set(_Atomic uint64_t *gauge, uint64_t value)
 {
     atomic_store_explicit(gauge, value, memory_order_relaxed);
 }
 
-void ebs_count_memory(struct ebs_owner *owner)
+static void change(_Atomic uint64_t *sum, _Atomic uint64_t *part, uint64_t now)
 {
-    struct ebs_owner_stats *stats = &owner->stats;
-    uint64_t rows = 0, row_bytes = 0, memory = 0;
+    set(sum, get(sum) + now - get(part));
+    set(part, now);
+}
 
-    for (uint32_t t = 0; t < owner->conf.job->n_tables; t++) {
-        const struct ebs_table *table = owner->table[t];
-        struct ebs_table_bytes bytes = ebs_table_bytes(table);
-        uint64_t live = ebs_table_rows(table) * ebs_table_row_bytes(table);
+void ebs_count_table(struct ebs_owner *owner, uint32_t table)
+{
+    struct ebs_owner_stats *all = &owner->stats;
+    struct ebs_table_stats *s = &owner->table_stats[table];
+    struct ebs_table_bytes bytes = ebs_table_bytes(owner->table[table]);
+    uint64_t rows = ebs_table_rows(owner->table[table]);
+    uint64_t live = rows * ebs_table_row_bytes(owner->table[table]);
 
-        set(&owner->table_stats[t].rows, ebs_table_rows(table));
-        set(&owner->table_stats[t].row_bytes, live);
-        set(&owner->table_stats[t].index_bytes, bytes.index);
-        set(&owner->table_stats[t].slack_bytes, bytes.rows - live);
-        rows += ebs_table_rows(table);
-        row_bytes += live;
-        memory += bytes.rows + bytes.index;
-    }
-    set(&stats->rows_created, get(&stats->rows_created) + rows - get(&stats->rows));
-    set(&stats->rows, rows);
-    set(&stats->row_bytes, row_bytes);
-    set(&stats->memory_bytes, memory);
+    add(&all->rows_created, rows - get(&s->rows)); /* rows are not evicted */
+    change(&all->rows, &s->rows, rows);
+    add(&all->memory_bytes, live - get(&s->row_bytes));
+    change(&all->row_bytes, &s->row_bytes, live);
+    change(&all->memory_bytes, &s->index_bytes, bytes.index);
+    change(&all->memory_bytes, &s->slack_bytes, bytes.rows - live);
 }
 
 static void register_table(const char *table, const struct ebs_table_stats *s,

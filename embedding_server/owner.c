@@ -59,8 +59,8 @@ static int create_tables(struct ebs_owner *owner)
     }
     owner->applier =
         (struct ebs_applier){.table = owner->table, .lr = owner->lr, .n_tables = job->n_tables};
-    if (!err)
-        ebs_count_memory(owner);
+    for (uint32_t t = 0; t < job->n_tables && !err; t++)
+        ebs_count_table(owner, t);
     return err;
 }
 

@@ -341,6 +341,13 @@ static void step_applied(struct ebs_owner *owner, uint64_t step)
     wake(owner);
 }
 
+/* Of thousands of tables a request has a few. */
+static void count_tables(struct ebs_owner *owner, const struct ebs_part *part)
+{
+    for (uint32_t t = 0; t < part->m.n_tables; t++)
+        ebs_count_table(owner, part->m.table[t]);
+}
+
 /* Change the rows, mark the batches, answer: or answer with the error, and nothing has happened. */
 static int apply(struct ebs_owner *owner, struct ebs_part *const *part, size_t n, bool merge)
 {
@@ -351,6 +358,7 @@ static int apply(struct ebs_owner *owner, struct ebs_part *const *part, size_t n
         rt_histogram_observe(&owner->stats.apply_seconds, RT_HISTOGRAM_SECONDS,
                              rt_io_now(owner->conf.io) - begin);
     for (size_t i = 0; i < n; i++) {
+        count_tables(owner, part[i]);
         if (err) {
             part_refuse(owner, part[i], err);
             continue;
@@ -363,7 +371,6 @@ static int apply(struct ebs_owner *owner, struct ebs_part *const *part, size_t n
                              rows_of(part[i]->m.n_ids, part[i]->m.n_tables));
         part_reply(owner, part[i], WIRE_APPLIED);
     }
-    ebs_count_memory(owner);
     return err;
 }
 

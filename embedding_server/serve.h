@@ -40,8 +40,8 @@ struct ebs_owner {
     struct ebs_table_stats *table_stats; /* [job->n_tables] */
 };
 
-/* metrics.c: what the tables hold now. */
-void ebs_count_memory(struct ebs_owner *owner);
+/* metrics.c: what a table holds now. */
+void ebs_count_table(struct ebs_owner *owner, uint32_t table);
 
 extern const struct rt_method_def ebs_methods[];
 extern const size_t ebs_method_count;
