@@ -528,8 +528,11 @@ static bool is_news(const struct tr_group *group)
 static void pump_async(struct tr_group *group)
 {
     struct tr_trainer *trainer = group->trainer;
+    /* A header full of news is sent at once: of what a round cannot take there would be more after each, until the
+     * other ranks' ledgers are too far behind. */
     bool due = group->must_average || group->local_steps >= trainer->job->global.sync_every ||
-               !tr_phase_may_step(trainer) || tr_phase_has_nothing(trainer);
+               group->n_news >= group->news_max || !tr_phase_may_step(trainer) ||
+               tr_phase_has_nothing(trainer);
     if (trainer->step_open) /* its samples will be of this average */
         return;
     if (group->standing == TR_OUT && due)

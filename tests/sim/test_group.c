@@ -340,6 +340,48 @@ static void test_lying_rank(void **state)
     job_fixture_destroy(job);
 }
 
+/* ---- more news than a header takes ---- */
+
+struct untold {
+    struct job_world w;
+    size_t most; /* batches of one rank that the others had not heard of */
+};
+
+static bool watch_news(void *arg)
+{
+    struct untold *u = arg;
+    for (unsigned r = 0; r < u->w.conf.ranks; r++) {
+        const struct tr_group *group = u->w.rank[r].trainer->group;
+        u->most = group->n_news > u->most ? group->n_news : u->most;
+    }
+    return jw_is_over(&u->w);
+}
+
+/* In `async` a rank finishes several batches between rounds. Headers that take fewer of them, as those of a thousand
+ * ranks, come more often then: what the others do not know yet stays a few batches. */
+static void test_news_do_not_pile_up(void **state)
+{
+    (void)state;
+    enum { TAKES = 3 };
+    const char *set[] = {EPOCHS, "data.test=[]", "global.mode=async", "global.sync_every=20",
+                         "data.batch_size=1"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    for (unsigned ranks = 2; ranks <= 3; ranks++) {
+        struct untold u = {.most = 0};
+        struct jw_conf conf = {.seed = ranks, .ranks = ranks, .job = job};
+        jw_start(&u.w, &conf);
+        for (unsigned r = 0; r < ranks; r++)
+            u.w.rank[r].trainer->group->news_max = TAKES;
+        sim_run_until(u.w.sim, watch_news, &u, 300 * RT_S);
+        jw_run(&u.w);
+        check_accounts(&u.w, 2);
+        /* A header's, and those that were on their way when it was full. */
+        assert_in_range(u.most, TAKES, TAKES + job->global.staleness);
+        jw_stop(&u.w);
+    }
+    job_fixture_destroy(job);
+}
+
 /* ---- gradients that are finite, and whose sum would not be ---- */
 
 /* The last layers make gradients of the size of `scale` while the scores stay as they are: of the first layer's
@@ -418,6 +460,7 @@ int main(void)
         cmocka_unit_test(test_sums_overflow),
         cmocka_unit_test(test_restart_server),
         cmocka_unit_test(test_lying_rank),
+        cmocka_unit_test(test_news_do_not_pile_up),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
