@@ -10,10 +10,12 @@
  * Rank 0 decides, from its copy of the ledger. It enters the phase first, tells the other ranks (tell.c), and
  * when all are in it, answers the composers' AwaitPhase. So no rank hears from a composer of a phase that it
  * is not in. A trainer/0 that was started anew after the end, with nobody left who has its state, is told by the
- * composers that the job is done: it must not be trained again over the rows that are there. A phase other than TRAIN is entered with nothing on its way: at the end of an epoch the ledger
- * has every batch; in its midst rank 0 first makes no more steps (tr_phase_may_step), and every rank answers
- * once what it has stepped is finished. What is queued or looked up stays where it is, and is stepped when
- * training goes on; when training is over, it goes back to the composers, who have given it up. */
+ * composers that the job is done: it must not be trained again over the rows that are there.
+ *
+ * A phase other than TRAIN is entered with nothing on its way: at the end of an epoch the ledger has every batch; in
+ * its midst rank 0 first makes no more steps (tr_phase_may_step), and every rank answers once what it has stepped is
+ * finished. What is queued or looked up stays where it is, and is stepped when training goes on; when training is over,
+ * it goes back to the composers, who have given it up. */
 #include "trainer/group.h"
 #include "trainer/state.h"
 

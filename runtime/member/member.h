@@ -1,10 +1,11 @@
 /* runtime/member/member.h -- presence and control over NATS, on the process' control loop.
  *
  * Says hello each second until ready, then each 5 s; listens to the hellos of the roles it talks to, and to
- * trainer/0's, by which all learn that the job is done; answers `who` and control requests. NATS threads only enqueue; every callback here runs on the loop.
- * Nothing is published while NATS is away; old sequences and lower incarnations are ignored; absence of
- * hellos removes nobody. A hello of our own identity with a higher incarnation: replaced(). Whoever says hello
- * with a lower incarnation than we know of it is told the number that we hold: held(), on its side. */
+ * trainer/0's, by which all learn that the job is done; answers `who` and control requests. NATS threads only
+ * enqueue; every callback here runs on the loop. Nothing is published while NATS is away; old sequences and lower
+ * incarnations are ignored; absence of hellos removes nobody. A hello of our own identity with a higher
+ * incarnation: replaced(). Whoever says hello with a lower incarnation than we know of it is told the number that we
+ * hold: held(), on its side. */
 #ifndef RT_MEMBER_H
 #define RT_MEMBER_H
 

@@ -34,7 +34,8 @@ struct rt_process_role {
 /* Flags and environment (docs in --help): --index/REPLICA_INDEX (or the host name's ordinal), --size/
  * REPLICA_SIZE, --job/SAFFRON_JOB, --nats/SAFFRON_NATS_URL, --config DIR, SAFFRON_*_CONFIG, --data/
  * SAFFRON_DATA_DIR, --model, --bind/SAFFRON_BIND, --port, --admin-port, --run-dir, --seed, --set (repeat),
- * --log-level/LOG_LEVEL, --metrics-gateway/SAFFRON_METRICS_GATEWAY_ADDR, --fixed-ports (base ports of global.yml; without it free ports).
+ * --log-level/LOG_LEVEL, --metrics-gateway/SAFFRON_METRICS_GATEWAY_ADDR, --fixed-ports (base ports of
+ * global.yml; without it free ports).
  * An error was already printed when it fails. --help, --version and --describe exit here. */
 int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
                      struct rt_process **out);

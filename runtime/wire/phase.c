@@ -1,6 +1,6 @@
 /* runtime/wire/phase.c -- codec of what data-compose and trainer say about phases: statistics, ledger,
- * AwaitPhase, EndOfEpoch, NothingYet; and trainer ranks: TellPhase, Scores. The only messages with messages inside: their counts are limited, and so is the
- * memory that they unpack to (runtime/wire/codec.c). */
+ * AwaitPhase, EndOfEpoch, NothingYet; and trainer ranks: TellPhase, Scores. The only messages with messages inside:
+ * their counts are limited, and so is the memory that they unpack to (runtime/wire/codec.c). */
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/wire/batch.h"
