@@ -8,6 +8,8 @@
 
 #include <nats/nats.h>
 
+#define FLUSH_MS 5000 /* a server that does not answer for so long is none */
+
 struct rt_asker {
     natsConnection *connection;
 };
@@ -57,6 +59,17 @@ void rt_asker_destroy(struct rt_asker *asker)
     rt_free(asker);
 }
 
+/* More answers may come, and up to release 3.5 of the library its reading thread holds no subscription that it has a
+ * message for, but locks it (nats.c issue 637). It is past them when it has come by the answer to a later PING, or
+ * has ended. */
+static void forget(struct rt_asker *asker, natsSubscription *sub)
+{
+    natsSubscription_Unsubscribe(sub);
+    if (natsConnection_FlushTimeout(asker->connection, FLUSH_MS) != NATS_OK)
+        natsConnection_Close(asker->connection);
+    natsSubscription_Destroy(sub);
+}
+
 /* 0 when no more answers are to come, RT_ENATS when the connection is gone. */
 static int take_answers(natsSubscription *sub, uint32_t timeout_ms, void *ctx,
                         bool (*answer)(void *ctx, const uint8_t *data, size_t size))
@@ -100,7 +113,8 @@ int rt_asker_ask(struct rt_asker *asker, const char *subject, const void *data, 
         err = take_answers(sub, timeout_ms, ctx, answer);
     else
         err = RT_FAIL(RT_ENATS, "%s: cannot ask: %s", subject, natsStatus_GetText(s));
-    natsSubscription_Destroy(sub);
+    if (sub)
+        forget(asker, sub);
     natsInbox_Destroy(inbox);
     return err;
 }

@@ -509,6 +509,18 @@ static void ask_raw(const char *url)
     rt_asker_destroy(asker);
 }
 
+/* Two answer and one answer is taken: the other comes while its subscription goes. */
+static void ask_and_leave(const char *url)
+{
+    char text[1024];
+    struct rt_asker *asker;
+
+    assert_int_equal(rt_asker_create(url, 2000, &asker), 0);
+    for (int i = 0; i < 500; i++)
+        assert_int_equal(rt_asker_ask(asker, "$SRV.PING", "", 0, 5000, text, take_text), 0);
+    rt_asker_destroy(asker);
+}
+
 static void control(void **state)
 {
     struct rt_control_client *client;
@@ -528,6 +540,7 @@ static void control(void **state)
     ask_commands(client, &m0);
     ask_raw(server.url);
     rt_control_close(client);
+    ask_and_leave(server.url);
     rt_loop_stop(bed_loop);
     rt_loop_join(bed_loop);
     bed_threaded = false;
