@@ -86,9 +86,10 @@ run_role() {
     *" --describe "* | *" --help "* | *" --version "*) exec "$program" --fixed-ports "$@" ;;
     esac
     ulimit -Sn hard # many runtimes lend 1,024 files, and a middleware alone may have ten times as many connections
-    [ "${NPROC_PER_NODE:-1}" = 1 ] && exec "$program" --fixed-ports "$@"
+    # Blocked, a signal to the first process waits until the program can obey and unblocks it.
+    [ "${NPROC_PER_NODE:-1}" = 1 ] && exec env --block-signal=TERM "$program" --fixed-ports "$@"
     "$program" --fixed-ports --describe "$@" >/dev/null # what is wrong is said by one, not by each
-    exec "$bin/saffron" ranks "$program" --fixed-ports "$@"
+    exec env --block-signal=TERM "$bin/saffron" ranks "$program" --fixed-ports "$@"
 }
 
 case ${1:-} in
