@@ -34,4 +34,5 @@ patches:
 YAML
 run_overlay "$overlay" 0.895
 grep -q "^12 pods, " "$work/out" || fail "expected 12 pods"
+all_enforced
 exit 0

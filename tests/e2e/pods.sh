@@ -9,6 +9,11 @@ for program in ip nsenter nats-server; do
     command -v "$program" >/dev/null || skip "no program $program: pods cannot be started"
 done
 
+# all_enforced -- the last word of a script: pods that reach everybody prove no policy.
+all_enforced() {
+    ! grep -q 'policies not enforced' "$work/out" || skip "all but the network policies: no iptables here"
+}
+
 # run_overlay FOLDER AUC -- to a trained model of adult that is as good as that.
 run_overlay() {
     # /opt/saffron as the image has it.
