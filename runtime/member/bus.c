@@ -14,7 +14,8 @@
  * lock that is held while it connects. So the loop calls nothing but the two queues, and whether NATS is
  * there it knows from the callbacks. A message belongs to the connection that it was given for: one that the
  * sender finds after a loss is dropped, and one that slips into the moment of loss finds a reconnect buffer
- * of one byte and fails (the library would otherwise deliver it after the outage).
+ * of one byte, which takes one message, and the connection is given up with it (the library would otherwise deliver it
+ * after the outage).
  *
  * The library closes a connection for good when its server dies in the middle of the first handshake, for all
  * that it was told to retry: then the sender makes another, with the same subscriptions. */
@@ -329,15 +330,20 @@ static void subscribe(struct rt_bus *bus, size_t i)
     natsStatus s;
 
     s = natsConnection_Subscribe(&sub, bus->connection, bus->subject[i], on_message, bus->inbox);
+    if (s == NATS_OK) {
+        inbox_hold(bus->inbox); /* until it is complete */
+        s = natsSubscription_SetOnCompleteCB(sub, inbox_drop, bus->inbox);
+        if (s != NATS_OK) { /* closed meanwhile, before a message could come */
+            natsSubscription_Destroy(sub);
+            inbox_drop(bus->inbox);
+        }
+    }
     if (s != NATS_OK) { /* it is closed: renew() comes back to this */
         rt_log(RT_LOG_DEBUG, "nats_not_subscribed subject=%s reason=\"%s\"", bus->subject[i],
                natsStatus_GetText(s));
         return;
     }
     bus->subscription[i] = sub;
-    inbox_hold(bus->inbox);
-    s = natsSubscription_SetOnCompleteCB(sub, inbox_drop, bus->inbox);
-    rt_assert(s == NATS_OK);
 }
 
 /* The connection first, which ends the thread that reads: up to release 3.5 of the library that thread holds no
@@ -389,6 +395,8 @@ static void publish(struct rt_bus *bus, const struct outgoing *out)
     if (s != NATS_OK)
         rt_log(RT_LOG_DEBUG, "nats_not_published subject=%s reason=\"%s\"", out->subject,
                natsStatus_GetText(s));
+    else if (natsConnection_Status(bus->connection) != NATS_CONN_STATUS_CONNECTED)
+        natsConnection_Close(bus->connection); /* renew() follows */
 }
 
 static void do_work(struct rt_bus *bus, struct outgoing *out)
