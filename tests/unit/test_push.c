@@ -266,7 +266,7 @@ static void trouble_is_told_once(void **state)
  * under way. */
 static void silence(void **state)
 {
-    const uint64_t limit_ns = 300 * RT_MS;
+    const uint64_t limit_ns = 800 * RT_MS;
     struct gateway g;
 
     (void)state;
@@ -277,7 +277,7 @@ static void silence(void **state)
         uint64_t begun = rt_now_ns();
 
         rt_push_give(push, page_of("a 1\n"));
-        assert_true(rt_now_ns() - begun < 100 * RT_MS);
+        assert_true(rt_now_ns() - begun < 500 * RT_MS);
         for (int i = 0; i < 1000 && atomic_load(&g.requests) == before; i++)
             usleep(1000);
         assert_int_equal(atomic_load(&g.requests), before + 1);
@@ -288,7 +288,7 @@ static void silence(void **state)
             continue;
         }
         rt_push_last(push, page_of("a 2\n"));
-        assert_true(rt_now_ns() - begun < 100 * RT_MS);
+        assert_true(rt_now_ns() - begun < 500 * RT_MS);
         rt_push_destroy(push);
         assert_true(rt_now_ns() - begun >= limit_ns / 2);
         assert_true(rt_now_ns() - begun < limit_ns + RT_S);
