@@ -166,9 +166,11 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
 static int start_lookup(struct tr_batch *batch)
 {
     struct tr_trainer *trainer = batch->trainer;
-    /* With one permit at a time all our earlier steps are acked; others may have made one without us. A batch
-     * that is stepped already is run again for a step that waits for it. */
+    /* Owners ack a batch when they have applied all of its step: where the latest one has a batch of ours, there is
+     * nothing to wait for, and an owner that was started anew has nobody left to wait for. But others may have made
+     * it without us. A batch that is stepped already is run again for a step that waits for it. */
     bool wait = trainer->group && trainer->job->global.mode == RT_MODE_FULL &&
+                trainer->step > trainer->acked_step &&
                 !rt_ledger_is_stepped(trainer->ledger, batch->id);
     struct wire_lookup_batch request = {
         .step = wait ? trainer->step : 0,

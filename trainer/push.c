@@ -23,6 +23,8 @@ static void finish_trained(struct tr_batch *batch)
 {
     struct tr_trainer *trainer = batch->trainer;
     tr_finished(trainer, batch->id);
+    if (batch->step > trainer->acked_step)
+        trainer->acked_step = batch->step;
     trainer->last_ack_ns = rt_io_now(trainer->io);
     trainer->evaluated_by_ack_ns = trainer->evaluated_ns;
     trainer->count.samples_trained += batch->head.samples;

@@ -138,6 +138,7 @@ struct tr_trainer {
     int step_err;
     char step_text[256];
     uint64_t step, global_samples;
+    uint64_t acked_step; /* the latest of which a batch of ours was acked by every owner */
 
     uint64_t phase, epoch, pass; /* pass: passes over the phase's set before */
     enum wire_phase_kind kind;
