@@ -54,7 +54,7 @@ for pid in "${pids[@]}"; do
 done
 [ "$(grep -l already "$work"/many.? | wc -l)" -eq 2 ] || fail "several at once: $(cat "$work"/many.*)"
 grep -q 'many: another process writes there, waiting for it' "$work"/many.*.err || fail "nobody waited"
-[ "$(wc -l <"$work/many/train.tsv") $(ls -A "$work/many" | wc -l)" = "400000 3" ] ||
+[ "$(wc -l <"$work/many/train.tsv") $(find "$work/many" -type f | wc -l)" = "400000 3" ] ||
     fail "several at once: $(ls -lA "$work/many")"
 rm -r "$work/many"
 
