@@ -106,6 +106,7 @@ struct mw_scratch {
 struct mw_owner {
     struct rt_peer *peer;
     bool up;
+    uint64_t incarnation; /* when it was up last; 0: it never was */
 };
 
 struct mw_loop {
@@ -180,6 +181,8 @@ void mw_fanout_begin(struct mw_batch *batch, bool all);
 void mw_fanout_abandon(struct mw_batch *batch);
 /* Send what waits for an owner; NULL: for all that are up. */
 void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner);
+/* It was started anew, with nothing: in `full` it is to be sent again also what it has acked of open batches. */
+void mw_fanout_repeat(struct mw_loop *loop, const struct mw_owner *owner);
 
 /* ---- put.c, lookup.c, push.c ---- */
 

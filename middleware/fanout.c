@@ -4,8 +4,9 @@
  *                ^-------- lost or busy --'          (mw_fanout_begin puts all at WAIT)
  *
  * An owner that is lost leaves its part at WAIT: mw_fanout_resend sends it when the owner is up again, and
- * the other owners keep what they did. An owner that is busy is asked again after MW_RETRY_NS. Any other
- * error ends the fan-out when the rest of it has answered (settle).
+ * the other owners keep what they did; in `full` one that was started anew gets again what it had acked
+ * (mw_fanout_repeat). An owner that is busy is asked again after MW_RETRY_NS. Any other error ends the fan-out when the
+ * rest of it has answered (settle).
  *
  * A fan-out may be begun anew or given up while requests of it are out: an owner may hold one until a step
  * of the group that will never be made. So each request carries the number of its attempt, and the reply to
@@ -207,5 +208,18 @@ void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner)
         }
         if (batch->err)
             settle(batch);
+    }
+}
+
+/* There other ranks' parts of the step may come again, which wait for this one. In the other modes nobody waits. */
+void mw_fanout_repeat(struct mw_loop *loop, const struct mw_owner *owner)
+{
+    for (struct mw_batch *batch = loop->oldest; batch; batch = batch->next) {
+        struct mw_part *part = &batch->part[owner - loop->owner];
+
+        if (batch->state != MW_PUSHING || !batch->push.synchronous || part->state != MW_PART_DONE)
+            continue;
+        part->state = MW_PART_WAIT;
+        batch->parts_left++;
     }
 }

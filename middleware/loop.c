@@ -68,6 +68,9 @@ static void on_peer_up(void *ctx, struct rt_peer *peer)
     struct mw_owner *owner = owner_of(loop, peer);
 
     set_owner_up(loop, owner, true);
+    if (owner->incarnation && owner->incarnation != rt_peer_incarnation(peer))
+        mw_fanout_repeat(loop, owner);
+    owner->incarnation = rt_peer_incarnation(peer);
     mw_fanout_resend(loop, owner);
 }
 

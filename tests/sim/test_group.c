@@ -287,8 +287,8 @@ static void test_two_are_one_twice_as_large(void **state)
 /* ---- an embedding server that comes back with nothing ---- */
 
 /* In `full` its owners have seen no step: they are told how far all owners were, and a rank does not wait there for
- * a step of its own that all owners had. (One that others made without it is waited for in vain, and so is the rest
- * of a step that some owners had acked to some ranks.) */
+ * a step of its own that all owners had. (One that others made without it is waited for in vain; and if all acks of a
+ * step got through to some ranks and not to others, those wait for parts that nobody sends again.) */
 static void test_restart_server(void **state)
 {
     (void)state;

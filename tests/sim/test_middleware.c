@@ -137,6 +137,41 @@ static void owner_lost_between(void **state)
     mwt_stop(w);
 }
 
+/* In `full` other ranks' parts of the step may have to come again there, and wait for ours. */
+static void an_owner_started_anew_gets_again_what_it_acked(void **state)
+{
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+    struct ask ask;
+
+    (void)state;
+    for (unsigned synchronous = 0; synchronous < 2; synchronous++) {
+        mwt_start(w, NULL, 0);
+        mwt_make_input(&in, 5);
+        assert_int_equal(mwt_do_put(w, &in), 0);
+        assert_int_equal(mwt_do_lookup(w, &in), 0);
+        w->owner[1].hold = true;
+        mwt_push_as(w, &in, synchronous, &ask);
+        sim_run_until(w->sim, NULL, NULL, RT_S);
+        assert_int_equal(w->owner[0].applies, 1);
+        sim_break(w->sim, NODE_M, NODE_E); /* the connection alone: what it has acked is there */
+        sim_run_until(w->sim, NULL, NULL, 3 * RT_S);
+        assert_int_equal(w->owner[0].again, 0);
+        mwt_stop_owner(w, 0);
+        mwt_start_owner(w, 0);
+        sim_run_until(w->sim, NULL, NULL, 3 * RT_S);
+        assert_int_equal(w->owner[0].again, synchronous);
+        assert_int_equal(ask.ended, 0);
+        w->owner[1].hold = false;
+        sim_break(w->sim, NODE_M, NODE_E + 1);
+        assert_int_equal(mwt_wait_for(w, &ask), 0);
+        mwt_model_push(w, &in);
+        mwt_check_rows(w);
+        mwt_stop(w);
+    }
+}
+
 /* A trainer that started anew asks for another step while an owner is away and nothing is out. */
 static void another_step_while_an_owner_is_away(void **state)
 {
@@ -629,6 +664,7 @@ int main(void)
         cmocka_unit_test(put_lookup_push),
         cmocka_unit_test(repeats_are_joined),
         cmocka_unit_test(owner_lost_between),
+        cmocka_unit_test(an_owner_started_anew_gets_again_what_it_acked),
         cmocka_unit_test(another_step_while_an_owner_is_away),
         cmocka_unit_test(a_busy_owner_is_asked_again),
         cmocka_unit_test(an_owner_that_refuses_ends_it),
