@@ -11,7 +11,7 @@
  * The header of the next round is sent while this one's step is computed, so its way is not waited
  * for. A link that breaks loses calls, not rounds: the header is sent again, and rank 0 keeps the answer of
  * the latest round for who asks again. The ledger's copies move with the headers: what a rank has finished
- * is in its next one. A rank that joins with nothing only does so where phase.c says that nothing can come
+ * is in its next one (finished.c). A rank that joins with nothing only does so where phase.c says that nothing can come
  * before the others go on: a batch that was sent back to data-compose is waited for, because a step
  * without it would make the group's steps depend on when links broke. */
 #include "trainer/group.h"
@@ -32,173 +32,6 @@ struct ask {
     struct tr_group *group;
     uint64_t serial;
 };
-
-static struct tr_header_rules rules_of(const struct tr_group *group)
-{
-    const struct tr_trainer *trainer = group->trainer;
-    return (struct tr_header_rules){group->world, trainer->job->data.splits, trainer->ledger};
-}
-
-/* ---- news ---- */
-
-void tr_group_news(struct tr_group *group, uint64_t batch_id)
-{
-    struct wire_owed *owed = rt_map_get_ptr(&group->owed, batch_id);
-    if (owed) {
-        rt_map_remove(&group->owed, batch_id);
-        rt_free(owed);
-    }
-    if (group->n_news == group->news_capacity) {
-        group->news_capacity = group->news_capacity ? 2 * group->news_capacity : 64;
-        group->news = rt_xrealloc(group->news, group->news_capacity * sizeof *group->news);
-    }
-    group->news[group->n_news++] = batch_id;
-}
-
-/* Of one header; what is left goes with the next. */
-static size_t news_to_tell(const struct tr_group *group)
-{
-    return group->n_news < group->news_max ? group->n_news : group->news_max;
-}
-
-void tr_group_owe(struct tr_group *group, const struct wire_owed *owed)
-{
-    struct wire_owed *copy = rt_map_get_ptr(&group->owed, owed->batch_id);
-    if (rt_ledger_is_finished(group->trainer->ledger, owed->batch_id))
-        return;
-    if (!copy) {
-        copy = rt_xmalloc(sizeof *copy);
-        if (rt_map_put_ptr(&group->owed, owed->batch_id, copy) != 0) {
-            rt_free(copy);
-            return;
-        }
-    }
-    *copy = *owed;
-}
-
-bool tr_group_owes(const struct tr_group *group)
-{
-    const struct tr_trainer *trainer = group->trainer;
-    size_t cursor = 0;
-    uint64_t id, value;
-    while (rt_map_next(&group->owed, &cursor, &id, &value))
-        if (rt_batch_rank(id, group->world) == group->self &&
-            !rt_ledger_is_finished(trainer->ledger, id))
-            return true;
-    return false;
-}
-
-void tr_group_forget_finished(struct tr_group *group)
-{
-    struct rt_map kept;
-    size_t cursor = 0;
-    uint64_t id, value;
-    rt_map_init(&kept);
-    while (rt_map_next(&group->owed, &cursor, &id, &value))
-        if (rt_ledger_is_finished(group->trainer->ledger, id) || rt_map_put(&kept, id, value) != 0)
-            rt_free((void *)(uintptr_t)value);
-    rt_map_release(&group->owed);
-    group->owed = kept;
-}
-
-static void tell_all(void *arg);
-
-static void on_told(void *arg, int err, const struct rt_frame *reply)
-{
-    struct tr_batch *batch = arg;
-    struct tr_trainer *trainer = batch->trainer;
-    (void)reply;
-    if (trainer->closing)
-        return;
-    struct tr_group *group = trainer->group;
-    batch->telling = false;
-    if (err) { /* when the link is up; or the next rank is not in the group yet */
-        group->tell_again.fire = tell_all;
-        group->tell_again.arg = group;
-        rt_timer_start(trainer->io, &group->tell_again, AGAIN_NS);
-        return;
-    }
-    tr_feed_finish(batch, WIRE_TRAINED, NULL);
-    tr_pump(trainer);
-}
-
-static void tell_next(struct tr_group *group, struct tr_batch *batch)
-{
-    struct rt_peer *next = tr_rank(group->trainer, (group->self + 1) % group->world);
-    if (batch->telling)
-        return;
-    batch->telling =
-        rt_rpc_call(next, WIRE_NOTE_FINISHED, &(struct rt_outgoing){.batch_id = batch->id}, 0,
-                    on_told, batch) == 0;
-}
-
-void tr_group_finish(struct tr_batch *batch)
-{
-    tr_batch_to(batch, TR_TELLING);
-    tell_next(batch->trainer->group, batch);
-}
-
-static void tell_all(void *arg)
-{
-    struct tr_group *group = arg;
-    size_t cursor = 0;
-    uint64_t id, value;
-    while (rt_map_next(&group->trainer->batches, &cursor, &id, &value)) {
-        struct tr_batch *batch = (struct tr_batch *)(uintptr_t)value;
-        if (batch->state == TR_TELLING)
-            tell_next(group, batch);
-    }
-}
-
-/* It counts when a round tells it, or when the rank has died and the group forms without its word. */
-void tr_group_serve_note(void *ctx, struct rt_call *call, const struct rt_frame *request)
-{
-    struct tr_trainer *trainer = ctx;
-    struct tr_group *group = trainer->group;
-    struct tr_header_rules rules = rules_of(group);
-    uint32_t from = rt_call_from(call)->index;
-    uint64_t id = request->header.batch_id;
-    int err = tr_header_check_own(&rules, "NoteFinished", from, id);
-    if (!err && (from + 1) % group->world != group->self)
-        err = RT_FAIL(RT_EPROTO, "NoteFinished of rank %u of %u, at rank %u", from, group->world,
-                      group->self);
-    if (!err && group->noted.count >= TR_OPEN_MAX)
-        err = RT_FAIL(RT_EFULL, "%u batches are noted", TR_OPEN_MAX);
-    if (!err && !rt_ledger_is_finished(trainer->ledger, id))
-        err = rt_map_put(&group->noted, id, 1);
-    if (err)
-        rt_call_fail(call, err, rt_err_text());
-    else
-        rt_call_reply(call, &(struct rt_outgoing){0});
-}
-
-static void believe_notes(struct tr_group *group)
-{
-    size_t cursor = 0;
-    uint64_t id, value;
-    while (rt_map_next(&group->noted, &cursor, &id, &value)) {
-        int err = rt_ledger_finished(group->trainer->ledger, id);
-        if (err)
-            tr_fail(group->trainer, err);
-    }
-    rt_map_release(&group->noted);
-    rt_map_init(&group->noted);
-}
-
-static void take_news(struct tr_group *group, const struct wire_step_header *header)
-{
-    for (uint32_t i = 0; i < header->n_finished; i++) {
-        struct wire_owed *owed = rt_map_get_ptr(&group->owed, header->finished[i]);
-        int err = rt_ledger_finished(group->trainer->ledger, header->finished[i]);
-        rt_map_remove(&group->noted, header->finished[i]);
-        if (owed) {
-            rt_map_remove(&group->owed, header->finished[i]);
-            rt_free(owed);
-        }
-        if (err)
-            tr_fail(group->trainer, err);
-    }
-}
 
 /* ---- a round is complete ---- */
 
@@ -222,7 +55,7 @@ static void take_round(struct tr_group *group, const struct wire_step_headers *h
         group->next.share[r] =
             (struct tr_share){h->has_batch, h->samples, h->batch_id, h->unaveraged};
         if (r != group->self)
-            take_news(group, h);
+            tr_group_take_news(group, h);
     }
     group->next.learning_rate = headers->header[0].learning_rate;
     rt_assert(own->n_finished <= group->n_news);
@@ -334,7 +167,7 @@ static void seat_header(struct tr_group *group, uint32_t rank, const struct wire
 static int check_header(const struct tr_group *group, const struct rt_identity *from,
                         const struct wire_step_header *h)
 {
-    struct tr_header_rules rules = rules_of(group);
+    struct tr_header_rules rules = tr_group_rules(group);
     if (group->self != 0 || from->index == 0 || from->index >= group->world)
         return RT_FAIL(RT_EPROTO, "StepHeader of rank %u of %u, at rank %u", from->index,
                        group->world, group->self);
@@ -391,7 +224,7 @@ void tr_group_serve_header(void *ctx, struct rt_call *call, const struct rt_fram
 static int check_round(const struct tr_group *group, const struct wire_step_headers *m)
 {
     const struct wire_step_header *own = m->n_ranks > group->self ? &m->header[group->self] : NULL;
-    struct tr_header_rules rules = rules_of(group);
+    struct tr_header_rules rules = tr_group_rules(group);
     if (m->group_epoch != group->epoch || m->round != group->round)
         return RT_FAIL(RT_EPROTO,
                        "StepHeaders of round %" PRIu64 ".%" PRIu64 ", expected %" PRIu64
@@ -486,7 +319,7 @@ static void stand(struct tr_group *group, enum tr_standing standing)
     const struct tr_batch *batch = standing == TR_IN_BATCH ? group->entered : NULL;
     group->standing = standing;
     group->serial++;
-    group->n_told = news_to_tell(group);
+    group->n_told = tr_group_news_to_tell(group);
     group->mine = (struct wire_step_header){
         .group_epoch = group->epoch,
         .round = group->round,
@@ -522,7 +355,7 @@ static bool is_news(const struct tr_group *group)
     const struct wire_step_header *mine = &group->mine;
     struct tr_trainer *trainer = group->trainer;
     return mine->phase != trainer->phase || mine->paused != !tr_phase_may_step(trainer) ||
-           group->n_told < news_to_tell(group);
+           group->n_told < tr_group_news_to_tell(group);
 }
 
 static void pump_async(struct tr_group *group)
@@ -601,7 +434,7 @@ void tr_group_break(struct tr_group *group, const char *why)
     rt_log(RT_LOG_WARN, "group_breaks epoch=%" PRIu64 " step=%" PRIu64 " reason=\"%s\"",
            group->epoch, trainer->step, why);
     group->state = TR_JOINING;
-    believe_notes(group);
+    tr_group_believe_notes(group);
     tr_group_reset(group);
     rt_free(group->fetched);
     group->fetched = NULL;
@@ -621,7 +454,7 @@ void tr_group_peer_up(struct tr_group *group, struct rt_peer *peer)
     uint32_t rank = rt_peer_index(peer);
     if (rank == (group->self + 1) % group->world) {
         tr_ring_peer_up(group->trainer->collective);
-        tell_all(group);
+        tr_group_tell_neighbour(group);
     }
     tr_group_heard(group, rank, rt_peer_incarnation(peer));
     if (group->state == TR_JOINING && group->self == 0 && group->epoch > 0)

@@ -12,6 +12,7 @@
 #include "runtime/net/rpc.h"
 #include "runtime/wire/batch.h"
 #include "runtime/wire/step.h"
+#include "trainer/header.h"
 
 struct tr_trainer;
 struct tr_batch;
@@ -81,8 +82,8 @@ struct tr_group {
     uint64_t leader_step;
     float *fetched; /* parameters and optimizer state on their way */
     size_t n_fetched;
-    struct rt_timer tell_again;
-    struct rt_timer again; /* the leader is not in the group yet: ask once more */
+    struct rt_timer tell_again; /* NoteFinished that failed */
+    struct rt_timer again;      /* the leader is not in the group yet: ask once more */
 };
 
 int tr_group_create(struct tr_trainer *trainer);
@@ -91,25 +92,38 @@ void tr_group_close(struct tr_group *group);   /* before the rpc: calls are answ
 
 /* group.c */
 void tr_group_pump(struct tr_group *group); /* send our header, or what joining needs */
-void tr_group_news(struct tr_group *group, uint64_t batch_id);
 /* The gathered round becomes group->current. false: there is none. */
 bool tr_group_begin(struct tr_group *group);
-/* A batch was committed in `step`: remember what running it again would need. */
-void tr_group_owe(struct tr_group *group, const struct wire_owed *owed);
-/* Has the group stepped a batch of this rank that is not finished? */
-bool tr_group_owes(const struct tr_group *group);
-/* What all ranks' ledgers together know as finished is owed no more. */
-void tr_group_forget_finished(struct tr_group *group);
-/* All owners have the batch. Data-compose hears of it when the next rank has noted it: with one rank alone the
- * knowledge could die, and then nobody would ever finish the batch. */
-void tr_group_finish(struct tr_batch *batch);
-void tr_group_serve_note(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_group_serve_header(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_group_reset(struct tr_group *group); /* no header is anywhere; our batch is READY again */
 /* Form the group again. `why` goes to the log. */
 void tr_group_break(struct tr_group *group, const char *why);
 void tr_group_peer_up(struct tr_group *group, struct rt_peer *peer);
 void tr_group_heard(struct tr_group *group, uint32_t rank, uint64_t incarnation); /* a hello */
+
+/* finished.c */
+/* All owners have the batch. Data-compose hears of it when the next rank has noted it: with one rank alone the
+ * knowledge could die, and then nobody would ever finish the batch. */
+void tr_group_finish(struct tr_batch *batch);
+void tr_group_serve_note(void *trainer, struct rt_call *call, const struct rt_frame *request);
+/* The next rank is reached: tell it of all batches that wait for that. */
+void tr_group_tell_neighbour(struct tr_group *group);
+/* What the ranks before us told us counts, though they did not live to tell it in a round. */
+void tr_group_believe_notes(struct tr_group *group);
+/* Finished here: to be told in a header. */
+void tr_group_news(struct tr_group *group, uint64_t batch_id);
+/* How much of it goes into the next header; the rest waits for the one after. */
+size_t tr_group_news_to_tell(const struct tr_group *group);
+/* What a header of a complete round tells, into the ledger. */
+void tr_group_take_news(struct tr_group *group, const struct wire_step_header *header);
+/* A batch was committed in `step`: remember what running it again would need. */
+void tr_group_owe(struct tr_group *group, const struct wire_owed *owed);
+/* Has the group stepped a batch of this rank that is not finished? */
+bool tr_group_owes(const struct tr_group *group);
+/* What all ranks' ledgers together know as finished is owed no more. */
+void tr_group_forget_finished(struct tr_group *group);
+/* What headers and notes of this group have to be. */
+struct tr_header_rules tr_group_rules(const struct tr_group *group);
 
 /* form.c */
 void tr_form_pump(struct tr_group *group);

@@ -1,6 +1,6 @@
 /* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
  * trainer.c (life), feed.c (batches in), step.c (dense step), push.c (gradients out), phase.c (epochs),
- * group.c and form.c (the other ranks), numbers.c (metrics).
+ * group.c, form.c and finished.c (the other ranks), numbers.c (metrics).
  *
  * A batch, with the function on each arrow:
  *
