@@ -388,6 +388,11 @@ static void settle_ranks(const struct parsing *parsing, struct argp_state *state
     if (o->size > WIRE_REPLICAS_MAX / o->n_local)
         argp_error(state, "%u hosts with %u processes each: expected at most %u processes", o->size,
                    o->n_local, WIRE_REPLICAS_MAX);
+    if (o->n_local > 1 && (o->port > 0 || o->admin_port > 0))
+        argp_error(state,
+                   "--port and --admin-port are one process's, and there are %u on this host: set "
+                   "global.ports.trainer and global.ports.admin, which are counted on from",
+                   o->n_local);
     o->index = o->index * o->n_local + o->local_rank;
     o->size *= o->n_local;
 }
