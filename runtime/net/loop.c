@@ -62,22 +62,27 @@ static struct rt_pool *io_pool(struct rt_io *io)
 /* ---- timers ---- */
 
 static void on_alarm(uv_timer_t *handle);
+static void on_soon(uv_idle_t *handle);
 
+/* What is due at once does not go by libuv's timers: one that is set to 0 ms in its own callback rings again before
+ * libuv looks at any socket (1.44), so work in slices would hold the loop for as long as it lasts. */
 static void set_alarm(struct rt_loop *loop)
 {
     uint64_t now, next = rt_timers_next(&loop->timers);
+    int err;
     if (next >= loop->alarm_ns)
         return; /* it rings in time; one ring too many does no harm */
     now = rt_now_ns();
-    int err = uv_timer_start(&loop->alarm, on_alarm,
-                             next > now ? (next - now + RT_MS - 1) / RT_MS : 0, 0);
+    if (next <= now)
+        err = uv_idle_start(&loop->soon, on_soon);
+    else
+        err = uv_timer_start(&loop->alarm, on_alarm, (next - now + RT_MS - 1) / RT_MS, 0);
     rt_assert(err == 0);
     loop->alarm_ns = next;
 }
 
-static void on_alarm(uv_timer_t *handle)
+static void fire_due(struct rt_loop *loop)
 {
-    struct rt_loop *loop = handle->data;
     rt_loop_woke(loop);
     uint64_t now = rt_now_ns(), seq_end = loop->timers.next_seq;
     struct rt_timer *timer;
@@ -85,6 +90,17 @@ static void on_alarm(uv_timer_t *handle)
     while ((timer = rt_timers_pop(&loop->timers, now, seq_end)))
         timer->fire(timer->arg);
     set_alarm(loop);
+}
+
+static void on_alarm(uv_timer_t *handle)
+{
+    fire_due(handle->data);
+}
+
+static void on_soon(uv_idle_t *handle)
+{
+    uv_idle_stop(handle);
+    fire_due(handle->data);
 }
 
 static void io_timer_start(struct rt_io *io, struct rt_timer *timer, uint64_t after_ns)
@@ -280,11 +296,13 @@ static void open_handles(struct rt_loop *loop)
     if (!err)
         err = uv_timer_init(&loop->uv, &loop->alarm);
     if (!err)
+        err = uv_idle_init(&loop->uv, &loop->soon);
+    if (!err)
         err = uv_prepare_init(&loop->uv, &loop->flush);
     if (!err)
         err = uv_prepare_start(&loop->flush, on_flush);
     rt_assert(err == 0);
-    loop->wake.data = loop->alarm.data = loop->flush.data = loop;
+    loop->wake.data = loop->alarm.data = loop->soon.data = loop->flush.data = loop;
     err = uv_mutex_init(&loop->lock) | uv_mutex_init(&loop->work_lock) |
           uv_cond_init(&loop->work_come);
     rt_assert(err == 0);

@@ -23,11 +23,12 @@ struct rt_loop {
     uv_loop_t uv;
     uv_async_t wake;    /* posts, finished work, stop */
     uv_timer_t alarm;   /* set to the earliest of `timers` */
+    uv_idle_t soon;     /* runs while one is due already: a look at the sockets lies between */
     uv_prepare_t flush; /* before the loop sleeps: what was queued in this round leaves */
     struct rt_timers timers;
     struct rt_loop_stats stats;
     uint64_t woke_ns;  /* when this turn's first callback was called; 0: none was */
-    uint64_t alarm_ns; /* when `alarm` rings; UINT64_MAX: it is not set */
+    uint64_t alarm_ns; /* when `alarm` or `soon` rings; UINT64_MAX: neither is set */
     struct rt_pool *pool;
     uint64_t draw_key, draws;
 

@@ -129,6 +129,50 @@ static void fire_soon(void *arg)
         rt_timer_stop(rt_loop_io(t->loop), &t->never);
 }
 
+/* Work in slices: each asks for the next at once, until another's word has come through the loop. */
+struct sliced {
+    struct rt_loop *loop;
+    struct rt_timer slice;
+    uint64_t until_ns;
+    int slices;
+    bool heard, starved;
+};
+
+static void hear(void *arg)
+{
+    ((struct sliced *)arg)->heard = true;
+}
+
+static void do_slice(void *arg)
+{
+    struct sliced *s = arg;
+    if (++s->slices == 100)
+        assert_int_equal(rt_loop_post(s->loop, hear, s), 0);
+    s->starved = !s->heard && rt_now_ns() > s->until_ns;
+    if (s->heard || s->starved)
+        rt_loop_stop(s->loop);
+    else
+        rt_timer_start(rt_loop_io(s->loop), &s->slice, 0);
+}
+
+static void start_slices(void *arg)
+{
+    struct sliced *s = arg;
+    rt_timer_start(rt_loop_io(s->loop), &s->slice, 0);
+}
+
+static void test_slices_let_others_in(void **state)
+{
+    struct sliced s = {.loop = new_loop()};
+    (void)state;
+    s.slice = (struct rt_timer){.fire = do_slice, .arg = &s};
+    s.until_ns = rt_now_ns() + 2000000000ull;
+    assert_int_equal(rt_loop_post(s.loop, start_slices, &s), 0);
+    assert_int_equal(rt_loop_run(s.loop), 0);
+    assert_true(s.heard && !s.starved);
+    rt_loop_destroy(s.loop);
+}
+
 static void fire_never(void *arg)
 {
     fired(arg, 9);
@@ -277,11 +321,9 @@ static void test_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_posts),
-        cmocka_unit_test(test_posts_are_bounded),
-        cmocka_unit_test(test_timers),
-        cmocka_unit_test(test_work_order),
-        cmocka_unit_test(test_stop_while_working),
+        cmocka_unit_test(test_posts),      cmocka_unit_test(test_posts_are_bounded),
+        cmocka_unit_test(test_timers),     cmocka_unit_test(test_slices_let_others_in),
+        cmocka_unit_test(test_work_order), cmocka_unit_test(test_stop_while_working),
         cmocka_unit_test(test_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
