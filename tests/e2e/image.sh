@@ -109,16 +109,10 @@ child_of() {
 
 # ends NAME -- with status 0 and soon, once its first process is told to: the child of unshare, a child of ours.
 ends() {
-    local first tries=200
+    local first
     first=$(child_of "$(child_of "${pods[$1]}")")
     kill -TERM "$first" || fail "$1 is not there"
-    while kill -0 "${pods[$1]}" 2>/dev/null; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || fail "$1 was told to end, and runs 10 s later"
-        sleep 0.05
-    done
-    wait "${pods[$1]}"
-    status=$?
+    wait_end 10 "${pods[$1]}" "$1 was told to end"
     [ "$status" -eq 0 ] || fail "$1 was told to end: exit status $status; $(tail -n 5 "$work/$1.log")"
 }
 
