@@ -17,17 +17,24 @@
 
 static const struct rt_option table_option[] = {
     {"dim", RT_OPT_U32, AT(dim), "16", 1, WIRE_DIM_MAX, NULL, "width of a row"},
-    {"dtype", RT_OPT_ENUM, AT(dtype), "float32", 0, 0, "float32",
-     "element type of the stored weights"},
-    {"initializer.type", RT_OPT_ENUM, AT(init.kind), "normal", 0, 0, "uniform|normal|constant",
+    {"dtype", RT_OPT_ENUM, AT(dtype), "float32", 0, 0, "float32|float16|bfloat16",
+     "element type of the stored weights; the 16-bit ones are rounded stochastically at each "
+     "update"},
+    {"initializer.type", RT_OPT_ENUM, AT(init.kind), "normal", 0, 0,
+     "uniform|normal|constant|truncated_normal|xavier_uniform",
      "initial value of a row: a pure function of (seed, table, id)"},
     {"initializer.low", RT_OPT_F64, AT(init.low), "-0.01", 0, 0, NULL, "uniform"},
     {"initializer.high", RT_OPT_F64, AT(init.high), "0.01", 0, 0, NULL, "uniform"},
-    {"initializer.mean", RT_OPT_F64, AT(init.mean), "0", 0, 0, NULL, "normal"},
-    {"initializer.std", RT_OPT_F64, AT(init.std), "0.01", 0, 1e6, NULL, "normal"},
+    {"initializer.mean", RT_OPT_F64, AT(init.mean), "0", 0, 0, NULL, "normal, truncated_normal"},
+    {"initializer.std", RT_OPT_F64, AT(init.std), "0.01", 0, 1e6, NULL,
+     "normal; truncated_normal: of the normal before what lies beyond 2 std is cut off"},
     {"initializer.value", RT_OPT_F64, AT(init.value), "0", 0, 0, NULL, "constant"},
+    {"initializer.gain", RT_OPT_F64, AT(init.gain), "1", 0, 1e6, NULL,
+     "xavier_uniform: values within +- gain * sqrt(6 / (dim + rows))"},
+    {"initializer.rows", RT_OPT_U64, AT(init.rows), "0", 0, 9007199254740992.0, NULL,
+     "xavier_uniform: rows that the table is expected to have; must be said"},
     {"optimizer.type", RT_OPT_ENUM, AT(optimizer.kind), "adagrad", 0, 0,
-     "sgd|adagrad|rowwise_adagrad|adam", "how gradients change a row"},
+     "sgd|adagrad|rowwise_adagrad|adam|ftrl", "how gradients change a row"},
     {"optimizer.learning_rate", RT_OPT_F64, AT(optimizer.learning_rate), "0.05", 0, 1e6, NULL,
      "times the step's factor"},
     {"optimizer.eps", RT_OPT_F64, AT(optimizer.eps), "1e-10", 1e-30, 1, NULL, "adagrad, adam"},
@@ -37,6 +44,34 @@ static const struct rt_option table_option[] = {
     {"optimizer.beta2", RT_OPT_F64, AT(optimizer.beta2), "0.999", 0, 0.9999999, NULL, "adam"},
     {"optimizer.weight_decay", RT_OPT_F64, AT(optimizer.weight_decay), "0", 0, 1e6, NULL,
      "adds weight_decay * w to the gradient of rows that are updated"},
+    {"optimizer.beta", RT_OPT_F64, AT(optimizer.ftrl_beta), "1", 0, 1e6, NULL,
+     "ftrl: smooths the first steps' learning rate"},
+    {"optimizer.l1", RT_OPT_F64, AT(optimizer.l1), "0", 0, 1e6, NULL,
+     "ftrl: weights that matter less than this are 0"},
+    {"optimizer.l2", RT_OPT_F64, AT(optimizer.l2), "0", 0, 1e6, NULL, "ftrl: pull towards 0"},
+    {"optimizer.gradient_clip", RT_OPT_F64, AT(optimizer.gradient_clip), "0", 0, 1e6, NULL,
+     "a row's gradient with a larger norm is scaled down to it; 0: none is"},
+    {"optimizer.weight_bound", RT_OPT_F64, AT(optimizer.weight_bound), "0", 0, 1e6, NULL,
+     "each weight is kept within +- this after an update; 0: no bound"},
+    {"admission.type", RT_OPT_ENUM, AT(admission.kind), "always", 0, 0, "always|count|probability",
+     "which ids get a row: all; those seen `count` times; each occurrence with `probability`"},
+    {"admission.count", RT_OPT_U32, AT(admission.count), "2", 1, 255, NULL,
+     "count: the occurrence from which on an id has a row"},
+    {"admission.probability", RT_OPT_F64, AT(admission.probability), "1", 0, 1, NULL,
+     "probability: of an id without row to get one with a gradient"},
+    {"admission.sketch_bytes", RT_OPT_U64, AT(admission.sketch_bytes), "16777216", 4096,
+     1099511627776.0, NULL, "count: memory that counts ids without row, of the whole table"},
+    {"eviction.type", RT_OPT_ENUM, AT(eviction.kind), "none", 0, 0, "none|lru|lfu",
+     "which rows make place when the table is full: none (new ids get no row), those longest "
+     "without a gradient, those with the fewest"},
+    {"eviction.rows", RT_OPT_U64, AT(eviction.rows), "0", 0, 9007199254740992.0, NULL,
+     "most rows of the whole table; 0: any"},
+    {"eviction.bytes", RT_OPT_U64, AT(eviction.bytes), "0", 0, 9007199254740992.0, NULL,
+     "most bytes of the whole table, index and optimizer state included; 0: any"},
+    {"eviction.half_life", RT_OPT_U64, AT(eviction.half_life), "100000", 1, 4294967295.0, NULL,
+     "lfu: updates after which a gradient counts half"},
+    {"ttl_seconds", RT_OPT_U64, AT(ttl_seconds), "0", 0, 3155760000.0, NULL,
+     "a row that had no gradient for so long is forgotten; 0: never"},
 };
 
 struct feature_keys {
@@ -57,6 +92,8 @@ static int check_table(const struct rt_node *node, const struct rt_table_conf *t
     if (table->init.kind == RT_INIT_UNIFORM && table->init.low > table->init.high)
         return rt_node_fail(node, "initializer: expected low <= high, got %g > %g", table->init.low,
                             table->init.high);
+    if (table->init.kind == RT_INIT_XAVIER_UNIFORM && table->init.rows == 0)
+        return rt_node_fail(node, "initializer.rows: expected > 0 beside `type: xavier_uniform`");
     return 0;
 }
 
@@ -165,6 +202,16 @@ void rt_job_describe_tables(const struct rt_job *job, struct rt_strbuf *out)
         rt_strbuf_addf(out, "optimizer %u eps %.17g acc %.17g betas %.17g %.17g decay %.17g\n",
                        c->optimizer.kind, c->optimizer.eps, c->optimizer.initial_accumulator,
                        c->optimizer.beta1, c->optimizer.beta2, c->optimizer.weight_decay);
+        rt_strbuf_addf(out, "gain %.17g rows %llu ftrl %.17g %.17g %.17g clip %.17g bound %.17g ",
+                       c->init.gain, (unsigned long long)c->init.rows, c->optimizer.ftrl_beta,
+                       c->optimizer.l1, c->optimizer.l2, c->optimizer.gradient_clip,
+                       c->optimizer.weight_bound);
+        rt_strbuf_addf(out, "admission %u %u %.17g %llu eviction %u %llu %llu %llu ttl %llu\n",
+                       c->admission.kind, c->admission.count, c->admission.probability,
+                       (unsigned long long)c->admission.sketch_bytes, c->eviction.kind,
+                       (unsigned long long)c->eviction.rows, (unsigned long long)c->eviction.bytes,
+                       (unsigned long long)c->eviction.half_life,
+                       (unsigned long long)c->ttl_seconds);
     }
     for (uint32_t f = 0; f < job->n_features; f++) {
         const struct rt_feature_conf *c = &job->feature[f];

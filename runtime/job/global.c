@@ -36,6 +36,14 @@ static const struct rt_option option[] = {
      NULL, "bytes of batches that one middleware loop holds before it refuses more"},
     {"embedding_server.workers", RT_OPT_U32, AT(embedding_server_workers), "0", 0, 256, NULL,
      "owners (event loops) per embedding server; 0: min(cores, 8)"},
+    {"embedding_server.memory", RT_OPT_U64, AT(embedding_server_memory), "0", 0, 1125899906842624.0,
+     NULL,
+     "bytes that the tables of one embedding server may take; at the cap rows are evicted by their "
+     "table's policy, or new ids get no row; 0: no cap"},
+    {"embedding_server.pin", RT_OPT_BOOL, AT(embedding_server_pin), "false", 0, 0, NULL,
+     "each owner's thread stays on a core of its own, spread over the NUMA nodes"},
+    {"embedding_server.numa_local", RT_OPT_BOOL, AT(embedding_server_numa_local), "false", 0, 0,
+     NULL, "an owner's memory comes from the NUMA node of its core; needs `pin`"},
     {"trainer.threads", RT_OPT_U32, AT(trainer_threads), "1", 1, 1024, NULL,
      "threads of the matrix products; more than one pays only where cores are idle"},
     {"ports.middleware", RT_OPT_U32, AT(port_middleware), "7100", 1, 65535, NULL,
@@ -65,6 +73,9 @@ int rt_job_read_global(const struct rt_node *root, struct rt_job *job)
     if (job->global.exact && job->global.mode != RT_MODE_FULL)
         return rt_node_fail(rt_node_get(root, "exact"),
                             "expected `mode: full` beside `exact: true`");
+    if (job->global.embedding_server_numa_local && !job->global.embedding_server_pin)
+        return rt_node_fail(rt_node_get(root, "embedding_server"),
+                            "expected `pin: true` beside `numa_local: true`");
     return 0;
 }
 

@@ -12,8 +12,22 @@
 
 enum rt_mode { RT_MODE_FULL, RT_MODE_HYBRID, RT_MODE_ASYNC };
 enum rt_pooling { RT_POOL_SUM, RT_POOL_MEAN, RT_POOL_SQRTN };
-enum rt_init_kind { RT_INIT_UNIFORM, RT_INIT_NORMAL, RT_INIT_CONSTANT };
-enum rt_optimizer_kind { RT_OPT_SGD, RT_OPT_ADAGRAD, RT_OPT_ROWWISE_ADAGRAD, RT_OPT_ADAM };
+enum rt_init_kind {
+    RT_INIT_UNIFORM,
+    RT_INIT_NORMAL,
+    RT_INIT_CONSTANT,
+    RT_INIT_TRUNCATED_NORMAL,
+    RT_INIT_XAVIER_UNIFORM
+};
+enum rt_optimizer_kind {
+    RT_OPT_SGD,
+    RT_OPT_ADAGRAD,
+    RT_OPT_ROWWISE_ADAGRAD,
+    RT_OPT_ADAM,
+    RT_OPT_FTRL
+};
+enum rt_admission_kind { RT_ADMIT_ALWAYS, RT_ADMIT_COUNT, RT_ADMIT_PROBABILITY };
+enum rt_eviction_kind { RT_EVICT_NONE, RT_EVICT_LRU, RT_EVICT_LFU };
 
 /* global.yml. `embedding_server.workers` and `middleware.loops`: 0 = min(cores, 8) and min(cores, 4). */
 struct rt_global_conf {
@@ -26,7 +40,10 @@ struct rt_global_conf {
     uint64_t seed;
     uint32_t wire_dtype; /* enum wire_dtype, on all four paths */
     uint32_t middleware_loops, embedding_server_workers, trainer_threads;
-    uint64_t middleware_memory; /* bytes of batches held per loop */
+    uint64_t middleware_memory;       /* bytes of batches held per loop */
+    uint64_t embedding_server_memory; /* bytes of tables per process; 0: no cap */
+    bool embedding_server_pin;        /* owners' threads to cores of their own */
+    bool embedding_server_numa_local; /* their memory from the node of that core */
     uint32_t port_middleware, port_embedding_server, port_trainer,
         port_admin; /* base ports; 0: free */
 };
@@ -34,13 +51,34 @@ struct rt_global_conf {
 struct rt_init_conf {
     uint32_t kind;    /* enum rt_init_kind */
     double low, high; /* uniform */
-    double mean, std; /* normal */
+    double mean, std; /* normal; truncated normal: cut at mean +- 2 std */
     double value;     /* constant */
+    double gain;      /* Xavier-uniform: +- gain * sqrt(6 / (dim + rows)) */
+    uint64_t rows;    /* Xavier-uniform: rows that the table is expected to have */
 };
 
 struct rt_sparse_optimizer_conf {
     uint32_t kind; /* enum rt_optimizer_kind */
     double learning_rate, eps, initial_accumulator, beta1, beta2, weight_decay;
+    double ftrl_beta, l1, l2; /* FTRL-proximal */
+    double gradient_clip;     /* most that the norm of a row's gradient may be; 0: any */
+    double weight_bound;      /* a weight stays in +- this after an update; 0: no bound */
+};
+
+/* Which ids get a row at all. */
+struct rt_admission_conf {
+    uint32_t kind;         /* enum rt_admission_kind */
+    uint32_t count;        /* RT_ADMIT_COUNT: occurrences, 1..255 */
+    double probability;    /* RT_ADMIT_PROBABILITY: of each occurrence */
+    uint64_t sketch_bytes; /* RT_ADMIT_COUNT: of the whole table, shared out over its owners */
+};
+
+/* Which rows go when there are too many. Of the whole table; each owner has the share that its shards are. */
+struct rt_eviction_conf {
+    uint32_t kind;      /* enum rt_eviction_kind */
+    uint64_t rows;      /* capacity; 0: any */
+    uint64_t bytes;     /* capacity, everything included; 0: any */
+    uint64_t half_life; /* RT_EVICT_LFU: updates of an owner until a count weighs half */
 };
 
 struct rt_table_conf {
@@ -49,6 +87,9 @@ struct rt_table_conf {
     uint32_t dtype; /* enum wire_dtype of the stored weights */
     struct rt_init_conf init;
     struct rt_sparse_optimizer_conf optimizer;
+    struct rt_admission_conf admission;
+    struct rt_eviction_conf eviction;
+    uint64_t ttl_seconds; /* a row without gradients for so long goes; 0: never */
 };
 
 /* The largest magnitude of a gradient that is applied, summed over all that a step brings to one weight. Beyond it its
