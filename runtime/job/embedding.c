@@ -87,16 +87,6 @@ static const struct rt_option feature_option[] = {
      "most ids of one sample; a longer list is a bad row"},
 };
 
-static int check_table(const struct rt_node *node, const struct rt_table_conf *table)
-{
-    if (table->init.kind == RT_INIT_UNIFORM && table->init.low > table->init.high)
-        return rt_node_fail(node, "initializer: expected low <= high, got %g > %g", table->init.low,
-                            table->init.high);
-    if (table->init.kind == RT_INIT_XAVIER_UNIFORM && table->init.rows == 0)
-        return rt_node_fail(node, "initializer.rows: expected > 0 beside `type: xavier_uniform`");
-    return 0;
-}
-
 static int read_tables(const struct rt_node *root, struct rt_job *job)
 {
     const struct rt_node *tables, *defaults = rt_node_get(root, "defaults");
@@ -118,11 +108,12 @@ static int read_tables(const struct rt_node *root, struct rt_job *job)
         if (!err && !rt_node_is_null(node))
             err = rt_options_overlay(table_option, ARRAY_LEN(table_option), node, &table[i],
                                      job->arena);
+        table[i].name = rt_node_key_at(tables, i);
         if (!err)
-            err = check_table(node, &table[i]);
+            err = rt_job_check_table(&(struct rt_table_keys){node, defaults}, &table[i],
+                                     &job->global);
         if (err)
             return err;
-        table[i].name = rt_node_key_at(tables, i);
     }
     job->table = table;
     job->n_tables = (uint32_t)n;

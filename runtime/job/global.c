@@ -5,8 +5,9 @@
 #include "runtime/base/err.h"
 #include "runtime/conf/option.h"
 
-#define AT(field)  offsetof(struct rt_global_conf, field)
-#define WIRE_TYPES "float32"
+#define AT(field)            offsetof(struct rt_global_conf, field)
+#define EMBEDDING_MEMORY_MIN (1ull << 20)
+#define WIRE_TYPES           "float32"
 
 static const struct rt_option option[] = {
     {"mode", RT_OPT_ENUM, AT(mode), "hybrid", 0, 0, "full|hybrid|async",
@@ -73,6 +74,15 @@ int rt_job_read_global(const struct rt_node *root, struct rt_job *job)
     if (job->global.exact && job->global.mode != RT_MODE_FULL)
         return rt_node_fail(rt_node_get(root, "exact"),
                             "expected `mode: full` beside `exact: true`");
+    if (job->global.embedding_server_memory > 0 && job->global.exact)
+        return rt_node_fail(rt_node_find(root, "embedding_server.memory"),
+                            "expected 0 beside `exact: true`: which rows there are would depend on "
+                            "the number of servers");
+    if (job->global.embedding_server_memory > 0 &&
+        job->global.embedding_server_memory < EMBEDDING_MEMORY_MIN)
+        return rt_node_fail(rt_node_find(root, "embedding_server.memory"),
+                            "expected 0, or at least %llu, got %llu", EMBEDDING_MEMORY_MIN,
+                            (unsigned long long)job->global.embedding_server_memory);
     if (job->global.embedding_server_numa_local && !job->global.embedding_server_pin)
         return rt_node_fail(rt_node_get(root, "embedding_server"),
                             "expected `pin: true` beside `numa_local: true`");

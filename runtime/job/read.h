@@ -8,6 +8,7 @@
 struct rt_strbuf;
 
 int rt_job_read_global(const struct rt_node *root, struct rt_job *job);
+/* After global: what `exact` and the memory cap mean for the tables. */
 int rt_job_read_embedding(const struct rt_node *root, struct rt_job *job);
 /* After embedding: columns name features. `base`: what relative globs are relative to. */
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base);
@@ -16,6 +17,14 @@ int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char 
  * without a file, and what is no readable file, is RT_EUSAGE. */
 int rt_job_read_files(const struct rt_node *list, const char *base, struct rt_job *job,
                       const char *const **out, uint32_t *n_out);
+
+/* policy.c: keys of a table that are wrong together, RT_EUSAGE where the key was said. */
+struct rt_table_keys {
+    const struct rt_node *table,
+        *defaults; /* `tables.NAME:` (may be null) and `defaults:` or NULL */
+};
+int rt_job_check_table(const struct rt_table_keys *keys, const struct rt_table_conf *table,
+                       const struct rt_global_conf *global);
 
 /* column.c: the columns of data.yml, or Criteo's own. After the rest of `job->data` is filled. */
 int rt_job_read_columns(const struct rt_node *columns, struct rt_job *job);
