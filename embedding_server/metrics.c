@@ -37,14 +37,14 @@ void ebs_count_table(struct ebs_owner *owner, uint32_t table)
     struct ebs_table_stats *s = &owner->table_stats[table];
     struct ebs_table_bytes bytes = ebs_table_bytes(owner->table[table]);
     uint64_t rows = ebs_table_rows(owner->table[table]);
-    uint64_t live = rows * ebs_table_row_bytes(owner->table[table]);
+    uint64_t live = bytes.rows, slack = bytes.slack + bytes.allocator;
 
     add(&all->rows_created, rows - get(&s->rows)); /* rows are not evicted */
     change(&all->rows, &s->rows, rows);
     add(&all->memory_bytes, live - get(&s->row_bytes));
     change(&all->row_bytes, &s->row_bytes, live);
     change(&all->memory_bytes, &s->index_bytes, bytes.index);
-    change(&all->memory_bytes, &s->slack_bytes, bytes.rows - live);
+    change(&all->memory_bytes, &s->slack_bytes, slack);
 }
 
 static void register_table(const char *table, const struct ebs_table_stats *s,

@@ -8,40 +8,19 @@
 #include "runtime/base/mem.h"
 #include "runtime/job/batch_id.h"
 
-_Static_assert((int)EBS_INIT_UNIFORM == RT_INIT_UNIFORM && (int)EBS_INIT_NORMAL == RT_INIT_NORMAL &&
-                   (int)EBS_INIT_CONSTANT == RT_INIT_CONSTANT,
-               "the job's initializers are the table's");
-_Static_assert((int)EBS_OPTIMIZER_SGD == RT_OPT_SGD &&
-                   (int)EBS_OPTIMIZER_ADAGRAD == RT_OPT_ADAGRAD &&
-                   (int)EBS_OPTIMIZER_ROWWISE_ADAGRAD == RT_OPT_ROWWISE_ADAGRAD &&
-                   (int)EBS_OPTIMIZER_ADAM == RT_OPT_ADAM,
-               "the job's optimizers are the table's");
 _Static_assert(EBS_DIM_MAX == WIRE_DIM_MAX, "a row fits a message");
 
-static int create_table(const struct rt_table_conf *table, uint64_t seed, struct ebs_table **out)
+static int create_table(const struct ebs_owner *owner, const struct rt_table_conf *table,
+                        struct ebs_table **out)
 {
-    const struct rt_sparse_optimizer_conf *optimizer = &table->optimizer;
-    struct ebs_table_conf conf = {
-        .name = table->name,
-        .dim = table->dim,
-        .seed = seed,
-        .init = {.kind = (enum ebs_init_kind)table->init.kind,
-                 .low = (float)table->init.low,
-                 .high = (float)table->init.high,
-                 .mean = (float)table->init.mean,
-                 .std = (float)table->init.std,
-                 .value = (float)table->init.value},
-        .optimizer = {.kind = (enum ebs_optimizer_kind)optimizer->kind,
-                      .weight_decay = (float)optimizer->weight_decay,
-                      .eps = (float)optimizer->eps,
-                      .initial_accumulator = (float)optimizer->initial_accumulator,
-                      .beta1 = (float)optimizer->beta1,
-                      .beta2 = (float)optimizer->beta2},
-    };
+    double learning_rate = table->optimizer.learning_rate;
+    struct ebs_table_conf conf = {.job = table,
+                                  .seed = owner->conf.job->global.seed,
+                                  .shards = owner->shard_end - owner->shard_first};
 
-    if (!(optimizer->learning_rate >= 0.0 && optimizer->learning_rate <= EBS_FACTOR_MAX))
+    if (!(learning_rate >= 0.0 && learning_rate <= EBS_FACTOR_MAX))
         return RT_FAIL(RT_EUSAGE, "table %s: learning_rate: expected 0..%g, got %g", table->name,
-                       EBS_FACTOR_MAX, optimizer->learning_rate);
+                       EBS_FACTOR_MAX, learning_rate);
     return ebs_table_create(&conf, out);
 }
 
@@ -55,7 +34,7 @@ static int create_tables(struct ebs_owner *owner)
     owner->table_stats = rt_xcalloc(job->n_tables, sizeof(*owner->table_stats));
     for (uint32_t t = 0; t < job->n_tables && !err; t++) {
         owner->lr[t] = (float)job->table[t].optimizer.learning_rate;
-        err = create_table(&job->table[t], job->global.seed, &owner->table[t]);
+        err = create_table(owner, &job->table[t], &owner->table[t]);
     }
     owner->applier =
         (struct ebs_applier){.table = owner->table, .lr = owner->lr, .n_tables = job->n_tables};

@@ -19,11 +19,14 @@
  * new or left out cannot shift its neighbours' gradients. */
 #include "embedding_server/table.h"
 #include "embedding_server/index.h"
+#include "embedding_server/init.h"
+#include "embedding_server/optimizer.h"
 #include "embedding_server/slab.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
+#include "runtime/job/layout.h"
 
 #include <math.h>
 #include <string.h>
@@ -34,6 +37,7 @@
 struct ebs_table {
     char *name;
     uint32_t dim;
+    struct rt_row_layout layout;
     struct ebs_init init;
     struct ebs_optimizer_conf optimizer;
     const struct ebs_optimizer_loops *loops;
@@ -41,39 +45,62 @@ struct ebs_table {
     struct ebs_slab slab;
     uint32_t *found; /* [found_capacity] row numbers of the update being applied */
     size_t found_capacity;
+    struct ebs_table_counts counts;
 };
 
-static int check(const struct ebs_table_conf *conf)
+static int check(const struct rt_table_conf *job)
 {
-    if (conf->dim < 1 || conf->dim > EBS_DIM_MAX)
-        return RT_FAIL(RT_EUSAGE, "table %s: dim: expected 1..%u, got %u", conf->name, EBS_DIM_MAX,
-                       conf->dim);
-    return ebs_optimizer_check(&conf->optimizer, conf->name);
+    if (job->dim < 1 || job->dim > EBS_DIM_MAX)
+        return RT_FAIL(RT_EUSAGE, "table %s: dim: expected 1..%u, got %u", job->name, EBS_DIM_MAX,
+                       job->dim);
+    if (job->dtype != WIRE_F32)
+        return RT_FAIL(RT_EUSAGE, "table %s: dtype: expected float32 rows", job->name);
+    return 0;
+}
+
+static int bind(struct ebs_table *table, const struct rt_table_conf *job, uint64_t seed)
+{
+    struct ebs_init_conf init = {.kind = (enum ebs_init_kind)job->init.kind,
+                                 .low = (float)job->init.low,
+                                 .high = (float)job->init.high,
+                                 .mean = (float)job->init.mean,
+                                 .std = (float)job->init.std,
+                                 .value = (float)job->init.value};
+    int err;
+
+    table->optimizer = (struct ebs_optimizer_conf){
+        .kind = (enum ebs_optimizer_kind)job->optimizer.kind,
+        .weight_decay = (float)job->optimizer.weight_decay,
+        .eps = (float)job->optimizer.eps,
+        .initial_accumulator = (float)job->optimizer.initial_accumulator,
+        .beta1 = (float)job->optimizer.beta1,
+        .beta2 = (float)job->optimizer.beta2};
+    table->loops = ebs_optimizer_select();
+    err = ebs_optimizer_check(&table->optimizer, job->name);
+    return err ? err : ebs_init_prepare(&table->init, &init, seed, job->name);
 }
 
 int ebs_table_create(const struct ebs_table_conf *conf, struct ebs_table **out)
 {
+    const struct rt_table_conf *job = conf->job;
     struct ebs_table *table = NULL;
-    size_t state;
-    int err = check(conf);
+    int err = check(job);
 
     if (err)
         return err;
     table = rt_try_calloc(1, sizeof(*table));
     if (!table)
-        return RT_FAIL(RT_ENOMEM, "table %s: out of memory", conf->name);
-    table->dim = conf->dim;
-    table->optimizer = conf->optimizer;
-    table->loops = ebs_optimizer_select();
-    state = ebs_optimizer_state_count(&conf->optimizer, conf->dim);
-    ebs_slab_init(&table->slab, sizeof(uint64_t) + (conf->dim + state) * sizeof(float));
-    err = ebs_init_prepare(&table->init, &conf->init, conf->seed, conf->name);
+        return RT_FAIL(RT_ENOMEM, "table %s: out of memory", job->name);
+    table->dim = job->dim;
+    table->layout = rt_row_layout(job);
+    ebs_slab_init(&table->slab, table->layout.row_bytes);
+    err = bind(table, job, conf->seed);
     if (err)
         goto out;
-    err = ebs_index_init(&table->index, rt_draw_key(conf->seed, "index", conf->name));
+    err = ebs_index_init(&table->index, rt_draw_key(conf->seed, "index", job->name));
     if (err)
         goto out;
-    table->name = rt_xstrdup(conf->name);
+    table->name = rt_xstrdup(job->name);
     *out = table;
     return 0;
 out:
@@ -160,6 +187,11 @@ static inline uint32_t settle(const struct ebs_table *table, const struct stretc
     return ebs_index_find(&table->index, &table->slab, s->hash[i], s->id[i]);
 }
 
+static inline float *weights(const struct ebs_table *table, uint8_t *row)
+{
+    return (float *)(row + table->layout.weight);
+}
+
 /* ---- look-up ---- */
 
 /* The dim that most tables have is known here, so it takes no call. */
@@ -183,7 +215,7 @@ static size_t lookup_stretch(const struct ebs_table *table, const struct stretch
             ebs_init_fill(&table->init, s->id[i], out, dim);
             continue;
         }
-        copy(out, ebs_row_weights(ebs_slab_at(slab, row)), dim);
+        copy(out, weights(table, ebs_slab_at(slab, row)), dim);
         hits++;
     }
     return hits;
@@ -191,7 +223,7 @@ static size_t lookup_stretch(const struct ebs_table *table, const struct stretch
 
 size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_t n, float *row)
 {
-    size_t hits = 0, bytes = sizeof(uint64_t) + table->dim * sizeof(float);
+    size_t hits = 0, bytes = table->layout.weight + table->layout.weight_bytes;
     struct stretch s;
 
     for (size_t at = 0; at < n; at += STRETCH) {
@@ -216,7 +248,7 @@ static int create_row(struct ebs_table *table, uint64_t id, uint64_t hash, uint3
         ebs_slab_free(&table->slab, row);
         return rt_fail_prefix(err, "table %s: ", table->name);
     }
-    weight = ebs_row_weights(ebs_slab_at(&table->slab, row));
+    weight = weights(table, ebs_slab_at(&table->slab, row));
     ebs_init_fill(&table->init, id, weight, table->dim);
     ebs_optimizer_state_fill(&table->optimizer, weight + table->dim, table->dim);
     *out = row;
@@ -246,6 +278,7 @@ static int find_stretch(struct ebs_table *table, const struct stretch *s, const 
             if (err)
                 return err;
             applied->created++;
+            table->counts.created++;
         }
         found[i] = row;
         applied->rows++;
@@ -290,7 +323,7 @@ void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
         for (size_t i = 0; i < n; i++) {
             uint32_t row = found[at + i];
 
-            weight[i] = row == EBS_ROW_NONE ? NULL : ebs_row_weights(ebs_slab_at(slab, row));
+            weight[i] = row == EBS_ROW_NONE ? NULL : weights(table, ebs_slab_at(slab, row));
             prefetch_row(slab, row, slab->row_bytes);
         }
         run(&step, weight, update->grad + at * dim, n, dim);
@@ -319,6 +352,26 @@ int ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
     return err;
 }
 
+void ebs_table_tick(struct ebs_table *table, uint64_t wall_ms)
+{
+    (void)table;
+    (void)wall_ms;
+}
+
+void ebs_table_guard(struct ebs_table *table, bool on)
+{
+    (void)table;
+    (void)on;
+}
+
+bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows)
+{
+    (void)table;
+    (void)wall_ms;
+    (void)rows;
+    return false;
+}
+
 bool ebs_table_remove(struct ebs_table *table, uint64_t id)
 {
     uint64_t hash = ebs_index_hash(&table->index, id);
@@ -327,6 +380,7 @@ bool ebs_table_remove(struct ebs_table *table, uint64_t id)
     if (row == EBS_ROW_NONE)
         return false;
     ebs_slab_free(&table->slab, row);
+    table->counts.removed++;
     return true;
 }
 
@@ -344,24 +398,48 @@ size_t ebs_table_row_bytes(const struct ebs_table *table)
 
 struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table)
 {
+    size_t rows = table->slab.count * table->slab.row_bytes;
+
     return (struct ebs_table_bytes){
-        .rows = ebs_slab_bytes(&table->slab),
+        .rows = rows,
         .index = ebs_index_bytes(&table->index),
+        .slack = ebs_slab_bytes(&table->slab) - rows,
         .scratch = table->found_capacity * sizeof(*table->found),
     };
+}
+
+const struct ebs_table_counts *ebs_table_counts(const struct ebs_table *table)
+{
+    return &table->counts;
+}
+
+static struct ebs_row row_of(const struct ebs_table *table, uint32_t number)
+{
+    uint8_t *row = ebs_slab_at(&table->slab, number);
+
+    return (struct ebs_row){.id = ebs_row_id(row),
+                            .weight = row + table->layout.weight,
+                            .state = (const float *)(row + table->layout.state)};
 }
 
 bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
 {
     uint32_t row = ebs_slab_next_live(&table->slab, *cursor);
-    float *weight;
 
     if (row == EBS_ROW_NONE)
         return false;
-    weight = ebs_row_weights(ebs_slab_at(&table->slab, row));
-    *out = (struct ebs_row){.id = ebs_row_id(ebs_slab_at(&table->slab, row)),
-                            .weight = weight,
-                            .state = weight + table->dim};
+    *out = row_of(table, row);
     *cursor = row + 1;
+    return true;
+}
+
+bool ebs_table_get(const struct ebs_table *table, uint64_t id, struct ebs_row *out)
+{
+    uint32_t row =
+        ebs_index_find(&table->index, &table->slab, ebs_index_hash(&table->index, id), id);
+
+    if (row == EBS_ROW_NONE)
+        return false;
+    *out = row_of(table, row);
     return true;
 }

@@ -1,32 +1,34 @@
 /* embedding_server/table.h -- the rows of one table that one owner holds.
  *
- * A row is {id | weights, float32[dim] | optimizer state}. Every 64-bit id is legal, 0 and UINT64_MAX
- * included. A row exists once a gradient was applied to it; before that it reads as its initial value,
- * which is computed (init.h). Memory grows with live rows, without long pauses and without a second copy.
+ * A row is {id | touched, frequency where a policy needs them | weights in the table's dtype | optimizer state}, laid
+ * out by runtime/job/layout.h. Every 64-bit id is legal, 0 and UINT64_MAX included. A row exists once a gradient was
+ * applied to it; before that, and after it was evicted, expired or removed, it reads as its initial value, which
+ * is computed (init.h). Memory grows with live rows, without long pauses and without a second copy, and shrinks
+ * with them.
  * Touch: the owner's thread only; there is no lock. */
 #ifndef EBS_TABLE_H
 #define EBS_TABLE_H
 
-#include "embedding_server/init.h"
-#include "embedding_server/optimizer.h"
+#include "embedding_server/budget.h"
+#include "runtime/job/job.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define EBS_DIM_MAX 1024u /* as WIRE_DIM_MAX */
+#define EBS_DIM_MAX  1024u      /* as WIRE_DIM_MAX */
+#define EBS_ROW_NONE UINT32_MAX /* no row; a table of one owner has fewer rows than this */
 
 struct ebs_table;
 
 struct ebs_table_conf {
-    const char *name; /* copied; part of what makes initial values */
-    uint32_t dim;     /* 1..EBS_DIM_MAX */
-    uint64_t seed;    /* the job's */
-    struct ebs_init_conf init;
-    struct ebs_optimizer_conf optimizer;
+    const struct rt_table_conf *job; /* copied */
+    uint64_t seed;                   /* the job's */
+    uint32_t shards; /* that this owner has, of RT_SHARDS; capacities are shared out by it */
+    struct ebs_budget *budget; /* of the owner, outlives the table; NULL: no limit */
 };
 
-/* RT_EUSAGE names the table and the number; RT_ENOMEM. */
+/* RT_EUSAGE names the table and the number; RT_ENOMEM; RT_EFULL: the budget does not hold an empty table. */
 int ebs_table_create(const struct ebs_table_conf *conf, struct ebs_table **out);
 void ebs_table_destroy(struct ebs_table *table); /* NULL is legal */
 
@@ -34,8 +36,8 @@ const char *ebs_table_name(const struct ebs_table *table);
 uint32_t ebs_table_dim(const struct ebs_table *table);
 
 /* ebs_table_lookup() - copy the weights of rows; a missing row reads as its initial value.
- * @id: [n]     @row: [n][dim] float32, caller's memory.
- * Creates nothing.  Return: number of ids that had a row. */
+ * @id: [n]     @row: [n][dim] float32 whatever the rows are stored in; caller's memory.
+ * Changes nothing: no row is created or counted as used.  Return: number of ids that had a row. */
 size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_t n, float *row);
 
 /* One update: gradient i belongs to id[i] whatever the other ids' rows are. */
@@ -45,49 +47,86 @@ struct ebs_update {
     size_t n;
     float lr;      /* finite */
     uint64_t step; /* the group's, from 1 on */
+    uint64_t
+        draw; /* names the update, for draws that it makes: the step in synchronous modes, else the batch id */
+    uint32_t
+        window; /* rows that one of the last so many updates touched are not evicted; 0 counts as 1 */
 };
 struct ebs_applied {
-    uint64_t rows;      /* rows that were changed */
-    uint64_t created;   /* of these, rows that did not exist before */
-    uint64_t nonfinite; /* gradients not applied: a value not finite, or over EBS_GRADIENT_MAX */
+    uint64_t rows;         /* rows that were changed */
+    uint64_t created;      /* of these, rows that did not exist before */
+    uint64_t nonfinite;    /* gradients not applied: a value not finite, or over EBS_GRADIENT_MAX */
+    uint64_t not_admitted; /* ... for an id without a row that admission did not give one */
+    uint64_t
+        refused; /* ... for one that found the table full and nothing in it that may be evicted */
+    uint64_t evicted; /* rows that made room */
 };
 
-/* ebs_table_apply() - run the optimizer on the rows of an update, creating those that are missing.
- * A gradient with a value that is not usable is left out as a whole and creates nothing.
+/* A new update begins: what it touches is younger than all before. Once per update and table, before its
+ * prepare. @wall_ms: a clock that time to live is counted on; it may stand still, and should not go back. */
+void ebs_table_tick(struct ebs_table *table, uint64_t wall_ms);
+
+/* ebs_table_apply() - run the optimizer on the rows of an update, creating those that are missing and are
+ * admitted. A gradient with a value that is not usable is left out as a whole and creates nothing.
  * All or nothing: RT_ENOMEM or RT_ELIMIT and no row has changed (a missing one may have been created,
- * with its initial value, which reads the same). @out: added to, not cleared; untouched on error. */
+ * with its initial value, which reads the same; rows may have been evicted). @out: added to, not cleared;
+ * untouched on error. */
 int ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
                     struct ebs_applied *out);
 
-/* The same in two halves, so that updates of several tables succeed or fail together. prepare finds or
- * creates the rows and is all that can fail; commit changes them. No remove in between.
- * @found: [n] caller's memory, the link between the two. */
+/* The same in two halves, so that updates of several tables succeed or fail together, and large ones are done
+ * in slices. prepare finds or creates the rows and is all that can fail; commit changes them. No remove and no
+ * tend in between; another update only under ebs_table_guard().
+ * @found: [n] caller's memory, the link between the two; EBS_ROW_NONE: gradient i is left out. */
 int ebs_table_prepare(struct ebs_table *table, const struct ebs_update *update, uint32_t *found,
                       struct ebs_applied *out);
 void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
                       const uint32_t *found);
 
+/* From its tick to its last commit a sliced update is guarded: no row touched since is evicted by another
+ * update, and tend does nothing. Calls nest. */
+void ebs_table_guard(struct ebs_table *table, bool on);
+
 /* Forget a row: from now on it reads as its initial value. false: there was none. */
 bool ebs_table_remove(struct ebs_table *table, uint64_t id);
 
 uint64_t ebs_table_rows(const struct ebs_table *table);
-size_t ebs_table_row_bytes(const struct ebs_table *table); /* id, weights and state of one row */
+size_t ebs_table_row_bytes(
+    const struct ebs_table *table); /* id, meta, weights and state of one row */
 
-/* Bytes of memory, by kind; the part of the last block of rows that was never touched does not count. */
+/* Upkeep, bounded: look at or move at most about `rows` rows. Expires rows, gives memory of removed ones
+ * back, has memory for growth ready. Row numbers and pointers to rows are good until the next call.
+ * Return: there is more to do now. */
+bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows);
+
+/* Bytes of memory, by kind; their sum is what the table adds to the process's resident memory. */
 struct ebs_table_bytes {
-    size_t rows; /* blocks of rows, free ones included */
-    size_t index;
-    size_t scratch; /* for the largest update so far */
+    size_t rows;      /* live rows */
+    size_t index;     /* from id to row */
+    size_t slack;     /* rows that were freed, bits and lists of blocks, the sketch of admission */
+    size_t allocator; /* what their memory takes beyond them: pages, rounding */
+    size_t scratch;   /* for the largest update so far */
 };
 struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table);
 
+/* Since the table was made; rows = created - evicted - expired - removed. */
+struct ebs_table_counts {
+    uint64_t created, evicted, expired, not_admitted, refused, removed;
+};
+const struct ebs_table_counts *ebs_table_counts(const struct ebs_table *table);
+
 /* All rows, in the order of their memory: for (uint32_t at = 0; ebs_table_next(table, &at, &row);).
- * The pointers are good until the next apply or remove. */
+ * The pointers are good until the next apply, remove or tend. */
 struct ebs_row {
     uint64_t id;
-    const float *weight; /* [dim] */
-    const float *state;  /* [ebs_optimizer_state_count()] */
+    const uint8_t *weight; /* [dim] in the table's dtype, 4-byte aligned */
+    const float *state;    /* [rt_row_layout().state_count] */
+    uint32_t touched;      /* tick of its last update; 0 where the table keeps none */
+    float frequency;       /* as it was at `touched`; 0 where the table keeps none */
 };
 bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out);
+
+/* One row; false: there is none. */
+bool ebs_table_get(const struct ebs_table *table, uint64_t id, struct ebs_row *out);
 
 #endif

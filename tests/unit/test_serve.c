@@ -785,7 +785,9 @@ static void no_memory_changes_no_table(void **state)
     }
     for (int merge = 0; merge < 2; merge++, done = false) {
         for (int64_t nth = 0; !done; nth++) {
-            struct ebs_table_conf conf = {.name = "t", .dim = 1, .init.kind = EBS_INIT_CONSTANT};
+            struct rt_table_conf job = {
+                .name = "t", .dim = 1, .dtype = WIRE_F32, .init.kind = RT_INIT_CONSTANT};
+            struct ebs_table_conf conf = {.job = &job, .shards = RT_SHARDS};
             struct ebs_table *table[2] = {NULL, NULL};
             float lr[2] = {1.0f, 1.0f};
             const uint64_t *ids[2] = {id, id + 100};

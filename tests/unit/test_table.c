@@ -1,6 +1,7 @@
 /* tests/unit/test_table.c -- rows that come and go, against a naive map; no gradient on a wrong row. */
 #include "embedding_server/table.h"
 #include "embedding_server/index.h"
+#include "embedding_server/init.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/map.h"
@@ -18,19 +19,26 @@
 
 #define DIM 4
 
-static const struct ebs_table_conf sgd_conf = {
+static const struct rt_table_conf sgd_conf = {
     .name = "users",
     .dim = DIM,
-    .seed = 11,
-    .init = {.kind = EBS_INIT_UNIFORM, .low = -0.5f, .high = 0.5f},
-    .optimizer = {.kind = EBS_OPTIMIZER_SGD},
+    .dtype = WIRE_F32,
+    .init = {.kind = RT_INIT_UNIFORM, .low = -0.5, .high = 0.5},
+    .optimizer = {.kind = RT_OPT_SGD},
 };
+#define SEED 11
 
-static struct ebs_table *create(const struct ebs_table_conf *conf)
+static int try_create(const struct rt_table_conf *job, struct ebs_table **out)
+{
+    return ebs_table_create(&(struct ebs_table_conf){.job = job, .seed = SEED, .shards = RT_SHARDS},
+                            out);
+}
+
+static struct ebs_table *create(const struct rt_table_conf *job)
 {
     struct ebs_table *table = NULL;
 
-    assert_int_equal(ebs_table_create(conf, &table), 0);
+    assert_int_equal(try_create(job, &table), 0);
     return table;
 }
 
@@ -44,13 +52,21 @@ static struct ebs_applied apply(struct ebs_table *table, const uint64_t *id, con
     return applied;
 }
 
+static float first_weight(const struct ebs_row *row)
+{
+    float weight;
+
+    memcpy(&weight, row->weight, sizeof(weight));
+    return weight;
+}
+
 /* A table whose values count updates: it starts at 0, and lr 1 with gradient -1 adds one. */
 static struct ebs_table *create_counting(uint32_t dim)
 {
-    struct ebs_table_conf conf = sgd_conf;
+    struct rt_table_conf conf = sgd_conf;
 
     conf.dim = dim;
-    conf.init = (struct ebs_init_conf){.kind = EBS_INIT_CONSTANT, .value = 0.0f};
+    conf.init = (struct rt_init_conf){.kind = RT_INIT_CONSTANT};
     return create(&conf);
 }
 
@@ -62,7 +78,11 @@ static void a_missing_row_is_its_initial_value(void **test)
     struct ebs_init init;
 
     (void)test;
-    assert_int_equal(ebs_init_prepare(&init, &sgd_conf.init, sgd_conf.seed, "users"), 0);
+    assert_int_equal(
+        ebs_init_prepare(
+            &init, &(struct ebs_init_conf){.kind = EBS_INIT_UNIFORM, .low = -0.5f, .high = 0.5f},
+            SEED, "users"),
+        0);
     for (int created = 0; created < 2; created++) {
         size_t hits = ebs_table_lookup(table, id, ARRAY_LEN(id), got[0]);
 
@@ -168,14 +188,14 @@ static void an_id_twice_is_applied_twice(void **test)
 /* State starts fresh after a removal: a removed row is as if never seen. */
 static void removed_is_never_seen(void **test)
 {
-    struct ebs_table_conf conf = sgd_conf;
+    struct rt_table_conf conf = sgd_conf;
     struct ebs_table *a, *b;
     uint64_t id = 99;
     float grad[DIM] = {1, -2, 3, -4}, got[DIM], want[DIM];
 
     (void)test;
-    conf.optimizer = (struct ebs_optimizer_conf){
-        .kind = EBS_OPTIMIZER_ADAM, .eps = 1e-8f, .beta1 = 0.9f, .beta2 = 0.999f};
+    conf.optimizer = (struct rt_sparse_optimizer_conf){
+        .kind = RT_OPT_ADAM, .eps = 1e-8, .beta1 = 0.9, .beta2 = 0.999};
     a = create(&conf);
     b = create(&conf);
     for (uint64_t step = 1; step < 5; step++)
@@ -218,7 +238,7 @@ static void growth_keeps_every_row(void **test)
             assert_true(got[i] == (float)(at + i));
     }
     for (uint32_t at = 0; ebs_table_next(table, &at, &row);) {
-        assert_true(*row.weight == (float)row.id);
+        assert_true(first_weight(&row) == (float)row.id);
         sum += (double)row.id;
         seen++;
     }
@@ -336,7 +356,7 @@ static void as_a_naive_map(void **test)
     for (uint32_t cursor = 0; ebs_table_next(table, &cursor, &row); rows++) {
         uint64_t count;
 
-        assert_true(rt_map_get(&model.count, row.id, &count) && *row.weight == (float)count);
+        assert_true(rt_map_get(&model.count, row.id, &count) && first_weight(&row) == (float)count);
     }
     assert_int_equal(rows, model.count.count);
     rt_map_release(&model.count);
@@ -359,14 +379,14 @@ static void no_memory_changes_no_value(void **test)
     for (int64_t nth = 0; !done; nth++) {
         struct ebs_update update = {.id = id, .grad = grad, .n = N, .lr = 1.0f, .step = 1};
         struct ebs_applied applied = {0};
-        struct ebs_table_conf conf = sgd_conf;
+        struct rt_table_conf conf = sgd_conf;
         struct ebs_table *table = NULL;
         int err;
 
         conf.dim = 1;
-        conf.init = (struct ebs_init_conf){.kind = EBS_INIT_CONSTANT, .value = 0.0f};
+        conf.init = (struct rt_init_conf){.kind = RT_INIT_CONSTANT};
         rt_fault_alloc(nth);
-        err = ebs_table_create(&conf, &table);
+        err = try_create(&conf, &table);
         if (!err)
             err = ebs_table_apply(table, &update, &applied);
         done = !rt_fault_hit();
@@ -391,21 +411,21 @@ static void no_memory_changes_no_value(void **test)
 
 static void wrong_conf_is_named(void **test)
 {
-    struct ebs_table_conf conf = sgd_conf;
+    struct rt_table_conf conf = sgd_conf;
     struct ebs_table *table = NULL;
 
     (void)test;
     conf.dim = 0;
-    assert_int_equal(ebs_table_create(&conf, &table), RT_EUSAGE);
+    assert_int_equal(try_create(&conf, &table), RT_EUSAGE);
     assert_non_null(strstr(rt_err_text(), "users"));
     conf.dim = EBS_DIM_MAX + 1;
-    assert_int_equal(ebs_table_create(&conf, &table), RT_EUSAGE);
+    assert_int_equal(try_create(&conf, &table), RT_EUSAGE);
     conf = sgd_conf;
-    conf.init.high = -1.0f;
-    assert_int_equal(ebs_table_create(&conf, &table), RT_EUSAGE);
+    conf.init.high = -1.0;
+    assert_int_equal(try_create(&conf, &table), RT_EUSAGE);
     conf = sgd_conf;
-    conf.optimizer.weight_decay = -1.0f;
-    assert_int_equal(ebs_table_create(&conf, &table), RT_EUSAGE);
+    conf.optimizer.weight_decay = -1.0;
+    assert_int_equal(try_create(&conf, &table), RT_EUSAGE);
     assert_null(table);
     ebs_table_destroy(NULL);
 }
