@@ -1,11 +1,14 @@
 /* embedding_server/optimizer.c -- what all instruction sets share: checks, state, the step's numbers. */
 #include "embedding_server/optimizer.h"
+#include "embedding_server/element.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
+#include "runtime/base/rand.h"
+#include "runtime/job/layout.h"
 
 #include <math.h>
 
-const struct ebs_optimizer_loops *ebs_optimizer_select(void)
+static const struct ebs_optimizer_loops *select_loops(void)
 {
     switch (rt_cpu_isa()) {
     case RT_ISA_AVX512:
@@ -18,68 +21,145 @@ const struct ebs_optimizer_loops *ebs_optimizer_select(void)
     return &ebs_optimizer_plain;
 }
 
-int ebs_optimizer_check(const struct ebs_optimizer_conf *conf, const char *table)
+static bool is_adagrad(const struct rt_sparse_optimizer_conf *conf)
 {
-    bool adagrad =
-        conf->kind == EBS_OPTIMIZER_ADAGRAD || conf->kind == EBS_OPTIMIZER_ROWWISE_ADAGRAD;
-    bool adam = conf->kind == EBS_OPTIMIZER_ADAM;
+    return conf->kind == RT_OPT_ADAGRAD || conf->kind == RT_OPT_ROWWISE_ADAGRAD;
+}
 
-    if ((unsigned)conf->kind >= EBS_OPTIMIZER_KINDS)
-        return RT_FAIL(RT_EUSAGE, "table %s: unknown optimizer %d", table, (int)conf->kind);
-    if (!isfinite(conf->weight_decay) || conf->weight_decay < 0.0f)
-        return RT_FAIL(RT_EUSAGE, "table %s: weight_decay: expected >= 0, got %g", table,
-                       (double)conf->weight_decay);
-    if ((adagrad || adam) && (!isfinite(conf->eps) || conf->eps < 0.0f))
-        return RT_FAIL(RT_EUSAGE, "table %s: eps: expected >= 0, got %g", table, (double)conf->eps);
-    if (adagrad && (!isfinite(conf->initial_accumulator) || conf->initial_accumulator < 0.0f))
-        return RT_FAIL(RT_EUSAGE, "table %s: initial_accumulator: expected >= 0, got %g", table,
-                       (double)conf->initial_accumulator);
-    /* A zero gradient on a fresh row would divide zero by zero. */
-    if ((adam || (adagrad && conf->initial_accumulator == 0.0f)) && conf->eps == 0.0f)
-        return RT_FAIL(RT_EUSAGE, "table %s: eps: expected > 0 where the state starts at 0", table);
-    if (adam &&
-        !(conf->beta1 >= 0.0f && conf->beta1 < 1.0f && conf->beta2 >= 0.0f && conf->beta2 < 1.0f))
-        return RT_FAIL(RT_EUSAGE, "table %s: betas: expected in [0, 1), got %g and %g", table,
-                       (double)conf->beta1, (double)conf->beta2);
+/* Numbers that are used as float32, and as it must be finite there. */
+static int check_numbers(const struct rt_sparse_optimizer_conf *conf, const char *table)
+{
+    const struct {
+        const char *name;
+        double value;
+    } number[] = {
+        {"weight_decay", conf->weight_decay},
+        {"gradient_clip", conf->gradient_clip},
+        {"weight_bound", conf->weight_bound},
+        {"eps", conf->eps},
+        {"initial_accumulator", conf->initial_accumulator},
+        {"beta", conf->ftrl_beta},
+        {"l1", conf->l1},
+        {"l2", conf->l2},
+    };
+
+    for (size_t i = 0; i < sizeof(number) / sizeof(*number); i++)
+        if (!(number[i].value >= 0.0 && isfinite((float)number[i].value)))
+            return RT_FAIL(RT_EUSAGE, "table %s: %s: expected >= 0, got %g", table, number[i].name,
+                           number[i].value);
     return 0;
 }
 
-size_t ebs_optimizer_state_count(const struct ebs_optimizer_conf *conf, size_t dim)
+static int check(const struct rt_table_conf *table)
 {
-    switch (conf->kind) {
-    case EBS_OPTIMIZER_SGD:
-        return 0;
-    case EBS_OPTIMIZER_ADAGRAD:
-        return dim;
-    case EBS_OPTIMIZER_ROWWISE_ADAGRAD:
-        return 1;
-    case EBS_OPTIMIZER_ADAM:
-        break;
+    const struct rt_sparse_optimizer_conf *conf = &table->optimizer;
+    bool adam = conf->kind == RT_OPT_ADAM;
+    int err;
+
+    if (conf->kind >= EBS_OPTIMIZER_KINDS)
+        return RT_FAIL(RT_EUSAGE, "table %s: unknown optimizer %u", table->name, conf->kind);
+    if (wire_dtype_size(table->dtype) == 0)
+        return RT_FAIL(RT_EUSAGE, "table %s: unknown dtype %u", table->name, table->dtype);
+    if (table->dim < 1 || table->dim > WIRE_DIM_MAX)
+        return RT_FAIL(RT_EUSAGE, "table %s: dim: expected 1..%u, got %u", table->name,
+                       WIRE_DIM_MAX, table->dim);
+    err = check_numbers(conf, table->name);
+    if (err)
+        return err;
+    /* A zero gradient on a fresh row would divide zero by zero. */
+    if ((adam || (is_adagrad(conf) && (float)conf->initial_accumulator == 0.0f)) &&
+        (float)conf->eps == 0.0f)
+        return RT_FAIL(RT_EUSAGE, "table %s: eps: expected > 0 where the state starts at 0, got %g",
+                       table->name, conf->eps);
+    if (adam &&
+        !(conf->beta1 >= 0.0 && conf->beta1 < 1.0 && conf->beta2 >= 0.0 && conf->beta2 < 1.0))
+        return RT_FAIL(RT_EUSAGE, "table %s: betas: expected in [0, 1), got %g and %g", table->name,
+                       conf->beta1, conf->beta2);
+    return 0;
+}
+
+/* The largest value of a dtype that is not above `bound`: a clamped weight stays within it when rounded. */
+static float bound_of(uint32_t dtype, float bound)
+{
+    struct ebs_weights one = {.n = 1, .dim = 1, .dtype = dtype};
+    uint8_t stored[sizeof(float)] __attribute__((aligned(4)));
+    const uint8_t *row = stored;
+    float wide = 0.0f;
+
+    one.row = &row;
+    for (float try = bound; try > 0.0f; try = nextafterf(wide, 0.0f)) {
+        ebs_element_round(dtype, &try, stored, 1);
+        ebs_element_widen(&one, &wide);
+        if (wide <= bound)
+            return wide;
     }
-    return 2 * dim;
+    return 0.0f;
 }
 
-void ebs_optimizer_state_fill(const struct ebs_optimizer_conf *conf, float *state, size_t dim)
+int ebs_optimizer_prepare(struct ebs_optimizer *out, const struct rt_table_conf *table,
+                          uint64_t seed)
 {
-    size_t n = ebs_optimizer_state_count(conf, dim);
-    float value = conf->kind == EBS_OPTIMIZER_ADAM ? 0.0f : conf->initial_accumulator;
+    const struct rt_sparse_optimizer_conf *conf = &table->optimizer;
+    struct rt_row_layout layout;
+    int err = check(table);
 
-    for (size_t j = 0; j < n; j++)
-        state[j] = value;
+    if (err)
+        return err;
+    layout = rt_row_layout(table);
+    *out = (struct ebs_optimizer){
+        .loops = select_loops(),
+        .kind = conf->kind,
+        .dtype = table->dtype,
+        .dim = table->dim,
+        .weight = layout.weight,
+        .state = layout.state,
+        .state_count = layout.state_count,
+        .initial_state = is_adagrad(conf) ? (float)conf->initial_accumulator : 0.0f,
+        .beta1 = conf->beta1,
+        .beta2 = conf->beta2,
+        .step = {.weight_decay = (float)conf->weight_decay,
+                 .eps = (float)conf->eps,
+                 .rate1 = (float)(1.0 - conf->beta1),
+                 .rate2 = (float)(1.0 - conf->beta2),
+                 .beta = (float)conf->ftrl_beta,
+                 .l1 = (float)conf->l1,
+                 .l2 = (float)conf->l2,
+                 .gradient_clip = (float)conf->gradient_clip,
+                 .weight_bound = bound_of(table->dtype, (float)conf->weight_bound),
+                 .key = rt_draw_key(seed, "round", table->name)},
+    };
+    return 0;
 }
 
-struct ebs_step ebs_optimizer_step(const struct ebs_optimizer_conf *conf, float lr, uint64_t step)
+void ebs_optimizer_state_fill(const struct ebs_optimizer *optimizer, float *state)
 {
-    struct ebs_step out = {.lr = lr, .weight_decay = conf->weight_decay, .eps = conf->eps};
+    for (size_t j = 0; j < optimizer->state_count; j++)
+        state[j] = optimizer->initial_state;
+}
 
-    if (conf->kind == EBS_OPTIMIZER_ADAM) {
+struct ebs_step ebs_optimizer_step(const struct ebs_optimizer *optimizer, float lr, uint64_t step,
+                                   uint64_t draw)
+{
+    struct ebs_step out = optimizer->step;
+
+    out.lr = lr;
+    out.key = rt_draw_fold(out.key, draw);
+    if (optimizer->kind == RT_OPT_ADAM) {
         double t = step > 0 ? (double)step : 1.0;
-        double correction1 = 1.0 - pow(conf->beta1, t);
-        double correction2 = 1.0 - pow(conf->beta2, t);
+        double correction1 = 1.0 - pow(optimizer->beta1, t);
+        double correction2 = 1.0 - pow(optimizer->beta2, t);
 
-        out.rate1 = 1.0f - conf->beta1;
-        out.rate2 = 1.0f - conf->beta2;
         out.adam_lr = (float)(lr * sqrt(correction2) / correction1);
     }
+    if (optimizer->kind == RT_OPT_FTRL)
+        out.per_lr = lr >= EBS_FTRL_LR_MIN ? 1.0f / lr : 0.0f;
     return out;
+}
+
+void ebs_optimizer_run(const struct ebs_optimizer *optimizer, const struct ebs_step *step,
+                       const struct ebs_rows *rows)
+{
+    if (optimizer->kind == RT_OPT_FTRL && step->per_lr == 0.0f)
+        return;
+    optimizer->loops->rows[optimizer->kind](optimizer, step, rows);
 }

@@ -3,20 +3,21 @@
  * Included by optimizer_plain.c, optimizer_avx2.c and optimizer_avx512.c, which define LOOPS_NAME and
  * are compiled for their instruction set. The compiler vectorizes; since each element's operations are
  * the same IEEE operations in the same order everywhere, so are the bits (the tests compare them). */
-#include "embedding_server/optimizer.h"
-
-#include <math.h>
-#include <string.h>
 
 /* At -O2, gcc 12 vectorizes only loops whose length it knows. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("O3")
 #endif
 
+#include "embedding_server/element_row.inc.h"
+#include "embedding_server/optimizer.h"
+
+#include <math.h>
+
 #define LANES 16
 
-static void sgd_row(const struct ebs_step *step, float *restrict w, float *restrict state,
-                    const float *restrict g, size_t dim)
+static inline void sgd_row(const struct ebs_step *step, float *restrict w, float *restrict state,
+                           const float *restrict g, size_t dim)
 {
     float lr = step->lr, decay = step->weight_decay;
 
@@ -25,8 +26,8 @@ static void sgd_row(const struct ebs_step *step, float *restrict w, float *restr
         w[j] -= lr * (g[j] + decay * w[j]);
 }
 
-static void adagrad_row(const struct ebs_step *step, float *restrict w, float *restrict state,
-                        const float *restrict g, size_t dim)
+static inline void adagrad_row(const struct ebs_step *step, float *restrict w,
+                               float *restrict state, const float *restrict g, size_t dim)
 {
     float lr = step->lr, decay = step->weight_decay, eps = step->eps;
 
@@ -77,8 +78,8 @@ static float sum_of_squares(const float *restrict w, const float *restrict g, fl
     return lane[0];
 }
 
-static void rowwise_adagrad_row(const struct ebs_step *step, float *restrict w,
-                                float *restrict state, const float *restrict g, size_t dim)
+static inline void rowwise_adagrad_row(const struct ebs_step *step, float *restrict w,
+                                       float *restrict state, const float *restrict g, size_t dim)
 {
     float decay = step->weight_decay;
     float sum = state[0] + sum_of_squares(w, g, decay, dim) / (float)dim;
@@ -89,8 +90,8 @@ static void rowwise_adagrad_row(const struct ebs_step *step, float *restrict w,
         w[j] -= rate * (g[j] + decay * w[j]);
 }
 
-static void adam_row(const struct ebs_step *step, float *restrict w, float *restrict state,
-                     const float *restrict g, size_t dim)
+static inline void adam_row(const struct ebs_step *step, float *restrict w, float *restrict state,
+                            const float *restrict g, size_t dim)
 {
     float decay = step->weight_decay, eps = step->eps, lr = step->adam_lr;
     float rate1 = step->rate1, rate2 = step->rate2;
@@ -107,24 +108,113 @@ static void adam_row(const struct ebs_step *step, float *restrict w, float *rest
     }
 }
 
-/* Rows of the dims that most tables have: known here, they need no loops over what is left of a vector. */
+/* Selects and no branches: an element stays as it is while its n is 0, and |z| <= l1 is weight 0. */
+static inline void ftrl_row(const struct ebs_step *step, float *restrict w, float *restrict state,
+                            const float *restrict g, size_t dim)
+{
+    float decay = step->weight_decay, beta = step->beta, l1 = step->l1, l2 = step->l2;
+    float per_lr = step->per_lr;
+    float *restrict z = state, *restrict n = state + dim;
+
+    for (size_t j = 0; j < dim; j++) {
+        float gradient = g[j] + decay * w[j];
+        float sum = n[j] + gradient * gradient, root = sqrtf(sum);
+        float before = n[j] > 0.0f ? -sqrtf(n[j]) : beta;
+        float pull = z[j] + (gradient - (root + before) * per_lr * w[j]);
+        float shrunk = copysignf(l1, pull) - pull;
+        float moved = fabsf(pull) <= l1 ? 0.0f : shrunk / ((beta + root) * per_lr + l2);
+
+        w[j] = sum > 0.0f ? moved : w[j];
+        z[j] = sum > 0.0f ? pull : z[j];
+        n[j] = sum;
+    }
+}
+
+/* ---- what is around the formula ---- */
+
+/* g, or in `scratch` what is left of it. */
+static inline const float *clip_row(const float *g, float limit, float *restrict scratch,
+                                    size_t dim)
+{
+    float norm = sqrtf(sum_of_squares(g, g, 0.0f, dim)), scale = limit / norm;
+
+    if (!(norm > limit))
+        return g;
+    for (size_t j = 0; j < dim; j++)
+        scratch[j] = scale * g[j];
+    return scratch;
+}
+
+static inline void bound_row(float *w, float bound, size_t dim)
+{
+    for (size_t j = 0; j < dim; j++) {
+        float below = w[j] > bound ? bound : w[j];
+
+        w[j] = below < -bound ? -bound : below;
+    }
+}
+
+typedef void (*row_fn)(const struct ebs_step *step, float *restrict w, float *restrict state,
+                       const float *restrict g, size_t dim);
+
+/* All arguments but the first three are known where it is called, so this becomes one loop for each. */
+static inline __attribute__((always_inline)) void run_rows(const struct ebs_optimizer *optimizer,
+                                                           const struct ebs_step *step,
+                                                           const struct ebs_rows *rows,
+                                                           row_fn formula, uint32_t dtype,
+                                                           size_t dim)
+{
+    float clipped[WIRE_DIM_MAX], wide[WIRE_DIM_MAX];
+
+    for (size_t i = 0; i < rows->n; i++) {
+        uint8_t *row = rows->row[i], *stored;
+        const float *g = rows->grad + i * dim;
+        float *state, *w;
+
+        if (!row)
+            continue;
+        stored = row + optimizer->weight;
+        state = (float *)(row + optimizer->state);
+        w = dtype == WIRE_F32 ? (float *)stored : wide;
+        if (dtype == WIRE_F16)
+            f16_widen((const uint16_t *)stored, wide, dim);
+        if (dtype == WIRE_BF16)
+            bf16_widen((const uint16_t *)stored, wide, dim);
+        if (step->gradient_clip > 0.0f)
+            g = clip_row(g, step->gradient_clip, clipped, dim);
+        formula(step, w, state, g, dim);
+        if (step->weight_bound > 0.0f)
+            bound_row(w, step->weight_bound, dim);
+        if (dtype == WIRE_F16)
+            f16_dither(rt_draw(step->key, rows->id[i]), wide, (uint16_t *)stored, dim);
+        if (dtype == WIRE_BF16)
+            bf16_dither(rt_draw(step->key, rows->id[i]), wide, (uint16_t *)stored, dim);
+    }
+}
+
+/* Rows of the dim that most tables have: known here, they need no loops over what is left of a vector. */
 #define ROWS(kind)                                                                                 \
-    static void kind##_rows(const struct ebs_step *step, float *const *w, const float *g,          \
-                            size_t n, size_t dim)                                                  \
+    static void kind##_rows(const struct ebs_optimizer *o, const struct ebs_step *step,            \
+                            const struct ebs_rows *rows)                                           \
     {                                                                                              \
-        for (size_t i = 0; i < n; i++) {                                                           \
-            if (!w[i])                                                                             \
-                continue;                                                                          \
-            if (dim == 16)                                                                         \
-                kind##_row(step, w[i], w[i] + 16, g + i * 16, 16);                                 \
-            else                                                                                   \
-                kind##_row(step, w[i], w[i] + dim, g + i * dim, dim);                              \
-        }                                                                                          \
+        if (o->dtype == WIRE_F32 && o->dim == 16)                                                  \
+            run_rows(o, step, rows, kind##_row, WIRE_F32, 16);                                     \
+        else if (o->dtype == WIRE_F32)                                                             \
+            run_rows(o, step, rows, kind##_row, WIRE_F32, o->dim);                                 \
+        else if (o->dtype == WIRE_F16 && o->dim == 16)                                             \
+            run_rows(o, step, rows, kind##_row, WIRE_F16, 16);                                     \
+        else if (o->dtype == WIRE_F16)                                                             \
+            run_rows(o, step, rows, kind##_row, WIRE_F16, o->dim);                                 \
+        else if (o->dim == 16)                                                                     \
+            run_rows(o, step, rows, kind##_row, WIRE_BF16, 16);                                    \
+        else                                                                                       \
+            run_rows(o, step, rows, kind##_row, WIRE_BF16, o->dim);                                \
     }
 ROWS(sgd)
 ROWS(adagrad)
 ROWS(rowwise_adagrad)
 ROWS(adam)
+ROWS(ftrl)
 
 /* As integers: without its sign, a float's bits grow with its magnitude, infinity and NaN last. */
 static bool usable(const float *g, size_t dim)
@@ -143,13 +233,10 @@ static bool usable(const float *g, size_t dim)
 }
 
 const struct ebs_optimizer_loops LOOPS_NAME = {
-    .row = {[EBS_OPTIMIZER_SGD] = sgd_row,
-            [EBS_OPTIMIZER_ADAGRAD] = adagrad_row,
-            [EBS_OPTIMIZER_ROWWISE_ADAGRAD] = rowwise_adagrad_row,
-            [EBS_OPTIMIZER_ADAM] = adam_row},
-    .rows = {[EBS_OPTIMIZER_SGD] = sgd_rows,
-             [EBS_OPTIMIZER_ADAGRAD] = adagrad_rows,
-             [EBS_OPTIMIZER_ROWWISE_ADAGRAD] = rowwise_adagrad_rows,
-             [EBS_OPTIMIZER_ADAM] = adam_rows},
+    .rows = {[RT_OPT_SGD] = sgd_rows,
+             [RT_OPT_ADAGRAD] = adagrad_rows,
+             [RT_OPT_ROWWISE_ADAGRAD] = rowwise_adagrad_rows,
+             [RT_OPT_ADAM] = adam_rows,
+             [RT_OPT_FTRL] = ftrl_rows},
     .usable = usable,
 };

@@ -39,8 +39,7 @@ struct ebs_table {
     uint32_t dim;
     struct rt_row_layout layout;
     struct ebs_init init;
-    struct ebs_optimizer_conf optimizer;
-    const struct ebs_optimizer_loops *loops;
+    struct ebs_optimizer optimizer;
     struct ebs_index index;
     struct ebs_slab slab;
     uint32_t *found; /* [found_capacity] row numbers of the update being applied */
@@ -68,15 +67,7 @@ static int bind(struct ebs_table *table, const struct rt_table_conf *job, uint64
                                  .value = (float)job->init.value};
     int err;
 
-    table->optimizer = (struct ebs_optimizer_conf){
-        .kind = (enum ebs_optimizer_kind)job->optimizer.kind,
-        .weight_decay = (float)job->optimizer.weight_decay,
-        .eps = (float)job->optimizer.eps,
-        .initial_accumulator = (float)job->optimizer.initial_accumulator,
-        .beta1 = (float)job->optimizer.beta1,
-        .beta2 = (float)job->optimizer.beta2};
-    table->loops = ebs_optimizer_select();
-    err = ebs_optimizer_check(&table->optimizer, job->name);
+    err = ebs_optimizer_prepare(&table->optimizer, job, seed);
     return err ? err : ebs_init_prepare(&table->init, &init, seed, job->name);
 }
 
@@ -250,7 +241,7 @@ static int create_row(struct ebs_table *table, uint64_t id, uint64_t hash, uint3
     }
     weight = weights(table, ebs_slab_at(&table->slab, row));
     ebs_init_fill(&table->init, id, weight, table->dim);
-    ebs_optimizer_state_fill(&table->optimizer, weight + table->dim, table->dim);
+    ebs_optimizer_state_fill(&table->optimizer, weight + table->dim);
     *out = row;
     return 0;
 }
@@ -265,7 +256,7 @@ static int find_stretch(struct ebs_table *table, const struct stretch *s, const 
 
     for (size_t i = 0; i < s->n; i++) {
         found[i] = EBS_ROW_NONE;
-        if (!table->loops->usable(grad + i * dim, dim)) {
+        if (!ebs_gradient_usable(&table->optimizer, grad + i * dim)) {
             applied->nonfinite++;
             continue;
         }
@@ -311,22 +302,23 @@ int ebs_table_prepare(struct ebs_table *table, const struct ebs_update *update, 
 void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
                       const uint32_t *found)
 {
-    struct ebs_step step = ebs_optimizer_step(&table->optimizer, update->lr, update->step);
-    ebs_optimizer_rows_fn run = table->loops->rows[table->optimizer.kind];
+    struct ebs_step step =
+        ebs_optimizer_step(&table->optimizer, update->lr, update->step, update->draw);
     const struct ebs_slab *slab = &table->slab;
-    size_t dim = table->dim;
-    float *weight[STRETCH];
+    uint8_t *rows[STRETCH];
 
     for (size_t at = 0; at < update->n; at += STRETCH) {
         size_t n = update->n - at < STRETCH ? update->n - at : STRETCH;
+        struct ebs_rows of = {
+            .row = rows, .id = update->id + at, .grad = update->grad + at * table->dim, .n = n};
 
         for (size_t i = 0; i < n; i++) {
             uint32_t row = found[at + i];
 
-            weight[i] = row == EBS_ROW_NONE ? NULL : weights(table, ebs_slab_at(slab, row));
+            rows[i] = row == EBS_ROW_NONE ? NULL : ebs_slab_at(slab, row);
             prefetch_row(slab, row, slab->row_bytes);
         }
-        run(&step, weight, update->grad + at * dim, n, dim);
+        ebs_optimizer_run(&table->optimizer, &step, &of);
     }
 }
 

@@ -1,9 +1,11 @@
 /* tests/unit/test_optimizer.c -- formulas against PyTorch, and equal bits on every instruction set. */
 #include "embedding_server/optimizer.h"
+#include "embedding_server/element.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
 #include "runtime/base/rand.h"
+#include "runtime/job/layout.h"
 #include "tests/golden/sparse_optimizers.h"
 
 #include <math.h>
@@ -13,46 +15,87 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define DIM_MAX 80
+#define DIM_MAX       WIRE_DIM_MAX
+#define ROW_BYTES_MAX (16 + 3 * DIM_MAX * sizeof(float))
+
+struct row {
+    uint8_t byte[ROW_BYTES_MAX] __attribute__((aligned(8)));
+};
+
+static struct ebs_optimizer prepare(const struct rt_table_conf *conf)
+{
+    struct ebs_optimizer optimizer;
+
+    assert_int_equal(ebs_optimizer_prepare(&optimizer, conf, 7), 0);
+    return optimizer;
+}
+
+/* A new row with these weights, all else 0. */
+static void fill(const struct ebs_optimizer *optimizer, const float *weight, struct row *row)
+{
+    memset(row, 0, sizeof(*row));
+    ebs_element_round(optimizer->dtype, weight, row->byte + optimizer->weight, optimizer->dim);
+    ebs_optimizer_state_fill(optimizer, (float *)(row->byte + optimizer->state));
+}
+
+static void weights(const struct ebs_optimizer *optimizer, const struct row *row, float *out)
+{
+    const uint8_t *at = row->byte;
+
+    ebs_element_widen(&(struct ebs_weights){.row = &at,
+                                            .n = 1,
+                                            .dim = optimizer->dim,
+                                            .offset = optimizer->weight,
+                                            .dtype = optimizer->dtype},
+                      out);
+}
+
+static void step_row(const struct ebs_optimizer *optimizer, struct row *row, uint64_t id,
+                     const float *g, float lr, uint64_t t, uint64_t draw)
+{
+    struct ebs_step step = ebs_optimizer_step(optimizer, lr, t, draw);
+    uint8_t *at = row->byte;
+
+    ebs_optimizer_run(optimizer, &step,
+                      &(struct ebs_rows){.row = &at, .id = &id, .grad = g, .n = 1});
+}
 
 static void formulas_are_pytorchs(void **test)
 {
     static const struct {
         const char *name;
-        struct ebs_optimizer_conf conf;
+        struct rt_sparse_optimizer_conf conf;
         const float *want;
     } row[] = {
-        {"sgd", {.kind = EBS_OPTIMIZER_SGD, .weight_decay = 0.01f}, golden_sgd},
+        {"sgd", {.kind = RT_OPT_SGD, .weight_decay = 0.01}, golden_sgd},
         {"adagrad",
-         {.kind = EBS_OPTIMIZER_ADAGRAD, .eps = 1e-10f, .initial_accumulator = 0.1f},
+         {.kind = RT_OPT_ADAGRAD, .eps = 1e-10, .initial_accumulator = 0.1},
          golden_adagrad},
         {"rowwise adagrad",
-         {.kind = EBS_OPTIMIZER_ROWWISE_ADAGRAD, .eps = 1e-8f, .initial_accumulator = 0.1f},
+         {.kind = RT_OPT_ROWWISE_ADAGRAD, .eps = 1e-8, .initial_accumulator = 0.1},
          golden_rowwise_adagrad},
         {"rowwise adagrad, weight decay",
-         {.kind = EBS_OPTIMIZER_ROWWISE_ADAGRAD,
-          .eps = 1e-8f,
-          .initial_accumulator = 0.1f,
-          .weight_decay = 0.01f},
+         {.kind = RT_OPT_ROWWISE_ADAGRAD,
+          .eps = 1e-8,
+          .initial_accumulator = 0.1,
+          .weight_decay = 0.01},
          golden_rowwise_adagrad_decay},
-        {"adam",
-         {.kind = EBS_OPTIMIZER_ADAM, .eps = 1e-8f, .beta1 = 0.9f, .beta2 = 0.999f},
-         golden_adam},
+        {"adam", {.kind = RT_OPT_ADAM, .eps = 1e-8, .beta1 = 0.9, .beta2 = 0.999}, golden_adam},
     };
 
     (void)test;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        float w[GOLDEN_DIM], state[2 * GOLDEN_DIM];
+        struct rt_table_conf conf = {
+            .name = row[i].name, .dim = GOLDEN_DIM, .optimizer = row[i].conf};
+        struct ebs_optimizer optimizer = prepare(&conf);
+        static struct row stored;
+        float w[GOLDEN_DIM];
 
-        memcpy(w, golden_weight, sizeof(w));
-        ebs_optimizer_state_fill(&row[i].conf, state, GOLDEN_DIM);
-        for (size_t k = 0; k < GOLDEN_STEPS; k++) {
-            struct ebs_step step =
-                ebs_optimizer_step(&row[i].conf, golden_lr[k], golden_adam_step[k]);
-
-            ebs_optimizer_plain.row[row[i].conf.kind](&step, w, state, &golden_grad[k * GOLDEN_DIM],
-                                                      GOLDEN_DIM);
-        }
+        fill(&optimizer, golden_weight, &stored);
+        for (size_t k = 0; k < GOLDEN_STEPS; k++)
+            step_row(&optimizer, &stored, 1, &golden_grad[k * GOLDEN_DIM], golden_lr[k],
+                     golden_adam_step[k], k);
+        weights(&optimizer, &stored, w);
         for (size_t j = 0; j < GOLDEN_DIM; j++)
             if (!(fabsf(w[j] - row[i].want[j]) <= 1e-6f + 1e-5f * fabsf(row[i].want[j])))
                 fail_msg("%s: element %zu: got %.9g, want %.9g", row[i].name, j, (double)w[j],
@@ -67,46 +110,75 @@ static void random_floats(float *out, size_t n, uint64_t key)
                  ldexpf(1.0f, (int)rt_below(rt_draw(key, 2 * j + 1), 30) - 15);
 }
 
-static void compare_isa(const struct ebs_optimizer_loops *loops, const char *name)
+static const struct rt_sparse_optimizer_conf busy = {
+    .eps = 1e-6,
+    .initial_accumulator = 0.01,
+    .beta1 = 0.9,
+    .beta2 = 0.99,
+    .ftrl_beta = 1.0,
+    .l1 = 0.01,
+    .l2 = 0.02,
+};
+
+/* Five updates of one row by the loops of `isa` and by plain ones. */
+static void compare_row(enum rt_isa isa, struct rt_table_conf *conf, uint64_t key)
 {
-    struct ebs_optimizer_conf conf = {.weight_decay = 0.001f,
-                                      .eps = 1e-6f,
-                                      .initial_accumulator = 0.01f,
-                                      .beta1 = 0.9f,
-                                      .beta2 = 0.99f};
+    static struct row got, want;
+    static float w[DIM_MAX], g[DIM_MAX];
+    struct ebs_optimizer plain, optimizer;
 
-    for (unsigned kind = 0; kind < EBS_OPTIMIZER_KINDS; kind++) {
-        conf.kind = (enum ebs_optimizer_kind)kind;
-        for (size_t dim = 1; dim <= DIM_MAX; dim++) {
-            float got[3 * DIM_MAX], want[3 * DIM_MAX], g[DIM_MAX];
+    rt_cpu_set_isa(RT_ISA_PLAIN);
+    plain = prepare(conf);
+    rt_cpu_set_isa(isa);
+    optimizer = prepare(conf);
+    random_floats(w, conf->dim, rt_draw(key, 0));
+    rt_cpu_set_isa(RT_ISA_PLAIN);
+    fill(&plain, w, &want);
+    rt_cpu_set_isa(isa);
+    fill(&optimizer, w, &got);
+    for (uint64_t t = 1; t <= 5; t++) {
+        random_floats(g, conf->dim, rt_draw(key, t));
+        step_row(&plain, &want, key, g, 0.05f, t, t);
+        step_row(&optimizer, &got, key, g, 0.05f, t, t);
+    }
+    if (memcmp(&got, &want, sizeof(got)) != 0)
+        fail_msg("%s: optimizer %u dtype %u dim %u differs from plain (key %llu)", rt_isa_name(isa),
+                 conf->optimizer.kind, conf->dtype, conf->dim, (unsigned long long)key);
+}
 
-            random_floats(want, dim, rt_draw(kind, dim));
-            ebs_optimizer_state_fill(&conf, want + dim, dim);
-            memcpy(got, want, sizeof(got));
-            for (uint64_t t = 1; t <= 5; t++) {
-                struct ebs_step step = ebs_optimizer_step(&conf, 0.05f, t);
+static void compare_isa(enum rt_isa isa)
+{
+    struct rt_table_conf conf = {.name = "t", .optimizer = busy};
 
-                random_floats(g, dim, rt_draw(t * 100 + kind, dim));
-                ebs_optimizer_plain.row[kind](&step, want, want + dim, g, dim);
-                loops->row[kind](&step, got, got + dim, g, dim);
+    for (uint32_t kind = 0; kind < EBS_OPTIMIZER_KINDS; kind++) {
+        for (uint32_t dtype = WIRE_F32; dtype <= WIRE_BF16; dtype++) {
+            conf.optimizer.kind = kind;
+            conf.dtype = dtype;
+            for (uint32_t i = 0; i < 150; i++) {
+                uint64_t key = rt_draw(kind * 3 + dtype, i);
+
+                conf.dim = i < 70 ? i + 1 : 1 + (uint32_t)rt_below(key, DIM_MAX);
+                conf.optimizer.weight_decay = i % 2 ? 0.001 : 0.0;
+                conf.optimizer.gradient_clip = i % 3 ? 0.0 : 100.0;
+                conf.optimizer.weight_bound = i % 5 ? 0.0 : 3.0;
+                compare_row(isa, &conf, key);
             }
-            if (memcmp(got, want, (dim + ebs_optimizer_state_count(&conf, dim)) * sizeof(float)))
-                fail_msg("%s: kind %u dim %zu differs from plain", name, kind, dim);
         }
     }
 }
 
 static void every_isa_gives_the_bits_of_plain(void **test)
 {
+    enum rt_isa most = rt_cpu_isa();
+
     (void)test;
-    if (rt_cpu_isa() >= RT_ISA_AVX2)
-        compare_isa(&ebs_optimizer_avx2, "avx2");
-    else
-        printf("skipped: no AVX2 here\n");
-    if (rt_cpu_isa() >= RT_ISA_AVX512)
-        compare_isa(&ebs_optimizer_avx512, "avx512");
-    else
-        printf("skipped: no AVX-512 here\n");
+    for (int isa = RT_ISA_AVX2; isa <= RT_ISA_AVX512; isa++) {
+        if (isa <= (int)most)
+            compare_isa((enum rt_isa)isa);
+        else
+            printf("skipped: no %s here\n", rt_isa_name((enum rt_isa)isa));
+    }
+    rt_cpu_set_isa(most);
 }
 
 static void one_bad_value_spoils_a_gradient(void **test)
@@ -127,43 +199,61 @@ static void one_bad_value_spoils_a_gradient(void **test)
         {"minus nan", -NAN, false},
         {"denormal", 1e-42f, true},
     };
-    const struct ebs_optimizer_loops *loops[] = {&ebs_optimizer_plain, ebs_optimizer_select()};
+    enum rt_isa most = rt_cpu_isa();
 
     (void)test;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        for (size_t l = 0; l < ARRAY_LEN(loops); l++) {
-            for (size_t dim = 1; dim <= 40; dim++) {
+        for (int isa = RT_ISA_PLAIN; isa <= (int)most; isa++) {
+            rt_cpu_set_isa((enum rt_isa)isa);
+            for (uint32_t dim = 1; dim <= 40; dim++) {
+                struct ebs_optimizer optimizer =
+                    prepare(&(struct rt_table_conf){.name = "t", .dim = dim});
                 float g[40] = {0};
 
-                g[(dim * 7) % dim] = row[i].value;
-                g[dim - 1] = row[i].value;
-                if (loops[l]->usable(g, dim) != row[i].usable)
-                    fail_msg("%s: dim %zu, loops %zu", row[i].name, dim, l);
+                g[(dim * 7 + i) % dim] = row[i].value;
+                if (ebs_gradient_usable(&optimizer, g) != row[i].usable)
+                    fail_msg("%s: dim %u, %s", row[i].name, dim, rt_isa_name(rt_cpu_isa()));
             }
         }
     }
+    rt_cpu_set_isa(most);
 }
 
 static void wrong_numbers_are_named(void **test)
 {
     static const struct {
-        struct ebs_optimizer_conf conf;
+        struct rt_sparse_optimizer_conf conf;
+        uint32_t dim, dtype;
         const char *word;
     } row[] = {
-        {{.kind = (enum ebs_optimizer_kind)99}, "optimizer"},
-        {{.kind = EBS_OPTIMIZER_SGD, .weight_decay = -1.0f}, "weight_decay"},
-        {{.kind = EBS_OPTIMIZER_SGD, .weight_decay = NAN}, "weight_decay"},
-        {{.kind = EBS_OPTIMIZER_ADAGRAD, .eps = -1.0f}, "eps"},
-        {{.kind = EBS_OPTIMIZER_ADAGRAD, .eps = 0.0f}, "eps"},
-        {{.kind = EBS_OPTIMIZER_ADAGRAD, .eps = 1.0f, .initial_accumulator = INFINITY},
+        {{.kind = 99}, 8, WIRE_F32, "optimizer"},
+        {{.kind = RT_OPT_SGD}, 0, WIRE_F32, "dim"},
+        {{.kind = RT_OPT_SGD}, WIRE_DIM_MAX + 1, WIRE_F32, "dim"},
+        {{.kind = RT_OPT_SGD}, 8, 3, "dtype"},
+        {{.kind = RT_OPT_SGD, .weight_decay = -1.0}, 8, WIRE_F32, "weight_decay"},
+        {{.kind = RT_OPT_SGD, .weight_decay = (double)NAN}, 8, WIRE_F32, "weight_decay"},
+        {{.kind = RT_OPT_SGD, .gradient_clip = -1.0}, 8, WIRE_F32, "gradient_clip"},
+        {{.kind = RT_OPT_SGD, .weight_bound = 1e39}, 8, WIRE_F32, "weight_bound"},
+        {{.kind = RT_OPT_ADAGRAD, .eps = -1.0}, 8, WIRE_F32, "eps"},
+        {{.kind = RT_OPT_ADAGRAD, .eps = 0.0}, 8, WIRE_F32, "eps"},
+        {{.kind = RT_OPT_ADAGRAD, .eps = 1.0, .initial_accumulator = (double)INFINITY},
+         8,
+         WIRE_F32,
          "initial_accumulator"},
-        {{.kind = EBS_OPTIMIZER_ADAM, .eps = 1.0f, .beta1 = 1.0f}, "betas"},
-        {{.kind = EBS_OPTIMIZER_ADAM, .eps = 1.0f, .beta2 = NAN}, "betas"},
+        {{.kind = RT_OPT_ADAM, .eps = 1.0, .beta1 = 1.0}, 8, WIRE_F32, "betas"},
+        {{.kind = RT_OPT_ADAM, .eps = 1.0, .beta2 = (double)NAN}, 8, WIRE_F32, "betas"},
+        {{.kind = RT_OPT_FTRL, .l1 = -0.1}, 8, WIRE_F32, "l1"},
+        {{.kind = RT_OPT_FTRL, .l2 = -0.1}, 8, WIRE_F32, "l2"},
+        {{.kind = RT_OPT_FTRL, .ftrl_beta = -0.1}, 8, WIRE_F32, "beta"},
     };
 
     (void)test;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        assert_int_equal(ebs_optimizer_check(&row[i].conf, "colours"), RT_EUSAGE);
+        struct rt_table_conf conf = {
+            .name = "colours", .dim = row[i].dim, .dtype = row[i].dtype, .optimizer = row[i].conf};
+        struct ebs_optimizer optimizer;
+
+        assert_int_equal(ebs_optimizer_prepare(&optimizer, &conf, 1), RT_EUSAGE);
         if (!strstr(rt_err_text(), row[i].word) || !strstr(rt_err_text(), "colours"))
             fail_msg("row %zu: message does not name %s: %s", i, row[i].word, rt_err_text());
     }
