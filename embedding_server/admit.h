@@ -1,0 +1,55 @@
+/* embedding_server/admit.h -- which ids get a row at all: every one, those seen k times, or by lot.
+ *
+ * Asked where a row would be created, once per occurrence of an id without row in an applied gradient.
+ *
+ *   always        yes. There is no object: *out is NULL, which every function here takes.
+ *   probability   yes if the draw of (seed, "admit", table, id, draw) is below p: the same answer on any server,
+ *                 and again for a retried batch.
+ *   count         yes from the k-th occurrence on. Occurrences are counted in a sketch: lines of 64 bytes,
+ *                 each 21 entries of {16 bits of the id's hash | count, 8 bits}, those counted last in front.
+ *                 An id belongs to one line, so asking costs one cache miss.
+ *
+ * Errors of the sketch (N bytes = L = N / 64 lines; ids are spread by a 64-bit hash, so lines fill as by chance):
+ *   Too early: a new id is taken for another one of its line with the same 16 bits, and inherits its count. 21 stand
+ *     there at most, so it happens to at most 21 / 65,536 = 0.032 % of new ids (the union bound, as for the
+ *     fingerprints of a cuckoo filter: Fan et al., CoNEXT 2014, section 5.1).
+ *   Too late: a line keeps the 21 ids that were counted last, so an id is forgotten, and begins at zero, when 21
+ *     others of its line were counted since. With x others counted since in the whole sketch its chance is
+ *     P(Poisson(x / L) >= 21): 1.5e-6 at x = 6 L, 0.16 % at 10 L (N / 6.4), 44 % at 20 L, 99.96 % at 40 L. This is
+ *     the sketch's aging: ids that come rarely do not add up for ever, and no pass over the memory is made. For
+ *     k > 2 it holds of each gap between two occurrences. For no other reason is an id late, but for the one
+ *     whose entry went with the id that was taken for it (0.032 % likewise).
+ * 16 MiB (the default) remember the last 2.6 million ids with 0.16 % forgotten. A batch that fails for lack of memory and
+ * is sent again counts twice. Touch: owner thread only. */
+#ifndef EBS_ADMIT_H
+#define EBS_ADMIT_H
+
+#include "runtime/job/job.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define EBS_ADMIT_ENTRIES 21 /* of a line of the sketch */
+
+struct ebs_admit;
+
+/* @shards: of the 65,536, the owner's: it has that share of `sketch_bytes`, at least one line.
+ * RT_EUSAGE names the table; RT_ENOMEM. */
+int ebs_admit_create(const struct rt_table_conf *table, uint64_t seed, uint32_t shards,
+                     struct ebs_admit **out);
+void ebs_admit_destroy(struct ebs_admit *admit); /* NULL is legal */
+size_t ebs_admit_bytes(const struct ebs_admit *admit);
+
+/* ebs_admit_ask() - one more occurrence of an id without row: may it have one?
+ * @draw: of the update (struct ebs_update). An id that was told yes and got no row (the table was full) is told
+ * yes again; once it has its row, tell ebs_admit_forget(). */
+bool ebs_admit_ask(struct ebs_admit *admit, uint64_t id, uint64_t draw);
+
+/* The id has its row: its count is not needed any more, and begins at zero should it lose the row. */
+void ebs_admit_forget(struct ebs_admit *admit, uint64_t id);
+
+/* Ask for the memory that ask() and forget() will want. */
+void ebs_admit_prefetch(const struct ebs_admit *admit, uint64_t id);
+
+#endif
