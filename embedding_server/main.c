@@ -1,5 +1,6 @@
 /* embedding_server/main.c -- saffron-embedding-server: some owners, a loop and a thread each. */
 #include "embedding_server/owner.h"
+#include "embedding_server/report.h"
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
@@ -22,59 +23,23 @@ struct server {
     struct rt_process *process;
     struct worker *worker; /* [workers] */
     uint32_t workers;
+    struct ebs_report *report;
     bool ready;
 };
 
 /* ---- what others see of us ---- */
-
-static uint64_t get(const _Atomic uint64_t *value)
-{
-    return atomic_load_explicit(value, memory_order_relaxed);
-}
 
 static int is_ready(void *ctx)
 {
     return ((struct server *)ctx)->ready;
 }
 
-static void put(json_t *object, const char *key, uint64_t value)
-{
-    json_object_set_new(object, key, json_integer((json_int_t)value));
-}
-
 static void status(void *ctx, json_t *object)
 {
     const struct server *server = ctx;
-    uint64_t rows = 0, memory = 0, updates = 0, again = 0, nonfinite = 0, lookups = 0, sent = 0;
-    uint64_t looked_up = 0, found = 0;
-    json_t *hops = json_object();
 
-    for (uint32_t w = 0; w < server->workers && server->worker[w].owner; w++) {
-        const struct ebs_owner_stats *stats = ebs_owner_stats(server->worker[w].owner);
-
-        rows += get(&stats->rows);
-        memory += get(&stats->memory_bytes);
-        updates += get(&stats->updates);
-        again += get(&stats->updates_again);
-        nonfinite += get(&stats->rows_nonfinite);
-        lookups += get(&stats->lookups);
-        looked_up += get(&stats->rows_looked_up);
-        found += get(&stats->rows_found);
-        sent += get(&ebs_owner_rpc_stats(server->worker[w].owner)->bytes_out);
-    }
-    put(object, "workers", server->workers);
-    put(object, "rows_total", rows);
-    put(object, "memory_bytes", memory);
-    json_object_set_new(object, "bytes_per_row",
-                        rows ? json_real((double)memory / (double)rows) : json_null());
-    put(object, "lookups", lookups);
-    put(object, "rows_looked_up", looked_up);
-    put(object, "rows_found", found);
-    put(object, "updates", updates);
-    put(object, "updates_again", again);
-    put(object, "rows_nonfinite", nonfinite);
-    put(hops, rt_role_name(RT_ROLE_MIDDLEWARE), sent);
-    json_object_set_new(object, "bytes_sent", hops);
+    if (server->report)
+        ebs_report_status(server->report, object);
 }
 
 /* ---- start and stop ---- */
@@ -104,13 +69,15 @@ static int start_worker(struct server *server, const struct rt_shard_map *shards
     struct rt_process *process = server->process;
     struct worker *worker = &server->worker[w];
     char listen[RT_ADDRESS_MAX], name[16];
-    struct ebs_owner_conf conf = {.job = rt_process_job(process),
-                                  .shards = shards,
-                                  .owner = rt_process_index(process) * server->workers + w,
-                                  .greeting = &wire_greeting,
-                                  .listen = listen,
-                                  .ctx = server,
-                                  .fenced = on_fenced};
+    struct ebs_owner_conf conf = {
+        .job = rt_process_job(process),
+        .shards = shards,
+        .owner = rt_process_index(process) * server->workers + w,
+        .greeting = &wire_greeting,
+        .listen = listen,
+        .memory = rt_process_job(process)->global.embedding_server_memory / server->workers,
+        .ctx = server,
+        .fenced = on_fenced};
     int err = rt_loop_create(&(struct rt_loop_conf){.name = "owner", .pool_budget = POOL_BYTES},
                              &worker->loop);
 
@@ -125,6 +92,7 @@ static int start_worker(struct server *server, const struct rt_shard_map *shards
     snprintf(name, sizeof(name), "%u", w);
     rt_metrics_loop(rt_process_metrics(process), RT_ROLE_EMBEDDING_SERVER, name, worker->loop);
     ebs_owner_register(worker->owner, rt_process_metrics(process));
+    ebs_report_add(server->report, worker->owner);
     err = rt_loop_start_thread(worker->loop);
     worker->runs = !err;
     return err;
@@ -145,6 +113,7 @@ static int start(struct server *server)
     if (err)
         return err;
     server->worker = rt_xcalloc(server->workers, sizeof(*server->worker));
+    server->report = ebs_report_create(rt_process_job(process), rt_process_metrics(process));
     for (uint32_t w = 0; w < server->workers && !err; w++)
         err = start_worker(server, &shards, w);
     if (err)
@@ -173,6 +142,8 @@ static void stop(struct server *server)
         rt_loop_destroy(worker->loop);
     }
     rt_free(server->worker);
+    ebs_report_destroy(server->report);
+    server->report = NULL;
 }
 
 int main(int argc, char **argv)

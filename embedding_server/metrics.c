@@ -15,11 +15,6 @@ static uint64_t get(const _Atomic uint64_t *value)
     return atomic_load_explicit(value, memory_order_relaxed);
 }
 
-static void add(_Atomic uint64_t *counter, uint64_t n)
-{
-    atomic_store_explicit(counter, get(counter) + n, memory_order_relaxed);
-}
-
 static void set(_Atomic uint64_t *gauge, uint64_t value)
 {
     atomic_store_explicit(gauge, value, memory_order_relaxed);
@@ -31,47 +26,78 @@ static void change(_Atomic uint64_t *sum, _Atomic uint64_t *part, uint64_t now)
     set(part, now);
 }
 
+const char *const ebs_bytes_name[EBS_BYTES_KINDS] = {
+    [EBS_BYTES_ROWS] = "rows",       [EBS_BYTES_INDEX] = "index",
+    [EBS_BYTES_SLACK] = "slack",     [EBS_BYTES_ALLOCATOR] = "allocator",
+    [EBS_BYTES_SCRATCH] = "scratch",
+};
+
 void ebs_count_table(struct ebs_owner *owner, uint32_t table)
 {
     struct ebs_owner_stats *all = &owner->stats;
     struct ebs_table_stats *s = &owner->table_stats[table];
-    struct ebs_table_bytes bytes = ebs_table_bytes(owner->table[table]);
-    uint64_t rows = ebs_table_rows(owner->table[table]);
-    uint64_t live = bytes.rows, slack = bytes.slack + bytes.allocator;
+    const struct ebs_table_counts *counts = ebs_table_counts(owner->table[table]);
+    struct ebs_table_bytes now = ebs_table_bytes(owner->table[table]);
+    const size_t bytes[EBS_BYTES_KINDS] = {
+        [EBS_BYTES_ROWS] = now.rows,       [EBS_BYTES_INDEX] = now.index,
+        [EBS_BYTES_SLACK] = now.slack,     [EBS_BYTES_ALLOCATOR] = now.allocator,
+        [EBS_BYTES_SCRATCH] = now.scratch,
+    };
 
-    add(&all->rows_created, rows - get(&s->rows)); /* rows are not evicted */
-    change(&all->rows, &s->rows, rows);
-    add(&all->memory_bytes, live - get(&s->row_bytes));
-    change(&all->row_bytes, &s->row_bytes, live);
-    change(&all->memory_bytes, &s->index_bytes, bytes.index);
-    change(&all->memory_bytes, &s->slack_bytes, slack);
+    change(&all->rows, &s->rows, ebs_table_rows(owner->table[table]));
+    set(&all->row_bytes, get(&all->row_bytes) + now.rows - get(&s->bytes[EBS_BYTES_ROWS]));
+    for (int kind = 0; kind < EBS_BYTES_KINDS; kind++)
+        change(&all->memory_bytes, &s->bytes[kind], bytes[kind]);
+    set(&s->created, counts->created);
+    set(&s->evicted, counts->evicted);
+    set(&s->expired, counts->expired);
+    set(&s->not_admitted, counts->not_admitted);
+    set(&s->refused, counts->refused);
+    set(&all->budget, owner->budget.limit);
+    set(&all->budget_used, owner->budget.used);
+}
+
+static void register_rows(const char *labels, const struct ebs_table_stats *s,
+                          struct rt_metrics *metrics)
+{
+    const struct {
+        enum rt_metric_kind kind;
+        const char *name, *help;
+        const _Atomic uint64_t *value;
+    } metric[] = {
+        {RT_GAUGE, "saffron_embedding_server_rows", "live rows", &s->rows},
+        {RT_COUNTER, "saffron_embedding_server_rows_created_total", "rows made", &s->created},
+        {RT_COUNTER, "saffron_embedding_server_rows_evicted_total",
+         "rows that made room for others", &s->evicted},
+        {RT_COUNTER, "saffron_embedding_server_rows_expired_total",
+         "rows that had no gradient for ttl_seconds", &s->expired},
+        {RT_COUNTER, "saffron_embedding_server_rows_not_admitted_total",
+         "gradients left out, admission gave their id no row", &s->not_admitted},
+        {RT_COUNTER, "saffron_embedding_server_rows_refused_total",
+         "gradients left out, there was no room for a row of their id", &s->refused},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(metric); i++)
+        rt_metrics_u64(metrics, metric[i].kind, metric[i].name, labels, metric[i].help,
+                       metric[i].value);
 }
 
 static void register_table(const char *table, const struct ebs_table_stats *s,
                            struct rt_metrics *metrics)
 {
-    const struct {
-        const char *kind;
-        const _Atomic uint64_t *value;
-    } bytes[] = {
-        {"rows", &s->row_bytes},
-        {"index", &s->index_bytes},
-        {"slack", &s->slack_bytes},
-    };
     struct rt_strbuf labels;
 
     rt_strbuf_init(&labels);
     rt_metrics_label(&labels, "table", table);
-    rt_metrics_u64(metrics, RT_GAUGE, "saffron_embedding_server_rows", labels.text, "live rows",
-                   &s->rows);
-    for (size_t i = 0; i < ARRAY_LEN(bytes); i++) {
+    register_rows(labels.text, s, metrics);
+    for (int kind = 0; kind < EBS_BYTES_KINDS; kind++) {
         rt_strbuf_reset(&labels);
         rt_metrics_label(&labels, "table", table);
-        rt_metrics_label(&labels, "kind", bytes[i].kind);
+        rt_metrics_label(&labels, "kind", ebs_bytes_name[kind]);
         rt_metrics_u64(metrics, RT_GAUGE, "saffron_embedding_server_table_bytes", labels.text,
-                       "bytes of live rows with their optimizer state, of the index, of freed rows "
-                       "and bookkeeping",
-                       bytes[i].value);
+                       "bytes of live rows with their optimizer state, of the index, of free rows "
+                       "and bookkeeping, of what their memory takes beyond them, of buffers",
+                       &s->bytes[kind]);
     }
     rt_strbuf_release(&labels);
 }
@@ -107,13 +133,14 @@ void ebs_owner_register(const struct ebs_owner *owner, struct rt_metrics *metric
         {RT_COUNTER, "updates_again_total", "parts of applied batches sent again",
          &s->updates_again},
         {RT_COUNTER, "rows_applied_total", "rows changed", &s->rows_applied},
-        {RT_COUNTER, "rows_created_total", "rows made", &s->rows_created},
         {RT_COUNTER, "rows_nonfinite_total", "gradients left out", &s->rows_nonfinite},
         {RT_COUNTER, "requests_refused_total", "requests answered with an error", &s->refused},
         {RT_GAUGE, "lookups_waiting", "lookups that wait for a step", &s->waiting},
         {RT_GAUGE, "batches_open", "batches that wait for parts or ranks", &s->open},
         {RT_GAUGE, "step", "last step applied in synchronous mode", &s->step},
         {RT_GAUGE, "row_bytes", "id, weights and optimizer state of live rows", &s->row_bytes},
+        {RT_GAUGE, "budget_bytes", "bytes that the tables may take, 0: any", &s->budget},
+        {RT_GAUGE, "budget_used_bytes", "bytes of rows and index taken of it", &s->budget_used},
     };
     char labels[32];
 

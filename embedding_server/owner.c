@@ -10,13 +10,14 @@
 
 _Static_assert(EBS_DIM_MAX == WIRE_DIM_MAX, "a row fits a message");
 
-static int create_table(const struct ebs_owner *owner, const struct rt_table_conf *table,
+static int create_table(struct ebs_owner *owner, const struct rt_table_conf *table,
                         struct ebs_table **out)
 {
     double learning_rate = table->optimizer.learning_rate;
     struct ebs_table_conf conf = {.job = table,
                                   .seed = owner->conf.job->global.seed,
-                                  .shards = owner->shard_end - owner->shard_first};
+                                  .shards = owner->shard_end - owner->shard_first,
+                                  .budget = &owner->budget};
 
     if (!(learning_rate >= 0.0 && learning_rate <= EBS_FACTOR_MAX))
         return RT_FAIL(RT_EUSAGE, "table %s: learning_rate: expected 0..%g, got %g", table->name,
@@ -29,6 +30,7 @@ static int create_tables(struct ebs_owner *owner)
     const struct rt_job *job = owner->conf.job;
     int err = 0;
 
+    owner->budget.limit = owner->conf.memory;
     owner->table = rt_xcalloc(job->n_tables, sizeof(struct ebs_table *));
     owner->lr = rt_xcalloc(job->n_tables, sizeof(float));
     owner->table_stats = rt_xcalloc(job->n_tables, sizeof(*owner->table_stats));

@@ -24,6 +24,7 @@ struct ebs_owner_conf {
     const struct rt_greeting *greeting;
     const char *listen; /* address to serve on */
     uint32_t window;    /* of the filter; 0: RT_BATCH_WINDOW */
+    uint64_t memory;    /* bytes that its tables may take; 0: any */
     void *ctx;
     void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */
 };
@@ -39,23 +40,35 @@ const char *ebs_owner_address(const struct ebs_owner *owner); /* what peers conn
 struct ebs_owner_stats {
     _Atomic uint64_t lookups, rows_looked_up, rows_found;
     _Atomic uint64_t updates, updates_again; /* batches applied; repeats of applied ones */
-    _Atomic uint64_t rows_applied, rows_created, rows_nonfinite;
+    _Atomic uint64_t rows_applied, rows_nonfinite;
     _Atomic uint64_t refused;      /* requests answered with an error */
     _Atomic uint64_t waiting;      /* now: lookups that wait for a step */
     _Atomic uint64_t open;         /* now: batches that wait for parts or ranks */
     _Atomic uint64_t step;         /* last step applied in synchronous mode */
     _Atomic uint64_t rows;         /* live, all tables */
     _Atomic uint64_t row_bytes;    /* id, weights and state of the live rows */
-    _Atomic uint64_t memory_bytes; /* of rows and index: the sum of the tables' three kinds */
+    _Atomic uint64_t memory_bytes; /* of all tables: the sum of their kinds */
+    _Atomic uint64_t budget,
+        budget_used; /* bytes that tables may take, 0: any; that were taken of it */
     struct rt_histogram lookup_rows, lookup_seconds; /* per LookupRows answered */
     struct rt_histogram apply_rows;                  /* per ApplyGradients applied */
     struct rt_histogram apply_seconds;               /* per application; `full`: of a step */
 };
 /* Of one table, likewise. */
+enum ebs_bytes_kind { /* as struct ebs_table_bytes has them */
+                      EBS_BYTES_ROWS,
+                      EBS_BYTES_INDEX,
+                      EBS_BYTES_SLACK,
+                      EBS_BYTES_ALLOCATOR,
+                      EBS_BYTES_SCRATCH,
+                      EBS_BYTES_KINDS
+};
+extern const char *const ebs_bytes_name[EBS_BYTES_KINDS];
 struct ebs_table_stats {
-    _Atomic uint64_t rows, row_bytes; /* live */
-    _Atomic uint64_t index_bytes;
-    _Atomic uint64_t slack_bytes; /* rows that were freed, bits of live ones, lists of blocks */
+    _Atomic uint64_t rows; /* live */
+    _Atomic uint64_t bytes[EBS_BYTES_KINDS];
+    _Atomic uint64_t created, evicted, expired; /* rows, since the start */
+    _Atomic uint64_t not_admitted, refused;     /* gradients of ids that have no row */
 };
 const struct ebs_owner_stats *ebs_owner_stats(const struct ebs_owner *owner);
 const struct ebs_table_stats *ebs_owner_table_stats(const struct ebs_owner *owner, uint32_t table);

@@ -28,6 +28,7 @@ struct ebs_owner {
     char address[RT_ADDRESS_MAX];
     uint64_t shard_map;
     uint32_t shard_first, shard_end; /* our shards: [first, end) */
+    struct ebs_budget budget;        /* of all tables together */
     struct ebs_table **table;        /* [job->n_tables] */
     float *lr;                       /* [job->n_tables] */
     struct ebs_applier applier;

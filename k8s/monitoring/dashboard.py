@@ -228,11 +228,12 @@ ROWS = [
     ]),
     ("Tables", [
         panel("Rows", "short",
-              "Rows of each table, all servers. Grows fast in the first epoch, then only by new ids. Bad: grows for ever: ids without "
-              "meaning; raise min_frequency of the feature.",
+              "Rows of each table, all servers. Grows fast in the first epoch, then only by new ids; a table with a capacity stays under it. "
+              "Bad: grows for ever: ids without meaning; admission.type: count, or ttl_seconds (docs/tables.md).",
               ("sum by (table) (%s)" % one("embedding_server_rows"), "{{table}}"), width=12),
         panel("Bytes", "bytes",
-              "Memory of each table by kind: rows, index, slack (allocated and not yet used). Plan memory by this divided by rows.",
+              "Memory of each table by kind: live rows, index, slack (freed rows, bookkeeping), allocator (pages beyond them), scratch (buffers). "
+              "Mostly rows. Bad: much slack for long: rows go faster than their memory is given back.",
               ("sum by (table, kind) (%s)" % one("embedding_server_table_bytes"), "{{table}} {{kind}}"), width=12, stack=True),
         panel("Rows of each server", "short",
               "Normal: equal to a few percent. Bad: one server far above the others: a few ids take most of the traffic does not cause "
@@ -255,6 +256,30 @@ ROWS = [
               "Share of all workers' time. Near 1: more workers (embedding_server.workers) or servers.",
               ("(%s + %s) / count(%s)" % (rate(one("embedding_server_lookup_seconds_sum"), ""), rate(one("embedding_server_apply_seconds_sum"), ""),
                                          one("embedding_server_requests_refused_total")), "busy"), max=1),
+    ]),
+    ("Tables: who has a row", [
+        panel("Bytes per row", "bytes",
+              "All bytes of a table by its live rows, all servers. Plan memory by it. High while a table is small; bad: rises while rows fall.",
+              ("sum by (table) (%s) / sum by (table) (%s)" % (one("embedding_server_table_bytes"), one("embedding_server_rows")), "{{table}}")),
+        panel("Rows evicted and expired a second", "short",
+              "Evicted: rows that made room for new ones, as many as are created once a table is full. Expired: no gradient for ttl_seconds. "
+              "Bad: rows over evicted a second, the time that a row stays, is shorter than the time between two gradients of an id: a larger capacity.",
+              (rate(one("embedding_server_rows_evicted_total"), "table"), "{{table}} evicted"),
+              (rate(one("embedding_server_rows_expired_total"), "table"), "{{table}} expired")),
+        panel("Gradients left out a second", "short",
+              "Not admitted: ids that admission gave no row (yet), as wanted. Refused: no room for the row: a full table that evicts nothing, or the memory "
+              "cap. Bad: any refused (SaffronRowsRefused).",
+              (rate(one("embedding_server_rows_not_admitted_total"), "table"), "{{table}} not admitted"),
+              (rate(one("embedding_server_rows_refused_total"), "table"), "{{table}} refused")),
+        panel("Memory cap", "bytes",
+              "What the tables of each server took of global.embedding_server.memory, and the cap; 0: there is none. At the cap rows are evicted by "
+              "their table's policy, or new ids refused. Bad: at the cap and refusing: more servers.",
+              ("sum by (instance) (%s)" % one("embedding_server_budget_used_bytes"), "{{instance}}"),
+              ("max(sum by (instance) (%s))" % one("embedding_server_budget_bytes"), "cap of one")),
+        panel("Slack", "percentunit",
+              "Of a table's bytes, those that are no live row and no index. Small tables have much. Bad: over a third for long in a large one.",
+              ("sum by (table) (%s) / sum by (table) (%s)" % (one("embedding_server_table_bytes", 'kind=~"slack|allocator|scratch"'),
+                                                             one("embedding_server_table_bytes")), "{{table}}"), max=1),
     ]),
     ("Memory", [
         panel("Resident memory", "bytes",

@@ -41,8 +41,11 @@ struct rt_metrics {
     size_t n, capacity, lines;
     struct rt_map by_key, by_name; /* hash of name and labels -> series; of the name -> who leads */
     bool is_full;                  /* and said so */
-    void (*refresh)(void *ctx);
-    void *ctx;
+    struct {
+        void (*call)(void *ctx);
+        void *ctx;
+    } refresh[RT_REFRESH_MAX];
+    size_t refreshes;
 };
 
 struct rt_metrics *rt_metrics_create(void)
@@ -72,8 +75,9 @@ void rt_metrics_destroy(struct rt_metrics *metrics)
 
 void rt_metrics_on_print(struct rt_metrics *metrics, void (*refresh)(void *ctx), void *ctx)
 {
-    metrics->refresh = refresh;
-    metrics->ctx = ctx;
+    rt_assert(metrics->refreshes < RT_REFRESH_MAX);
+    metrics->refresh[metrics->refreshes].call = refresh;
+    metrics->refresh[metrics->refreshes++].ctx = ctx;
 }
 
 static bool is_name(const char *name)
@@ -280,8 +284,8 @@ void rt_metrics_print(const struct rt_metrics *metrics, struct rt_strbuf *out)
     static const char *const kinds[] = {
         [RT_COUNTER] = "counter", [RT_GAUGE] = "gauge", [RT_HISTOGRAM] = "histogram"};
 
-    if (metrics->refresh)
-        metrics->refresh(metrics->ctx);
+    for (size_t i = 0; i < metrics->refreshes; i++)
+        metrics->refresh[i].call(metrics->refresh[i].ctx);
     for (size_t i = 0; i < metrics->n; i++) {
         const struct series *s = &metrics->series[i];
 

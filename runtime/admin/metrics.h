@@ -31,7 +31,9 @@ void rt_metrics_f64(struct rt_metrics *metrics, enum rt_metric_kind kind, const 
 void rt_metrics_histogram(struct rt_metrics *metrics, const char *name, const char *labels,
                           const char *help, enum rt_histogram_unit unit,
                           const struct rt_histogram *histogram);
-/* Called where a page begins to be printed: brings numbers up to date that nobody counts, as memory in use. */
+/* Called where a page begins to be printed: brings numbers up to date that nobody counts, as memory in use. At most
+ * RT_REFRESH_MAX of them. Touch: before the page is served. */
+#define RT_REFRESH_MAX 4
 void rt_metrics_on_print(struct rt_metrics *metrics, void (*refresh)(void *ctx), void *ctx);
 /* The whole page: HELP and TYPE once per name. */
 void rt_metrics_print(const struct rt_metrics *metrics, struct rt_strbuf *out);

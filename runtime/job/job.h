@@ -198,7 +198,9 @@ struct rt_job_source {
 /* RT_EUSAGE with one clear line for anything wrong, globs that match nothing included. */
 int rt_job_load(const struct rt_job_source *source, struct rt_job **out);
 void rt_job_destroy(struct rt_job *job);
-const char *rt_mode_name(uint32_t mode); /* "hybrid" of RT_MODE_HYBRID */
+const char *rt_mode_name(uint32_t mode);     /* "hybrid" of RT_MODE_HYBRID */
+const char *rt_dtype_name(uint32_t dtype);   /* "bfloat16" of WIRE_BF16 */
+const char *rt_eviction_name(uint32_t kind); /* "lru" of RT_EVICT_LRU */
 
 /* Write the effective files into `dir` (global.yml ... and models/NAME.yml): a job folder that stands
  * alone and means the same. Do it before other threads read the job's trees. */

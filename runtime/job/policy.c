@@ -35,7 +35,7 @@ static const char *word(uint32_t value, const char *const *name, size_t n)
     return name[value];
 }
 
-static const char *dtype_name(uint32_t dtype)
+const char *rt_dtype_name(uint32_t dtype)
 {
     static const char *const name[] = {
         [WIRE_F32] = "float32", [WIRE_F16] = "float16", [WIRE_BF16] = "bfloat16"};
@@ -43,7 +43,7 @@ static const char *dtype_name(uint32_t dtype)
     return word(dtype, name, ARRAY_LEN(name));
 }
 
-static const char *eviction_name(uint32_t kind)
+const char *rt_eviction_name(uint32_t kind)
 {
     static const char *const name[] = {
         [RT_EVICT_NONE] = "none", [RT_EVICT_LRU] = "lru", [RT_EVICT_LFU] = "lfu"};
@@ -84,7 +84,7 @@ static int check_policy(const struct rt_table_keys *keys, const struct rt_table_
         return rt_node_fail(said(keys, "eviction"),
                             "table %s: expected `rows`, `bytes` or global.embedding_server.memory "
                             "beside `type: %s`: nothing would ever be evicted",
-                            table->name, eviction_name(eviction->kind));
+                            table->name, rt_eviction_name(eviction->kind));
     if (eviction->bytes > 0 && eviction->bytes < row_bytes)
         return rt_node_fail(said(keys, "eviction.bytes"),
                             "table %s: expected 0, or at least the %u bytes of a row, got %" PRIu64,
@@ -135,7 +135,7 @@ static int check_values(const struct rt_table_keys *keys, const struct rt_table_
         return rt_node_fail(
             said(keys, "initializer"),
             "table %s: expected values within +-%g, the largest of %s, got up to %g", table->name,
-            largest[table->dtype], dtype_name(table->dtype), reach(table));
+            largest[table->dtype], rt_dtype_name(table->dtype), reach(table));
     if (table->optimizer.kind == RT_OPT_FTRL && !(table->optimizer.learning_rate > 0.0))
         return rt_node_fail(said(keys, "optimizer.learning_rate"),
                             "table %s: expected > 0 beside `type: ftrl`, which divides by it",

@@ -77,6 +77,8 @@ CASES = [
     ("SaffronOwnersDown", [own("middleware", "owners", "4x120", loop="0"), own("middleware", "owners", "4x120", loop="1"),
                            own("middleware", "owners_up", "4x120", loop="0"), own("middleware", "owners_up", "4x60 3x60", loop="1")]),
     ("SaffronRequestsRefused", [own("embedding_server", "requests_refused_total", BEGINS, worker="0")]),
+    ("SaffronRowsRefused", [own("embedding_server", "rows_refused_total", BEGINS, table="c1"),
+                            own("embedding_server", "rows_refused_total", GOOD_ZERO, table="c2")]),
     ("SaffronNatsLost", [own("data_compose", "nats_connected", "1x60 0x60")]),
     ("SaffronFramesBad", [own("embedding_server", "frames_bad_total", BEGINS)]),
     ("SaffronLinksRefused", [own("middleware", "links_refused_total", BEGINS)]),
@@ -88,6 +90,9 @@ QUIET = [
     ("a job that evaluates, or is done", progress(STANDS, train="1x60 0x60")),
     ("a job that has ended, on a push gateway", progress(STANDS, instance="") + [own("trainer", "ready", "1x60 0x60", instance="")]),
     ("batches that live long", histogram("data_compose", "request_seconds", "0.001048576", "0.536870912", method="TrainBatch")),
+    ("a full table that evicts, admits few and lets rows expire", [
+        own("embedding_server", "rows_%s_total" % what, GOOD_COUNTER, table="c1") for what in ("created", "evicted", "expired", "not_admitted")]
+     + [own("embedding_server", "rows_refused_total", GOOD_ZERO, table="c1")]),
     ("one late turn of a loop", [own("trainer", "loop_turn_seconds_bucket", "0+10000x60 610000+10000x60", le="0.000008192"),
                                  own("trainer", "loop_turn_seconds_bucket", "0+10000x60 610001+10000x60", le="0.134217728"),
                                  own("trainer", "loop_turn_seconds_bucket", "0+10000x60 610001+10000x60", le="+Inf")]),

@@ -147,9 +147,18 @@ for e in E:
     e.is_same("apply_rows_count", "apply_seconds_count", "updates_total")
     check(f"{e}: rows applied", e("apply_rows_sum") == e("rows_applied_total") + e("rows_nonfinite_total"))
     e.is_same("rows", e.status["rows_total"], "rows_created_total")
+    check(f"{e}: no policy, none at work", all(e(f"rows_{what}_total") == 0 for what in (
+        "evicted", "expired", "not_admitted", "refused")) and e("budget_bytes") == 0)
     e.is_same("table_bytes", e.status["memory_bytes"])
+    for table in e.status["tables"]:
+        name, rows = table["name"], table["rows"]
+        check(f"{e}, {name}: rows", rows == table["created"] == e("rows", table=name))
+        check(f"{e}, {name}: bytes", {kind: e("table_bytes", table=name, kind=kind) for kind in table["bytes"]} == table["bytes"])
+        each = sum(table["bytes"].values()) / rows
+        check(f"{e}, {name}: bytes per row", abs(each - table["bytes_per_row"]) < 1e-6 * each
+              and abs(each - e("table_bytes_per_row", table=name)) < 1e-6 * each)
     check(f"{e}: live bytes", e("table_bytes", kind="rows") == e("row_bytes") > 0)
-    check(f"{e}: 26 tables, 3 kinds", len(e.series["table_bytes"]) == 78 and len(e.series["rows"]) == 26)
+    check(f"{e}: 26 tables, 5 kinds", len(e.series["table_bytes"]) == 130 and len(e.series["rows"]) == len(e.status["tables"]) == 26)
     check(f"{e}: a table", e("rows", table="c1") > 0 and e("table_bytes", table="c1", kind="index") > 0)
     check(f"{e}: times", e("lookup_seconds_sum") > 0 and e("apply_seconds_sum") > 0)
 sys.exit(bool(bad))

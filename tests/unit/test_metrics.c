@@ -218,12 +218,13 @@ static void twice(void *ctx)
 static void refreshed(void **state)
 {
     struct rt_metrics *metrics = rt_metrics_create();
-    _Atomic uint64_t value = 1;
+    _Atomic uint64_t value = 1, other = 1;
     struct rt_strbuf out;
 
     (void)state;
     rt_metrics_u64(metrics, RT_GAUGE, "a", NULL, "h", &value);
     rt_metrics_on_print(metrics, twice, (void *)&value);
+    rt_metrics_on_print(metrics, twice, (void *)&other);
     for (int i = 0; i < 3; i++) {
         rt_strbuf_init(&out);
         rt_metrics_print(metrics, &out);
@@ -231,6 +232,7 @@ static void refreshed(void **state)
                                       : i == 1 ? "# HELP a h\n# TYPE a gauge\na 4\n"
                                                : "# HELP a h\n# TYPE a gauge\na 8\n");
         rt_strbuf_release(&out);
+        assert_int_equal(other, value);
     }
     rt_metrics_destroy(metrics);
 }

@@ -125,9 +125,11 @@ static void check_numbers(void)
         const struct ebs_table_stats *table = ebs_owner_table_stats(bed.owner, t);
 
         rows += table->rows;
-        live += table->row_bytes;
-        memory += table->row_bytes + table->index_bytes + table->slack_bytes;
-        assert_true(table->index_bytes > 0);
+        live += table->bytes[EBS_BYTES_ROWS];
+        for (int kind = 0; kind < EBS_BYTES_KINDS; kind++)
+            memory += table->bytes[kind];
+        assert_true(table->bytes[EBS_BYTES_INDEX] > 0);
+        assert_int_equal(table->rows, table->created - table->evicted - table->expired);
     }
     assert_int_equal(rows, s->rows);
     assert_int_equal(live, s->row_bytes);
@@ -330,7 +332,7 @@ static void requests_and_tables_are_counted(void **state)
         "\nsaffron_embedding_server_apply_seconds_count 2\n",
         "\nsaffron_embedding_server_lookup_rows_sum 4\n",
         "\nsaffron_embedding_server_lookup_seconds_count 2\n",
-        "\nsaffron_embedding_server_rows_created_total{worker=\"0\"} 5\n",
+        "\nsaffron_embedding_server_rows_created_total{table=\"users\"} 3\n",
     };
     uint64_t id[] = {pick(0, true), pick(1, true), pick(2, true)};
     float grad[] = {1, 2, 3, 4, 5, 6};
