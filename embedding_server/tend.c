@@ -1,0 +1,90 @@
+/* embedding_server/tend.c -- upkeep between updates: rows expire, memory comes back, growth finds memory ready.
+ *
+ *   sweep    all rows in the order of memory, some at a call; those whose time to live is over go. A sweep begins
+ *            SWEEPS times in a time to live, at most each second, so a row goes that much late.
+ *   compact  rows of the last block move into free slots lower down, until it is empty and goes back
+ *   shrink   segments of the index that lost most of their rows are built anew, smaller
+ *   ahead    pages for rows to come are touched now, so that the update that needs them does not wait for the kernel
+ *
+ * Row numbers change here and nowhere else, which is why nothing is done while an update is between its prepare and
+ * its commit. Rows are not compacted during a sweep, or they would move to where it has been already. */
+#include "embedding_server/table_inner.h"
+
+#define BATCH     64u /* rows that are prefetched at a time */
+#define SWEEPS    32u
+#define SWEEP_MS  1000u
+#define AHEAD     ((size_t)4 << 20) /* bytes of rows that are ready */
+#define PAGE_ROWS 64u               /* what touching a page ahead costs, in rows looked at */
+
+/* ---- expiry ---- */
+
+static bool expired(const struct ebs_table *table, uint32_t row)
+{
+    uint32_t touched;
+
+    memcpy(&touched, ebs_slab_at(&table->slab, row) + table->layout.touched, sizeof(touched));
+    return ebs_clock_expired(&table->clock, touched);
+}
+
+/* Some rows from the sweep's place on. @return how many were looked at; 0: the sweep is at the end. */
+static size_t sweep_batch(struct ebs_table *table, size_t most)
+{
+    uint32_t row[BATCH];
+    size_t n = 0, old = 0;
+
+    while (n < most && n < BATCH) {
+        row[n] = ebs_slab_next_live(&table->slab, table->sweep_at);
+        if (row[n] == EBS_ROW_NONE)
+            break;
+        table->sweep_at = row[n] + 1;
+        ebs_prefetch_row(&table->slab, row[n++], table->layout.weight);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!expired(table, row[i]))
+            continue;
+        row[old++] = row[i];
+        ebs_prefetch_line(
+            &table->index,
+            ebs_index_hash(&table->index, ebs_row_id(ebs_slab_at(&table->slab, row[i]))));
+    }
+    for (size_t i = 0; i < old; i++)
+        ebs_table_drop(table, row[i]);
+    table->counts.expired += old;
+    return n;
+}
+
+/* true: the sweep is not at its end. */
+static bool sweep(struct ebs_table *table, uint64_t wall_ms, size_t *left)
+{
+    uint64_t pause = table->job.ttl_seconds * 1000 / SWEEPS;
+
+    if (table->job.ttl_seconds == 0)
+        return false;
+    if (!table->sweeping) {
+        if (wall_ms < table->sweep_due)
+            return false;
+        table->sweeping = true;
+        table->sweep_at = 0;
+        table->sweep_due = wall_ms + (pause > SWEEP_MS ? pause : SWEEP_MS);
+    }
+    while (*left > 0) {
+        size_t n = sweep_batch(table, *left);
+
+        if (n == 0) {
+            table->sweeping = false;
+            break;
+        }
+        *left -= n;
+    }
+    return table->sweeping;
+}
+
+bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows)
+{
+    size_t left = rows;
+
+    if (table->guards > 0)
+        return false;
+    ebs_clock_pass(&table->clock, wall_ms);
+    return sweep(table, wall_ms, &left);
+}
