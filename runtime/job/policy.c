@@ -13,7 +13,6 @@
 #include "runtime/job/layout.h"
 
 #include <float.h>
-#include <inttypes.h>
 #include <math.h>
 
 #define NORMAL_REACH    8.0 /* standard deviations that no draw of a normal exceeds */
@@ -77,7 +76,10 @@ static int check_policy(const struct rt_table_keys *keys, const struct rt_table_
                         uint64_t memory)
 {
     const struct rt_eviction_conf *eviction = &table->eviction;
-    uint32_t row_bytes = rt_row_layout(table).row_bytes;
+    uint64_t least = rt_row_layout(table).row_bytes;
+
+    if (table->admission.kind == RT_ADMIT_COUNT)
+        least += table->admission.sketch_bytes;
 
     if (eviction->kind != RT_EVICT_NONE && eviction->rows == 0 && eviction->bytes == 0 &&
         memory == 0)
@@ -85,10 +87,12 @@ static int check_policy(const struct rt_table_keys *keys, const struct rt_table_
                             "table %s: expected `rows`, `bytes` or global.embedding_server.memory "
                             "beside `type: %s`: nothing would ever be evicted",
                             table->name, rt_eviction_name(eviction->kind));
-    if (eviction->bytes > 0 && eviction->bytes < row_bytes)
+    if (eviction->bytes > 0 && eviction->bytes < least)
         return rt_node_fail(said(keys, "eviction.bytes"),
-                            "table %s: expected 0, or at least the %u bytes of a row, got %" PRIu64,
-                            table->name, row_bytes, eviction->bytes);
+                            "table %s: expected 0, or at least %llu, a row and the admission's "
+                            "sketch, got %llu",
+                            table->name, (unsigned long long)least,
+                            (unsigned long long)eviction->bytes);
     if (table->admission.kind == RT_ADMIT_PROBABILITY && !(table->admission.probability > 0.0))
         return rt_node_fail(said(keys, "admission.probability"),
                             "table %s: expected > 0: no id would ever get a row", table->name);
@@ -136,10 +140,6 @@ static int check_values(const struct rt_table_keys *keys, const struct rt_table_
             said(keys, "initializer"),
             "table %s: expected values within +-%g, the largest of %s, got up to %g", table->name,
             largest[table->dtype], rt_dtype_name(table->dtype), reach(table));
-    if (table->optimizer.kind == RT_OPT_FTRL && !(table->optimizer.learning_rate > 0.0))
-        return rt_node_fail(said(keys, "optimizer.learning_rate"),
-                            "table %s: expected > 0 beside `type: ftrl`, which divides by it",
-                            table->name);
     return 0;
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The guide's pages that are worked through: own-data.md, own-model.md and machines.md, each command exactly as it
+# The guide's pages that are worked through: own-data.md, own-model.md, tables.md and machines.md, each command exactly as it
 # stands there, one page after another in one folder where launch.sh is; what they promise is checked.
 # The three machines of machines.md are three addresses in a network of their own (or, where none can be made, of
 # the loopback). Then what all pages say is compared with what is there: tests/docs/*.py.
@@ -59,6 +59,11 @@ sed -n '/^model pairs, from/,/dense parameters/p' docs/own-model.md >"$work/show
 sed -n '/^model pairs, from/,/dense parameters/p' "$work/out" >"$work/listed"
 [ -s "$work/shown" ] || fail "docs/own-model.md shows no layers"
 diff "$work/shown" "$work/listed" || fail "docs/own-model.md shows other layers"
+
+follow tables.md 20
+check shop-tables "${shop[@]}" "0.75 < test_auc < 0.85" "bytes_per_row < 200" "rows_total <= 250 + 300 + 24 + 24"
+check shop-lfu "${shop[@]}" "0.75 < test_auc < 0.85" "rows_total <= 250 + 300 + 24 + 24"
+check shop-cap "${shop[@]}" "0.75 < test_auc < 0.85"
 
 # ---- Kubernetes: what the page writes comes to two pods of each role with the shop's files ----
 if kubectl kustomize k8s/base >/dev/null 2>&1; then

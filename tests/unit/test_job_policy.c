@@ -115,9 +115,15 @@ static void together(void **state)
         {{USER "eviction.type=lfu", USER "eviction.bytes=1000"}, NO_ERROR},
         /* id, touched, 8 float32, Adagrad's 8 */
         {{USER "eviction={type: lru, bytes: 75}"},
-         "tables.user.eviction.bytes: table user: expected 0, or at least the 76 bytes of a row, "
-         "got 75"},
+         "tables.user.eviction.bytes: table user: expected 0, or at least 76, a row and the "
+         "admission's sketch, got 75"},
         {{USER "eviction={type: lru, bytes: 76}"}, NO_ERROR},
+        {{USER "eviction={type: lru, bytes: 4171}",
+          USER "admission={type: count, sketch_bytes: 4096}"},
+         "expected 0, or at least 4172"},
+        {{USER "eviction={type: lru, bytes: 4172}",
+          USER "admission={type: count, sketch_bytes: 4096}"},
+         NO_ERROR},
         {{USER "admission={type: probability, probability: 0}"},
          "tables.user.admission.probability: table user: expected > 0: no id would ever get a row"},
         {{USER "admission.probability=0"}, NO_ERROR},
@@ -141,9 +147,7 @@ static void together(void **state)
          "the largest of float32, got up to 1e+39"},
         {{USER "initializer={type: xavier_uniform, rows: 1, gain: 1e6}", USER "dtype=float16"},
          "the largest of float16"},
-        {{USER "optimizer={type: ftrl, learning_rate: 0}"},
-         "tables.user.optimizer.learning_rate: table user: expected > 0 beside `type: ftrl`"},
-        {{USER "optimizer={type: sgd, learning_rate: 0}"}, NO_ERROR},
+        {{USER "optimizer={type: ftrl, learning_rate: 0}"}, NO_ERROR},
         {{"global.embedding_server.numa_local=true"},
          "expected `pin: true` beside `numa_local: true`"},
         {{"global.embedding_server={numa_local: true, pin: true}"}, NO_ERROR},
