@@ -96,10 +96,348 @@ static void gradients_never_shift(void **test)
     }
 }
 
+static struct rt_table_conf evicting(uint32_t kind, uint64_t rows)
+{
+    struct rt_table_conf conf = table_bed_counting(1, WIRE_F32);
+
+    conf.eviction = (struct rt_eviction_conf){.kind = kind, .rows = rows, .half_life = 8};
+    return conf;
+}
+
+static struct ebs_applied count_window(struct ebs_table *table, const uint64_t *id, size_t n,
+                                       uint32_t window)
+{
+    struct ebs_applied applied = {0};
+    float grad[16];
+
+    rt_assert(n <= ARRAY_LEN(grad));
+    for (size_t i = 0; i < n; i++)
+        grad[i] = -1.0f;
+    ebs_table_tick(table, 0);
+    assert_int_equal(
+        ebs_table_apply(
+            table,
+            &(struct ebs_update){
+                .id = id, .grad = grad, .n = n, .lr = 1.0f, .step = 1, .window = window},
+            &applied),
+        0);
+    return applied;
+}
+
+/* The ends of the id range come and go like others; what was evicted begins anew. */
+static void the_oldest_go(void **test)
+{
+    static const uint64_t id[] = {0, UINT64_MAX, 1, 2, 3, 1ull << 63};
+    struct rt_table_conf conf = evicting(RT_EVICT_LRU, 4);
+    struct ebs_table *table = table_bed_create(&conf);
+    struct ebs_applied applied;
+
+    (void)test;
+    table_bed_count(table, id, 2);
+    table_bed_count(table, id + 2, 2);
+    table_bed_count(table, id, 1);
+    table_bed_count(table, (uint64_t[]){1, 2}, 2);
+    applied = table_bed_count(table, id + 4, 1); /* the oldest is UINT64_MAX */
+    assert_true(applied.evicted == 1 && applied.created == 1 && applied.refused == 0);
+    assert_false(table_bed_has(table, UINT64_MAX));
+    assert_true(table_bed_value(table, UINT64_MAX) == 0.0f && table_bed_value(table, 0) == 2.0f);
+    table_bed_count(table, id + 1, 1); /* and now 0 */
+    assert_false(table_bed_has(table, 0));
+    assert_true(table_bed_value(table, UINT64_MAX) == 1.0f);
+    assert_int_equal(ebs_table_counts(table)->evicted, 2);
+    table_bed_check(table);
+    ebs_table_destroy(table);
+}
+
+static void the_rarely_used_go(void **test)
+{
+    struct rt_table_conf conf = evicting(RT_EVICT_LFU, 4);
+    struct ebs_table *table = table_bed_create(&conf);
+
+    (void)test;
+    for (int i = 0; i < 5; i++)
+        table_bed_count(table, (uint64_t[]){0, 1}, 2);
+    table_bed_count(table, (uint64_t[]){2, 3, 3}, 3);
+    table_bed_count(table, (uint64_t[]){4}, 1);
+    assert_false(table_bed_has(table, 2));
+    table_bed_count(table, (uint64_t[]){5}, 1); /* 3 was used twice, 4 once but later */
+    assert_false(table_bed_has(table, 4));
+    for (int i = 0; i < 60; i++) /* what 0 and 1 had is forgotten by then */
+        table_bed_count(table, (uint64_t[]){3, 5}, 2);
+    table_bed_count(table, (uint64_t[]){6, 7}, 2);
+    assert_false(table_bed_has(table, 0) || table_bed_has(table, 1));
+    ebs_table_destroy(table);
+}
+
+/* Rows whose gradients may still be under way: they are not evicted, whoever else finds no room. */
+static void rows_in_use_stay(void **test)
+{
+    struct rt_table_conf conf = evicting(RT_EVICT_LRU, 4);
+    struct ebs_table *table = table_bed_create(&conf);
+    struct ebs_applied applied;
+
+    (void)test;
+    count_window(table, (uint64_t[]){1, 2}, 2, 3);
+    count_window(table, (uint64_t[]){3, 4}, 2, 3);
+    applied = count_window(table, (uint64_t[]){5, 6}, 2, 3);
+    assert_true(applied.refused == 2 && applied.evicted == 0 && applied.rows == 0);
+    applied = count_window(table, (uint64_t[]){5, 6, 7}, 3, 3); /* 1 and 2 are old enough now */
+    assert_true(applied.refused == 1 && applied.evicted == 2 && applied.rows == 2);
+    assert_true(table_bed_has(table, 3) && table_bed_has(table, 4));
+    applied = count_window(table, (uint64_t[]){1, 2, 3, 4, 5, 6, 7, 8}, 8, UINT32_MAX);
+    assert_true(applied.refused == 4 && applied.rows == 4);
+    /* Of an update's own rows none goes, whatever the window says. */
+    applied = count_window(table, (uint64_t[]){11, 12, 13, 3, 4, 5}, 6, 0);
+    assert_true(applied.evicted == 1 && applied.refused == 2 && applied.rows == 4);
+    table_bed_check(table);
+    ebs_table_destroy(table);
+}
+
+/* A row that one slice has found must not be another's when it is committed. */
+static void a_sliced_update_keeps_its_rows(void **test)
+{
+    uint64_t id[4] = {1, 2, 3, 4};
+    float grad[4] = {-1, -1, -1, -1};
+    struct ebs_update update = {.id = id, .grad = grad, .n = 4, .lr = 1.0f, .step = 1};
+
+    (void)test;
+    for (int guarded = 0; guarded < 2; guarded++) {
+        struct rt_table_conf conf = evicting(RT_EVICT_LRU, 8);
+        struct ebs_table *table = table_bed_create(&conf);
+        struct ebs_applied applied = {0};
+        uint32_t found[4];
+
+        count_window(table, (uint64_t[]){1, 2, 3, 4, 5, 6, 7, 8}, 8, 1);
+        ebs_table_tick(table, 0);
+        if (guarded)
+            ebs_table_guard(table, true);
+        assert_int_equal(ebs_table_prepare(table, &update, found, &applied), 0);
+        applied = count_window(table, (uint64_t[]){11, 12, 13, 14, 15, 16}, 6, 1);
+        if (!guarded) { /* two of them would have gone */
+            assert_int_equal(applied.evicted, 6);
+            ebs_table_destroy(table);
+            continue;
+        }
+        assert_true(applied.evicted == 4 && applied.refused == 2);
+        assert_false(ebs_table_tend(table, 0, 100));
+        ebs_table_commit(table, &update, found);
+        ebs_table_guard(table, false);
+        for (uint64_t i = 1; i <= 4; i++)
+            assert_true(table_bed_value(table, i) == 2.0f);
+        table_bed_check(table);
+        ebs_table_destroy(table);
+    }
+}
+
+/* Each occurrence counts, the ones of one update too, however far apart they stand in it. */
+static void occurrences_count(void **test)
+{
+    enum { N = 700 };
+    uint64_t id[N];
+    struct rt_table_conf conf = table_bed_counting(1, WIRE_F32);
+    struct ebs_table *table;
+    struct ebs_applied applied;
+
+    (void)test;
+    conf.admission =
+        (struct rt_admission_conf){.kind = RT_ADMIT_COUNT, .count = 2, .sketch_bytes = 1 << 20};
+    table = table_bed_create(&conf);
+    for (size_t i = 0; i < N; i++)
+        id[i] = 1000 + i;
+    id[0] = id[1] = id[2] = id[600] = id[601] = 7;
+    id[3] = id[602] = 8;
+    applied = table_bed_count(table, id, N);
+    assert_true(table_bed_value(table, 7) == 4.0f && table_bed_value(table, 8) == 1.0f);
+    assert_true(applied.created == 2 && applied.rows == 5);
+    assert_int_equal(applied.not_admitted, N - 5);
+    ebs_table_lookup(table, id, 1, (float[1]){0});
+    table_bed_value(table, 1004); /* looking does not count */
+    table_bed_value(table, 1004);
+    assert_int_equal(table_bed_count(table, (uint64_t[]){1004, 5}, 2).rows, 1);
+    assert_true(ebs_table_remove(table, 7)); /* from zero again */
+    assert_int_equal(table_bed_count(table, (uint64_t[]){7}, 1).not_admitted, 1);
+    assert_int_equal(table_bed_count(table, (uint64_t[]){7}, 1).created, 1);
+    ebs_table_destroy(table);
+}
+
+/* An update is told by its draw, so the same one is let in again, on any owner. */
+static void the_lot_is_the_draw(void **test)
+{
+    enum { N = 4000 };
+    static uint64_t id[N];
+    static float grad[N];
+    struct rt_table_conf conf = table_bed_counting(1, WIRE_F32);
+    uint64_t digest[3];
+    struct ebs_applied applied;
+
+    (void)test;
+    conf.admission = (struct rt_admission_conf){.kind = RT_ADMIT_PROBABILITY, .probability = 0.25};
+    for (size_t i = 0; i < N; i++) {
+        id[i] = i;
+        grad[i] = -1.0f;
+    }
+    for (uint64_t d = 0; d < 3; d++) {
+        struct ebs_table *table = table_bed_create(&conf);
+        struct ebs_update update = {
+            .id = id, .grad = grad, .n = N, .lr = 1.0f, .step = 1, .draw = d / 2};
+
+        memset(&applied, 0, sizeof(applied));
+        assert_int_equal(ebs_table_apply(table, &update, &applied), 0);
+        assert_true(applied.created > 850 && applied.created < 1150);
+        digest[d] = table_bed_digest(table);
+        ebs_table_destroy(table);
+    }
+    assert_true(digest[0] == digest[1] && digest[0] != digest[2]);
+}
+
+static void an_owner_has_its_share(void **test)
+{
+    struct rt_table_conf conf = evicting(RT_EVICT_LRU, 1000);
+    static uint64_t id[1000];
+
+    (void)test;
+    for (size_t i = 0; i < ARRAY_LEN(id); i++)
+        id[i] = i;
+    for (uint32_t parts = 1; parts <= 3; parts++) {
+        struct ebs_table *table = NULL;
+
+        assert_int_equal(
+            ebs_table_create(
+                &(struct ebs_table_conf){.job = &conf, .seed = 1, .shards = RT_SHARDS / parts},
+                &table),
+            0);
+        for (int round = 0; round < 3; round++)
+            table_bed_count(table, id, ARRAY_LEN(id));
+        assert_int_equal(ebs_table_rows(table), (1000 + parts - 1) / parts);
+        ebs_table_destroy(table);
+    }
+}
+
+/* A capacity in bytes holds for all that the table takes, the scratch of its updates aside. */
+static void bytes_stay_below(void **test)
+{
+    enum { N = 4000 };
+    static uint64_t id[N];
+
+    (void)test;
+    for (uint32_t dtype = WIRE_F32; dtype <= WIRE_BF16; dtype++) {
+        struct rt_table_conf conf = table_bed_counting(1, dtype);
+        struct ebs_table_bytes bytes;
+        struct ebs_table *table;
+        size_t sum;
+
+        conf.eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU, .bytes = 4 << 20};
+        table = table_bed_create(&conf);
+        for (uint64_t at = 0; at < 300000; at += N) {
+            for (size_t i = 0; i < N; i++)
+                id[i] = at + i;
+            table_bed_count(table, id, N);
+        }
+        bytes = ebs_table_bytes(table);
+        sum = bytes.rows + bytes.index + bytes.slack + bytes.allocator;
+        assert_true(ebs_table_counts(table)->evicted > N && sum <= 4 << 20 && sum > 3 << 20);
+        table_bed_check(table);
+        ebs_table_destroy(table);
+    }
+}
+
+/* The time to live is counted from the last gradient. */
+static void idle_rows_expire(void **test)
+{
+    struct rt_table_conf conf = table_bed_counting(1, WIRE_F32);
+    struct ebs_table *table;
+    struct ebs_applied applied = {0};
+    float grad = -1.0f;
+
+    (void)test;
+    conf.ttl_seconds = 100;
+    table = table_bed_create(&conf);
+    for (uint64_t s = 0; s < 400; s++) { /* id s / 10 each second, id 1000 now and then */
+        uint64_t id = s % 50 == 0 ? 1000 : s / 10;
+        struct ebs_update update = {.id = &id, .grad = &grad, .n = 1, .lr = 1.0f, .step = 1};
+
+        ebs_table_tick(table, s * 1000);
+        assert_int_equal(ebs_table_apply(table, &update, &applied), 0);
+        while (ebs_table_tend(table, s * 1000, 3))
+            ;
+        for (uint64_t r = 0; r < 40; r++) {
+            uint64_t last = r * 10 + 9;
+
+            if (s > last && s - last <= 100)
+                assert_true(table_bed_has(table, r));
+            if (s >
+                last + 106) /* a sweep each 3.1 s, a second of the ring, and two of these steps */
+                assert_false(table_bed_has(table, r));
+        }
+    }
+    assert_true(table_bed_value(table, 1000) == 8.0f);
+    ebs_table_tend(table, 600 * 1000, 1000);
+    ebs_table_tend(table, 610 * 1000, 1000);
+    assert_int_equal(ebs_table_rows(table), 0);
+    assert_int_equal(ebs_table_counts(table)->expired, 41);
+    ebs_table_destroy(table);
+}
+
+/* SGD, lr 1, gradient -1: a value is the number of updates since its row was made, whatever came and went around
+ * it. What an update finds before it is what it adds to. */
+static void values_count_updates(void **test)
+{
+    enum { N = 2000, IDS = 60000, ROUNDS = 150 };
+    static const struct rt_eviction_conf eviction[] = {
+        {.kind = RT_EVICT_NONE}, /* growth alone */
+        {.kind = RT_EVICT_LRU, .rows = 20000},
+        {.kind = RT_EVICT_LFU, .rows = 10000, .half_life = 10},
+    };
+    static uint64_t id[N];
+    static uint32_t times[IDS];
+    static float before[N], after[N];
+
+    (void)test;
+    for (size_t e = 0; e < ARRAY_LEN(eviction); e++) {
+        struct rt_table_conf conf = table_bed_counting(1, WIRE_F32);
+        struct ebs_table *table;
+        uint64_t at = 0, refused = 0;
+
+        conf.eviction = eviction[e];
+        table = table_bed_create(&conf);
+        for (int round = 0; round < ROUNDS; round++) {
+            struct ebs_applied applied;
+
+            memset(times, 0, sizeof(times));
+            for (size_t i = 0; i < N; i++) {
+                double u = rt_unit_f64(rt_draw(e, at++));
+
+                id[i] = (uint64_t)(pow(IDS, u)) - 1; /* few of them often */
+                times[id[i]]++;
+            }
+            ebs_table_lookup(table, id, N, before);
+            applied = table_bed_count(table, id, N);
+            refused += applied.refused;
+            ebs_table_lookup(table, id, N, after);
+            for (size_t i = 0; i < N; i++)
+                assert_true(after[i] == before[i] + (float)times[id[i]]);
+        }
+        assert_int_equal(refused, 0);
+        assert_true(eviction[e].rows == 0 || ebs_table_rows(table) == eviction[e].rows);
+        table_bed_check(table);
+        ebs_table_destroy(table);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_never_shift),
+        cmocka_unit_test(the_oldest_go),
+        cmocka_unit_test(the_rarely_used_go),
+        cmocka_unit_test(rows_in_use_stay),
+        cmocka_unit_test(a_sliced_update_keeps_its_rows),
+        cmocka_unit_test(occurrences_count),
+        cmocka_unit_test(the_lot_is_the_draw),
+        cmocka_unit_test(an_owner_has_its_share),
+        cmocka_unit_test(bytes_stay_below),
+        cmocka_unit_test(idle_rows_expire),
+        cmocka_unit_test(values_count_updates),
     };
 
     return cmocka_run_group_tests_name("table policy", tests, NULL, NULL);
