@@ -1,35 +1,53 @@
 /* embedding_server/apply.c -- first prepare every update, then commit every update.
  *
- * prepare is all that can run out of memory and changes no value, so a batch whose rows lie in
- * several tables is applied as a whole or can be sent again as if nothing had happened. */
+ *   parts (-> merge.c: one list per table) -> run[]: one update of one table each
+ *   run[] -> prepare, a piece of rows at a time -> found[] -> commit, likewise
+ *
+ * prepare is all that can run out of memory and changes no value, so a batch whose rows lie in several
+ * tables is applied as a whole or can be sent again as if nothing had happened.
+ * A piece is about PIECE_BYTES of memory gone through, some 0.2 to 0.5 ms: the owner's loop looks at its other
+ * sockets in between when an application is large. A small one goes through the same pieces in one go. */
 #include "embedding_server/apply.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
-#include "runtime/base/map.h"
 #include "runtime/base/mem.h"
 
-#include <string.h>
+#define PIECE_BYTES    ((size_t)2 << 20)
+#define PIECE_ROWS_MAX 4096u
+#define PIECE_ROWS_MIN 64u
+#define STRETCH        256u /* what the table works on at once: pieces are multiples of it */
+#define WINDOW_MIN     4u
+
+size_t ebs_work_bytes(const struct ebs_table *table, size_t rows)
+{
+    /* The row, its line of the index, and what was sent or is sent of it. */
+    return rows * (ebs_table_row_bytes(table) + 64 + ebs_table_dim(table) * sizeof(float));
+}
+
+size_t ebs_piece_rows(const struct ebs_table *table)
+{
+    size_t rows = PIECE_BYTES / ebs_work_bytes(table, 1);
+
+    if (rows > PIECE_ROWS_MAX)
+        return PIECE_ROWS_MAX;
+    if (rows >= STRETCH)
+        return rows - rows % STRETCH;
+    return rows < PIECE_ROWS_MIN ? PIECE_ROWS_MIN : rows;
+}
 
 void ebs_applier_release(struct ebs_applier *applier)
 {
+    ebs_apply_end(applier);
+    rt_free(applier->run);
     rt_free(applier->found);
+    rt_free(applier->ticked);
+    applier->run = NULL;
     applier->found = NULL;
-    applier->found_capacity = 0;
+    applier->ticked = NULL;
+    applier->run_capacity = applier->found_capacity = 0;
 }
 
-static int reserve(struct ebs_applier *applier, size_t n)
-{
-    uint32_t *found;
-
-    if (n <= applier->found_capacity)
-        return 0;
-    found = rt_try_realloc(applier->found, n * sizeof(*found));
-    if (!found)
-        return RT_FAIL(RT_ENOMEM, "no memory to apply %zu rows", n);
-    applier->found = found;
-    applier->found_capacity = n;
-    return 0;
-}
+/* ---- begin ---- */
 
 static size_t ids_of(struct ebs_part *const *part, size_t n)
 {
@@ -41,175 +59,283 @@ static size_t ids_of(struct ebs_part *const *part, size_t n)
     return sum;
 }
 
-static struct ebs_update update_of(const struct ebs_applier *applier, const struct ebs_part *part,
-                                   uint32_t t)
+/* An array of at least n, used again; its contents are not kept. */
+static int reserve(void **array, size_t *capacity, size_t n, size_t element)
 {
-    double lr = (double)applier->lr[part->m.table[t]] * part->m.learning_rate;
+    void *more;
+    size_t bytes;
 
-    return (struct ebs_update){.id = part->id[t],
-                               .grad = part->grad[t],
-                               .n = part->m.n_ids[t],
-                               .lr = (float)lr,
-                               .step = part->m.step};
+    if (n <= *capacity)
+        return 0;
+    more = rt_mul_size(n, element, &bytes) ? rt_try_malloc(bytes) : NULL;
+    if (!more)
+        return RT_FAIL(RT_ENOMEM, "no memory to apply %zu rows", n);
+    rt_free(*array);
+    *array = more;
+    *capacity = n;
+    return 0;
 }
 
-static int apply_each(struct ebs_applier *applier, struct ebs_part *const *part, size_t n)
+static int make_room(struct ebs_applier *applier, size_t runs, size_t rows)
 {
-    size_t at = 0;
-    int err = reserve(applier, ids_of(part, n));
+    void *run = applier->run, *found = applier->found;
+    int err = reserve(&run, &applier->run_capacity, runs, sizeof(*applier->run));
 
-    for (size_t p = 0; p < n && !err; p++) {
-        struct ebs_applied applied = {0};
-
-        for (uint32_t t = 0; t < part[p]->m.n_tables && !err; t++) {
-            struct ebs_update update = update_of(applier, part[p], t);
-
-            err = ebs_table_prepare(applier->table[part[p]->m.table[t]], &update,
-                                    applier->found + at, &applied);
-            at += update.n;
-        }
-        part[p]->rows = applied.rows;
-        part[p]->nonfinite = applied.nonfinite;
+    applier->run = run;
+    if (!err)
+        err = reserve(&found, &applier->found_capacity, rows, sizeof(*applier->found));
+    applier->found = found;
+    if (!err && !applier->ticked) {
+        applier->ticked = rt_try_calloc(applier->n_tables, sizeof(*applier->ticked));
+        if (!applier->ticked)
+            err = RT_FAIL(RT_ENOMEM, "no memory to apply to %u tables", applier->n_tables);
     }
+    return err;
+}
+
+/* Rows that the steps under way have looked up will get their gradients soon. */
+static uint32_t window_of(const struct ebs_applier *applier, const struct wire_apply_gradients *m)
+{
+    uint64_t window = 2ull * applier->staleness * m->world;
+
+    if (window < WINDOW_MIN)
+        return WINDOW_MIN;
+    return window < UINT32_MAX ? (uint32_t)window : UINT32_MAX;
+}
+
+/* All of an update but its rows. */
+static struct ebs_run run_of(const struct ebs_applier *applier, size_t part, uint32_t table)
+{
+    const struct wire_apply_gradients *m = &applier->part[part]->m;
+    double lr = (double)applier->lr[table] * m->learning_rate;
+
+    return (struct ebs_run){
+        .update = {.lr = (float)lr,
+                   .step = m->step,
+                   .draw = m->synchronous ? m->step : applier->part[part]->batch_id,
+                   .window = window_of(applier, m)},
+        .table = table,
+        .part = part};
+}
+
+static void list_each(struct ebs_applier *applier)
+{
+    size_t found = 0;
+
+    for (size_t p = 0; p < applier->n_parts; p++) {
+        const struct ebs_part *part = applier->part[p];
+
+        for (uint32_t t = 0; t < part->m.n_tables; t++) {
+            struct ebs_run *run = &applier->run[applier->n_runs++];
+
+            *run = run_of(applier, p, part->m.table[t]);
+            run->update.id = part->id[t];
+            run->update.grad = part->grad[t];
+            run->update.n = part->m.n_ids[t];
+            run->found = found;
+            found += run->update.n;
+        }
+    }
+}
+
+/* Their rows are known when all is added up. */
+static void list_merged(struct ebs_applier *applier)
+{
+    for (size_t i = 0; i < ebs_merge_tables(applier->merge); i++)
+        applier->run[applier->n_runs++] =
+            run_of(applier, 0, ebs_merge_table(applier->merge, i)->table);
+}
+
+static void open_tables(struct ebs_applier *applier, uint64_t wall_ms)
+{
+    applier->applications++;
+    for (size_t r = 0; r < applier->n_runs; r++) {
+        uint32_t t = applier->run[r].table;
+
+        if (applier->ticked[t] == applier->applications)
+            continue;
+        applier->ticked[t] = applier->applications;
+        ebs_table_tick(applier->table[t], wall_ms);
+        if (applier->guarded)
+            ebs_table_guard(applier->table[t], true);
+    }
+}
+
+/* The other way round: a table that was opened is closed at its first run. */
+static void close_tables(struct ebs_applier *applier)
+{
+    for (size_t r = 0; r < applier->n_runs && applier->guarded; r++) {
+        uint32_t t = applier->run[r].table;
+
+        if (applier->ticked[t] == applier->applications)
+            ebs_table_guard(applier->table[t], false);
+        applier->ticked[t] = 0;
+    }
+}
+
+int ebs_apply_begin(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
+                    bool guard, uint64_t wall_ms)
+{
+    size_t runs = 0;
+    int err;
+
+    rt_assert(applier->phase == EBS_APPLY_IDLE);
+    for (size_t p = 0; p < n; p++)
+        runs += part[p]->m.n_tables;
+    err = make_room(applier, runs, ids_of(part, n));
+    if (!err && merge && n > 0)
+        err = ebs_merge_create(applier->table, applier->n_tables, part, n, &applier->merge);
     if (err)
         return err;
-    at = 0;
-    for (size_t p = 0; p < n; p++) {
-        for (uint32_t t = 0; t < part[p]->m.n_tables; t++) {
-            struct ebs_update update = update_of(applier, part[p], t);
-
-            ebs_table_commit(applier->table[part[p]->m.table[t]], &update, applier->found + at);
-            at += update.n;
-        }
-    }
-    return 0;
-}
-
-/* ---- one update per table for all ranks ---- */
-
-struct merged {
-    uint64_t *id; /* [n], in order of first occurrence */
-    float *grad;  /* [n][dim] */
-    size_t n;
-};
-
-static void merged_release(struct merged *merged)
-{
-    rt_free(merged->id);
-    rt_free(merged->grad);
-}
-
-static int merge_rows(struct merged *merged, struct rt_map *place, const uint64_t *id,
-                      const float *grad, size_t n, size_t dim)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint64_t at;
-        float *to;
-
-        if (!rt_map_get(place, id[i], &at)) {
-            int err = rt_map_put(place, id[i], merged->n);
-
-            if (err)
-                return RT_FAIL(err, "no memory to add up %zu rows", merged->n);
-            merged->id[merged->n] = id[i];
-            memcpy(merged->grad + merged->n * dim, grad + i * dim, dim * sizeof(float));
-            merged->n++;
-            continue;
-        }
-        to = merged->grad + at * dim;
-        for (size_t j = 0; j < dim; j++)
-            to[j] += grad[i * dim + j];
-    }
-    return 0;
-}
-
-/* All rows that the parts have for one table of the job. */
-static int merge_table(uint32_t table, size_t dim, struct ebs_part *const *part, size_t n_parts,
-                       struct merged *out)
-{
-    struct rt_map place;
-    size_t most = 0;
-    int err = 0;
-
-    for (size_t p = 0; p < n_parts; p++)
-        for (uint32_t t = 0; t < part[p]->m.n_tables; t++)
-            if (part[p]->m.table[t] == table)
-                most += part[p]->m.n_ids[t];
-    if (most == 0)
-        return 0;
-    out->id = rt_try_malloc(most * sizeof(uint64_t));
-    out->grad = rt_try_malloc(most * dim * sizeof(float));
-    if (!out->id || !out->grad)
-        return RT_FAIL(RT_ENOMEM, "no memory to add up %zu rows", most);
-    rt_map_init(&place);
-    for (size_t p = 0; p < n_parts && !err; p++)
-        for (uint32_t t = 0; t < part[p]->m.n_tables && !err; t++)
-            if (part[p]->m.table[t] == table)
-                err = merge_rows(out, &place, part[p]->id[t], part[p]->grad[t], part[p]->m.n_ids[t],
-                                 dim);
-    rt_map_release(&place);
-    return err;
-}
-
-/* Fill merged[] and update[], one per table of the job. */
-static int merge_all(const struct ebs_applier *applier, struct ebs_part *const *part, size_t n,
-                     struct merged *merged, struct ebs_update *update)
-{
-    const struct wire_apply_gradients *m = &part[0]->m;
-
-    for (uint32_t t = 0; t < applier->n_tables; t++) {
-        size_t dim = ebs_table_dim(applier->table[t]);
-        int err = merge_table(t, dim, part, n, &merged[t]);
-
-        if (err)
-            return err;
-        update[t] = (struct ebs_update){.id = merged[t].id,
-                                        .grad = merged[t].grad,
-                                        .n = merged[t].n,
-                                        .lr = (float)((double)applier->lr[t] * m->learning_rate),
-                                        .step = m->step};
-    }
-    return 0;
-}
-
-static int apply_merged(struct ebs_applier *applier, struct ebs_part *const *part, size_t n)
-{
-    struct merged *merged = rt_try_calloc(applier->n_tables, sizeof(*merged));
-    struct ebs_update *update = rt_try_calloc(applier->n_tables, sizeof(*update));
-    struct ebs_applied applied = {0};
-    uint32_t *found;
-    int err = RT_ENOMEM;
-
-    if (!merged || !update) {
-        rt_fail(err, "no memory to apply a step to %u tables", applier->n_tables);
-        goto out;
-    }
-    err = reserve(applier, ids_of(part, n));
-    if (!err)
-        err = merge_all(applier, part, n, merged, update);
-    found = applier->found;
-    for (uint32_t t = 0; t < applier->n_tables && !err; found += update[t].n, t++)
-        err = ebs_table_prepare(applier->table[t], &update[t], found, &applied);
-    if (err)
-        goto out;
-    found = applier->found;
-    for (uint32_t t = 0; t < applier->n_tables; found += update[t].n, t++)
-        ebs_table_commit(applier->table[t], &update[t], found);
+    applier->part = part;
+    applier->n_parts = n;
+    applier->guarded = guard;
+    applier->at_run = applier->at_row = applier->n_runs = 0;
+    applier->phase = applier->merge ? EBS_APPLY_MERGE : EBS_APPLY_PREPARE;
     for (size_t p = 0; p < n; p++)
         part[p]->rows = part[p]->nonfinite = 0;
-    part[0]->rows = applied.rows;
-    part[0]->nonfinite = applied.nonfinite;
-out:
-    for (uint32_t t = 0; merged && t < applier->n_tables; t++)
-        merged_release(&merged[t]);
-    rt_free(merged);
-    rt_free(update);
+    if (applier->merge)
+        list_merged(applier);
+    else
+        list_each(applier);
+    open_tables(applier, wall_ms);
+    return 0;
+}
+
+void ebs_apply_end(struct ebs_applier *applier)
+{
+    if (applier->phase == EBS_APPLY_IDLE)
+        return;
+    close_tables(applier);
+    ebs_merge_destroy(applier->merge);
+    applier->merge = NULL;
+    applier->part = NULL;
+    applier->n_parts = applier->n_runs = 0;
+    applier->phase = EBS_APPLY_IDLE;
+}
+
+/* ---- pieces ---- */
+
+static size_t rows_of_piece(const struct ebs_applier *applier, const struct ebs_table *table)
+{
+    size_t rows = ebs_piece_rows(table);
+
+    return applier->piece_rows > 0 && applier->piece_rows < rows ? applier->piece_rows : rows;
+}
+
+static void merge_piece(struct ebs_applier *applier)
+{
+    size_t found = 0, rows = PIECE_ROWS_MAX;
+
+    for (size_t r = 0; r < applier->n_runs; r++) {
+        size_t here = rows_of_piece(applier, applier->table[applier->run[r].table]);
+
+        rows = here < rows ? here : rows;
+    }
+    if (ebs_merge_piece(applier->merge, rows))
+        return;
+    for (size_t r = 0; r < applier->n_runs; r++) {
+        const struct ebs_merged *merged = ebs_merge_table(applier->merge, r);
+        struct ebs_run *run = &applier->run[r];
+
+        run->update.id = merged->id;
+        run->update.grad = merged->grad;
+        run->update.n = merged->n;
+        run->found = found;
+        found += merged->n;
+    }
+    applier->phase = EBS_APPLY_PREPARE;
+}
+
+/* The next rows of the list of updates; false: there are none. */
+static bool next_rows(struct ebs_applier *applier, struct ebs_run **out, struct ebs_update *update,
+                      uint32_t **found)
+{
+    struct ebs_run *run = &applier->run[applier->at_run];
+    const struct ebs_table *table;
+    size_t most;
+
+    while (applier->at_run < applier->n_runs && applier->at_row == run->update.n) {
+        applier->at_run++;
+        applier->at_row = 0;
+        run++;
+    }
+    if (applier->at_run == applier->n_runs)
+        return false;
+    table = applier->table[run->table];
+    most = rows_of_piece(applier, table);
+    *out = run;
+    *update = run->update;
+    update->id += applier->at_row;
+    update->grad += applier->at_row * ebs_table_dim(table);
+    update->n = run->update.n - applier->at_row < most ? run->update.n - applier->at_row : most;
+    *found = applier->found + run->found + applier->at_row;
+    applier->at_row += update->n;
+    return true;
+}
+
+static int prepare_piece(struct ebs_applier *applier)
+{
+    struct ebs_applied applied = {0};
+    struct ebs_update update;
+    struct ebs_run *run;
+    uint32_t *found;
+    int err;
+
+    if (!next_rows(applier, &run, &update, &found)) {
+        applier->at_run = applier->at_row = 0;
+        applier->phase = EBS_APPLY_COMMIT;
+        return 0;
+    }
+    err = ebs_table_prepare(applier->table[run->table], &update, found, &applied);
+    if (err)
+        return err;
+    applier->part[run->part]->rows += applied.rows;
+    applier->part[run->part]->nonfinite += applied.nonfinite;
+    return 0;
+}
+
+static void commit_piece(struct ebs_applier *applier)
+{
+    struct ebs_update update;
+    struct ebs_run *run;
+    uint32_t *found;
+
+    if (next_rows(applier, &run, &update, &found))
+        ebs_table_commit(applier->table[run->table], &update, found);
+    else
+        applier->phase = EBS_APPLY_DONE;
+}
+
+int ebs_apply_piece(struct ebs_applier *applier)
+{
+    int err = 0;
+
+    switch (applier->phase) {
+    case EBS_APPLY_MERGE:
+        merge_piece(applier);
+        break;
+    case EBS_APPLY_PREPARE:
+        err = prepare_piece(applier);
+        break;
+    case EBS_APPLY_COMMIT:
+        commit_piece(applier);
+        break;
+    default:
+        rt_assert(!"an application is under way");
+    }
     return err;
 }
 
-int ebs_apply_parts(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge)
+int ebs_apply_parts(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
+                    uint64_t wall_ms)
 {
-    if (n == 0)
-        return 0;
-    return merge ? apply_merged(applier, part, n) : apply_each(applier, part, n);
+    int err = ebs_apply_begin(applier, part, n, merge, false, wall_ms);
+
+    if (err)
+        return err;
+    while (!err && applier->phase != EBS_APPLY_DONE)
+        err = ebs_apply_piece(applier);
+    ebs_apply_end(applier);
+    return err;
 }

@@ -8,7 +8,7 @@
 #include "runtime/base/map.h"
 #include "runtime/base/mem.h"
 
-struct batch {
+struct ebs_batch {
     uint64_t id, step, digest;
     uint32_t rank, world, parts, arrived;
     bool synchronous;
@@ -21,12 +21,12 @@ struct step {
     uint32_t world;
     struct {
         bool skipped; /* its batch was applied earlier */
-        struct batch *batch;
+        struct ebs_batch *batch;
     } rank[]; /* [world] */
 };
 
 struct ebs_gather {
-    struct rt_map batches; /* id -> struct batch */
+    struct rt_map batches; /* id -> struct ebs_batch */
     struct rt_map steps;   /* number -> struct step */
 };
 
@@ -55,21 +55,32 @@ int ebs_gather_create(struct ebs_gather **out)
     return 0;
 }
 
-/* Forget a batch; whoever waits for an answer is told why: RT_ECANCELED, ask again; RT_EUNKNOWN, another
- * attempt has taken its place, and asking again would only take that one's away. */
-static void batch_free(struct ebs_gather *gather, struct batch *batch, int err, const char *why)
+/* Whoever waits for an answer is told why: RT_ECANCELED, ask again; RT_EUNKNOWN, another attempt has taken its
+ * place, and asking again would only take that one's away. */
+static void batch_release(struct ebs_batch *batch, int err, const char *why)
 {
-    struct step *step = rt_map_get_ptr(&gather->steps, batch->step);
-
     for (uint32_t i = 0; i < batch->parts; i++) {
         fail_call(&batch->part[i], err, why);
         if (batch->part[i].arena)
             ebs_part_release(&batch->part[i]);
     }
+    rt_free(batch);
+}
+
+/* Out of batches and steps: from now on it belongs to whoever holds it. */
+static void batch_take(struct ebs_gather *gather, struct ebs_batch *batch)
+{
+    struct step *step = rt_map_get_ptr(&gather->steps, batch->step);
+
     if (batch->synchronous && step && step->rank[batch->rank].batch == batch)
         step->rank[batch->rank].batch = NULL;
     rt_map_remove(&gather->batches, batch->id);
-    rt_free(batch);
+}
+
+static void batch_free(struct ebs_gather *gather, struct ebs_batch *batch, int err, const char *why)
+{
+    batch_take(gather, batch);
+    batch_release(batch, err, why);
 }
 
 static void step_free(struct ebs_gather *gather, struct step *step)
@@ -101,7 +112,7 @@ size_t ebs_gather_open(const struct ebs_gather *gather)
 
 /* ---- batches ---- */
 
-static bool is_abandoned(const struct batch *batch)
+static bool is_abandoned(const struct ebs_batch *batch)
 {
     for (uint32_t i = 0; i < batch->parts; i++)
         if (batch->part[i].call && rt_call_alive(batch->part[i].call))
@@ -117,7 +128,7 @@ static int make_room(struct ebs_gather *gather)
 
     while (gather->batches.count >= EBS_OPEN_MAX &&
            rt_map_next(&gather->batches, &at, &key, &value)) {
-        struct batch *batch = rt_map_get_ptr(&gather->batches, key);
+        struct ebs_batch *batch = rt_map_get_ptr(&gather->batches, key);
 
         if (!is_abandoned(batch))
             continue;
@@ -129,10 +140,10 @@ static int make_room(struct ebs_gather *gather)
     return 0;
 }
 
-static int batch_add(struct ebs_gather *gather, const struct ebs_part *part, struct batch **out)
+static int batch_add(struct ebs_gather *gather, const struct ebs_part *part, struct ebs_batch **out)
 {
     const struct wire_apply_gradients *m = &part->m;
-    struct batch *batch;
+    struct ebs_batch *batch;
     int err;
 
     if (m->parts > EBS_PARTS_MAX)
@@ -158,10 +169,10 @@ static int batch_add(struct ebs_gather *gather, const struct ebs_part *part, str
 }
 
 /* The open batch that a part belongs to. One that was cut or placed differently is an earlier attempt. */
-static int batch_of(struct ebs_gather *gather, const struct ebs_part *part, struct batch **out)
+static int batch_of(struct ebs_gather *gather, const struct ebs_part *part, struct ebs_batch **out)
 {
     const struct wire_apply_gradients *m = &part->m;
-    struct batch *batch = rt_map_get_ptr(&gather->batches, part->batch_id);
+    struct ebs_batch *batch = rt_map_get_ptr(&gather->batches, part->batch_id);
 
     if (batch && batch->digest != m->digest)
         return RT_FAIL(RT_EDIGEST, "batch %016llx: digest %016llx, its other parts have %016llx",
@@ -180,7 +191,7 @@ static int batch_of(struct ebs_gather *gather, const struct ebs_part *part, stru
 
 void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, int err, const char *why)
 {
-    struct batch *batch = rt_map_get_ptr(&gather->batches, batch_id);
+    struct ebs_batch *batch = rt_map_get_ptr(&gather->batches, batch_id);
 
     if (batch)
         batch_free(gather, batch, err, why);
@@ -238,10 +249,11 @@ int ebs_gather_skip(struct ebs_gather *gather, const struct ebs_part *part)
     return err;
 }
 
-static int enter_step(struct ebs_gather *gather, struct batch *batch, const struct ebs_part *part)
+static int enter_step(struct ebs_gather *gather, struct ebs_batch *batch,
+                      const struct ebs_part *part)
 {
     struct step *step;
-    struct batch *other;
+    struct ebs_batch *other;
     int err = step_of(gather, &part->m, &step);
 
     if (err)
@@ -258,7 +270,7 @@ static int enter_step(struct ebs_gather *gather, struct batch *batch, const stru
 
 int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part)
 {
-    struct batch *batch = NULL;
+    struct ebs_batch *batch = NULL;
     struct ebs_part *slot;
     int err;
 
@@ -282,63 +294,103 @@ int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part)
     return 0;
 }
 
-static int fill(struct ebs_ready *out, struct batch *const *batch, size_t n_batches)
+/* Hand over these batches, whose array becomes the ready set's; on an error it is freed and they stay. */
+static int hand_over(struct ebs_gather *gather, struct ebs_batch **batch, size_t n_batches,
+                     struct ebs_ready *out)
 {
     size_t n = 0;
 
     for (size_t b = 0; b < n_batches; b++)
         n += batch[b]->parts;
     out->part = rt_try_calloc(n, sizeof(struct ebs_part *));
-    if (!out->part)
+    if (!out->part) {
+        rt_free(batch);
         return RT_FAIL(RT_ENOMEM, "no memory to apply %zu parts", n);
-    for (size_t b = 0; b < n_batches; b++)
+    }
+    for (size_t b = 0; b < n_batches; b++) {
+        batch_take(gather, batch[b]);
         for (uint32_t i = 0; i < batch[b]->parts; i++)
             out->part[out->n++] = &batch[b]->part[i];
+    }
+    out->batch = batch;
+    out->n_batches = n_batches;
     return 0;
 }
 
-static int step_ready(const struct step *step, struct ebs_ready *out)
+static bool is_complete(const struct step *step)
 {
-    struct batch **batch;
-    size_t n = 0;
-    int err = 0;
-
     for (uint32_t r = 0; r < step->world; r++) {
-        const struct batch *here = step->rank[r].batch;
+        const struct ebs_batch *here = step->rank[r].batch;
 
         if (!step->rank[r].skipped && (!here || here->arrived < here->parts))
-            return 0;
+            return false;
     }
-    batch = rt_try_calloc(step->world, sizeof(struct batch *));
-    if (!batch)
-        return RT_FAIL(RT_ENOMEM, "no memory to apply a step of %u ranks", step->world);
-    for (uint32_t r = 0; r < step->world; r++)
-        if (step->rank[r].batch)
-            batch[n++] = step->rank[r].batch;
-    *out = (struct ebs_ready){.whole_step = true, .step = step->number, .merge = step->world > 1};
-    /* None: all were applied before, and only the step's number is news. */
-    if (n > 0)
-        err = fill(out, batch, n);
-    rt_free(batch);
-    return err;
+    return true;
 }
 
 int ebs_gather_ready(struct ebs_gather *gather, uint64_t batch_id, struct ebs_ready *out)
 {
-    struct batch *batch = rt_map_get_ptr(&gather->batches, batch_id);
+    struct ebs_batch *batch = rt_map_get_ptr(&gather->batches, batch_id), **one;
 
     *out = (struct ebs_ready){0};
     if (!batch || batch->arrived < batch->parts)
         return 0;
-    return fill(out, &batch, 1);
+    one = rt_try_calloc(1, sizeof(struct ebs_batch *));
+    if (!one)
+        return RT_FAIL(RT_ENOMEM, "no memory to apply a batch");
+    *one = batch;
+    return hand_over(gather, one, 1, out);
+}
+
+static struct ebs_batch *first_of(const struct step *step)
+{
+    for (uint32_t r = 0; r < step->world; r++)
+        if (step->rank[r].batch)
+            return step->rank[r].batch;
+    return NULL;
 }
 
 int ebs_gather_step_ready(struct ebs_gather *gather, uint64_t number, struct ebs_ready *out)
 {
     const struct step *step = rt_map_get_ptr(&gather->steps, number);
+    struct ebs_batch **batch;
+    size_t n = 0;
+    int err = 0;
 
     *out = (struct ebs_ready){0};
-    return step ? step_ready(step, out) : 0;
+    if (!step || !is_complete(step))
+        return 0;
+    *out = (struct ebs_ready){.whole_step = true, .step = step->number, .merge = step->world > 1};
+    if (!first_of(step))
+        return 0; /* all were applied before, and only the step's number is news */
+    batch = rt_try_calloc(step->world, sizeof(struct ebs_batch *));
+    if (!batch)
+        err = RT_FAIL(RT_ENOMEM, "no memory to apply a step of %u ranks", step->world);
+    for (uint32_t r = 0; r < step->world && !err; r++)
+        if (step->rank[r].batch)
+            batch[n++] = step->rank[r].batch;
+    if (!err)
+        err = hand_over(gather, batch, n, out);
+    if (err) {
+        batch_free(gather, first_of(step), err, rt_err_text());
+        *out = (struct ebs_ready){0};
+    }
+    return err;
+}
+
+bool ebs_gather_first_step(const struct ebs_gather *gather, uint64_t through, uint64_t *number)
+{
+    uint64_t key, value;
+    bool found = false;
+
+    for (size_t at = 0; rt_map_next(&gather->steps, &at, &key, &value);) {
+        if (key > through || (found && key > *number) ||
+            !is_complete(rt_map_get_ptr(&gather->steps, key)))
+            continue;
+        *number = key;
+        found = true;
+    }
+    return found;
 }
 
 /* Steps come in order: an older one that nobody stands in any more will not be completed. */
@@ -359,21 +411,43 @@ static void forget_steps_before(struct ebs_gather *gather, uint64_t number)
     }
 }
 
-void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready)
-{
-    for (size_t i = 0; i < ready->n;) {
-        struct batch *batch = rt_map_get_ptr(&gather->batches, ready->part[i]->batch_id);
-
-        i += batch->parts;
-        batch_free(gather, batch, RT_EUNKNOWN, "");
-    }
-    if (ready->whole_step)
-        forget_steps_before(gather, ready->step + 1);
-    ebs_gather_keep(ready);
-}
-
-void ebs_gather_keep(struct ebs_ready *ready)
+static void ready_release(struct ebs_ready *ready)
 {
     rt_free(ready->part);
+    rt_free(ready->batch);
     *ready = (struct ebs_ready){0};
+}
+
+void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready, int err, const char *why)
+{
+    for (size_t b = 0; b < ready->n_batches; b++)
+        batch_release(ready->batch[b], err, why);
+    if (ready->whole_step)
+        forget_steps_before(gather, ready->step + 1);
+    ready_release(ready);
+}
+
+/* Its place may be another's by now, or gone with its step; then whoever was told the error comes with it anew. */
+static bool take_back(struct ebs_gather *gather, struct ebs_batch *batch)
+{
+    struct step *step = rt_map_get_ptr(&gather->steps, batch->step);
+
+    if (rt_map_get_ptr(&gather->batches, batch->id))
+        return false;
+    if (batch->synchronous &&
+        (!step || step->world != batch->world || step->rank[batch->rank].batch))
+        return false;
+    if (rt_map_put_ptr(&gather->batches, batch->id, batch) != 0)
+        return false;
+    if (batch->synchronous)
+        step->rank[batch->rank].batch = batch;
+    return true;
+}
+
+void ebs_gather_keep(struct ebs_gather *gather, struct ebs_ready *ready)
+{
+    for (size_t b = 0; b < ready->n_batches; b++)
+        if (!take_back(gather, ready->batch[b]))
+            batch_release(ready->batch[b], RT_ECANCELED, "its place was taken");
+    ready_release(ready);
 }

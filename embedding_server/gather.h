@@ -4,8 +4,12 @@
  * mode, when the batches of all ranks of its step are in. Until then the parts stand here, each with its payload and
  * the call that is owed an answer.
  *
- *   part: (none) -ebs_gather_add-> waiting -ebs_gather_ready-> in a ready set -ebs_gather_finish-> gone
+ *   part: (none) -ebs_gather_add-> waiting -ebs_gather_ready-> taken -ebs_gather_finish-> gone
  *         waiting -ebs_gather_add of the same part-> replaced; its old call is told so
+ *         taken   -ebs_gather_keep-> waiting, or gone if its place was taken meanwhile
+ *
+ * What was taken is the taker's: nothing that arrives here changes it, however long it is worked on. Of a batch that
+ * comes again meanwhile the taker must know.
  *
  * A rank that came back may run a step again, with another batch, and the group may run it again with another
  * number of ranks. So what is asked later wins: the batch that stood in its place, or the whole step of
@@ -54,21 +58,28 @@ int ebs_gather_skip(struct ebs_gather *gather, const struct ebs_part *part);
 /* Forget what waits of a batch, if anything; its calls fail with `err` and `why`. */
 void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, int err, const char *why);
 
-/* Parts that can be applied now, in order of rank and part: all of a batch, or all of a step. */
+/* Parts that can be applied now, in order of rank and part: all of a batch, or all of a step. They are the caller's
+ * until ebs_gather_finish() or _keep(), one of which must follow; the gather knows nothing of them meanwhile. */
+struct ebs_batch;
 struct ebs_ready {
-    struct ebs_part **part; /* [n]; the gather's memory, until ebs_gather_finish() or _keep() */
-    size_t n;
+    struct ebs_part **part;   /* [n] */
+    struct ebs_batch **batch; /* [n_batches] whose parts they are */
+    size_t n, n_batches;
     bool whole_step; /* of the group */
     bool merge;      /* its batches become one update */
     uint64_t step;
 };
-/* Is a batch complete, that is not of a step; is a step? *out is zero: still waiting. RT_ENOMEM. */
+/* Is a batch complete, that is not of a step; is a step? *out is zero: still waiting. RT_ENOMEM; of a step one
+ * batch was sent away with it then, so that it comes again. */
 int ebs_gather_ready(struct ebs_gather *gather, uint64_t batch_id, struct ebs_ready *out);
 int ebs_gather_step_ready(struct ebs_gather *gather, uint64_t number, struct ebs_ready *out);
-/* Applied: forget the parts. Their calls must be answered. */
-void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready);
-/* Not applied: the parts stay, and each that comes again is a new chance. Their calls must be answered. */
-void ebs_gather_keep(struct ebs_ready *ready);
+/* The lowest number of a step that is complete and at most `through`; false: there is none. */
+bool ebs_gather_first_step(const struct ebs_gather *gather, uint64_t through, uint64_t *number);
+/* Applied: forget the parts. Calls of them that were not answered fail with `err` and `why`. */
+void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready, int err,
+                       const char *why);
+/* Not applied: the parts wait again, and each that comes again is a new chance. Their calls must be answered. */
+void ebs_gather_keep(struct ebs_gather *gather, struct ebs_ready *ready);
 
 size_t ebs_gather_open(const struct ebs_gather *gather); /* batches waiting */
 

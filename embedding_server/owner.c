@@ -1,7 +1,7 @@
 /* embedding_server/owner.c -- an owner's life: its tables as the job has them, filter, gather, listener.
  *
  * Everything is made before the loop runs and torn down after it has stopped; in between only the
- * loop's thread touches it, through the requests of serve.c. */
+ * loop's thread touches it, through the requests of serve*.c and the turns of turn.c. */
 #include "embedding_server/serve.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -38,8 +38,11 @@ static int create_tables(struct ebs_owner *owner)
         owner->lr[t] = (float)job->table[t].optimizer.learning_rate;
         err = create_table(owner, &job->table[t], &owner->table[t]);
     }
-    owner->applier =
-        (struct ebs_applier){.table = owner->table, .lr = owner->lr, .n_tables = job->n_tables};
+    owner->applier = (struct ebs_applier){.table = owner->table,
+                                          .lr = owner->lr,
+                                          .n_tables = job->n_tables,
+                                          .staleness = job->global.staleness,
+                                          .piece_rows = owner->conf.slice_rows};
     for (uint32_t t = 0; t < job->n_tables && !err; t++)
         ebs_count_table(owner, t);
     return err;
@@ -86,8 +89,10 @@ int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
         err = ebs_filter_create(conf->window ? conf->window : RT_BATCH_WINDOW, &owner->filter);
     if (!err)
         err = ebs_gather_create(&owner->gather);
-    if (!err)
+    if (!err) {
+        ebs_turn_start(owner);
         err = listen_on(owner);
+    }
     if (err) {
         ebs_owner_destroy(owner);
         return err;
@@ -110,6 +115,7 @@ void ebs_owner_destroy(struct ebs_owner *owner)
         rt_buf_unref(waiting->payload);
         rt_free(waiting);
     }
+    ebs_turn_stop(owner);
     ebs_gather_destroy(owner->gather);
     rt_rpc_destroy(owner->rpc);
     ebs_filter_destroy(owner->filter);

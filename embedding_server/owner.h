@@ -25,6 +25,9 @@ struct ebs_owner_conf {
     const char *listen; /* address to serve on */
     uint32_t window;    /* of the filter; 0: RT_BATCH_WINDOW */
     uint64_t memory;    /* bytes that its tables may take; 0: any */
+    /* Requests of more rows are done in pieces of so many, one in each turn of the loop; 0: requests that take
+     * longer than some 1.5 ms are, and a turn has about 1 ms of them. Tests set it. */
+    uint32_t slice_rows;
     void *ctx;
     void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */
 };
@@ -41,6 +44,7 @@ struct ebs_owner_stats {
     _Atomic uint64_t lookups, rows_looked_up, rows_found;
     _Atomic uint64_t updates, updates_again; /* batches applied; repeats of applied ones */
     _Atomic uint64_t rows_applied, rows_nonfinite;
+    _Atomic uint64_t sliced;       /* lookups and applications that were done in pieces */
     _Atomic uint64_t refused;      /* requests answered with an error */
     _Atomic uint64_t waiting;      /* now: lookups that wait for a step */
     _Atomic uint64_t open;         /* now: batches that wait for parts or ranks */

@@ -809,7 +809,7 @@ static void no_memory_changes_no_table(void **state)
             assert_int_equal(ebs_table_create(&conf, &table[0]), 0);
             assert_int_equal(ebs_table_create(&conf, &table[1]), 0);
             rt_fault_alloc(nth);
-            err = ebs_apply_parts(&applier, parts, 2, merge);
+            err = ebs_apply_parts(&applier, parts, 2, merge, 0);
             done = !rt_fault_hit();
             rt_fault_alloc(-1);
             assert_int_equal(err, done ? 0 : RT_ENOMEM);
