@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -38,16 +39,17 @@ void ctl_job_args(const struct ctl_options *options, struct ctl_child *child)
     }
 }
 
-static int start(char *const *argv, int complaints, pid_t *out)
+/* What it says on `stream`, 1 or 2, goes to `to`; on the other, nowhere. */
+static int start(char *const *argv, int stream, int to, pid_t *out)
 {
     posix_spawn_file_actions_t files;
     int failed = posix_spawn_file_actions_init(&files);
 
     if (failed)
         return RT_FAIL(-failed, "%s: %s", argv[0], strerror(failed));
-    failed = posix_spawn_file_actions_addopen(&files, 1, "/dev/null", O_WRONLY, 0);
+    failed = posix_spawn_file_actions_addopen(&files, 3 - stream, "/dev/null", O_WRONLY, 0);
     if (!failed)
-        failed = posix_spawn_file_actions_adddup2(&files, complaints, 2);
+        failed = posix_spawn_file_actions_adddup2(&files, to, stream);
     if (!failed)
         failed = posix_spawn(out, argv[0], &files, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&files);
@@ -101,7 +103,7 @@ static int run(char *const *argv)
 
     if (pipe2(fd, O_CLOEXEC) != 0)
         return RT_FAIL(-errno, "no pipe: %s", strerror(errno));
-    err = start(argv, fd[1], &pid);
+    err = start(argv, STDERR_FILENO, fd[1], &pid);
     close(fd[1]);
     if (!err) {
         read_to_end(fd[0], complaint);
@@ -113,17 +115,71 @@ static int run(char *const *argv)
     return err;
 }
 
+/* `saffron-trainer --describe` of a job. */
+static void describe(const struct ctl_options *options, struct ctl_child *child)
+{
+    char *program = ctl_program_path(RT_ROLE_TRAINER);
+
+    ctl_child_arg(child, program);
+    ctl_child_arg(child, "--describe");
+    ctl_job_args(options, child);
+    rt_free(program);
+}
+
 int ctl_check_model(const struct ctl_options *options)
 {
     struct ctl_child child = {0};
-    char *program = ctl_program_path(RT_ROLE_TRAINER);
     int err;
 
-    ctl_child_arg(&child, program);
-    ctl_child_arg(&child, "--describe");
-    ctl_job_args(options, &child);
+    describe(options, &child);
     err = run(child.argv);
     ctl_child_release(&child);
-    rt_free(program);
     return err;
+}
+
+/* The number that a line of it begins with. */
+static uint64_t read_dense(int fd)
+{
+    FILE *file = fdopen(fd, "r");
+    char *line = NULL;
+    size_t room = 0;
+    uint64_t found = 0;
+
+    if (!file) {
+        close(fd);
+        return 0;
+    }
+    while (getline(&line, &room, file) > 0) {
+        char *end;
+        uint64_t n = strtoull(line, &end, 10);
+
+        if (end > line && strncmp(end, " dense parameters", 17) == 0)
+            found = n;
+    }
+    free(line); /* getline's */
+    fclose(file);
+    return found;
+}
+
+uint64_t ctl_ask_dense(const struct ctl_options *options)
+{
+    struct ctl_child child = {0};
+    uint64_t n = 0;
+    int fd[2], status;
+    pid_t pid;
+
+    if (pipe2(fd, O_CLOEXEC) != 0)
+        return 0;
+    describe(options, &child);
+    if (start(child.argv, STDOUT_FILENO, fd[1], &pid) == 0) {
+        close(fd[1]);
+        n = read_dense(fd[0]);
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            continue;
+    } else {
+        close(fd[0]);
+        close(fd[1]);
+    }
+    ctl_child_release(&child);
+    return n;
 }

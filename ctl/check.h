@@ -11,5 +11,7 @@ void ctl_job_args(const struct ctl_options *options, struct ctl_child *child);
 /* `saffron-trainer --describe` with them, to its end: builds the model and starts nothing. RT_EUSAGE with the
  * trainer's own line: layers, inputs, shapes, optimizer. */
 int ctl_check_model(const struct ctl_options *options);
+/* Dense parameters of the model, as it tells them there; 0: it does not, as where the job's data is not there. */
+uint64_t ctl_ask_dense(const struct ctl_options *options);
 
 #endif

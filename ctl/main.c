@@ -1,5 +1,6 @@
 /* ctl/main.c -- `saffron`, the operator's command. */
 #include "ctl/local.h"
+#include "ctl/plan.h"
 #include "ctl/program.h"
 #include "ctl/ranks.h"
 #include "ctl/status.h"
@@ -19,6 +20,7 @@ static const struct command {
     {"local", ctl_local, "train one job on this machine, with all roles as processes"},
     {"status", ctl_status, "what the roles of a running job are doing"},
     {"stop", ctl_stop, "stop a running job"},
+    {"plan", ctl_plan, "what a job takes: servers, memory, connections, traffic; starts nothing"},
     {"ranks", ctl_ranks, "a trainer's processes of one host, in a container (launch.sh calls it)"},
 };
 

@@ -61,11 +61,11 @@ static const struct rt_option option[] = {
      "keys of the synthetic click log"},
 };
 
-static int check(const struct rt_node *root, const struct rt_job *job)
+static int check(const struct rt_node *root, const struct rt_job *job, bool looked)
 {
     const struct rt_data_conf *d = &job->data;
     bool files = d->format != RT_FORMAT_SYNTHETIC;
-    if (files != (d->n_train > 0))
+    if (looked && files != (d->n_train > 0))
         return rt_node_fail(root, files ? "expected `train:` with at least one file"
                                         : "expected no `train:` beside `format: synthetic`");
     if (d->n_labels != 1)
@@ -111,14 +111,15 @@ int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char 
         job->label = label;
         data->n_labels = 1;
     }
-    err = rt_job_read_files(keys.train, base, job, &data->train, &data->n_train);
-    if (!err)
+    if (base)
+        err = rt_job_read_files(keys.train, base, job, &data->train, &data->n_train);
+    if (base && !err)
         err = rt_job_read_files(keys.test, base, job, &data->test, &data->n_test);
     for (uint32_t i = 0; !err && i < data->n_train; i++) {
         struct stat st;
         data->train_bytes += stat(data->train[i], &st) == 0 ? (uint64_t)st.st_size : 0;
     }
-    return err ? err : check(root, job);
+    return err ? err : check(root, job, base != NULL);
 }
 
 static void describe_files(const char *const *path, uint32_t n, struct rt_strbuf *out)

@@ -174,6 +174,14 @@ static const char *name_of(struct rt_arena *arena, const char *folder)
     return rt_arena_strdup(arena, slash && slash[1] ? slash + 1 : "job");
 }
 
+/* What globs are relative to; NULL: nobody wants the files. */
+static const char *data_base(const struct rt_job_source *source, const struct rt_job *job)
+{
+    if (source->without_data)
+        return NULL;
+    return source->data_dir ? source->data_dir : job->folder;
+}
+
 int rt_job_load(const struct rt_job_source *source, struct rt_job **out)
 {
     rt_assert(source->folder ||
@@ -197,8 +205,7 @@ int rt_job_load(const struct rt_job_source *source, struct rt_job **out)
     if (!err)
         err = rt_job_read_embedding(rt_yaml_root(job->file[RT_FILE_EMBEDDING]), job);
     if (!err)
-        err = rt_job_read_data(rt_yaml_root(job->file[RT_FILE_DATA]), job,
-                               source->data_dir ? source->data_dir : job->folder);
+        err = rt_job_read_data(rt_yaml_root(job->file[RT_FILE_DATA]), job, data_base(source, job));
     if (!err)
         err = read_model(source, job);
     if (!err)

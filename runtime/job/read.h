@@ -10,7 +10,7 @@ struct rt_strbuf;
 int rt_job_read_global(const struct rt_node *root, struct rt_job *job);
 /* After global: what `exact` and the memory cap mean for the tables. */
 int rt_job_read_embedding(const struct rt_node *root, struct rt_job *job);
-/* After embedding: columns name features. `base`: what relative globs are relative to. */
+/* After embedding: columns name features. `base`: what relative globs are relative to; NULL: no files are looked for. */
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base);
 
 /* files.c: a list of globs (NULL: none) -> readable files, sorted by path, each once; in the job's arena. A glob
