@@ -19,8 +19,9 @@
 #define TRAINER_BYTES (32u << 20)
 #define LOOP_BYTES    (2u << 20)
 #define LINK_BYTES    (8u << 10)
-#define PROCESS_FILES 13u /* standard ones, log, admin, NATS, the main loop's own */
-#define LOOP_FILES    7u  /* a loop's own, and its listeners */
+#define PROCESS_FILES 12u /* standard ones, log, admin, NATS, the main loop's own */
+#define LOOP_FILES    7u  /* of a thread with listeners */
+#define LONE_FILES    3u  /* of a role whose main loop does all: its listeners, a data file */
 #define MESSAGE_BYTES 64u /* of a packed message, and 6 for each table in it */
 #define TABLE_BYTES   6u
 #define POOL_LEAST    (256ull << 20) /* of a middleware's loop, over its memory (middleware/loop.c) */
@@ -177,7 +178,8 @@ static void sum_links(const struct ctl_question *q, struct ctl_plan *out)
     uint64_t composers = q->replicas[RT_ROLE_DATA_COMPOSE], trainers = q->replicas[RT_ROLE_TRAINER];
     uint64_t loops = (uint64_t)q->replicas[RT_ROLE_MIDDLEWARE] * q->loops;
     struct ctl_plan_process *p = out->process;
-    const uint64_t own_loops[RT_ROLE_COUNT] = {1, q->loops, q->workers, 1};
+    const uint64_t own[RT_ROLE_COUNT] = {LONE_FILES, LOOP_FILES * q->loops, LOOP_FILES * q->workers,
+                                         LONE_FILES};
 
     p[RT_ROLE_DATA_COMPOSE].links = loops + trainers;
     p[RT_ROLE_MIDDLEWARE].links = (uint64_t)q->loops * (out->owners + composers + trainers);
@@ -185,7 +187,7 @@ static void sum_links(const struct ctl_question *q, struct ctl_plan *out)
     /* Each rank calls each other, on a connection of its own. */
     p[RT_ROLE_TRAINER].links = loops + composers + 2 * (trainers - 1);
     for (int role = 0; role < RT_ROLE_COUNT; role++)
-        p[role].descriptors = p[role].links + PROCESS_FILES + LOOP_FILES * own_loops[role];
+        p[role].descriptors = p[role].links + PROCESS_FILES + own[role];
 }
 
 static void sum_traffic(const struct ctl_question *q, struct ctl_plan *out)
