@@ -33,13 +33,6 @@ void ebs_evict_init(struct ebs_evict *evict, const struct rt_table_conf *table, 
                                 .key = rt_draw_key(seed, "evict", table->name)};
 }
 
-static bool is_live(const struct ebs_slab *slab, uint32_t row)
-{
-    uint32_t at = row & ((1u << slab->shift) - 1);
-
-    return slab->block[row >> slab->shift].live[at / 64] >> (at % 64) & 1;
-}
-
 /* A number that is higher the sooner a row should go, as the upper half of a key with the row below. */
 static uint64_t worth(const struct ebs_evict *evict, uint32_t age, const uint8_t *at, uint32_t row)
 {
@@ -136,7 +129,7 @@ static size_t sample(struct ebs_evict *evict, const struct ebs_slab *slab,
         for (uint32_t try = 0; try < TRIES && try < width; try++) {
             uint32_t at = start + (uint32_t)rt_below(rt_draw(evict->key, evict->draws++), width);
 
-            if (!is_live(slab, at))
+            if (!ebs_slab_is_live(slab, at))
                 continue;
             __builtin_prefetch(ebs_slab_at(slab, at) + evict->touched);
             row[n++] = at;

@@ -1,292 +1,338 @@
-/* embedding_server/index.c -- segments that grow and split.
+/* embedding_server/index.c -- groups of lines that grow and shrink one unit at a time.
  *
- * A row stands in its home line or, where that is full, in the next line with a free slot; each
+ * A row stands in its home line or, where that is full, in the next line of its group with a free slot; each
  * line it went past counts it in `passed`. A search stops at the first line with passed == 0, and a removal
  * takes its count back along the way, so there are no tombstones and removals leave no trace.
  *
- * DESIGN: sizes follow from counts: a segment that is 13/16 full is rebuilt for a load of 13/20, which is
- * growth by a quarter, into as many segments (one or two) as its lines need. At a mean load of
- * 0.73 a row costs 7.3 bytes here. One power-of-two array was measured too (16 tags, doubling): as fast,
- * but with pauses of 380 to 810 ms at 20 M rows and 16 to 20 bytes a row after a doubling. */
+ * DESIGN: this is linear hashing with partial expansions (Larson 1980): a sweep over all groups takes each
+ * from k units to k + 1 (k = 8 .. 15, and then from 15 to two groups of 8), so that the fullest group never has
+ * more than 1/8 more per line than the emptiest. The load is kept at 0.735: a row costs 7.3 bytes here. While
+ * the table has fewer than 8 units it is one group of any number of lines, rebuilt as a whole.
+ * A directory of segments that grew by a quarter and split (extendible hashing) was used first: two
+ * dependent loads more for each id, all segments grew in the same second, and their sizes fit no page. One
+ * power-of-two array was measured too: as fast, but with pauses of 380 to 810 ms at 20 M rows and 16 to
+ * 20 bytes a row after a doubling. */
 #include "embedding_server/index.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
-#define SEGMENT_LINES 2048u
-#define DEPTH_MAX     24u
-#define REHASH_AHEAD  4u /* lines whose rows are prefetched during a rebuild */
+#define GROUP_UNITS  8u /* of a group after a split; before: twice as many, less one */
+#define SMALL_LINES  (GROUP_UNITS * EBS_UNIT_LINES) /* below: one group, rebuilt as a whole */
+#define SHIFT_MAX    24u                            /* bits of the hash that choose the group */
+#define REHASH_AHEAD 4u /* lines whose rows are prefetched during a rebuild */
 
-/* Full enough to grow: 13/16 of the slots. Aimed at then: 13/20. */
-static bool is_full(const struct ebs_segment *segment)
+/* Per mille of the slots: full enough to grow, and at most so full after shrinking, so that rows that come and go
+ * in turn move nothing. */
+#define LOAD_GROW   735u
+#define LOAD_SHRINK 690u
+#define LOAD_MOST   920u /* where the budget refuses growth */
+
+static bool over(uint64_t count, uint64_t n_lines, unsigned load)
 {
-    return (uint64_t)segment->count * 16 >= (uint64_t)segment->n_lines * EBS_LINE_SLOTS * 13;
+    return count * 1000 > n_lines * EBS_LINE_SLOTS * load;
 }
 
-static uint32_t lines_for(uint32_t count)
+int ebs_index_init(struct ebs_index *index, uint64_t salt, struct ebs_budget *budget)
 {
-    return (uint32_t)((uint64_t)count * 20 / (13 * EBS_LINE_SLOTS)) + 1;
-}
+    int err;
 
-static int no_memory(const struct ebs_index *index)
-{
-    return RT_FAIL(RT_ENOMEM, "index: out of memory, holding %zu lines in %zu segments",
-                   index->line_count, index->n_segments);
-}
-
-static struct ebs_segment *segment_create(uint32_t n_lines, unsigned depth)
-{
-    struct ebs_segment *segment = rt_try_calloc(1, sizeof(*segment));
-    size_t bytes = n_lines * sizeof(struct ebs_line);
-
-    if (!segment)
-        return NULL;
-    segment->line = rt_try_aligned(bytes);
-    if (!segment->line) {
-        rt_free(segment);
-        return NULL;
-    }
-    memset(segment->line, 0, bytes);
-    segment->n_lines = n_lines;
-    segment->depth = depth;
-    return segment;
-}
-
-static void segment_destroy(struct ebs_segment *segment)
-{
-    if (!segment)
-        return;
-    rt_free(segment->line);
-    rt_free(segment);
-}
-
-int ebs_index_init(struct ebs_index *index, uint64_t salt)
-{
-    struct ebs_segment *first = segment_create(1, 0);
-
-    *index = (struct ebs_index){.salt = salt, .n_segments = 1, .line_count = 1};
-    index->dir = rt_try_malloc(sizeof(struct ebs_segment *));
-    if (!first || !index->dir) {
-        segment_destroy(first);
-        rt_free(index->dir);
-        index->dir = NULL;
-        return no_memory(index);
-    }
-    index->dir[0] = first;
-    return 0;
+    *index = (struct ebs_index){.salt = salt, .n_lines = 1, .now = {.n_lines = 1}};
+    ebs_region_init(&index->region, budget);
+    err = ebs_region_grow(&index->region, sizeof(struct ebs_line));
+    index->line = (struct ebs_line *)index->region.at;
+    return err;
 }
 
 void ebs_index_release(struct ebs_index *index)
 {
-    size_t n = index->dir ? (size_t)1 << index->depth : 0;
-
-    for (size_t i = 0; i < n;) {
-        struct ebs_segment *segment = index->dir[i];
-
-        i += (size_t)1 << (index->depth - segment->depth);
-        segment_destroy(segment);
-    }
-    rt_free(index->dir);
-    index->dir = NULL;
+    ebs_region_release(&index->region);
+    index->line = NULL;
 }
 
-/* Put an entry into a segment that has a free slot. */
-static void place(struct ebs_segment *segment, uint64_t hash, uint32_t row)
+/* ---- one entry ---- */
+
+/* False: the group has no free slot. */
+static bool place(struct ebs_index *index, uint64_t hash, uint32_t row)
 {
-    uint32_t at = ebs_index_home(segment, hash);
+    struct ebs_group group = ebs_index_group(index, hash);
+    uint32_t at = ebs_group_home(group, hash), tried = 0;
+    struct ebs_line *line = &index->line[ebs_group_line(group, at)];
     unsigned empty;
 
-    rt_assert(segment->count < (uint64_t)segment->n_lines * EBS_LINE_SLOTS);
-    while ((empty = ebs_line_match(&segment->line[at], 0)) == 0) {
-        segment->line[at].passed++;
-        at = at + 1 < segment->n_lines ? at + 1 : 0;
+    while ((empty = ebs_line_match(line, 0)) == 0) {
+        if (++tried == group.layout.n_lines)
+            goto full;
+        line->passed++;
+        at = at + 1 < group.layout.n_lines ? at + 1 : 0;
+        line = &index->line[ebs_group_line(group, at)];
     }
-    at = at * EBS_LINE_SLOTS + (uint32_t)__builtin_ctz(empty);
-    segment->line[at / EBS_LINE_SLOTS].tag[at % EBS_LINE_SLOTS] = ebs_index_tag(hash);
-    segment->line[at / EBS_LINE_SLOTS].row[at % EBS_LINE_SLOTS] = row;
-    segment->count++;
+    line->tag[__builtin_ctz(empty)] = ebs_index_tag(hash);
+    line->row[__builtin_ctz(empty)] = row;
+    return true;
+full:
+    while (--tried > 0) {
+        at = at > 0 ? at - 1 : group.layout.n_lines - 1;
+        index->line[ebs_group_line(group, at)].passed--;
+    }
+    return false;
 }
 
-/* Which of the two halves of a segment that is being split. */
-static unsigned half_of(uint64_t hash, unsigned depth)
+/* Line and slot of an entry: of `row`, or (row is EBS_ROW_NONE) of the row with this id. NULL: absent. */
+static struct ebs_line *locate(const struct ebs_index *index, const struct ebs_slab *slab,
+                               uint64_t hash, uint64_t id, uint32_t row, unsigned *slot)
 {
-    return (unsigned)(hash >> (63 - depth)) & 1;
-}
+    struct ebs_group group = ebs_index_group(index, hash);
+    uint32_t at = ebs_group_home(group, hash);
+    uint8_t tag = ebs_index_tag(hash);
 
-typedef void (*entry_fn)(void *arg, uint64_t hash, uint32_t row);
+    for (uint32_t tried = 0; tried < group.layout.n_lines; tried++) {
+        struct ebs_line *line = &index->line[ebs_group_line(group, at)];
 
-/* Call fn for each entry. The ids are in the rows, all over memory: prefetched some lines ahead. */
-static void each_entry(const struct ebs_index *index, const struct ebs_slab *slab,
-                       const struct ebs_segment *segment, entry_fn fn, void *arg)
-{
-    for (uint32_t at = 0; at < segment->n_lines + REHASH_AHEAD; at++) {
-        if (at < segment->n_lines) {
-            const struct ebs_line *line = &segment->line[at];
-
-            for (unsigned i = 0; i < EBS_LINE_SLOTS; i++)
-                if (line->tag[i])
-                    __builtin_prefetch(ebs_slab_at(slab, line->row[i]));
+        for (unsigned match = ebs_line_match(line, tag); match; match &= match - 1) {
+            *slot = (unsigned)__builtin_ctz(match);
+            if (row != EBS_ROW_NONE ? line->row[*slot] == row
+                                    : ebs_row_id(ebs_slab_at(slab, line->row[*slot])) == id)
+                return line;
         }
+        if (line->passed == 0)
+            return NULL;
+        at = at + 1 < group.layout.n_lines ? at + 1 : 0;
+    }
+    return NULL;
+}
+
+/* ---- growing and shrinking ---- */
+
+/* Put `entry`, n_lines lines taken out of the index, in again. False: they do not fit. The ids are in the rows, all
+ * over memory: prefetched some lines ahead. */
+static bool put_in(struct ebs_index *index, const struct ebs_slab *slab,
+                   const struct ebs_line *entry, uint32_t n_lines)
+{
+    for (uint32_t at = 0; at < n_lines + REHASH_AHEAD; at++) {
+        if (at < n_lines)
+            for (unsigned i = 0; i < EBS_LINE_SLOTS; i++)
+                if (entry[at].tag[i])
+                    __builtin_prefetch(ebs_slab_at(slab, entry[at].row[i]));
         if (at >= REHASH_AHEAD) {
-            const struct ebs_line *line = &segment->line[at - REHASH_AHEAD];
+            const struct ebs_line *line = &entry[at - REHASH_AHEAD];
 
-            for (unsigned i = 0; i < EBS_LINE_SLOTS; i++)
-                if (line->tag[i])
-                    fn(arg, ebs_index_hash(index, ebs_row_id(ebs_slab_at(slab, line->row[i]))),
-                       line->row[i]);
+            for (unsigned i = 0; i < EBS_LINE_SLOTS; i++) {
+                const uint8_t *row = ebs_slab_at(slab, line->row[i]);
+
+                if (line->tag[i] &&
+                    !place(index, ebs_index_hash(index, ebs_row_id(row)), line->row[i]))
+                    return false;
+            }
         }
     }
+    return true;
 }
 
-struct rebuild {
-    struct ebs_segment *to[2]; /* [1]: NULL unless split */
-    uint32_t count[2];
-    unsigned depth;
+/* Line `at` of what a step rebuilds, which are all units of one group of `now`. */
+static struct ebs_line *line_of(struct ebs_index *index, struct ebs_group group, uint32_t at)
+{
+    return &index->line[ebs_group_line(group, at)];
+}
+
+/* What a step changes. */
+struct step {
+    struct ebs_layout now, next;
+    uint32_t done, n_lines;
 };
 
-static void count_entry(void *arg, uint64_t hash, uint32_t row)
+static void set_step(struct ebs_index *index, struct step to)
 {
-    struct rebuild *rebuild = arg;
-
-    (void)row;
-    rebuild->count[half_of(hash, rebuild->depth)]++;
+    index->now = to.now;
+    index->next = to.next;
+    index->done = to.done;
+    index->n_lines = to.n_lines;
 }
 
-static void move_entry(void *arg, uint64_t hash, uint32_t row)
+/* Go from one step to the next or the one before; `group` says which lines that concerns, the new unit
+ * included, which is all empty when growing. RT_ENOMEM, RT_ELIMIT; then nothing has changed. */
+static int rebuild(struct ebs_index *index, const struct ebs_slab *slab, struct ebs_group group,
+                   struct step to)
 {
-    struct rebuild *rebuild = arg;
+    struct step from = {index->now, index->next, index->done, index->n_lines};
+    uint32_t n_lines = group.layout.n_lines;
+    struct ebs_line *entry = rt_try_malloc(n_lines * sizeof(*entry));
+    bool fits;
 
-    place(rebuild->to[rebuild->to[1] ? half_of(hash, rebuild->depth) : 0], hash, row);
-}
+    if (!entry)
+        return RT_FAIL(RT_ENOMEM, "index: out of memory, holding %u lines", index->n_lines);
+    for (uint32_t at = 0; at < n_lines; at++) {
+        struct ebs_line *line = line_of(index, group, at);
 
-static int double_dir(struct ebs_index *index)
-{
-    size_t n = (size_t)1 << index->depth;
-    struct ebs_segment **dir = rt_try_calloc(n * 2, sizeof(struct ebs_segment *));
-
-    if (!dir)
-        return no_memory(index);
-    for (size_t i = 0; i < n; i++)
-        dir[2 * i] = dir[2 * i + 1] = index->dir[i];
-    rt_free(index->dir);
-    index->dir = dir;
-    index->depth++;
-    return 0;
-}
-
-/* Let all directory entries of `old`, one of which `hash` leads to, point at its successors. */
-static void replace(struct ebs_index *index, struct ebs_segment *old, uint64_t hash,
-                    struct ebs_segment *const to[2])
-{
-    size_t run = (size_t)1 << (index->depth - old->depth);
-    size_t first = (hash >> 1 >> (63 - index->depth)) / run * run;
-
-    for (size_t i = 0; i < run; i++)
-        index->dir[first + i] = to[1] && i >= run / 2 ? to[1] : to[0];
-    index->line_count += to[0]->n_lines + (to[1] ? to[1]->n_lines : 0);
-    index->line_count -= old->n_lines;
-    index->n_segments += to[1] != NULL;
-    segment_destroy(old);
-}
-
-/* Give the segment that `hash` leads to more lines, or split it. */
-static int grow(struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash)
-{
-    struct ebs_segment *old = index->dir[hash >> 1 >> (63 - index->depth)];
-    struct rebuild rebuild = {.depth = old->depth};
-    bool split = lines_for(old->count) > SEGMENT_LINES && old->depth < DEPTH_MAX;
-
-    if (split && old->depth == index->depth) {
-        int err = double_dir(index);
-
-        if (err)
-            return err;
+        entry[at] = *line;
+        *line = (struct ebs_line){0};
     }
-    if (split)
-        each_entry(index, slab, old, count_entry, &rebuild);
-    else
-        rebuild.count[0] = old->count;
-    rebuild.to[0] = segment_create(lines_for(rebuild.count[0]), old->depth + split);
-    if (split)
-        rebuild.to[1] = segment_create(lines_for(rebuild.count[1]), old->depth + split);
-    if (!rebuild.to[0] || (split && !rebuild.to[1])) {
-        segment_destroy(rebuild.to[0]);
-        segment_destroy(rebuild.to[1]);
-        return no_memory(index);
+    set_step(index, to);
+    fits = put_in(index, slab, entry, n_lines);
+    if (!fits) {
+        set_step(index, from);
+        for (uint32_t at = 0; at < n_lines; at++)
+            *line_of(index, group, at) = entry[at];
     }
-    each_entry(index, slab, old, move_entry, &rebuild);
-    replace(index, old, hash, rebuild.to);
-    return 0;
+    rt_free(entry);
+    return fits ? 0 : RT_FAIL(RT_ELIMIT, "index: a group of %u lines is full", n_lines);
 }
+
+/* The layout that comes after one. */
+static struct ebs_layout layout_after(struct ebs_layout now)
+{
+    if (now.n_lines + EBS_UNIT_LINES < 2 * SMALL_LINES)
+        return (struct ebs_layout){now.shift, now.n_lines + EBS_UNIT_LINES};
+    return (struct ebs_layout){now.shift + 1, SMALL_LINES};
+}
+
+static struct ebs_layout layout_before(struct ebs_layout now)
+{
+    if (now.n_lines > SMALL_LINES)
+        return (struct ebs_layout){now.shift, now.n_lines - EBS_UNIT_LINES};
+    return (struct ebs_layout){now.shift - 1, 2 * SMALL_LINES - EBS_UNIT_LINES};
+}
+
+/* While there is one group of fewer than SMALL_LINES lines. */
+static int resize_small(struct ebs_index *index, const struct ebs_slab *slab, uint32_t n_lines)
+{
+    struct step to = {.now = {.n_lines = n_lines}, .n_lines = n_lines};
+    uint32_t most = n_lines > index->n_lines ? n_lines : index->n_lines;
+
+    if (n_lines == SMALL_LINES)
+        to.next = layout_after(to.now);
+    return rebuild(index, slab, (struct ebs_group){.layout = {.n_lines = most}}, to);
+}
+
+static int grow(struct ebs_index *index, const struct ebs_slab *slab)
+{
+    struct step to = {index->now, index->next, index->done + 1, index->n_lines + EBS_UNIT_LINES};
+    bool small = index->n_lines < SMALL_LINES;
+    struct ebs_group group;
+    int err;
+
+    if (small)
+        to.n_lines = index->n_lines + index->n_lines / 8 + 1;
+    if (small && to.n_lines > SMALL_LINES)
+        to.n_lines = SMALL_LINES;
+    if (index->now.shift == SHIFT_MAX)
+        return RT_FAIL(RT_ELIMIT, "index: limit reached at %u lines", index->n_lines);
+    err = ebs_region_grow(&index->region, to.n_lines * sizeof(struct ebs_line));
+    if (err)
+        return err;
+    index->line = (struct ebs_line *)index->region.at;
+    if (small)
+        return resize_small(index, slab, to.n_lines);
+    group.first = index->done * EBS_UNIT_LINES;
+    group.layout = (struct ebs_layout){index->now.shift, index->now.n_lines + EBS_UNIT_LINES};
+    if (to.done == 1u << to.now.shift) {
+        to.now = to.next;
+        to.next = layout_after(to.now);
+        to.done = 0;
+    }
+    return rebuild(index, slab, group, to);
+}
+
+/* Take the last unit away, if what is left then is not too full. */
+static void shrink(struct ebs_index *index, const struct ebs_slab *slab)
+{
+    struct step to = {index->now, index->next, index->done, index->n_lines - EBS_UNIT_LINES};
+    struct ebs_group group;
+    int err;
+
+    if (index->n_lines <= SMALL_LINES)
+        to.n_lines = index->n_lines - index->n_lines / 8 - 1;
+    if (to.n_lines == 0 || over(index->count, to.n_lines, LOAD_SHRINK))
+        return;
+    if (index->n_lines <= SMALL_LINES) {
+        err = resize_small(index, slab, to.n_lines);
+    } else {
+        if (to.done == 0) {
+            to.next = to.now;
+            to.now = layout_before(to.now);
+            to.done = 1u << to.now.shift;
+        }
+        to.done--;
+        group.first = to.done * EBS_UNIT_LINES;
+        group.layout = (struct ebs_layout){to.now.shift, to.now.n_lines + EBS_UNIT_LINES};
+        err = rebuild(index, slab, group, to);
+    }
+    /* No memory for it, or a group too full: then not now. */
+    if (!err)
+        ebs_region_shrink(&index->region, index->n_lines * sizeof(struct ebs_line));
+}
+
+/* ---- what others call ---- */
 
 int ebs_index_insert(struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
                      uint32_t row)
 {
-    if (is_full(ebs_index_segment(index, hash))) {
-        int err = grow(index, slab, hash);
+    for (;;) {
+        int err;
 
+        if (!over(index->count + 1, index->n_lines, LOAD_GROW) && place(index, hash, row))
+            break;
+        err = grow(index, slab);
+        /* Over the budget rows are replaced one by one, for which there must be room. */
+        if (err == RT_EFULL && !over(index->count + 1, index->n_lines, LOAD_MOST) &&
+            place(index, hash, row))
+            break;
         if (err)
             return err;
+        /* A group can be full in an index that is nearly empty only if someone knew the salt. */
+        if (!over(index->count + 1, index->n_lines, LOAD_GROW / 8) && index->n_lines > SMALL_LINES)
+            return RT_FAIL(RT_ELIMIT, "index: too many ids with the same hash bits");
     }
-    place(index->dir[hash >> 1 >> (63 - index->depth)], hash, row);
+    index->count++;
     return 0;
-}
-
-/* Line and slot of an id; false when absent. */
-static bool locate(const struct ebs_segment *segment, const struct ebs_slab *slab, uint64_t hash,
-                   uint64_t id, uint32_t *line_at, unsigned *slot)
-{
-    uint32_t at = ebs_index_home(segment, hash);
-    uint8_t tag = ebs_index_tag(hash);
-
-    for (uint32_t tried = 0; tried < segment->n_lines; tried++) {
-        const struct ebs_line *line = &segment->line[at];
-
-        for (unsigned match = ebs_line_match(line, tag); match; match &= match - 1) {
-            *slot = (unsigned)__builtin_ctz(match);
-            *line_at = at;
-            if (ebs_row_id(ebs_slab_at(slab, line->row[*slot])) == id)
-                return true;
-        }
-        if (line->passed == 0)
-            return false;
-        at = at + 1 < segment->n_lines ? at + 1 : 0;
-    }
-    return false;
 }
 
 uint32_t ebs_index_find(const struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
                         uint64_t id)
 {
-    const struct ebs_segment *segment = ebs_index_segment(index, hash);
-    uint32_t at;
     unsigned slot;
+    const struct ebs_line *line = locate(index, slab, hash, id, EBS_ROW_NONE, &slot);
 
-    return locate(segment, slab, hash, id, &at, &slot) ? segment->line[at].row[slot] : EBS_ROW_NONE;
+    return line ? line->row[slot] : EBS_ROW_NONE;
 }
 
 uint32_t ebs_index_remove(struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
                           uint64_t id)
 {
-    struct ebs_segment *segment = index->dir[hash >> 1 >> (63 - index->depth)];
-    uint32_t at, row;
+    struct ebs_group group = ebs_index_group(index, hash);
+    uint32_t at = ebs_group_home(group, hash);
     unsigned slot;
+    struct ebs_line *line = locate(index, slab, hash, id, EBS_ROW_NONE, &slot), *past;
+    uint32_t row;
 
-    if (!locate(segment, slab, hash, id, &at, &slot))
+    if (!line)
         return EBS_ROW_NONE;
-    for (uint32_t past = ebs_index_home(segment, hash); past != at;) {
-        segment->line[past].passed--;
-        past = past + 1 < segment->n_lines ? past + 1 : 0;
+    while ((past = line_of(index, group, at)) != line) {
+        past->passed--;
+        at = at + 1 < group.layout.n_lines ? at + 1 : 0;
     }
-    row = segment->line[at].row[slot];
-    segment->line[at].tag[slot] = 0;
-    segment->count--;
+    row = line->row[slot];
+    line->tag[slot] = 0;
+    index->count--;
+    shrink(index, slab);
     return row;
+}
+
+void ebs_index_move(struct ebs_index *index, uint64_t hash, uint32_t from, uint32_t to)
+{
+    unsigned slot;
+    struct ebs_line *line = locate(index, NULL, hash, 0, from, &slot);
+
+    rt_assert(line);
+    line->row[slot] = to;
 }
 
 size_t ebs_index_bytes(const struct ebs_index *index)
 {
-    return index->line_count * sizeof(struct ebs_line) +
-           index->n_segments * sizeof(struct ebs_segment) +
-           ((size_t)1 << index->depth) * sizeof(struct ebs_segment *);
+    return index->n_lines * sizeof(struct ebs_line);
+}
+
+size_t ebs_index_resident(const struct ebs_index *index)
+{
+    return index->region.size;
 }

@@ -5,12 +5,16 @@
  * else; the id itself stands in the row, which is read anyway. All 64-bit ids are legal: a tag is 0 only
  * in an empty slot, and no id is compared with a reserved one.
  *
- *   hash: | directory, top 24 bits | (40..63)   tag, 8 bits (32..39)   | line in segment, 32 bits |
+ *   hash: | group, low bits of these 24 | (40..63)   tag, 8 bits (32..39)   | line in group, 32 bits |
  *
- * The index is a directory of segments (extendible hashing). A segment of at most SEGMENT_LINES lines
- * grows by a quarter when 13/16 full and, at its limit, splits in two: one growth moves some 20,000
- * entries whatever the size of the table, so there is neither a long pause nor a second copy.
- * Touch: owner thread only. */
+ * The lines are one array, in units of 64 (4 KiB). A group of lines is every m-th unit: group g has the units g,
+ * g + m, g + 2m, ... Growth adds one unit at the end of the array, to one group, and spreads that group's
+ * entries (some 7,000) over it; the next growth goes on with the next group. So the index grows and shrinks by
+ * 4 KiB at a time whatever its size, its load stays the same, and where a line stands is computed, not looked up:
+ *
+ *   m = 2, groups of 9 units, group 0 has its tenth:   0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0
+ *
+ * Groups of 15 units split: into two groups of 8 (m doubles). Touch: owner thread only. */
 #ifndef EBS_INDEX_H
 #define EBS_INDEX_H
 
@@ -20,6 +24,7 @@
 #include <emmintrin.h>
 
 #define EBS_LINE_SLOTS 12
+#define EBS_UNIT_LINES 64u /* a power of two; a unit is one small page */
 
 struct ebs_line {
     uint8_t tag[EBS_LINE_SLOTS]; /* 0: empty */
@@ -28,45 +33,73 @@ struct ebs_line {
 };
 _Static_assert(sizeof(struct ebs_line) == 64, "one index line is one cache line");
 
-struct ebs_segment {
-    struct ebs_line *line;
-    uint32_t n_lines, count;
-    unsigned depth; /* hash bits that its entries share */
+/* How groups are laid out: 1 << shift of them. */
+struct ebs_layout {
+    unsigned shift;
+    uint32_t n_lines; /* of one group */
 };
 
 struct ebs_index {
-    struct ebs_segment **dir; /* [1 << depth]; neighbours may share a segment */
-    unsigned depth;
+    struct ebs_line *line; /* of region */
+    /* A group whose number in `now` is less than `done` is laid out as `next` says. */
+    struct ebs_layout now, next;
+    uint32_t done;
+    uint32_t n_lines; /* of all groups */
+    uint64_t count;
     uint64_t salt; /* keeps ids chosen elsewhere (shards, hostile input) from sharing lines here */
-    size_t n_segments, line_count;
+    struct ebs_region region;
 };
 
-int ebs_index_init(struct ebs_index *index, uint64_t salt);
+/* Budget: borrowed; NULL: none. RT_ENOMEM, RT_EFULL. */
+int ebs_index_init(struct ebs_index *index, uint64_t salt, struct ebs_budget *budget);
 void ebs_index_release(struct ebs_index *index);
 
-/* `id` must be absent; its row is in the slab. RT_ENOMEM; then nothing has changed. */
+/* `id` must be absent; the rows of all other entries are in the slab (growth reads their ids). RT_ENOMEM,
+ * RT_EFULL (budget), RT_ELIMIT (ids chosen to collide); then nothing has changed for the caller. */
 int ebs_index_insert(struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
                      uint32_t row);
 uint32_t ebs_index_find(const struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
                         uint64_t id); /* EBS_ROW_NONE: absent */
+/* The row it had; EBS_ROW_NONE: absent. The caller frees the row afterwards. Lines go back as rows do. */
 uint32_t ebs_index_remove(struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
-                          uint64_t id); /* the row it had; EBS_ROW_NONE: absent */
-size_t ebs_index_bytes(const struct ebs_index *index);
+                          uint64_t id);
+/* The entry that says `from` says `to` from now on. Reads no row. */
+void ebs_index_move(struct ebs_index *index, uint64_t hash, uint32_t from, uint32_t to);
+
+size_t ebs_index_bytes(const struct ebs_index *index);    /* lines in use */
+size_t ebs_index_resident(const struct ebs_index *index); /* whole pages */
 
 static inline uint64_t ebs_index_hash(const struct ebs_index *index, uint64_t id)
 {
     return rt_hash_id(id ^ index->salt);
 }
 
-static inline const struct ebs_segment *ebs_index_segment(const struct ebs_index *index,
-                                                          uint64_t hash)
+/* The group of a hash. */
+struct ebs_group {
+    uint32_t first; /* its line 0 in the array */
+    struct ebs_layout layout;
+};
+
+static inline struct ebs_group ebs_index_group(const struct ebs_index *index, uint64_t hash)
 {
-    return index->dir[hash >> 1 >> (63 - index->depth)];
+    uint32_t bits = (uint32_t)(hash >> 40);
+    bool next = (bits & ((1u << index->now.shift) - 1)) < index->done;
+    struct ebs_layout layout = next ? index->next : index->now;
+
+    return (struct ebs_group){(bits & ((1u << layout.shift) - 1)) * EBS_UNIT_LINES, layout};
 }
 
-static inline uint32_t ebs_index_home(const struct ebs_segment *segment, uint64_t hash)
+/* Line `at` of a group, as a number in the array. */
+static inline uint32_t ebs_group_line(struct ebs_group group, uint32_t at)
 {
-    return (uint32_t)(((hash & UINT32_MAX) * segment->n_lines) >> 32);
+    return group.first + ((at & ~(EBS_UNIT_LINES - 1)) << group.layout.shift) +
+           (at & (EBS_UNIT_LINES - 1));
+}
+
+/* Where in its group a hash belongs. */
+static inline uint32_t ebs_group_home(struct ebs_group group, uint64_t hash)
+{
+    return (uint32_t)(((hash & UINT32_MAX) * group.layout.n_lines) >> 32);
 }
 
 static inline uint8_t ebs_index_tag(uint64_t hash)
@@ -74,6 +107,13 @@ static inline uint8_t ebs_index_tag(uint64_t hash)
     uint8_t tag = (uint8_t)(hash >> 32);
 
     return tag ? tag : 1;
+}
+
+static inline void ebs_index_prefetch(const struct ebs_index *index, uint64_t hash)
+{
+    struct ebs_group group = ebs_index_group(index, hash);
+
+    __builtin_prefetch(&index->line[ebs_group_line(group, ebs_group_home(group, hash))]);
 }
 
 /* Bit i: slot i of the line has this tag. */
@@ -89,19 +129,19 @@ static inline unsigned ebs_line_match(const struct ebs_line *line, uint8_t tag)
  * its id, and asks ebs_index_find() if it differs. EBS_ROW_NONE: certainly absent. */
 static inline uint32_t ebs_index_candidate(const struct ebs_index *index, uint64_t hash)
 {
-    const struct ebs_segment *segment = ebs_index_segment(index, hash);
-    uint32_t at = ebs_index_home(segment, hash);
+    struct ebs_group group = ebs_index_group(index, hash);
+    uint32_t at = ebs_group_home(group, hash);
     uint8_t tag = ebs_index_tag(hash);
 
-    for (uint32_t tried = 0; tried < segment->n_lines; tried++) {
-        const struct ebs_line *line = &segment->line[at];
+    for (uint32_t tried = 0; tried < group.layout.n_lines; tried++) {
+        const struct ebs_line *line = &index->line[ebs_group_line(group, at)];
         unsigned match = ebs_line_match(line, tag);
 
         if (match)
             return line->row[__builtin_ctz(match)];
         if (line->passed == 0)
             break;
-        at = at + 1 < segment->n_lines ? at + 1 : 0;
+        at = at + 1 < group.layout.n_lines ? at + 1 : 0;
     }
     return EBS_ROW_NONE;
 }

@@ -1,132 +1,135 @@
-/* embedding_server/slab.c -- blocks of rows, the free list, the live bits.
+/* embedding_server/slab.c -- rows in one growing array; which are live, marked, free.
  *
- * DESIGN: memory is asked for in blocks and touched row by row, so what the machine holds follows the
- * live rows by pages. The live bits (one eighth of a byte per row) let whoever walks all rows (export,
- * checkpoint) read memory in order instead of hopping along the index. */
+ * DESIGN: a free row is one whose live bit is 0: nothing is written into it, so freeing a row touches no row
+ * memory, and moving or dropping free rows at the end needs no list to be mended. To find the lowest one,
+ * blocks of 4,096 rows have a bit in `open`, set by a free and cleared when a search finds none in it.
+ * The same live bits let whoever walks all rows (export, checkpoint) read memory in order instead of
+ * hopping along the index. */
 #include "embedding_server/slab.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
-#define BLOCK_BYTES ((size_t)16 << 20)
-#define FIRST_BLOCK_BYTES                                                                          \
-    ((size_t)1 << 20) /* the first block doubles up to here, then is a full one */
-#define FIRST_BLOCK_ROWS 64u
-#define BITS             64u
+#define BITS       64u
+#define BLOCK_ROWS 4096u
+#define STEP_SMALL ((size_t)64 << 10) /* growth at a time, before huge pages; and with them: */
+#define STEP_HUGE  EBS_HUGE_PAGE
+#define AHEAD_MAX  ((size_t)4 << 20) /* touched ahead at most, and part of what is used: */
+#define AHEAD_PART 64u
+#define SLACK_PART 64u /* compaction begins when more than this part of the rows is free */
 
-void ebs_slab_init(struct ebs_slab *slab, size_t row_bytes)
+void ebs_slab_init(struct ebs_slab *slab, size_t row_bytes, struct ebs_budget *budget)
 {
     rt_assert(row_bytes >= sizeof(uint64_t) && row_bytes % sizeof(float) == 0);
-    *slab = (struct ebs_slab){.row_bytes = row_bytes, .shift = 6, .free_head = EBS_ROW_NONE};
-    while (row_bytes << (slab->shift + 1) <= BLOCK_BYTES)
-        slab->shift++;
+    *slab = (struct ebs_slab){.row_bytes = row_bytes};
+    ebs_region_init(&slab->rows, budget);
+    ebs_region_init(&slab->bits, budget);
 }
 
 void ebs_slab_release(struct ebs_slab *slab)
 {
-    for (size_t b = 0; b < slab->n_blocks; b++) {
-        rt_free(slab->block[b].row);
-        rt_free(slab->block[b].live);
+    ebs_region_release(&slab->rows);
+    ebs_region_release(&slab->bits);
+    rt_free(slab->open);
+    ebs_slab_init(slab, slab->row_bytes, slab->rows.budget);
+}
+
+/* ---- growth ---- */
+
+static size_t bits_bytes(uint64_t rows)
+{
+    return (rows + BITS - 1) / BITS * sizeof(struct ebs_row_bits);
+}
+
+/* Bits and `open` words for `rows` rows. */
+static int grow_bits(struct ebs_slab *slab, uint64_t rows)
+{
+    size_t words = (rows + (size_t)BLOCK_ROWS * BITS - 1) / ((size_t)BLOCK_ROWS * BITS);
+
+    if (words > slab->open_words) {
+        size_t n = words < slab->open_words * 2 ? slab->open_words * 2 : words;
+        uint64_t *open = rt_try_realloc(slab->open, n * sizeof(*open));
+
+        if (!open)
+            return RT_FAIL(RT_ENOMEM, "rows: out of memory, holding %u", slab->capacity);
+        memset(open + slab->open_words, 0, (n - slab->open_words) * sizeof(*open));
+        slab->open = open;
+        slab->open_words = n;
     }
-    rt_free(slab->block);
-    ebs_slab_init(slab, slab->row_bytes);
+    return ebs_region_grow(&slab->bits, bits_bytes(rows));
 }
 
-static int no_memory(const struct ebs_slab *slab, size_t bytes)
+/* Rows of `bytes` usable bytes. */
+static uint32_t rows_in(const struct ebs_slab *slab, size_t bytes)
 {
-    return RT_FAIL(RT_ENOMEM, "rows: out of memory at %zu bytes more, holding %u rows of %zu bytes",
-                   bytes, slab->capacity, slab->row_bytes);
-}
+    size_t rows = bytes / slab->row_bytes;
 
-/* The first block of a table, made larger: the only rows that ever move. */
-static int grow_first(struct ebs_slab *slab)
-{
-    uint32_t full = 1u << slab->shift;
-    uint32_t rows = slab->capacity ? slab->capacity * 2 : FIRST_BLOCK_ROWS;
-    struct ebs_block *block = slab->block;
-    uint8_t *row;
-
-    if (rows > full || rows * slab->row_bytes > FIRST_BLOCK_BYTES)
-        rows = full;
-    row = rt_try_aligned(rows * slab->row_bytes);
-    if (!row)
-        return no_memory(slab, rows * slab->row_bytes);
-    if (slab->fresh > 0)
-        memcpy(row, block->row, slab->fresh * slab->row_bytes);
-    rt_free(block->row);
-    block->row = row;
-    slab->capacity = rows;
-    return 0;
-}
-
-/* One more entry in the list of blocks, with live bits and no rows yet. */
-static int add_block(struct ebs_slab *slab)
-{
-    size_t words = (1u << slab->shift) / BITS;
-    uint64_t *live;
-
-    if (slab->n_blocks == slab->blocks_capacity) {
-        size_t capacity = slab->blocks_capacity ? slab->blocks_capacity * 2 : 1;
-        struct ebs_block *block = rt_try_realloc(slab->block, capacity * sizeof(*block));
-
-        if (!block)
-            return no_memory(slab, capacity * sizeof(*block));
-        slab->block = block;
-        slab->blocks_capacity = capacity;
-    }
-    live = rt_try_calloc(words, sizeof(*live));
-    if (!live)
-        return no_memory(slab, words * sizeof(*live));
-    slab->block[slab->n_blocks++] = (struct ebs_block){.live = live};
-    return 0;
+    return rows < EBS_ROWS_MAX ? (uint32_t)rows : EBS_ROWS_MAX;
 }
 
 static int grow(struct ebs_slab *slab)
 {
-    size_t bytes = slab->row_bytes << slab->shift;
-    uint8_t *row;
+    size_t size = slab->rows.size, step = size / 8, least;
     int err;
 
-    if (slab->n_blocks == 0) {
-        err = add_block(slab);
-        if (err)
-            return err;
-    }
-    if (slab->capacity < 1u << slab->shift)
-        return grow_first(slab);
-    /* One row less than 2^32: its number would be EBS_ROW_NONE. */
-    if ((uint64_t)slab->capacity + (1u << slab->shift) > UINT32_MAX)
+    if (slab->capacity == EBS_ROWS_MAX)
         return RT_FAIL(RT_ELIMIT, "rows: limit of one owner's table reached at %u rows",
                        slab->capacity);
-    row = rt_try_aligned(bytes);
-    if (!row)
-        return no_memory(slab, bytes);
-    err = add_block(slab);
-    if (err) {
-        rt_free(row);
-        return err;
-    }
-    slab->block[slab->n_blocks - 1].row = row;
-    slab->capacity += 1u << slab->shift;
-    return 0;
+    if (size >= EBS_HUGE_FROM)
+        step = STEP_HUGE;
+    else if (step > STEP_SMALL)
+        step = STEP_SMALL;
+    least = ((size_t)slab->capacity + 1) * slab->row_bytes;
+    size = ebs_region_round(size + step < least ? least : size + step);
+    err = grow_bits(slab, rows_in(slab, size));
+    if (!err)
+        err = ebs_region_grow(&slab->rows, size);
+    if (!err)
+        slab->capacity = rows_in(slab, slab->rows.size);
+    return err;
 }
 
-static uint64_t *live_word(const struct ebs_slab *slab, uint32_t row, uint64_t *bit)
-{
-    uint32_t at = row & ((1u << slab->shift) - 1);
+/* ---- live, free ---- */
 
-    *bit = 1ull << (at % BITS);
-    return &slab->block[row >> slab->shift].live[at / BITS];
+/* The lowest free row among those once used; EBS_ROW_NONE: all are live. */
+static uint32_t lowest_free(struct ebs_slab *slab)
+{
+    for (; slab->open_from < slab->open_words; slab->open_from++) {
+        uint64_t *word = &slab->open[slab->open_from];
+
+        for (; *word; *word &= *word - 1) {
+            size_t block = slab->open_from * BITS + (size_t)__builtin_ctzll(*word);
+
+            for (size_t row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row += BITS) {
+                uint64_t free;
+
+                if (row >= slab->fresh)
+                    return EBS_ROW_NONE;
+                free = ~ebs_slab_bits(slab, (uint32_t)row)->live;
+                if (!free)
+                    continue;
+                row += (size_t)__builtin_ctzll(free);
+                return row < slab->fresh ? (uint32_t)row : EBS_ROW_NONE;
+            }
+        }
+    }
+    return EBS_ROW_NONE;
+}
+
+static void set_open(struct ebs_slab *slab, uint32_t row)
+{
+    size_t word = row / BLOCK_ROWS / BITS;
+
+    slab->open[word] |= 1ull << (row / BLOCK_ROWS % BITS);
+    if (word < slab->open_from)
+        slab->open_from = word;
 }
 
 int ebs_slab_alloc(struct ebs_slab *slab, uint64_t id, uint32_t *out)
 {
-    uint32_t row = slab->free_head;
-    uint64_t bit, *word;
+    uint32_t row = slab->count < slab->fresh ? lowest_free(slab) : EBS_ROW_NONE;
 
-    if (row != EBS_ROW_NONE) {
-        slab->free_head = (uint32_t)ebs_row_id(ebs_slab_at(slab, row));
-    } else {
+    if (row == EBS_ROW_NONE) {
         if (slab->fresh == slab->capacity) {
             int err = grow(slab);
 
@@ -135,8 +138,7 @@ int ebs_slab_alloc(struct ebs_slab *slab, uint64_t id, uint32_t *out)
         }
         row = slab->fresh++;
     }
-    word = live_word(slab, row, &bit);
-    *word |= bit;
+    ebs_slab_bits(slab, row)->live |= 1ull << (row % BITS);
     memcpy(ebs_slab_at(slab, row), &id, sizeof(id));
     slab->count++;
     *out = row;
@@ -145,31 +147,139 @@ int ebs_slab_alloc(struct ebs_slab *slab, uint64_t id, uint32_t *out)
 
 void ebs_slab_free(struct ebs_slab *slab, uint32_t row)
 {
-    uint64_t bit, *word = live_word(slab, row, &bit);
-    uint64_t next = slab->free_head;
-
-    rt_assert(row < slab->fresh && (*word & bit));
-    *word &= ~bit;
-    memcpy(ebs_slab_at(slab, row), &next, sizeof(next));
-    slab->free_head = row;
+    rt_assert(ebs_slab_is_live(slab, row));
+    ebs_slab_bits(slab, row)->live &= ~(1ull << (row % BITS));
+    ebs_slab_unmark(slab, row);
+    set_open(slab, row);
     slab->count--;
 }
 
 size_t ebs_slab_bytes(const struct ebs_slab *slab)
 {
-    return slab->fresh * slab->row_bytes +
-           slab->n_blocks * ((size_t)1 << slab->shift) / BITS * sizeof(uint64_t) +
-           slab->blocks_capacity * sizeof(*slab->block);
+    return slab->fresh * slab->row_bytes + bits_bytes(slab->fresh) +
+           slab->open_words * sizeof(*slab->open);
+}
+
+size_t ebs_slab_resident(const struct ebs_slab *slab)
+{
+    return slab->rows.size + slab->bits.size + slab->open_words * sizeof(*slab->open);
 }
 
 uint32_t ebs_slab_next_live(const struct ebs_slab *slab, uint32_t row)
 {
-    while (row < slab->fresh) {
-        uint64_t bit, word = *live_word(slab, row, &bit) & ~(bit - 1);
+    for (; row < slab->fresh; row = (row / BITS + 1) * BITS) {
+        uint64_t word = ebs_slab_bits(slab, row)->live >> (row % BITS);
 
         if (word)
-            return row / BITS * BITS + (uint32_t)__builtin_ctzll(word);
-        row = (row / BITS + 1) * BITS;
+            return row + (uint32_t)__builtin_ctzll(word);
     }
     return EBS_ROW_NONE;
+}
+
+uint32_t ebs_slab_next_marked(const struct ebs_slab *slab, uint32_t row)
+{
+    for (; row < slab->fresh; row = (row / BITS + 1) * BITS) {
+        uint64_t word = ebs_slab_bits(slab, row)->mark >> (row % BITS);
+
+        if (word)
+            return row + (uint32_t)__builtin_ctzll(word);
+    }
+    return EBS_ROW_NONE;
+}
+
+void ebs_slab_clear_marks(struct ebs_slab *slab)
+{
+    for (uint64_t row = 0; row < slab->fresh; row += BITS)
+        ebs_slab_bits(slab, (uint32_t)row)->mark = 0;
+}
+
+/* ---- giving memory back ---- */
+
+/* Free rows at the end become never used ones: their bits are 0 already. */
+static void drop_tail(struct ebs_slab *slab)
+{
+    while (slab->fresh > 0) {
+        uint32_t last = slab->fresh - 1;
+        uint64_t live = ebs_slab_bits(slab, last)->live << (BITS - 1 - last % BITS);
+
+        if (live) {
+            slab->fresh -= (uint32_t)__builtin_clzll(live);
+            return;
+        }
+        slab->fresh = last / BITS * BITS;
+    }
+}
+
+bool ebs_slab_compact_next(struct ebs_slab *slab, uint32_t *from, uint32_t *to)
+{
+    uint64_t free;
+
+    drop_tail(slab);
+    free = slab->fresh - slab->count;
+    if (free * slab->row_bytes < EBS_PAGE || free <= slab->fresh / SLACK_PART)
+        return false;
+    *from = slab->fresh - 1;
+    *to = lowest_free(slab);
+    rt_assert(*to < *from);
+    return true;
+}
+
+void ebs_slab_move(struct ebs_slab *slab, uint32_t from, uint32_t to)
+{
+    rt_assert(ebs_slab_is_live(slab, from) && to < slab->fresh && !ebs_slab_is_live(slab, to));
+    memcpy(ebs_slab_at(slab, to), ebs_slab_at(slab, from), slab->row_bytes);
+    ebs_slab_bits(slab, to)->live |= 1ull << (to % BITS);
+    if (ebs_slab_marked(slab, from))
+        ebs_slab_mark(slab, to);
+    ebs_slab_bits(slab, from)->live &= ~(1ull << (from % BITS));
+    ebs_slab_unmark(slab, from);
+    set_open(slab, from);
+}
+
+void ebs_slab_trim(struct ebs_slab *slab)
+{
+    size_t keep;
+
+    drop_tail(slab);
+    if (slab->fresh < slab->ahead_from) {
+        slab->ahead_from = slab->fresh;
+        slab->touched = 0;
+    }
+    keep = slab->fresh * slab->row_bytes;
+    ebs_region_shrink(&slab->rows, keep > slab->touched ? keep : slab->touched);
+    slab->capacity = rows_in(slab, slab->rows.size);
+    ebs_region_shrink(&slab->bits, bits_bytes(slab->capacity));
+}
+
+/* ---- touching ahead ---- */
+
+bool ebs_slab_touch_ahead(struct ebs_slab *slab, size_t bytes)
+{
+    size_t used = slab->fresh * slab->row_bytes, from = ebs_region_round(used), to = used;
+    size_t grown =
+        slab->fresh > slab->ahead_from ? (slab->fresh - slab->ahead_from) * slab->row_bytes : 0;
+    size_t window = grown < AHEAD_MAX / 2 ? grown * 2 : AHEAD_MAX;
+
+    if (window > used / AHEAD_PART)
+        window = used / AHEAD_PART;
+    if (from < slab->touched)
+        from = slab->touched;
+    /* Small pages cost little, and free rows are used first. */
+    if (used >= EBS_HUGE_FROM && (slab->fresh - slab->count) * slab->row_bytes < window)
+        to = ebs_region_round(used + window);
+    if (to <= from) {
+        slab->ahead_from = slab->fresh;
+        return false;
+    }
+    bytes = ebs_region_round(from + bytes) - from;
+    if (bytes < to - from)
+        to = from + bytes;
+    if (grow_bits(slab, rows_in(slab, to)) != 0 || ebs_region_grow(&slab->rows, to) != 0) {
+        slab->ahead_from = slab->fresh;
+        return false;
+    }
+    slab->capacity = rows_in(slab, slab->rows.size);
+    ebs_region_touch(&slab->rows, from, to);
+    slab->touched = to;
+    return true;
 }

@@ -64,8 +64,8 @@ static int build(struct ebs_table *table, const struct ebs_table_conf *conf)
     if (!err)
         err = ebs_admit_create(job, conf->seed, conf->shards, &table->admit);
     if (!err)
-        err =
-            ebs_index_init(&table->index, rt_draw_key(conf->seed, "index", job->name)); /* BUDGET */
+        err = ebs_index_init(&table->index, rt_draw_key(conf->seed, "index", job->name),
+                             conf->budget);
     return err;
 }
 
@@ -86,7 +86,7 @@ int ebs_table_create(const struct ebs_table_conf *conf, struct ebs_table **out)
     table->dim = job->dim;
     table->layout = rt_row_layout(job);
     table->capacity = capacity_of(conf);
-    ebs_slab_init(&table->slab, table->layout.row_bytes); /* BUDGET */
+    ebs_slab_init(&table->slab, table->layout.row_bytes, conf->budget);
     ebs_clock_init(&table->clock, job->ttl_seconds);
     ebs_evict_init(&table->evict, job, conf->seed);
     err = build(table, conf);

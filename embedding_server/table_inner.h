@@ -47,13 +47,6 @@ struct ebs_stretch {
     uint32_t candidate[EBS_STRETCH]; /* not yet compared with the id */
 };
 
-static inline void ebs_prefetch_line(const struct ebs_index *index, uint64_t hash)
-{
-    const struct ebs_segment *segment = ebs_index_segment(index, hash);
-
-    __builtin_prefetch(&segment->line[ebs_index_home(segment, hash)]);
-}
-
 /* To L2: a request's rows do not fit L1, and L1 fills limit how many misses are under way. */
 static inline void ebs_prefetch_row(const struct ebs_slab *slab, uint32_t row, size_t bytes)
 {
@@ -78,7 +71,7 @@ static inline void ebs_stage(const struct ebs_table *table, const uint64_t *id, 
     out->id = id;
     for (size_t i = 0; i < n; i++) {
         out->hash[i] = ebs_index_hash(index, id[i]);
-        ebs_prefetch_line(index, out->hash[i]);
+        ebs_index_prefetch(index, out->hash[i]);
     }
     for (size_t i = 0; i < n; i++) {
         out->candidate[i] = ebs_index_candidate(index, out->hash[i]);

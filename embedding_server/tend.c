@@ -43,7 +43,7 @@ static size_t sweep_batch(struct ebs_table *table, size_t most)
         if (!expired(table, row[i]))
             continue;
         row[old++] = row[i];
-        ebs_prefetch_line(
+        ebs_index_prefetch(
             &table->index,
             ebs_index_hash(&table->index, ebs_row_id(ebs_slab_at(&table->slab, row[i]))));
     }

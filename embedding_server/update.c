@@ -98,7 +98,7 @@ static void choose_victims(struct making *m)
     for (size_t v = 0; v < m->n_victims; v++) {
         uint64_t id = ebs_row_id(ebs_slab_at(&table->slab, m->victim[v]));
 
-        ebs_prefetch_line(&table->index, ebs_index_hash(&table->index, id));
+        ebs_index_prefetch(&table->index, ebs_index_hash(&table->index, id));
     }
 }
 
@@ -200,7 +200,7 @@ static size_t collect(struct making *m, size_t at)
             continue;
         m->place[m->n] = at;
         m->hash[m->n] = ebs_index_hash(&m->table->index, id);
-        ebs_prefetch_line(&m->table->index, m->hash[m->n]);
+        ebs_index_prefetch(&m->table->index, m->hash[m->n]);
         ebs_admit_prefetch(m->table->admit, id);
         m->n++;
     }

@@ -38,7 +38,7 @@ bool rt_fault_hit(void)
     return fault_was_hit;
 }
 
-static bool fault_now(void)
+bool rt_fault_now(void)
 {
     if (fault_left < 0)
         return false;
@@ -104,17 +104,17 @@ char *rt_xasprintf(const char *fmt, ...)
 
 void *rt_try_malloc(size_t size)
 {
-    return fault_now() ? NULL : malloc(size ? size : 1);
+    return rt_fault_now() ? NULL : malloc(size ? size : 1);
 }
 
 void *rt_try_calloc(size_t count, size_t size)
 {
-    return fault_now() ? NULL : calloc(count ? count : 1, size ? size : 1);
+    return rt_fault_now() ? NULL : calloc(count ? count : 1, size ? size : 1);
 }
 
 void *rt_try_realloc(void *old, size_t size)
 {
-    return fault_now() ? NULL : realloc(old, size ? size : 1);
+    return rt_fault_now() ? NULL : realloc(old, size ? size : 1);
 }
 
 static void *aligned(size_t size)
@@ -132,7 +132,7 @@ static void *aligned(size_t size)
 
 void *rt_try_aligned(size_t size)
 {
-    return fault_now() ? NULL : aligned(size);
+    return rt_fault_now() ? NULL : aligned(size);
 }
 
 void *rt_xaligned(size_t size)
@@ -276,7 +276,7 @@ void *rt_arena_alloc(struct rt_arena *arena, size_t size)
     struct chunk *chunk = arena->head;
     void *p;
 
-    if (size > arena->limit - arena->used || fault_now())
+    if (size > arena->limit - arena->used || rt_fault_now())
         return NULL;
     if (size > SIZE_MAX / 2)
         return NULL;

@@ -1,6 +1,5 @@
 /* tests/unit/test_table.c -- rows that come and go, against a naive map; no gradient on a wrong row. */
 #include "embedding_server/table.h"
-#include "embedding_server/index.h"
 #include "embedding_server/init.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -265,38 +264,6 @@ static void growth_keeps_every_row(void **test)
     ebs_table_destroy(table);
 }
 
-/* Rows that stood past a full line are taken back from its count, or searches would grow longer for ever. */
-static void removal_leaves_no_trace(void **test)
-{
-    enum { ROWS = 50000 };
-    struct ebs_slab slab;
-    struct ebs_index index;
-    uint64_t passed = 0, left = 0;
-
-    (void)test;
-    ebs_slab_init(&slab, 12);
-    assert_int_equal(ebs_index_init(&index, 3), 0);
-    for (uint64_t id = 0; id < ROWS; id++) {
-        uint32_t row;
-
-        assert_int_equal(ebs_slab_alloc(&slab, id, &row), 0);
-        assert_int_equal(ebs_index_insert(&index, &slab, ebs_index_hash(&index, id), row), 0);
-    }
-    for (int removed = 0; removed < 2; removed++) {
-        passed = left = 0;
-        for (size_t i = 0; i < (size_t)1 << index.depth; i++) {
-            for (uint32_t at = 0; at < index.dir[i]->n_lines; at++)
-                passed += index.dir[i]->line[at].passed;
-            left += index.dir[i]->count;
-        }
-        for (uint64_t id = 0; id < ROWS && !removed; id++)
-            ebs_slab_free(&slab, ebs_index_remove(&index, &slab, ebs_index_hash(&index, id), id));
-        assert_true(removed ? passed == 0 && left == 0 : passed > 0 && left >= ROWS);
-    }
-    ebs_index_release(&index);
-    ebs_slab_release(&slab);
-}
-
 #define MODEL_IDS  5000
 #define OPERATIONS 1000000
 
@@ -453,7 +420,6 @@ int main(void)
         cmocka_unit_test(an_id_twice_is_applied_twice),
         cmocka_unit_test(removed_is_never_seen),
         cmocka_unit_test(growth_keeps_every_row),
-        cmocka_unit_test(removal_leaves_no_trace),
         cmocka_unit_test(as_a_naive_map),
         cmocka_unit_test(no_memory_changes_no_value),
         cmocka_unit_test(wrong_conf_is_named),

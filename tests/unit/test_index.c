@@ -1,0 +1,265 @@
+/* tests/unit/test_index.c -- entries against what was put in: at every size, growing, shrinking, without memory. */
+#include "embedding_server/index.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <cmocka.h>
+
+struct pair {
+    struct ebs_slab slab;
+    struct ebs_index index;
+};
+
+static void begin(struct pair *pair, struct ebs_budget *budget)
+{
+    ebs_slab_init(&pair->slab, 12, budget);
+    assert_int_equal(ebs_index_init(&pair->index, 3, budget), 0);
+}
+
+static void end(struct pair *pair)
+{
+    ebs_index_release(&pair->index);
+    ebs_slab_release(&pair->slab);
+}
+
+static int insert(struct pair *pair, uint64_t id)
+{
+    uint32_t row;
+    int err = ebs_slab_alloc(&pair->slab, id, &row);
+
+    if (err)
+        return err;
+    err = ebs_index_insert(&pair->index, &pair->slab, ebs_index_hash(&pair->index, id), row);
+    if (err)
+        ebs_slab_free(&pair->slab, row);
+    return err;
+}
+
+static bool holds(const struct pair *pair, uint64_t id)
+{
+    uint64_t hash = ebs_index_hash(&pair->index, id);
+    uint32_t row = ebs_index_find(&pair->index, &pair->slab, hash, id);
+
+    if (row == EBS_ROW_NONE)
+        return false;
+    assert_true(ebs_index_candidate(&pair->index, hash) != EBS_ROW_NONE);
+    return ebs_row_id(ebs_slab_at(&pair->slab, row)) == id;
+}
+
+static void drop(struct pair *pair, uint64_t id)
+{
+    uint32_t row =
+        ebs_index_remove(&pair->index, &pair->slab, ebs_index_hash(&pair->index, id), id);
+
+    assert_int_not_equal(row, EBS_ROW_NONE);
+    assert_true(ebs_row_id(ebs_slab_at(&pair->slab, row)) == id);
+    ebs_slab_free(&pair->slab, row);
+}
+
+/* What must hold at any time: each entry counted once, `passed` 0 in an index without entries. */
+static void check(const struct pair *pair)
+{
+    const struct ebs_index *index = &pair->index;
+    uint64_t entries = 0, passed = 0;
+
+    for (uint32_t at = 0; at < index->n_lines; at++) {
+        for (unsigned i = 0; i < EBS_LINE_SLOTS; i++)
+            entries += index->line[at].tag[i] != 0;
+        passed += index->line[at].passed;
+    }
+    assert_int_equal(entries, index->count);
+    assert_int_equal(entries, pair->slab.count);
+    assert_true(entries > 0 || passed == 0);
+    assert_true(index->n_lines * sizeof(struct ebs_line) <= index->region.size);
+}
+
+/* One after the other up to several doublings of the groups, and down again: all are found at each size, the load
+ * stays, and the memory comes back. */
+static void every_size_up_and_down(void **test)
+{
+    enum { ROWS = 60000 };
+    struct ebs_budget budget = {0};
+    struct pair pair;
+
+    (void)test;
+    begin(&pair, &budget);
+    for (uint64_t id = 0; id < ROWS; id++) {
+        assert_int_equal(insert(&pair, id), 0);
+        if (id % 4096 && id > 500)
+            continue;
+        for (uint64_t known = 0; known <= id + 10; known++)
+            assert_true(holds(&pair, known) == (known <= id));
+        check(&pair);
+        if (id > 10000)
+            assert_true((double)ebs_index_bytes(&pair.index) / (double)id <
+                        7.27 + 4096.0 / (double)id);
+    }
+    assert_true(pair.index.now.shift >= 3);
+    for (uint64_t id = 0; id < ROWS; id++) {
+        drop(&pair, id);
+        if (id % 4096 && ROWS - id > 500)
+            continue;
+        for (uint64_t known = 0; known < ROWS; known++)
+            assert_true(holds(&pair, known) == (known > id));
+        check(&pair);
+        if (ROWS - id > 10000)
+            assert_true((double)ebs_index_bytes(&pair.index) / (double)(ROWS - id) <
+                        7.73 + 4096.0 / (double)(ROWS - id));
+    }
+    assert_int_equal(ebs_index_resident(&pair.index), EBS_PAGE);
+    end(&pair);
+    assert_int_equal(budget.used, 0);
+}
+
+static void moved_rows_are_found(void **test)
+{
+    enum { ROWS = 5000 };
+    struct pair pair;
+    uint32_t from, to, moves = 0;
+
+    (void)test;
+    begin(&pair, NULL);
+    for (uint64_t id = 0; id < ROWS; id++)
+        assert_int_equal(insert(&pair, id), 0);
+    for (uint64_t id = 0; id < ROWS; id += 2)
+        drop(&pair, id);
+    while (ebs_slab_compact_next(&pair.slab, &from, &to)) {
+        uint64_t id = ebs_row_id(ebs_slab_at(&pair.slab, from));
+
+        ebs_index_move(&pair.index, ebs_index_hash(&pair.index, id), from, to);
+        ebs_slab_move(&pair.slab, from, to);
+        moves++;
+    }
+    ebs_slab_trim(&pair.slab);
+    assert_in_range(moves, ROWS / 8, ROWS / 2);
+    for (uint64_t id = 0; id < ROWS; id++)
+        assert_true(holds(&pair, id) == (id % 2 == 1));
+    end(&pair);
+}
+
+/* The n-th allocation fails, or the budget refuses: the index is as before, and goes on with memory. */
+static void without_memory_nothing_changes(void **test)
+{
+    enum { ROWS = 9000 };
+    struct ebs_budget budget = {0};
+    struct pair pair;
+    uint64_t failed = 0, refused = 0;
+
+    (void)test;
+    begin(&pair, &budget);
+    for (uint64_t id = 0; id < ROWS; id++) {
+        int err;
+
+        rt_fault_alloc(0);
+        err = insert(&pair, id);
+        rt_fault_alloc(-1);
+        if (err) {
+            assert_int_equal(err, RT_ENOMEM);
+            assert_false(holds(&pair, id));
+            failed++;
+            check(&pair);
+            budget.limit = budget.used;
+            err = insert(&pair, id);
+            refused += err == RT_EFULL;
+            assert_true(!err || err == RT_EFULL);
+            budget.limit = 0;
+            if (err)
+                assert_int_equal(insert(&pair, id), 0);
+        }
+    }
+    assert_true(failed > 20 && refused > 2); /* of the slab; the index goes on for a while */
+    for (uint64_t id = 0; id < ROWS; id++)
+        assert_true(holds(&pair, id));
+    check(&pair);
+    /* Shrinking without memory: later. */
+    for (uint64_t id = 0; id < ROWS; id++) {
+        rt_fault_alloc(0);
+        drop(&pair, id);
+        rt_fault_alloc(-1);
+    }
+    check(&pair);
+    end(&pair);
+    assert_int_equal(budget.used, 0);
+}
+
+/* A budget that ends: the index fills up beyond its usual load, then refuses, and takes a row for each that goes. */
+static void at_the_budget_rows_are_replaced(void **test)
+{
+    struct ebs_budget budget = {0};
+    struct pair pair;
+    uint64_t id = 0;
+    uint32_t row;
+    int err;
+
+    (void)test;
+    begin(&pair, &budget);
+    /* Rows there are, lines there are not. */
+    for (uint64_t n = 0; n < 100000; n++)
+        assert_int_equal(ebs_slab_alloc(&pair.slab, n, &row), 0);
+    for (uint32_t n = 0; n < 100000; n++)
+        ebs_slab_free(&pair.slab, n);
+    for (; id < 30000; id++)
+        assert_int_equal(insert(&pair, id), 0);
+    budget.limit = budget.used;
+    while ((err = insert(&pair, id)) == 0)
+        id++;
+    assert_int_equal(err, RT_EFULL);
+    assert_in_range(id * 1000, 910 * 12 * (uint64_t)pair.index.n_lines,
+                    930 * 12 * (uint64_t)pair.index.n_lines);
+    for (uint64_t n = 0; n < 50000; n++) {
+        drop(&pair, id - 20000);
+        assert_int_equal(insert(&pair, id++), 0);
+    }
+    check(&pair);
+    end(&pair);
+}
+
+/* Ids come and go at random, more in one phase and fewer in the next, against a plain array. */
+static void random_against_an_array(void **test)
+{
+    enum { IDS = 40000, OPERATIONS = 1500000 };
+    static bool present[IDS];
+    uint64_t seed = (uint64_t)time(NULL);
+    struct pair pair;
+
+    (void)test;
+    print_message("seed %llu\n", (unsigned long long)seed);
+    begin(&pair, NULL);
+    for (uint64_t i = 0; i < OPERATIONS; i++) {
+        uint64_t draw = rt_draw(seed, i), id = draw % IDS;
+        bool filling = i / (OPERATIONS / 6) % 2 == 0;
+
+        /* Ids spread over all 64 bits. */
+        if (holds(&pair, id * 0x0123456789abcdefull) != present[id])
+            fail_msg("operation %llu: id %llu", (unsigned long long)i, (unsigned long long)id);
+        if (present[id] && (draw >> 40) % 4 < (filling ? 1 : 3)) {
+            drop(&pair, id * 0x0123456789abcdefull);
+            present[id] = false;
+        } else if (!present[id] && (draw >> 40) % 4 < (filling ? 3 : 1)) {
+            assert_int_equal(insert(&pair, id * 0x0123456789abcdefull), 0);
+            present[id] = true;
+        }
+    }
+    check(&pair);
+    end(&pair);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_size_up_and_down),
+        cmocka_unit_test(moved_rows_are_found),
+        cmocka_unit_test(without_memory_nothing_changes),
+        cmocka_unit_test(at_the_budget_rows_are_replaced),
+        cmocka_unit_test(random_against_an_array),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
