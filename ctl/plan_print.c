@@ -20,7 +20,7 @@ static uint32_t count_of(const struct ctl_question *q, const struct ctl_plan *pl
 
 static uint64_t total(const struct rt_table_size *size)
 {
-    return size->rows + size->index + size->slack;
+    return size->rows + size->index + size->slack + size->allocator;
 }
 
 /* ---- the page ---- */
@@ -36,8 +36,9 @@ static void print_size(const char *name, uint64_t rows, const struct rt_table_si
         fprintf(out, " %5" PRIu32, row_bytes);
     else
         fprintf(out, " %5s", "");
-    fprintf(out, " %6.2f %6.2f %8.1f  %9s\n", (double)size->index / n, (double)size->slack / n,
-            (double)total(size) / n, ctl_amount((double)total(size), "B", bytes));
+    fprintf(out, " %6.2f %6.2f %8.1f  %9s\n", (double)size->index / n,
+            (double)(size->slack + size->allocator) / n, (double)total(size) / n,
+            ctl_amount((double)total(size), "B", bytes));
 }
 
 static void print_tables(const struct ctl_question *q, const struct ctl_plan *plan, FILE *out)
@@ -95,7 +96,7 @@ static void print_needs(const struct ctl_question *q, const struct ctl_plan *pla
     else
         fprintf(out, "--samples-per-second says how much there is\n");
     print_need("rows", plan->need.rows, out);
-    fprintf(out, "an owner's table has up to 2^32 - 2 rows\n");
+    fprintf(out, "an owner counts the rows of a table in 32 bits\n");
 }
 
 static void print_processes(const struct ctl_question *q, const struct ctl_plan *plan, FILE *out)
@@ -152,8 +153,9 @@ static json_t *real_or_null(double value, bool known)
 
 static json_t *size_json(const struct rt_table_size *size)
 {
-    return json_pack("{s:o, s:o, s:o}", "rows", number(size->rows), "index", number(size->index),
-                     "slack", number(size->slack));
+    return json_pack("{s:o, s:o, s:o, s:o}", "rows", number(size->rows), "index",
+                     number(size->index), "slack", number(size->slack), "allocator",
+                     number(size->allocator));
 }
 
 static json_t *tables_json(const struct ctl_question *q, const struct ctl_plan *plan)

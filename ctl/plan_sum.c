@@ -46,14 +46,14 @@ static uint64_t rows_within(uint64_t rows, double share)
 
 static struct rt_table_size times(struct rt_table_size size, double n)
 {
-    return (struct rt_table_size){(uint64_t)((double)size.rows * n),
-                                  (uint64_t)((double)size.index * n),
-                                  (uint64_t)((double)size.slack * n)};
+    return (struct rt_table_size){
+        (uint64_t)((double)size.rows * n), (uint64_t)((double)size.index * n),
+        (uint64_t)((double)size.slack * n), (uint64_t)((double)size.allocator * n)};
 }
 
 static uint64_t total(const struct rt_table_size *size)
 {
-    return size->rows + size->index + size->slack;
+    return size->rows + size->index + size->slack + size->allocator;
 }
 
 static void sum_tables(const struct ctl_question *q, struct ctl_plan *out)
@@ -71,6 +71,7 @@ static void sum_tables(const struct ctl_question *q, struct ctl_plan *out)
         out->size.rows += to->size.rows;
         out->size.index += to->size.index;
         out->size.slack += to->size.slack;
+        out->size.allocator += to->size.allocator;
         out->rows += to->rows;
         out->parameters += (double)to->rows * table->dim;
     }

@@ -17,14 +17,14 @@
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
-#define GROUP_UNITS  8u /* of a group after a split; before: twice as many, less one */
-#define SMALL_LINES  (GROUP_UNITS * EBS_UNIT_LINES) /* below: one group, rebuilt as a whole */
-#define SHIFT_MAX    24u                            /* bits of the hash that choose the group */
-#define REHASH_AHEAD 4u /* lines whose rows are prefetched during a rebuild */
+/* Of a group after a split; before: twice as many, less a unit. Below: one group, rebuilt as a whole. */
+#define SMALL_LINES  RT_LINES_SMALL
+#define SHIFT_MAX    24u /* bits of the hash that choose the group */
+#define REHASH_AHEAD 4u  /* lines whose rows are prefetched during a rebuild */
 
 /* Per mille of the slots: full enough to grow, and at most so full after shrinking, so that rows that come and go
  * in turn move nothing. */
-#define LOAD_GROW   735u
+#define LOAD_GROW   RT_LOAD
 #define LOAD_SHRINK 690u
 #define LOAD_MOST   920u /* where the budget refuses growth */
 
@@ -206,15 +206,11 @@ static int resize_small(struct ebs_index *index, const struct ebs_slab *slab, ui
 
 static int grow(struct ebs_index *index, const struct ebs_slab *slab)
 {
-    struct step to = {index->now, index->next, index->done + 1, index->n_lines + EBS_UNIT_LINES};
+    struct step to = {index->now, index->next, index->done + 1, rt_index_more(index->n_lines)};
     bool small = index->n_lines < SMALL_LINES;
     struct ebs_group group;
     int err;
 
-    if (small)
-        to.n_lines = index->n_lines + index->n_lines / 8 + 1;
-    if (small && to.n_lines > SMALL_LINES)
-        to.n_lines = SMALL_LINES;
     if (index->now.shift == SHIFT_MAX)
         return RT_FAIL(RT_ELIMIT, "index: limit reached at %u lines", index->n_lines);
     err = ebs_region_grow(&index->region, to.n_lines * sizeof(struct ebs_line));

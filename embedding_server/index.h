@@ -23,8 +23,8 @@
 
 #include <emmintrin.h>
 
-#define EBS_LINE_SLOTS 12
-#define EBS_UNIT_LINES 64u /* a power of two; a unit is one small page */
+#define EBS_LINE_SLOTS RT_LINE_SLOTS
+#define EBS_UNIT_LINES RT_UNIT_LINES /* a power of two; a unit is one small page */
 
 struct ebs_line {
     uint8_t tag[EBS_LINE_SLOTS]; /* 0: empty */

@@ -32,7 +32,7 @@ void ebs_region_release(struct ebs_region *region)
 
 size_t ebs_region_round(size_t bytes)
 {
-    return rt_align_up(bytes, bytes < EBS_HUGE_FROM ? EBS_PAGE : EBS_HUGE_PAGE);
+    return rt_whole_pages(bytes);
 }
 
 /* `bytes` of addresses, aligned for huge pages; NULL when there are none. */

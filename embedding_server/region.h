@@ -10,12 +10,13 @@
 #define EBS_REGION_H
 
 #include "embedding_server/budget.h"
+#include "runtime/job/layout.h"
 
 #include <stdint.h>
 
-#define EBS_PAGE      ((size_t)4096)
-#define EBS_HUGE_PAGE ((size_t)2 << 20)
-#define EBS_HUGE_FROM ((size_t)8 << 20) /* regions of this size and more ask for huge pages */
+#define EBS_PAGE      RT_SMALL_PAGE
+#define EBS_HUGE_PAGE RT_HUGE_PAGE
+#define EBS_HUGE_FROM RT_HUGE_FROM /* regions of this size and more ask for huge pages */
 
 struct ebs_region {
     uint8_t *at;               /* NULL before anything was asked for */

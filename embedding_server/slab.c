@@ -14,8 +14,6 @@
 #define BLOCK_ROWS 4096u
 #define STEP_SMALL ((size_t)64 << 10) /* growth at a time, before huge pages; and with them: */
 #define STEP_HUGE  EBS_HUGE_PAGE
-#define AHEAD_MAX  ((size_t)4 << 20) /* touched ahead at most, and part of what is used: */
-#define AHEAD_PART 64u
 #define SLACK_PART 64u /* compaction begins when more than this part of the rows is free */
 
 void ebs_slab_init(struct ebs_slab *slab, size_t row_bytes, struct ebs_budget *budget)
@@ -258,10 +256,10 @@ bool ebs_slab_touch_ahead(struct ebs_slab *slab, size_t bytes)
     size_t used = slab->fresh * slab->row_bytes, from = ebs_region_round(used), to = used;
     size_t grown =
         slab->fresh > slab->ahead_from ? (slab->fresh - slab->ahead_from) * slab->row_bytes : 0;
-    size_t window = grown < AHEAD_MAX / 2 ? grown * 2 : AHEAD_MAX;
+    size_t window = grown < RT_AHEAD_MAX / 2 ? grown * 2 : RT_AHEAD_MAX;
 
-    if (window > used / AHEAD_PART)
-        window = used / AHEAD_PART;
+    if (window > used / RT_AHEAD_PART)
+        window = used / RT_AHEAD_PART;
     if (from < slab->touched)
         from = slab->touched;
     /* Small pages cost little, and free rows are used first. */

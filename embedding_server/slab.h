@@ -20,8 +20,7 @@
 #include <string.h>
 
 #define EBS_ROW_NONE UINT32_MAX
-#define EBS_ROWS_MAX                                                                               \
-    (UINT32_MAX - 63) /* of one owner's table; the numbers from here on are free for other use */
+#define EBS_ROWS_MAX RT_ROWS_MAX
 
 /* Of 64 rows: bit i belongs to row i of them. */
 struct ebs_row_bits {

@@ -12,26 +12,41 @@
 
 #include "runtime/job/job.h"
 
-/* The index: lines of one cache line, in segments (embedding_server/index.h). A segment whose lines are 13/16 full is
- * built anew for a load of 13/20; where that takes more than RT_SEGMENT_LINES, as two. */
-#define RT_LINE_BYTES        64u
-#define RT_LINE_SLOTS        12u
-#define RT_SEGMENT_LINES     2048u
-#define RT_SEGMENT_DEPTH_MAX 24u
+/* The index: lines of one cache line, so many that at most RT_LOAD per mille of their slots are taken
+ * (embedding_server/index.h). They come RT_UNIT_LINES at a time; before RT_LINES_SMALL, an eighth more at a time. */
+#define RT_LINE_BYTES  64u
+#define RT_LINE_SLOTS  12u
+#define RT_UNIT_LINES  64u
+#define RT_LINES_SMALL (8 * RT_UNIT_LINES)
+#define RT_LOAD        735u
 
-static inline uint32_t rt_segment_room(uint32_t lines) /* rows until it is full enough to grow */
+static inline uint32_t rt_index_more(uint32_t lines) /* that it has after growing */
 {
-    return (uint32_t)(((uint64_t)lines * RT_LINE_SLOTS * 13 + 15) / 16);
-}
-static inline uint32_t rt_segment_lines(uint32_t rows) /* lines that are built for so many */
-{
-    return (uint32_t)((uint64_t)rows * 20 / (13 * RT_LINE_SLOTS)) + 1;
+    uint32_t small = lines + lines / 8 + 1;
+
+    if (lines >= RT_LINES_SMALL)
+        return lines + RT_UNIT_LINES;
+    return small < RT_LINES_SMALL ? small : RT_LINES_SMALL;
 }
 
-/* Rows: blocks of the largest power of two of rows that RT_BLOCK_BYTES hold (embedding_server/slab.h). */
-#define RT_BLOCK_BYTES ((size_t)16 << 20)
-#define RT_ROW_BITS    2u                /* beside each row of a block: it is live, it is marked */
-#define RT_ROWS_MAX    (UINT32_MAX - 1u) /* of one owner's table */
+/* Rows, their bits and the index are an array each (embedding_server/region.h): whole pages, huge ones from
+ * RT_HUGE_FROM on. Memory behind the rows is touched before it is needed: RT_AHEAD_PART of what is in use, at most
+ * RT_AHEAD_MAX (embedding_server/slab.c). */
+#define RT_SMALL_PAGE ((size_t)4096)
+#define RT_HUGE_PAGE  ((size_t)2 << 20)
+#define RT_HUGE_FROM  ((size_t)8 << 20)
+#define RT_AHEAD_PART 64u
+#define RT_AHEAD_MAX  ((size_t)4 << 20)
+#define RT_ROW_BITS   2u /* beside each row: it is live, it is marked */
+#define RT_ROWS_MAX                                                                                \
+    (UINT32_MAX - 63) /* of one owner's table; the numbers from here on are free for other use */
+
+static inline size_t rt_whole_pages(size_t bytes)
+{
+    size_t page = bytes < RT_HUGE_FROM ? RT_SMALL_PAGE : RT_HUGE_PAGE;
+
+    return (bytes + page - 1) & ~(page - 1);
+}
 
 struct rt_row_layout {
     uint32_t touched, frequency; /* offset in a row; 0: rows of this table have none */
@@ -46,16 +61,16 @@ struct rt_row_layout rt_row_layout(const struct rt_table_conf *table);
 /* Floats of optimizer state of one row. */
 uint32_t rt_state_count(const struct rt_sparse_optimizer_conf *optimizer, uint32_t dim);
 
-/* Most rows that the whole table may have by eviction.rows and eviction.bytes, a row taken for what it takes at the
- * index's lowest load and the admission sketch left out of the bytes; at least 1. 0: no capacity. */
+/* Most rows that the whole table may have by eviction.rows and eviction.bytes, each taken for all that it takes, the
+ * admission sketch left out of the bytes; at least 1. 0: no capacity. */
 uint64_t rt_table_capacity(const struct rt_table_conf *table);
 
-/* Bytes of memory of one owner's part of a table, as ebs_table_bytes() has them. */
+/* Bytes of memory of one owner's part of a table that was only added to, as ebs_table_bytes() has them. */
 struct rt_table_size {
-    uint64_t rows;  /* live rows */
-    uint64_t index; /* the mean over all ways in which ids can fall */
-    uint64_t
-        slack; /* bits beside the rows, lists of blocks, admission sketch, what is prepared ahead of growth */
+    uint64_t rows; /* live rows */
+    uint64_t index;
+    uint64_t slack;     /* bits beside the rows, admission sketch */
+    uint64_t allocator; /* to the ends of pages, and what is touched ahead */
 };
 /* @rows: live, of that owner, at most RT_ROWS_MAX.  @owners: among whom the table's sketch is shared out. */
 struct rt_table_size rt_table_size(const struct rt_table_conf *table, uint64_t rows,
