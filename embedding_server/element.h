@@ -28,7 +28,7 @@ struct ebs_weights {
 /* out[n][dim]: the rows' weights; of a row that is left out nothing is written. One call for many rows. */
 void ebs_element_widen(const struct ebs_weights *weights, float *out);
 
-/* To the nearest. @in: [dim]     @out: [dim] elements of dtype, 4-byte aligned. */
+/* To the nearest. @in: [dim], dim <= WIRE_DIM_MAX     @out: [dim] elements of dtype, 4-byte aligned. */
 void ebs_element_round(uint32_t dtype, const float *in, uint8_t *out, size_t dim);
 
 /* Stochastic: element j by bits 16 (j % 4) and up of rt_draw(key, j / 4). float32: a copy.

@@ -1,8 +1,8 @@
 /* embedding_server/element_loops.inc.h -- the loops of element.h in plain C; LOOPS_NAME as in optimizer_loops.inc.h. */
 
-/* At -O2, gcc 12 vectorizes only loops whose length it knows. */
+/* At -O2, gcc 12 vectorizes only loops whose length it knows, and no selects between floats if they could trap. */
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3")
+#pragma GCC optimize("O3", "no-trapping-math")
 #endif
 
 #include "embedding_server/element_row.inc.h"
@@ -21,7 +21,7 @@ static inline void f32_copy(const float *restrict in, float *restrict out, size_
             if (weights->row[i])                                                                   \
                 one((const type *)(weights->row[i] + weights->offset), out, (dim));                \
     }
-#define WIDEN(dtype, type, one)                                                                    \
+#define WIDEN_DIMS(dtype, type, one)                                                               \
     WIDEN_ROWS(dtype##_rows_8, type, one, 8)                                                       \
     WIDEN_ROWS(dtype##_rows_16, type, one, 16)                                                     \
     WIDEN_ROWS(dtype##_rows_32, type, one, 32)                                                     \
@@ -37,23 +37,13 @@ static inline void f32_copy(const float *restrict in, float *restrict out, size_
          : dim == 64 ? dtype##_rows_64                                                             \
                      : dtype##_rows)(weights, out, dim);                                           \
     }
-WIDEN(f32, float, f32_copy)
-WIDEN(f16, uint16_t, f16_widen)
-WIDEN(bf16, uint16_t, bf16_widen)
+WIDEN_DIMS(f32, float, f32_copy)
+WIDEN_DIMS(f16, uint16_t, f16_widen)
+WIDEN_DIMS(bf16, uint16_t, bf16_widen)
 
 static void f32_round_row(const float *in, uint8_t *out, size_t dim)
 {
     memcpy(out, in, dim * sizeof(float));
-}
-
-static void f16_round_row(const float *in, uint8_t *out, size_t dim)
-{
-    f16_round(in, (uint16_t *)out, dim);
-}
-
-static void bf16_round_row(const float *in, uint8_t *out, size_t dim)
-{
-    bf16_round(in, (uint16_t *)out, dim);
 }
 
 static void f32_dither_row(uint64_t key, const float *in, uint8_t *out, size_t dim)
@@ -62,15 +52,28 @@ static void f32_dither_row(uint64_t key, const float *in, uint8_t *out, size_t d
     memcpy(out, in, dim * sizeof(float));
 }
 
-static void f16_dither_row(uint64_t key, const float *in, uint8_t *out, size_t dim)
-{
-    f16_dither(key, in, (uint16_t *)out, dim);
-}
-
-static void bf16_dither_row(uint64_t key, const float *in, uint8_t *out, size_t dim)
-{
-    bf16_dither(key, in, (uint16_t *)out, dim);
-}
+/* Rounding works on whole registers: from and to copies that have them. */
+#define NARROW_ROW(kind)                                                                           \
+    static void kind##_round_row(const float *in, uint8_t *out, size_t dim)                        \
+    {                                                                                              \
+        float wide[WIRE_DIM_MAX] = {0};                                                            \
+        uint16_t half[WIRE_DIM_MAX];                                                               \
+                                                                                                   \
+        memcpy(wide, in, dim * sizeof(*wide));                                                     \
+        kind##_round(wide, half, (dim + LANES - 1) / LANES * LANES);                               \
+        memcpy(out, half, dim * sizeof(*half));                                                    \
+    }                                                                                              \
+    static void kind##_dither_row(uint64_t key, const float *in, uint8_t *out, size_t dim)         \
+    {                                                                                              \
+        float wide[WIRE_DIM_MAX] = {0};                                                            \
+        uint16_t half[WIRE_DIM_MAX];                                                               \
+                                                                                                   \
+        memcpy(wide, in, dim * sizeof(*wide));                                                     \
+        kind##_dither(key, wide, half, (dim + LANES - 1) / LANES * LANES);                         \
+        memcpy(out, half, dim * sizeof(*half));                                                    \
+    }
+NARROW_ROW(f16)
+NARROW_ROW(bf16)
 
 const struct ebs_element_loops LOOPS_NAME = {
     .widen =

@@ -1,151 +1,196 @@
-/* embedding_server/element_row.inc.h -- the elements of one row, in plain C that the compiler makes vectors of.
+/* embedding_server/element_row.inc.h -- the elements of one row, in the compiler's own vectors.
  *
  * Included by what is compiled once per instruction set: the loops of element.h and of optimizer.h. Every
  * conversion is integer arithmetic on the bits, or float32 operations that are exact, so the bits are the
- * same everywhere. */
+ * same everywhere. (As loops over single elements, gcc 12 leaves half of these unvectorized.) */
 #include "embedding_server/element.h"
-#include "runtime/base/rand.h"
 
 #include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
-#define F32_INFINITY 0x7f800000u
+/* Into each loop over rows, where the dim is known. */
+#define KERNEL static inline __attribute__((always_inline))
 
-static inline uint32_t bits_of(float value)
+/* Floats that a register has; and elements that all of them work on without a rest. */
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX2__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+#define LANES 16
+
+/* Anywhere in memory: rows are 4-byte aligned. */
+typedef float vec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef uint16_t half_vec __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
+
+/* A comparison is all ones or 0 in each lane. Magnitudes are compared as signed, for not all instruction
+ * sets compare unsigned integers. */
+KERNEL ivec pick(ivec mask, ivec yes, ivec no)
 {
-    uint32_t bits;
-
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
+    return (yes & mask) | (no & ~mask);
 }
 
-static inline float float_of(uint32_t bits)
+KERNEL ivec magnitude_of(ivec bits)
 {
-    float value;
+    return bits & 0x7fffffff;
+}
 
-    memcpy(&value, &bits, sizeof(value));
-    return value;
+KERNEL half_vec with_sign(ivec half, ivec bits)
+{
+    return __builtin_convertvector((uvec)(half | (bits >> 16 & 0x8000)), half_vec);
 }
 
 /* ---- to float32 ---- */
 
-static inline float f16_wide(uint16_t half)
+KERNEL vec bf16_wide(half_vec half)
 {
-    uint32_t magnitude = half & 0x7fffu, sign = (uint32_t)(half & 0x8000u) << 16;
-    uint32_t normal = (magnitude << 13) + (112u << 23);
-    uint32_t special = normal + (112u << 23); /* infinity, NaN */
-    uint32_t subnormal = bits_of((float)(int32_t)magnitude * 0x1p-24f);
-    uint32_t bits = magnitude < 0x0400u ? subnormal : magnitude < 0x7c00u ? normal : special;
-
-    return float_of(bits | sign);
+    return (vec)(__builtin_convertvector(half, uvec) << 16);
 }
 
-static inline float bf16_wide(uint16_t half)
+KERNEL vec f16_wide(half_vec half)
 {
-    return float_of((uint32_t)half << 16);
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps((__m256i)half);
+#elif defined(__F16C__)
+    return (vec)_mm256_cvtph_ps((__m128i)half);
+#else
+    ivec all = (ivec) __builtin_convertvector(half, uvec), magnitude = all & 0x7fff;
+    ivec normal = (magnitude << 13) + (112 << 23);
+    ivec special = (normal + (112 << 23)) | ((magnitude > 0x7c00) & 0x00400000); /* quiet NaN */
+    ivec subnormal = (ivec)(__builtin_convertvector(magnitude, vec) * 0x1p-24f);
+    ivec large = pick(magnitude < 0x7c00, normal, special);
+
+    return (vec)(pick(magnitude < 0x0400, subnormal, large) | (all & 0x8000) << 16);
+#endif
 }
 
-static inline void f16_widen(const uint16_t *restrict in, float *restrict out, size_t dim)
-{
-    for (size_t j = 0; j < dim; j++)
-        out[j] = f16_wide(in[j]);
-}
-
-static inline void bf16_widen(const uint16_t *restrict in, float *restrict out, size_t dim)
-{
-    for (size_t j = 0; j < dim; j++)
-        out[j] = bf16_wide(in[j]);
-}
+/* The rest of a row, less than a register, goes through one. */
+#define WIDEN(name, wide)                                                                          \
+    KERNEL void name(const uint16_t *restrict in, float *restrict out, size_t dim)                 \
+    {                                                                                              \
+        size_t whole = dim / WIDTH * WIDTH, rest = dim - whole;                                    \
+        half_vec half = {0};                                                                       \
+        vec last;                                                                                  \
+                                                                                                   \
+        for (size_t j = 0; j < whole; j += WIDTH)                                                  \
+            *(vec *)(out + j) = wide(*(const half_vec *)(in + j));                                 \
+        if (rest == 0)                                                                             \
+            return;                                                                                \
+        memcpy(&half, in + whole, rest * sizeof(*in));                                             \
+        last = wide(half);                                                                         \
+        memcpy(out + whole, &last, rest * sizeof(*out));                                           \
+    }
+WIDEN(bf16_widen, bf16_wide)
+WIDEN(f16_widen, f16_wide)
 
 /* ---- to 16 bits: `up` is added below the last bit that is kept, then the bits below are cut off ---- */
 
-static inline uint16_t bf16_cut(uint32_t bits, uint32_t up)
-{
-    uint32_t magnitude = bits & 0x7fffffffu;
-    uint32_t finite = magnitude + up < F32_INFINITY ? magnitude + up : F32_INFINITY - 1;
-    uint32_t quiet = magnitude > F32_INFINITY ? 0x00400000u : 0; /* a NaN's low bits are cut off */
+#define F32_INFINITY 0x7f800000
+#define F16_NORMAL   (113 << 23) /* the smallest normal float16, 2^-14, as float32 */
 
-    return (uint16_t)((magnitude < F32_INFINITY ? finite : magnitude | quiet) >> 16 |
-                      (bits >> 16 & 0x8000u));
+KERNEL half_vec bf16_cut(vec value, ivec up)
+{
+    ivec bits = (ivec)value, magnitude = magnitude_of(bits);
+    ivec most = (magnitude < F32_INFINITY) + F32_INFINITY; /* the largest finite one, or infinity */
+    ivec sum = (ivec)((uvec)magnitude + (uvec)up);         /* of a NaN it may wrap */
+    ivec near = pick(magnitude < F32_INFINITY - up, sum, most);
+    ivec cut = pick(magnitude > F32_INFINITY, near | 0x00400000, near);
+
+    return with_sign(cut >> 16, bits);
 }
 
-/* @up: of 13 bits, for normal ones.     @subnormal: the magnitude where it is below 2^-14. */
-static inline uint16_t f16_cut(uint32_t bits, uint32_t up, uint32_t subnormal)
+/* @up: for normal ones, of 13 bits.     @subnormal: the magnitude where it is below 2^-14. */
+KERNEL half_vec f16_cut(vec value, ivec up, ivec subnormal)
 {
-    uint32_t magnitude = bits & 0x7fffffffu;
-    uint32_t normal = ((magnitude + up) >> 13) - (112u << 10);
-    uint32_t finite = normal < 0x7c00u ? normal : 0x7bffu;
-    uint32_t special = magnitude > F32_INFINITY ? 0x7e00u : 0x7c00u;
-    uint32_t half = magnitude < (113u << 23)   ? subnormal
-                    : magnitude < (143u << 23) ? finite
-                    : magnitude < F32_INFINITY ? 0x7bffu
-                                               : special;
+    ivec bits = (ivec)value, magnitude = magnitude_of(bits);
+    ivec normal = ((ivec)((uvec)magnitude + (uvec)up) >> 13) - (112 << 10);
+    ivec most = (magnitude < F32_INFINITY) + 0x7c00;
+    ivec finite = pick(magnitude < F16_NORMAL, subnormal, normal);
+    ivec near = pick(finite < most, finite, most);
 
-    return (uint16_t)(half | (bits >> 16 & 0x8000u));
+    return with_sign(pick(magnitude > F32_INFINITY, (ivec){0} + 0x7e00, near), bits);
+}
+
+/* The magnitude, at most 2^-14. */
+KERNEL vec f16_small(vec value)
+{
+    ivec magnitude = magnitude_of((ivec)value);
+
+    return (vec)pick(magnitude < F16_NORMAL, magnitude, (ivec){0} + F16_NORMAL);
+}
+
+KERNEL half_vec bf16_near(vec value)
+{
+    return bf16_cut(value, ((ivec)value >> 16 & 1) + 0x7fff);
 }
 
 /* Adding 1.5 * 2^23 leaves no bits for what is below 1: to the nearest even. */
-static inline uint16_t f16_near(float value)
+KERNEL half_vec f16_near(vec value)
 {
-    uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffffu;
-    float small = magnitude < (113u << 23) ? float_of(magnitude) * 0x1p24f : 0.0f;
-    uint32_t subnormal = bits_of(small + 0x1.8p23f) - bits_of(0x1.8p23f);
+    vec shifted = f16_small(value) * 0x1p24f + 0x1.8p23f;
 
-    return f16_cut(bits, 0x0fffu + (bits >> 13 & 1), subnormal);
+    return f16_cut(value, ((ivec)value >> 13 & 1) + 0x0fff, (ivec)shifted - 0x4b400000);
 }
 
-static inline uint16_t f16_dithered(float value, uint16_t draw)
+KERNEL half_vec bf16_dithered(vec value, ivec draw)
 {
-    uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffffu;
-    float small = magnitude < (113u << 23) ? float_of(magnitude) * 0x1p24f : 0.0f;
-    int32_t whole = (int32_t)small;
-    float rest = (small - (float)whole) * 0x1p16f;
-    uint32_t up = (float)((int32_t)draw + 1) <= rest ? 1u : 0u;
-
-    return f16_cut(bits, (uint32_t)draw >> 3, (uint32_t)whole + up);
+    return bf16_cut(value, draw);
 }
 
-static inline void f16_round(const float *restrict in, uint16_t *restrict out, size_t dim)
+KERNEL half_vec f16_dithered(vec value, ivec draw)
 {
-    for (size_t j = 0; j < dim; j++)
-        out[j] = f16_near(in[j]);
+    ivec fixed = __builtin_convertvector(f16_small(value) * 0x1p40f, ivec); /* 16 bits too many */
+
+    return f16_cut(value, draw >> 3, (fixed + draw) >> 16);
 }
 
-static inline void bf16_round(const float *restrict in, uint16_t *restrict out, size_t dim)
-{
-    for (size_t j = 0; j < dim; j++) {
-        uint32_t bits = bits_of(in[j]);
+/* Sixteen bits per element, four elements by a draw; a whole register of draws at a time. */
+#define DRAW_LANES (WIDTH / 2)
+typedef uint64_t draw_vec __attribute__((vector_size(DRAW_LANES * sizeof(uint64_t))));
 
-        out[j] = bf16_cut(bits, 0x7fffu + (bits >> 16 & 1));
+/* rt_draw(key, 0), rt_draw(key, 1), ... */
+KERNEL void draw_row(uint64_t key, draw_vec *draw, size_t dim)
+{
+    const uint64_t gamma = 0x9e3779b97f4a7c15ULL;
+    draw_vec at;
+
+    for (size_t k = 0; k < DRAW_LANES; k++)
+        at[k] = key + (k + 1) * gamma;
+    for (size_t v = 0; v * DRAW_LANES * 4 < dim; v++) {
+        draw_vec z = at;
+
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+        draw[v] = z ^ (z >> 31);
+        at += DRAW_LANES * gamma;
     }
 }
 
-/* Sixteen bits per element, four elements by a draw. */
-#define DRAWS_MAX ((WIRE_DIM_MAX + 3) / 4)
-
-static inline void draw_row(uint64_t key, uint64_t *restrict draw, size_t dim)
-{
-    for (size_t q = 0; q < (dim + 3) / 4; q++)
-        draw[q] = rt_draw(key, q);
-}
-
-static inline void f16_dither(uint64_t key, const float *restrict in, uint16_t *restrict out,
-                              size_t dim)
-{
-    uint64_t draw[DRAWS_MAX];
-    const uint16_t *part = (const uint16_t *)draw;
-
-    draw_row(key, draw, dim);
-    for (size_t j = 0; j < dim; j++)
-        out[j] = f16_dithered(in[j], part[j]);
-}
-
-static inline void bf16_dither(uint64_t key, const float *restrict in, uint16_t *restrict out,
-                               size_t dim)
-{
-    uint64_t draw[DRAWS_MAX];
-    const uint16_t *part = (const uint16_t *)draw;
-
-    draw_row(key, draw, dim);
-    for (size_t j = 0; j < dim; j++)
-        out[j] = bf16_cut(bits_of(in[j]), part[j]);
-}
+/* @dim: a multiple of LANES. */
+#define NARROW(kind)                                                                               \
+    KERNEL void kind##_round(const float *restrict in, uint16_t *restrict out, size_t dim)         \
+    {                                                                                              \
+        for (size_t j = 0; j < dim; j += WIDTH)                                                    \
+            *(half_vec *)(out + j) = kind##_near(*(const vec *)(in + j));                          \
+    }                                                                                              \
+    KERNEL void kind##_dither(uint64_t key, const float *restrict in, uint16_t *restrict out,      \
+                              size_t dim)                                                          \
+    {                                                                                              \
+        draw_vec draw[WIRE_DIM_MAX / 4 / DRAW_LANES];                                              \
+        const uint16_t *part = (const uint16_t *)draw;                                             \
+                                                                                                   \
+        draw_row(key, draw, dim);                                                                  \
+        for (size_t j = 0; j < dim; j += WIDTH) {                                                  \
+            ivec up = (ivec) __builtin_convertvector(*(const half_vec *)(part + j), uvec);         \
+                                                                                                   \
+            *(half_vec *)(out + j) = kind##_dithered(*(const vec *)(in + j), up);                  \
+        }                                                                                          \
+    }
+NARROW(bf16)
+NARROW(f16)

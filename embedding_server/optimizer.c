@@ -8,11 +8,12 @@
 
 #include <math.h>
 
-static const struct ebs_optimizer_loops *select_loops(void)
+/* 16-bit rows are worked on in whole registers: half an AVX-512 register of 8 is slower than an AVX2 one. */
+static const struct ebs_optimizer_loops *select_loops(uint32_t dim, uint32_t dtype)
 {
     switch (rt_cpu_isa()) {
     case RT_ISA_AVX512:
-        return &ebs_optimizer_avx512;
+        return dim > 8 || dtype == WIRE_F32 ? &ebs_optimizer_avx512 : &ebs_optimizer_avx2;
     case RT_ISA_AVX2:
         return &ebs_optimizer_avx2;
     case RT_ISA_PLAIN:
@@ -107,7 +108,7 @@ int ebs_optimizer_prepare(struct ebs_optimizer *out, const struct rt_table_conf 
         return err;
     layout = rt_row_layout(table);
     *out = (struct ebs_optimizer){
-        .loops = select_loops(),
+        .loops = select_loops(table->dim, table->dtype),
         .kind = conf->kind,
         .dtype = table->dtype,
         .dim = table->dim,
@@ -161,5 +162,5 @@ void ebs_optimizer_run(const struct ebs_optimizer *optimizer, const struct ebs_s
 {
     if (optimizer->kind == RT_OPT_FTRL && step->per_lr == 0.0f)
         return;
-    optimizer->loops->rows[optimizer->kind](optimizer, step, rows);
+    optimizer->loops->rows[optimizer->kind][optimizer->dtype](optimizer, step, rows);
 }

@@ -80,12 +80,12 @@ struct ebs_optimizer {
     struct ebs_step step; /* what is the same in all steps */
 };
 
-/* The loops of one instruction set, by enum rt_optimizer_kind. */
+/* The loops of one instruction set, by enum rt_optimizer_kind and enum wire_dtype. */
 #define EBS_OPTIMIZER_KINDS (RT_OPT_FTRL + 1)
 typedef void (*ebs_optimizer_rows_fn)(const struct ebs_optimizer *optimizer,
                                       const struct ebs_step *step, const struct ebs_rows *rows);
 struct ebs_optimizer_loops {
-    ebs_optimizer_rows_fn rows[EBS_OPTIMIZER_KINDS];
+    ebs_optimizer_rows_fn rows[EBS_OPTIMIZER_KINDS][3];
     bool (*usable)(const float *g, size_t dim); /* all finite and within EBS_GRADIENT_MAX */
 };
 extern const struct ebs_optimizer_loops ebs_optimizer_plain;

@@ -3,7 +3,7 @@
  *   "rows_total", "memory_bytes", "bytes_per_row"     all tables; the summary of a run is made of these
  *   "memory_limit": null or the bytes of embedding_server.memory, "memory_limit_used"
  *   "lookups", "updates", ...                         requests
- *   "tables": [{"name", "dtype", "dim", "rows", "bytes": {a number for each kind}, "bytes_per_row",
+ *   "n_tables", "tables": [{"name", "dtype", "dim", "rows", "bytes": {a number for each kind}, "bytes_per_row",
  *               "created", "evicted", "expired", "not_admitted", "refused",
  *               "policy": {"admission", "eviction", "capacity_rows", "ttl_seconds"}}]
  *
@@ -202,6 +202,7 @@ void ebs_report_status(const struct ebs_report *report, json_t *object)
         sent += get(&ebs_owner_rpc_stats(report->owner[o])->bytes_out);
     }
     put(object, "workers", report->owners);
+    put(object, "n_tables", report->job->n_tables);
     put(object, "rows_total", rows);
     put(object, "memory_bytes", memory);
     put_ratio(object, "bytes_per_row", memory, rows);

@@ -38,7 +38,7 @@ static void sim_begin(struct sim *sim, const struct rt_table_conf *conf, uint32_
                       uint32_t capacity)
 {
     *sim = (struct sim){.ids = ids, .capacity = capacity};
-    ebs_slab_init(&sim->slab, 32);
+    ebs_slab_init(&sim->slab, 32, NULL);
     ebs_evict_init(&sim->evict, conf, 1);
     sim->row = rt_xcalloc(ids, sizeof(uint32_t));
     for (uint32_t i = 0; i < ids; i++)
