@@ -51,13 +51,7 @@ static uint64_t capacity_of(const struct ebs_table_conf *conf)
 static int build(struct ebs_table *table, const struct ebs_table_conf *conf)
 {
     const struct rt_table_conf *job = conf->job;
-    struct ebs_init_conf init = {.kind = (enum ebs_init_kind)job->init.kind,
-                                 .low = (float)job->init.low,
-                                 .high = (float)job->init.high,
-                                 .mean = (float)job->init.mean,
-                                 .std = (float)job->init.std,
-                                 .value = (float)job->init.value};
-    int err = ebs_init_prepare(&table->init, &init, conf->seed, job->name);
+    int err = ebs_init_prepare(&table->init, job, conf->seed);
 
     if (!err)
         err = ebs_optimizer_prepare(&table->optimizer, job, conf->seed);

@@ -86,11 +86,7 @@ static void a_missing_row_is_its_initial_value(void **test)
 
         conf.dtype = dtype;
         table = create(&conf);
-        assert_int_equal(ebs_init_prepare(&init,
-                                          &(struct ebs_init_conf){
-                                              .kind = EBS_INIT_UNIFORM, .low = -0.5f, .high = 0.5f},
-                                          SEED, "users"),
-                         0);
+        assert_int_equal(ebs_init_prepare(&init, &conf, SEED), 0);
         for (int created = 0; created < 2; created++) {
             size_t hits = ebs_table_lookup(table, id, ARRAY_LEN(id), got[0]);
 
