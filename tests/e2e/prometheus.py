@@ -201,8 +201,8 @@ def wait(url, seconds):
         try:
             if ready(url):
                 return
-        except OSError:
-            pass  # it does not listen yet
+        except (OSError, json.JSONDecodeError):
+            pass  # it does not listen yet, or says in plain words that it begins
         time.sleep(0.2)
     bad("in vain: %d scrapes of each target and an evaluation; targets: %s" % (
         SCRAPES, [(t["labels"], t["health"], t["lastError"]) for t in api(url, "targets")["activeTargets"]]))
