@@ -18,11 +18,19 @@ static int create_table(struct ebs_owner *owner, const struct rt_table_conf *tab
                                   .seed = owner->conf.job->global.seed,
                                   .shards = owner->shard_end - owner->shard_first,
                                   .budget = &owner->budget};
+    int err;
 
     if (!(learning_rate >= 0.0 && learning_rate <= EBS_FACTOR_MAX))
         return RT_FAIL(RT_EUSAGE, "table %s: learning_rate: expected 0..%g, got %g", table->name,
                        EBS_FACTOR_MAX, learning_rate);
-    return ebs_table_create(&conf, out);
+    err = ebs_table_create(&conf, out);
+    if (err == RT_EFULL)
+        return RT_FAIL(
+            RT_EUSAGE,
+            "table %s: global.embedding_server.memory: a worker's %llu bytes do not hold its "
+            "tables while they are empty; expected more, or a smaller admission.sketch_bytes",
+            table->name, (unsigned long long)owner->conf.memory);
+    return err;
 }
 
 static int create_tables(struct ebs_owner *owner)

@@ -271,6 +271,27 @@ static void policies_are_told(void **state)
     end(&server);
 }
 
+/* A cap that not even empty tables fit under is a mistake, and is told before anything is served. */
+static void a_cap_below_empty_tables(void **state)
+{
+    struct server server;
+    struct ebs_owner_conf conf = {
+        .greeting = &wire_greeting, .listen = "tcp:127.0.0.1:0", .memory = 100};
+    struct rt_shard_map shards;
+    struct ebs_owner *owner = NULL;
+
+    (void)state;
+    begin(&server, tables, ARRAY_LEN(tables), 0);
+    assert_int_equal(rt_shard_map_init(&shards, 1, OWNERS), 0);
+    conf.io = rt_loop_io(server.loop);
+    conf.job = &server.job;
+    conf.shards = &shards;
+    assert_int_equal(ebs_owner_create(&conf, &owner), RT_EUSAGE);
+    assert_non_null(strstr(rt_err_text(), "table plain: global.embedding_server.memory: a worker's "
+                                          "100 bytes do not hold"));
+    end(&server);
+}
+
 /* As many tables as a job may have, with the longest names: a status still is an answer that can be sent. */
 static void many_tables_fit(void **state)
 {
@@ -300,9 +321,9 @@ static void many_tables_fit(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest test[] = {cmocka_unit_test(status_and_page_agree),
-                                      cmocka_unit_test(policies_are_told),
-                                      cmocka_unit_test(many_tables_fit)};
+    const struct CMUnitTest test[] = {
+        cmocka_unit_test(status_and_page_agree), cmocka_unit_test(policies_are_told),
+        cmocka_unit_test(a_cap_below_empty_tables), cmocka_unit_test(many_tables_fit)};
 
     return cmocka_run_group_tests(test, NULL, NULL);
 }
