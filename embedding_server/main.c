@@ -1,5 +1,6 @@
 /* embedding_server/main.c -- saffron-embedding-server: some owners, a loop and a thread each. */
 #include "embedding_server/owner.h"
+#include "embedding_server/place.h"
 #include "embedding_server/report.h"
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/err.h"
@@ -16,7 +17,9 @@
 struct worker {
     struct rt_loop *loop;
     struct ebs_owner *owner;
-    bool runs; /* its thread */
+    bool runs;          /* its thread */
+    bool pinned, local; /* the thread to its place; its memory too */
+    struct ebs_place place;
 };
 
 struct server {
@@ -64,6 +67,44 @@ static uint32_t count_workers(const struct rt_job *job)
     return cores < WORKERS_DEFAULT_MAX ? cores : WORKERS_DEFAULT_MAX;
 }
 
+/* Runs on the owner's thread, before all else. */
+static void take_place(void *arg)
+{
+    const struct worker *worker = arg;
+    const struct ebs_place *place = &worker->place;
+    int err = ebs_place_take(place, worker->local);
+
+    if (err)
+        rt_log(RT_LOG_WARN, "not_placed core=%u error=\"%s\"", place->core, rt_err_text());
+    else
+        rt_log(RT_LOG_INFO, "placed core=%u node=%d", place->core,
+               place->node == EBS_NODE_NONE ? -1 : (int)place->node);
+}
+
+/* Give each worker its place, if the job wants that. */
+static int plan_places(struct server *server)
+{
+    const struct rt_global_conf *global = &rt_process_job(server->process)->global;
+    uint32_t first = rt_process_index(server->process) * server->workers;
+    struct ebs_place *place;
+    struct ebs_cores allowed;
+    int err;
+
+    if (!global->embedding_server_pin)
+        return 0;
+    place = rt_xcalloc(server->workers, sizeof(*place));
+    err = ebs_cores_allowed(&allowed);
+    if (!err)
+        err = ebs_place_plan(NULL, &allowed, first, server->workers, place);
+    for (uint32_t w = 0; !err && w < server->workers; w++) {
+        server->worker[w].place = place[w];
+        server->worker[w].local = global->embedding_server_numa_local;
+        server->worker[w].pinned = true;
+    }
+    rt_free(place);
+    return err;
+}
+
 static int start_worker(struct server *server, const struct rt_shard_map *shards, uint32_t w)
 {
     struct rt_process *process = server->process;
@@ -93,7 +134,10 @@ static int start_worker(struct server *server, const struct rt_shard_map *shards
     rt_metrics_loop(rt_process_metrics(process), RT_ROLE_EMBEDDING_SERVER, name, worker->loop);
     ebs_owner_register(worker->owner, rt_process_metrics(process));
     ebs_report_add(server->report, worker->owner);
-    err = rt_loop_start_thread(worker->loop);
+    if (worker->pinned)
+        err = rt_loop_post(worker->loop, take_place, worker);
+    if (!err)
+        err = rt_loop_start_thread(worker->loop);
     worker->runs = !err;
     return err;
 }
@@ -114,6 +158,7 @@ static int start(struct server *server)
         return err;
     server->worker = rt_xcalloc(server->workers, sizeof(*server->worker));
     server->report = ebs_report_create(rt_process_job(process), rt_process_metrics(process));
+    err = plan_places(server);
     for (uint32_t w = 0; w < server->workers && !err; w++)
         err = start_worker(server, &shards, w);
     if (err)
