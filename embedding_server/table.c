@@ -47,7 +47,29 @@ static uint64_t capacity_of(const struct ebs_table_conf *conf)
     return (uint64_t)(((unsigned __int128)rows * conf->shards + RT_SHARDS - 1) / RT_SHARDS);
 }
 
-/* What can fail of making a table; `table` is cleared, and destroyed by the caller in either case. */
+/* The sketch does not grow, but is memory of the table's as well. */
+static int take_sketch(struct ebs_table *table)
+{
+    struct ebs_budget *budget = table->slab.rows.budget;
+    size_t bytes = ebs_admit_bytes(table->admit);
+
+    if (budget && !ebs_budget_take(budget, bytes))
+        return RT_EFULL;
+    table->sketch_bytes = bytes;
+    return 0;
+}
+
+static int no_room(const struct ebs_table *table)
+{
+    const struct ebs_budget *budget = table->slab.rows.budget;
+
+    return RT_FAIL(RT_EFULL,
+                   "table %s: no room for an empty table with an admission sketch of %zu bytes: "
+                   "%zu of the owner's %zu bytes are taken",
+                   table->name, ebs_admit_bytes(table->admit), budget->used, budget->limit);
+}
+
+/* What can fail of making a table; `table` is destroyed by the caller then. */
 static int build(struct ebs_table *table, const struct ebs_table_conf *conf)
 {
     const struct rt_table_conf *job = conf->job;
@@ -58,9 +80,11 @@ static int build(struct ebs_table *table, const struct ebs_table_conf *conf)
     if (!err)
         err = ebs_admit_create(job, conf->seed, conf->shards, &table->admit);
     if (!err)
+        err = take_sketch(table);
+    if (!err)
         err = ebs_index_init(&table->index, rt_draw_key(conf->seed, "index", job->name),
                              conf->budget);
-    return err;
+    return err == RT_EFULL ? no_room(table) : err;
 }
 
 int ebs_table_create(const struct ebs_table_conf *conf, struct ebs_table **out)
@@ -98,6 +122,8 @@ void ebs_table_destroy(struct ebs_table *table)
         return;
     ebs_index_release(&table->index);
     ebs_slab_release(&table->slab);
+    if (table->sketch_bytes > 0 && table->slab.rows.budget)
+        ebs_budget_give(table->slab.rows.budget, table->sketch_bytes);
     ebs_admit_destroy(table->admit);
     rt_free(table->found);
     rt_free(table->name);
@@ -246,11 +272,14 @@ size_t ebs_table_row_bytes(const struct ebs_table *table)
 struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table)
 {
     size_t rows = table->slab.count * table->slab.row_bytes;
+    size_t slab = ebs_slab_bytes(&table->slab), index = ebs_index_bytes(&table->index);
 
     return (struct ebs_table_bytes){
         .rows = rows,
-        .index = ebs_index_bytes(&table->index),
-        .slack = ebs_slab_bytes(&table->slab) - rows + ebs_admit_bytes(table->admit),
+        .index = index,
+        .slack = slab - rows + ebs_admit_bytes(table->admit) + sizeof(*table),
+        .allocator =
+            ebs_slab_resident(&table->slab) - slab + ebs_index_resident(&table->index) - index,
         .scratch = table->found_capacity * sizeof(*table->found),
     };
 }
@@ -275,15 +304,29 @@ static struct ebs_row row_of(const struct ebs_table *table, uint32_t number)
     return out;
 }
 
-bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
+static bool at_row(const struct ebs_table *table, uint32_t row, uint32_t *cursor,
+                   struct ebs_row *out)
 {
-    uint32_t row = ebs_slab_next_live(&table->slab, *cursor);
-
     if (row == EBS_ROW_NONE)
         return false;
     *out = row_of(table, row);
     *cursor = row + 1;
     return true;
+}
+
+bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
+{
+    return at_row(table, ebs_slab_next_live(&table->slab, *cursor), cursor, out);
+}
+
+bool ebs_table_next_marked(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
+{
+    return at_row(table, ebs_slab_next_marked(&table->slab, *cursor), cursor, out);
+}
+
+void ebs_table_clear_marks(struct ebs_table *table)
+{
+    ebs_slab_clear_marks(&table->slab);
 }
 
 bool ebs_table_get(const struct ebs_table *table, uint64_t id, struct ebs_row *out)

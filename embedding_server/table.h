@@ -101,10 +101,11 @@ bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows);
 
 /* Bytes of memory, by kind; their sum is what the table adds to the process's resident memory. */
 struct ebs_table_bytes {
-    size_t rows;      /* live rows */
-    size_t index;     /* from id to row */
-    size_t slack;     /* rows that were freed, bits and lists of blocks, the sketch of admission */
-    size_t allocator; /* what their memory takes beyond them: pages, rounding */
+    size_t rows;  /* live rows */
+    size_t index; /* from id to row */
+    size_t
+        slack; /* places of rows that went, bits of rows, the sketch of admission, the table itself */
+    size_t allocator; /* rest of the last page of each, and pages touched ahead of growth */
     size_t scratch;   /* for the largest update so far */
 };
 struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table);
@@ -125,6 +126,11 @@ struct ebs_row {
     float frequency;       /* as it was at `touched`; 0 where the table keeps none */
 };
 bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out);
+
+/* The same for the rows that are marked: changed by a commit since marks were cleared. A row that goes takes its mark
+ * with it, and one that comes again is marked by the commit that made it. */
+bool ebs_table_next_marked(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out);
+void ebs_table_clear_marks(struct ebs_table *table);
 
 /* One row; false: there is none. */
 bool ebs_table_get(const struct ebs_table *table, uint64_t id, struct ebs_row *out);

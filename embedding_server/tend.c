@@ -2,19 +2,19 @@
  *
  *   sweep    all rows in the order of memory, some at a call; those whose time to live is over go. A sweep begins
  *            SWEEPS times in a time to live, at most each second, so a row goes that much late.
- *   compact  rows of the last block move into free slots lower down, until it is empty and goes back
- *   shrink   segments of the index that lost most of their rows are built anew, smaller
- *   ahead    pages for rows to come are touched now, so that the update that needs them does not wait for the kernel
+ *   compact  the last rows move into free places lower down, and the pages behind them go back. The index
+ *            shrinks by itself as rows go (index.c)
+ *   ahead    memory for rows to come is touched now, so that the update that needs it does not wait for the kernel
  *
  * Row numbers change here and nowhere else, which is why nothing is done while an update is between its prepare and
  * its commit. Rows are not compacted during a sweep, or they would move to where it has been already. */
 #include "embedding_server/table_inner.h"
 
-#define BATCH     64u /* rows that are prefetched at a time */
-#define SWEEPS    32u
-#define SWEEP_MS  1000u
-#define AHEAD     ((size_t)4 << 20) /* bytes of rows that are ready */
-#define PAGE_ROWS 64u               /* what touching a page ahead costs, in rows looked at */
+#define BATCH       64u /* rows that are prefetched at a time */
+#define SWEEPS      32u
+#define SWEEP_MS    1000u
+#define MOVE_AHEAD  8u /* rows from the one that moves to the one whose index line is prefetched */
+#define TOUCH_BYTES ((size_t)1 << 20) /* ahead, at a call */
 
 /* ---- expiry ---- */
 
@@ -79,12 +79,44 @@ static bool sweep(struct ebs_table *table, uint64_t wall_ms, size_t *left)
     return table->sweeping;
 }
 
+/* ---- memory ---- */
+
+static void prefetch_entry(const struct ebs_table *table, uint32_t row)
+{
+    if (ebs_slab_is_live(&table->slab, row))
+        ebs_index_prefetch(
+            &table->index,
+            ebs_index_hash(&table->index, ebs_row_id(ebs_slab_at(&table->slab, row))));
+}
+
+/* true: there are rows left to move. */
+static bool compact(struct ebs_table *table, size_t *left)
+{
+    uint32_t from, to;
+
+    for (; ebs_slab_compact_next(&table->slab, &from, &to); --*left) {
+        uint64_t id;
+
+        if (*left == 0)
+            return true;
+        if (from >= MOVE_AHEAD)
+            prefetch_entry(table, from - MOVE_AHEAD);
+        id = ebs_row_id(ebs_slab_at(&table->slab, from));
+        ebs_index_move(&table->index, ebs_index_hash(&table->index, id), from, to);
+        ebs_slab_move(&table->slab, from, to);
+    }
+    ebs_slab_trim(&table->slab);
+    return false;
+}
+
 bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows)
 {
     size_t left = rows;
+    bool more;
 
     if (table->guards > 0)
         return false;
     ebs_clock_pass(&table->clock, wall_ms);
-    return sweep(table, wall_ms, &left);
+    more = ebs_slab_touch_ahead(&table->slab, TOUCH_BYTES);
+    return sweep(table, wall_ms, &left) || compact(table, &left) || more;
 }

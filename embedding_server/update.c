@@ -309,6 +309,8 @@ void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
 
             row[i] = number == EBS_ROW_NONE ? NULL : ebs_slab_at(slab, number);
             ebs_prefetch_row(slab, number, slab->row_bytes);
+            if (row[i])
+                ebs_slab_mark(slab, number);
         }
         ebs_optimizer_run(
             &table->optimizer, &step,

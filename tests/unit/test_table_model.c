@@ -29,10 +29,10 @@
 #define WINDOW     3
 #define TTL_S      20
 #define TICKS      (1 << 15) /* more than a case has */
-#define OPERATIONS 110000    /* ids touched, per case and dtype */
+#define OPERATIONS 70000    /* ids touched, per case and dtype */
 
 struct known {
-    bool live;
+    bool live, marked;
     uint64_t count;  /* updates since it was made */
     uint64_t tick;   /* the last one; 0 where rows are not stamped */
     uint64_t occurs; /* in the operation under way */
@@ -46,12 +46,14 @@ struct policy {
     uint32_t optimizer; /* enum rt_optimizer_kind: SGD, or one whose state adds up squares */
     size_t most;        /* ids of an update; 0: N_MAX */
     bool oldest_first;  /* a table as small as this evicts exactly the oldest */
+    size_t budget;      /* pages that the table may take; 0: any number */
 };
 
 struct model {
     const struct policy *policy;
     struct rt_table_conf conf;
     struct ebs_table *table;
+    struct ebs_budget budget;
     struct known known[IDS];
     uint64_t id[IDS];
     struct rt_map place; /* id -> index */
@@ -82,6 +84,12 @@ static const struct policy policies[] = {
     {.name = "ttl, count",
      .admission = {.kind = RT_ADMIT_COUNT, .count = 2, .sketch_bytes = 1 << 14},
      .ttl_seconds = TTL_S},
+    {.name = "lru, no memory", .eviction = {.kind = RT_EVICT_LRU}, .budget = 5},
+    {.name = "lfu, no memory",
+     .eviction = {.kind = RT_EVICT_LFU, .rows = 290, .half_life = 5},
+     .optimizer = RT_OPT_ADAGRAD,
+     .budget = 6},
+    {.name = "no memory", .budget = 4},
 };
 
 static uint64_t draw(struct model *m, uint64_t below)
@@ -100,7 +108,8 @@ static void setup(struct model *m, const struct policy *policy, uint32_t dtype, 
     m->conf.eviction = policy->eviction;
     m->conf.ttl_seconds = policy->ttl_seconds;
     m->conf.optimizer = (struct rt_sparse_optimizer_conf){.kind = policy->optimizer, .eps = 1e-8};
-    m->table = table_bed_create(&m->conf);
+    m->budget = (struct ebs_budget){.limit = policy->budget * 4096};
+    assert_int_equal(table_bed_try(&m->conf, &m->budget, &m->table), 0);
     rt_map_init(&m->place);
     for (size_t k = 0; k < IDS; k++) {
         m->id[k] = k % 3 == 0 ? k / 3 : k % 3 == 1 ? ~(uint64_t)(k / 3) : rt_draw(seed, ~k);
@@ -207,6 +216,27 @@ static void row_gone(struct model *m, size_t k, struct outcome *o)
         fail_msg("%s: id %zu was evicted though just used", m->policy->name, k);
 }
 
+/* What was changed since marks were cleared has a mark, and nothing else. */
+static void check_marks(struct model *m)
+{
+    static bool seen[IDS];
+    struct ebs_row row;
+    uint64_t k;
+
+    memset(seen, 0, sizeof(seen));
+    for (uint32_t at = 0; ebs_table_next_marked(m->table, &at, &row);) {
+        assert_true(rt_map_get(&m->place, row.id, &k) && !seen[k]);
+        seen[k] = true;
+    }
+    for (k = 0; k < IDS; k++)
+        assert_true(seen[k] == (m->known[k].live && m->known[k].marked));
+    if (draw(m, 16) == 0) {
+        ebs_table_clear_marks(m->table);
+        for (k = 0; k < IDS; k++)
+            m->known[k].marked = false;
+    }
+}
+
 /* Walk the table, hold it against the model, and take over what it decided. */
 static void follow(struct model *m, struct outcome *o)
 {
@@ -239,10 +269,13 @@ static void follow(struct model *m, struct outcome *o)
             row_gone(m, k, o);
         else if (!known->live && !seen[k])
             o->lost += known->occurs;
+        known->marked = seen[k] && (known->marked || (known->occurs > 0 && !o->nothing));
         known->live = seen[k];
         known->occurs = 0;
     }
+    check_marks(m);
     assert_int_equal(rows, ebs_table_rows(m->table));
+    assert_true(m->budget.limit == 0 || m->budget.used <= m->budget.limit);
     assert_true(m->conf.eviction.rows == 0 || rows <= m->conf.eviction.rows);
 }
 
@@ -452,7 +485,7 @@ static size_t run_lookup(struct model *m)
 static void remove_id(struct model *m, size_t k)
 {
     assert_true(ebs_table_remove(m->table, m->id[k]) == m->known[k].live);
-    m->known[k].live = false;
+    m->known[k].live = m->known[k].marked = false;
 }
 
 /* Some; now and then nearly all. And those whose sums would leave what 16 bits can say exactly. */
@@ -479,7 +512,7 @@ static size_t run_tend(struct model *m)
     struct ebs_table_counts counts;
 
     m->wall_ms += draw(m, 3000);
-    ebs_table_tend(m->table, m->wall_ms, 1 + draw(m, 300));
+    ebs_table_tend(m->table, m->wall_ms, 1 + draw(m, 300)); /* rows expire, others move */
     follow(m, &o);
     counts = counted(m);
     assert_int_equal(o.gone, counts.expired);
@@ -499,8 +532,12 @@ static void run_out(struct model *m)
     while (ebs_table_tend(m->table, m->wall_ms, 7))
         ;
     follow(m, &o);
-    if (m->conf.ttl_seconds > 0)
-        assert_int_equal(ebs_table_rows(m->table), 0);
+    if (m->conf.ttl_seconds == 0)
+        for (size_t k = 0; k < IDS; k++)
+            remove_id(m, k);
+    ebs_table_tend(m->table, m->wall_ms, 7); /* trims */
+    assert_int_equal(ebs_table_rows(m->table), 0);
+    assert_true(m->budget.used <= 4 * 4096 + m->conf.admission.sketch_bytes);
 }
 
 static void as_a_naive_list(void **test)
@@ -527,6 +564,7 @@ static void as_a_naive_list(void **test)
         table_bed_check(m->table);
         run_out(m);
         ebs_table_destroy(m->table);
+        assert_int_equal(m->budget.used, 0);
         rt_map_release(&m->place);
     }
 }
