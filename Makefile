@@ -60,6 +60,12 @@ LIBS      := $(B)/libruntime.a $(ROLES:%=$(B)/lib%.a) $(B)/libctl.a
 UNIT_C    := $(wildcard tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_*.c)
 UNIT      := $(UNIT_C:%.c=$(B)/%)
 E2E_PROGRAMS := $(patsubst %.c,$(B)/%,$(wildcard tests/e2e/*.c)) # what scripts there run
+# The embedding server's benchmark: one program of many parts, and the peers that are installed here.
+EBS_BENCH   := $(B)/tests/bench/embedding_server
+EBS_BENCH_O := $(call objects,$(filter-out %/peer_rocksdb.c,$(wildcard tests/bench/embedding_server/*.c)))
+EBS_BENCHES := $(EBS_BENCH)/bench \
+               $(if $(shell command -v g++),$(EBS_BENCH)/peer_map) \
+               $(if $(wildcard /usr/include/rocksdb/c.h),$(EBS_BENCH)/peer_rocksdb)
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
@@ -71,7 +77,7 @@ announce:
 	@scripts/cuda.sh announce "$(CUDA)"
 
 programs: $(PROGRAMS)
-unit: $(UNIT) $(E2E_PROGRAMS)
+unit: $(UNIT) $(E2E_PROGRAMS) $(EBS_BENCHES)
 
 $(B)/gen/proto/%.pb-c.c $(B)/gen/proto/%.pb-c.h &: proto/%.proto
 	$(Q)mkdir -p $(B)/gen && echo "  PROTO $<" && protoc-c --c_out=$(B)/gen $<
@@ -102,6 +108,16 @@ $(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $< $(TESTLIB_O) -Wl,--start-group $(LIBS) \
 	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
 
+EBS_PEER_O := $(call objects,$(addprefix tests/bench/embedding_server/,ids.c entry.c measure.c) tests/lib/bench.c)
+$(EBS_BENCH)/bench: $(EBS_BENCH_O) $(TESTLIB_O) $(LIBS)
+	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $(EBS_BENCH_O) $(TESTLIB_O) -Wl,--start-group $(LIBS) \
+	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
+$(EBS_BENCH)/peer_map: tests/bench/embedding_server/peer_map.cc $(EBS_PEER_O) $(B)/libruntime.a
+	$(Q)echo "  CXX   $@" && g++ $(CPPFLAGS) -std=c++17 -Wall -Wextra -O2 -g -fPIE $(filter -fsanitize%,$(CFLAGS)) \
+	$< $(EBS_PEER_O) $(B)/libruntime.a $(LDFLAGS) $(LDLIBS) -o $@
+$(EBS_BENCH)/peer_rocksdb: $(EBS_BENCH)/peer_rocksdb.o $(EBS_PEER_O) $(B)/libruntime.a
+	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $^ $(LDLIBS) -lrocksdb -o $@
+
 # With clang: libFuzzer. Of the trainer the parsers alone, for its kernels are written for gcc.
 FUZZ_ALL := $(patsubst tests/fuzz/corpus/%/,%,$(sort $(wildcard tests/fuzz/corpus/*/)))
 FUZZ     ?= $(FUZZ_ALL)
@@ -129,7 +145,9 @@ fuzz: ## libFuzzer over every parser (clang); FUZZ=name... SECONDS=60 for each
 	@tests/fuzz/run.sh build/fuzz $(SECONDS) $(FUZZ)
 BENCH_C := $(notdir $(basename $(wildcard tests/bench/*.c)))
 BENCH   ?= $(sort $(BENCH_C) $(filter-out lib,$(notdir $(basename $(wildcard tests/bench/*.sh)))))
-bench: programs $(patsubst %,$(B)/tests/bench/%,$(filter $(BENCH_C),$(BENCH))) ## measure: build/bench/<name>.json; BENCH=name...
+BENCH_PROGRAMS = $(patsubst %,$(B)/tests/bench/%,$(filter $(BENCH_C),$(BENCH))) \
+                 $(if $(filter embedding_server,$(BENCH)),$(EBS_BENCHES))
+bench: programs $(BENCH_PROGRAMS) ## measure: build/bench/<name>.json; BENCH=name...
 	$(Q)set -e; for name in $(BENCH); do \
 	    if [ -e tests/bench/$$name.sh ]; then timeout -k 10 900 tests/bench/$$name.sh $(B); else $(B)/tests/bench/$$name; fi; done
 storm: programs ## nats-server killed in every other turn of 3 s, for 10 minutes of one job: what it costs

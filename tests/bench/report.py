@@ -15,12 +15,15 @@ def machine():
     }
 
 
-def entry(name, value, unit, limit=None, limit_name=None, more_is_better=True):
-    """ratio is at least 1 where the value is as good as the limit or better."""
+def entry(name, value, unit, limit=None, limit_name=None, more_is_better=True, demanded=None):
+    """ratio is at least 1 where the value is as good as the limit or better; demanded: what it shall be at least."""
     ratio = None
     if limit:
         ratio = value / limit if more_is_better else limit / value
-    return {"name": name, "value": value, "unit": unit, "limit": limit, "limit_name": limit_name, "ratio": ratio}
+    out = {"name": name, "value": value, "unit": unit, "limit": limit, "limit_name": limit_name, "ratio": ratio}
+    if demanded is not None:
+        out["demanded"] = demanded
+    return out
 
 
 def median(values):
@@ -30,6 +33,8 @@ def median(values):
 def write(path, entries):
     for e in entries:
         beside = f"  limit {e['limit']:.6g} ({e['limit_name']}), ratio {e['ratio']:.3f}" if e["limit"] else ""
+        if "demanded" in e:
+            beside += f" of {e['demanded']:.3g}" + ("" if e["ratio"] >= e["demanded"] else ": SHORT")
         print(f"  {e['name']:<28} {e['value']:>12.6g} {e['unit']}{beside}")
     with open(path + ".new", "w") as f:
         json.dump({"machine": machine(), "entries": entries}, f, indent=1)

@@ -1,0 +1,3 @@
+/* tests/bench/embedding_server/limit_avx512.c */
+#define LOOPS limit_avx512
+#include "tests/bench/embedding_server/limit_loops.inc.h"
