@@ -292,7 +292,11 @@ static int put(struct dc_open *o)
     int err = wire_put_batch_pack(&message, &c->out);
     if (err)
         return err;
-    struct rt_outgoing out = {b->id, 0, c->out.data, c->out.size, &piece, 1};
+    struct rt_outgoing out = {.batch_id = b->id,
+                              .message = c->out.data,
+                              .message_size = c->out.size,
+                              .pieces = &piece,
+                              .n_pieces = 1};
     o->middleware = peer;
     o->middleware_incarnation = rt_peer_incarnation(peer);
     err = rt_rpc_call(peer, WIRE_PUT_BATCH, &out, DC_PUT_DEADLINE_NS, on_put, o);
@@ -340,7 +344,11 @@ static int train(struct dc_open *o)
     int err = wire_train_batch_pack(&message, &c->out);
     if (err)
         return err;
-    struct rt_outgoing out = {b->id, 0, c->out.data, c->out.size, &piece, 1};
+    struct rt_outgoing out = {.batch_id = b->id,
+                              .message = c->out.data,
+                              .message_size = c->out.size,
+                              .pieces = &piece,
+                              .n_pieces = 1};
     err = rt_rpc_call(c->rank[o->rank].peer, WIRE_TRAIN_BATCH, &out, 0, on_train, o);
     if (!err) {
         o->state = DC_TRAINING;

@@ -5,15 +5,16 @@
  *
  * prepare is all that can run out of memory and changes no value, so a batch whose rows lie in several
  * tables is applied as a whole or can be sent again as if nothing had happened.
- * A piece is about PIECE_BYTES of memory gone through, some 0.2 to 0.5 ms: the owner's loop looks at its other
+ * A piece is about PIECE_BYTES of memory gone through, some 0.1 ms, or 1 ms where rows are created and the
+ * index grows: the owner's loop looks at its other
  * sockets in between when an application is large. A small one goes through the same pieces in one go. */
 #include "embedding_server/apply.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
-#define PIECE_BYTES    ((size_t)2 << 20)
-#define PIECE_ROWS_MAX 4096u
+#define PIECE_BYTES    ((size_t)512 << 10)
+#define PIECE_ROWS_MAX 512u
 #define PIECE_ROWS_MIN 64u
 #define STRETCH        256u /* what the table works on at once: pieces are multiples of it */
 #define WINDOW_MIN     4u

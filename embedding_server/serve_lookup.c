@@ -13,10 +13,9 @@
 
 #define WAITING_MAX 4096u /* lookups that wait for a step */
 
-/* The ids of each table, and the size of the answer. @checked: the ids are known to be ours. */
+/* The ids of each table, and the size of the answer. Whose ids they are is looked at with the rows. */
 static int lookup_read(const struct ebs_owner *owner, const struct wire_lookup_rows *m,
-                       struct rt_buf *payload, bool checked, const uint64_t **id,
-                       size_t *reply_bytes)
+                       struct rt_buf *payload, const uint64_t **id, size_t *reply_bytes)
 {
     struct rt_segments segments = rt_segments_of(payload);
     size_t end = 0;
@@ -30,8 +29,6 @@ static int lookup_read(const struct ebs_owner *owner, const struct wire_lookup_r
         if (err)
             break;
         id[t] = ids;
-        if (!checked)
-            err = ebs_check_ids(owner, id[t], m->n_ids[t]);
         rt_segment_put(&end, m->n_ids[t] * dim * sizeof(float));
     }
     if (!err)
@@ -42,14 +39,16 @@ static int lookup_read(const struct ebs_owner *owner, const struct wire_lookup_r
     return err;
 }
 
-bool ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup)
+int ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup)
 {
     const struct ebs_table *table;
     struct rt_buf *out = lookup->rows;
     size_t n, most, bytes, before = out->size;
+    const uint64_t *id;
+    int err;
 
     if (lookup->at_table == lookup->n_tables)
-        return false;
+        return 0;
     table = owner->table[lookup->table[lookup->at_table]];
     most = ebs_piece_rows(table);
     if (owner->conf.slice_rows > 0 && owner->conf.slice_rows < most)
@@ -57,21 +56,26 @@ bool ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup)
     n = lookup->n_ids[lookup->at_table] - lookup->at_row;
     n = n < most ? n : most;
     bytes = n * ebs_table_dim(table) * sizeof(float);
+    id = lookup->id[lookup->at_table] + lookup->at_row;
+    err = ebs_check_ids(owner, id, n);
+    if (err)
+        return err;
     if (lookup->at_row == 0) { /* tables begin at multiples of 64 bytes */
         size_t at = rt_segment_put(&before, 0);
 
         memset(out->data + out->size, 0, at - out->size);
         before = at;
     }
-    lookup->found += ebs_table_lookup(table, lookup->id[lookup->at_table] + lookup->at_row, n,
-                                      (float *)(out->data + before));
+    lookup->found += ebs_table_lookup(table, id, n, (float *)(out->data + before));
+    if (lookup->with_crc)
+        lookup->crc = rt_crc32c(lookup->crc, out->data + out->size, before + bytes - out->size);
     out->size = before + bytes;
     lookup->at_row += (uint32_t)n;
     if (lookup->at_row == lookup->n_ids[lookup->at_table]) {
         lookup->at_row = 0;
         lookup->at_table++;
     }
-    return lookup->at_table < lookup->n_tables;
+    return 0;
 }
 
 void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup)
@@ -89,10 +93,13 @@ void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup)
         ebs_refuse(owner, lookup->call, err);
         return;
     }
-    rt_call_reply(lookup->call, &(struct rt_outgoing){.message = owner->reply.data,
-                                                      .message_size = owner->reply.size,
-                                                      .pieces = &piece,
-                                                      .n_pieces = 1});
+    rt_call_reply(lookup->call,
+                  &(struct rt_outgoing){.flags = lookup->with_crc ? RT_FRAME_CRC_KNOWN : 0,
+                                        .payload_crc = lookup->crc,
+                                        .message = owner->reply.data,
+                                        .message_size = owner->reply.size,
+                                        .pieces = &piece,
+                                        .n_pieces = 1});
     ebs_add(&owner->stats.rows_looked_up, rows);
     ebs_add(&owner->stats.rows_found, lookup->found);
     ebs_add(&owner->stats.lookups, 1);
@@ -114,12 +121,13 @@ static int answer(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t byt
             rt_buf_unref(lookup->rows);
         return err;
     }
-    while (ebs_lookup_piece(owner, lookup))
-        ;
+    while (!err && lookup->at_table < lookup->n_tables)
+        err = ebs_lookup_piece(owner, lookup);
     lookup->took_ns = rt_io_now(owner->conf.io) - begin;
-    ebs_lookup_reply(owner, lookup);
+    if (!err)
+        ebs_lookup_reply(owner, lookup);
     rt_buf_unref(lookup->rows);
-    return 0;
+    return err;
 }
 
 static int wait_for_step(struct ebs_owner *owner, struct rt_call *call, uint64_t step,
@@ -149,7 +157,7 @@ static bool must_wait(const struct ebs_owner *owner, uint64_t step)
 
 /* Answer a lookup, now or in pieces, or let it wait. */
 static void lookup(struct ebs_owner *owner, struct rt_call *call, const uint8_t *message,
-                   size_t size, struct rt_buf *payload, bool checked)
+                   size_t size, struct rt_buf *payload)
 {
     struct wire_lookup_rows m;
     const uint64_t **id;
@@ -161,7 +169,7 @@ static void lookup(struct ebs_owner *owner, struct rt_call *call, const uint8_t 
     if (err)
         goto out;
     id = rt_arena_array(owner->arena, const uint64_t *, m.n_tables);
-    err = id ? lookup_read(owner, &m, payload, checked, id, &bytes)
+    err = id ? lookup_read(owner, &m, payload, id, &bytes)
              : RT_FAIL(RT_ENOMEM, "no memory to look up %u tables", m.n_tables);
     if (err)
         goto out;
@@ -198,7 +206,7 @@ void ebs_wake(struct ebs_owner *owner)
         *at = waiting->next;
         ebs_add(&owner->stats.waiting, (uint64_t)-1);
         if (alive)
-            lookup(owner, waiting->call, waiting->message, waiting->size, waiting->payload, true);
+            lookup(owner, waiting->call, waiting->message, waiting->size, waiting->payload);
         else
             rt_call_fail(waiting->call, RT_EPEER, "gone");
         rt_buf_unref(waiting->payload);
@@ -210,5 +218,5 @@ void ebs_wake(struct ebs_owner *owner)
 void ebs_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *request)
 {
     ebs_wake(ctx);
-    lookup(ctx, call, request->message, request->header.message_size, request->payload, false);
+    lookup(ctx, call, request->message, request->header.message_size, request->payload);
 }

@@ -72,6 +72,7 @@ int ebs_turn_add_lookup(struct ebs_owner *owner, const struct ebs_lookup *from)
     if (!lookup)
         return RT_FAIL(RT_ENOMEM, "no memory to look up %u tables", from->n_tables);
     lookup->next = NULL;
+    lookup->with_crc = rt_call_checks(lookup->call);
     rt_buf_ref(lookup->payload);
     *turn->lookup_end = lookup;
     turn->lookup_end = &lookup->next;
@@ -105,19 +106,22 @@ static void lookup_piece(struct ebs_owner *owner)
 {
     struct ebs_lookup *lookup = owner->turn.lookup;
     uint64_t begin = rt_io_now(owner->conf.io);
+    int err;
 
     if (!rt_call_alive(lookup->call)) {
         rt_call_fail(lookup->call, RT_EPEER, "gone");
         free_lookup(take_lookup(&owner->turn));
         return;
     }
-    if (ebs_lookup_piece(owner, lookup)) {
-        lookup->took_ns += rt_io_now(owner->conf.io) - begin;
-        return;
-    }
+    err = ebs_lookup_piece(owner, lookup);
     lookup->took_ns += rt_io_now(owner->conf.io) - begin;
+    if (!err && lookup->at_table < lookup->n_tables)
+        return;
     take_lookup(&owner->turn);
-    ebs_lookup_reply(owner, lookup);
+    if (err)
+        ebs_refuse(owner, lookup->call, err);
+    else
+        ebs_lookup_reply(owner, lookup);
     free_lookup(lookup);
 }
 

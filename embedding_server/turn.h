@@ -37,6 +37,8 @@ struct ebs_lookup {
     const uint64_t *const *id; /* [n_tables] -> [n_ids[t]] */
     uint32_t n_tables, at_table, at_row;
     uint64_t found, took_ns;
+    bool with_crc; /* `crc` is taken of the answer as it is made */
+    uint32_t crc;
 };
 
 /* A part of a batch that came while the batch was under way; it has no rows here. */

@@ -283,10 +283,13 @@ int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *mes
     out_add(out, out->head, head_size);
     header->version = RT_WIRE_VERSION;
     header->message_size = (uint32_t)message_size;
-    header->payload_crc = 0;
+    bool crc_known = header->flags & RT_FRAME_CRC_KNOWN;
+    header->flags &= (uint16_t)~RT_FRAME_CRC_KNOWN;
     if (link->local)
         header->flags |= RT_FRAME_NO_PAYLOAD_CRC;
-    out_payload(out, pieces, n_pieces, link->local ? NULL : &header->payload_crc);
+    if (link->local || !crc_known)
+        header->payload_crc = 0;
+    out_payload(out, pieces, n_pieces, link->local || crc_known ? NULL : &header->payload_crc);
     rt_header_encode(header, out->head);
     if (message_size)
         memcpy(out->head + RT_FRAME_HEADER_SIZE, message, message_size);

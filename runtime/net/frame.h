@@ -44,6 +44,7 @@ enum rt_frame_flag {
     RT_FRAME_NO_PAYLOAD_CRC = 4,
     RT_FRAME_DISCARDED =
         8, /* never on the wire: the payload was read and thrown away (over budget) */
+    RT_FRAME_CRC_KNOWN = 16, /* never on the wire, to link_send: payload_crc is the payload's */
 };
 
 /* Methods below 16 are the link's own. */

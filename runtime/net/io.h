@@ -68,10 +68,11 @@ struct rt_io_ops {
                    void *arg, struct rt_link **out);
     /* NULL events: the owner goes first; close the link at once, nobody hears of it again. */
     void (*link_set)(struct rt_link *link, const struct rt_link_events *events, void *arg);
-    /* Version, sizes and checksums of the header are filled in here. message is copied; pieces are referenced until
+    /* Version, sizes and checksums of the header are filled in here (but for RT_FRAME_CRC_KNOWN). message is copied; pieces are referenced until
      * they have left (or the link is down). Never blocks; RT_EPEER when the link is closing. */
     int (*link_send)(struct rt_link *link, struct rt_header *header, const void *message,
                      size_t message_size, const struct rt_piece *pieces, size_t n_pieces);
+    bool (*link_checks)(const struct rt_link *link);   /* its payloads travel with a checksum */
     size_t (*link_queued)(const struct rt_link *link); /* bytes accepted, not yet with the kernel */
     /* down() follows, later. What fits into the kernel's buffer is still sent; nothing more is read. */
     void (*link_close)(struct rt_link *link, int err, const char *why);

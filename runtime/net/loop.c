@@ -260,6 +260,7 @@ static const struct rt_io_ops loop_ops = {
     .connect = rt_conn_connect,
     .link_set = rt_conn_set,
     .link_send = rt_conn_send,
+    .link_checks = rt_conn_checks,
     .link_queued = rt_conn_queued,
     .link_close = rt_conn_close,
     .link_name = rt_conn_name,

@@ -370,6 +370,11 @@ int rt_call_alive(const struct rt_call *call)
     return call->session->state == RT_SESSION_UP;
 }
 
+bool rt_call_checks(const struct rt_call *call)
+{
+    return rt_call_alive(call) && call->session->rpc->io->ops->link_checks(call->session->link);
+}
+
 const struct rt_identity *rt_call_from(const struct rt_call *call)
 {
     return &call->session->remote;

@@ -105,7 +105,8 @@ void rt_peer_set_data(struct rt_peer *peer, void *data);
  * multiple of 64 after piece i-1; padding is added on the way. */
 struct rt_outgoing {
     uint64_t batch_id;
-    uint16_t flags;
+    uint16_t flags;       /* RT_FRAME_TRACE, RT_FRAME_CRC_KNOWN */
+    uint32_t payload_crc; /* of all pieces with what lies between them; with RT_FRAME_CRC_KNOWN */
     const void *message;
     size_t message_size;
     const struct rt_piece *pieces;
@@ -135,6 +136,9 @@ void rt_call_reply(struct rt_call *call, const struct rt_outgoing *out);
 void rt_call_fail(struct rt_call *call, int status, const char *text);
 const struct rt_identity *rt_call_from(const struct rt_call *call);
 int rt_call_alive(const struct rt_call *call);
+/* The reply's payload travels with a checksum. Of a large one it is better known beforehand (RT_FRAME_CRC_KNOWN), taken
+ * stretch by stretch as it is made: rt_call_reply would hold the loop for as long as it takes. */
+bool rt_call_checks(const struct rt_call *call);
 
 /* Counters of this rpc, for metrics. Relaxed atomics: any thread may read them. */
 struct rt_rpc_stats {

@@ -57,7 +57,8 @@ int rt_session_send(struct rt_session *session, struct rt_header *header,
                     const struct rt_outgoing *out)
 {
     struct rt_rpc *rpc = session->rpc;
-    header->flags |= out->flags & RT_FRAME_TRACE;
+    header->flags |= out->flags & (RT_FRAME_TRACE | RT_FRAME_CRC_KNOWN);
+    header->payload_crc = out->payload_crc;
     header->incarnation = rpc->conf.self.incarnation;
     header->group_epoch = rpc->group_epoch;
     header->generation = rpc->generation;

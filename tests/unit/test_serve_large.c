@@ -1,0 +1,395 @@
+/* tests/unit/test_serve_large.c -- a request of a million ids beside small ones: what those are held up by it.
+ *
+ * The owner runs on a thread of its own and is asked over sockets. One middleware sends the large request, another one
+ * small lookup after the other. A small one is held up by at most one turn of the owner's loop, from one look at its
+ * socket to the next; what counts is the processor time of such a turn, for the time on the wall also has what other
+ * programs of this machine took. */
+#include "embedding_server/owner.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/job/batch_id.h"
+#include "runtime/net/loop.h"
+#include "runtime/net/near.h"
+#include "runtime/wire/member.h"
+#include "runtime/wire/rows.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <uv.h>
+#include <cmocka.h>
+
+#ifdef RT_DEBUG
+#define TURN_MAX (100 * RT_MS) /* sanitizers take their time */
+#define LARGE    (1u << 17)
+#else
+#define TURN_MAX (5 * RT_MS)
+#define LARGE    WIRE_IDS_MAX
+#endif
+#define DIM      16u
+#define SMALL    64u
+#define TIMES    65536
+#define DEADLINE (60 * 1000000000ull)
+
+static const struct rt_table_conf tables[] = {
+    {.name = "rows",
+     .dim = DIM,
+     .init = {.kind = RT_INIT_CONSTANT, .value = 0.0},
+     .optimizer = {.kind = RT_OPT_SGD, .learning_rate = 1.0}},
+};
+
+/* One who asks; index 0 sends large requests, 1 small ones. */
+struct asker {
+    struct rt_rpc *rpc;
+    struct rt_peer *peer;
+};
+
+static struct {
+    struct rt_loop *owner_loop, *loop;
+    struct rt_job job;
+    struct rt_shard_map shards;
+    struct ebs_owner *owner;
+    uv_prepare_t turn_end; /* of the owner's loop */
+    struct asker asker[2];
+    int up;
+    uint64_t *id; /* [LARGE] */
+    float *grad;  /* [LARGE][DIM] */
+    /* the large request */
+    int open, err;
+    enum wire_apply_outcome outcome;
+    struct rt_buf *rows;
+    /* the stream of small ones */
+    size_t asked, n;
+    uint64_t began, wall[TIMES];
+    /* the owner's turns meanwhile; touched by: its thread, and by ours after a post */
+    uint64_t turn_began, turn[TIMES];
+    _Atomic size_t turns;
+    uint64_t longest;
+} bed;
+
+/* ---- set-up ---- */
+
+static void on_up(void *ctx, struct rt_peer *peer)
+{
+    (void)ctx;
+    (void)peer;
+    if (++bed.up == 2)
+        rt_loop_stop(bed.loop);
+}
+
+static struct rt_identity identity(enum rt_role role, uint32_t index)
+{
+    return (struct rt_identity){.job = "test",
+                                .role = role,
+                                .index = index,
+                                .incarnation = 5,
+                                .wire_version = RT_WIRE_VERSION,
+                                .config_hash = 1,
+                                .plan_hash = 2};
+}
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Called before each look at the sockets. */
+static void on_turn_end(uv_prepare_t *handle)
+{
+    size_t n = atomic_load(&bed.turns);
+    uint64_t now = cpu_ns();
+
+    (void)handle;
+    if (bed.turn_began > 0 && n < TIMES) {
+        bed.turn[n] = now - bed.turn_began;
+        atomic_store(&bed.turns, n + 1);
+    }
+    bed.turn_began = now;
+}
+
+static void start_owner(void)
+{
+    struct ebs_owner_conf conf = {.identity = identity(RT_ROLE_EMBEDDING_SERVER, 0),
+                                  .job = &bed.job,
+                                  .shards = &bed.shards,
+                                  .greeting = &wire_greeting,
+                                  .listen = "tcp:127.0.0.1:0"};
+
+    assert_int_equal(rt_loop_create(&(struct rt_loop_conf){.name = "owner", .pool_budget = 1 << 30},
+                                    &bed.owner_loop),
+                     0);
+    conf.io = rt_loop_io(bed.owner_loop);
+    assert_int_equal(ebs_owner_create(&conf, &bed.owner), 0);
+    assert_int_equal(uv_prepare_init(rt_loop_uv(bed.owner_loop), &bed.turn_end), 0);
+    assert_int_equal(uv_prepare_start(&bed.turn_end, on_turn_end), 0);
+    assert_int_equal(rt_loop_start_thread(bed.owner_loop), 0);
+}
+
+static void start_asker(uint32_t k)
+{
+    struct rt_rpc_conf conf = {.io = rt_loop_io(bed.loop),
+                               .self = identity(RT_ROLE_MIDDLEWARE, k),
+                               .greeting = &wire_greeting,
+                               .reply_max = 1 << 30,
+                               .dead_ns = DEADLINE,
+                               .peer_up = on_up};
+
+    assert_int_equal(rt_rpc_create(&conf, &bed.asker[k].rpc), 0);
+    bed.asker[k].peer = rt_rpc_peer(bed.asker[k].rpc, RT_ROLE_EMBEDDING_SERVER, 0, 0);
+    rt_peer_set_address(bed.asker[k].peer, ebs_owner_address(bed.owner), 5);
+}
+
+/* @state: may it go by Unix sockets, where payloads have no checksum? */
+static int set_up(void **state)
+{
+    rt_near_set(*state != NULL);
+    memset(&bed, 0, sizeof(bed));
+    bed.job.n_tables = ARRAY_LEN(tables);
+    bed.job.table = tables;
+    bed.job.global.seed = 1;
+    assert_int_equal(rt_shard_map_init(&bed.shards, 1, 1), 0);
+    assert_int_equal(
+        rt_loop_create(&(struct rt_loop_conf){.name = "askers", .pool_budget = 1 << 30}, &bed.loop),
+        0);
+    start_owner();
+    start_asker(0);
+    start_asker(1);
+    rt_loop_run(bed.loop);
+    bed.id = malloc(LARGE * sizeof(*bed.id));
+    bed.grad = malloc((size_t)LARGE * DIM * sizeof(*bed.grad));
+    for (size_t i = 0; i < LARGE; i++)
+        bed.id[i] = i * 0x9e3779b97f4a7c15ull;
+    for (size_t i = 0; i < (size_t)LARGE * DIM; i++)
+        bed.grad[i] = -1.0f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    rt_loop_stop(bed.owner_loop);
+    rt_loop_join(bed.owner_loop);
+    uv_close((uv_handle_t *)&bed.turn_end, NULL);
+    rt_rpc_destroy(bed.asker[0].rpc);
+    rt_rpc_destroy(bed.asker[1].rpc);
+    ebs_owner_destroy(bed.owner);
+    rt_loop_destroy(bed.owner_loop);
+    rt_loop_destroy(bed.loop);
+    free(bed.id);
+    free(bed.grad);
+    rt_near_set(true);
+    return 0;
+}
+
+/* ---- asking ---- */
+
+static struct rt_piece piece_of(const void *data, size_t size)
+{
+    struct rt_buf *buf = rt_io_buf(rt_loop_io(bed.loop), size);
+
+    assert_non_null(buf);
+    memcpy(buf->data, data, size);
+    return (struct rt_piece){.data = buf->data, .size = size, .buf = buf};
+}
+
+static void ask(unsigned asker, uint16_t method, uint64_t batch_id, const struct wire_out *message,
+                struct rt_piece *pieces, size_t n_pieces, rt_reply_fn done)
+{
+    struct rt_outgoing out = {.batch_id = batch_id,
+                              .message = message->data,
+                              .message_size = message->size,
+                              .pieces = pieces,
+                              .n_pieces = n_pieces};
+
+    assert_int_equal(rt_rpc_call(bed.asker[asker].peer, method, &out, DEADLINE, done, NULL), 0);
+    for (size_t i = 0; i < n_pieces; i++)
+        rt_buf_unref(pieces[i].buf);
+}
+
+static void ask_lookup(unsigned asker, const uint64_t *id, uint32_t n, rt_reply_fn done)
+{
+    uint32_t table = 0;
+    struct wire_lookup_rows m = {
+        .shard_map = bed.shards.version, .n_tables = 1, .table = &table, .n_ids = &n};
+    struct rt_piece piece = piece_of(id, n * sizeof(*id));
+    struct wire_out out = {0};
+
+    assert_int_equal(wire_lookup_rows_pack(&m, &out), 0);
+    ask(asker, WIRE_LOOKUP_ROWS, 0, &out, &piece, 1, done);
+    wire_out_release(&out);
+}
+
+static void on_large(void *arg, int err, const struct rt_frame *reply)
+{
+    struct rt_arena *arena;
+
+    (void)arg;
+    bed.err = err;
+    bed.open--;
+    if (err)
+        fail_msg("%d: %s", err, rt_err_text());
+    if (reply->header.method == WIRE_LOOKUP_ROWS) {
+        bed.rows = rt_buf_ref(reply->payload);
+    } else {
+        struct wire_apply_gradients_reply m;
+
+        assert_int_equal(rt_arena_create(1 << 20, &arena), 0);
+        assert_int_equal(wire_apply_gradients_reply_unpack(reply->message,
+                                                           reply->header.message_size, arena, &m),
+                         0);
+        bed.outcome = m.outcome;
+        rt_arena_destroy(arena);
+    }
+}
+
+static void ask_update(uint64_t batch_id, uint64_t step, uint32_t rank, uint32_t world, uint32_t n)
+{
+    uint32_t table = 0;
+    struct wire_apply_gradients m = {.shard_map = bed.shards.version,
+                                     .parts = 1,
+                                     .step = step,
+                                     .learning_rate = 1.0,
+                                     .rank = rank,
+                                     .world = world,
+                                     .synchronous = step > 0,
+                                     .n_tables = 1,
+                                     .table = &table,
+                                     .n_ids = &n};
+    struct rt_piece piece[2] = {piece_of(bed.id, n * sizeof(*bed.id)),
+                                piece_of(bed.grad, n * (size_t)DIM * sizeof(*bed.grad))};
+    struct wire_out out = {0};
+
+    assert_int_equal(wire_apply_gradients_pack(&m, &out), 0);
+    bed.open++;
+    ask(0, WIRE_APPLY_GRADIENTS, batch_id, &out, piece, 2, on_large);
+    wire_out_release(&out);
+}
+
+/* ---- the small ones ---- */
+
+static void on_small(void *arg, int err, const struct rt_frame *reply);
+
+static void ask_small(void)
+{
+    bed.began = rt_now_ns();
+    ask_lookup(1, bed.id + bed.asked++ * 977 % (LARGE - SMALL), SMALL, on_small);
+}
+
+static void on_small(void *arg, int err, const struct rt_frame *reply)
+{
+    (void)arg;
+    (void)reply;
+    assert_int_equal(err, 0);
+    if (bed.n < TIMES)
+        bed.wall[bed.n++] = rt_now_ns() - bed.began;
+    if (bed.open > 0)
+        ask_small();
+    else
+        rt_loop_stop(bed.loop);
+}
+
+static int compare(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+
+    return *x < *y ? -1 : *x > *y;
+}
+
+static double ms(const uint64_t *sorted, size_t n, double quantile)
+{
+    return (double)sorted[(size_t)((double)(n - 1) * quantile)] * 1e-6;
+}
+
+/* Ask small ones until the large ones are answered. */
+static void run(const char *what)
+{
+    size_t first = atomic_load(&bed.turns), turns;
+    uint64_t *turn = bed.turn + first;
+
+    bed.n = 0;
+    ask_small();
+    rt_loop_run(bed.loop);
+    turns = atomic_load(&bed.turns) - first;
+    assert_true(bed.n > 0 && turns > 0);
+    qsort(bed.wall, bed.n, sizeof(bed.wall[0]), compare);
+    qsort(turn, turns, sizeof(*turn), compare);
+    print_message("%-29s %5zu turns, CPU p50 %.2f p99.9 %.2f max %.2f ms; "
+                  "%4zu small lookups beside it, wall p50 %.2f max %.2f ms\n",
+                  what, turns, ms(turn, turns, 0.5), ms(turn, turns, 0.999), ms(turn, turns, 1),
+                  bed.n, ms(bed.wall, bed.n, 0.5), ms(bed.wall, bed.n, 1));
+    if (turn[turns - 1] > bed.longest)
+        bed.longest = turn[turns - 1];
+}
+
+/* All rows have this value. */
+static void check_rows(float value)
+{
+    bed.open++;
+    ask_lookup(0, bed.id, LARGE, on_large);
+    run("lookup of a million");
+    assert_int_equal(bed.rows->size, (size_t)LARGE * DIM * sizeof(float));
+    for (size_t i = 0; i < (size_t)LARGE * DIM; i++)
+        if (((const float *)bed.rows->data)[i] != value)
+            fail_msg("row %zu is %g, expected %g", i / DIM,
+                     (double)((const float *)bed.rows->data)[i], (double)value);
+    rt_buf_unref(bed.rows);
+}
+
+static void ask_large_ones(void)
+{
+    const struct ebs_owner_stats *stats = ebs_owner_stats(bed.owner);
+
+    check_rows(0.0f); /* of no row at all */
+    ask_update(rt_batch_id(0, 0), 0, 0, 1, LARGE);
+    run("update that creates a million");
+    assert_int_equal(bed.outcome, WIRE_APPLIED);
+    check_rows(1.0f);
+    ask_update(rt_batch_id(0, 1), 0, 0, 1, LARGE);
+    run("update of a million");
+    check_rows(2.0f);
+    ask_update(rt_batch_id(0, 1), 0, 0, 1, LARGE);
+    run("a repeat of it");
+    assert_int_equal(bed.outcome, WIRE_ALREADY);
+    check_rows(2.0f);
+    assert_int_equal(stats->sliced, 6);
+    assert_int_equal(stats->rows, LARGE);
+    assert_int_equal(stats->rows_applied, 2 * (uint64_t)LARGE);
+}
+
+/* What else runs on the machine makes processor time longer too, but seldom three times. */
+static void small_ones_get_in_between(void **state)
+{
+    for (int attempt = 0; attempt < 3; attempt++) {
+        if (attempt > 0) {
+            tear_down(state);
+            set_up(state);
+        }
+        ask_large_ones();
+        if (bed.longest <= TURN_MAX)
+            return;
+    }
+    fail_msg("a turn of the owner's loop took %.2f ms, expected at most %.2f",
+             (double)bed.longest * 1e-6, (double)TURN_MAX * 1e-6);
+}
+
+int main(void)
+{
+    static bool by_unix = true;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_prestate_setup_teardown(small_ones_get_in_between, set_up, tear_down,
+                                                 &by_unix),
+        cmocka_unit_test_prestate_setup_teardown(small_ones_get_in_between, set_up, tear_down,
+                                                 NULL),
+    };
+
+    rt_log_set_level(RT_LOG_ERROR);
+    return cmocka_run_group_tests_name("serve_large", tests, NULL, NULL);
+}
