@@ -82,19 +82,22 @@ static int check(const struct rt_table_conf *table)
 /* The largest value of a dtype that is not above `bound`: a clamped weight stays within it when rounded. */
 static float bound_of(uint32_t dtype, float bound)
 {
-    struct ebs_weights one = {.n = 1, .dim = 1, .dtype = dtype};
-    uint8_t stored[sizeof(float)] __attribute__((aligned(4)));
-    const uint8_t *row = stored;
-    float wide = 0.0f;
+    union {
+        uint8_t byte[sizeof(float)];
+        uint16_t half;
+        float single; /* aligns it */
+    } stored;
+    const uint8_t *row = stored.byte;
+    struct ebs_weights one = {.row = &row, .n = 1, .dim = 1, .dtype = dtype};
+    float wide;
 
-    one.row = &row;
-    for (float try = bound; try > 0.0f; try = nextafterf(wide, 0.0f)) {
-        ebs_element_round(dtype, &try, stored, 1);
+    ebs_element_round(dtype, &bound, stored.byte, 1);
+    ebs_element_widen(&one, &wide);
+    if (wide > bound) { /* rounded up: its neighbour below */
+        stored.half--;
         ebs_element_widen(&one, &wide);
-        if (wide <= bound)
-            return wide;
     }
-    return 0.0f;
+    return wide;
 }
 
 int ebs_optimizer_prepare(struct ebs_optimizer *out, const struct rt_table_conf *table,
@@ -102,11 +105,17 @@ int ebs_optimizer_prepare(struct ebs_optimizer *out, const struct rt_table_conf 
 {
     const struct rt_sparse_optimizer_conf *conf = &table->optimizer;
     struct rt_row_layout layout;
+    float bound;
     int err = check(table);
 
     if (err)
         return err;
     layout = rt_row_layout(table);
+    bound = bound_of(table->dtype, (float)conf->weight_bound);
+    if (conf->weight_bound > 0.0 && bound == 0.0f)
+        return RT_FAIL(RT_EUSAGE,
+                       "table %s: weight_bound: expected what its dtype can hold, got %g",
+                       table->name, conf->weight_bound);
     *out = (struct ebs_optimizer){
         .loops = select_loops(table->dim, table->dtype),
         .kind = conf->kind,
@@ -126,7 +135,7 @@ int ebs_optimizer_prepare(struct ebs_optimizer *out, const struct rt_table_conf 
                  .l1 = (float)conf->l1,
                  .l2 = (float)conf->l2,
                  .gradient_clip = (float)conf->gradient_clip,
-                 .weight_bound = bound_of(table->dtype, (float)conf->weight_bound),
+                 .weight_bound = bound,
                  .key = rt_draw_key(seed, "round", table->name)},
     };
     return 0;

@@ -60,46 +60,32 @@ static void step_row(const struct ebs_optimizer *optimizer, struct row *row, uin
                       &(struct ebs_rows){.row = &at, .id = &id, .grad = g, .n = 1});
 }
 
+/* Each row by itself; of the fixture's rows one never has a gradient. */
 static void formulas_are_pytorchs(void **test)
 {
-    static const struct {
-        const char *name;
-        struct rt_sparse_optimizer_conf conf;
-        const float *want;
-    } row[] = {
-        {"sgd", {.kind = RT_OPT_SGD, .weight_decay = 0.01}, golden_sgd},
-        {"adagrad",
-         {.kind = RT_OPT_ADAGRAD, .eps = 1e-10, .initial_accumulator = 0.1},
-         golden_adagrad},
-        {"rowwise adagrad",
-         {.kind = RT_OPT_ROWWISE_ADAGRAD, .eps = 1e-8, .initial_accumulator = 0.1},
-         golden_rowwise_adagrad},
-        {"rowwise adagrad, weight decay",
-         {.kind = RT_OPT_ROWWISE_ADAGRAD,
-          .eps = 1e-8,
-          .initial_accumulator = 0.1,
-          .weight_decay = 0.01},
-         golden_rowwise_adagrad_decay},
-        {"adam", {.kind = RT_OPT_ADAM, .eps = 1e-8, .beta1 = 0.9, .beta2 = 0.999}, golden_adam},
-    };
-
     (void)test;
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(golden_case); i++) {
         struct rt_table_conf conf = {
-            .name = row[i].name, .dim = GOLDEN_DIM, .optimizer = row[i].conf};
+            .name = golden_case[i].name, .dim = GOLDEN_DIM, .optimizer = golden_case[i].conf};
         struct ebs_optimizer optimizer = prepare(&conf);
-        static struct row stored;
-        float w[GOLDEN_DIM];
+        float zero[GOLDEN_DIM] = {0}, w[GOLDEN_DIM], lr = golden_case[i].lr;
 
-        fill(&optimizer, golden_weight, &stored);
-        for (size_t k = 0; k < GOLDEN_STEPS; k++)
-            step_row(&optimizer, &stored, 1, &golden_grad[k * GOLDEN_DIM], golden_lr[k],
-                     golden_adam_step[k], k);
-        weights(&optimizer, &stored, w);
-        for (size_t j = 0; j < GOLDEN_DIM; j++)
-            if (!(fabsf(w[j] - row[i].want[j]) <= 1e-6f + 1e-5f * fabsf(row[i].want[j])))
-                fail_msg("%s: element %zu: got %.9g, want %.9g", row[i].name, j, (double)w[j],
-                         (double)row[i].want[j]);
+        for (size_t r = 0; r < GOLDEN_ROWS; r++) {
+            const float *want = golden_case[i].want + r * GOLDEN_DIM;
+            static struct row stored;
+
+            fill(&optimizer, lr > 0.0f ? zero : golden_weight + r * GOLDEN_DIM, &stored);
+            for (size_t k = 0; k < GOLDEN_STEPS; k++)
+                if (golden_has[k] >> r & 1)
+                    step_row(&optimizer, &stored, r,
+                             &golden_grad[(k * GOLDEN_ROWS + r) * GOLDEN_DIM],
+                             lr > 0.0f ? lr : golden_lr[k], k + 1, k);
+            weights(&optimizer, &stored, w);
+            for (size_t j = 0; j < GOLDEN_DIM; j++)
+                if (!(fabsf(w[j] - want[j]) <= 5e-6f * fmaxf(1.0f, fabsf(want[j]))))
+                    fail_msg("%s: row %zu element %zu: got %.9g, want %.9g", golden_case[i].name, r,
+                             j, (double)w[j], (double)want[j]);
+        }
     }
 }
 
@@ -234,6 +220,7 @@ static void wrong_numbers_are_named(void **test)
         {{.kind = RT_OPT_SGD, .weight_decay = (double)NAN}, 8, WIRE_F32, "weight_decay"},
         {{.kind = RT_OPT_SGD, .gradient_clip = -1.0}, 8, WIRE_F32, "gradient_clip"},
         {{.kind = RT_OPT_SGD, .weight_bound = 1e39}, 8, WIRE_F32, "weight_bound"},
+        {{.kind = RT_OPT_SGD, .weight_bound = 1e-9}, 8, WIRE_F16, "weight_bound"},
         {{.kind = RT_OPT_ADAGRAD, .eps = -1.0}, 8, WIRE_F32, "eps"},
         {{.kind = RT_OPT_ADAGRAD, .eps = 0.0}, 8, WIRE_F32, "eps"},
         {{.kind = RT_OPT_ADAGRAD, .eps = 1.0, .initial_accumulator = (double)INFINITY},
@@ -259,6 +246,165 @@ static void wrong_numbers_are_named(void **test)
     }
 }
 
+/* A gradient belongs to its row: rows left out, and one that comes twice, among rows of their own. */
+static void a_row_has_its_own_gradient(void **test)
+{
+    enum { N = 5, DIM = 6 };
+    static struct row stored[N];
+    uint8_t *at[N] = {stored[0].byte, NULL, stored[2].byte, stored[0].byte, NULL};
+    uint64_t id[N] = {10, 11, 12, 10, 14};
+    float g[N][DIM], zero[DIM] = {0}, w[DIM];
+
+    (void)test;
+    for (uint32_t dtype = WIRE_F32; dtype <= WIRE_BF16; dtype++) {
+        struct rt_table_conf conf = {.name = "t", .dim = DIM, .dtype = dtype};
+        struct ebs_optimizer optimizer = prepare(&conf);
+        struct ebs_step step = ebs_optimizer_step(&optimizer, 1.0f, 1, 1);
+
+        for (size_t i = 0; i < N; i++) {
+            fill(&optimizer, zero, &stored[i]);
+            for (size_t j = 0; j < DIM; j++)
+                g[i][j] = -(float)(1u << i);
+        }
+        ebs_optimizer_run(&optimizer, &step,
+                          &(struct ebs_rows){.row = at, .id = id, .grad = g[0], .n = N});
+        for (size_t i = 0; i < N; i++) {
+            static const float want[N] = {9, 0, 4, 0, 0};
+
+            weights(&optimizer, &stored[i], w);
+            for (size_t j = 0; j < DIM; j++)
+                if (w[j] != want[i])
+                    fail_msg("dtype %u row %zu: got %g, want %g", dtype, i, (double)w[j],
+                             (double)want[i]);
+        }
+    }
+}
+
+/* Learning rate 0: weights stay, whatever the optimizer, and of FTRL, which divides by it, the state too. */
+static void no_learning_rate_moves_nothing(void **test)
+{
+    enum { DIM = 21 };
+
+    (void)test;
+    for (uint32_t kind = 0; kind < EBS_OPTIMIZER_KINDS; kind++) {
+        for (uint32_t dtype = WIRE_F32; dtype <= WIRE_BF16; dtype++) {
+            struct rt_table_conf conf = {
+                .name = "t", .dim = DIM, .dtype = dtype, .optimizer = busy};
+            static struct row stored, before;
+            struct ebs_optimizer optimizer;
+            float w[DIM], g[DIM];
+
+            conf.optimizer.kind = kind;
+            optimizer = prepare(&conf);
+            random_floats(w, DIM, kind);
+            random_floats(g, DIM, kind + 100);
+            fill(&optimizer, w, &stored);
+            before = stored;
+            step_row(&optimizer, &stored, 5, g, 0.0f, 1, 1);
+            assert_memory_equal(stored.byte, before.byte,
+                                kind == RT_OPT_FTRL ? sizeof(stored) : optimizer.state);
+        }
+    }
+}
+
+/* No weight leaves the bound, 16-bit ones included, whose neighbour may lie beyond it. */
+static void weights_stay_within_the_bound(void **test)
+{
+    enum { DIM = 40 };
+    static const double bound[] = {0.1, 1.0, 0.3333, 1e-6, 60001.0};
+
+    (void)test;
+    for (size_t b = 0; b < ARRAY_LEN(bound); b++) {
+        for (uint32_t dtype = WIRE_F32; dtype <= WIRE_BF16; dtype++) {
+            struct rt_table_conf conf = {
+                .name = "t", .dim = DIM, .dtype = dtype, .optimizer = {.weight_bound = bound[b]}};
+            struct ebs_optimizer optimizer = prepare(&conf);
+            static struct row stored;
+            float w[DIM] = {0}, g[DIM];
+
+            fill(&optimizer, w, &stored);
+            for (uint64_t t = 1; t <= 50; t++) {
+                for (size_t j = 0; j < DIM; j++)
+                    g[j] = (float)bound[b] * (rt_unit_f32(rt_draw(t, j)) - 0.5f);
+                step_row(&optimizer, &stored, 5, g, 3.0f, t, t);
+                weights(&optimizer, &stored, w);
+                for (size_t j = 0; j < DIM; j++)
+                    if (!(fabsf(w[j]) <= (float)bound[b]))
+                        fail_msg("dtype %u bound %g: got %.9g", dtype, bound[b], (double)w[j]);
+            }
+        }
+    }
+}
+
+/* Steps of a sixteenth of the gap between neighbours: to the nearest they would all be lost. The mean of many rows
+ * is where float32 rows are, within 5 standard errors of a sum of roundings. */
+static void small_updates_add_up(void **test)
+{
+    enum { DIM = 64, ROWS = 64, STEPS = 320 };
+
+    (void)test;
+    for (uint32_t dtype = WIRE_F16; dtype <= WIRE_BF16; dtype++) {
+        struct rt_table_conf conf = {.name = "t", .dim = DIM, .dtype = dtype};
+        struct ebs_optimizer optimizer = prepare(&conf);
+        float gap = dtype == WIRE_F16 ? 0x1p-10f : 0x1p-7f, g[DIM], w[DIM];
+        double sum = 0.0, bound = 5.0 * 0.25 * (double)gap * sqrt(STEPS) / sqrt(DIM * ROWS);
+
+        for (size_t j = 0; j < DIM; j++)
+            g[j] = -gap / 16.0f;
+        for (uint64_t r = 0; r < ROWS; r++) {
+            static struct row stored;
+
+            for (size_t j = 0; j < DIM; j++)
+                w[j] = 1.0f;
+            fill(&optimizer, w, &stored);
+            for (uint64_t t = 1; t <= STEPS; t++)
+                step_row(&optimizer, &stored, r, g, 1.0f, t, t);
+            weights(&optimizer, &stored, w);
+            for (size_t j = 0; j < DIM; j++)
+                sum += (double)w[j] - 1.0;
+        }
+        sum /= DIM * ROWS;
+        if (fabs(sum - (double)gap * STEPS / 16) > bound)
+            fail_msg("dtype %u: moved by %g, want %g within %g", dtype, sum,
+                     (double)gap * STEPS / 16, bound);
+    }
+}
+
+/* Roundings are a function of (seed, table, id, draw): the same again, and others when one of these is. */
+static void roundings_are_drawn_by_what_they_should(void **test)
+{
+    enum { DIM = 64 };
+    static const struct {
+        const char *name, *table;
+        uint64_t seed, id, draw;
+        bool same;
+    } row[] = {{"again", "t", 7, 5, 9, true},
+               {"seed", "t", 8, 5, 9, false},
+               {"table", "u", 7, 5, 9, false},
+               {"id", "t", 7, 6, 9, false},
+               {"draw", "t", 7, 5, 10, false}};
+    static struct row first, stored;
+    float w[DIM], g[DIM];
+
+    (void)test;
+    random_floats(w, DIM, 1);
+    random_floats(g, DIM, 2);
+    for (size_t i = 0; i <= ARRAY_LEN(row); i++) {
+        struct rt_table_conf conf = {
+            .name = i ? row[i - 1].table : "t", .dim = DIM, .dtype = WIRE_BF16};
+        struct ebs_optimizer optimizer;
+
+        assert_int_equal(ebs_optimizer_prepare(&optimizer, &conf, i ? row[i - 1].seed : 7), 0);
+        fill(&optimizer, w, &stored);
+        step_row(&optimizer, &stored, i ? row[i - 1].id : 5, g, 0.01f, 1, i ? row[i - 1].draw : 9);
+        if (i == 0)
+            first = stored;
+        else if ((memcmp(&first, &stored, sizeof(first)) == 0) != row[i - 1].same)
+            fail_msg("another %s: roundings are %s", row[i - 1].name,
+                     row[i - 1].same ? "others" : "the same");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -266,6 +412,11 @@ int main(void)
         cmocka_unit_test(every_isa_gives_the_bits_of_plain),
         cmocka_unit_test(one_bad_value_spoils_a_gradient),
         cmocka_unit_test(wrong_numbers_are_named),
+        cmocka_unit_test(a_row_has_its_own_gradient),
+        cmocka_unit_test(no_learning_rate_moves_nothing),
+        cmocka_unit_test(weights_stay_within_the_bound),
+        cmocka_unit_test(small_updates_add_up),
+        cmocka_unit_test(roundings_are_drawn_by_what_they_should),
     };
 
     return cmocka_run_group_tests_name("optimizer", tests, NULL, NULL);
