@@ -185,11 +185,12 @@ enum { RT_FILE_GLOBAL, RT_FILE_EMBEDDING, RT_FILE_DATA, RT_FILE_MODEL };
 
 /* Where to read. Paths that are NULL come from `folder`. */
 struct rt_job_source {
-    const char *folder;     /* the job's folder; may be NULL when all four paths are given */
-    const char *name;       /* SAFFRON_JOB; NULL: the folder's name */
-    const char *path[4];    /* SAFFRON_{GLOBAL,EMBEDDING,DATA,MODEL}_CONFIG */
-    const char *data_dir;   /* --data; NULL: globs are relative to the folder */
-    bool without_data;      /* files are not looked for: n_train and n_test are 0, plan_hash means nothing */
+    const char *folder;   /* the job's folder; may be NULL when all four paths are given */
+    const char *name;     /* SAFFRON_JOB; NULL: the folder's name */
+    const char *path[4];  /* SAFFRON_{GLOBAL,EMBEDDING,DATA,MODEL}_CONFIG */
+    const char *data_dir; /* --data; NULL: globs are relative to the folder */
+    bool
+        without_data; /* files are not looked for: n_train and n_test are 0, plan_hash means nothing */
     const char *models_dir; /* where `use: NAME` is looked up after <folder>/models */
     const char *model;      /* --model NAME|FILE, replaces `use:` */
     const char *const *set; /* "FILE.key.path=value" */

@@ -14,7 +14,7 @@ found = []
 def row_of(words, dim, last):
     """[id, touched, frequency, weights, state, sum] of a description; `the same with` adds to the one before."""
     if not words.startswith("the same"):
-        dtype, kind = re.search(r"`(float32|bfloat16|float16)`", words), re.search(r"`(%s)`" % "|".join(STATE), words)
+        dtype, kind = re.search(r"\b(float32|bfloat16|float16)\b", words), re.search(r"\b(%s)\b" % "|".join(STATE), words)
         weights = dim * (4 if dtype.group(1) == "float32" else 2)
         last = [8, 0, 0, weights + -weights % 4, 4 * STATE[kind.group(1)](dim)]
     row = list(last)
@@ -31,7 +31,7 @@ def check(page):
     with open(page, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-            head = re.match(r"\| rows of `dim` (\d+) \|", line)
+            head = re.match(r"\| rows of `?dim`? (\d+) \|", line)
             if head:
                 dim = int(head.group(1))
             elif not line.startswith("|"):

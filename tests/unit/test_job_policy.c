@@ -75,94 +75,89 @@ static int load(const char *const *set, struct rt_job **out)
 #define OF_ROWS   "which rows there are would depend on the number of servers"
 #define NEVER_OUT "nothing would ever be evicted"
 
+static const struct {
+    const char *set[SETS_MAX];
+    const char *want; /* NULL: the job is right */
+} combination[] = {
+    {{EXACT}, NO_ERROR},
+    {{EXACT, USER "eviction.type=lru", USER "eviction.rows=100"},
+     "tables.user.eviction: table user: expected none, and no capacity, beside `exact: "
+     "true`: " OF_ROWS},
+    {{USER "eviction.type=lru", USER "eviction.rows=100"}, NO_ERROR},
+    {{EXACT, USER "eviction.rows=100"}, "expected none, and no capacity, beside `exact: true`"},
+    {{EXACT, USER "eviction.bytes=1000"}, "expected none, and no capacity"},
+    {{EXACT, USER "ttl_seconds=60"},
+     "tables.user.ttl_seconds: table user: expected 0 beside `exact: true`: which rows there "
+     "are "
+     "would depend on the clock"},
+    {{EXACT, "embedding.defaults.ttl_seconds=60"}, "defaults.ttl_seconds: table user: expected 0"},
+    {{EXACT, "embedding.defaults.ttl_seconds=60", USER "ttl_seconds=0"},
+     "defaults.ttl_seconds: table item: expected 0"},
+    {{USER "ttl_seconds=60"}, NO_ERROR},
+    {{EXACT, USER "admission.type=count"},
+     "tables.user.admission.type: table user: expected always or probability beside `exact: "
+     "true`"},
+    {{USER "admission.type=count"}, NO_ERROR},
+    {{EXACT, USER "admission={type: probability, probability: 0.5}"}, NO_ERROR},
+    {{EXACT, MEMORY "1073741824"},
+     "embedding_server.memory: expected 0 beside `exact: true`: " OF_ROWS},
+    {{MEMORY "1073741824"}, NO_ERROR},
+    {{MEMORY "1000"}, "embedding_server.memory: expected 0, or at least 1048576, got 1000"},
+    {{USER "eviction.type=lru"},
+     "tables.user.eviction: table user: expected `rows`, `bytes` or "
+     "global.embedding_server.memory "
+     "beside `type: lru`: " NEVER_OUT},
+    {{USER "eviction.type=lfu"}, "beside `type: lfu`: " NEVER_OUT},
+    {{USER "eviction.type=lfu", MEMORY "1073741824"}, NO_ERROR},
+    {{USER "eviction.type=lfu", USER "eviction.bytes=1000"}, NO_ERROR},
+    /* id, touched, 8 float32, Adagrad's 8 */
+    {{USER "eviction={type: lru, bytes: 75}"},
+     "tables.user.eviction.bytes: table user: expected 0, or at least 76, a row and the "
+     "admission's sketch, got 75"},
+    {{USER "eviction={type: lru, bytes: 76}"}, NO_ERROR},
+    {{USER "eviction={type: lru, bytes: 4171}", USER "admission={type: count, sketch_bytes: 4096}"},
+     "expected 0, or at least 4172"},
+    {{USER "eviction={type: lru, bytes: 4172}", USER "admission={type: count, sketch_bytes: 4096}"},
+     NO_ERROR},
+    {{USER "admission={type: probability, probability: 0}"},
+     "tables.user.admission.probability: table user: expected > 0: no id would ever get a row"},
+    {{USER "admission.probability=0"}, NO_ERROR},
+    {{USER "admission={type: count, count: 0}"}, "count: expected an integer in 1..255, got '0'"},
+    {{USER "initializer={type: uniform, low: 1, high: 0}"}, "expected low <= high, got 1 > 0"},
+    {{USER "initializer={type: uniform, low: 1, high: 1}"}, NO_ERROR},
+    {{USER "initializer={type: xavier_uniform}"},
+     "tables.user.initializer: table user: expected `rows` beside `type: xavier_uniform`"},
+    {{USER "initializer={type: xavier_uniform, rows: 100}"}, NO_ERROR},
+    {{USER "initializer={type: constant, value: 65505}", USER "dtype=float16"},
+     "expected values within +-65504, the largest of float16, got up to 65505"},
+    {{USER "initializer={type: constant, value: -65504}", USER "dtype=float16"}, NO_ERROR},
+    {{USER "initializer={type: constant, value: 65505}", USER "dtype=bfloat16"}, NO_ERROR},
+    {{USER "initializer={type: normal, mean: 60000, std: 1000}", USER "dtype=float16"},
+     "got up to 68000"},
+    {{USER "initializer={type: truncated_normal, mean: 60000, std: 1000}", USER "dtype=float16"},
+     NO_ERROR},
+    {{USER "initializer={type: uniform, low: -1e39, high: 0}"},
+     "the largest of float32, got up to 1e+39"},
+    {{USER "initializer={type: xavier_uniform, rows: 1, gain: 1e6}", USER "dtype=float16"},
+     "the largest of float16"},
+    {{USER "optimizer={type: ftrl, learning_rate: 0}"}, NO_ERROR},
+    {{"global.embedding_server.numa_local=true"}, "expected `pin: true` beside `numa_local: true`"},
+    {{"global.embedding_server={numa_local: true, pin: true}"}, NO_ERROR},
+};
+
 static void together(void **state)
 {
-    static const struct {
-        const char *set[SETS_MAX];
-        const char *want; /* NULL: the job is right */
-    } row[] = {
-        {{EXACT}, NO_ERROR},
-        {{EXACT, USER "eviction.type=lru", USER "eviction.rows=100"},
-         "tables.user.eviction: table user: expected none, and no capacity, beside `exact: "
-         "true`: " OF_ROWS},
-        {{USER "eviction.type=lru", USER "eviction.rows=100"}, NO_ERROR},
-        {{EXACT, USER "eviction.rows=100"}, "expected none, and no capacity, beside `exact: true`"},
-        {{EXACT, USER "eviction.bytes=1000"}, "expected none, and no capacity"},
-        {{EXACT, USER "ttl_seconds=60"},
-         "tables.user.ttl_seconds: table user: expected 0 beside `exact: true`: which rows there "
-         "are "
-         "would depend on the clock"},
-        {{EXACT, "embedding.defaults.ttl_seconds=60"},
-         "defaults.ttl_seconds: table user: expected 0"},
-        {{EXACT, "embedding.defaults.ttl_seconds=60", USER "ttl_seconds=0"},
-         "defaults.ttl_seconds: table item: expected 0"},
-        {{USER "ttl_seconds=60"}, NO_ERROR},
-        {{EXACT, USER "admission.type=count"},
-         "tables.user.admission.type: table user: expected always or probability beside `exact: "
-         "true`"},
-        {{USER "admission.type=count"}, NO_ERROR},
-        {{EXACT, USER "admission={type: probability, probability: 0.5}"}, NO_ERROR},
-        {{EXACT, MEMORY "1073741824"},
-         "embedding_server.memory: expected 0 beside `exact: true`: " OF_ROWS},
-        {{MEMORY "1073741824"}, NO_ERROR},
-        {{MEMORY "1000"}, "embedding_server.memory: expected 0, or at least 1048576, got 1000"},
-        {{USER "eviction.type=lru"},
-         "tables.user.eviction: table user: expected `rows`, `bytes` or "
-         "global.embedding_server.memory "
-         "beside `type: lru`: " NEVER_OUT},
-        {{USER "eviction.type=lfu"}, "beside `type: lfu`: " NEVER_OUT},
-        {{USER "eviction.type=lfu", MEMORY "1073741824"}, NO_ERROR},
-        {{USER "eviction.type=lfu", USER "eviction.bytes=1000"}, NO_ERROR},
-        /* id, touched, 8 float32, Adagrad's 8 */
-        {{USER "eviction={type: lru, bytes: 75}"},
-         "tables.user.eviction.bytes: table user: expected 0, or at least 76, a row and the "
-         "admission's sketch, got 75"},
-        {{USER "eviction={type: lru, bytes: 76}"}, NO_ERROR},
-        {{USER "eviction={type: lru, bytes: 4171}",
-          USER "admission={type: count, sketch_bytes: 4096}"},
-         "expected 0, or at least 4172"},
-        {{USER "eviction={type: lru, bytes: 4172}",
-          USER "admission={type: count, sketch_bytes: 4096}"},
-         NO_ERROR},
-        {{USER "admission={type: probability, probability: 0}"},
-         "tables.user.admission.probability: table user: expected > 0: no id would ever get a row"},
-        {{USER "admission.probability=0"}, NO_ERROR},
-        {{USER "admission={type: count, count: 0}"},
-         "count: expected an integer in 1..255, got '0'"},
-        {{USER "initializer={type: uniform, low: 1, high: 0}"}, "expected low <= high, got 1 > 0"},
-        {{USER "initializer={type: uniform, low: 1, high: 1}"}, NO_ERROR},
-        {{USER "initializer={type: xavier_uniform}"},
-         "tables.user.initializer: table user: expected `rows` beside `type: xavier_uniform`"},
-        {{USER "initializer={type: xavier_uniform, rows: 100}"}, NO_ERROR},
-        {{USER "initializer={type: constant, value: 65505}", USER "dtype=float16"},
-         "expected values within +-65504, the largest of float16, got up to 65505"},
-        {{USER "initializer={type: constant, value: -65504}", USER "dtype=float16"}, NO_ERROR},
-        {{USER "initializer={type: constant, value: 65505}", USER "dtype=bfloat16"}, NO_ERROR},
-        {{USER "initializer={type: normal, mean: 60000, std: 1000}", USER "dtype=float16"},
-         "got up to 68000"},
-        {{USER "initializer={type: truncated_normal, mean: 60000, std: 1000}",
-          USER "dtype=float16"},
-         NO_ERROR},
-        {{USER "initializer={type: uniform, low: -1e39, high: 0}"},
-         "the largest of float32, got up to 1e+39"},
-        {{USER "initializer={type: xavier_uniform, rows: 1, gain: 1e6}", USER "dtype=float16"},
-         "the largest of float16"},
-        {{USER "optimizer={type: ftrl, learning_rate: 0}"}, NO_ERROR},
-        {{"global.embedding_server.numa_local=true"},
-         "expected `pin: true` beside `numa_local: true`"},
-        {{"global.embedding_server={numa_local: true, pin: true}"}, NO_ERROR},
-    };
-
     (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(combination); i++) {
         struct rt_job *job = NULL;
-        int err = load(row[i].set, &job);
+        int err = load(combination[i].set, &job);
 
-        if (!row[i].want && err)
-            fail_msg("row %zu, %s: %s", i, row[i].set[0], rt_err_text());
-        if (row[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), row[i].want)))
-            fail_msg("row %zu, %s: got %d '%s', want RT_EUSAGE '%s'", i, row[i].set[0], err,
-                     err ? rt_err_text() : "", row[i].want);
+        if (!combination[i].want && err)
+            fail_msg("row %zu, %s: %s", i, combination[i].set[0], rt_err_text());
+        if (combination[i].want &&
+            (err != RT_EUSAGE || !strstr(rt_err_text(), combination[i].want)))
+            fail_msg("row %zu, %s: got %d '%s', want RT_EUSAGE '%s'", i, combination[i].set[0], err,
+                     err ? rt_err_text() : "", combination[i].want);
         rt_job_destroy(job);
     }
 }
