@@ -15,6 +15,7 @@
 #include "runtime/job/layout.h"
 #include "tests/unit/table_bed.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -29,7 +30,7 @@
 #define WINDOW     3
 #define TTL_S      20
 #define TICKS      (1 << 15) /* more than a case has */
-#define OPERATIONS 70000    /* ids touched, per case and dtype */
+#define OPERATIONS 70000     /* ids touched, per case and dtype */
 
 struct known {
     bool live, marked;
@@ -136,8 +137,10 @@ static float weight_of(const struct model *m, const struct ebs_row *row, size_t 
         return out;
     }
     memcpy(&half, row->weight + j * sizeof(half), sizeof(half));
-    if (m->conf.dtype == WIRE_F16)
-        return (float)*(_Float16 *)&half;
+    if (m->conf.dtype == WIRE_F16) { /* zero or normal */
+        out = ldexpf((float)((half & 1023) | 1024), (half >> 10 & 31) - 25);
+        return half & 0x7fff ? half >> 15 ? -out : out : 0.0f;
+    }
     bits = (uint32_t)half << 16;
     memcpy(&out, &bits, sizeof(out));
     return out;
