@@ -47,15 +47,15 @@ static uint64_t capacity_of(const struct ebs_table_conf *conf)
     return (uint64_t)(((unsigned __int128)rows * conf->shards + RT_SHARDS - 1) / RT_SHARDS);
 }
 
-/* The sketch does not grow, but is memory of the table's as well. */
-static int take_sketch(struct ebs_table *table)
+/* Neither grows, but is memory of the table's as well: what it is itself, and the sketch. */
+static int take_fixed(struct ebs_table *table)
 {
     struct ebs_budget *budget = table->slab.rows.budget;
-    size_t bytes = ebs_admit_bytes(table->admit);
+    size_t bytes = sizeof(*table) + ebs_admit_bytes(table->admit);
 
     if (budget && !ebs_budget_take(budget, bytes))
         return RT_EFULL;
-    table->sketch_bytes = bytes;
+    table->fixed_bytes = bytes;
     return 0;
 }
 
@@ -80,7 +80,7 @@ static int build(struct ebs_table *table, const struct ebs_table_conf *conf)
     if (!err)
         err = ebs_admit_create(job, conf->seed, conf->shards, &table->admit);
     if (!err)
-        err = take_sketch(table);
+        err = take_fixed(table);
     if (!err)
         err = ebs_index_init(&table->index, rt_draw_key(conf->seed, "index", job->name),
                              conf->budget);
@@ -122,8 +122,8 @@ void ebs_table_destroy(struct ebs_table *table)
         return;
     ebs_index_release(&table->index);
     ebs_slab_release(&table->slab);
-    if (table->sketch_bytes > 0 && table->slab.rows.budget)
-        ebs_budget_give(table->slab.rows.budget, table->sketch_bytes);
+    if (table->fixed_bytes > 0 && table->slab.rows.budget)
+        ebs_budget_give(table->slab.rows.budget, table->fixed_bytes);
     ebs_admit_destroy(table->admit);
     rt_free(table->found);
     rt_free(table->name);

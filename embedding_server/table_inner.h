@@ -28,7 +28,7 @@ struct ebs_table {
     struct ebs_clock clock;
     struct ebs_evict evict;
     struct ebs_admit *admit; /* NULL: every id is admitted */
-    size_t sketch_bytes;     /* its memory, as taken from the budget */
+    size_t fixed_bytes;      /* of itself and admit, as taken from the budget */
     uint64_t capacity;       /* rows; UINT64_MAX: any number */
     unsigned guards;         /* sliced updates under way */
     uint32_t guarded_from;   /* tick at which the first of them began */

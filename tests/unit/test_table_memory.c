@@ -120,7 +120,7 @@ static void a_cap_is_no_error(void **test)
         uint32_t dim;
     } row[] = {
         {RT_EVICT_LRU, 1 * MIB, 1},   {RT_EVICT_LFU, 1 * MIB, 3},     {RT_EVICT_NONE, 1 * MIB, 2},
-        {RT_EVICT_LRU, 24 * MIB, 64}, {RT_EVICT_NONE, 24 * MIB, 200}, {RT_EVICT_LRU, 32768, 1},
+        {RT_EVICT_LRU, 24 * MIB, 64}, {RT_EVICT_NONE, 24 * MIB, 200}, {RT_EVICT_LRU, 49152, 1},
     };
 
     (void)test;
