@@ -488,6 +488,8 @@ static void io_timer_start(struct rt_io *io, struct rt_timer *timer, uint64_t af
 {
     struct node *node = node_of(io);
     uint64_t deadline;
+    if (after_ns == 0 && node->sim->conf.turn_ns > 0)
+        after_ns = 1 + rt_below(rt_draw(node->draw_key, node->draws++), node->sim->conf.turn_ns);
     if (__builtin_add_overflow(node->sim->now_ns, after_ns, &deadline))
         deadline = UINT64_MAX - 1;
     rt_timers_start(&node->timers, timer, deadline);

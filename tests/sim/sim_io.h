@@ -15,8 +15,9 @@ struct sim_conf {
     uint64_t seed;
     unsigned n_nodes;
     uint64_t delay_min_ns, delay_max_ns; /* of a frame, drawn for each; both 0: 50 us .. 500 us */
-    uint64_t work_ns;                    /* a job of rt_io_ops.work; 0: 1 ms */
-    size_t pool_budget;                  /* per node; 0: 256 MiB */
+    uint64_t turn_ns;   /* a timer of 0 rings up to so much later: a turn of its loop takes time */
+    uint64_t work_ns;   /* a job of rt_io_ops.work; 0: 1 ms */
+    size_t pool_budget; /* per node; 0: 256 MiB */
 };
 
 struct sim *sim_create(const struct sim_conf *conf);
