@@ -396,8 +396,7 @@ static void some_rows_stay(void **test)
         size_t got;
 
         fill(&sim, &conf, row[i].n, row[i].first);
-        got = ebs_evict_choose(&sim.evict, &sim.slab, now, now - row[i].keep, row[i].want,
-                               victim);
+        got = ebs_evict_choose(&sim.evict, &sim.slab, now, now - row[i].keep, row[i].want, victim);
         if (got < row[i].least || got > row[i].most)
             fail_msg("%s: got %zu", row[i].name, got);
         for (size_t v = 0; v < got; v++) {
