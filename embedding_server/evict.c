@@ -5,21 +5,26 @@
  * touch writes the 4 bytes of `touched` into a line that the update has in its hands anyway, and the misses come
  * only when a row must go. A clock hand (one bit per row) was considered too: it needs no stamp, but knows one bit of
  * age, has no answer for LFU or time to live, and where most rows were used since its last round its hand sweeps
- * without bound under a request. With 16 samples per victim the one named is among the oldest 1/16 of the table, and most often
- * far older; the work is bounded and, unlike a list's, waits for many misses at once.
+ * without bound under a request. With 8 samples per victim, and 64 at least, the work is bounded and waits for many
+ * misses at once, where a list's come one after the other.
  *
  * The samples of a call are one from each of as many equal ranges of row numbers: none comes twice, without a
- * set to check that. Large calls go in groups of 16 victims, each with every n-th of the ranges, so that a group sees
- * the whole table and not only neighbours, which were often created, and grow old, together. */
+ * set to check that. They are taken in groups for 16 victims, each with every n-th of the ranges, so that a group sees the
+ * whole table and not only neighbours, which were often created, and grow old, together. Half of the groups, from
+ * one by chance on, are the first round; the others are for when it found too few rows that may go.
+ *
+ * Measured on Zipf(1.05), 16 at a time, 1 M rows: 8 samples per victim 110 to 200 ns, hit rate 0.1 % from exact at most; 16: 300 ns
+ * and no better; 4: 80 ns, 0.2 %. */
 #include "embedding_server/evict.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/rand.h"
 #include "runtime/job/layout.h"
 
-#define PER_VICTIM  16u /* samples */
-#define SAMPLES_MIN 64u
+#define PER_VICTIM  8u  /* samples */
+#define SAMPLES_MIN 64u /* of a group */
+#define SAMPLES_MAX 256u
 #define GROUP       16u /* victims */
-#define SAMPLES_MAX (PER_VICTIM * GROUP)
+#define ROUNDS      2u
 #define TRIES       4u /* draws in a range until one hits a live row */
 
 void ebs_evict_init(struct ebs_evict *evict, const struct rt_table_conf *table, uint64_t seed)
@@ -142,19 +147,23 @@ static size_t sample(struct ebs_evict *evict, const struct ebs_slab *slab,
 size_t ebs_evict_choose(struct ebs_evict *evict, const struct ebs_slab *slab, uint32_t now,
                         uint32_t keep_from, size_t want, uint32_t *victim)
 {
-    size_t samples = want > SAMPLES_MIN / PER_VICTIM ? want * PER_VICTIM : SAMPLES_MIN;
-    uint32_t groups = (uint32_t)((want + GROUP - 1) / GROUP), row[SAMPLES_MAX];
+    uint32_t a_round = (uint32_t)((want + GROUP - 1) / GROUP), groups = ROUNDS * a_round;
+    size_t samples = want > SAMPLES_MIN / PER_VICTIM ? want * PER_VICTIM : SAMPLES_MIN, out = 0;
+    uint32_t row[SAMPLES_MAX], turn;
     uint64_t key[SAMPLES_MAX];
     struct ranges ranges;
-    size_t out = 0;
 
     rt_assert(evict->touched != 0 && want < UINT32_MAX / PER_VICTIM);
-    if (slab->fresh == 0)
+    if (slab->fresh == 0 || want == 0)
         return 0;
-    ranges = divide(slab->fresh, samples);
-    for (uint32_t g = 0; g < groups; g++) {
-        size_t n = sample(evict, slab, &ranges, g, groups, row);
-        size_t most = (want - out + groups - g - 1) / (groups - g);
+    if (slab->fresh <= SAMPLES_MAX)
+        a_round = groups = 1;
+    ranges = divide(slab->fresh, groups > 1 ? ROUNDS * samples : SAMPLES_MAX);
+    turn = (uint32_t)rt_below(rt_draw(evict->key, evict->draws++), groups);
+    for (uint32_t g = 0; g < groups && out < want; g++) {
+        uint32_t left = g < a_round ? a_round - g : groups - g;
+        size_t n = sample(evict, slab, &ranges, (g + turn) % groups, groups, row);
+        size_t most = (want - out + left - 1) / left;
 
         n = weigh(evict, slab, now, keep_from, row, n, key);
         if (n > most) {

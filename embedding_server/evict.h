@@ -4,9 +4,10 @@
  *   LFU   the row with the lowest score; frequency = score just after the last touch, where a touch is + 1 and
  *         the score halves in each `half_life` ticks:  score(now) = frequency * 2^-((now - touched) / half_life)
  *
- * To make room for m rows, max(16 m, 64) rows spread evenly over the table by chance are looked at and
- * the worst m are named; a table of no more rows than that is looked at as a whole, so small tables are exact. On a
- * Zipf(1.05) trace the hit rate is within 0.5 % of exact LRU (tests/unit/test_evict.c).
+ * To make room for m rows, max(8 m, 64) rows spread evenly over the table by chance are looked at and the worst m
+ * are named; up to as many again if too few of them may go. A table of at most 256 rows is looked at as a whole, so
+ * small tables are exact. On a Zipf(1.05) trace the hit rate is within 0.5 % of exact LRU
+ * (tests/unit/test_evict.c).
  * Chooses only, frees nothing. Touch: owner thread only. */
 #ifndef EBS_EVICT_H
 #define EBS_EVICT_H
@@ -27,8 +28,8 @@ void ebs_evict_init(struct ebs_evict *evict, const struct rt_table_conf *table, 
 /* ebs_evict_choose() - name rows that may go.
  * @now, @keep_from: ticks; a row touched at keep_from or later, up to now, stays.
  * @victim: [want] row numbers, distinct, all live.
- * Cheapest per row for 16 and more at a time. Some 16 samples per row wanted whatever the table's size: when nearly
- * all rows must stay, fewer than wanted are found, or none though there may be one.
+ * Cheapest per row for 16 and more at a time. At most 16 rows are looked at per row wanted (128 for one), whatever the table's
+ * size: when nearly all rows must stay, fewer than wanted are found, or none though there may be one.
  * Return: how many were written. */
 size_t ebs_evict_choose(struct ebs_evict *evict, const struct ebs_slab *slab, uint32_t now,
                         uint32_t keep_from, size_t want, uint32_t *victim);
