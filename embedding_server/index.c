@@ -37,7 +37,7 @@ int ebs_index_init(struct ebs_index *index, uint64_t salt, struct ebs_budget *bu
 {
     int err;
 
-    *index = (struct ebs_index){.salt = salt, .n_lines = 1, .now = {.n_lines = 1}};
+    *index = (struct ebs_index){.salt = salt, .n_lines = 1, .layout[0] = {.n_lines = 1}};
     ebs_region_init(&index->region, budget);
     err = ebs_region_grow(&index->region, sizeof(struct ebs_line));
     index->line = (struct ebs_line *)index->region.at;
@@ -102,6 +102,27 @@ static struct ebs_line *locate(const struct ebs_index *index, const struct ebs_s
     return NULL;
 }
 
+uint32_t ebs_index_candidate_further(const struct ebs_index *index, uint64_t hash)
+{
+    struct ebs_group group = ebs_index_group(index, hash);
+    uint32_t at = ebs_group_home(group, hash);
+    uint8_t tag = ebs_index_tag(hash);
+
+    for (uint32_t tried = 1; tried < group.layout.n_lines; tried++) {
+        const struct ebs_line *line;
+        unsigned match;
+
+        at = at + 1 < group.layout.n_lines ? at + 1 : 0;
+        line = &index->line[ebs_group_line(group, at)];
+        match = ebs_line_match(line, tag);
+        if (match)
+            return line->row[__builtin_ctz(match)];
+        if (line->passed == 0)
+            break;
+    }
+    return EBS_ROW_NONE;
+}
+
 /* ---- growing and shrinking ---- */
 
 /* Put `entry`, n_lines lines taken out of the index, in again. False: they do not fit. The ids are in the rows, all
@@ -143,8 +164,8 @@ struct step {
 
 static void set_step(struct ebs_index *index, struct step to)
 {
-    index->now = to.now;
-    index->next = to.next;
+    index->layout[0] = to.now;
+    index->layout[1] = to.next;
     index->done = to.done;
     index->n_lines = to.n_lines;
 }
@@ -154,7 +175,7 @@ static void set_step(struct ebs_index *index, struct step to)
 static int rebuild(struct ebs_index *index, const struct ebs_slab *slab, struct ebs_group group,
                    struct step to)
 {
-    struct step from = {index->now, index->next, index->done, index->n_lines};
+    struct step from = {index->layout[0], index->layout[1], index->done, index->n_lines};
     uint32_t n_lines = group.layout.n_lines;
     struct ebs_line *entry = rt_try_malloc(n_lines * sizeof(*entry));
     bool fits;
@@ -206,12 +227,13 @@ static int resize_small(struct ebs_index *index, const struct ebs_slab *slab, ui
 
 static int grow(struct ebs_index *index, const struct ebs_slab *slab)
 {
-    struct step to = {index->now, index->next, index->done + 1, rt_index_more(index->n_lines)};
+    struct step to = {index->layout[0], index->layout[1], index->done + 1,
+                      rt_index_more(index->n_lines)};
     bool small = index->n_lines < SMALL_LINES;
     struct ebs_group group;
     int err;
 
-    if (index->now.shift == SHIFT_MAX)
+    if (index->layout[0].shift == SHIFT_MAX)
         return RT_FAIL(RT_ELIMIT, "index: limit reached at %u lines", index->n_lines);
     err = ebs_region_grow(&index->region, to.n_lines * sizeof(struct ebs_line));
     if (err)
@@ -220,7 +242,8 @@ static int grow(struct ebs_index *index, const struct ebs_slab *slab)
     if (small)
         return resize_small(index, slab, to.n_lines);
     group.first = index->done * EBS_UNIT_LINES;
-    group.layout = (struct ebs_layout){index->now.shift, index->now.n_lines + EBS_UNIT_LINES};
+    group.layout =
+        (struct ebs_layout){index->layout[0].shift, index->layout[0].n_lines + EBS_UNIT_LINES};
     if (to.done == 1u << to.now.shift) {
         to.now = to.next;
         to.next = layout_after(to.now);
@@ -232,7 +255,8 @@ static int grow(struct ebs_index *index, const struct ebs_slab *slab)
 /* Take the last unit away, if what is left then is not too full. */
 static void shrink(struct ebs_index *index, const struct ebs_slab *slab)
 {
-    struct step to = {index->now, index->next, index->done, index->n_lines - EBS_UNIT_LINES};
+    struct step to = {index->layout[0], index->layout[1], index->done,
+                      index->n_lines - EBS_UNIT_LINES};
     struct ebs_group group;
     int err;
 

@@ -41,8 +41,9 @@ struct ebs_layout {
 
 struct ebs_index {
     struct ebs_line *line; /* of region */
-    /* A group whose number in `now` is less than `done` is laid out as `next` says. */
-    struct ebs_layout now, next;
+    /* [0]: now; [1]: what growth is going on to. A group whose number in [0] is less than `done` is laid out as
+     * [1] says already. An array, so that choosing one is an address and not a branch that is guessed wrong. */
+    struct ebs_layout layout[2];
     uint32_t done;
     uint32_t n_lines; /* of all groups */
     uint64_t count;
@@ -83,8 +84,8 @@ struct ebs_group {
 static inline struct ebs_group ebs_index_group(const struct ebs_index *index, uint64_t hash)
 {
     uint32_t bits = (uint32_t)(hash >> 40);
-    bool next = (bits & ((1u << index->now.shift) - 1)) < index->done;
-    struct ebs_layout layout = next ? index->next : index->now;
+    unsigned next = (bits & ((1u << index->layout[0].shift) - 1)) < index->done;
+    struct ebs_layout layout = index->layout[next];
 
     return (struct ebs_group){(bits & ((1u << layout.shift) - 1)) * EBS_UNIT_LINES, layout};
 }
@@ -109,11 +110,18 @@ static inline uint8_t ebs_index_tag(uint64_t hash)
     return tag ? tag : 1;
 }
 
-static inline void ebs_index_prefetch(const struct ebs_index *index, uint64_t hash)
+/* The line, as a number in the array, where a hash belongs. */
+static inline uint32_t ebs_index_home(const struct ebs_index *index, uint64_t hash)
 {
     struct ebs_group group = ebs_index_group(index, hash);
 
-    __builtin_prefetch(&index->line[ebs_group_line(group, ebs_group_home(group, hash))]);
+    return ebs_group_line(group, ebs_group_home(group, hash));
+}
+
+/* To L2, as all that is asked for in bulk: L1 fills limit how many misses are under way. */
+static inline void ebs_index_prefetch(const struct ebs_index *index, uint64_t hash)
+{
+    __builtin_prefetch(&index->line[ebs_index_home(index, hash)], 0, 2);
 }
 
 /* Bit i: slot i of the line has this tag. */
@@ -125,25 +133,19 @@ static inline unsigned ebs_line_match(const struct ebs_line *line, uint8_t tag)
     return (unsigned)_mm_movemask_epi8(same) & ((1u << EBS_LINE_SLOTS) - 1);
 }
 
+uint32_t ebs_index_candidate_further(const struct ebs_index *index, uint64_t hash);
+
 /* The row that most likely belongs to the hash, found without touching any row; the caller compares
- * its id, and asks ebs_index_find() if it differs. EBS_ROW_NONE: certainly absent. */
-static inline uint32_t ebs_index_candidate(const struct ebs_index *index, uint64_t hash)
+ * its id, and asks ebs_index_find() if it differs. EBS_ROW_NONE: certainly absent. @home: of the hash. */
+static inline uint32_t ebs_index_candidate(const struct ebs_index *index, uint32_t home,
+                                           uint64_t hash)
 {
-    struct ebs_group group = ebs_index_group(index, hash);
-    uint32_t at = ebs_group_home(group, hash);
-    uint8_t tag = ebs_index_tag(hash);
+    const struct ebs_line *line = &index->line[home];
+    unsigned match = ebs_line_match(line, ebs_index_tag(hash));
 
-    for (uint32_t tried = 0; tried < group.layout.n_lines; tried++) {
-        const struct ebs_line *line = &index->line[ebs_group_line(group, at)];
-        unsigned match = ebs_line_match(line, tag);
-
-        if (match)
-            return line->row[__builtin_ctz(match)];
-        if (line->passed == 0)
-            break;
-        at = at + 1 < group.layout.n_lines ? at + 1 : 0;
-    }
-    return EBS_ROW_NONE;
+    if (__builtin_expect(match != 0, 1))
+        return line->row[__builtin_ctz(match)];
+    return line->passed == 0 ? EBS_ROW_NONE : ebs_index_candidate_further(index, hash);
 }
 
 #endif

@@ -45,6 +45,7 @@ struct ebs_stretch {
     size_t n;
     const uint64_t *id;
     uint64_t hash[EBS_STRETCH];
+    uint32_t home[EBS_STRETCH];      /* its index line */
     uint32_t candidate[EBS_STRETCH]; /* not yet compared with the id */
 };
 
@@ -72,10 +73,11 @@ static inline void ebs_stage(const struct ebs_table *table, const uint64_t *id, 
     out->id = id;
     for (size_t i = 0; i < n; i++) {
         out->hash[i] = ebs_index_hash(index, id[i]);
-        ebs_index_prefetch(index, out->hash[i]);
+        out->home[i] = ebs_index_home(index, out->hash[i]);
+        __builtin_prefetch(&index->line[out->home[i]], 0, 2);
     }
     for (size_t i = 0; i < n; i++) {
-        out->candidate[i] = ebs_index_candidate(index, out->hash[i]);
+        out->candidate[i] = ebs_index_candidate(index, out->home[i], out->hash[i]);
         ebs_prefetch_row(&table->slab, out->candidate[i], bytes);
     }
 }
