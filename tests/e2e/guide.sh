@@ -65,6 +65,16 @@ check shop-tables "${shop[@]}" "0.73 < test_auc < 0.85" "bytes_per_row < 250" "r
 check shop-lfu "${shop[@]}" "0.73 < test_auc < 0.85" "rows_total == 400 + 300 + 24 + 24"
 check shop-cap "${shop[@]}" "0.73 < test_auc < 0.85"
 
+follow plan.md 18
+sed -n '/^TABLE /,/^```$/p' docs/plan.md | grep -v '^```' >"$work/shown"
+head -n "$(wc -l <"$work/shown")" "$work/out" >"$work/listed"
+diff "$work/shown" "$work/listed" || fail "docs/plan.md shows another plan"
+grep -qE '^all .* 23\.[01] TB$' "$work/out" || fail "docs/plan.md: not 23 TB"
+grep -qx 'EMBEDDING SERVERS of 8 workers: 12, needed for' "$work/out" || fail "docs/plan.md: not 12 servers"
+"$python" -c 'import json, sys
+plan = json.load(open(sys.argv[1]))
+sys.exit(plan["embedding_servers"] != 1)' "$work/tree/shop-plan.json" || fail "docs/plan.md: not one server of 16-bit rows"
+
 # ---- Kubernetes: what the page writes comes to two pods of each role with the shop's files ----
 if kubectl kustomize k8s/base >/dev/null 2>&1; then
     follow kubernetes.md 30
@@ -208,6 +218,13 @@ done <<'END'
 ./launch.sh middleware --config shop --bind nowhere
 REPLICA_INDEX=5 ./launch.sh embserver --config shop
 SAFFRON_BIN_DIR=/nowhere ./launch.sh trainer
+build/release/saffron plan --config shop
+build/release/saffron plan --config shop --rows usr=3
+build/release/saffron plan --config shop --rows many
+build/release/saffron plan --config shop --rows 1G --samples-per-second 1k
+build/release/saffron plan --config shop --rows 1T --embedding-servers 1
+build/release/saffron plan --config shop --rows 1G --embedding-servers 1 --server-memory 10GB
+build/release/saffron plan --config shop --rows 1G --server-memory 1M
 build/release/saffron status
 build/release/saffron status --run-dir shop
 build/release/saffron stop --job none --nats nats://127.0.0.1:1
