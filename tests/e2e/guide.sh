@@ -240,6 +240,7 @@ cp -r docs "$work/tree/docs"
     sed -i 's/--admin-port 9101/--admin-prot 9101/; s/SAFFRON_ADVERTISE/SAFFRON_ADVERTISED/' machines.md
     sed -i 's/saffron_trainer_permits)/saffron_trainer_permit)/; s/trouble\.md#saffronbatchesretried/trouble.md#none/' slow.md
     sed -i 's/own-model\.md/my-model.md/' own-data.md
+    sed -i '/^| .*adam.* 168 |$/s/168/169/' tables.md
 )
 for script in tests/docs/*.py; do
     (cd "$work/tree" && "$python" "$script" "$SAFFRON_BIN_DIR") && fail "$script: finds nothing in pages with mistakes"
@@ -259,6 +260,7 @@ variable SAFFRON_ADVERTISED: nothing reads it
 metric saffron_trainer_permit: no source registers it
 link to trouble.md#none: docs/trouble.md has no such heading
 link to my-model.md: there is no docs/my-model.md
+shown [8, 0, 0, 32, 128, 169], expected [8, 0, 0, 32, 128, 168]
 END
 [ "${#left[@]}" -eq 0 ] || skip "all but: ${left[*]}"
 exit 0
