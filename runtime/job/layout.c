@@ -75,7 +75,7 @@ struct rt_table_size rt_table_size(const struct rt_table_conf *table, uint64_t r
     ahead = out.rows / RT_AHEAD_PART < RT_AHEAD_MAX ? out.rows / RT_AHEAD_PART : RT_AHEAD_MAX;
     if (out.rows < RT_HUGE_FROM)
         ahead = 0;
-    out.slack = bits + sketch_bytes(table) / owners;
+    out.slack = bits + sketch_bytes(table) / owners + RT_TABLE_BYTES;
     out.allocator = rt_whole_pages(out.rows + ahead) - out.rows + rt_whole_pages(out.index) -
                     out.index + rt_whole_pages(bits) - bits;
     return out;
@@ -84,7 +84,7 @@ struct rt_table_size rt_table_size(const struct rt_table_conf *table, uint64_t r
 uint64_t rt_table_capacity(const struct rt_table_conf *table)
 {
     const struct rt_eviction_conf *eviction = &table->eviction;
-    uint64_t sketch = sketch_bytes(table);
+    uint64_t fixed = sketch_bytes(table) + RT_TABLE_BYTES;
     double row = rt_row_layout(table).row_bytes + RT_ROW_BITS / 8.0 +
                  RT_LINE_BYTES * 1000.0 / (RT_LINE_SLOTS * RT_LOAD);
     double rows;
@@ -92,7 +92,7 @@ uint64_t rt_table_capacity(const struct rt_table_conf *table)
     if (eviction->bytes == 0)
         return eviction->rows;
     row *= 1 + 1.0 / RT_AHEAD_PART;
-    rows = eviction->bytes > sketch ? floor((double)(eviction->bytes - sketch) / row) : 0;
+    rows = eviction->bytes > fixed ? floor((double)(eviction->bytes - fixed) / row) : 0;
     if (eviction->rows > 0)
         rows = fmin(rows, (double)eviction->rows);
     return rows < 1 ? 1 : (uint64_t)rows;

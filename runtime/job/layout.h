@@ -41,6 +41,8 @@ static inline uint32_t rt_index_more(uint32_t lines) /* that it has after growin
 #define RT_ROWS_MAX                                                                                \
     (UINT32_MAX - 63) /* of one owner's table; the numbers from here on are free for other use */
 
+#define RT_TABLE_BYTES 5120u /* about, of a table of one owner beside all that */
+
 static inline size_t rt_whole_pages(size_t bytes)
 {
     size_t page = bytes < RT_HUGE_FROM ? RT_SMALL_PAGE : RT_HUGE_PAGE;
@@ -69,7 +71,7 @@ uint64_t rt_table_capacity(const struct rt_table_conf *table);
 struct rt_table_size {
     uint64_t rows; /* live rows */
     uint64_t index;
-    uint64_t slack;     /* bits beside the rows, admission sketch */
+    uint64_t slack;     /* bits beside the rows, admission sketch, the table itself */
     uint64_t allocator; /* to the ends of pages, and what is touched ahead */
 };
 /* @rows: live, of that owner, at most RT_ROWS_MAX.  @owners: among whom the table's sketch is shared out. */
