@@ -1,0 +1,307 @@
+/* tests/unit/test_serve_counts.c -- counts through an owner's sockets while its tables grow, evict and are capped.
+ *
+ * Every gradient is -1 and the learning rate 1, so a row's value is the number of updates since it was made. One
+ * middleware sends batch after batch and reads all ids after each: an id's value may have grown by one, begun
+ * again at 1, or gone to 0, but only for a reason, and the reasons are counted. A gradient that went to a
+ * neighbour of an id without a row would show. */
+#include "embedding_server/owner.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/rand.h"
+#include "runtime/job/batch_id.h"
+#include "runtime/net/loop.h"
+#include "runtime/wire/member.h"
+#include "runtime/wire/rows.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define DIM      4u
+#define IDS      120000u
+#define BATCHES  30u
+#define SLICE    1500u
+#define DEADLINE (60 * 1000000000ull)
+
+static struct {
+    struct rt_table_conf table;
+    struct rt_job job;
+    struct rt_shard_map shards;
+    struct rt_loop *owner_loop, *loop;
+    struct ebs_owner *owner;
+    struct rt_rpc *rpc;
+    struct rt_peer *peer;
+    uint64_t *id;         /* [IDS] */
+    float *value, *after; /* [IDS] before and after a batch */
+    bool *has;            /* [IDS] */
+    struct wire_apply_gradients_reply applied;
+} bed;
+
+static void on_up(void *ctx, struct rt_peer *peer)
+{
+    (void)ctx;
+    (void)peer;
+    rt_loop_stop(bed.loop);
+}
+
+static struct rt_identity identity(enum rt_role role)
+{
+    return (struct rt_identity){.job = "test",
+                                .role = role,
+                                .incarnation = 5,
+                                .wire_version = RT_WIRE_VERSION,
+                                .config_hash = 1,
+                                .plan_hash = 2};
+}
+
+static void start(const struct rt_eviction_conf *eviction, uint64_t memory)
+{
+    struct ebs_owner_conf conf = {.identity = identity(RT_ROLE_EMBEDDING_SERVER),
+                                  .job = &bed.job,
+                                  .shards = &bed.shards,
+                                  .greeting = &wire_greeting,
+                                  .listen = "tcp:127.0.0.1:0",
+                                  .memory = memory,
+                                  .slice_rows = SLICE};
+    struct rt_rpc_conf rpc = {.self = identity(RT_ROLE_MIDDLEWARE),
+                              .greeting = &wire_greeting,
+                              .reply_max = 64 << 20,
+                              .peer_up = on_up};
+    struct rt_loop_conf loop = {.name = "test", .pool_budget = 64 << 20};
+
+    memset(&bed, 0, sizeof(bed));
+    bed.table = (struct rt_table_conf){.name = "rows",
+                                       .dim = DIM,
+                                       .init.kind = RT_INIT_CONSTANT,
+                                       .optimizer.learning_rate = 1.0,
+                                       .eviction = *eviction};
+    bed.job = (struct rt_job){.n_tables = 1, .table = &bed.table, .global.seed = 1};
+    assert_int_equal(rt_shard_map_init(&bed.shards, 1, 1), 0);
+    assert_int_equal(rt_loop_create(&loop, &bed.owner_loop), 0);
+    assert_int_equal(rt_loop_create(&loop, &bed.loop), 0);
+    conf.io = rt_loop_io(bed.owner_loop);
+    if (ebs_owner_create(&conf, &bed.owner) != 0)
+        fail_msg("%s", rt_err_text());
+    assert_int_equal(rt_loop_start_thread(bed.owner_loop), 0);
+    rpc.io = rt_loop_io(bed.loop);
+    assert_int_equal(rt_rpc_create(&rpc, &bed.rpc), 0);
+    bed.peer = rt_rpc_peer(bed.rpc, RT_ROLE_EMBEDDING_SERVER, 0, 0);
+    rt_peer_set_address(bed.peer, ebs_owner_address(bed.owner), 5);
+    rt_loop_run(bed.loop);
+    bed.id = calloc(IDS, sizeof(*bed.id));
+    bed.value = calloc(IDS, sizeof(*bed.value));
+    bed.after = calloc(IDS, sizeof(*bed.after));
+    bed.has = calloc(IDS, sizeof(*bed.has));
+    for (size_t i = 0; i < IDS; i++)
+        bed.id[i] = i * 0x9e3779b97f4a7c15ull;
+}
+
+static void stop(void)
+{
+    rt_loop_stop(bed.owner_loop);
+    rt_loop_join(bed.owner_loop);
+    rt_rpc_destroy(bed.rpc);
+    ebs_owner_destroy(bed.owner);
+    rt_loop_destroy(bed.owner_loop);
+    rt_loop_destroy(bed.loop);
+    free(bed.id);
+    free(bed.value);
+    free(bed.after);
+    free(bed.has);
+}
+
+/* ---- asking ---- */
+
+static void on_rows(void *arg, int err, const struct rt_frame *reply)
+{
+    const float *row;
+
+    (void)arg;
+    if (err)
+        fail_msg("lookup: %d: %s", err, rt_err_text());
+    row = (const float *)reply->payload->data;
+    for (size_t i = 0; i < IDS; i++) {
+        bed.after[i] = row[i * DIM];
+        for (size_t j = 1; j < DIM; j++)
+            assert_true(row[i * DIM + j] == bed.after[i]);
+    }
+    rt_loop_stop(bed.loop);
+}
+
+static void on_applied(void *arg, int err, const struct rt_frame *reply)
+{
+    struct rt_arena *arena;
+
+    (void)arg;
+    if (err)
+        fail_msg("update: %d: %s", err, rt_err_text());
+    assert_int_equal(rt_arena_create(1 << 20, &arena), 0);
+    assert_int_equal(wire_apply_gradients_reply_unpack(reply->message, reply->header.message_size,
+                                                       arena, &bed.applied),
+                     0);
+    rt_arena_destroy(arena);
+    rt_loop_stop(bed.loop);
+}
+
+static void ask(uint16_t method, uint64_t batch_id, struct wire_out *message,
+                struct rt_buf *payload, rt_reply_fn done)
+{
+    struct rt_piece piece = {.data = payload->data, .size = payload->size, .buf = payload};
+    struct rt_outgoing out = {.batch_id = batch_id,
+                              .message = message->data,
+                              .message_size = message->size,
+                              .pieces = &piece,
+                              .n_pieces = 1};
+
+    assert_int_equal(rt_rpc_call(bed.peer, method, &out, DEADLINE, done, NULL), 0);
+    rt_buf_unref(payload);
+    wire_out_release(message);
+    rt_loop_run(bed.loop);
+}
+
+static void *put(struct rt_buf *buf, size_t bytes)
+{
+    size_t end = buf->size;
+    uint8_t *at = buf->data + rt_segment_put(&end, bytes);
+
+    assert_true(end <= buf->capacity);
+    buf->size = end;
+    return at;
+}
+
+static void look_up_all(void)
+{
+    uint32_t table = 0, n = IDS;
+    struct wire_lookup_rows m = {
+        .shard_map = bed.shards.version, .n_tables = 1, .table = &table, .n_ids = &n};
+    struct rt_buf *buf = rt_io_buf(rt_loop_io(bed.loop), IDS * sizeof(*bed.id));
+    struct wire_out out = {0};
+
+    memcpy(put(buf, IDS * sizeof(*bed.id)), bed.id, IDS * sizeof(*bed.id));
+    assert_int_equal(wire_lookup_rows_pack(&m, &out), 0);
+    ask(WIRE_LOOKUP_ROWS, 0, &out, buf, on_rows);
+}
+
+/* The ids that has[] names. Return: their number. */
+static uint32_t update(uint64_t batch_id)
+{
+    uint32_t table = 0, n = 0, k = 0;
+    struct wire_apply_gradients m = {.shard_map = bed.shards.version,
+                                     .parts = 1,
+                                     .learning_rate = 1.0,
+                                     .world = 1,
+                                     .n_tables = 1,
+                                     .table = &table,
+                                     .n_ids = &n};
+    struct rt_buf *buf = rt_io_buf(rt_loop_io(bed.loop), IDS * (sizeof(*bed.id) + 4 * DIM) + 128);
+    struct wire_out out = {0};
+    uint64_t *id;
+    float *grad;
+
+    for (size_t i = 0; i < IDS; i++)
+        n += bed.has[i];
+    id = put(buf, n * sizeof(*id));
+    grad = put(buf, n * DIM * sizeof(*grad));
+    for (size_t i = 0; i < IDS; i++)
+        if (bed.has[i])
+            id[k++] = bed.id[i];
+    for (size_t i = 0; i < (size_t)n * DIM; i++)
+        grad[i] = -1.0f;
+    assert_int_equal(wire_apply_gradients_pack(&m, &out), 0);
+    ask(WIRE_APPLY_GRADIENTS, batch_id, &out, buf, on_applied);
+    return n;
+}
+
+/* ---- the oracle ---- */
+
+/* What became of each id in one batch, and whether the numbers say so. */
+static void check_batch(uint32_t n, const struct ebs_table_stats *before)
+{
+    const struct ebs_table_stats *now = ebs_owner_table_stats(bed.owner, 0);
+    uint64_t applied = 0, fresh = 0, gone = 0, live = 0;
+
+    for (size_t i = 0; i < IDS; i++) {
+        float was = bed.value[i], is = bed.after[i];
+
+        live += is > 0;
+        if (bed.has[i]) {
+            if (is != was + 1 && is != 1 && is != 0)
+                fail_msg("id %zu of the batch went from %g to %g", i, (double)was, (double)is);
+            if (is == 0 && was > 0)
+                fail_msg("id %zu had a row of %g, and its gradient was left out", i, (double)was);
+            applied += is > 0;
+            fresh += is == 1;
+            gone += is == 1 && was > 0; /* evicted, and made again */
+        } else {
+            if (is != was && is != 0)
+                fail_msg("id %zu is not in the batch and went from %g to %g", i, (double)was,
+                         (double)is);
+            gone += is == 0 && was > 0;
+        }
+    }
+    assert_int_equal(bed.applied.outcome, WIRE_APPLIED);
+    assert_int_equal(bed.applied.rows_applied, applied);
+    assert_int_equal(now->refused - before->refused, n - applied);
+    assert_int_equal(now->created - before->created, fresh);
+    assert_int_equal(now->evicted - before->evicted, gone);
+    assert_int_equal(now->rows, live);
+}
+
+static const struct {
+    const char *name;
+    struct rt_eviction_conf eviction;
+    uint64_t memory;
+    bool evicts, refuses;
+} row[] = {
+    {"grows", {0}, 0, false, false},
+    {"LRU over rows", {.kind = RT_EVICT_LRU, .rows = 40000}, 0, true, false},
+    {"LFU over rows", {.kind = RT_EVICT_LFU, .rows = 40000, .half_life = 100}, 0, true, false},
+    {"capacity without eviction", {.rows = 40000}, 0, false, true},
+    {"LRU over bytes", {.kind = RT_EVICT_LRU, .bytes = 3 << 19}, 0, true, false},
+    {"memory cap, LRU", {.kind = RT_EVICT_LRU, .rows = IDS}, 3 << 19, true, false},
+    {"memory cap, no policy", {0}, 3 << 19, false, true},
+};
+
+static void values_are_counts(void **state)
+{
+    (void)state;
+    for (size_t r = 0; r < ARRAY_LEN(row); r++) {
+        struct ebs_table_stats before;
+
+        start(&row[r].eviction, row[r].memory);
+        for (uint32_t b = 0; b < BATCHES; b++) {
+            uint32_t n;
+
+            before = *ebs_owner_table_stats(bed.owner, 0);
+            for (size_t i = 0; i < IDS;
+                 i++) /* low numbers come often; every third batch is a small one */
+                bed.has[i] =
+                    rt_below(rt_draw(b + 1, i), (i < 2000 ? 2 : 40) * (b % 3 ? 1 : 10)) == 0;
+            n = update(rt_batch_id(0, b));
+            look_up_all();
+            check_batch(n, &before);
+            memcpy(bed.value, bed.after, IDS * sizeof(*bed.value));
+        }
+        before = *ebs_owner_table_stats(bed.owner, 0);
+        print_message("%-26s %8llu rows, %8llu evicted, %8llu refused; %llu requests in pieces\n",
+                      row[r].name, (unsigned long long)before.rows,
+                      (unsigned long long)before.evicted, (unsigned long long)before.refused,
+                      (unsigned long long)ebs_owner_stats(bed.owner)->sliced);
+        assert_int_equal(before.evicted > 0, row[r].evicts);
+        assert_int_equal(before.refused > 0, row[r].refuses);
+        assert_true(row[r].memory == 0 || ebs_owner_stats(bed.owner)->budget_used <= row[r].memory);
+        stop();
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(values_are_counts)};
+
+    rt_log_set_level(RT_LOG_ERROR);
+    return cmocka_run_group_tests_name("serve_counts", tests, NULL, NULL);
+}
