@@ -2,6 +2,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/net/near.h"
@@ -151,6 +152,33 @@ static void test_no_malloc(void **state)
         assert_int_equal(quiet, 10);
         rt_buf_unref(buf);
         rw_close(&w);
+    }
+}
+
+/* A checksum that the sender knows already is taken as it is: the receiver finds out, where there is one. */
+static void test_known_checksum(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        for (uint32_t wrong = 0; wrong < 2; wrong++) {
+            struct world w;
+            struct answer a = {0};
+            rw_open_both(&w, rw_address(i));
+            struct rt_buf *buf = rw_filled(&w, 100000, 3);
+            struct rt_piece piece = {buf->data, buf->size, buf};
+            struct rt_outgoing out = {.flags = RT_FRAME_CRC_KNOWN,
+                                      .payload_crc = rt_crc32c(0, buf->data, buf->size) + wrong,
+                                      .pieces = &piece,
+                                      .n_pieces = 1};
+            assert_int_equal(rt_rpc_call(w.peer, METHOD_ECHO, &out, 0, rw_on_answer, &a), 0);
+            rw_wait(&w, &a.count, 1, "reply");
+            assert_int_equal(a.err, wrong && i == 0 ? RT_EPEER : 0);
+            if (!a.err)
+                assert_memory_equal(a.payload->data, buf->data, buf->size);
+            rw_answer_reset(&a);
+            rt_buf_unref(buf);
+            rw_close(&w);
+        }
     }
 }
 
@@ -626,6 +654,7 @@ int main(void)
         cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_many_small),
         cmocka_unit_test(test_no_malloc),
+        cmocka_unit_test(test_known_checksum),
         cmocka_unit_test(test_failed_reply),
         cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_server_dies_and_returns),
