@@ -23,8 +23,9 @@
 #include <math.h>
 #include <string.h>
 
-#define MISSING (EBS_ROW_NONE - 1) /* in found[] between the passes; blocks end before it */
+#define MISSING (EBS_ROW_NONE - 1) /* in found[] between the passes */
 #define VICTIMS 64u
+_Static_assert(MISSING >= EBS_ROWS_MAX, "no row has this number");
 
 static inline size_t stretch_at(size_t at, size_t n)
 {
@@ -88,7 +89,8 @@ static uint32_t keep_from(const struct ebs_table *table, uint32_t window)
 static void choose_victims(struct making *m)
 {
     struct ebs_table *table = m->table;
-    uint64_t room = table->capacity > table->slab.count ? table->capacity - table->slab.count : 0;
+    bool full = m->no_memory || table->slab.count >= table->capacity;
+    uint64_t room = full ? 0 : table->capacity - table->slab.count;
     size_t want = m->wanted > room ? m->wanted - room : 1;
 
     if (want > VICTIMS)
