@@ -320,6 +320,7 @@ static int load(const struct request *request, struct rt_job **out)
         .n_set = request->job.n_set,
     };
 
+    ctl_program_job_paths(source.path);
     return rt_job_load(&source, out);
 }
 

@@ -245,10 +245,8 @@ static void sum_memory(const struct ctl_question *q, struct ctl_plan *out)
         (uint64_t)(samples * composers * ranks / q->replicas[RT_ROLE_MIDDLEWARE] * 1.25 *
                    (1.5 * ids + embeddings + rows * sizeof(uint64_t) + weights));
     p[RT_ROLE_MIDDLEWARE].memory_max =
-        p[RT_ROLE_MIDDLEWARE].memory > 0
-            ? PROCESS_BYTES +
-                  q->loops * (LOOP_BYTES + pool + (pool / 2 > POOL_LEAST ? pool / 2 : POOL_LEAST))
-            : 0;
+        PROCESS_BYTES +
+        q->loops * (LOOP_BYTES + pool + (pool / 2 > POOL_LEAST ? pool / 2 : POOL_LEAST));
     /* Weights, gradients, two of optimizer state and what is being reduced. */
     p[RT_ROLE_TRAINER].memory =
         TRAINER_BYTES + q->dense_parameters * sizeof(float) * 5 +
@@ -346,45 +344,63 @@ static int check_memory(const struct ctl_question *q, uint32_t servers, uint32_t
     return 0;
 }
 
-static int choose_servers(const struct ctl_question *q, struct ctl_plan *out)
+/* The number that was asked for will do? */
+static int check_asked(const struct ctl_question *q, const struct ctl_plan_need *need,
+                       const char *table)
 {
-    uint32_t table, asked = q->replicas[RT_ROLE_EMBEDDING_SERVER], max = servers_max(q);
-    struct ctl_plan_need *need = &out->need;
-    char takes[CTL_AMOUNT_MAX], has[CTL_AMOUNT_MAX];
-    double weights;
-    int err = 0;
+    uint32_t asked = q->replicas[RT_ROLE_EMBEDDING_SERVER];
 
-    sample_rows(q, &out->rows_per_sample, &weights);
-    need->rows = servers_for_rows(q, &table);
-    need->rate = servers_for_rate(q, out->rows_per_sample);
-    if (need->rows > max)
+    if (asked > servers_max(q))
+        return RT_FAIL(RT_EUSAGE, "--embedding-servers %u: expected at most %u of %u workers",
+                       asked, servers_max(q), q->workers);
+    if (asked < need->rows)
+        return RT_FAIL(RT_EUSAGE,
+                       "--embedding-servers %u: table %s would have over %u rows in one owner; "
+                       "expected at least %u servers of %u workers",
+                       asked, table, RT_ROWS_MAX, need->rows, q->workers);
+    return asked < need->memory ? check_memory(q, asked, need->memory) : 0;
+}
+
+static int find_needs(const struct ctl_question *q, double rows_per_sample,
+                      struct ctl_plan_need *out, const char **table)
+{
+    uint32_t max = servers_max(q), t;
+    char takes[CTL_AMOUNT_MAX], has[CTL_AMOUNT_MAX];
+
+    out->rows = servers_for_rows(q, &t);
+    *table = q->job->table[t].name;
+    out->rate = servers_for_rate(q, rows_per_sample);
+    if (out->rows > max)
         return too_many(q, "the number of rows");
     if (q->server_memory && q->server_memory <= server_base(q, max))
         return RT_FAIL(RT_EUSAGE, "--server-memory %s: a server takes %s before its first row",
                        ctl_amount((double)q->server_memory, "B", has),
                        ctl_amount((double)server_base(q, max), "B", takes));
     if (q->server_memory || q->job->global.embedding_server_memory)
-        need->memory = servers_for_memory(q, need->rows);
-    if (need->memory > max)
-        return too_many(q, "the memory of a server");
-    if (asked && asked < need->rows)
-        return RT_FAIL(RT_EUSAGE,
-                       "--embedding-servers %u: table %s would have over %u rows in one owner; "
-                       "expected at least %u servers of %u workers",
-                       asked, q->job->table[table].name, RT_ROWS_MAX, need->rows, q->workers);
-    if (asked > max)
-        return RT_FAIL(RT_EUSAGE, "--embedding-servers %u: expected at most %u of %u workers",
-                       asked, max, q->workers);
-    if (asked && asked < need->memory)
-        err = check_memory(q, asked, need->memory);
+        out->memory = servers_for_memory(q, out->rows);
+    return out->memory > max ? too_many(q, "the memory of a server") : 0;
+}
+
+static int choose_servers(const struct ctl_question *q, struct ctl_plan *out)
+{
+    struct ctl_plan_need *need = &out->need;
+    const char *table;
+    double weights;
+    int err;
+
+    sample_rows(q, &out->rows_per_sample, &weights);
+    err = find_needs(q, out->rows_per_sample, need, &table);
     if (err)
         return err;
     out->servers = need->rows > need->memory ? need->rows : need->memory;
-    if (need->rate > out->servers)
-        out->servers = need->rate;
-    if (asked)
-        out->servers = asked;
-    if (out->servers > max)
+    out->servers = need->rate > out->servers ? need->rate : out->servers;
+    if (q->replicas[RT_ROLE_EMBEDDING_SERVER]) {
+        err = check_asked(q, need, table);
+        if (err)
+            return err;
+        out->servers = q->replicas[RT_ROLE_EMBEDDING_SERVER];
+    }
+    if (out->servers > servers_max(q))
         return too_many(q, "--samples-per-second");
     out->owners = out->servers * q->workers;
     return 0;

@@ -79,7 +79,7 @@ tables = status["tables"]
 for name, planned in plan["tables"].items():
     table = next(t for t in tables if t["name"] == name) if isinstance(tables, list) else tables[name]
     near(f"rows of {name}", table["rows"], planned["rows"], 0)
-    for kind, share in ("rows", 0), ("index", 0.03), ("slack", 0.05):
+    for kind, share in ("rows", 0), ("index", 0.005), ("slack", 0.05):
         near(f"{kind} bytes of {name}", table["bytes"][kind], planned["bytes"][kind], share, 1 << 20)
 if bad:
     print("not as planned:", *bad, sep="\n  ")

@@ -5,6 +5,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -14,6 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
+
+#define SEED 5u
 
 #define CLOSE(got, want, share)                                                                    \
     do {                                                                                           \
@@ -238,6 +241,48 @@ static void refusals(void **state)
     }
 }
 
+static uint64_t between(uint64_t *draws, uint64_t low, uint64_t high)
+{
+    return low + rt_below(rt_draw(SEED, (*draws)++), high - low + 1);
+}
+
+/* Whatever is asked: what is planned fits, and one server less would not. */
+static void least(void **state)
+{
+    uint64_t draws = 0;
+
+    (void)state;
+    print_message("seed %u\n", SEED);
+    for (int i = 0; i < 300; i++) {
+        struct sheet s;
+        struct ctl_plan plan;
+        uint32_t servers;
+
+        sheet_init(&s);
+        s.job.n_tables = s.job.n_features = 2;
+        for (int t = 0; t < 2; t++) {
+            s.table[t].dim = (uint32_t)between(&draws, 1, 128);
+            s.table[t].dtype = (uint32_t)between(&draws, WIRE_F32, WIRE_BF16);
+            s.rows[t] = between(&draws, 1, 1ull << between(&draws, 1, 36));
+        }
+        s.question.workers = (uint32_t)between(&draws, 1, 8);
+        s.question.server_memory = between(&draws, 2000000000, 2000000000000);
+        s.question.samples_per_second = (double)between(&draws, 0, 20000000);
+        plan = sum(&s);
+        servers = plan.servers;
+        assert_true(plan.process[RT_ROLE_EMBEDDING_SERVER].memory <= s.question.server_memory);
+        assert_true(plan.owner_rows <= s.question.owner_rate);
+        ctl_plan_release(&plan);
+        if (servers == 1)
+            continue;
+        s.question.replicas[RT_ROLE_EMBEDDING_SERVER] = servers - 1;
+        if (ctl_plan_sum(&s.question, &plan) == 0) { /* traffic alone is no error */
+            assert_true(plan.owner_rows > s.question.owner_rate);
+            ctl_plan_release(&plan);
+        }
+    }
+}
+
 /* A hop carries what a run of the synthetic job was seen to send: bytes_per_sample of its summary, by hand. */
 static void hops(void **state)
 {
@@ -339,7 +384,7 @@ int main(void)
         cmocka_unit_test(needs),          cmocka_unit_test(fullest),
         cmocka_unit_test(refusals),       cmocka_unit_test(hops),
         cmocka_unit_test(amounts_read),   cmocka_unit_test(amounts_written),
-        cmocka_unit_test(json),
+        cmocka_unit_test(json),           cmocka_unit_test(least),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
