@@ -82,6 +82,14 @@ double quantile(double *value, size_t n, double q)
     return value[(size_t)ceil(q * (double)(n - 1))];
 }
 
+bool same_floats(const float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
 double median(double *value, size_t n)
 {
     return quantile(value, n, 0.5);

@@ -7,6 +7,8 @@
 
 #include "tests/bench/embedding_server/ids.h"
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -21,6 +23,7 @@ size_t bench_requests(void); /* of a round: 128, fewer for small sizes */
 uint64_t bench_wall_ns(void);
 double bench_process_cpu(int pid);      /* seconds, user and system, of all its threads; to 10 ms */
 double median(double *value, size_t n); /* sorts them */
+bool same_floats(const float *a, const float *b, size_t n);
 double quantile(double *value, size_t n, double q);
 void bench_pin(unsigned core);
 size_t bench_resident(void);     /* bytes, of this process */

@@ -168,10 +168,11 @@ static void take(struct redis *redis, const uint64_t *id)
 
     read_all(redis->fd, redis->in, head + BATCH * each);
     for (size_t i = 0; i < BATCH; i += BATCH - 1) {
-        float want[DIM];
+        float want[DIM], got[DIM];
 
         row_of(id[i], want);
-        if (memcmp(redis->in + head + i * each + bulk, want, sizeof(want)) != 0)
+        memcpy(got, redis->in + head + i * each + bulk, sizeof(got));
+        if (!same_floats(want, got, DIM))
             die("redis: MGET: another row than was set");
     }
 }

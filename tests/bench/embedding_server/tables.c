@@ -124,7 +124,7 @@ static void verify_lookup(void *ctx, const uint64_t *position, size_t n)
         uint64_t id = ids_of(position[i]);
 
         ebs_table_lookup(run->empty, &id, 1, want);
-        if (memcmp(want, run->buffer + i * dim, dim * sizeof(*want)) != 0)
+        if (!same_floats(want, run->buffer + i * dim, dim))
             die("lookup: row of id %llu: expected %g ..., got %g ...", (unsigned long long)id,
                 want[0], run->buffer[i * dim]);
     }
