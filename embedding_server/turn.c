@@ -24,7 +24,6 @@
 #define TURN_NS         (1 * RT_MS)
 #define UPKEEP_NS       (1000 * RT_MS) /* when there is nothing to do */
 #define UPKEEP_SOON_NS  (2 * RT_MS)    /* after a piece of it */
-#define UPKEEP_BUSY_NS  (10 * RT_MS)   /* a large application is open */
 #define UPKEEP_PIECE_NS (RT_MS / 2)
 #define UPKEEP_ROWS     1024u
 
@@ -123,6 +122,40 @@ static void lookup_piece(struct ebs_owner *owner)
     else
         ebs_lookup_reply(owner, lookup);
     free_lookup(lookup);
+}
+
+/* ---- upkeep ---- */
+
+static bool tend(struct ebs_owner *owner, uint32_t t)
+{
+    struct rt_io *io = owner->conf.io;
+    bool more = ebs_table_tend(owner->table[t], io->ops->wall_ms(io), UPKEEP_ROWS);
+
+    ebs_count_table(owner, t);
+    return more;
+}
+
+/* Some of the tables, for at most UPKEEP_PIECE_NS. Once round, and nobody has more to do: until the next second. */
+static void do_upkeep(void *arg)
+{
+    struct ebs_owner *owner = arg;
+    struct ebs_turn *turn = &owner->turn;
+    struct rt_io *io = owner->conf.io;
+    uint64_t begin = rt_io_now(io), after = UPKEEP_SOON_NS;
+
+    turn->upkeep_late = turn->begun;
+    if (turn->begun)
+        return;
+    do {
+        turn->upkeep_more |= tend(owner, turn->upkeep_table++);
+        if (turn->upkeep_table == owner->conf.job->n_tables) {
+            after = turn->upkeep_more ? UPKEEP_SOON_NS : UPKEEP_NS;
+            turn->upkeep_table = 0;
+            turn->upkeep_more = false;
+            break;
+        }
+    } while (rt_io_now(io) - begin < UPKEEP_PIECE_NS);
+    rt_timer_start(io, &turn->upkeep, after);
 }
 
 /* ---- applications ---- */
@@ -271,11 +304,18 @@ static void job_piece(struct ebs_owner *owner)
 {
     struct ebs_turn *turn = &owner->turn;
     uint64_t begin = rt_io_now(owner->conf.io);
-    int err = turn->begun ? ebs_apply_piece(&turn->applier) : begin_job(owner);
+    int err;
 
+    if (!turn->begun && turn->upkeep_late) {
+        do_upkeep(owner);
+        return;
+    }
+    err = turn->begun ? ebs_apply_piece(&turn->applier) : begin_job(owner);
     turn->job->took_ns += rt_io_now(owner->conf.io) - begin;
     if (err || turn->applier.phase == EBS_APPLY_DONE)
         ebs_apply_finish(owner, take_job(turn), err);
+    if (turn->upkeep_late && !turn->job)
+        rt_timer_start(owner->conf.io, &turn->upkeep, UPKEEP_SOON_NS);
 }
 
 /* ---- whose turn it is ---- */
@@ -311,41 +351,6 @@ static void do_turn(void *arg)
         turn->n_lookups++;
     }
     go_on(owner);
-}
-
-/* ---- upkeep ---- */
-
-static bool tend(struct ebs_owner *owner, uint32_t t)
-{
-    struct rt_io *io = owner->conf.io;
-    bool more = ebs_table_tend(owner->table[t], io->ops->wall_ms(io), UPKEEP_ROWS);
-
-    ebs_count_table(owner, t);
-    return more;
-}
-
-/* Some of the tables, for at most UPKEEP_PIECE_NS. Once round, and nobody has more to do: until the next second. */
-static void do_upkeep(void *arg)
-{
-    struct ebs_owner *owner = arg;
-    struct ebs_turn *turn = &owner->turn;
-    struct rt_io *io = owner->conf.io;
-    uint64_t begin = rt_io_now(io), after = UPKEEP_SOON_NS;
-
-    if (turn->begun) {
-        rt_timer_start(io, &turn->upkeep, UPKEEP_BUSY_NS);
-        return;
-    }
-    do {
-        turn->upkeep_more |= tend(owner, turn->upkeep_table++);
-        if (turn->upkeep_table == owner->conf.job->n_tables) {
-            after = turn->upkeep_more ? UPKEEP_SOON_NS : UPKEEP_NS;
-            turn->upkeep_table = 0;
-            turn->upkeep_more = false;
-            break;
-        }
-    } while (rt_io_now(io) - begin < UPKEEP_PIECE_NS);
-    rt_timer_start(io, &turn->upkeep, after);
 }
 
 /* ---- life ---- */

@@ -24,8 +24,17 @@
 #include <cmocka.h>
 
 enum { ASKERS = 3, OWNER = 0, NODES = 1 + ASKERS };
-enum { IDS = 160, BATCHES = 30, STEPS = 20, SLICE = 7, DIM = 2, DIM_2 = 3, CAPACITY = 60 };
-enum { PLAIN, FAULTS, EVICTION, STEPWISE }; /* what a world is like */
+enum {
+    IDS = 160,
+    BATCHES = 30,
+    STEPS = 20,
+    SLICE = 7,
+    DIM = 2,
+    DIM_2 = 3,
+    CAPACITY = 60,
+    TTL = 60
+};
+enum { PLAIN, FAULTS, EVICTION, EXPIRY, STEPWISE }; /* what a world is like */
 
 struct world;
 
@@ -383,6 +392,7 @@ static void start(struct world *w, int kind, uint64_t seed, uint32_t slice)
         .optimizer = {.kind = RT_OPT_ADAGRAD, .learning_rate = 0.1, .eps = 1e-10}};
     if (kind == EVICTION)
         w->table[0].eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU, .rows = CAPACITY};
+    w->table[0].ttl_seconds = kind == EXPIRY ? TTL : 0;
     w->job = (struct rt_job){.n_tables = 2, .table = w->table, .global.seed = 1};
     assert_int_equal(rt_shard_map_init(&w->shards, 1, 1), 0);
     conf.io = sim_node(w->sim, OWNER);
@@ -505,6 +515,31 @@ static void rows_come_and_go(void **state)
     assert_true(evicted > 1000);
 }
 
+/* The owner's own timer: rows go when nobody asks for anything, and their counters say so. */
+static void rows_expire(void **state)
+{
+    static struct world w;
+
+    (void)state;
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        const struct ebs_table_stats *stats;
+
+        run(&w, EXPIRY, seed, SLICE);
+        stats = ebs_owner_table_stats(w.owner, 0);
+        assert_true(stats->rows > 0 && stats->rows == stats->created);
+        sim_run_until(w.sim, NULL, NULL, (TTL - 10) * 1000 * RT_MS);
+        assert_int_equal(stats->rows, stats->created);
+        sim_run_until(w.sim, NULL, NULL, 20 * 1000 * RT_MS);
+        assert_int_equal(stats->rows, 0);
+        assert_int_equal(stats->expired, stats->created);
+        memset(w.acked, 0, sizeof(w.acked));
+        look_at_the_end(&w);
+        for (unsigned i = 0; i < IDS; i++)
+            assert_true(w.value[i] == 0);
+        stop(&w);
+    }
+}
+
 /* Whatever the network does and however it is cut: the bits of the rows are the same, and no lookup has seen half a
  * step. */
 static void steps_are_seen_whole(void **state)
@@ -546,6 +581,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_gradient_is_applied_once),
         cmocka_unit_test(rows_come_and_go),
+        cmocka_unit_test(rows_expire),
         cmocka_unit_test(steps_are_seen_whole),
         cmocka_unit_test(an_owner_goes_in_the_middle),
     };
