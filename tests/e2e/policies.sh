@@ -27,7 +27,7 @@ job count --set embedding.defaults.admission.type=count --set embedding.defaults
 job probability --set 'embedding.defaults.admission={type: probability, probability: 0.2}'
 job lru --set "$lru" --set embedding.defaults.dtype=bfloat16
 job lfu --set "${lru/lru/lfu}" --set embedding.tables.c8.eviction.type=none
-job wide --set embedding.defaults.dim=512 --model mlp
+job wide --set embedding.defaults.dim=512 --model mlp --set data.synthetic.test_rows=1000
 servers[1]=1 # its cap is half of what the rows would take
 cap=(--set global.embedding_server.memory=1048576)
 job cap "${cap[@]}"
@@ -120,6 +120,21 @@ for server in "01":
     check(f"wide, server {server}: the tables are what grew", said > 20e6 and abs(grown - said) < 0.2 * said)
 sys.exit(bool(bad))
 PY
+
+# What `exact` allows is the same on any number of servers, bit for bit: 16-bit rows that are rounded by chance, admission
+# by lot, drawn initial values.
+for n in 1 3; do
+    local_run --config configs/synthetic --set data.synthetic.rows=10000 --set data.synthetic.test_rows=4000 --quiet \
+        --set global.mode=full --set global.exact=true --embedding-servers "$n" --set embedding.defaults.dtype=bfloat16 \
+        --set 'embedding.defaults.admission={type: probability, probability: 0.3}' \
+        --set 'embedding.defaults.initializer={type: xavier_uniform, rows: 1000}'
+    expect_success
+    "$python" -c 'import json, sys
+f = json.load(open(sys.argv[1]))
+print([f[k] for k in ("train_loss", "test_auc", "test_logloss", "rows_total")])' "$work/run/summary.json" >"$work/exact-$n"
+    grep -o 'dense_digest=[0-9a-f]*' "$work/run/logs/trainer-0.log" >>"$work/exact-$n" || fail "the trainer told no digest"
+done
+diff "$work/exact-1" "$work/exact-3" || fail "exact: one server and three differ"
 
 # A row goes a second or two after its last gradient, and comes back with the next; the job goes on meanwhile.
 expires() {
