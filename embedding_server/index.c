@@ -102,23 +102,15 @@ static struct ebs_line *locate(const struct ebs_index *index, const struct ebs_s
     return NULL;
 }
 
-uint32_t ebs_index_candidate_further(const struct ebs_index *index, uint64_t hash)
+uint32_t ebs_index_candidate(const struct ebs_index *index, uint64_t hash)
 {
     struct ebs_group group = ebs_index_group(index, hash);
-    uint32_t at = ebs_group_home(group, hash);
-    uint8_t tag = ebs_index_tag(hash);
+    uint32_t at = ebs_group_home(group, hash), row;
 
-    for (uint32_t tried = 1; tried < group.layout.n_lines; tried++) {
-        const struct ebs_line *line;
-        unsigned match;
-
+    for (uint32_t tried = 0; tried < group.layout.n_lines; tried++) {
+        if (ebs_index_at_home(index, ebs_group_line(group, at), hash, &row))
+            return row;
         at = at + 1 < group.layout.n_lines ? at + 1 : 0;
-        line = &index->line[ebs_group_line(group, at)];
-        match = ebs_line_match(line, tag);
-        if (match)
-            return line->row[__builtin_ctz(match)];
-        if (line->passed == 0)
-            break;
     }
     return EBS_ROW_NONE;
 }

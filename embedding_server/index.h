@@ -133,19 +133,20 @@ static inline unsigned ebs_line_match(const struct ebs_line *line, uint8_t tag)
     return (unsigned)_mm_movemask_epi8(same) & ((1u << EBS_LINE_SLOTS) - 1);
 }
 
-uint32_t ebs_index_candidate_further(const struct ebs_index *index, uint64_t hash);
-
-/* The row that most likely belongs to the hash, found without touching any row; the caller compares
- * its id, and asks ebs_index_find() if it differs. EBS_ROW_NONE: certainly absent. @home: of the hash. */
-static inline uint32_t ebs_index_candidate(const struct ebs_index *index, uint32_t home,
-                                           uint64_t hash)
+/* The row that most likely belongs to the hash, found without touching any row; the caller compares its id, and
+ * asks ebs_index_find() if it differs. EBS_ROW_NONE: certainly absent. False: the home line (of the hash; a number
+ * in the array) does not tell; then ebs_index_candidate() looks further, where memory may have to be waited for. */
+static inline bool ebs_index_at_home(const struct ebs_index *index, uint32_t home, uint64_t hash,
+                                     uint32_t *candidate)
 {
     const struct ebs_line *line = &index->line[home];
     unsigned match = ebs_line_match(line, ebs_index_tag(hash));
 
-    if (__builtin_expect(match != 0, 1))
-        return line->row[__builtin_ctz(match)];
-    return line->passed == 0 ? EBS_ROW_NONE : ebs_index_candidate_further(index, hash);
+    *candidate = match ? line->row[__builtin_ctz(match)] : EBS_ROW_NONE;
+    return match != 0 || line->passed == 0;
 }
+
+/* The same, wherever it stands. */
+uint32_t ebs_index_candidate(const struct ebs_index *index, uint64_t hash);
 
 #endif

@@ -45,7 +45,6 @@ struct ebs_stretch {
     size_t n;
     const uint64_t *id;
     uint64_t hash[EBS_STRETCH];
-    uint32_t home[EBS_STRETCH];      /* its index line */
     uint32_t candidate[EBS_STRETCH]; /* not yet compared with the id */
 };
 
@@ -63,22 +62,35 @@ static inline void ebs_prefetch_row(const struct ebs_slab *slab, uint32_t row, s
     __builtin_prefetch(end - 1, 0, 2);
 }
 
-/* Stages 1 and 2. @bytes: how much of each row stage 3 will touch. */
+/* Stages 1 and 2. @bytes: how much of each row stage 3 will touch. The few ids (one in 30) that their home line does
+ * not tell of are asked for again at the end, when the line after it has come. */
 static inline void ebs_stage(const struct ebs_table *table, const uint64_t *id, size_t n,
                              size_t bytes, struct ebs_stretch *out)
 {
     const struct ebs_index *index = &table->index;
+    uint32_t home[EBS_STRETCH], later[EBS_STRETCH];
+    size_t n_later = 0;
 
     out->n = n;
     out->id = id;
     for (size_t i = 0; i < n; i++) {
         out->hash[i] = ebs_index_hash(index, id[i]);
-        out->home[i] = ebs_index_home(index, out->hash[i]);
-        __builtin_prefetch(&index->line[out->home[i]], 0, 2);
+        home[i] = ebs_index_home(index, out->hash[i]);
+        __builtin_prefetch(&index->line[home[i]], 0, 2);
     }
     for (size_t i = 0; i < n; i++) {
-        out->candidate[i] = ebs_index_candidate(index, out->home[i], out->hash[i]);
-        ebs_prefetch_row(&table->slab, out->candidate[i], bytes);
+        if (ebs_index_at_home(index, home[i], out->hash[i], &out->candidate[i])) {
+            ebs_prefetch_row(&table->slab, out->candidate[i], bytes);
+        } else {
+            __builtin_prefetch(&index->line[home[i] + 1], 0, 2);
+            later[n_later++] = (uint32_t)i;
+        }
+    }
+    for (size_t i = 0; i < n_later; i++) {
+        uint32_t *candidate = &out->candidate[later[i]];
+
+        *candidate = ebs_index_candidate(index, out->hash[later[i]]);
+        ebs_prefetch_row(&table->slab, *candidate, bytes);
     }
 }
 

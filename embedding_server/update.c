@@ -312,12 +312,15 @@ void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
             row[i] = number == EBS_ROW_NONE ? NULL : ebs_slab_at(slab, number);
             ebs_prefetch_row(slab, number, slab->row_bytes);
             if (row[i])
-                ebs_slab_mark(slab, number);
+                __builtin_prefetch(ebs_slab_bits(slab, number), 1);
         }
         ebs_optimizer_run(
             &table->optimizer, &step,
             &(struct ebs_rows){
                 .row = row, .id = update->id + at, .grad = update->grad + at * table->dim, .n = n});
+        for (size_t i = 0; i < n; i++)
+            if (row[i])
+                ebs_slab_mark(slab, found[at + i]);
     }
 }
 
