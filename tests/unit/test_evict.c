@@ -2,6 +2,7 @@
  *
  * Hit rates are of accesses, the table being warm; differences are relative: |sampled - exact| / exact. */
 #include "embedding_server/evict.h"
+#include "embedding_server/table.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
@@ -231,6 +232,52 @@ static void lru_is_within_half_a_percent_of_exact(void **test)
     lru_against_exact(100000, 1000, 1);
     lru_against_exact(100000, 10000, 500);
     lru_against_exact(100000, 1000, 50);
+}
+
+/* The same through a real table: its hits are the rows that an update did not have to create. */
+static void a_real_table_too(void **test)
+{
+    const uint32_t ids = 100000, capacity = 5000, batch = 250;
+    struct rt_table_conf conf = table_conf(RT_EVICT_LRU, 0);
+    uint64_t id[250], hits = 0, asked = 0;
+    float grad[250 * 4] = {0};
+    struct ebs_table *table;
+    struct exact exact;
+    struct zipf zipf;
+    double want, got;
+
+    (void)test;
+    conf.eviction.rows = capacity;
+    assert_int_equal(
+        ebs_table_create(&(struct ebs_table_conf){.job = &conf, .seed = 1, .shards = RT_SHARDS},
+                         &table),
+        0);
+    exact_begin(&exact, ids, capacity);
+    zipf_begin(&zipf, ids, 9);
+    for (uint32_t u = 0; u < 1600; u++) {
+        struct ebs_update update = {.id = id, .grad = grad, .n = batch, .lr = 1, .step = u + 1};
+        struct ebs_applied applied = {0};
+
+        if (u == 400)
+            hits = asked = exact.hits = exact.asked = 0;
+        for (uint32_t i = 0; i < batch; i++) {
+            id[i] = zipf_next(&zipf);
+            exact_access(&exact, (uint32_t)id[i]);
+        }
+        ebs_table_tick(table, u);
+        assert_int_equal(ebs_table_apply(table, &update, &applied), 0);
+        asked += batch;
+        hits += batch - applied.created - applied.refused;
+    }
+    got = (double)hits / (double)asked;
+    want = (double)exact.hits / (double)exact.asked;
+    printf("LRU of a real table: hit rate %.4f, exact %.4f: %+.2f %%\n", got, want,
+           100 * (got / want - 1));
+    assert_true(fabs(got / want - 1) < 0.005);
+    assert_int_equal(ebs_table_rows(table), capacity);
+    ebs_table_destroy(table);
+    rt_free(zipf.sum);
+    exact_end(&exact);
 }
 
 /* A table of no more rows than are sampled: exactly the oldest goes. */
@@ -523,6 +570,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lru_is_within_half_a_percent_of_exact),
+        cmocka_unit_test(a_real_table_too),
         cmocka_unit_test(small_tables_are_exact),
         cmocka_unit_test(lfu_withstands_scans),
         cmocka_unit_test(lfu_follows_what_is_popular),
