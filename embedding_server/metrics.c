@@ -48,6 +48,7 @@ void ebs_count_table(struct ebs_owner *owner, uint32_t table)
     set(&all->row_bytes, get(&all->row_bytes) + now.rows - get(&s->bytes[EBS_BYTES_ROWS]));
     for (int kind = 0; kind < EBS_BYTES_KINDS; kind++)
         change(&all->memory_bytes, &s->bytes[kind], bytes[kind]);
+    set(&s->capacity, ebs_table_capacity(owner->table[table]));
     set(&s->created, counts->created);
     set(&s->evicted, counts->evicted);
     set(&s->expired, counts->expired);

@@ -69,7 +69,8 @@ enum ebs_bytes_kind { /* as struct ebs_table_bytes has them */
 };
 extern const char *const ebs_bytes_name[EBS_BYTES_KINDS];
 struct ebs_table_stats {
-    _Atomic uint64_t rows; /* live */
+    _Atomic uint64_t rows;     /* live */
+    _Atomic uint64_t capacity; /* rows; UINT64_MAX: any number */
     _Atomic uint64_t bytes[EBS_BYTES_KINDS];
     _Atomic uint64_t created, evicted, expired; /* rows, since the start */
     _Atomic uint64_t not_admitted, refused;     /* gradients of ids that have no row */

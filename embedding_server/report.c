@@ -13,7 +13,6 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
-#include "runtime/job/layout.h"
 
 #include <stdio.h>
 
@@ -28,7 +27,7 @@ struct ebs_report {
 
 /* One table over all owners. */
 struct sum {
-    uint64_t rows, bytes[EBS_BYTES_KINDS], all_bytes;
+    uint64_t rows, capacity, bytes[EBS_BYTES_KINDS], all_bytes; /* capacity: UINT64_MAX: any */
     uint64_t created, evicted, expired, not_admitted, refused;
 };
 
@@ -44,7 +43,10 @@ static struct sum sum_table(const struct ebs_report *report, uint32_t table)
     for (uint32_t o = 0; o < report->owners; o++) {
         const struct ebs_table_stats *s = ebs_owner_table_stats(report->owner[o], table);
 
+        uint64_t capacity = get(&s->capacity);
+
         sum.rows += get(&s->rows);
+        sum.capacity = capacity == UINT64_MAX ? UINT64_MAX : sum.capacity + capacity;
         for (int kind = 0; kind < EBS_BYTES_KINDS; kind++) {
             uint64_t bytes = get(&s->bytes[kind]);
 
@@ -120,10 +122,9 @@ static void put_ratio(json_t *object, const char *key, uint64_t whole, uint64_t 
     json_object_set_new(object, key, n ? json_real((double)whole / (double)n) : json_null());
 }
 
-static json_t *policy_of(const struct rt_table_conf *table)
+static json_t *policy_of(const struct rt_table_conf *table, uint64_t capacity)
 {
     const struct rt_admission_conf *admission = &table->admission;
-    uint64_t capacity = rt_table_capacity(table);
     json_t *out = json_object();
     char text[64];
 
@@ -141,7 +142,7 @@ static json_t *policy_of(const struct rt_table_conf *table)
     json_object_set_new(out, "admission", json_string(text));
     json_object_set_new(out, "eviction", json_string(rt_eviction_name(table->eviction.kind)));
     json_object_set_new(out, "capacity_rows",
-                        capacity ? json_integer((json_int_t)capacity) : json_null());
+                        capacity < UINT64_MAX ? json_integer((json_int_t)capacity) : json_null());
     json_object_set_new(out, "ttl_seconds",
                         table->ttl_seconds ? json_integer((json_int_t)table->ttl_seconds)
                                            : json_null());
@@ -167,7 +168,7 @@ static json_t *table_status(const struct ebs_report *report, uint32_t table)
     put(out, "expired", sum.expired);
     put(out, "not_admitted", sum.not_admitted);
     put(out, "refused", sum.refused);
-    json_object_set_new(out, "policy", policy_of(conf));
+    json_object_set_new(out, "policy", policy_of(conf, sum.capacity));
     return out;
 }
 

@@ -12,7 +12,7 @@
 
 #define BITS       64u
 #define BLOCK_ROWS 4096u
-#define STEP_SMALL ((size_t)64 << 10) /* growth at a time, before huge pages; and with them: */
+#define STEP_SMALL RT_STEP_SMALL /* growth at a time, before huge pages; and with them: */
 #define STEP_HUGE  EBS_HUGE_PAGE
 #define SLACK_PART 64u /* compaction begins when more than this part of the rows is free */
 

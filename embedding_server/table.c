@@ -37,16 +37,6 @@ static int check(const struct ebs_table_conf *conf)
     return 0;
 }
 
-/* This owner's share, rounded up. */
-static uint64_t capacity_of(const struct ebs_table_conf *conf)
-{
-    uint64_t rows = rt_table_capacity(conf->job);
-
-    if (rows == 0)
-        return UINT64_MAX;
-    return (uint64_t)(((unsigned __int128)rows * conf->shards + RT_SHARDS - 1) / RT_SHARDS);
-}
-
 /* Neither grows, but is memory of the table's as well: what it is itself, and the sketch. */
 static int take_fixed(struct ebs_table *table)
 {
@@ -103,7 +93,9 @@ int ebs_table_create(const struct ebs_table_conf *conf, struct ebs_table **out)
     table->job.name = table->name;
     table->dim = job->dim;
     table->layout = rt_row_layout(job);
-    table->capacity = capacity_of(conf);
+    table->capacity = rt_owner_capacity(job, conf->shards);
+    if (table->capacity == 0)
+        table->capacity = UINT64_MAX;
     ebs_slab_init(&table->slab, table->layout.row_bytes, conf->budget);
     ebs_clock_init(&table->clock, job->ttl_seconds);
     ebs_evict_init(&table->evict, job, conf->seed);
@@ -258,6 +250,11 @@ bool ebs_table_remove(struct ebs_table *table, uint64_t id)
 }
 
 /* ---- what there is ---- */
+
+uint64_t ebs_table_capacity(const struct ebs_table *table)
+{
+    return table->capacity;
+}
 
 uint64_t ebs_table_rows(const struct ebs_table *table)
 {

@@ -91,6 +91,7 @@ void ebs_table_guard(struct ebs_table *table, bool on);
 bool ebs_table_remove(struct ebs_table *table, uint64_t id);
 
 uint64_t ebs_table_rows(const struct ebs_table *table);
+uint64_t ebs_table_capacity(const struct ebs_table *table); /* most rows; UINT64_MAX: any number */
 size_t ebs_table_row_bytes(
     const struct ebs_table *table); /* id, meta, weights and state of one row */
 

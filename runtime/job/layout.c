@@ -1,5 +1,7 @@
 /* runtime/job/layout.c -- the bytes of a row, and of a table of so many rows. */
 #include "runtime/job/layout.h"
+#include "runtime/base/assert.h"
+#include "runtime/job/shard.h"
 
 #include <math.h>
 
@@ -96,4 +98,48 @@ uint64_t rt_table_capacity(const struct rt_table_conf *table)
     if (eviction->rows > 0)
         rows = fmin(rows, (double)eviction->rows);
     return rows < 1 ? 1 : (uint64_t)rows;
+}
+
+static uint64_t share_of(uint64_t whole, uint32_t shards)
+{
+    unsigned __int128 parts = (unsigned __int128)whole * shards;
+
+    return (uint64_t)((parts + RT_SHARDS - 1) / RT_SHARDS);
+}
+
+/* While they are in small pages, the rows' array grows by an eighth, at most RT_STEP_SMALL, which is held but not used. */
+static uint64_t step_of(uint64_t rows_bytes)
+{
+    if (rows_bytes >= RT_HUGE_FROM)
+        return 0;
+    return rows_bytes / 8 < RT_STEP_SMALL ? rows_bytes / 8 : RT_STEP_SMALL;
+}
+
+/* Found by halving, for pages and units of the index make steps. */
+static uint64_t rows_in(const struct rt_table_conf *table, uint64_t bytes, uint32_t owners)
+{
+    uint64_t low = 1, high = RT_ROWS_MAX;
+
+    while (low < high) {
+        uint64_t rows = low + (high - low + 1) / 2;
+        struct rt_table_size size = rt_table_size(table, rows, owners);
+
+        if (size.rows + size.index + size.slack + size.allocator + step_of(size.rows) <= bytes)
+            low = rows;
+        else
+            high = rows - 1;
+    }
+    return low;
+}
+
+uint64_t rt_owner_capacity(const struct rt_table_conf *table, uint32_t shards)
+{
+    const struct rt_eviction_conf *eviction = &table->eviction;
+    uint64_t rows = share_of(eviction->rows, shards), held;
+
+    rt_assert(shards >= 1 && shards <= RT_SHARDS);
+    if (eviction->bytes == 0)
+        return rows;
+    held = rows_in(table, share_of(eviction->bytes, shards), RT_SHARDS / shards);
+    return rows > 0 && rows < held ? rows : held;
 }

@@ -35,6 +35,7 @@ static inline uint32_t rt_index_more(uint32_t lines) /* that it has after growin
 #define RT_SMALL_PAGE ((size_t)4096)
 #define RT_HUGE_PAGE  ((size_t)2 << 20)
 #define RT_HUGE_FROM  ((size_t)8 << 20)
+#define RT_STEP_SMALL ((size_t)64 << 10)
 #define RT_AHEAD_PART 64u
 #define RT_AHEAD_MAX  ((size_t)4 << 20)
 #define RT_ROW_BITS   2u /* beside each row: it is live, it is marked */
@@ -66,6 +67,10 @@ uint32_t rt_state_count(const struct rt_sparse_optimizer_conf *optimizer, uint32
 /* Most rows that the whole table may have by eviction.rows and eviction.bytes, each taken for all that it takes, the
  * admission sketch left out of the bytes; at least 1. 0: no capacity. */
 uint64_t rt_table_capacity(const struct rt_table_conf *table);
+
+/* Most rows that an owner of so many of the RT_SHARDS shards may have: its share of eviction.rows, rounded up, and as many
+ * as its share of eviction.bytes holds with pages and all. At least 1. 0: no capacity. */
+uint64_t rt_owner_capacity(const struct rt_table_conf *table, uint32_t shards);
 
 /* Bytes of memory of one owner's part of a table that was only added to, as ebs_table_bytes() has them. */
 struct rt_table_size {

@@ -5,6 +5,7 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
 #include "runtime/job/layout.h"
+#include "runtime/job/shard.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -163,12 +164,48 @@ static void capacities(void **state)
     }
 }
 
+/* What an owner may have fits its share, pages and all, and one row more does not; small shares hold one row. */
+static void shares(void **state)
+{
+    static const uint64_t bytes[] = {1,       60000,   500000,    3000000,
+                                     8 << 20, 9 << 20, 100000000, 30000000000};
+
+    (void)state;
+    for (size_t b = 0; b < ARRAY_LEN(bytes); b++)
+        for (uint32_t owners = 1; owners <= 256; owners *= 4)
+            for (uint32_t dim = 1; dim <= 256; dim *= 16) {
+                struct rt_table_conf table = {
+                    .name = "t",
+                    .dim = dim,
+                    .admission = {.kind = b % 2 ? RT_ADMIT_COUNT : RT_ADMIT_ALWAYS,
+                                  .sketch_bytes = 16384},
+                    .eviction = {.kind = RT_EVICT_LRU, .bytes = bytes[b]}};
+                uint64_t got = rt_owner_capacity(&table, RT_SHARDS / owners);
+                struct rt_table_size at = rt_table_size(&table, got, owners);
+                struct rt_table_size above = rt_table_size(&table, got + 1, owners);
+                uint64_t share = (bytes[b] + owners - 1) / owners;
+
+                if (got != 1 && at.rows + at.index + at.slack + at.allocator > share)
+                    fail_msg("%lu bytes, %u owners, dim %u: %lu rows are too many",
+                             (unsigned long)bytes[b], owners, dim, (unsigned long)got);
+                if (got < RT_ROWS_MAX &&
+                    above.rows + above.index + above.slack + above.allocator + RT_STEP_SMALL <=
+                        share)
+                    fail_msg("%lu bytes, %u owners, dim %u: %lu rows are too few",
+                             (unsigned long)bytes[b], owners, dim, (unsigned long)got);
+                table.eviction.rows = 2 * owners + 1; /* the smaller of the two */
+                assert_int_equal(rt_owner_capacity(&table, RT_SHARDS / owners), got < 3 ? got : 3);
+            }
+    assert_int_equal(rt_owner_capacity(&(struct rt_table_conf){.name = "t", .dim = 4}, 7), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows),
         cmocka_unit_test(tables),
         cmocka_unit_test(capacities),
+        cmocka_unit_test(shares),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
