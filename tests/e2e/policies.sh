@@ -23,10 +23,10 @@ job() {
 
 lru='embedding.defaults.eviction={type: lru, rows: 1000}'
 job plain
-job count --set embedding.defaults.admission.type=count --set embedding.defaults.admission.sketch_bytes=65536
-job probability --set 'embedding.defaults.admission={type: probability, probability: 0.2}'
+job admit --set embedding.defaults.admission.type=count --set embedding.defaults.admission.sketch_bytes=65536 \
+    --set 'embedding.tables.c8.admission={type: probability, probability: 0.2}'
 job lru --set "$lru" --set embedding.defaults.dtype=bfloat16
-job lfu --set "${lru/lru/lfu}" --set embedding.tables.c8.eviction.type=none
+job lfu --set "${lru/lru/lfu}" --set embedding.tables.c8.eviction.type=none --set embedding.tables.c7.eviction.bytes=200000
 job wide --set embedding.defaults.dim=512 --model mlp --set data.synthetic.test_rows=1000
 servers[1]=1 # its cap is half of what the rows would take
 cap=(--set global.embedding_server.memory=1048576)
@@ -82,11 +82,11 @@ plain.only()
 check("plain: AUC", plain.summary["test_auc"] > 0.6)
 check("plain: no budget", plain("budget_bytes") == 0)
 
-count, probability = Job("count"), Job("probability")
-for job in (count, probability):
-    job.only("not_admitted")
-    job.learns(0.08)
-    check(f"{job.name}: fewer rows", job("rows") < 0.95 * plain("rows"))
+admit = Job("admit")
+admit.only("not_admitted")
+admit.learns(0.05)
+for t in ("c7", "c8"): # by count, and by lot
+    check(f"admit, {t}: fewer rows", admit("rows", table=t) < 0.9 * plain("rows", table=t))
 
 # Four owners, each with its share rounded up.
 lru, lfu = Job("lru"), Job("lfu")
@@ -100,6 +100,8 @@ for job in (lru, lfu):
         check(f"{job.name}, {t}: full where plain has more", not full or plain("rows", table=t) > 900)
 check("lfu, c8: refuses and evicts nothing", lfu("rows_refused_total", table="c8") == lfu("rows_refused_total") > 0
       and lfu("rows_evicted_total", table="c8") == 0)
+held = lfu("table_bytes", table="c7") - lfu("table_bytes", table="c7", kind="scratch")
+check(f"lfu, c7: {held} bytes", 100000 < held <= 200000 and lfu("rows_evicted_total", table="c7") > 0)
 check("lru: 16-bit rows", lru("row_bytes") / lru("rows") == 8 + 4 + 32 + 64)
 
 cap, cap_lru = Job("cap"), Job("cap_lru")
