@@ -6,8 +6,8 @@
  * prepare is all that can run out of memory and changes no value, so a batch whose rows lie in several
  * tables is applied as a whole or can be sent again as if nothing had happened.
  * A piece is about PIECE_BYTES of memory gone through, some 0.1 ms, or 1 ms where rows are created and the
- * index grows: the owner's loop looks at its other
- * sockets in between when an application is large. A small one goes through the same pieces in one go. */
+ * index grows: the owner's loop looks at its other sockets in between when an application is large. A small one
+ * takes all rows of an update at once, for each piece begins with nothing prefetched. */
 #include "embedding_server/apply.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -221,6 +221,8 @@ static size_t rows_of_piece(const struct ebs_applier *applier, const struct ebs_
 {
     size_t rows = ebs_piece_rows(table);
 
+    if (!applier->guarded)
+        return SIZE_MAX; /* nobody waits for the next piece */
     return applier->piece_rows > 0 && applier->piece_rows < rows ? applier->piece_rows : rows;
 }
 

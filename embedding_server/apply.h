@@ -5,8 +5,8 @@
  *
  * Up to the first piece of COMMIT an error, or an end, leaves all values as they were: rows may have been created,
  * with their initial value, or evicted to make room. From there on nothing can fail.
- * In which pieces it is done makes no difference: they are cut the same way whether they run one
- * after the other or with other requests in between.
+ * How it is cut makes no difference to any value, bit for bit. It may to which rows make room for others, for
+ * these are chosen for several at a time.
  * Touch: owner thread only. */
 #ifndef EBS_APPLY_H
 #define EBS_APPLY_H
@@ -50,7 +50,7 @@ void ebs_applier_release(struct ebs_applier *applier); /* its memory; the tables
 
 /* ebs_apply_begin() - one update per part and table, in the order given, of one batch; or, when `merge`, one
  * update per table: gradients of an id that several parts have are added first, in the order of the parts (ranks).
- * @part: [n], stays with its parts until the end.   @guard: other updates may come between the pieces.
+ * @part: [n], stays with its parts until the end.   @guard: in pieces, between which other updates may come.
  * RT_ENOMEM, RT_ELIMIT: nothing has begun. */
 int ebs_apply_begin(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
                     bool guard, uint64_t wall_ms);

@@ -89,8 +89,8 @@ static inline uint64_t ebs_get(const _Atomic uint64_t *value)
 void ebs_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *request);
 /* Serve the lookups that need wait no longer. */
 void ebs_wake(struct ebs_owner *owner);
-/* The next piece of an answer; the last has at_table == n_tables. RT_EOWNER: an id is not ours. */
-int ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup);
+/* The next piece of an answer, of one table and at most so many rows; the last has at_table == n_tables. RT_EOWNER: an id is not ours. */
+int ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t rows);
 /* All pieces are there: answer. */
 void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup);
 

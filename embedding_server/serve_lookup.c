@@ -39,22 +39,19 @@ static int lookup_read(const struct ebs_owner *owner, const struct wire_lookup_r
     return err;
 }
 
-int ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup)
+int ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t rows)
 {
     const struct ebs_table *table;
     struct rt_buf *out = lookup->rows;
-    size_t n, most, bytes, before = out->size;
+    size_t n, bytes, before = out->size;
     const uint64_t *id;
     int err;
 
     if (lookup->at_table == lookup->n_tables)
         return 0;
     table = owner->table[lookup->table[lookup->at_table]];
-    most = ebs_piece_rows(table);
-    if (owner->conf.slice_rows > 0 && owner->conf.slice_rows < most)
-        most = owner->conf.slice_rows;
     n = lookup->n_ids[lookup->at_table] - lookup->at_row;
-    n = n < most ? n : most;
+    n = n < rows ? n : rows;
     bytes = n * ebs_table_dim(table) * sizeof(float);
     id = lookup->id[lookup->at_table] + lookup->at_row;
     err = ebs_check_ids(owner, id, n);
@@ -122,7 +119,7 @@ static int answer(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t byt
         return err;
     }
     while (!err && lookup->at_table < lookup->n_tables)
-        err = ebs_lookup_piece(owner, lookup);
+        err = ebs_lookup_piece(owner, lookup, SIZE_MAX);
     lookup->took_ns = rt_io_now(owner->conf.io) - begin;
     if (!err)
         ebs_lookup_reply(owner, lookup);

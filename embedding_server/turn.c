@@ -100,6 +100,14 @@ static void free_lookup(struct ebs_lookup *lookup)
     rt_free(lookup);
 }
 
+static size_t rows_of_piece(const struct ebs_owner *owner, const struct ebs_lookup *lookup)
+{
+    size_t rows = ebs_piece_rows(owner->table[lookup->table[lookup->at_table]]);
+
+    return owner->conf.slice_rows > 0 && owner->conf.slice_rows < rows ? owner->conf.slice_rows
+                                                                       : rows;
+}
+
 /* A piece of the first one. */
 static void lookup_piece(struct ebs_owner *owner)
 {
@@ -112,7 +120,7 @@ static void lookup_piece(struct ebs_owner *owner)
         free_lookup(take_lookup(&owner->turn));
         return;
     }
-    err = ebs_lookup_piece(owner, lookup);
+    err = ebs_lookup_piece(owner, lookup, rows_of_piece(owner, lookup));
     lookup->took_ns += rt_io_now(owner->conf.io) - begin;
     if (!err && lookup->at_table < lookup->n_tables)
         return;
