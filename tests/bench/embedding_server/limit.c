@@ -14,11 +14,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SWEEP_REQUESTS                                                                             \
-    24 /* of one try; the pool has POOL_TRIES times as many, so that none is still in a cache */
-#define POOL_TRIES 8
-#define SWEEP_SEED 77
-#define CASE_SEED  1
+/* Of one try; the pool has POOL_TRIES times as many, so that none is still in a cache. */
+#define SWEEP_REQUESTS 8
+#define POOL_TRIES     8
+#define SWEEP_SEED     77
+#define CASE_SEED      1
 
 struct limit_array {
     size_t bytes;

@@ -56,7 +56,7 @@ uint64_t bench_rows(double rows)
 
 size_t bench_requests(void)
 {
-    return gib() < 0.05 ? 2 : gib() < 0.5 ? 8 : 128;
+    return gib() < 0.05 ? 2 : gib() < 0.5 ? 8 : 64;
 }
 
 /* ---- clocks and numbers ---- */

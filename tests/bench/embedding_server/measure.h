@@ -18,7 +18,7 @@ enum { REQUEST_IDS = 16384, ROUNDS = 5 };
 /* BENCH_GIB (6): of rows per case; all sizes follow. rows is scaled with it and has a floor. */
 size_t bench_bytes(void);
 uint64_t bench_rows(double rows);
-size_t bench_requests(void); /* of a round: 128, fewer for small sizes */
+size_t bench_requests(void); /* of a round: 64, fewer for small sizes */
 
 uint64_t bench_wall_ns(void);
 double bench_process_cpu(int pid);      /* seconds, user and system, of all its threads; to 10 ms */
