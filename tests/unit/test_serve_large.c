@@ -32,6 +32,7 @@
 #define LARGE    WIRE_IDS_MAX
 #endif
 #define DIM      16u
+#define OVER_MAX 2
 #define SMALL    64u
 #define TIMES    65536
 #define DEADLINE (60 * 1000000000ull)
@@ -69,7 +70,7 @@ static struct {
     /* the owner's turns meanwhile; touched by: its thread, and by ours after a post */
     uint64_t turn_began, turn[TIMES];
     _Atomic size_t turns;
-    uint64_t longest;
+    size_t over; /* turns of more than TURN_MAX */
 } bed;
 
 /* ---- set-up ---- */
@@ -325,8 +326,8 @@ static void run(const char *what)
                   "%4zu small lookups beside it, wall p50 %.2f max %.2f ms\n",
                   what, turns, ms(turn, turns, 0.5), ms(turn, turns, 0.999), ms(turn, turns, 1),
                   bed.n, ms(bed.wall, bed.n, 0.5), ms(bed.wall, bed.n, 1));
-    if (turn[turns - 1] > bed.longest)
-        bed.longest = turn[turns - 1];
+    for (size_t i = 0; i < turns; i++)
+        bed.over += turn[i] > TURN_MAX;
 }
 
 /* All rows have this value. */
@@ -364,7 +365,8 @@ static void ask_large_ones(void)
     assert_int_equal(stats->rows_applied, 2 * (uint64_t)LARGE);
 }
 
-/* What else runs on the machine makes processor time longer too, but seldom three times. */
+/* What else runs on the machine makes processor time longer too, now and then. What takes too long by itself
+ * does so with each of the requests, and in each attempt. */
 static void small_ones_get_in_between(void **state)
 {
     for (int attempt = 0; attempt < 3; attempt++) {
@@ -373,11 +375,11 @@ static void small_ones_get_in_between(void **state)
             set_up(state);
         }
         ask_large_ones();
-        if (bed.longest <= TURN_MAX)
+        if (bed.over <= OVER_MAX)
             return;
     }
-    fail_msg("a turn of the owner's loop took %.2f ms, expected at most %.2f",
-             (double)bed.longest * 1e-6, (double)TURN_MAX * 1e-6);
+    fail_msg("%zu turns of the owner's loop took more than %.2f ms, expected at most %d", bed.over,
+             (double)TURN_MAX * 1e-6, OVER_MAX);
 }
 
 int main(void)
