@@ -6,9 +6,7 @@
 #include "embedding_server/element.h"
 
 #include <string.h>
-#if defined(__F16C__)
 #include <immintrin.h>
-#endif
 
 /* Into each loop over rows, where the dim is known. */
 #define KERNEL static inline __attribute__((always_inline))
@@ -41,16 +39,46 @@ KERNEL ivec magnitude_of(ivec bits)
     return bits & 0x7fffffff;
 }
 
+/* Between 16 and 32 bits: gcc 12 makes AVX-512's one instruction four. */
+KERNEL ivec from_half(half_vec half)
+{
+#if defined(__AVX512F__)
+    return (ivec)_mm512_cvtepu16_epi32((__m256i)half);
+#else
+    return (ivec) __builtin_convertvector(half, uvec);
+#endif
+}
+
+KERNEL half_vec to_half(ivec wide)
+{
+#if defined(__AVX512F__)
+    return (half_vec)_mm512_cvtepi32_epi16((__m512i)wide);
+#else
+    return __builtin_convertvector((uvec)wide, half_vec);
+#endif
+}
+
+KERNEL int any_negative(ivec lanes)
+{
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask((__m512i)lanes) != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps((__m256)lanes) != 0;
+#else
+    return _mm_movemask_ps((__m128)lanes) != 0;
+#endif
+}
+
 KERNEL half_vec with_sign(ivec half, ivec bits)
 {
-    return __builtin_convertvector((uvec)(half | (bits >> 16 & 0x8000)), half_vec);
+    return to_half(half | (bits >> 16 & 0x8000));
 }
 
 /* ---- to float32 ---- */
 
 KERNEL vec bf16_wide(half_vec half)
 {
-    return (vec)(__builtin_convertvector(half, uvec) << 16);
+    return (vec)(from_half(half) << 16);
 }
 
 KERNEL vec f16_wide(half_vec half)
@@ -138,11 +166,6 @@ KERNEL half_vec f16_near(vec value)
     return f16_cut(value, ((ivec)value >> 13 & 1) + 0x0fff, (ivec)shifted - 0x4b400000);
 }
 
-KERNEL half_vec bf16_dithered(vec value, ivec draw)
-{
-    return bf16_cut(value, draw);
-}
-
 KERNEL half_vec f16_dithered(vec value, ivec draw)
 {
     ivec fixed = __builtin_convertvector(f16_small(value) * 0x1p40f, ivec); /* 16 bits too many */
@@ -173,24 +196,44 @@ KERNEL void draw_row(uint64_t key, draw_vec *draw, size_t dim)
 }
 
 /* @dim: a multiple of LANES. */
-#define NARROW(kind)                                                                               \
+#define ROUND(kind)                                                                                \
     KERNEL void kind##_round(const float *restrict in, uint16_t *restrict out, size_t dim)         \
     {                                                                                              \
         for (size_t j = 0; j < dim; j += WIDTH)                                                    \
             *(half_vec *)(out + j) = kind##_near(*(const vec *)(in + j));                          \
-    }                                                                                              \
-    KERNEL void kind##_dither(uint64_t key, const float *restrict in, uint16_t *restrict out,      \
-                              size_t dim)                                                          \
-    {                                                                                              \
-        draw_vec draw[WIRE_DIM_MAX / 4 / DRAW_LANES];                                              \
-        const uint16_t *part = (const uint16_t *)draw;                                             \
-                                                                                                   \
-        draw_row(key, draw, dim);                                                                  \
-        for (size_t j = 0; j < dim; j += WIDTH) {                                                  \
-            ivec up = (ivec) __builtin_convertvector(*(const half_vec *)(part + j), uvec);         \
-                                                                                                   \
-            *(half_vec *)(out + j) = kind##_dithered(*(const vec *)(in + j), up);                  \
-        }                                                                                          \
     }
-NARROW(bf16)
-NARROW(f16)
+ROUND(bf16)
+ROUND(f16)
+
+KERNEL void f16_dither(uint64_t key, const float *restrict in, uint16_t *restrict out, size_t dim)
+{
+    draw_vec draw[WIRE_DIM_MAX / 4 / DRAW_LANES];
+    const uint16_t *part = (const uint16_t *)draw;
+
+    draw_row(key, draw, dim);
+    for (size_t j = 0; j < dim; j += WIDTH)
+        *(half_vec *)(out + j) =
+            f16_dithered(*(const vec *)(in + j), from_half(*(const half_vec *)(part + j)));
+}
+
+/* Where no sum can carry into infinity's exponent, nothing needs care, the sign included. That is asked of a row as a
+ * whole: a third of the instructions of bf16_cut() for each element. */
+KERNEL void bf16_dither(uint64_t key, const float *restrict in, uint16_t *restrict out, size_t dim)
+{
+    draw_vec draw[WIRE_DIM_MAX / 4 / DRAW_LANES];
+    const uint16_t *part = (const uint16_t *)draw;
+    uvec large = {0};
+
+    draw_row(key, draw, dim);
+    for (size_t j = 0; j < dim; j += WIDTH) {
+        uvec bits = *(const uvec *)(in + j), up = (uvec)from_half(*(const half_vec *)(part + j));
+
+        *(half_vec *)(out + j) = to_half((ivec)((bits + up) >> 16));
+        large |= (bits & 0x7fffffffu) + (0x80000000u - F32_INFINITY + 0xffffu);
+    }
+    if (__builtin_expect(!any_negative((ivec)large), 1))
+        return;
+    for (size_t j = 0; j < dim; j += WIDTH)
+        *(half_vec *)(out + j) =
+            bf16_cut(*(const vec *)(in + j), from_half(*(const half_vec *)(part + j)));
+}
