@@ -218,10 +218,22 @@ static uint32_t update(uint64_t batch_id)
 
 /* ---- the oracle ---- */
 
-/* What became of each id in one batch, and whether the numbers say so. */
-static void check_batch(uint32_t n, const struct ebs_table_stats *before)
+/* Of struct ebs_table_stats, which is the owner's thread's. */
+struct counts {
+    uint64_t rows, created, evicted, refused;
+};
+
+static struct counts count(void)
 {
-    const struct ebs_table_stats *now = ebs_owner_table_stats(bed.owner, 0);
+    const struct ebs_table_stats *s = ebs_owner_table_stats(bed.owner, 0);
+
+    return (struct counts){s->rows, s->created, s->evicted, s->refused};
+}
+
+/* What became of each id in one batch, and whether the numbers say so. */
+static void check_batch(uint32_t n, const struct counts *before)
+{
+    struct counts now = count();
     uint64_t applied = 0, fresh = 0, gone = 0, live = 0;
 
     for (size_t i = 0; i < IDS; i++) {
@@ -245,10 +257,10 @@ static void check_batch(uint32_t n, const struct ebs_table_stats *before)
     }
     assert_int_equal(bed.applied.outcome, WIRE_APPLIED);
     assert_int_equal(bed.applied.rows_applied, applied);
-    assert_int_equal(now->refused - before->refused, n - applied);
-    assert_int_equal(now->created - before->created, fresh);
-    assert_int_equal(now->evicted - before->evicted, gone);
-    assert_int_equal(now->rows, live);
+    assert_int_equal(now.refused - before->refused, n - applied);
+    assert_int_equal(now.created - before->created, fresh);
+    assert_int_equal(now.evicted - before->evicted, gone);
+    assert_int_equal(now.rows, live);
 }
 
 static const struct {
@@ -270,13 +282,13 @@ static void values_are_counts(void **state)
 {
     (void)state;
     for (size_t r = 0; r < ARRAY_LEN(row); r++) {
-        struct ebs_table_stats before;
+        struct counts before;
 
         start(&row[r].eviction, row[r].memory);
         for (uint32_t b = 0; b < BATCHES; b++) {
             uint32_t n;
 
-            before = *ebs_owner_table_stats(bed.owner, 0);
+            before = count();
             for (size_t i = 0; i < IDS;
                  i++) /* low numbers come often; every third batch is a small one */
                 bed.has[i] =
@@ -286,7 +298,7 @@ static void values_are_counts(void **state)
             check_batch(n, &before);
             memcpy(bed.value, bed.after, IDS * sizeof(*bed.value));
         }
-        before = *ebs_owner_table_stats(bed.owner, 0);
+        before = count();
         print_message("%-26s %8llu rows, %8llu evicted, %8llu refused; %llu requests in pieces\n",
                       row[r].name, (unsigned long long)before.rows,
                       (unsigned long long)before.evicted, (unsigned long long)before.refused,
