@@ -1,10 +1,9 @@
-/* embedding_server/apply.c -- first prepare every update, then commit every update.
+/* embedding_server/apply.c -- the updates of an application, one after the other, a piece of rows at a time.
  *
- *   parts (-> merge.c: one list per table) -> run[]: one update of one table each
- *   run[] -> prepare, a piece of rows at a time -> found[] -> commit, likewise
+ *   parts (-> merge.c: one list per table) -> run[]: one update of one table each -> pieces
  *
- * prepare is all that can run out of memory and changes no value, so a batch whose rows lie in several
- * tables is applied as a whole or can be sent again as if nothing had happened.
+ * What takes memory is done before the first row changes: so a batch whose rows lie in several
+ * tables is applied as a whole or can be sent again as if nothing had happened. An update itself cannot fail.
  * A piece is about PIECE_BYTES of memory gone through, some 0.1 ms, or 1 ms where rows are created and the
  * index grows: the owner's loop looks at its other sockets in between when an application is large. A small one
  * takes all rows of an update at once, for each piece begins with nothing prefetched. */
@@ -40,58 +39,31 @@ void ebs_applier_release(struct ebs_applier *applier)
 {
     ebs_apply_end(applier);
     rt_free(applier->run);
-    rt_free(applier->found);
     rt_free(applier->ticked);
     applier->run = NULL;
-    applier->found = NULL;
     applier->ticked = NULL;
-    applier->run_capacity = applier->found_capacity = 0;
+    applier->run_capacity = 0;
 }
 
 /* ---- begin ---- */
 
-static size_t ids_of(struct ebs_part *const *part, size_t n)
+static int make_room(struct ebs_applier *applier, size_t runs)
 {
-    size_t sum = 0;
+    if (runs > applier->run_capacity) {
+        struct ebs_run *run = rt_try_calloc(runs, sizeof(*run));
 
-    for (size_t p = 0; p < n; p++)
-        for (uint32_t t = 0; t < part[p]->m.n_tables; t++)
-            sum += part[p]->m.n_ids[t];
-    return sum;
-}
-
-/* An array of at least n, used again; its contents are not kept. */
-static int reserve(void **array, size_t *capacity, size_t n, size_t element)
-{
-    void *more;
-    size_t bytes;
-
-    if (n <= *capacity)
-        return 0;
-    more = rt_mul_size(n, element, &bytes) ? rt_try_malloc(bytes) : NULL;
-    if (!more)
-        return RT_FAIL(RT_ENOMEM, "no memory to apply %zu rows", n);
-    rt_free(*array);
-    *array = more;
-    *capacity = n;
-    return 0;
-}
-
-static int make_room(struct ebs_applier *applier, size_t runs, size_t rows)
-{
-    void *run = applier->run, *found = applier->found;
-    int err = reserve(&run, &applier->run_capacity, runs, sizeof(*applier->run));
-
-    applier->run = run;
-    if (!err)
-        err = reserve(&found, &applier->found_capacity, rows, sizeof(*applier->found));
-    applier->found = found;
-    if (!err && !applier->ticked) {
+        if (!run)
+            return RT_FAIL(RT_ENOMEM, "no memory to apply %zu updates", runs);
+        rt_free(applier->run);
+        applier->run = run;
+        applier->run_capacity = runs;
+    }
+    if (!applier->ticked) {
         applier->ticked = rt_try_calloc(applier->n_tables, sizeof(*applier->ticked));
         if (!applier->ticked)
-            err = RT_FAIL(RT_ENOMEM, "no memory to apply to %u tables", applier->n_tables);
+            return RT_FAIL(RT_ENOMEM, "no memory to apply to %u tables", applier->n_tables);
     }
-    return err;
+    return 0;
 }
 
 /* Rows that the steps under way have looked up will get their gradients soon. */
@@ -121,8 +93,6 @@ static struct ebs_run run_of(const struct ebs_applier *applier, size_t part, uin
 
 static void list_each(struct ebs_applier *applier)
 {
-    size_t found = 0;
-
     for (size_t p = 0; p < applier->n_parts; p++) {
         const struct ebs_part *part = applier->part[p];
 
@@ -133,8 +103,6 @@ static void list_each(struct ebs_applier *applier)
             run->update.id = part->id[t];
             run->update.grad = part->grad[t];
             run->update.n = part->m.n_ids[t];
-            run->found = found;
-            found += run->update.n;
         }
     }
 }
@@ -147,7 +115,7 @@ static void list_merged(struct ebs_applier *applier)
             run_of(applier, 0, ebs_merge_table(applier->merge, i)->table);
 }
 
-static void open_tables(struct ebs_applier *applier, uint64_t wall_ms)
+static void tick_tables(struct ebs_applier *applier, uint64_t wall_ms)
 {
     applier->applications++;
     for (size_t r = 0; r < applier->n_runs; r++) {
@@ -157,25 +125,11 @@ static void open_tables(struct ebs_applier *applier, uint64_t wall_ms)
             continue;
         applier->ticked[t] = applier->applications;
         ebs_table_tick(applier->table[t], wall_ms);
-        if (applier->guarded)
-            ebs_table_guard(applier->table[t], true);
-    }
-}
-
-/* The other way round: a table that was opened is closed at its first run. */
-static void close_tables(struct ebs_applier *applier)
-{
-    for (size_t r = 0; r < applier->n_runs && applier->guarded; r++) {
-        uint32_t t = applier->run[r].table;
-
-        if (applier->ticked[t] == applier->applications)
-            ebs_table_guard(applier->table[t], false);
-        applier->ticked[t] = 0;
     }
 }
 
 int ebs_apply_begin(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
-                    bool guard, uint64_t wall_ms)
+                    uint64_t wall_ms)
 {
     size_t runs = 0;
     int err;
@@ -183,23 +137,22 @@ int ebs_apply_begin(struct ebs_applier *applier, struct ebs_part *const *part, s
     rt_assert(applier->phase == EBS_APPLY_IDLE);
     for (size_t p = 0; p < n; p++)
         runs += part[p]->m.n_tables;
-    err = make_room(applier, runs, ids_of(part, n));
+    err = make_room(applier, runs);
     if (!err && merge && n > 0)
         err = ebs_merge_create(applier->table, applier->n_tables, part, n, &applier->merge);
     if (err)
         return err;
     applier->part = part;
     applier->n_parts = n;
-    applier->guarded = guard;
     applier->at_run = applier->at_row = applier->n_runs = 0;
-    applier->phase = applier->merge ? EBS_APPLY_MERGE : EBS_APPLY_PREPARE;
+    applier->phase = applier->merge ? EBS_APPLY_MERGE : EBS_APPLY_ROWS;
     for (size_t p = 0; p < n; p++)
         part[p]->rows = part[p]->nonfinite = 0;
     if (applier->merge)
         list_merged(applier);
     else
         list_each(applier);
-    open_tables(applier, wall_ms);
+    tick_tables(applier, wall_ms);
     return 0;
 }
 
@@ -207,7 +160,6 @@ void ebs_apply_end(struct ebs_applier *applier)
 {
     if (applier->phase == EBS_APPLY_IDLE)
         return;
-    close_tables(applier);
     ebs_merge_destroy(applier->merge);
     applier->merge = NULL;
     applier->part = NULL;
@@ -221,14 +173,12 @@ static size_t rows_of_piece(const struct ebs_applier *applier, const struct ebs_
 {
     size_t rows = ebs_piece_rows(table);
 
-    if (!applier->guarded)
-        return SIZE_MAX; /* nobody waits for the next piece */
     return applier->piece_rows > 0 && applier->piece_rows < rows ? applier->piece_rows : rows;
 }
 
 static void merge_piece(struct ebs_applier *applier)
 {
-    size_t found = 0, rows = PIECE_ROWS_MAX;
+    size_t rows = PIECE_ROWS_MAX;
 
     for (size_t r = 0; r < applier->n_runs; r++) {
         size_t here = rows_of_piece(applier, applier->table[applier->run[r].table]);
@@ -239,24 +189,21 @@ static void merge_piece(struct ebs_applier *applier)
         return;
     for (size_t r = 0; r < applier->n_runs; r++) {
         const struct ebs_merged *merged = ebs_merge_table(applier->merge, r);
-        struct ebs_run *run = &applier->run[r];
+        struct ebs_update *update = &applier->run[r].update;
 
-        run->update.id = merged->id;
-        run->update.grad = merged->grad;
-        run->update.n = merged->n;
-        run->found = found;
-        found += merged->n;
+        update->id = merged->id;
+        update->grad = merged->grad;
+        update->n = merged->n;
     }
-    applier->phase = EBS_APPLY_PREPARE;
+    applier->phase = EBS_APPLY_ROWS;
 }
 
-/* The next rows of the list of updates; false: there are none. */
-static bool next_rows(struct ebs_applier *applier, struct ebs_run **out, struct ebs_update *update,
-                      uint32_t **found)
+/* The next rows of the list of updates; NULL: there are none. */
+static const struct ebs_run *next_rows(struct ebs_applier *applier, struct ebs_update *update)
 {
-    struct ebs_run *run = &applier->run[applier->at_run];
+    const struct ebs_run *run = &applier->run[applier->at_run];
     const struct ebs_table *table;
-    size_t most;
+    size_t most, left;
 
     while (applier->at_run < applier->n_runs && applier->at_row == run->update.n) {
         applier->at_run++;
@@ -264,81 +211,51 @@ static bool next_rows(struct ebs_applier *applier, struct ebs_run **out, struct 
         run++;
     }
     if (applier->at_run == applier->n_runs)
-        return false;
+        return NULL;
     table = applier->table[run->table];
     most = rows_of_piece(applier, table);
-    *out = run;
+    left = run->update.n - applier->at_row;
     *update = run->update;
     update->id += applier->at_row;
     update->grad += applier->at_row * ebs_table_dim(table);
-    update->n = run->update.n - applier->at_row < most ? run->update.n - applier->at_row : most;
-    *found = applier->found + run->found + applier->at_row;
+    update->n = left < most ? left : most;
     applier->at_row += update->n;
-    return true;
+    return run;
 }
 
-static int prepare_piece(struct ebs_applier *applier)
+static void rows_piece(struct ebs_applier *applier)
 {
     struct ebs_applied applied = {0};
     struct ebs_update update;
-    struct ebs_run *run;
-    uint32_t *found;
-    int err;
+    const struct ebs_run *run = next_rows(applier, &update);
 
-    if (!next_rows(applier, &run, &update, &found)) {
-        applier->at_run = applier->at_row = 0;
-        applier->phase = EBS_APPLY_COMMIT;
-        return 0;
+    if (!run) {
+        applier->phase = EBS_APPLY_DONE;
+        return;
     }
-    err = ebs_table_prepare(applier->table[run->table], &update, found, &applied);
-    if (err)
-        return err;
+    ebs_table_apply(applier->table[run->table], &update, &applied);
     applier->part[run->part]->rows += applied.rows;
     applier->part[run->part]->nonfinite += applied.nonfinite;
-    return 0;
 }
 
-static void commit_piece(struct ebs_applier *applier)
+void ebs_apply_piece(struct ebs_applier *applier)
 {
-    struct ebs_update update;
-    struct ebs_run *run;
-    uint32_t *found;
-
-    if (next_rows(applier, &run, &update, &found))
-        ebs_table_commit(applier->table[run->table], &update, found);
-    else
-        applier->phase = EBS_APPLY_DONE;
-}
-
-int ebs_apply_piece(struct ebs_applier *applier)
-{
-    int err = 0;
-
-    switch (applier->phase) {
-    case EBS_APPLY_MERGE:
+    rt_assert(applier->phase == EBS_APPLY_MERGE || applier->phase == EBS_APPLY_ROWS);
+    if (applier->phase == EBS_APPLY_MERGE)
         merge_piece(applier);
-        break;
-    case EBS_APPLY_PREPARE:
-        err = prepare_piece(applier);
-        break;
-    case EBS_APPLY_COMMIT:
-        commit_piece(applier);
-        break;
-    default:
-        rt_assert(!"an application is under way");
-    }
-    return err;
+    else
+        rows_piece(applier);
 }
 
 int ebs_apply_parts(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
                     uint64_t wall_ms)
 {
-    int err = ebs_apply_begin(applier, part, n, merge, false, wall_ms);
+    int err = ebs_apply_begin(applier, part, n, merge, wall_ms);
 
     if (err)
         return err;
-    while (!err && applier->phase != EBS_APPLY_DONE)
-        err = ebs_apply_piece(applier);
+    while (applier->phase != EBS_APPLY_DONE)
+        ebs_apply_piece(applier);
     ebs_apply_end(applier);
-    return err;
+    return 0;
 }

@@ -1,10 +1,9 @@
 /* embedding_server/apply.h -- run the updates of some parts on an owner's tables, all or none, in pieces.
  *
- *   IDLE -ebs_apply_begin-> MERGE -> PREPARE -> COMMIT -> DONE      each arrow: ebs_apply_piece, often
+ *   IDLE -ebs_apply_begin-> MERGE -> ROWS -> DONE      each arrow: ebs_apply_piece, often
  *   any  -ebs_apply_end-> IDLE
  *
- * Up to the first piece of COMMIT an error, or an end, leaves all values as they were: rows may have been created,
- * with their initial value, or evicted to make room. From there on nothing can fail.
+ * The beginning is all that can fail; nothing has changed then. The first row changes with the first piece of ROWS.
  * How it is cut makes no difference to any value, bit for bit. It may to which rows make room for others, for
  * these are chosen for several at a time.
  * Touch: owner thread only. */
@@ -13,19 +12,13 @@
 
 #include "embedding_server/merge.h"
 
-enum ebs_apply_phase {
-    EBS_APPLY_IDLE,
-    EBS_APPLY_MERGE,
-    EBS_APPLY_PREPARE,
-    EBS_APPLY_COMMIT,
-    EBS_APPLY_DONE
-};
+enum ebs_apply_phase { EBS_APPLY_IDLE, EBS_APPLY_MERGE, EBS_APPLY_ROWS, EBS_APPLY_DONE };
 
 /* One update of one table; private to apply.c. */
 struct ebs_run {
     struct ebs_update update;
     uint32_t table;
-    size_t part, found; /* whose outcome it counts in; where its row numbers begin */
+    size_t part; /* whose outcome it counts in */
 };
 
 struct ebs_applier {
@@ -38,30 +31,28 @@ struct ebs_applier {
     /* private: the application under way, and memory that is used again */
     struct ebs_part *const *part;
     size_t n_parts;
-    bool guarded;
     struct ebs_merge *merge;
     struct ebs_run *run; /* [n_runs] */
-    uint32_t *found;
-    uint64_t *ticked; /* [n_tables] the application that a table had its tick for */
+    uint64_t *ticked;    /* [n_tables] the application that a table had its tick for */
     uint64_t applications;
-    size_t n_runs, run_capacity, found_capacity, at_run, at_row;
+    size_t n_runs, run_capacity, at_run, at_row;
 };
 void ebs_applier_release(struct ebs_applier *applier); /* its memory; the tables are the owner's */
 
 /* ebs_apply_begin() - one update per part and table, in the order given, of one batch; or, when `merge`, one
  * update per table: gradients of an id that several parts have are added first, in the order of the parts (ranks).
- * @part: [n], stays with its parts until the end.   @guard: in pieces, between which other updates may come.
+ * @part: [n], stays with its parts until the end.
  * RT_ENOMEM, RT_ELIMIT: nothing has begun. */
 int ebs_apply_begin(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
-                    bool guard, uint64_t wall_ms);
+                    uint64_t wall_ms);
 
-/* The next piece. On an error the application ends, and only ebs_apply_end() may follow. In DONE the
- * parts have their `rows` and `nonfinite` (merged: all of it in the first). */
-int ebs_apply_piece(struct ebs_applier *applier);
+/* The next piece. In DONE the parts have their `rows` and `nonfinite` (merged: all of it in the first), and only
+ * ebs_apply_end() may follow. */
+void ebs_apply_piece(struct ebs_applier *applier);
 
 void ebs_apply_end(struct ebs_applier *applier);
 
-/* All of it at once. RT_ENOMEM: no value has changed. */
+/* All of it at once. As ebs_apply_begin(). */
 int ebs_apply_parts(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
                     uint64_t wall_ms);
 

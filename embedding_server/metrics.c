@@ -27,9 +27,10 @@ static void change(_Atomic uint64_t *sum, _Atomic uint64_t *part, uint64_t now)
 }
 
 const char *const ebs_bytes_name[EBS_BYTES_KINDS] = {
-    [EBS_BYTES_ROWS] = "rows",       [EBS_BYTES_INDEX] = "index",
-    [EBS_BYTES_SLACK] = "slack",     [EBS_BYTES_ALLOCATOR] = "allocator",
-    [EBS_BYTES_SCRATCH] = "scratch",
+    [EBS_BYTES_ROWS] = "rows",
+    [EBS_BYTES_INDEX] = "index",
+    [EBS_BYTES_SLACK] = "slack",
+    [EBS_BYTES_ALLOCATOR] = "allocator",
 };
 
 void ebs_count_table(struct ebs_owner *owner, uint32_t table)
@@ -39,9 +40,10 @@ void ebs_count_table(struct ebs_owner *owner, uint32_t table)
     const struct ebs_table_counts *counts = ebs_table_counts(owner->table[table]);
     struct ebs_table_bytes now = ebs_table_bytes(owner->table[table]);
     const size_t bytes[EBS_BYTES_KINDS] = {
-        [EBS_BYTES_ROWS] = now.rows,       [EBS_BYTES_INDEX] = now.index,
-        [EBS_BYTES_SLACK] = now.slack,     [EBS_BYTES_ALLOCATOR] = now.allocator,
-        [EBS_BYTES_SCRATCH] = now.scratch,
+        [EBS_BYTES_ROWS] = now.rows,
+        [EBS_BYTES_INDEX] = now.index,
+        [EBS_BYTES_SLACK] = now.slack,
+        [EBS_BYTES_ALLOCATOR] = now.allocator,
     };
 
     change(&all->rows, &s->rows, ebs_table_rows(owner->table[table]));

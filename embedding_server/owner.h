@@ -64,7 +64,6 @@ enum ebs_bytes_kind { /* as struct ebs_table_bytes has them */
                       EBS_BYTES_INDEX,
                       EBS_BYTES_SLACK,
                       EBS_BYTES_ALLOCATOR,
-                      EBS_BYTES_SCRATCH,
                       EBS_BYTES_KINDS
 };
 extern const char *const ebs_bytes_name[EBS_BYTES_KINDS];

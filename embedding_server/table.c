@@ -117,7 +117,6 @@ void ebs_table_destroy(struct ebs_table *table)
     if (table->fixed_bytes > 0 && table->slab.rows.budget)
         ebs_budget_give(table->slab.rows.budget, table->fixed_bytes);
     ebs_admit_destroy(table->admit);
-    rt_free(table->found);
     rt_free(table->name);
     rt_free(table);
 }
@@ -219,14 +218,6 @@ void ebs_table_tick(struct ebs_table *table, uint64_t wall_ms)
         ebs_clock_tick(&table->clock, wall_ms);
 }
 
-void ebs_table_guard(struct ebs_table *table, bool on)
-{
-    rt_assert(on || table->guards > 0);
-    if (on && table->guards == 0)
-        table->guarded_from = table->clock.now;
-    table->guards += on ? 1 : -1u;
-}
-
 /* ---- rows that go ---- */
 
 void ebs_table_drop(struct ebs_table *table, uint32_t row)
@@ -277,7 +268,6 @@ struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table)
         .slack = slab - rows + ebs_admit_bytes(table->admit) + sizeof(*table),
         .allocator =
             ebs_slab_resident(&table->slab) - slab + ebs_index_resident(&table->index) - index,
-        .scratch = table->found_capacity * sizeof(*table->found),
     };
 }
 

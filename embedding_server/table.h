@@ -58,34 +58,22 @@ struct ebs_applied {
     uint64_t nonfinite;    /* gradients not applied: a value not finite, or over EBS_GRADIENT_MAX */
     uint64_t not_admitted; /* ... for an id without a row that admission did not give one */
     uint64_t
-        refused; /* ... for one that found the table full and nothing in it that may be evicted */
+        refused; /* ... for one without room: the table or memory full, and nothing that may be evicted */
     uint64_t evicted; /* rows that made room */
 };
 
-/* A new update begins: what it touches is younger than all before. Once per update and table, before its
- * prepare. @wall_ms: a clock that time to live is counted on; it may stand still, and should not go back. */
+/* A new update begins: what it touches is younger than all before. Once per update and table, before it is
+ * applied. @wall_ms: a clock that time to live is counted on; it may stand still, and should not go back. */
 void ebs_table_tick(struct ebs_table *table, uint64_t wall_ms);
 
 /* ebs_table_apply() - run the optimizer on the rows of an update, creating those that are missing and are
  * admitted. A gradient with a value that is not usable is left out as a whole and creates nothing.
- * All or nothing: RT_ENOMEM or RT_ELIMIT and no row has changed (a missing one may have been created,
- * with its initial value, which reads the same; rows may have been evicted). @out: added to, not cleared;
- * untouched on error. */
-int ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
-                    struct ebs_applied *out);
-
-/* The same in two halves, so that updates of several tables succeed or fail together, and large ones are done
- * in slices. prepare finds or creates the rows and is all that can fail; commit changes them. No remove and no
- * tend in between; another update only under ebs_table_guard().
- * @found: [n] caller's memory, the link between the two; EBS_ROW_NONE: gradient i is left out. */
-int ebs_table_prepare(struct ebs_table *table, const struct ebs_update *update, uint32_t *found,
-                      struct ebs_applied *out);
-void ebs_table_commit(struct ebs_table *table, const struct ebs_update *update,
-                      const uint32_t *found);
-
-/* From its tick to its last commit a sliced update is guarded: no row touched since is evicted by another
- * update, and tend does nothing. Calls nest. */
-void ebs_table_guard(struct ebs_table *table, bool on);
+ * It cannot fail: where there is no room for a new row, or no memory, its id is counted as refused and the others
+ * have their gradients. A large update may be done in slices, with others in between. Of the ids that
+ * it comes to later, one whose row is the least used of many may lose it to a new one before.
+ * @out: added to, not cleared. */
+void ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
+                     struct ebs_applied *out);
 
 /* Forget a row: from now on it reads as its initial value. false: there was none. */
 bool ebs_table_remove(struct ebs_table *table, uint64_t id);
@@ -107,7 +95,6 @@ struct ebs_table_bytes {
     size_t
         slack; /* places of rows that went, bits of rows, the sketch of admission, the table itself */
     size_t allocator; /* rest of the last page of each, and pages touched ahead of growth */
-    size_t scratch;   /* for the largest update so far */
 };
 struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table);
 
@@ -128,8 +115,8 @@ struct ebs_row {
 };
 bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out);
 
-/* The same for the rows that are marked: changed by a commit since marks were cleared. A row that goes takes its mark
- * with it, and one that comes again is marked by the commit that made it. */
+/* The same for the rows that are marked: changed by an update since marks were cleared. A row that goes takes its mark
+ * with it, and one that comes again is marked by the update that made it. */
 bool ebs_table_next_marked(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out);
 void ebs_table_clear_marks(struct ebs_table *table);
 

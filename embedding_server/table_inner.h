@@ -30,14 +30,10 @@ struct ebs_table {
     struct ebs_admit *admit; /* NULL: every id is admitted */
     size_t fixed_bytes;      /* of itself and admit, as taken from the budget */
     uint64_t capacity;       /* rows; UINT64_MAX: any number */
-    unsigned guards;         /* sliced updates under way */
-    uint32_t guarded_from;   /* tick at which the first of them began */
     bool sweeping;           /* for rows to expire */
     uint32_t sweep_at;       /* next row of the sweep */
     uint64_t sweep_due;      /* wall, ms, of the next one */
     struct ebs_table_counts counts;
-    uint32_t *found; /* [found_capacity] row numbers of the update being applied */
-    size_t found_capacity;
 };
 
 /* The first two stages of a stretch of ids (table.c has the picture). */

@@ -6,8 +6,7 @@
  *            shrinks by itself as rows go (index.c)
  *   ahead    memory for rows to come is touched now, so that the update that needs it does not wait for the kernel
  *
- * Row numbers change here and nowhere else, which is why nothing is done while an update is between its prepare and
- * its commit. Rows are not compacted during a sweep, or they would move to where it has been already. */
+ * Row numbers change here and nowhere else. Rows are not compacted during a sweep, or they would move to where it has been already. */
 #include "embedding_server/table_inner.h"
 
 #define BATCH       64u /* rows that are prefetched at a time */
@@ -114,8 +113,6 @@ bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows)
     size_t left = rows;
     bool more;
 
-    if (table->guards > 0)
-        return false;
     ebs_clock_pass(&table->clock, wall_ms);
     more = ebs_slab_touch_ahead(&table->slab, TOUCH_BYTES);
     return sweep(table, wall_ms, &left) || compact(table, &left) || more;

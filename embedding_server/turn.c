@@ -7,8 +7,8 @@
  * this turn: the job and the lookups alternate, and lookups go round. A request of a million ids so takes as
  * many turns as it takes milliseconds, and each of the others is held up by one piece per turn of its own.
  *
- * An application's `found` holds row numbers from its prepare to its commit. Updates that come in between are kept from
- * evicting those rows by ebs_table_guard(), and upkeep, which moves rows, waits for its end.
+ * Each piece is an update of its own to the table: no row number outlives it, so other updates and upkeep, which
+ * moves rows, may come between the pieces.
  *
  * Rejected: a thread for large requests. Tables have no locks, and their rows would move from one core's cache to the
  * other's and back. */
@@ -130,40 +130,6 @@ static void lookup_piece(struct ebs_owner *owner)
     else
         ebs_lookup_reply(owner, lookup);
     free_lookup(lookup);
-}
-
-/* ---- upkeep ---- */
-
-static bool tend(struct ebs_owner *owner, uint32_t t)
-{
-    struct rt_io *io = owner->conf.io;
-    bool more = ebs_table_tend(owner->table[t], io->ops->wall_ms(io), UPKEEP_ROWS);
-
-    ebs_count_table(owner, t);
-    return more;
-}
-
-/* Some of the tables, for at most UPKEEP_PIECE_NS. Once round, and nobody has more to do: until the next second. */
-static void do_upkeep(void *arg)
-{
-    struct ebs_owner *owner = arg;
-    struct ebs_turn *turn = &owner->turn;
-    struct rt_io *io = owner->conf.io;
-    uint64_t begin = rt_io_now(io), after = UPKEEP_SOON_NS;
-
-    turn->upkeep_late = turn->begun;
-    if (turn->begun)
-        return;
-    do {
-        turn->upkeep_more |= tend(owner, turn->upkeep_table++);
-        if (turn->upkeep_table == owner->conf.job->n_tables) {
-            after = turn->upkeep_more ? UPKEEP_SOON_NS : UPKEEP_NS;
-            turn->upkeep_table = 0;
-            turn->upkeep_more = false;
-            break;
-        }
-    } while (rt_io_now(io) - begin < UPKEEP_PIECE_NS);
-    rt_timer_start(io, &turn->upkeep, after);
 }
 
 /* ---- applications ---- */
@@ -292,17 +258,17 @@ static int begin_job(struct ebs_owner *owner)
     struct rt_io *io = owner->conf.io;
     struct ebs_turn *turn = &owner->turn;
     const struct ebs_ready *ready = &turn->job->ready;
-    int err = ebs_apply_begin(&turn->applier, ready->part, ready->n, ready->merge, true,
-                              io->ops->wall_ms(io));
+    int err =
+        ebs_apply_begin(&turn->applier, ready->part, ready->n, ready->merge, io->ops->wall_ms(io));
 
     turn->begun = !err;
     return err;
 }
 
-/* A step is not committed while a lookup has seen some of its rows as they were before. */
+/* No row of a step changes while a lookup has seen some of its rows as they were before. */
 static bool job_must_wait(struct ebs_turn *turn)
 {
-    if (!turn->begun || !turn->job->synchronous || turn->applier.phase != EBS_APPLY_COMMIT)
+    if (!turn->begun || !turn->job->synchronous || turn->applier.phase != EBS_APPLY_ROWS)
         return false;
     turn->closed = true;
     return turn->lookup != NULL;
@@ -312,18 +278,15 @@ static void job_piece(struct ebs_owner *owner)
 {
     struct ebs_turn *turn = &owner->turn;
     uint64_t begin = rt_io_now(owner->conf.io);
-    int err;
+    int err = 0;
 
-    if (!turn->begun && turn->upkeep_late) {
-        do_upkeep(owner);
-        return;
-    }
-    err = turn->begun ? ebs_apply_piece(&turn->applier) : begin_job(owner);
+    if (turn->begun)
+        ebs_apply_piece(&turn->applier);
+    else
+        err = begin_job(owner);
     turn->job->took_ns += rt_io_now(owner->conf.io) - begin;
     if (err || turn->applier.phase == EBS_APPLY_DONE)
         ebs_apply_finish(owner, take_job(turn), err);
-    if (turn->upkeep_late && !turn->job)
-        rt_timer_start(owner->conf.io, &turn->upkeep, UPKEEP_SOON_NS);
 }
 
 /* ---- whose turn it is ---- */
@@ -359,6 +322,37 @@ static void do_turn(void *arg)
         turn->n_lookups++;
     }
     go_on(owner);
+}
+
+/* ---- upkeep ---- */
+
+static bool tend(struct ebs_owner *owner, uint32_t t)
+{
+    struct rt_io *io = owner->conf.io;
+    bool more = ebs_table_tend(owner->table[t], io->ops->wall_ms(io), UPKEEP_ROWS);
+
+    ebs_count_table(owner, t);
+    return more;
+}
+
+/* Some of the tables, for at most UPKEEP_PIECE_NS. Once round, and nobody has more to do: until the next second. */
+static void do_upkeep(void *arg)
+{
+    struct ebs_owner *owner = arg;
+    struct ebs_turn *turn = &owner->turn;
+    struct rt_io *io = owner->conf.io;
+    uint64_t begin = rt_io_now(io), after = UPKEEP_SOON_NS;
+
+    do {
+        turn->upkeep_more |= tend(owner, turn->upkeep_table++);
+        if (turn->upkeep_table == owner->conf.job->n_tables) {
+            after = turn->upkeep_more ? UPKEEP_SOON_NS : UPKEEP_NS;
+            turn->upkeep_table = 0;
+            turn->upkeep_more = false;
+            break;
+        }
+    } while (rt_io_now(io) - begin < UPKEEP_PIECE_NS);
+    rt_timer_start(io, &turn->upkeep, after);
 }
 
 /* ---- life ---- */

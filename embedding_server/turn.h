@@ -70,8 +70,7 @@ struct ebs_turn {
     bool job_was_last; /* whose turn it was */
     struct rt_timer upkeep;
     uint32_t upkeep_table;
-    bool upkeep_more; /* in this round some table had more to do */
-    bool upkeep_late; /* put off for a job: it comes before the next one */
+    bool upkeep_more;
 };
 
 void ebs_turn_start(struct ebs_owner *owner); /* tables are there; begins their upkeep */

@@ -232,7 +232,7 @@ ROWS = [
               "Bad: grows for ever: ids without meaning; admission.type: count, or ttl_seconds (docs/tables.md).",
               ("sum by (table) (%s)" % one("embedding_server_rows"), "{{table}}"), width=12),
         panel("Bytes", "bytes",
-              "Memory of each table by kind: live rows, index, slack (freed rows, bookkeeping), allocator (pages beyond them), scratch (buffers). "
+              "Memory of each table by kind: live rows, index, slack (freed rows, bookkeeping), allocator (pages beyond them). "
               "Mostly rows. Bad: much slack for long: rows go faster than their memory is given back.",
               ("sum by (table, kind) (%s)" % one("embedding_server_table_bytes"), "{{table}} {{kind}}"), width=12, stack=True),
         panel("Rows of each server", "short",
@@ -278,7 +278,7 @@ ROWS = [
               ("max(sum by (instance) (%s))" % one("embedding_server_budget_bytes"), "cap of one")),
         panel("Slack", "percentunit",
               "Of a table's bytes, those that are no live row and no index. Small tables have much. Bad: over a third for long in a large one.",
-              ("sum by (table) (%s) / sum by (table) (%s)" % (one("embedding_server_table_bytes", 'kind=~"slack|allocator|scratch"'),
+              ("sum by (table) (%s) / sum by (table) (%s)" % (one("embedding_server_table_bytes", 'kind=~"slack|allocator"'),
                                                              one("embedding_server_table_bytes")), "{{table}}"), max=1),
     ]),
     ("Memory", [

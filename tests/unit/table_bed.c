@@ -46,7 +46,7 @@ struct ebs_applied table_bed_update(struct ebs_table *table, const uint64_t *id,
     struct ebs_applied applied = {0};
 
     ebs_table_tick(table, 0);
-    assert_int_equal(ebs_table_apply(table, &update, &applied), 0);
+    ebs_table_apply(table, &update, &applied);
     return applied;
 }
 

@@ -168,16 +168,15 @@ static uint64_t updates_of(const struct model *m, size_t k, const struct ebs_row
 /* ---- follow the table ---- */
 
 struct outcome {
-    bool sliced;  /* with another update in between, which may evict what a later slice needs */
-    bool expiry;  /* what goes has expired */
-    bool nothing; /* an update that failed: rows may have been made, no value changed */
+    bool sliced; /* with another update in between, which may evict what a later slice needs */
+    bool expiry; /* what goes has expired */
     uint64_t created, gone, lost, newest_gone, oldest_kept;
 };
 
 static void row_kept(struct model *m, size_t k, uint64_t count, struct outcome *o)
 {
     struct known *known = &m->known[k];
-    uint64_t want = known->count + (o->nothing ? 0 : known->occurs);
+    uint64_t want = known->count + known->occurs;
 
     if (count != want && o->sliced && count >= 1 && count <= known->occurs) {
         o->gone++; /* and came again */
@@ -195,7 +194,7 @@ static void row_new(struct model *m, size_t k, uint64_t count, struct outcome *o
 {
     uint64_t occurs = m->known[k].occurs;
 
-    if (occurs == 0 || count > occurs || (count == 0) != o->nothing)
+    if (occurs == 0 || count > occurs || count == 0)
         fail_msg("%s: id %zu is new with %llu updates of %llu", m->policy->name, k,
                  (unsigned long long)count, (unsigned long long)occurs);
     o->created++;
@@ -261,8 +260,7 @@ static void follow(struct model *m, struct outcome *o)
             row_new(m, k, count, o);
         m->known[k].count = count;
         m->known[k].tick = row.touched;
-        if (m->conf.eviction.kind != RT_EVICT_NONE && m->known[k].occurs > 0 && !o->sliced &&
-            !o->nothing)
+        if (m->conf.eviction.kind != RT_EVICT_NONE && m->known[k].occurs > 0 && !o->sliced)
             assert_int_equal(row.touched, m->tick);
     }
     for (size_t k = 0; k < IDS; k++) {
@@ -272,7 +270,7 @@ static void follow(struct model *m, struct outcome *o)
             row_gone(m, k, o);
         else if (!known->live && !seen[k])
             o->lost += known->occurs;
-        known->marked = seen[k] && (known->marked || (known->occurs > 0 && !o->nothing));
+        known->marked = seen[k] && (known->marked || known->occurs > 0);
         known->live = seen[k];
         known->occurs = 0;
     }
@@ -302,7 +300,6 @@ struct batch {
     size_t n;
     uint64_t id[N_MAX];
     float grad[N_MAX][DIM];
-    uint32_t found[N_MAX];
     uint64_t unusable;
 };
 
@@ -386,13 +383,13 @@ static size_t run_update(struct model *m)
     draw_batch(m, &b);
     tick(m);
     update = update_of(m, &b, 0, b.n);
-    assert_int_equal(ebs_table_apply(m->table, &update, &applied), 0);
+    ebs_table_apply(m->table, &update, &applied);
     assert_int_equal(applied.nonfinite, b.unusable);
     check_update(m, &o, &applied, b.n);
     return b.n;
 }
 
-/* A sliced update, another one between its slices, and upkeep that must wait. */
+/* A sliced update, another one between its slices, and upkeep. */
 static size_t run_sliced(struct model *m)
 {
     struct batch b, between;
@@ -408,54 +405,32 @@ static size_t run_sliced(struct model *m)
     second = update_of(m, &b, cut, b.n);
     other = update_of(m, &between, 0, between.n);
     tick(m);
-    ebs_table_guard(m->table, true);
-    assert_int_equal(ebs_table_prepare(m->table, &first, b.found, &applied), 0);
-    for (uint64_t others = draw(m, 8); others > 0; others--)
-        tick(m); /* of updates that have nothing here */
+    ebs_table_apply(m->table, &first, &applied);
     tick(m);
-    assert_int_equal(ebs_table_apply(m->table, &other, &applied), 0);
-    assert_false(ebs_table_tend(m->table, m->wall_ms, 1000));
-    assert_int_equal(ebs_table_prepare(m->table, &second, b.found + cut, &applied), 0);
-    ebs_table_commit(m->table, &second, b.found + cut);
-    ebs_table_commit(m->table, &first, b.found);
-    ebs_table_guard(m->table, false);
+    ebs_table_apply(m->table, &other, &applied);
+    if (m->conf.ttl_seconds == 0)
+        ebs_table_tend(m->table, m->wall_ms, 1000);
+    ebs_table_apply(m->table, &second, &applied);
     assert_int_equal(applied.nonfinite, b.unusable + between.unusable);
     check_update(m, &o, &applied, b.n + between.n);
     return b.n + between.n;
 }
 
-/* Out of memory somewhere: no value changes. What was made for nothing goes, for the model's sake. */
+/* No memory somewhere: ids that find no room are refused and counted, the others have their gradients. */
 static size_t run_failing(struct model *m)
 {
     struct batch b;
     struct ebs_applied applied = {0};
-    struct outcome o = {.nothing = true};
+    struct outcome o = {0};
     struct ebs_update update;
-    bool hit;
-    int err;
 
     draw_batch(m, &b);
     tick(m);
     update = update_of(m, &b, 0, b.n);
     rt_fault_alloc((int64_t)draw(m, 4));
-    err = ebs_table_apply(m->table, &update, &applied);
-    hit = rt_fault_hit();
+    ebs_table_apply(m->table, &update, &applied);
     rt_fault_alloc(-1);
-    if (!hit) {
-        assert_int_equal(err, 0);
-        o.nothing = false;
-        check_update(m, &o, &applied, b.n);
-        return b.n;
-    }
-    assert_int_equal(err, RT_ENOMEM);
-    assert_int_equal(applied.rows + applied.created + applied.evicted, 0);
-    follow(m, &o);
-    for (size_t k = 0; k < IDS; k++)
-        if (m->known[k].live && m->known[k].count == 0) {
-            assert_true(ebs_table_remove(m->table, m->id[k]));
-            m->known[k].live = false;
-        }
-    counted(m);
+    check_update(m, &o, &applied, b.n);
     return b.n;
 }
 
