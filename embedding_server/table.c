@@ -308,12 +308,16 @@ bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_
 
 bool ebs_table_next_marked(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
 {
-    return at_row(table, ebs_slab_next_marked(&table->slab, *cursor), cursor, out);
+    uint32_t row = table->marking ? ebs_slab_next_marked(&table->slab, *cursor)
+                                  : ebs_slab_next_live(&table->slab, *cursor);
+
+    return at_row(table, row, cursor, out);
 }
 
 void ebs_table_clear_marks(struct ebs_table *table)
 {
     ebs_slab_clear_marks(&table->slab);
+    table->marking = true;
 }
 
 bool ebs_table_get(const struct ebs_table *table, uint64_t id, struct ebs_row *out)

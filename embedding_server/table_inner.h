@@ -30,6 +30,7 @@ struct ebs_table {
     struct ebs_admit *admit; /* NULL: every id is admitted */
     size_t fixed_bytes;      /* of itself and admit, as taken from the budget */
     uint64_t capacity;       /* rows; UINT64_MAX: any number */
+    bool marking;            /* marks were cleared once: updates set them */
     bool sweeping;           /* for rows to expire */
     uint32_t sweep_at;       /* next row of the sweep */
     uint64_t sweep_due;      /* wall, ms, of the next one */

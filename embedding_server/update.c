@@ -252,11 +252,12 @@ static void run_stretch(struct ebs_table *table, const struct ebs_step *step,
         if (found[i] == EBS_ROW_NONE)
             continue;
         row[i] = ebs_slab_at(&table->slab, found[i]);
-        __builtin_prefetch(ebs_slab_bits(&table->slab, found[i]), 1);
+        if (table->marking)
+            __builtin_prefetch(ebs_slab_bits(&table->slab, found[i]), 1);
     }
     ebs_optimizer_run(&table->optimizer, step,
                       &(struct ebs_rows){.row = row, .id = s->id, .grad = grad, .n = s->n});
-    for (size_t i = 0; i < s->n; i++)
+    for (size_t i = 0; i < s->n && table->marking; i++)
         if (row[i])
             ebs_slab_mark(&table->slab, found[i]);
 }
