@@ -20,6 +20,7 @@
 
 #include "embedding_server/slab.h"
 #include "runtime/base/hash.h"
+#include "runtime/base/prefetch.h"
 
 #include <emmintrin.h>
 
@@ -122,6 +123,7 @@ static inline uint32_t ebs_index_home(const struct ebs_index *index, uint64_t ha
 static inline void ebs_index_prefetch(const struct ebs_index *index, uint64_t hash)
 {
     __builtin_prefetch(&index->line[ebs_index_home(index, hash)], 0, 2);
+    RT_PREFETCHES();
 }
 
 /* Bit i: slot i of the line has this tag. */

@@ -11,6 +11,7 @@
 #include "embedding_server/optimizer.h"
 #include "embedding_server/slab.h"
 #include "embedding_server/table.h"
+#include "runtime/base/prefetch.h"
 #include "runtime/job/layout.h"
 
 #define EBS_STRETCH 256u /* ids that are worked on at a time */
@@ -57,6 +58,7 @@ static inline void ebs_prefetch_row(const struct ebs_slab *slab, uint32_t row, s
     for (; at < end; at += EBS_LINE)
         __builtin_prefetch(at, 0, 2);
     __builtin_prefetch(end - 1, 0, 2);
+    RT_PREFETCHES();
 }
 
 /* Stages 1 and 2. @bytes: how much of each row stage 3 will touch. The few ids (one in 30) that their home line does

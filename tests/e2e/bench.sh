@@ -24,3 +24,15 @@ for name, ratio in demanded.items():
 for name in "lookup_dim128_uniform", "lookup_dim128_zipf", "beside_peers_lookup_dim64":
     assert entries[name]["value"] > 0, name
 PY
+
+# The compiler may not leave prefetches out (runtime/base/prefetch.h): it did, and no other test fails then.
+if command -v objdump >/dev/null && [ -e "$B/embedding_server/table.o" ]; then
+    while read -r file least; do
+        count=$(objdump -d "$B/embedding_server/$file.o" | grep -c prefetch || true)
+        [ "$count" -ge "$least" ] || fail "$file.o has $count prefetches, expected at least $least"
+    done <<'END'
+table 6
+update 6
+tend 4
+END
+fi
