@@ -166,13 +166,13 @@ static json_t *tables_json(const struct ctl_question *q, const struct ctl_plan *
         const struct ctl_plan_table *table = &plan->table[t];
         double rows = table->rows ? (double)table->rows : 1;
 
-        json_object_set_new(tables, q->job->table[t].name,
-                            json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:f}", "rows",
-                                      number(table->rows), "rows_asked", number(q->rows[t]), "dim",
-                                      number(q->job->table[t].dim), "dtype",
-                                      dtype_name[q->job->table[t].dtype], "row_bytes",
-                                      number(table->row_bytes), "bytes", size_json(&table->size),
-                                      "bytes_per_row", (double)total(&table->size) / rows));
+        json_object_set_new(
+            tables, q->job->table[t].name,
+            json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:f}", "rows", number(table->rows),
+                      "rows_asked", q->rows[t] ? number(q->rows[t]) : json_null(), "dim",
+                      number(q->job->table[t].dim), "dtype", dtype_name[q->job->table[t].dtype],
+                      "row_bytes", number(table->row_bytes), "bytes", size_json(&table->size),
+                      "bytes_per_row", (double)total(&table->size) / rows));
     }
     return tables;
 }

@@ -31,24 +31,22 @@ const struct ctl_hop_info ctl_hops[CTL_HOP_COUNT] = {CTL_HOP_LIST(CTL_HOP_INFO)}
 
 /* ---- tables ---- */
 
+/* Rows of the whole table, about: an owner's capacity counts whole pages as well. */
 static uint64_t rows_of(const struct ctl_question *q, uint32_t t)
 {
     uint64_t capacity = rt_table_capacity(&q->job->table[t]);
 
-    return capacity && q->rows[t] > capacity ? capacity : q->rows[t];
+    return capacity && (q->rows[t] == 0 || q->rows[t] > capacity) ? capacity : q->rows[t];
 }
 
-/* Rows of an owner with `share` of all shards. */
-static uint64_t rows_within(uint64_t rows, double share)
+/* Rows of an owner with so many shards: no more than it lets in (embedding_server/table.c). */
+static uint64_t owner_rows(const struct ctl_question *q, uint32_t t, uint32_t shards)
 {
-    return (uint64_t)fmin(ceil((double)rows * share), RT_ROWS_MAX);
-}
+    uint64_t capacity = rt_owner_capacity(&q->job->table[t], shards);
+    uint64_t rows =
+        (uint64_t)fmin(ceil((double)q->rows[t] * shards / (double)RT_SHARDS), RT_ROWS_MAX);
 
-static struct rt_table_size times(struct rt_table_size size, double n)
-{
-    return (struct rt_table_size){
-        (uint64_t)((double)size.rows * n), (uint64_t)((double)size.index * n),
-        (uint64_t)((double)size.slack * n), (uint64_t)((double)size.allocator * n)};
+    return capacity && (q->rows[t] == 0 || rows > capacity) ? capacity : rows;
 }
 
 static uint64_t total(const struct rt_table_size *size)
@@ -56,24 +54,43 @@ static uint64_t total(const struct rt_table_size *size)
     return size->rows + size->index + size->slack + size->allocator;
 }
 
+static void add(struct rt_table_size *to, const struct rt_table_size *size, uint64_t n)
+{
+    to->rows += size->rows * n;
+    to->index += size->index * n;
+    to->slack += size->slack * n;
+    to->allocator += size->allocator * n;
+}
+
+/* @owners that have all of @shards, as evenly as they go: so many have one more than the others. */
+static void add_owners(const struct ctl_question *q, uint32_t t, uint32_t owners, uint32_t shards,
+                       uint32_t all_owners, struct ctl_plan_table *to)
+{
+    uint32_t more = shards % owners;
+
+    for (uint32_t extra = 0; extra <= 1; extra++) {
+        uint32_t n = extra ? more : owners - more;
+        uint64_t rows = n ? owner_rows(q, t, shards / owners + extra) : 0;
+        struct rt_table_size size = rt_table_size(&q->job->table[t], rows, all_owners);
+
+        to->rows += rows * n;
+        add(&to->size, &size, n);
+    }
+}
+
 static void sum_tables(const struct ctl_question *q, struct ctl_plan *out)
 {
     for (uint32_t t = 0; t < q->job->n_tables; t++) {
-        const struct rt_table_conf *table = &q->job->table[t];
         struct ctl_plan_table *to = &out->table[t];
-        struct rt_table_size of_owner;
 
-        to->rows = rows_of(q, t);
-        to->row_bytes = rt_row_layout(table).row_bytes;
-        of_owner = rt_table_size(table, rows_within(to->rows, 1.0 / out->owners), out->owners);
-        to->size = times(of_owner, out->owners);
+        to->row_bytes = rt_row_layout(&q->job->table[t]).row_bytes;
+        add_owners(q, t, out->owners, RT_SHARDS, out->owners, to);
+        if (q->rows[t] && to->rows > q->rows[t]) /* shares were rounded up */
+            to->rows = q->rows[t];
         to->size.rows = to->rows * to->row_bytes;
-        out->size.rows += to->size.rows;
-        out->size.index += to->size.index;
-        out->size.slack += to->size.slack;
-        out->size.allocator += to->size.allocator;
+        add(&out->size, &to->size, 1);
         out->rows += to->rows;
-        out->parameters += (double)to->rows * table->dim;
+        out->parameters += (double)to->rows * q->job->table[t].dim;
     }
 }
 
@@ -91,11 +108,10 @@ static uint64_t fullest_tables(const struct ctl_question *q, uint32_t servers)
         most = shards > most ? shards : most;
     }
     for (uint32_t t = 0; t < q->job->n_tables; t++) {
-        double share = (double)most / RT_SHARDS / q->workers;
-        struct rt_table_size size =
-            rt_table_size(&q->job->table[t], rows_within(rows_of(q, t), share), owners);
+        struct ctl_plan_table its = {0};
 
-        bytes += total(&size) * q->workers;
+        add_owners(q, t, q->workers, most, owners, &its);
+        bytes += total(&its.size);
     }
     return bytes;
 }

@@ -12,7 +12,7 @@
 
 struct ctl_question {
     const struct rt_job *job;
-    const uint64_t *rows;      /* [tables] of the whole table */
+    const uint64_t *rows;      /* [tables] of the whole table; 0: as many as its capacity lets in */
     const double *ids;         /* [features] ids of one sample, on average */
     double distinct;           /* of the ids of a batch, how many are different ones: over 0 .. 1 */
     double samples_per_second; /* of all ranks; 0: not told */
@@ -42,7 +42,7 @@ struct ctl_hop_info {
 extern const struct ctl_hop_info ctl_hops[CTL_HOP_COUNT];
 
 struct ctl_plan_table {
-    uint64_t rows;             /* as many as its capacity lets in */
+    uint64_t rows;             /* of all owners; no more than their capacities let in */
     uint32_t row_bytes;        /* id, policy fields, weights, optimizer state */
     struct rt_table_size size; /* of all owners together */
 };

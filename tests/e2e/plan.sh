@@ -5,9 +5,9 @@
 fill=$B/tests/e2e/fill
 [ -x "$fill" ] || fail "no program $fill: run make B=$B unit"
 
-# ---- 20 M rows of four kinds ----
-rows=(wide=8000000 items=5000000 recent=4000000 slow=3000000)
-[ "$slow" -eq 1 ] || rows=(wide=400000 items=300000 recent=200000 slow=100000) # sanitizers multiply memory
+# ---- 20 M rows of four kinds, and some of a table that has no room for all of them ----
+rows=(wide=8000000 items=5000000 recent=4000000 slow=3000000 few=600000)
+[ "$slow" -eq 1 ] || rows=(wide=400000 items=300000 recent=200000 slow=100000 few=50000) # sanitizers multiply memory
 cp -r configs/synthetic "$work/job"
 cat >"$work/job/embedding.yml" <<'YML'
 tables:
@@ -15,6 +15,7 @@ tables:
   items: {dim: 16, optimizer: {type: adagrad}}
   recent: {dim: 16, dtype: float16, optimizer: {type: sgd}, ttl_seconds: 86400, eviction: {type: lfu, rows: 9000000}}
   slow: {dim: 8, optimizer: {type: adam}}
+  few: {dim: 16, optimizer: {type: rowwise_adagrad}, eviction: {type: lru, bytes: 40000000}}
 features:
   c1: {table: wide}
   c2: {table: items}
@@ -23,7 +24,7 @@ features:
   c5: {table: wide}
   c6: {table: items}
   c7: {table: recent}
-  c8: {table: slow}
+  c8: {table: few}
 YML
 "$B/saffron" plan --config "$work/job" --set global.embedding_server.workers=2 "${rows[@]/#/--rows=}" --json \
     >"$work/plan.json" 2>"$work/err" || fail "no plan: $(cat "$work/err")"
