@@ -72,14 +72,19 @@ static int check_exact(const struct rt_table_keys *keys, const struct rt_table_c
     return 0;
 }
 
+/* Of an owner that has it all: one row, the sketch, whole pages. */
+static uint64_t least_bytes(const struct rt_table_conf *table)
+{
+    struct rt_table_size size = rt_table_size(table, 1, 1);
+
+    return size.rows + size.index + size.slack + size.allocator;
+}
+
 static int check_policy(const struct rt_table_keys *keys, const struct rt_table_conf *table,
                         uint64_t memory)
 {
     const struct rt_eviction_conf *eviction = &table->eviction;
-    uint64_t least = rt_row_layout(table).row_bytes;
-
-    if (table->admission.kind == RT_ADMIT_COUNT)
-        least += table->admission.sketch_bytes;
+    uint64_t least = least_bytes(table);
 
     if (eviction->kind != RT_EVICT_NONE && eviction->rows == 0 && eviction->bytes == 0 &&
         memory == 0)
@@ -89,8 +94,8 @@ static int check_policy(const struct rt_table_keys *keys, const struct rt_table_
                             table->name, rt_eviction_name(eviction->kind));
     if (eviction->bytes > 0 && eviction->bytes < least)
         return rt_node_fail(said(keys, "eviction.bytes"),
-                            "table %s: expected 0, or at least %llu, a row and the admission's "
-                            "sketch, got %llu",
+                            "table %s: expected 0, or at least %llu, a row with its pages and the "
+                            "admission's sketch, got %llu",
                             table->name, (unsigned long long)least,
                             (unsigned long long)eviction->bytes);
     if (table->admission.kind == RT_ADMIT_PROBABILITY && !(table->admission.probability > 0.0))

@@ -85,7 +85,7 @@ static const struct {
      "true`: " OF_ROWS},
     {{USER "eviction.type=lru", USER "eviction.rows=100"}, NO_ERROR},
     {{EXACT, USER "eviction.rows=100"}, "expected none, and no capacity, beside `exact: true`"},
-    {{EXACT, USER "eviction.bytes=1000"}, "expected none, and no capacity"},
+    {{EXACT, USER "eviction.bytes=20000"}, "expected none, and no capacity"},
     {{EXACT, USER "ttl_seconds=60"},
      "tables.user.ttl_seconds: table user: expected 0 beside `exact: true`: which rows there "
      "are "
@@ -109,15 +109,17 @@ static const struct {
      "beside `type: lru`: " NEVER_OUT},
     {{USER "eviction.type=lfu"}, "beside `type: lfu`: " NEVER_OUT},
     {{USER "eviction.type=lfu", MEMORY "1073741824"}, NO_ERROR},
-    {{USER "eviction.type=lfu", USER "eviction.bytes=1000"}, NO_ERROR},
-    /* id, touched, 8 float32, Adagrad's 8 */
-    {{USER "eviction={type: lru, bytes: 75}"},
-     "tables.user.eviction.bytes: table user: expected 0, or at least 76, a row and the "
-     "admission's sketch, got 75"},
-    {{USER "eviction={type: lru, bytes: 76}"}, NO_ERROR},
-    {{USER "eviction={type: lru, bytes: 4171}", USER "admission={type: count, sketch_bytes: 4096}"},
-     "expected 0, or at least 4172"},
-    {{USER "eviction={type: lru, bytes: 4172}", USER "admission={type: count, sketch_bytes: 4096}"},
+    {{USER "eviction.type=lfu", USER "eviction.bytes=20000"}, NO_ERROR},
+    /* a page for the row, one for its bits, one for the index; the table */
+    {{USER "eviction={type: lru, bytes: 17407}"},
+     "tables.user.eviction.bytes: table user: expected 0, or at least 17408, a row with its pages "
+     "and the admission's sketch, got 17407"},
+    {{USER "eviction={type: lru, bytes: 17408}"}, NO_ERROR},
+    {{USER "eviction={type: lru, bytes: 21503}",
+      USER "admission={type: count, sketch_bytes: 4096}"},
+     "expected 0, or at least 21504"},
+    {{USER "eviction={type: lru, bytes: 21504}",
+      USER "admission={type: count, sketch_bytes: 4096}"},
      NO_ERROR},
     {{USER "admission={type: probability, probability: 0}"},
      "tables.user.admission.probability: table user: expected > 0: no id would ever get a row"},
