@@ -115,8 +115,8 @@ const char *rt_nearest(const char *word, const char *const *words, size_t n)
         size_t longer = len > word_len ? len : word_len;
         size_t distance;
 
-        if (len > WORD_MAX)
-            continue;
+        if (len > WORD_MAX || (strncmp(words[i], word, len) == 0 && word[len] == '.'))
+            continue; /* it is what an unknown `a.b` stands in */
         distance = edit_distance(word, word_len, words[i], len);
         if (distance * 3 <= longer && distance < best) {
             best = distance;

@@ -291,10 +291,14 @@ static void put_kind(const struct rt_option *option, const char *between, struct
         rt_strbuf_addf(out, "list or map");
         return;
     }
-    if (!unbounded(option) && option->max >= 0x1p53)
+    if (unbounded(option))
+        return;
+    if (option->max >= 0x1p53)
         rt_strbuf_addf(out, ", at least %.15g", option->min);
-    else if (!unbounded(option))
+    else if (option->type == RT_OPT_F64)
         rt_strbuf_addf(out, " in %.15g..%.15g", option->min, option->max);
+    else
+        rt_strbuf_addf(out, " in %.0f..%.0f", option->min, option->max);
 }
 
 static void put_default(const struct rt_option *option, struct rt_strbuf *out)

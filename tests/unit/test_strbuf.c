@@ -54,7 +54,8 @@ static void text_is_handed_over(void **state)
 
 static void nearest_word(void **state)
 {
-    static const char *const words[] = {"staleness", "mode", "wire.rows", "wire.dtype", "seed", ""};
+    static const char *const words[] = {"staleness", "mode",     "wire.rows",     "wire.dtype",
+                                        "seed",      "policies", "policies.rows", ""};
     static const struct {
         const char *word, *want;
     } row[] = {
@@ -65,6 +66,8 @@ static void nearest_word(void **state)
         {"modes", "mode"},
         {"wire.row", "wire.rows"},
         {"wire.dtypes", "wire.dtype"},
+        {"policies.row", "policies.rows"},
+        {"policies.x", "policies.rows"},
         {"zzz", NULL},
         {"sede", "seed"},
         {"see", "seed"},
