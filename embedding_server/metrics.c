@@ -6,6 +6,7 @@
 #include "embedding_server/serve.h"
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
+#include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 
 #include <stdio.h>
@@ -33,6 +34,33 @@ const char *const ebs_bytes_name[EBS_BYTES_KINDS] = {
     [EBS_BYTES_ALLOCATOR] = "allocator",
 };
 
+static unsigned digits(uint64_t n)
+{
+    unsigned out = 0;
+
+    for (; n > 0; n /= 10)
+        out++;
+    return out;
+}
+
+/* At the first one, and each time there are ten times as many: a table that stays full must not fill the log. */
+static void tell_refused(const struct ebs_owner *owner, uint32_t table, uint64_t before,
+                         uint64_t refused)
+{
+    const struct ebs_table *of = owner->table[table];
+    const char *why = "no more memory, or row numbers";
+
+    if (digits(refused) == digits(before))
+        return;
+    if (ebs_table_rows(of) >= ebs_table_capacity(of))
+        why = "its capacity is used up";
+    else if (owner->budget.limit > 0)
+        why = "global.embedding_server.memory is used up";
+    rt_log(RT_LOG_WARN, "rows_refused table=%s worker=%u refused=%llu rows=%llu why=\"%s\"",
+           ebs_table_name(of), owner->conf.identity.loop, (unsigned long long)refused,
+           (unsigned long long)ebs_table_rows(of), why);
+}
+
 void ebs_count_table(struct ebs_owner *owner, uint32_t table)
 {
     struct ebs_owner_stats *all = &owner->stats;
@@ -55,6 +83,7 @@ void ebs_count_table(struct ebs_owner *owner, uint32_t table)
     set(&s->evicted, counts->evicted);
     set(&s->expired, counts->expired);
     set(&s->not_admitted, counts->not_admitted);
+    tell_refused(owner, table, get(&s->refused), counts->refused);
     set(&s->refused, counts->refused);
     set(&all->budget, owner->budget.limit);
     set(&all->budget_used, owner->budget.used);
@@ -99,7 +128,7 @@ static void register_table(const char *table, const struct ebs_table_stats *s,
         rt_metrics_label(&labels, "kind", ebs_bytes_name[kind]);
         rt_metrics_u64(metrics, RT_GAUGE, "saffron_embedding_server_table_bytes", labels.text,
                        "bytes of live rows with their optimizer state, of the index, of free rows "
-                       "and bookkeeping, of what their memory takes beyond them, of buffers",
+                       "and bookkeeping, of what their memory takes beyond them",
                        &s->bytes[kind]);
     }
     rt_strbuf_release(&labels);

@@ -31,6 +31,8 @@ job wide --set embedding.defaults.dim=512 --model mlp --set data.synthetic.test_
 servers[1]=1 # its cap is half of what the rows would take
 cap=(--set global.embedding_server.memory=1048576)
 job cap "${cap[@]}"
+grep -q 'WARN embedding_server/0 rows_refused table=.* why="global.embedding_server.memory is used up"' \
+    "$work/run/logs/embedding_server-0.log" || fail "the log does not say that rows were refused"
 job cap_lru "${cap[@]}" --set embedding.defaults.eviction.type=lru
 kill "$helper"
 
