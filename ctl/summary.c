@@ -103,6 +103,7 @@ static void put_quality(json_t *out, const struct ctl_view *view)
     json_object_set_new(out, "test_auc_best_possible", real_or_null(view->test_auc_best));
     json_object_set_new(out, "staleness_max", count_or_null(view->staleness_max));
     json_object_set_new(out, "rows_total", count_or_null(view->rows_total));
+    json_object_set_new(out, "rows_refused", count_or_null(view->rows_refused));
     json_object_set_new(out, "bytes_per_row", real_or_null(view->bytes_per_row));
 }
 
@@ -185,5 +186,9 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
            ctl_thousands(view.rows_total, a, sizeof(a)),
            ctl_thousands(view.samples_quarantined, b, sizeof(b)),
            ctl_thousands(view.samples_dropped, c, sizeof(c)));
+    if (view.rows_refused > 0)
+        printf("              no room for rows of new ids: %s gradients were left out "
+               "(rows_refused in the logs)\n",
+               ctl_thousands(view.rows_refused, a, sizeof(a)));
     printf("  files       %s/summary.json, logs beside it\n", run_dir);
 }

@@ -132,6 +132,7 @@ static void read_rows(const json_t *servers, struct ctl_view *out)
     size_t i;
 
     out->rows_total = sum(servers, "rows_total");
+    out->rows_refused = sum(servers, "rows_refused");
     json_array_foreach (servers, i, status) {
         double n = ctl_view_number(status, "rows_total");
         double each = ctl_view_number(status, "bytes_per_row");

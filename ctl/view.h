@@ -19,7 +19,7 @@ struct ctl_view {
     double train_seconds, samples_per_second, loss, train_loss;
     double test_auc, test_logloss, test_samples, staleness_max;
     double test_auc_best; /* synthetic data only */
-    double rows_total, bytes_per_row;
+    double rows_total, rows_refused, bytes_per_row;
     double batches_retried;
     const json_t *evaluations; /* list, or NULL; lives as long as the snapshot */
     /* Two ranks whose dense weights differ, though both are done; equal when there are none. */

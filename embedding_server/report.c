@@ -1,6 +1,7 @@
 /* embedding_server/report.c -- tables and requests of all owners, as JSON and as the one metric that is no sum.
  *
- *   "rows_total", "memory_bytes", "bytes_per_row"     all tables; the summary of a run is made of these
+ *   "rows_total", "rows_refused", "memory_bytes", "bytes_per_row"
+ *                                                     all tables; the summary of a run is made of these
  *   "memory_limit": null or the bytes of embedding_server.memory, "memory_limit_used"
  *   "lookups", "updates", ...                         requests
  *   "n_tables", "tables": [{"name", "dtype", "dim", "rows", "bytes": {a number for each kind}, "bytes_per_row",
@@ -172,6 +173,16 @@ static json_t *table_status(const struct ebs_report *report, uint32_t table)
     return out;
 }
 
+static uint64_t refused_of_all(const struct ebs_report *report)
+{
+    uint64_t refused = 0;
+
+    for (uint32_t o = 0; o < report->owners; o++)
+        for (uint32_t t = 0; t < report->job->n_tables; t++)
+            refused += get(&ebs_owner_table_stats(report->owner[o], t)->refused);
+    return refused;
+}
+
 static void put_tables(const struct ebs_report *report, json_t *object)
 {
     json_t *tables = json_array();
@@ -205,6 +216,7 @@ void ebs_report_status(const struct ebs_report *report, json_t *object)
     put(object, "workers", report->owners);
     put(object, "n_tables", report->job->n_tables);
     put(object, "rows_total", rows);
+    put(object, "rows_refused", refused_of_all(report));
     put(object, "memory_bytes", memory);
     put_ratio(object, "bytes_per_row", memory, rows);
     json_object_set_new(object, "memory_limit",

@@ -61,6 +61,7 @@ class Job:
                  - self("rows_expired_total", table=t) for t in self.tables}
         check(f"{name}: rows are those made and not gone", all(self("rows", table=t) == parts[t] for t in self.tables))
         check(f"{name}: rows of the summary", self("rows") == self.summary["rows_total"])
+        check(f"{name}: refused of the summary", self("rows_refused_total") == self.summary["rows_refused"])
         each = self("table_bytes") / self("rows")
         check(f"{name}: bytes per row, {each}", abs(each - self.summary["bytes_per_row"]) < 0.01 * each)
         self.line = {w: int(self(f"rows_{w}_total")) for w in ("created", "evicted", "expired", "not_admitted", "refused")}

@@ -290,7 +290,8 @@ static struct ctl_snapshot a_snapshot(void)
         " \"test_logloss\": 0.5, \"test_samples\": 200, \"staleness_max\": 4,"
         " \"bytes_gradients\": 2000}]");
     snapshot.role[RT_ROLE_EMBEDDING_SERVER] =
-        statuses("[{\"rows_total\": 10, \"bytes_per_row\": 100, \"bytes_sent\": {\"middleware\": "
+        statuses("[{\"rows_total\": 10, \"rows_refused\": 3, \"bytes_per_row\": 100, "
+                 "\"bytes_sent\": {\"middleware\": "
                  "500}}, null,"
                  " {\"rows_total\": 30, \"bytes_per_row\": 200, \"waiting\": \"middleware\"}]");
     return snapshot;
@@ -305,7 +306,7 @@ static void view_adds_up(void **state)
     (void)state;
     ctl_view_read(&snapshot, &view);
     assert_true(view.done);
-    assert_true(view.rows_total == 40 && view.bytes_per_row == 175);
+    assert_true(view.rows_total == 40 && view.rows_refused == 3 && view.bytes_per_row == 175);
     assert_true(view.samples_trained == 1000 && isnan(view.test_auc_best) && isnan(view.loss));
     ctl_view_waiting(&snapshot, waiting, sizeof(waiting));
     assert_string_equal(waiting, "embedding_server/2 waits for middleware");
@@ -433,6 +434,7 @@ static void summary_has_every_field(void **state)
         "test_auc_best_possible",
         "staleness_max",
         "rows_total",
+        "rows_refused",
         "bytes_per_row",
         "bytes_per_sample",
         "cpu_seconds",

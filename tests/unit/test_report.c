@@ -210,6 +210,7 @@ static void status_and_page_agree(void **state)
     }
     assert_int_equal(number(status, "workers"), OWNERS);
     assert_int_equal(number(status, "rows_total"), rows);
+    assert_non_null(json_object_get(status, "rows_refused"));
     assert_int_equal(number(status, "memory_bytes"), bytes);
     assert_int_equal(number(status, "memory_limit"), OWNERS * (64 << 20));
     assert_true(number(status, "memory_limit_used") <= OWNERS * (64 << 20));
