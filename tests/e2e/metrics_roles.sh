@@ -158,7 +158,7 @@ for e in E:
         check(f"{e}, {name}: bytes per row", abs(each - table["bytes_per_row"]) < 1e-6 * each
               and abs(each - e("table_bytes_per_row", table=name)) < 1e-6 * each)
     check(f"{e}: live bytes", e("table_bytes", kind="rows") == e("row_bytes") > 0)
-    check(f"{e}: 26 tables, 5 kinds", len(e.series["table_bytes"]) == 130 and len(e.series["rows"]) == len(e.status["tables"]) == 26)
+    check(f"{e}: 26 tables, 4 kinds", len(e.series["table_bytes"]) == 104 and len(e.series["rows"]) == len(e.status["tables"]) == 26)
     check(f"{e}: a table", e("rows", table="c1") > 0 and e("table_bytes", table="c1", kind="index") > 0)
     check(f"{e}: times", e("lookup_seconds_sum") > 0 and e("apply_seconds_sum") > 0)
 sys.exit(bool(bad))
