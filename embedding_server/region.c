@@ -3,9 +3,15 @@
  * DESIGN: rows and index lines are hit at random, so they want huge pages and one address computation; they
  * must grow without a copy and give memory back exactly. malloc gives neither: a large block is not
  * a multiple of 2 MiB, and what lies past its last whole huge page is either wasted or in small pages.
- * So addresses are reserved (PROT_NONE, which costs nothing and counts nowhere), made usable from the front
- * page by page, and moved with mremap() when they run out: 5 GB of huge pages are 2,700 entries of a page
- * table. A list of blocks was used first: a load more for each row, and 4 % of the rows in small pages. */
+ * So a region is one mapping of more addresses than are in use, without memory where nothing was written, and
+ * mremap() makes it a larger one when they run out: 5 GB of huge pages are 2,700 entries of a page
+ * table. A list of blocks was used first: a load more for each row, and 4 % of the rows in small pages.
+ *
+ * It is one mapping to the system, all of it with the same rights and advice. Before Linux 6.17 mremap() takes no
+ * more than one at a time, and what was moved and what is made usable beside it later are two for ever: with
+ * the rest reserved as PROT_NONE the second move of a region was refused, and its bytes had to be copied.
+ * Small regions are copied, since one that was moved does not become one with its neighbours again, and a
+ * process may have 65,530 mappings: fewer than thousands of tables have regions, in eight owners. */
 #include "embedding_server/region.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -14,7 +20,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define RESERVE_FIRST ((size_t)64 << 20) /* doubled whenever it is used up */
+#define RESERVE_FIRST ((size_t)64 << 10) /* doubled whenever it is used up */
+#define COPY_MAX      ((size_t)1 << 20)  /* up to here bytes are copied then */
 
 void ebs_region_init(struct ebs_region *region, struct ebs_budget *budget)
 {
@@ -35,50 +42,47 @@ size_t ebs_region_round(size_t bytes)
     return rt_whole_pages(bytes);
 }
 
-/* `bytes` of addresses, aligned for huge pages; NULL when there are none. */
-static uint8_t *reserve(size_t bytes)
+/* Advice only: without huge pages the memory is as good, just slower to touch at random. They are refused where the
+ * use ends at a small page: one of them would be held whole. */
+static void advise(uint8_t *at, size_t bytes, size_t used)
 {
-    size_t span = bytes + EBS_HUGE_PAGE, lead;
-    uint8_t *at = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    (void)madvise(at, bytes, used >= EBS_HUGE_FROM ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+/* Addresses for `bytes`, of which `used` will be; large ones are aligned for huge pages. NULL when there are none. */
+static uint8_t *reserve(size_t bytes, size_t used)
+{
+    size_t spare = bytes > COPY_MAX ? EBS_HUGE_PAGE : 0, lead = 0;
+    uint8_t *at = mmap(NULL, bytes + spare, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (at == MAP_FAILED)
         return NULL;
-    lead = rt_align_up((uintptr_t)at, EBS_HUGE_PAGE) - (uintptr_t)at;
+    if (spare > 0)
+        lead = rt_align_up((uintptr_t)at, EBS_HUGE_PAGE) - (uintptr_t)at;
     if (lead > 0)
         (void)munmap(at, lead);
-    (void)munmap(at + lead + bytes, EBS_HUGE_PAGE - lead);
+    if (spare > lead)
+        (void)munmap(at + lead + bytes, spare - lead);
+    advise(at + lead, bytes, used);
     return at + lead;
 }
 
-/* Advice only: without huge pages the memory is as good, just slower to touch at random. */
-static void advise(uint8_t *at, size_t bytes)
-{
-    (void)madvise(at, bytes, MADV_HUGEPAGE);
-}
-
-/* Move what is in use to the front of a new range, by its page tables. Where the system refuses (a fork has cut
- * the mapping in pieces) its bytes are copied, to one more range: what became of the refused one is unknown, and
- * another thread may have got a part of it. NULL: no addresses. */
+/* Move all of it to the front of a new range, by its page tables if it is large. Where the system refuses that, its bytes
+ * are copied, to one more range: what became of the refused one is unknown, and another thread may have got a part
+ * of it. NULL: no addresses. */
 static uint8_t *move(const struct ebs_region *region, uint8_t *to, size_t reserved)
 {
-    size_t size = region->size;
-
-    if (size == 0)
+    if (!region->at)
         return to;
-    if (mremap(region->at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to) {
-        (void)munmap(region->at + size, region->reserved - size);
-        return to;
+    if (region->reserved > COPY_MAX) {
+        if (mremap(region->at, region->reserved, reserved, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to)
+            return to;
+        to = reserve(reserved, region->size);
+        if (!to)
+            return NULL;
     }
-    (void)munmap(to + size, reserved - size);
-    to = reserve(reserved);
-    if (!to)
-        return NULL;
-    if (mprotect(to, size, PROT_READ | PROT_WRITE) != 0) {
-        (void)munmap(to, reserved);
-        return NULL;
-    }
-    advise(to, size);
-    memcpy(to, region->at, size);
+    memcpy(to, region->at, region->size);
     (void)munmap(region->at, region->reserved);
     return to;
 }
@@ -91,13 +95,12 @@ static bool extend(struct ebs_region *region, size_t size)
 
     while (reserved < size)
         reserved *= 2;
-    at = reserve(reserved);
+    at = reserve(reserved, size);
     if (at)
         at = move(region, at, reserved);
     if (!at)
         return false;
-    if (size >= EBS_HUGE_FROM)
-        advise(at, reserved);
+    advise(at, reserved, size);
     region->at = at;
     region->reserved = reserved;
     return true;
@@ -111,16 +114,15 @@ int ebs_region_grow(struct ebs_region *region, size_t bytes)
         return 0;
     more = size - region->size;
     if (region->budget && !ebs_budget_take(region->budget, more))
-        return RT_EFULL; /* at a cap that is the answer for each new row: no time for a text that nobody reads */
-    if (rt_fault_now() || (size > region->reserved && !extend(region, size)) ||
-        mprotect(region->at + region->size, more, PROT_READ | PROT_WRITE) != 0) {
+        return RT_EFULL; /* at the limit each new row asks, so it is not told in words */
+    if (rt_fault_now() || (size > region->reserved && !extend(region, size))) {
         if (region->budget)
             ebs_budget_give(region->budget, more);
         return RT_FAIL(RT_ENOMEM, "memory for rows: out of memory at %zu bytes more, holding %zu",
                        more, region->size);
     }
     if (region->size < EBS_HUGE_FROM && size >= EBS_HUGE_FROM)
-        advise(region->at, region->reserved);
+        advise(region->at, region->reserved, size);
     region->size = size;
     return 0;
 }
@@ -128,17 +130,14 @@ int ebs_region_grow(struct ebs_region *region, size_t bytes)
 void ebs_region_shrink(struct ebs_region *region, size_t bytes)
 {
     size_t size = ebs_region_round(bytes), less;
-    uint8_t *end = region->at + size;
 
     if (size >= region->size)
         return;
     less = region->size - size;
-    /* Mapped anew and not only protected: that gives back what the system has promised, too. */
-    if (mmap(end, less, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-             0) != end)
+    if (madvise(region->at + size, less, MADV_DONTNEED) != 0)
         return;
-    if (size >= EBS_HUGE_FROM)
-        advise(end, less);
+    if (region->size >= EBS_HUGE_FROM && size < EBS_HUGE_FROM)
+        advise(region->at, region->reserved, size);
     region->size = size;
     if (region->budget)
         ebs_budget_give(region->budget, less);

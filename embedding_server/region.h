@@ -1,11 +1,11 @@
 /* embedding_server/region.h -- one array that grows and shrinks at its end, page by page, up to any size.
  *
- *   | in use, readable and writable, zero where never written | addresses reserved, no memory |
- *   at                                                        at + size                       at + reserved
+ *   | in use, zero where never written | addresses only, no memory |
+ *   at                             at + size              at + reserved
  *
  * From 8 MiB on in huge pages, before that in small ones: what it holds is what it uses, but for less than one page.
- * When the reserved addresses run out the page tables move to a larger range, not the bytes: growth copies
- * nothing, but pointers into a region end there. Touch: owner thread only. */
+ * When its addresses run out the page tables move to a larger range, not the bytes but for the first MiB: pointers into
+ * a region end when it grows. Touch: owner thread only. */
 #ifndef EBS_REGION_H
 #define EBS_REGION_H
 
@@ -19,7 +19,7 @@
 #define EBS_HUGE_FROM RT_HUGE_FROM /* regions of this size and more ask for huge pages */
 
 struct ebs_region {
-    uint8_t *at;               /* NULL before anything was asked for */
+    uint8_t *at;               /* one mapping; NULL before anything was asked for */
     size_t size, reserved;     /* bytes, whole pages */
     struct ebs_budget *budget; /* `size` is taken from it; NULL: none. Borrowed */
 };

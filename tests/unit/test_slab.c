@@ -201,8 +201,24 @@ static void without_memory_nothing_changes(void **test)
     assert_int_equal(budget.used, 0);
 }
 
-/* Contents survive that addresses run out (64 MiB, 128 MiB), also after a fork, when page tables cannot be moved in
- * one piece. */
+/* Mappings of the process that have a part of what is in use. */
+static size_t mappings(const struct ebs_region *region)
+{
+    FILE *maps = fopen("/proc/self/maps", "r");
+    uintptr_t at = (uintptr_t)region->at;
+    unsigned long from, end;
+    char line[512];
+    size_t n = 0;
+
+    assert_non_null(maps);
+    while (fgets(line, sizeof(line), maps))
+        n += sscanf(line, "%lx-%lx ", &from, &end) == 2 && from < at + region->size && at < end;
+    fclose(maps);
+    return n;
+}
+
+/* Contents survive that addresses run out (64 MiB, 128 MiB), also after a fork. It stays one mapping: no system moves
+ * the page tables of several at once but the newest. */
 static void regions_move_without_loss(void **test)
 {
     struct ebs_region region;
@@ -216,6 +232,7 @@ static void regions_move_without_loss(void **test)
         if (size == (size_t)100 << 20 && fork() == 0)
             _exit(0);
     }
+    assert_int_equal(mappings(&region), 1);
     for (size_t size = 1 << 20; size <= (size_t)144 << 20; size += 1 << 20)
         assert_memory_equal(region.at + size - sizeof(size), &size, sizeof(size));
     ebs_region_shrink(&region, 5000);
@@ -223,7 +240,30 @@ static void regions_move_without_loss(void **test)
     assert_int_equal(ebs_region_grow(&region, (size_t)9 << 20), 0);
     for (size_t at = 8192; at < region.size; at++)
         assert_int_equal(region.at[at], 0);
+    assert_int_equal(mappings(&region), 1);
     ebs_region_release(&region);
+}
+
+/* Thousands of tables in eight owners have more regions than a process may have mappings (65,530). */
+static void there_are_many_small_ones(void **test)
+{
+    enum { REGIONS = 100000 };
+    static struct ebs_region region[REGIONS];
+
+    (void)test;
+    for (size_t i = 0; i < REGIONS; i++) {
+        ebs_region_init(&region[i], NULL);
+        if (ebs_region_grow(&region[i], 1) != 0)
+            fail_msg("region %zu: %s", i, rt_err_text());
+        if (i % 32 == 0)
+            region[i].at[0] = (uint8_t)i;
+    }
+    for (size_t i = 0; i < REGIONS; i += 4) {
+        assert_int_equal(ebs_region_grow(&region[i], 100000), 0);
+        assert_int_equal(region[i].at[0], i % 32 == 0 ? (uint8_t)i : 0);
+    }
+    for (size_t i = 0; i < REGIONS; i++)
+        ebs_region_release(&region[i]);
 }
 
 static void random_against_an_array(void **test)
@@ -288,6 +328,7 @@ int main(void)
         cmocka_unit_test(memory_is_touched_ahead_of_growth),
         cmocka_unit_test(without_memory_nothing_changes),
         cmocka_unit_test(regions_move_without_loss),
+        cmocka_unit_test(there_are_many_small_ones),
         cmocka_unit_test(random_against_an_array),
     };
 
