@@ -6,7 +6,9 @@
  *            shrinks by itself as rows go (index.c)
  *   ahead    memory for rows to come is touched now, so that the update that needs it does not wait for the kernel
  *
- * Row numbers change here and nowhere else. Rows are not compacted during a sweep, or they would move to where it has been already. */
+ * Row numbers change here and nowhere else. Rows are not compacted during a sweep, or they would move to where it has been
+ * already; so the next sweep begins when that is done, or a table that takes longer to sweep than its sweeps are apart
+ * would never give memory back. */
 #include "embedding_server/table_inner.h"
 
 #define BATCH       64u /* rows that are prefetched at a time */
@@ -115,5 +117,7 @@ bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows)
 
     ebs_clock_pass(&table->clock, wall_ms);
     more = ebs_slab_touch_ahead(&table->slab, TOUCH_BYTES);
+    if (!table->sweeping && compact(table, &left))
+        return true;
     return sweep(table, wall_ms, &left) || compact(table, &left) || more;
 }

@@ -274,7 +274,7 @@ static void an_owner_has_its_share(void **test)
     }
 }
 
-/* A capacity in bytes holds for all that the table takes, the scratch of its updates aside. */
+/* A capacity in bytes holds for all that the table takes. */
 static void bytes_stay_below(void **test)
 {
     enum { N = 4000 };
@@ -339,6 +339,38 @@ static void idle_rows_expire(void **test)
     ebs_table_destroy(table);
 }
 
+/* A sweep here takes twice as long as sweeps are apart. */
+static void memory_comes_back_between_sweeps(void **test)
+{
+    enum { ROWS = 20000, KEEP = 4, N = 1000, CALLS = 650, TTL = 32000, LATER = 20000 };
+    static uint64_t id[N];
+    struct rt_table_conf conf = table_bed_counting(1, WIRE_F32);
+    struct ebs_table_bytes bytes;
+    struct ebs_table *table;
+
+    (void)test;
+    conf.ttl_seconds = TTL;
+    table = table_bed_create(&conf);
+    for (uint64_t at = 0; at < ROWS; at += N) {
+        for (size_t i = 0; i < N; i++)
+            id[i] = at + i;
+        table_bed_count(table, id, N);
+    }
+    ebs_table_tick(table, LATER * 1000);
+    for (uint64_t at = 0; at < ROWS; at += N * KEEP) {
+        for (size_t i = 0; i < N; i++)
+            id[i] = at + i * KEEP;
+        table_bed_count(table, id, N);
+    }
+    for (uint64_t call = 0; call < CALLS; call++)
+        ebs_table_tend(table, (TTL + 200 + call * 25) * 1000, 64);
+    bytes = ebs_table_bytes(table);
+    assert_int_equal(ebs_table_rows(table), ROWS / KEEP);
+    assert_true(bytes.slack + bytes.allocator < 32 << 10);
+    table_bed_check(table);
+    ebs_table_destroy(table);
+}
+
 /* SGD, lr 1, gradient -1: a value is the number of updates since its row was made, whatever came and went around
  * it. What an update finds before it is what it adds to. */
 static void values_count_updates(void **test)
@@ -390,11 +422,17 @@ static void values_count_updates(void **test)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gradients_never_shift),  cmocka_unit_test(the_oldest_go),
-        cmocka_unit_test(the_rarely_used_go),     cmocka_unit_test(rows_in_use_stay),
-        cmocka_unit_test(occurrences_count),      cmocka_unit_test(the_lot_is_the_draw),
-        cmocka_unit_test(an_owner_has_its_share), cmocka_unit_test(bytes_stay_below),
-        cmocka_unit_test(idle_rows_expire),       cmocka_unit_test(values_count_updates),
+        cmocka_unit_test(gradients_never_shift),
+        cmocka_unit_test(the_oldest_go),
+        cmocka_unit_test(the_rarely_used_go),
+        cmocka_unit_test(rows_in_use_stay),
+        cmocka_unit_test(occurrences_count),
+        cmocka_unit_test(the_lot_is_the_draw),
+        cmocka_unit_test(an_owner_has_its_share),
+        cmocka_unit_test(bytes_stay_below),
+        cmocka_unit_test(idle_rows_expire),
+        cmocka_unit_test(memory_comes_back_between_sweeps),
+        cmocka_unit_test(values_count_updates),
     };
 
     return cmocka_run_group_tests_name("table policy", tests, NULL, NULL);
