@@ -10,6 +10,7 @@
  * of the only thread with the answers; from the first piece of an application to that moment the batch is
  * known as busy, so it is not begun a second time either. */
 #include "embedding_server/serve.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 #include "runtime/job/batch_id.h"
@@ -145,7 +146,7 @@ static int apply_now(struct ebs_owner *owner, struct ebs_part *const *part, size
 {
     struct rt_io *io = owner->conf.io;
     uint64_t begin = rt_io_now(io);
-    int err = ebs_apply_parts(&owner->applier, part, n, merge, io->ops->wall_ms(io));
+    int err = ebs_apply_parts(&owner->applier, part, n, merge, begin / RT_MS);
 
     settle(owner, part, n, err, rt_io_now(io) - begin);
     return err;

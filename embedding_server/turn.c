@@ -259,7 +259,7 @@ static int begin_job(struct ebs_owner *owner)
     struct ebs_turn *turn = &owner->turn;
     const struct ebs_ready *ready = &turn->job->ready;
     int err =
-        ebs_apply_begin(&turn->applier, ready->part, ready->n, ready->merge, io->ops->wall_ms(io));
+        ebs_apply_begin(&turn->applier, ready->part, ready->n, ready->merge, rt_io_now(io) / RT_MS);
 
     turn->begun = !err;
     return err;
@@ -326,10 +326,11 @@ static void do_turn(void *arg)
 
 /* ---- upkeep ---- */
 
+/* Time to live is counted on the loop's clock: when somebody sets the wall's, no row goes for it. */
 static bool tend(struct ebs_owner *owner, uint32_t t)
 {
     struct rt_io *io = owner->conf.io;
-    bool more = ebs_table_tend(owner->table[t], io->ops->wall_ms(io), UPKEEP_ROWS);
+    bool more = ebs_table_tend(owner->table[t], rt_io_now(io) / RT_MS, UPKEEP_ROWS);
 
     ebs_count_table(owner, t);
     return more;
