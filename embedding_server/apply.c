@@ -6,7 +6,7 @@
  * tables is applied as a whole or can be sent again as if nothing had happened. An update itself cannot fail.
  * A piece is about PIECE_BYTES of memory gone through, some 0.1 ms, or 1 ms where rows are created and the
  * index grows: the owner's loop looks at its other sockets in between when an application is large. A small one
- * takes all rows of an update at once, for each piece begins with nothing prefetched. */
+ * takes all rows of an update at once: nobody waits for the next piece. */
 #include "embedding_server/apply.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -164,6 +164,7 @@ void ebs_apply_end(struct ebs_applier *applier)
     applier->merge = NULL;
     applier->part = NULL;
     applier->n_parts = applier->n_runs = 0;
+    applier->at_once = false;
     applier->phase = EBS_APPLY_IDLE;
 }
 
@@ -173,6 +174,8 @@ static size_t rows_of_piece(const struct ebs_applier *applier, const struct ebs_
 {
     size_t rows = ebs_piece_rows(table);
 
+    if (applier->at_once)
+        return SIZE_MAX;
     return applier->piece_rows > 0 && applier->piece_rows < rows ? applier->piece_rows : rows;
 }
 
@@ -254,6 +257,7 @@ int ebs_apply_parts(struct ebs_applier *applier, struct ebs_part *const *part, s
 
     if (err)
         return err;
+    applier->at_once = true;
     while (applier->phase != EBS_APPLY_DONE)
         ebs_apply_piece(applier);
     ebs_apply_end(applier);

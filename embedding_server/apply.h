@@ -29,6 +29,7 @@ struct ebs_applier {
     uint32_t piece_rows; /* most rows of a piece; 0: as many as PIECE_BYTES are */
     enum ebs_apply_phase phase;
     /* private: the application under way, and memory that is used again */
+    bool at_once; /* not in pieces */
     struct ebs_part *const *part;
     size_t n_parts;
     struct ebs_merge *merge;
