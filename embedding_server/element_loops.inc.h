@@ -1,7 +1,8 @@
 /* embedding_server/element_loops.inc.h -- the loops of element.h in plain C; LOOPS_NAME as in optimizer_loops.inc.h. */
 
-/* At -O2, gcc 12 vectorizes only loops whose length it knows, and no selects between floats if they could trap. */
-#if defined(__GNUC__) && !defined(__clang__)
+/* At -O2, gcc 12 vectorizes only loops whose length it knows, and no selects between floats if they could trap.
+ * Sanitized, that would take gcc a minute. */
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
 #pragma GCC optimize("O3", "no-trapping-math")
 #endif
 
