@@ -19,8 +19,7 @@
  *     the sketch's aging: ids that come rarely do not add up for ever, and no pass over the memory is made. For
  *     k > 2 it holds of each gap between two occurrences. For no other reason is an id late, but for the one
  *     whose entry went with the id that was taken for it (0.032 % likewise).
- * 16 MiB (the default) remember the last 2.6 million ids with 0.16 % forgotten. A batch that fails for lack of memory and
- * is sent again counts twice. Touch: owner thread only. */
+ * 16 MiB (the default) remember the last 2.6 million ids with 0.16 % forgotten. Touch: owner thread only. */
 #ifndef EBS_ADMIT_H
 #define EBS_ADMIT_H
 

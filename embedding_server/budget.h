@@ -1,6 +1,6 @@
 /* embedding_server/budget.h -- the memory that one owner's tables may take.
  *
- * Whatever grows with rows (blocks of rows, index segments) takes its bytes here first and gives them
+ * Whatever grows with rows (rows, their bits, the index) takes its bytes here first and gives them
  * back when freed. A refusal is not out of memory: the table then evicts by its policy, or the new id
  * gets no row. Touch: owner thread only. */
 #ifndef EBS_BUDGET_H

@@ -173,7 +173,8 @@ void ebs_owner_register(const struct ebs_owner *owner, struct rt_metrics *metric
         {RT_GAUGE, "step", "last step applied in synchronous mode", &s->step},
         {RT_GAUGE, "row_bytes", "id, weights and optimizer state of live rows", &s->row_bytes},
         {RT_GAUGE, "budget_bytes", "bytes that the tables may take, 0: any", &s->budget},
-        {RT_GAUGE, "budget_used_bytes", "bytes of rows and index taken of it", &s->budget_used},
+        {RT_GAUGE, "budget_used_bytes", "bytes of rows, index and sketches taken of it",
+         &s->budget_used},
     };
     char labels[32];
 

@@ -110,9 +110,4 @@ static inline uint64_t ebs_row_id(const uint8_t *row)
     return id;
 }
 
-static inline float *ebs_row_weights(uint8_t *row)
-{
-    return (float *)(row + sizeof(uint64_t));
-}
-
 #endif

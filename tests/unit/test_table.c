@@ -254,7 +254,7 @@ static void growth_keeps_every_row(void **test)
     assert_int_equal(seen, ROWS);
     assert_true(sum == (double)ROWS * (ROWS - 1) / 2);
     bytes = ebs_table_bytes(table);
-    /* 8 bytes of id and at most 64 / (12 * 13/20) of index beside the weights. */
+    /* 8 bytes of id, and the index, beside the weights. */
     assert_int_equal(ebs_table_row_bytes(table), 12);
     assert_true((double)bytes.index / ROWS < 8.5);
     ebs_table_destroy(table);
@@ -340,8 +340,9 @@ static void as_a_naive_map(void **test)
     ebs_table_destroy(table);
 }
 
-/* Fail each allocation in turn: no value has changed, and the same update goes through afterwards. */
-static void no_memory_changes_no_value(void **test)
+/* Fail each allocation in turn: ids without room are counted, all others have their gradient, and those that were refused
+ * have it the next time. */
+static void without_memory_new_ids_are_refused(void **test)
 {
     enum { N = 600 };
     static uint64_t id[N];
@@ -424,7 +425,7 @@ int main(void)
         cmocka_unit_test(removed_is_never_seen),
         cmocka_unit_test(growth_keeps_every_row),
         cmocka_unit_test(as_a_naive_map),
-        cmocka_unit_test(no_memory_changes_no_value),
+        cmocka_unit_test(without_memory_new_ids_are_refused),
         cmocka_unit_test(wrong_conf_is_named),
     };
 
