@@ -1,5 +1,6 @@
 /* tests/golden/sparse_optimizers.h -- made by scripts/fixtures/sparse_optimizers.py; do not edit. */
 /* clang-format off */
+#include "runtime/job/job.h"
 #define GOLDEN_ROWS  4
 #define GOLDEN_DIM   19
 #define GOLDEN_STEPS 10

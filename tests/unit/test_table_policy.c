@@ -17,6 +17,25 @@
 
 #define DIM 4
 
+/* How many of value[n][DIM] are its own gradient times -1; the others must be 0, and so must each `unusable`-th. */
+static size_t whole_rows(const char *name, const float *value, size_t n, size_t unusable)
+{
+    size_t has = 0;
+
+    for (size_t i = 0; i < n; i++, value += DIM) {
+        bool bad = unusable && i % unusable == 0, zero = true, own = true;
+
+        for (size_t j = 0; j < DIM; j++) {
+            zero &= value[j] == 0.0f;
+            own &= value[j] == (float)(i * DIM + j + 1);
+        }
+        if (!zero && (bad || !own))
+            fail_msg("%s: id %zu has %g", name, i, (double)value[0]);
+        has += own;
+    }
+    return has;
+}
+
 /* The worst bug known of systems like this one: an update to an id that was evicted did not step over its gradient, so
  * all ids after it got their neighbours' gradients. Whatever becomes of an id, gradient i is id i's. */
 static void gradients_never_shift(void **test)
@@ -47,7 +66,7 @@ static void gradients_never_shift(void **test)
         struct rt_table_conf conf = table_bed_counting(DIM, WIRE_F32);
         struct ebs_table *table;
         struct ebs_applied applied;
-        size_t unusable = 0, has = 0;
+        size_t unusable = 0, has;
         uint64_t before;
 
         conf.admission = row[r].admission;
@@ -73,17 +92,7 @@ static void gradients_never_shift(void **test)
         }
         applied = table_bed_update(table, id, grad[0], N);
         assert_int_equal(ebs_table_lookup(table, id, N, got[0]), ebs_table_rows(table));
-        for (size_t i = 0; i < N; i++) {
-            bool bad = row[r].unusable && i % row[r].unusable == 0, zero = true, own = true;
-
-            for (size_t j = 0; j < DIM; j++) {
-                zero &= got[i][j] == 0.0f;
-                own &= got[i][j] == (float)(i * DIM + j + 1);
-            }
-            if (!zero && (bad || !own))
-                fail_msg("%s: id %zu has %g", row[r].name, i, (double)got[i][0]);
-            has += own;
-        }
+        has = whole_rows(row[r].name, got[0], N, row[r].unusable);
         if (applied.nonfinite != unusable || applied.rows != has ||
             has + unusable + applied.refused + applied.not_admitted != N ||
             ebs_table_rows(table) != before + applied.created - applied.evicted)
