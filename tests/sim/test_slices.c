@@ -562,17 +562,17 @@ static void rows_expire(void **state)
     }
 }
 
+static bool same_bits(const void *a, const void *b, size_t bytes)
+{
+    return memcmp(a, b, bytes) == 0;
+}
+
 /* Whatever the network does and however it is cut: the bits of the rows are the same, and no lookup has seen half a
  * step. */
 static void steps_are_seen_whole(void **state)
 {
     static struct world w;
     static float want[IDS][DIM_2];
-
-    static bool same_bits(const void *a, const void *b, size_t bytes)
-    {
-        return memcmp(a, b, bytes) == 0;
-    }
 
     (void)state;
     for (uint64_t seed = 0; seed <= 30; seed++) {
