@@ -115,7 +115,7 @@ static void list_merged(struct ebs_applier *applier)
             run_of(applier, 0, ebs_merge_table(applier->merge, i)->table);
 }
 
-static void tick_tables(struct ebs_applier *applier, uint64_t wall_ms)
+static void tick_tables(struct ebs_applier *applier, uint64_t time_ms)
 {
     applier->applications++;
     for (size_t r = 0; r < applier->n_runs; r++) {
@@ -124,12 +124,12 @@ static void tick_tables(struct ebs_applier *applier, uint64_t wall_ms)
         if (applier->ticked[t] == applier->applications)
             continue;
         applier->ticked[t] = applier->applications;
-        ebs_table_tick(applier->table[t], wall_ms);
+        ebs_table_tick(applier->table[t], time_ms);
     }
 }
 
 int ebs_apply_begin(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
-                    uint64_t wall_ms)
+                    uint64_t time_ms)
 {
     size_t runs = 0;
     int err;
@@ -152,7 +152,7 @@ int ebs_apply_begin(struct ebs_applier *applier, struct ebs_part *const *part, s
         list_merged(applier);
     else
         list_each(applier);
-    tick_tables(applier, wall_ms);
+    tick_tables(applier, time_ms);
     return 0;
 }
 
@@ -251,9 +251,9 @@ void ebs_apply_piece(struct ebs_applier *applier)
 }
 
 int ebs_apply_parts(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
-                    uint64_t wall_ms)
+                    uint64_t time_ms)
 {
-    int err = ebs_apply_begin(applier, part, n, merge, wall_ms);
+    int err = ebs_apply_begin(applier, part, n, merge, time_ms);
 
     if (err)
         return err;

@@ -45,7 +45,7 @@ void ebs_applier_release(struct ebs_applier *applier); /* its memory; the tables
  * @part: [n], stays with its parts until the end.
  * RT_ENOMEM, RT_ELIMIT: nothing has begun. */
 int ebs_apply_begin(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
-                    uint64_t wall_ms);
+                    uint64_t time_ms);
 
 /* The next piece. In DONE the parts have their `rows` and `nonfinite` (merged: all of it in the first), and only
  * ebs_apply_end() may follow. */
@@ -55,7 +55,7 @@ void ebs_apply_end(struct ebs_applier *applier);
 
 /* All of it at once. As ebs_apply_begin(). */
 int ebs_apply_parts(struct ebs_applier *applier, struct ebs_part *const *part, size_t n, bool merge,
-                    uint64_t wall_ms);
+                    uint64_t time_ms);
 
 /* Bytes of memory that an update (and about as much as a lookup) of so many rows goes through: what its time
  * goes by. */

@@ -24,25 +24,25 @@ static void close_stretch(struct ebs_clock *clock)
     uint32_t at = (clock->head + clock->count) % EBS_CLOCK_ENTRIES;
 
     rt_assert(clock->count < EBS_CLOCK_ENTRIES);
-    clock->entry[at] = (struct ebs_clock_entry){.tick = clock->tick, .wall_ms = clock->used_ms};
+    clock->entry[at] = (struct ebs_clock_entry){.tick = clock->tick, .time_ms = clock->used_ms};
     clock->count++;
     clock->closed = true;
 }
 
-void ebs_clock_pass(struct ebs_clock *clock, uint64_t wall_ms)
+void ebs_clock_pass(struct ebs_clock *clock, uint64_t time_ms)
 {
     if (clock->ttl_ms == 0)
         return;
     if (!clock->started) { /* rows of before count from here on */
         clock->started = true;
-        clock->wall_ms = clock->begun_ms = clock->used_ms = clock->stretch_first = wall_ms;
+        clock->time_ms = clock->begun_ms = clock->used_ms = clock->stretch_first = time_ms;
     }
-    if (wall_ms > clock->wall_ms)
-        clock->wall_ms = wall_ms;
-    if (!clock->closed && clock->wall_ms - clock->stretch_first >= clock->stretch_ms)
+    if (time_ms > clock->time_ms)
+        clock->time_ms = time_ms;
+    if (!clock->closed && clock->time_ms - clock->stretch_first >= clock->stretch_ms)
         close_stretch(clock);
     while (clock->count > 0 &&
-           clock->wall_ms - clock->entry[clock->head].wall_ms >= clock->ttl_ms) {
+           clock->time_ms - clock->entry[clock->head].time_ms >= clock->ttl_ms) {
         clock->horizon = clock->entry[clock->head].tick;
         clock->old = true;
         clock->head = (clock->head + 1) % EBS_CLOCK_ENTRIES;
@@ -50,17 +50,17 @@ void ebs_clock_pass(struct ebs_clock *clock, uint64_t wall_ms)
     }
 }
 
-void ebs_clock_tick(struct ebs_clock *clock, uint64_t wall_ms)
+void ebs_clock_tick(struct ebs_clock *clock, uint64_t time_ms)
 {
-    ebs_clock_pass(clock, wall_ms);
+    ebs_clock_pass(clock, time_ms);
     /* A tick that an entry covers has its time: nothing may be touched at it any more. */
-    if (clock->closed || clock->tick == 0 || clock->wall_ms - clock->begun_ms >= clock->tick_ms) {
+    if (clock->closed || clock->tick == 0 || clock->time_ms - clock->begun_ms >= clock->tick_ms) {
         clock->now++;
         clock->tick++;
-        clock->begun_ms = clock->wall_ms;
+        clock->begun_ms = clock->time_ms;
         if (clock->closed)
-            clock->stretch_first = clock->wall_ms;
+            clock->stretch_first = clock->time_ms;
         clock->closed = false;
     }
-    clock->used_ms = clock->wall_ms;
+    clock->used_ms = clock->time_ms;
 }

@@ -24,7 +24,7 @@
     260 /* most in a ttl: 256 stretches, one begun before it, one just ended */
 
 struct ebs_clock_entry {
-    uint64_t tick, wall_ms;
+    uint64_t tick, time_ms;
 };
 
 struct ebs_clock {
@@ -35,7 +35,7 @@ struct ebs_clock {
     bool closed;            /* the latest entry covers the current tick */
     bool old;               /* there is a horizon */
     uint64_t horizon;       /* this tick and those before are expired */
-    uint64_t wall_ms;       /* as told last */
+    uint64_t time_ms;       /* as told last */
     uint64_t begun_ms;      /* the current tick */
     uint64_t used_ms;       /* when the latest update of the current tick began */
     uint64_t stretch_first; /* wall time of the first tick that no entry covers */
@@ -46,10 +46,10 @@ struct ebs_clock {
 void ebs_clock_init(struct ebs_clock *clock, uint64_t ttl_seconds); /* 0: nothing expires */
 
 /* An update begins: its rows are touched at `now`. */
-void ebs_clock_tick(struct ebs_clock *clock, uint64_t wall_ms);
+void ebs_clock_tick(struct ebs_clock *clock, uint64_t time_ms);
 
 /* Time goes by without an update. Not between an update's tick and its last touch. */
-void ebs_clock_pass(struct ebs_clock *clock, uint64_t wall_ms);
+void ebs_clock_pass(struct ebs_clock *clock, uint64_t time_ms);
 
 /* Was a row that was touched then left alone for the time to live, by the wall as told last? */
 static inline bool ebs_clock_expired(const struct ebs_clock *clock, uint32_t touched)

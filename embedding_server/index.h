@@ -119,7 +119,7 @@ static inline uint32_t ebs_index_home(const struct ebs_index *index, uint64_t ha
     return ebs_group_line(group, ebs_group_home(group, hash));
 }
 
-/* To L2, as all that is asked for in bulk: L1 fills limit how many misses are under way. */
+/* To L2, as all that is asked for in bulk. */
 static inline void ebs_index_prefetch(const struct ebs_index *index, uint64_t hash)
 {
     __builtin_prefetch(&index->line[ebs_index_home(index, hash)], 0, 2);

@@ -63,8 +63,8 @@ struct ebs_applied {
 };
 
 /* A new update begins: what it touches is younger than all before. Once per update and table, before it is
- * applied. @wall_ms: a clock that time to live is counted on; it may stand still, and should not go back. */
-void ebs_table_tick(struct ebs_table *table, uint64_t wall_ms);
+ * applied. @time_ms: a clock that time to live is counted on; it may stand still, and should not go back. */
+void ebs_table_tick(struct ebs_table *table, uint64_t time_ms);
 
 /* ebs_table_apply() - run the optimizer on the rows of an update, creating those that are missing and are
  * admitted. A gradient with a value that is not usable is left out as a whole and creates nothing.
@@ -86,7 +86,7 @@ size_t ebs_table_row_bytes(
 /* Upkeep, bounded: look at or move at most about `rows` rows. Expires rows, gives memory of removed ones
  * back, has memory for growth ready. Row numbers and pointers to rows are good until the next call.
  * Return: there is more to do now. */
-bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows);
+bool ebs_table_tend(struct ebs_table *table, uint64_t time_ms, size_t rows);
 
 /* Bytes of memory, by kind; their sum is what the table adds to the process's resident memory. */
 struct ebs_table_bytes {

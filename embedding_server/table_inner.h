@@ -34,7 +34,7 @@ struct ebs_table {
     bool marking;            /* marks were cleared once: updates set them */
     bool sweeping;           /* for rows to expire */
     uint32_t sweep_at;       /* next row of the sweep */
-    uint64_t sweep_due;      /* wall, ms, of the next one */
+    uint64_t sweep_due;      /* time_ms of the next one */
     struct ebs_table_counts counts;
 };
 
@@ -46,7 +46,7 @@ struct ebs_stretch {
     uint32_t candidate[EBS_STRETCH]; /* not yet compared with the id */
 };
 
-/* To L2: a request's rows do not fit L1, and L1 fills limit how many misses are under way. */
+/* To L2, where a stretch's rows fit whatever their size. (For small rows L1 was as fast.) */
 static inline void ebs_prefetch_row(const struct ebs_slab *slab, uint32_t row, size_t bytes)
 {
     const uint8_t *at, *end;

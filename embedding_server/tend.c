@@ -55,18 +55,18 @@ static size_t sweep_batch(struct ebs_table *table, size_t most)
 }
 
 /* true: the sweep is not at its end. */
-static bool sweep(struct ebs_table *table, uint64_t wall_ms, size_t *left)
+static bool sweep(struct ebs_table *table, uint64_t time_ms, size_t *left)
 {
     uint64_t pause = table->job.ttl_seconds * 1000 / SWEEPS;
 
     if (table->job.ttl_seconds == 0)
         return false;
     if (!table->sweeping) {
-        if (wall_ms < table->sweep_due)
+        if (time_ms < table->sweep_due)
             return false;
         table->sweeping = true;
         table->sweep_at = 0;
-        table->sweep_due = wall_ms + (pause > SWEEP_MS ? pause : SWEEP_MS);
+        table->sweep_due = time_ms + (pause > SWEEP_MS ? pause : SWEEP_MS);
     }
     while (*left > 0) {
         size_t n = sweep_batch(table, *left);
@@ -110,14 +110,14 @@ static bool compact(struct ebs_table *table, size_t *left)
     return false;
 }
 
-bool ebs_table_tend(struct ebs_table *table, uint64_t wall_ms, size_t rows)
+bool ebs_table_tend(struct ebs_table *table, uint64_t time_ms, size_t rows)
 {
     size_t left = rows;
     bool more;
 
-    ebs_clock_pass(&table->clock, wall_ms);
+    ebs_clock_pass(&table->clock, time_ms);
     more = ebs_slab_touch_ahead(&table->slab, TOUCH_BYTES);
     if (!table->sweeping && compact(table, &left))
         return true;
-    return sweep(table, wall_ms, &left) || compact(table, &left) || more;
+    return sweep(table, time_ms, &left) || compact(table, &left) || more;
 }

@@ -12,8 +12,8 @@
  * shift its neighbours' gradients.
  *
  * DESIGN: a stretch is done from its first id to its last row while both are in L2. To find or make all rows of an update
- * first, so that running out of memory could still undo it, costs every row a second miss, and nearly half the
- * speed at 16,384 ids. Instead nothing can fail: where memory ends, new ids get no row and are counted, as they are where
+ * first, so that running out of memory could still undo it, brings the rows of a large update into the cache
+ * twice. Instead nothing can fail: where memory ends, new ids get no row and are counted, as they are where
  * a cap is reached, and the rows that are there have their gradients.
  * Rows are made after all of the stretch are found, because making a row may evict another: those found are stamped by
  * then, and rows stamped now are never evicted. A missing id is looked for again in step 3, for it may come twice. Victims

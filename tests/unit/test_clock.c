@@ -30,7 +30,7 @@ static void no_ttl_counts_only(void **test)
 /* Rows are touched once, at tick t and wall time touched_ms[t]; each must expire within [ttl, ttl + late]. */
 struct model {
     struct ebs_clock clock;
-    uint64_t ttl_ms, late_ms, wall_ms;
+    uint64_t ttl_ms, late_ms, time_ms;
     uint64_t *touched_ms; /* [max] by tick, the latest */
     uint32_t ticks, max;
 };
@@ -45,7 +45,7 @@ static void begin(struct model *m, uint64_t ttl_seconds, uint32_t max)
 
 static void check_tick(const struct model *m, uint32_t back, const char *name)
 {
-    uint64_t age = m->wall_ms - m->touched_ms[m->ticks - back];
+    uint64_t age = m->time_ms - m->touched_ms[m->ticks - back];
     bool expired = ebs_clock_expired(&m->clock, m->clock.now - back);
 
     if (expired && age < m->ttl_ms)
@@ -65,18 +65,18 @@ static void tick(struct model *m, uint64_t told_ms)
 {
     uint32_t before = m->clock.now;
 
-    if (told_ms > m->wall_ms)
-        m->wall_ms = told_ms;
+    if (told_ms > m->time_ms)
+        m->time_ms = told_ms;
     ebs_clock_tick(&m->clock, told_ms);
     m->ticks += m->clock.now - before;
     assert_true(m->ticks <= m->max);
-    m->touched_ms[m->ticks] = m->wall_ms;
+    m->touched_ms[m->ticks] = m->time_ms;
 }
 
 static void pass(struct model *m, uint64_t told_ms)
 {
-    if (told_ms > m->wall_ms)
-        m->wall_ms = told_ms;
+    if (told_ms > m->time_ms)
+        m->time_ms = told_ms;
     ebs_clock_pass(&m->clock, told_ms);
 }
 

@@ -58,8 +58,8 @@ struct model {
     struct known known[IDS];
     uint64_t id[IDS];
     struct rt_map place; /* id -> index */
-    uint64_t seed, draws, tick, wall_ms, batch;
-    uint64_t wall_of[TICKS];        /* when a tick was */
+    uint64_t seed, draws, tick, time_ms, batch;
+    uint64_t time_of[TICKS];        /* when a tick was */
     struct ebs_table_counts counts; /* after the last operation */
 };
 
@@ -211,9 +211,9 @@ static void row_gone(struct model *m, size_t k, struct outcome *o)
         o->newest_gone = known->tick;
     if (known->occurs > 0 && !o->sliced)
         fail_msg("%s: id %zu was evicted by its own update", m->policy->name, k);
-    if (o->expiry && m->wall_ms - m->wall_of[known->tick] < TTL_S * 1000)
+    if (o->expiry && m->time_ms - m->time_of[known->tick] < TTL_S * 1000)
         fail_msg("%s: id %zu expired after %llu ms", m->policy->name, k,
-                 (unsigned long long)(m->wall_ms - m->wall_of[known->tick]));
+                 (unsigned long long)(m->time_ms - m->time_of[known->tick]));
     if (!o->expiry && m->tick - known->tick < WINDOW)
         fail_msg("%s: id %zu was evicted though just used", m->policy->name, k);
 }
@@ -345,10 +345,10 @@ static void tick(struct model *m)
 {
     m->tick++;
     m->batch++;
-    m->wall_ms += draw(m, 600);
+    m->time_ms += draw(m, 600);
     assert_true(m->tick < TICKS);
-    m->wall_of[m->tick] = m->wall_ms;
-    ebs_table_tick(m->table, m->wall_ms);
+    m->time_of[m->tick] = m->time_ms;
+    ebs_table_tick(m->table, m->time_ms);
 }
 
 /* The outcome, the table's answers and its counts are one. */
@@ -409,7 +409,7 @@ static size_t run_sliced(struct model *m)
     tick(m);
     ebs_table_apply(m->table, &other, &applied);
     if (m->conf.ttl_seconds == 0)
-        ebs_table_tend(m->table, m->wall_ms, 1000);
+        ebs_table_tend(m->table, m->time_ms, 1000);
     ebs_table_apply(m->table, &second, &applied);
     assert_int_equal(applied.nonfinite, b.unusable + between.unusable);
     check_update(m, &o, &applied, b.n + between.n);
@@ -489,8 +489,8 @@ static size_t run_tend(struct model *m)
     struct outcome o = {.expiry = true};
     struct ebs_table_counts counts;
 
-    m->wall_ms += draw(m, 3000);
-    ebs_table_tend(m->table, m->wall_ms, 1 + draw(m, 300)); /* rows expire, others move */
+    m->time_ms += draw(m, 3000);
+    ebs_table_tend(m->table, m->time_ms, 1 + draw(m, 300)); /* rows expire, others move */
     follow(m, &o);
     counts = counted(m);
     assert_int_equal(o.gone, counts.expired);
@@ -503,17 +503,17 @@ static void run_out(struct model *m)
 {
     struct outcome o = {.expiry = true};
 
-    m->wall_ms += (TTL_S + 2) * 1000;
-    while (ebs_table_tend(m->table, m->wall_ms, 7))
+    m->time_ms += (TTL_S + 2) * 1000;
+    while (ebs_table_tend(m->table, m->time_ms, 7))
         ;
-    m->wall_ms += 2000;
-    while (ebs_table_tend(m->table, m->wall_ms, 7))
+    m->time_ms += 2000;
+    while (ebs_table_tend(m->table, m->time_ms, 7))
         ;
     follow(m, &o);
     if (m->conf.ttl_seconds == 0)
         for (size_t k = 0; k < IDS; k++)
             remove_id(m, k);
-    ebs_table_tend(m->table, m->wall_ms, 7); /* trims */
+    ebs_table_tend(m->table, m->time_ms, 7); /* trims */
     assert_int_equal(ebs_table_rows(m->table), 0);
     assert_true(m->budget.used <= 4 * 4096 + m->conf.admission.sketch_bytes);
 }

@@ -50,19 +50,19 @@ static void grow(struct growth *growth, struct ebs_table *table, uint64_t rows)
     for (uint64_t at = 0; at < rows; at += CHUNK) {
         struct ebs_update update = {.id = id, .grad = grad, .n = CHUNK, .step = 1, .draw = at + 1};
         struct ebs_applied applied = {0};
-        uint64_t begin, wall_ms = 1000 + at / CHUNK; /* an update a millisecond */
+        uint64_t begin, time_ms = 1000 + at / CHUNK; /* an update a millisecond */
 
         for (size_t i = 0; i < CHUNK; i++)
             id[i] = ids_of(at + i);
         begin = bench_cpu_ns();
-        ebs_table_tick(table, wall_ms);
+        ebs_table_tick(table, time_ms);
         ebs_table_apply(table, &update, &applied);
         if (applied.created != CHUNK)
             die("growth: %llu rows created", (unsigned long long)applied.created);
         growth->apply_ms[growth->n] = 1e-6 * (double)(bench_cpu_ns() - begin);
         growth->ns += bench_cpu_ns() - begin;
         begin = bench_cpu_ns();
-        ebs_table_tend(table, wall_ms, TEND_ROWS);
+        ebs_table_tend(table, time_ms, TEND_ROWS);
         growth->tend_ms[growth->n++] = 1e-6 * (double)(bench_cpu_ns() - begin);
         growth->ns += bench_cpu_ns() - begin;
     }
