@@ -15,7 +15,8 @@ int rt_conn_connect(struct rt_io *io, const char *address, const struct rt_link_
                     void *arg, struct rt_link **out);
 void rt_conn_set(struct rt_link *link, const struct rt_link_events *events, void *arg);
 int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *message,
-                 size_t message_size, const struct rt_piece *pieces, size_t n_pieces);
+                 size_t message_size, const struct rt_piece *pieces, size_t n_pieces,
+                 const struct rt_maker *maker);
 bool rt_conn_checks(const struct rt_link *link);
 size_t rt_conn_queued(const struct rt_link *link);
 void rt_conn_close(struct rt_link *link, int err, const char *why);

@@ -3,9 +3,13 @@
  * A frame is a list of stretches: header and message (one recycled block), then the pieces, with a
  * static block of zeros for padding. Frames queue on the link and are handed to the kernel in one
  * gathered write, at the latest before the loop sleeps: replies to a burst of requests leave
- * together. uv_try_write takes what fits; for the rest one uv_write of at most four stretches (as
- * many as it holds without malloc) is left in libuv, whose end continues the queue. Frames and their
- * arrays are recycled, so a message costs no malloc at steady state.
+ * together. uv_try_write takes what fits; for the rest, where the loop would sleep, one uv_write of at
+ * most four stretches (as many as it holds without malloc) is left in libuv, whose end continues the
+ * queue. Frames and their arrays are recycled, so a message costs no malloc at steady state.
+ *
+ * A payload that is made while it is sent (struct rt_maker) goes out a stretch at a time on a Unix socket, where its
+ * checksum need not be known first. Rows of 4 MiB so stay in the L2 cache from the table to the kernel: 15 % less
+ * CPU for both than made whole and then sent.
  *
  * Rejected: one uv_write per frame (a system call and a malloc each); larger socket buffers (2 MiB
  * on Unix sockets cost 30 % more CPU per 1 MB message than the kernel's default, 2 vCPU, loaded). */
@@ -222,7 +226,8 @@ static void on_written(uv_write_t *req, int err)
     rt_link_flush(link);
 }
 
-void rt_link_flush(struct rt_link *link)
+/* What the kernel takes now. */
+static void push(struct rt_link *link)
 {
     uv_buf_t bufs[GATHER_MAX];
     while (link->queued && !link->writing) {
@@ -235,18 +240,22 @@ void rt_link_flush(struct rt_link *link)
         }
         if (wrote > 0)
             advance(link, (size_t)wrote);
-        if (wrote >= 0 && (size_t)wrote == bytes)
-            continue;
-        if (link->state != LINK_OPEN)
+        if (wrote < 0 || (size_t)wrote < bytes)
             return;
-        n = gather(link, bufs, WRITE_MAX, &link->writing);
-        link->write.data = link;
-        int err = uv_write(&link->write, &link->uv.stream, bufs, n, on_written);
-        if (err) {
-            rt_link_fail(link, err, "write");
-            return;
-        }
     }
+}
+
+void rt_link_flush(struct rt_link *link)
+{
+    uv_buf_t bufs[WRITE_MAX];
+    push(link);
+    if (!link->queued || link->writing || link->state != LINK_OPEN)
+        return;
+    unsigned n = gather(link, bufs, WRITE_MAX, &link->writing);
+    link->write.data = link;
+    int err = uv_write(&link->write, &link->uv.stream, bufs, n, on_written);
+    if (err)
+        rt_link_fail(link, err, "write");
 }
 
 void rt_conns_flush(struct rt_loop *loop)
@@ -260,12 +269,56 @@ void rt_conns_flush(struct rt_loop *loop)
     }
 }
 
+static void queue(struct rt_link *link, struct rt_out *out, size_t bytes)
+{
+    *link->end = out;
+    link->end = &out->next;
+    count_queued(link, bytes);
+}
+
+static size_t make(const struct rt_maker *maker, uint8_t *at, size_t left)
+{
+    size_t room = left < RT_MAKE_BYTES ? left : RT_MAKE_BYTES;
+    size_t n = maker->make(maker->arg, at, room);
+    rt_assert(n > 0 && n <= room);
+    return n;
+}
+
+/* All of it in its memory, with its checksum, of what is in the cache still. */
+static void make_whole(const struct rt_piece *piece, const struct rt_maker *maker, uint32_t *crc)
+{
+    for (size_t at = 0, n; at < piece->size; at += n) {
+        n = make(maker, piece->buf->data + at, piece->size - at);
+        *crc = rt_crc32c(*crc, piece->buf->data + at, n);
+    }
+}
+
+/* A stretch is made and given to the kernel; if that took it all, the next is made in the same place. */
+static void send_as_made(struct rt_link *link, const struct rt_piece *piece,
+                         const struct rt_maker *maker)
+{
+    size_t at = 0;
+    for (size_t done = 0, n; done < piece->size && link->state == LINK_OPEN; done += n, at += n) {
+        if (!link->queued)
+            at = 0;
+        n = make(maker, piece->buf->data + at, piece->size - done);
+        struct rt_out *out = out_take(link->loop, 0, 1);
+        out_add(out, piece->buf->data + at, n);
+        out->ref[out->n_refs++] = rt_buf_ref(piece->buf);
+        queue(link, out, n);
+        if (link->queued >= FLUSH_BYTES)
+            push(link);
+    }
+}
+
 int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *message,
-                 size_t message_size, const struct rt_piece *pieces, size_t n_pieces)
+                 size_t message_size, const struct rt_piece *pieces, size_t n_pieces,
+                 const struct rt_maker *maker)
 {
     struct rt_loop *loop = link->loop;
     rt_assert(rt_loop_is_current(loop));
     rt_assert(message_size <= RT_MESSAGE_MAX && n_pieces <= RT_SEGMENTS_MAX);
+    rt_assert(!maker || n_pieces == 1);
     if (link->state != LINK_OPEN)
         return RT_FAIL(RT_EPEER, "%s: not connected", link->name);
     header->payload_size = payload_size(pieces, n_pieces);
@@ -289,17 +342,22 @@ int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *mes
         header->flags |= RT_FRAME_NO_PAYLOAD_CRC;
     if (link->local || !crc_known)
         header->payload_crc = 0;
-    out_payload(out, pieces, n_pieces, link->local || crc_known ? NULL : &header->payload_crc);
+    bool as_made = maker && link->local;
+    if (maker && !as_made)
+        make_whole(pieces, maker, &header->payload_crc);
+    if (!as_made)
+        out_payload(out, pieces, n_pieces,
+                    link->local || crc_known || maker ? NULL : &header->payload_crc);
     rt_header_encode(header, out->head);
     if (message_size)
         memcpy(out->head + RT_FRAME_HEADER_SIZE, message, message_size);
     rt_header_seal(out->head, out->head + RT_FRAME_HEADER_SIZE, message_size);
-    *link->end = out;
-    link->end = &out->next;
-    count_queued(link, head_size + header->payload_size);
-    if (link->queued >= FLUSH_BYTES)
-        rt_link_flush(link);
-    else
+    queue(link, out, head_size + (as_made ? 0 : header->payload_size));
+    if (as_made)
+        send_as_made(link, pieces, maker);
+    else if (link->queued >= FLUSH_BYTES)
+        push(link);
+    if (link->queued && link->state == LINK_OPEN)
         mark_dirty(link);
     return 0;
 }

@@ -76,6 +76,16 @@ struct rt_piece {
     struct rt_buf *buf;
 };
 
+/* Makes a payload while it is being sent, from its beginning to its end: make() puts the next bytes at `at`
+ * (64-byte aligned only for the first), at most `room` (RT_MAKE_BYTES, or all that are left), and returns how many: one or
+ * more. It calls nothing of the link's, and is not called on once the link has failed. The memory of what
+ * has left is used again, so a large payload is made and sent while it is in the cache. */
+struct rt_maker {
+    size_t (*make)(void *arg, uint8_t *at, size_t room);
+    void *arg;
+};
+#define RT_MAKE_BYTES ((size_t)256 << 10)
+
 /* Encode without head_crc, then rt_header_seal() over header and message. */
 void rt_header_encode(const struct rt_header *h, uint8_t out[RT_FRAME_HEADER_SIZE]);
 void rt_header_seal(uint8_t head[RT_FRAME_HEADER_SIZE], const uint8_t *message, size_t size);

@@ -69,9 +69,10 @@ struct rt_io_ops {
     /* NULL events: the owner goes first; close the link at once, nobody hears of it again. */
     void (*link_set)(struct rt_link *link, const struct rt_link_events *events, void *arg);
     /* Version, sizes and checksums of the header are filled in here (but for RT_FRAME_CRC_KNOWN). message is copied; pieces are referenced until
-     * they have left (or the link is down). Never blocks; RT_EPEER when the link is closing. */
+     * they have left (or the link is down). With a maker there is one piece, whose memory is filled meanwhile. Never blocks; RT_EPEER when the link is closing. */
     int (*link_send)(struct rt_link *link, struct rt_header *header, const void *message,
-                     size_t message_size, const struct rt_piece *pieces, size_t n_pieces);
+                     size_t message_size, const struct rt_piece *pieces, size_t n_pieces,
+                     const struct rt_maker *maker);
     bool (*link_checks)(const struct rt_link *link);   /* its payloads travel with a checksum */
     size_t (*link_queued)(const struct rt_link *link); /* bytes accepted, not yet with the kernel */
     /* down() follows, later. What fits into the kernel's buffer is still sent; nothing more is read. */

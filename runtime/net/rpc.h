@@ -111,6 +111,8 @@ struct rt_outgoing {
     size_t message_size;
     const struct rt_piece *pieces;
     size_t n_pieces;
+    const struct rt_maker
+        *maker; /* of the one piece's bytes, within the call; NULL: they are there */
 };
 
 /* err 0: the reply; its message and payload as in rt_frame. Otherwise reply is NULL, err is a

@@ -64,9 +64,11 @@ int rt_session_send(struct rt_session *session, struct rt_header *header,
     header->generation = rpc->generation;
     uint64_t now = rt_io_now(rpc->io); /* before the work of sending: calls are timed from here */
     int err = rpc->io->ops->link_send(session->link, header, out->message, out->message_size,
-                                      out->pieces, out->n_pieces);
+                                      out->pieces, out->n_pieces, out->maker);
     if (err)
         return err;
+    if (out->maker) /* its work is not that of sending */
+        now = rt_io_now(rpc->io);
     session->sent_ns = now;
     rt_rpc_count(&rpc->stats.frames_out, 1);
     rt_rpc_count(&rpc->stats.bytes_out,

@@ -263,7 +263,8 @@ static void maybe_flip(const struct rt_link *link, uint8_t *bytes, size_t size)
 }
 
 static int io_link_send(struct rt_link *link, struct rt_header *header, const void *message,
-                        size_t message_size, const struct rt_piece *pieces, size_t n_pieces)
+                        size_t message_size, const struct rt_piece *pieces, size_t n_pieces,
+                        const struct rt_maker *maker)
 {
     size_t size = 0, end = 0;
     rt_assert(message_size <= RT_MESSAGE_MAX && n_pieces <= RT_SEGMENTS_MAX);
@@ -280,7 +281,9 @@ static int io_link_send(struct rt_link *link, struct rt_header *header, const vo
         memcpy(at_message, message, message_size);
     for (size_t i = 0; i < n_pieces; i++) {
         size_t at = rt_segment_put(&end, pieces[i].size);
-        if (pieces[i].size)
+        for (size_t n = 0; maker && n < pieces[i].size;)
+            n += maker->make(maker->arg, payload + at + n, pieces[i].size - n);
+        if (pieces[i].size && !maker)
             memcpy(payload + at, pieces[i].data, pieces[i].size);
     }
     header->version = RT_WIRE_VERSION;
