@@ -91,7 +91,7 @@ void ebs_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *re
 void ebs_wake(struct ebs_owner *owner);
 /* The next piece of an answer, of one table and at most so many rows; the last has at_table == n_tables. RT_EOWNER: an id is not ours. */
 int ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t rows);
-/* All pieces are there: answer. */
+/* Answer: all pieces are there, or none, and all ids are ours: then they are made now. */
 void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup);
 
 /* ---- serve_apply.c ---- */

@@ -1,10 +1,12 @@
 /* embedding_server/serve_lookup.c -- LookupRows: ids in, weights out; nothing of a table changes.
  *
  *   read -> its step is not applied, or is being applied? wait
- *        -> large? pieces in turns of the loop (turn.c) : all pieces now
- *        -> reply
+ *        -> large? pieces in turns of the loop (turn.c) -> reply
+ *        :  reply, whose rows are looked up while it is sent
  *
- * One buffer has all tables' rows and leaves as it is. */
+ * One buffer has room for all tables' rows. DESIGN: 16,384 rows of dim 64 are 4 MiB. Looked up whole and then sent,
+ * they go from the L2 cache to memory and back; stretch by stretch (struct rt_maker) they do not. So how many of
+ * the rows exist is not known when the reply's message leaves, and is not told. */
 #include "embedding_server/serve.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
@@ -39,49 +41,99 @@ static int lookup_read(const struct ebs_owner *owner, const struct wire_lookup_r
     return err;
 }
 
-int ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t rows)
+/* ---- rows ---- */
+
+/* Of the table it is at, and at most so many. */
+static size_t rows_left(const struct ebs_lookup *lookup, size_t most)
 {
-    const struct ebs_table *table;
-    struct rt_buf *out = lookup->rows;
-    size_t n, bytes, before = out->size;
-    const uint64_t *id;
-    int err;
+    size_t left = lookup->n_ids[lookup->at_table] - lookup->at_row;
 
-    if (lookup->at_table == lookup->n_tables)
-        return 0;
-    table = owner->table[lookup->table[lookup->at_table]];
-    n = lookup->n_ids[lookup->at_table] - lookup->at_row;
-    n = n < rows ? n : rows;
-    bytes = n * ebs_table_dim(table) * sizeof(float);
-    id = lookup->id[lookup->at_table] + lookup->at_row;
-    err = ebs_check_ids(owner, id, n);
-    if (err)
-        return err;
-    if (lookup->at_row == 0) { /* tables begin at multiples of 64 bytes */
-        size_t at = rt_segment_put(&before, 0);
+    return left < most ? left : most;
+}
 
-        memset(out->data + out->size, 0, at - out->size);
-        before = at;
-    }
-    lookup->found += ebs_table_lookup(table, id, n, (float *)(out->data + before));
-    if (lookup->with_crc)
-        lookup->crc = rt_crc32c(lookup->crc, out->data + out->size, before + bytes - out->size);
-    out->size = before + bytes;
+static size_t row_bytes(const struct ebs_owner *owner, const struct ebs_lookup *lookup)
+{
+    return ebs_table_dim(owner->table[lookup->table[lookup->at_table]]) * sizeof(float);
+}
+
+/* Tables begin at multiples of 64 bytes. */
+static size_t pad_before(const struct ebs_lookup *lookup)
+{
+    return lookup->at_row == 0 ? -lookup->made % RT_SEGMENT_ALIGN : 0;
+}
+
+/* The next n rows, all of one table, and what lies before them: put at `at`. Returns the bytes. */
+static size_t put_rows(const struct ebs_owner *owner, struct ebs_lookup *lookup, uint8_t *at,
+                       size_t n)
+{
+    const struct ebs_table *table = owner->table[lookup->table[lookup->at_table]];
+    const uint64_t *id = lookup->id[lookup->at_table] + lookup->at_row;
+    size_t pad = pad_before(lookup), bytes = pad + n * row_bytes(owner, lookup);
+
+    memset(at, 0, pad);
+    lookup->found += ebs_table_lookup(table, id, n, (float *)(void *)(at + pad));
+    lookup->made += bytes;
     lookup->at_row += (uint32_t)n;
     if (lookup->at_row == lookup->n_ids[lookup->at_table]) {
         lookup->at_row = 0;
         lookup->at_table++;
     }
+    return bytes;
+}
+
+int ebs_lookup_piece(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t rows)
+{
+    struct rt_buf *out = lookup->rows;
+    uint8_t *at = out->data + out->size;
+    size_t n, bytes;
+    int err;
+
+    if (lookup->at_table == lookup->n_tables)
+        return 0;
+    n = rows_left(lookup, rows);
+    err = ebs_check_ids(owner, lookup->id[lookup->at_table] + lookup->at_row, n);
+    if (err)
+        return err;
+    bytes = put_rows(owner, lookup, at, n);
+    if (lookup->with_crc)
+        lookup->crc = rt_crc32c(lookup->crc, at, bytes);
+    out->size += bytes;
     return 0;
+}
+
+/* An answer that is made while it is sent. */
+struct making {
+    struct ebs_owner *owner;
+    struct ebs_lookup *lookup;
+};
+
+/* An rt_maker's: the rows that fit. */
+static size_t make(void *arg, uint8_t *at, size_t room)
+{
+    const struct making *making = arg;
+    struct ebs_owner *owner = making->owner;
+    struct ebs_lookup *lookup = making->lookup;
+    uint64_t begin = rt_io_now(owner->conf.io);
+    size_t put = 0;
+
+    while (lookup->at_table < lookup->n_tables) {
+        size_t pad = pad_before(lookup), row = row_bytes(owner, lookup);
+
+        if (put + pad + row > room)
+            break;
+        put += put_rows(owner, lookup, at + put, rows_left(lookup, (room - put - pad) / row));
+    }
+    lookup->took_ns += rt_io_now(owner->conf.io) - begin;
+    return put;
 }
 
 void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup)
 {
     uint64_t rows = ebs_rows_of(lookup->n_ids, lookup->n_tables);
-    struct wire_lookup_rows_reply reply = {.n_tables = lookup->n_tables,
-                                           .n_ids = lookup->n_ids,
-                                           .dtype = WIRE_F32,
-                                           .rows_found = lookup->found};
+    struct wire_lookup_rows_reply reply = {
+        .n_tables = lookup->n_tables, .n_ids = lookup->n_ids, .dtype = WIRE_F32};
+    bool made = lookup->at_table == lookup->n_tables;
+    struct rt_maker maker = {.make = make, .arg = &(struct making){owner, lookup}};
     struct rt_piece piece = {
         .data = lookup->rows->data, .size = lookup->rows->size, .buf = lookup->rows};
     int err = wire_lookup_rows_reply_pack(&reply, &owner->reply);
@@ -96,7 +148,10 @@ void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup)
                                         .message = owner->reply.data,
                                         .message_size = owner->reply.size,
                                         .pieces = &piece,
-                                        .n_pieces = 1});
+                                        .n_pieces = 1,
+                                        .maker = made ? NULL : &maker});
+    if (lookup->at_table < lookup->n_tables)
+        return; /* its asker went away meanwhile */
     ebs_add(&owner->stats.rows_looked_up, rows);
     ebs_add(&owner->stats.rows_found, lookup->found);
     ebs_add(&owner->stats.lookups, 1);
@@ -106,7 +161,6 @@ void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup)
 
 static int answer(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t bytes)
 {
-    uint64_t begin = rt_io_now(owner->conf.io);
     int err = 0;
 
     lookup->rows = rt_io_buf(owner->conf.io, bytes);
@@ -118,9 +172,9 @@ static int answer(struct ebs_owner *owner, struct ebs_lookup *lookup, size_t byt
             rt_buf_unref(lookup->rows);
         return err;
     }
-    while (!err && lookup->at_table < lookup->n_tables)
-        err = ebs_lookup_piece(owner, lookup, SIZE_MAX);
-    lookup->took_ns = rt_io_now(owner->conf.io) - begin;
+    for (uint32_t t = 0; t < lookup->n_tables && !err; t++)
+        err = ebs_check_ids(owner, lookup->id[t], lookup->n_ids[t]);
+    lookup->rows->size = bytes;
     if (!err)
         ebs_lookup_reply(owner, lookup);
     rt_buf_unref(lookup->rows);

@@ -36,6 +36,7 @@ struct ebs_lookup {
     const uint32_t *table, *n_ids;
     const uint64_t *const *id; /* [n_tables] -> [n_ids[t]] */
     uint32_t n_tables, at_table, at_row;
+    size_t made; /* bytes of the answer */
     uint64_t found, took_ns;
     bool with_crc; /* `crc` is taken of the answer as it is made */
     uint32_t crc;

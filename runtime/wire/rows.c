@@ -73,15 +73,10 @@ int wire_lookup_rows_unpack(const uint8_t *data, size_t size, struct rt_arena *a
 static int check_lookup_rows_reply(const struct wire_lookup_rows_reply *m)
 {
     static const char name[] = "LookupRowsReply";
-    uint64_t ids = 0;
     int err = wire_range(name, "count of n_ids", m->n_tables, 1, WIRE_TABLES_MAX);
 
     if (!err)
         err = wire_ids(name, m->n_ids, m->n_tables, 1);
-    for (uint32_t i = 0; i < m->n_tables && !err; i++)
-        ids += m->n_ids[i];
-    if (!err)
-        err = wire_range(name, "rows_found", m->rows_found, 0, ids);
     return err ? err : wire_dtype(name, m->dtype);
 }
 
@@ -93,7 +88,6 @@ int wire_lookup_rows_reply_pack(const struct wire_lookup_rows_reply *in, struct 
     m.n_n_ids = in->n_tables;
     m.n_ids = (uint32_t *)in->n_ids;
     m.dtype = in->dtype;
-    m.rows_found = in->rows_found;
     return wire_encode(&m.base, out);
 }
 
@@ -106,7 +100,7 @@ int wire_lookup_rows_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
     m = wire_decode(&saffron__lookup_rows_reply__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_lookup_rows_reply){(uint32_t)m->n_n_ids, m->n_ids, m->dtype, m->rows_found};
+    *out = (struct wire_lookup_rows_reply){(uint32_t)m->n_n_ids, m->n_ids, m->dtype};
     return check_lookup_rows_reply(out);
 }
 

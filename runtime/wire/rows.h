@@ -21,7 +21,6 @@ struct wire_lookup_rows_reply {
     uint32_t n_tables;
     const uint32_t *n_ids;
     uint32_t dtype;
-    uint64_t rows_found;
 };
 int wire_lookup_rows_reply_pack(const struct wire_lookup_rows_reply *in, struct wire_out *out);
 int wire_lookup_rows_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

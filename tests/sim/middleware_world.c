@@ -93,7 +93,7 @@ static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *r
     }
     assert_int_equal(rt_segments_end(&seg), 0);
     if (!intercept(owner, call)) {
-        struct wire_lookup_rows_reply reply = {m.n_tables, m.n_ids, WIRE_F32, 0};
+        struct wire_lookup_rows_reply reply = {m.n_tables, m.n_ids, WIRE_F32};
         struct rt_piece piece = {buf->data, end, buf};
 
         if (wire_lookup_rows_reply_pack(&reply, &w->out) != 0)

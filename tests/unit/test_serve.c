@@ -6,6 +6,7 @@
 #include "runtime/base/log.h"
 #include "runtime/job/batch_id.h"
 #include "runtime/net/loop.h"
+#include "runtime/net/near.h"
 #include "runtime/wire/member.h"
 
 #include <math.h>
@@ -297,7 +298,7 @@ static void rows_are_read_and_changed(void **state)
     (void)state;
     run(1);
     assert_int_equal(answer->err, 0);
-    assert_int_equal(answer->looked_up.rows_found, 0);
+    assert_int_equal(ebs_owner_stats(bed.owner)->rows_found, 0);
     for (int i = 0; i < 6; i++)
         assert_true(answer->value[i] == 1.0f);
 
@@ -311,7 +312,7 @@ static void rows_are_read_and_changed(void **state)
 
     answer = ask_lookup(0, id, 3, 0);
     run(1);
-    assert_int_equal(answer->looked_up.rows_found, 2);
+    assert_int_equal(ebs_owner_stats(bed.owner)->rows_found, 2);
     for (int i = 0; i < 6; i++) /* learning rate 0.5 x factor 0.5 */
         assert_true(answer->value[i] == (i < 4 ? 1.0f - 0.25f * grad[i] : 1.0f));
     assert_int_equal(ebs_owner_stats(bed.owner)->rows, 2);
@@ -356,6 +357,98 @@ static void requests_and_tables_are_counted(void **state)
     rt_strbuf_release(&page);
     rt_metrics_destroy(metrics);
 }
+
+/* ---- answers that are made while they are sent ---- */
+
+enum { MANY = 40001 };
+
+static struct rt_buf *large;
+
+static void on_large(void *arg, int err, const struct rt_frame *reply)
+{
+    (void)arg;
+    assert_int_equal(err, 0);
+    large = rt_buf_ref(reply->payload);
+    rt_loop_stop(bed.loop);
+}
+
+/* The first n[t] of the ids, of both tables. */
+static void ask_both(const uint64_t *id, const uint32_t n[2])
+{
+    static const uint32_t table[2] = {0, 1};
+    struct wire_lookup_rows m = {
+        .shard_map = bed.shards.version, .n_tables = 2, .table = table, .n_ids = n};
+    struct rt_piece piece[2] = {piece_of(id, n[0] * sizeof(*id)), piece_of(id, n[1] * sizeof(*id))};
+    struct wire_out out = {0};
+
+    assert_int_equal(wire_lookup_rows_pack(&m, &out), 0);
+    assert_int_equal(rt_rpc_call(bed.peer, WIRE_LOOKUP_ROWS,
+                                 &(struct rt_outgoing){.message = out.data,
+                                                       .message_size = out.size,
+                                                       .pieces = piece,
+                                                       .n_pieces = 2},
+                                 DEADLINE, on_large, NULL),
+                     0);
+    rt_loop_run(bed.loop);
+    rt_buf_unref(piece[0].buf);
+    rt_buf_unref(piece[1].buf);
+    wire_out_release(&out);
+}
+
+/* Every other row exists, and no two of those are the same. */
+static void answers_of_any_size(void **state)
+{
+    static const uint32_t n[][2] = {{1, 1}, {MANY, MANY}, {5, MANY}, {MANY, 3}, {32768, 65}};
+    static uint64_t id[MANY], half[MANY / 2];
+    static float grad[MANY / 2 * DIM];
+    const struct ebs_owner_stats *stats = ebs_owner_stats(bed.owner);
+    uint64_t found = 0;
+
+    (void)state;
+    for (uint64_t k = 0, next = 0; k < MANY; next++)
+        if (rt_shard_of(next) < RT_SHARDS / 2)
+            id[k++] = next;
+    for (int k = 0; k < MANY / 2; k++) {
+        half[k] = id[2 * k + 1];
+        grad[k * DIM] = (float)k + 1;
+        grad[k * DIM + 1] = (float)-k;
+    }
+    ask_update(&(struct update){.id = half, .grad = grad, .n = MANY / 2});
+    run(1);
+    for (size_t i = 0; i < ARRAY_LEN(n); i++) {
+        size_t at = ((size_t)n[i][0] * DIM * sizeof(float) + 63) / 64 * 64;
+        const float *user, *item;
+
+        ask_both(id, n[i]);
+        assert_int_equal(large->size, at + n[i][1] * sizeof(float));
+        user = (const float *)(void *)large->data;
+        item = (const float *)(void *)(large->data + at);
+        for (size_t k = 0; k < n[i][0] * DIM; k++)
+            assert_true(user[k] ==
+                        (k / DIM % 2 ? 1 - 0.5f * grad[k / DIM / 2 * DIM + k % DIM] : 1));
+        for (size_t k = n[i][0] * DIM; k < at / sizeof(float); k++)
+            assert_true(user[k] == 0);
+        for (size_t k = 0; k < n[i][1]; k++)
+            assert_true(item[k] == 0);
+        rt_buf_unref(large);
+        found += n[i][0] / 2;
+        assert_int_equal(stats->rows_found, found);
+    }
+}
+
+static int set_up_tcp(void **state)
+{
+    rt_near_set(false);
+    return set_up(state);
+}
+
+static int tear_down_tcp(void **state)
+{
+    rt_near_set(true);
+    return tear_down(state);
+}
+
+/* ---- batches ---- */
 
 /* The ledger lets batches of a split be so far apart; an owner must not take the older for applied. */
 static void a_late_batch_is_applied(void **state)
@@ -835,6 +928,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(rows_are_read_and_changed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(requests_and_tables_are_counted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(answers_of_any_size, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(answers_of_any_size, set_up_tcp, tear_down_tcp),
         cmocka_unit_test_setup_teardown(a_late_batch_is_applied, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_repeat_changes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(wrong_requests_are_refused_by_name, set_up, tear_down),

@@ -65,7 +65,7 @@ static const struct wire_tell_phase tell_phase = {7, WIRE_PHASE_EVALUATE, 2, 3, 
                                                   2, statistics,          2};
 static const struct wire_scores scores = {7, 1, true, 2, 100};
 static const struct wire_lookup_rows lookup_rows = {99, 11, 2, table, n_ids, WIRE_F16};
-static const struct wire_lookup_rows_reply lookup_rows_reply = {2, n_ids, WIRE_BF16, 13};
+static const struct wire_lookup_rows_reply lookup_rows_reply = {2, n_ids, WIRE_BF16};
 static const struct wire_apply_gradients apply_gradients = {
     99, 1, 2, 11, 0.25, 1, 2, true, 2, table, n_ids, WIRE_F16, 77, 10};
 static const struct wire_apply_gradients_reply apply_gradients_reply = {WIRE_ALREADY, 12, 1};
@@ -111,7 +111,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 10) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_phase, 7) X(scores, 5) \
-    X(lookup_rows, 5) X(lookup_rows_reply, 3) X(apply_gradients, 13) X(apply_gradients_reply, 3) \
+    X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 13) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
     X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 15) X(who, 2) X(held, 3) X(control_request, 6) \
     X(control_reply, 6)
@@ -404,7 +404,7 @@ static const struct bad {
     {"lookup_rows", {B(3, "\1\2"), B(4, "\1\0")}, "n_ids[1] is 0, expected at least 1"},
     {"lookup_rows", {B(3, "\1\2"), B(4, "\x80\x80\x40\1")}, "sum to more than 1048576"},
     {"lookup_rows", {B(3, "\1"), B(4, "\1"), V(5, 9)}, "dtype is 9"},
-    {"lookup_rows_reply", {B(1, "\1\1"), V(3, 3)}, "rows_found is 3, expected 0..2"},
+    {"lookup_rows_reply", {{0}}, "LookupRowsReply: count of n_ids is 0"},
     {"apply_gradients", {V(7, 1)}, "ApplyGradients: parts is 0"},
     {"apply_gradients", {V(2, 2), V(3, 2), V(7, 1)}, "part is 2, expected 0..1"},
     {"apply_gradients", {V(3, 1), V(7, 1), B(9, "\1")}, "table has 1 entries, n_ids has 0"},
