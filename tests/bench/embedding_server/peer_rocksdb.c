@@ -3,7 +3,7 @@
  *   peer_rocksdb RESULTS FOLDER      adds a line to the file; the database is made in FOLDER
  *
  * Built only where librocksdb-dev is installed. Dim 64, as many rows as the other peers have, requests of 4,096 ids;
- * no write-ahead log, no compression, one compaction before it is asked, so it reads from one sorted run. */
+ * no compression. It is filled with sorted files, which is what a compaction would leave: it reads from one sorted run. */
 #if __has_include(<rocksdb/c.h>)
 #include "tests/bench/embedding_server/entry.h"
 #include "runtime/base/mem.h"
@@ -11,6 +11,7 @@
 
 #include <rocksdb/c.h>
 
+#include <endian.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #define VALUE_BYTES (DIM * sizeof(float))
 #define ROWS        5e6
 #define GET_IDS     4096u
-#define WRITE_ROWS  4096u
+#define FILE_ROWS   250000u
 #define CACHE_BYTES ((size_t)4 << 30)
 
 struct peer {
@@ -41,28 +42,71 @@ static void row_of(uint64_t position, float row[DIM])
         row[j] = (float)(position % 1024 + j);
 }
 
-static void fill(struct peer *peer, uint64_t rows)
+/* Rows in the order of their keys, which are compared as bytes. */
+struct place {
+    uint64_t key, position;
+};
+
+static int compare(const void *a, const void *b)
 {
-    rocksdb_writeoptions_t *options = rocksdb_writeoptions_create();
-    rocksdb_writebatch_t *batch = rocksdb_writebatch_create();
+    const struct place *x = a, *y = b;
+
+    return (x->key > y->key) - (x->key < y->key);
+}
+
+static struct place *sorted(uint64_t rows)
+{
+    struct place *place = rt_xmalloc(rows * sizeof(*place));
+
+    for (uint64_t at = 0; at < rows; at++)
+        place[at] = (struct place){htobe64(ids_of(at)), at};
+    qsort(place, rows, sizeof(*place), compare);
+    for (uint64_t at = 0; at < rows; at++)
+        place[at].key = ids_of(place[at].position);
+    return place;
+}
+
+/* One file of n rows, which becomes the database's own. */
+static void fill_file(struct peer *peer, const rocksdb_options_t *options, const char *path,
+                      const struct place *place, uint64_t n)
+{
+    rocksdb_envoptions_t *env = rocksdb_envoptions_create();
+    rocksdb_sstfilewriter_t *file = rocksdb_sstfilewriter_create(env, options);
+    rocksdb_ingestexternalfileoptions_t *ingest = rocksdb_ingestexternalfileoptions_create();
     char *error = NULL;
 
-    rocksdb_writeoptions_disable_WAL(options, 1);
-    for (uint64_t at = 0; at < rows; at++) {
-        uint64_t id = ids_of(at);
+    rocksdb_sstfilewriter_open(file, path, &error);
+    must(error);
+    for (uint64_t i = 0; i < n; i++) {
         float row[DIM];
 
-        row_of(at, row);
-        rocksdb_writebatch_put(batch, (char *)&id, sizeof(id), (char *)row, sizeof(row));
-        if (at % WRITE_ROWS != WRITE_ROWS - 1 && at + 1 < rows)
-            continue;
-        rocksdb_write(peer->db, options, batch, &error);
+        row_of(place[i].position, row);
+        rocksdb_sstfilewriter_put(file, (const char *)&place[i].key, sizeof(place[i].key),
+                                  (const char *)row, sizeof(row), &error);
         must(error);
-        rocksdb_writebatch_clear(batch);
     }
-    rocksdb_writebatch_destroy(batch);
-    rocksdb_writeoptions_destroy(options);
-    rocksdb_compact_range(peer->db, NULL, 0, NULL, 0);
+    rocksdb_sstfilewriter_finish(file, &error);
+    must(error);
+    rocksdb_ingestexternalfileoptions_set_move_files(ingest, 1);
+    rocksdb_ingest_external_file(peer->db, &path, 1, ingest, &error);
+    must(error);
+    rocksdb_ingestexternalfileoptions_destroy(ingest);
+    rocksdb_sstfilewriter_destroy(file);
+    rocksdb_envoptions_destroy(env);
+}
+
+/* As a compaction leaves them: one sorted run, in files of some 64 MiB. */
+static void fill(struct peer *peer, const rocksdb_options_t *options, const char *folder,
+                 uint64_t rows)
+{
+    struct place *place = sorted(rows);
+    char path[4096];
+
+    for (uint64_t at = 0; at < rows; at += FILE_ROWS) {
+        snprintf(path, sizeof(path), "%s/rocksdb.%llu", folder, (unsigned long long)at);
+        fill_file(peer, options, path, place + at, rows - at < FILE_ROWS ? rows - at : FILE_ROWS);
+    }
+    rt_free(place);
 }
 
 /* Read all of it once, through the block cache. */
@@ -139,7 +183,7 @@ int main(int argc, char **argv)
     struct peer *peer = rt_xcalloc(1, sizeof(*peer));
     struct ids ids;
     struct rounds rounds = {
-        .ids = &ids, .as_ids = 1, .run = get, .verify = verify, .ctx = peer, .requests = 8};
+        .ids = &ids, .as_ids = 1, .run = get, .verify = verify, .ctx = peer, .requests = 4};
     const char *name = "default";
     char path[4096], *error = NULL;
 
@@ -152,7 +196,7 @@ int main(int argc, char **argv)
                                             &peer->family, &error);
     must(error);
     peer->read = rocksdb_readoptions_create();
-    fill(peer, rows);
+    fill(peer, options, argv[2], rows);
     warm(peer);
     ids_init(&ids, IDS_UNIFORM, rows, 1);
     entry_put(&(struct entry){.name = "peer_rocksdb_multiget_dim64",
