@@ -3,8 +3,9 @@
  *   client (core 1) --LookupRows, 16,384 ids--> saffron-embedding-server (core 0), one worker, dim 64
  *
  * The client is an rpc on a loop, as a middleware has it, and keeps DEPTH requests under way. What the server's
- * core could do at best: look the rows up in process, and send their bytes over a plain socket of the same kind; both
- * are measured here, in CPU time. NATS is not needed: the client knows the port. */
+ * core could do at best: look the rows up in process, and send their bytes over a plain socket of the same kind (from
+ * as many buffers); both are measured here, in CPU time. Each round has all three, one after the other: what
+ * else the machine does disturbs them alike. NATS is not needed: the client knows the port. */
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
@@ -72,6 +73,11 @@ struct wire {
     uint64_t position[DEPTH][REQUEST_IDS]; /* of the requests under way, in turn */
     size_t asked, came;
     struct ebs_table *empty; /* tells initial values */
+    struct subject subject;
+    struct ebs_table *table; /* the same rows, in this process */
+    int plain;               /* a socket like the server's; `drain` reads at its other end */
+    pid_t drain;
+    uint8_t *bytes; /* [DEPTH][REPLY_BYTES] */
 };
 
 static void must(int err)
@@ -288,63 +294,7 @@ static void connect_client(struct wire *wire)
     must(rt_loop_run(wire->loop));
 }
 
-/* ---- through the wire ---- */
-
-enum { WALL, SERVER_CPU, CLIENT_CPU, WIRE_FIGURES }; /* rows per second of each */
-
-static void run_wire(const void *arg, double *out)
-{
-    struct wire *wire = rt_xcalloc(1, sizeof(*wire));
-    size_t requests = 2 * bench_requests();
-    double rate[WIRE_FIGURES][ROUNDS];
-
-    rt_log_set_level(RT_LOG_ERROR);
-    wire->rows = *(const uint64_t *)arg;
-    make_job(wire);
-    start_server(wire);
-    bench_pin(CLIENT_CORE);
-    must(ebs_table_create(&(struct ebs_table_conf){.job = &wire->job->table[0],
-                                                   .seed = wire->job->global.seed,
-                                                   .shards = RT_SHARDS},
-                          &wire->empty));
-    connect_client(wire);
-    wire->filling = true;
-    run(wire, wire->rows / REQUEST_IDS);
-    wire->filling = false;
-    ids_init(&wire->ids, IDS_UNIFORM, wire->filled, 1);
-    run(wire, requests); /* warms up */
-    for (int round = 0; round < ROUNDS; round++) {
-        double server = bench_process_cpu(wire->server), ids = (double)requests * REQUEST_IDS;
-        uint64_t wall_ns = bench_wall_ns(), cpu_ns = bench_cpu_ns();
-
-        run(wire, requests);
-        rate[WALL][round] = 1e9 * ids / (double)(bench_wall_ns() - wall_ns);
-        rate[CLIENT_CPU][round] = 1e9 * ids / (double)(bench_cpu_ns() - cpu_ns);
-        rate[SERVER_CPU][round] = ids / (bench_process_cpu(wire->server) - server);
-    }
-    for (int figure = 0; figure < WIRE_FIGURES; figure++)
-        out[figure] = median(rate[figure], ROUNDS);
-    rt_rpc_destroy(wire->rpc);
-    rt_loop_destroy(wire->loop);
-    ebs_table_destroy(wire->empty);
-    kill(wire->server, SIGTERM);
-    waitpid(wire->server, NULL, 0);
-    drop_job(wire);
-    rt_free(wire);
-}
-
 /* ---- what the server's core could do ---- */
-
-static void run_lookup(const void *arg, double *out)
-{
-    struct subject subject = subject_make(DIM, RT_OPT_SGD, *(const uint64_t *)arg);
-    struct ebs_table *table = subject_create(&subject);
-
-    bench_pin(SERVER_CORE);
-    subject_fill(table, 0, subject.rows, FILL_IDS);
-    out[0] = subject_lookup(&subject, table, IDS_UNIFORM, 1, NULL);
-    ebs_table_destroy(table);
-}
 
 /* Takes all that comes, into one buffer. */
 static void drain(int fd)
@@ -357,76 +307,150 @@ static void drain(int fd)
     _exit(0);
 }
 
-static double send_rounds(int fd)
-{
-    uint8_t *buffer = bench_array(DEPTH * REPLY_BYTES);
-    size_t requests = 2 * bench_requests();
-    double rate[ROUNDS + 1];
-
-    for (int round = 0; round <= ROUNDS; round++) {
-        uint64_t begin = bench_cpu_ns();
-
-        for (size_t r = 0; r < requests; r++)
-            for (size_t at = 0; at < REPLY_BYTES;) {
-                ssize_t n = send(fd, buffer + r % DEPTH * REPLY_BYTES + at, REPLY_BYTES - at, 0);
-
-                if (n <= 0)
-                    die("wire: send: %s", strerror(errno));
-                at += (size_t)n;
-            }
-        rate[round] = 1e9 * (double)requests * REQUEST_IDS / (double)(bench_cpu_ns() - begin);
-    }
-    bench_array_free(buffer, DEPTH * REPLY_BYTES);
-    return median(rate + 1, ROUNDS);
-}
-
-static void run_send(const void *unused, double *out)
+static void start_drain(struct wire *wire)
 {
     int fd[2];
-    pid_t pid;
 
-    (void)unused;
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, fd) != 0)
         die("wire: no socket: %s", strerror(errno));
-    pid = fork();
-    if (pid == 0) {
+    wire->drain = fork();
+    if (wire->drain == 0) {
         close(fd[0]);
         drain(fd[1]);
     }
     close(fd[1]);
+    wire->plain = fd[0];
+    wire->bytes = bench_array(DEPTH * REPLY_BYTES);
+}
+
+/* Rows per second of a plain send. */
+static double send_requests(struct wire *wire, size_t requests)
+{
+    uint64_t begin = bench_cpu_ns();
+
+    for (size_t r = 0; r < requests; r++)
+        for (size_t at = 0; at < REPLY_BYTES;) {
+            ssize_t n =
+                send(wire->plain, wire->bytes + r % DEPTH * REPLY_BYTES + at, REPLY_BYTES - at, 0);
+
+            if (n <= 0)
+                die("wire: send: %s", strerror(errno));
+            at += (size_t)n;
+        }
+    return 1e9 * (double)requests * REQUEST_IDS / (double)(bench_cpu_ns() - begin);
+}
+
+/* ---- all in turns ---- */
+
+enum {
+    LOOKUP,
+    PLAIN_SEND,
+    LIMIT,
+    WALL,
+    SERVER_CPU,
+    CLIENT_CPU,
+    WIRE_FIGURES
+}; /* rows per second */
+
+static void start(struct wire *wire)
+{
+    rt_log_set_level(RT_LOG_ERROR);
+    make_job(wire);
+    start_server(wire);
+    start_drain(wire);
+    wire->subject = subject_make(DIM, RT_OPT_SGD, wire->rows);
+    wire->table = subject_create(&wire->subject);
+    subject_fill(wire->table, 0, wire->rows, FILL_IDS);
+    bench_pin(CLIENT_CORE);
+    must(ebs_table_create(&(struct ebs_table_conf){.job = &wire->job->table[0],
+                                                   .seed = wire->job->global.seed,
+                                                   .shards = RT_SHARDS},
+                          &wire->empty));
+    connect_client(wire);
+    wire->filling = true;
+    run(wire, wire->rows / REQUEST_IDS);
+    wire->filling = false;
+    ids_init(&wire->ids, IDS_UNIFORM, wire->filled, 1);
+}
+
+static void stop(struct wire *wire)
+{
+    rt_rpc_destroy(wire->rpc);
+    rt_loop_destroy(wire->loop);
+    ebs_table_destroy(wire->empty);
+    ebs_table_destroy(wire->table);
+    close(wire->plain);
+    waitpid(wire->drain, NULL, 0);
+    bench_array_free(wire->bytes, DEPTH * REPLY_BYTES);
+    kill(wire->server, SIGTERM);
+    waitpid(wire->server, NULL, 0);
+    drop_job(wire);
+    rt_free(wire);
+}
+
+static void one_round(struct wire *wire, double rate[WIRE_FIGURES])
+{
+    size_t requests = 2 * bench_requests();
+    double ids = (double)requests * REQUEST_IDS, server;
+    uint64_t wall_ns, cpu_ns;
+
     bench_pin(SERVER_CORE);
-    out[0] = send_rounds(fd[0]);
-    close(fd[0]);
-    waitpid(pid, NULL, 0);
+    rate[LOOKUP] = subject_lookup(&wire->subject, wire->table, IDS_UNIFORM, 1, NULL);
+    rate[PLAIN_SEND] = send_requests(wire, requests);
+    rate[LIMIT] = 1 / (1 / rate[LOOKUP] + 1 / rate[PLAIN_SEND]);
+    bench_pin(CLIENT_CORE);
+    run(wire, requests / 4); /* warms up */
+    server = bench_process_cpu(wire->server);
+    wall_ns = bench_wall_ns();
+    cpu_ns = bench_cpu_ns();
+    run(wire, requests);
+    rate[WALL] = 1e9 * ids / (double)(bench_wall_ns() - wall_ns);
+    rate[CLIENT_CPU] = 1e9 * ids / (double)(bench_cpu_ns() - cpu_ns);
+    rate[SERVER_CPU] = ids / (bench_process_cpu(wire->server) - server);
+}
+
+static void run_wire(const void *arg, double *out)
+{
+    struct wire *wire = rt_xcalloc(1, sizeof(*wire));
+    double rate[ROUNDS][WIRE_FIGURES], of[ROUNDS];
+
+    wire->rows = *(const uint64_t *)arg;
+    start(wire);
+    for (int round = 0; round < ROUNDS; round++)
+        one_round(wire, rate[round]);
+    for (int figure = 0; figure < WIRE_FIGURES; figure++) {
+        for (int round = 0; round < ROUNDS; round++)
+            of[round] = rate[round][figure];
+        out[figure] = median(of, ROUNDS);
+    }
+    stop(wire);
 }
 
 void part_wire(const char *unused)
 {
     uint64_t rows = bench_bytes() / 3 / (DIM * sizeof(float)) / REQUEST_IDS * REQUEST_IDS;
-    double lookup, sending, rate[WIRE_FIGURES], limit;
+    double rate[WIRE_FIGURES];
     const char *of = "in-process lookup, then a plain send";
 
     (void)unused;
-    bench_child(run_lookup, &rows, &lookup, 1);
-    bench_child(run_send, NULL, &sending, 1);
     bench_child(run_wire, &rows, rate, WIRE_FIGURES);
-    limit = 1e-6 / (1 / lookup + 1 / sending);
+    for (int figure = 0; figure < WIRE_FIGURES; figure++)
+        rate[figure] *= 1e-6;
     entry_put(&(struct entry){
-        .name = "wire_in_process_lookup_dim64", .value = 1e-6 * lookup, .unit = "M rows/s"});
+        .name = "wire_in_process_lookup_dim64", .value = rate[LOOKUP], .unit = "M rows/s"});
     entry_put(
-        &(struct entry){.name = "wire_plain_send", .value = 1e-6 * sending, .unit = "M rows/s"});
+        &(struct entry){.name = "wire_plain_send", .value = rate[PLAIN_SEND], .unit = "M rows/s"});
     entry_put(&(struct entry){.name = "wire_lookup_dim64",
-                              .value = 1e-6 * rate[WALL],
+                              .value = rate[WALL],
                               .unit = "M rows/s",
-                              .limit = limit,
+                              .limit = rate[LIMIT],
                               .limit_name = of,
                               .demanded = 0.85});
     entry_put(&(struct entry){.name = "wire_lookup_dim64_server_cpu",
-                              .value = 1e-6 * rate[SERVER_CPU],
+                              .value = rate[SERVER_CPU],
                               .unit = "M rows/s",
-                              .limit = limit,
+                              .limit = rate[LIMIT],
                               .limit_name = of});
-    entry_put(&(struct entry){.name = "wire_lookup_dim64_client_cpu",
-                              .value = 1e-6 * rate[CLIENT_CPU],
-                              .unit = "M rows/s"});
+    entry_put(&(struct entry){
+        .name = "wire_lookup_dim64_client_cpu", .value = rate[CLIENT_CPU], .unit = "M rows/s"});
 }
