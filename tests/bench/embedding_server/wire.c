@@ -294,6 +294,12 @@ static void connect_client(struct wire *wire)
     must(rt_loop_run(wire->loop));
 }
 
+static void disconnect_client(struct wire *wire)
+{
+    rt_rpc_destroy(wire->rpc);
+    rt_loop_destroy(wire->loop);
+}
+
 /* ---- what the server's core could do ---- */
 
 /* Takes all that comes, into one buffer. */
@@ -369,14 +375,13 @@ static void start(struct wire *wire)
     connect_client(wire);
     wire->filling = true;
     run(wire, wire->rows / REQUEST_IDS);
+    disconnect_client(wire);
     wire->filling = false;
     ids_init(&wire->ids, IDS_UNIFORM, wire->filled, 1);
 }
 
 static void stop(struct wire *wire)
 {
-    rt_rpc_destroy(wire->rpc);
-    rt_loop_destroy(wire->loop);
     ebs_table_destroy(wire->empty);
     ebs_table_destroy(wire->table);
     close(wire->plain);
@@ -388,6 +393,7 @@ static void stop(struct wire *wire)
     rt_free(wire);
 }
 
+/* The client connects anew each time: the server would take its silence in between for its end. */
 static void one_round(struct wire *wire, double rate[WIRE_FIGURES])
 {
     size_t requests = 2 * bench_requests();
@@ -399,6 +405,7 @@ static void one_round(struct wire *wire, double rate[WIRE_FIGURES])
     rate[PLAIN_SEND] = send_requests(wire, requests);
     rate[LIMIT] = 1 / (1 / rate[LOOKUP] + 1 / rate[PLAIN_SEND]);
     bench_pin(CLIENT_CORE);
+    connect_client(wire);
     run(wire, requests / 4); /* warms up */
     server = bench_process_cpu(wire->server);
     wall_ns = bench_wall_ns();
@@ -407,6 +414,7 @@ static void one_round(struct wire *wire, double rate[WIRE_FIGURES])
     rate[WALL] = 1e9 * ids / (double)(bench_wall_ns() - wall_ns);
     rate[CLIENT_CPU] = 1e9 * ids / (double)(bench_cpu_ns() - cpu_ns);
     rate[SERVER_CPU] = ids / (bench_process_cpu(wire->server) - server);
+    disconnect_client(wire);
 }
 
 static void run_wire(const void *arg, double *out)
