@@ -19,10 +19,9 @@
 
 /* Where the weights of many rows are. */
 struct ebs_weights {
-    const uint8_t *const *row; /* [n] starts of rows, 4-byte aligned; NULL: left out */
+    const uint8_t *const *row; /* [n] where their weights are, 4-byte aligned; NULL: left out */
     size_t n, dim;
-    uint32_t offset; /* of the weights in a row; a multiple of 4 */
-    uint32_t dtype;  /* enum wire_dtype */
+    uint32_t dtype; /* enum wire_dtype */
 };
 
 /* out[n][dim]: the rows' weights; of a row that is left out nothing is written. One call for many rows. */

@@ -20,7 +20,7 @@ static inline void f32_copy(const float *restrict in, float *restrict out, size_
         (void)n_dim;                                                                               \
         for (size_t i = 0; i < weights->n; i++, out += (dim))                                      \
             if (weights->row[i])                                                                   \
-                one((const type *)(weights->row[i] + weights->offset), out, (dim));                \
+                one((const type *)(weights->row[i]), out, (dim));                                  \
     }
 #define WIDEN_DIMS(dtype, type, one)                                                               \
     WIDEN_ROWS(dtype##_rows_8, type, one, 8)                                                       \

@@ -4,40 +4,9 @@
  * conversion is integer arithmetic on the bits, or float32 operations that are exact, so the bits are the
  * same everywhere. (As loops over single elements, gcc 12 leaves half of these unvectorized.) */
 #include "embedding_server/element.h"
+#include "embedding_server/vec.inc.h"
 
-#include <string.h>
-#include <immintrin.h>
-
-/* Into each loop over rows, where the dim is known. */
-#define KERNEL static inline __attribute__((always_inline))
-
-/* Floats that a register has; and elements that all of them work on without a rest. */
-#if defined(__AVX512F__)
-#define WIDTH 16
-#elif defined(__AVX2__)
-#define WIDTH 8
-#else
-#define WIDTH 4
-#endif
-#define LANES 16
-
-/* Anywhere in memory: rows are 4-byte aligned. */
-typedef float vec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-typedef uint32_t uvec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef uint16_t half_vec __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
-
-/* A comparison is all ones or 0 in each lane. Magnitudes are compared as signed, for not all instruction
- * sets compare unsigned integers. */
-KERNEL ivec pick(ivec mask, ivec yes, ivec no)
-{
-    return (yes & mask) | (no & ~mask);
-}
-
-KERNEL ivec magnitude_of(ivec bits)
-{
-    return bits & 0x7fffffff;
-}
 
 /* Between 16 and 32 bits: gcc 12 makes AVX-512's one instruction four. */
 KERNEL ivec from_half(half_vec half)
@@ -55,17 +24,6 @@ KERNEL half_vec to_half(ivec wide)
     return (half_vec)_mm512_cvtepi32_epi16((__m512i)wide);
 #else
     return __builtin_convertvector((uvec)wide, half_vec);
-#endif
-}
-
-KERNEL int any_negative(ivec lanes)
-{
-#if defined(__AVX512F__)
-    return _mm512_movepi32_mask((__m512i)lanes) != 0;
-#elif defined(__AVX2__)
-    return _mm256_movemask_ps((__m256)lanes) != 0;
-#else
-    return _mm_movemask_ps((__m128)lanes) != 0;
 #endif
 }
 

@@ -8,12 +8,12 @@
 
 #include <math.h>
 
-/* 16-bit rows are worked on in whole registers: half an AVX-512 register of 8 is slower than an AVX2 one. */
-static const struct ebs_optimizer_loops *select_loops(uint32_t dim, uint32_t dtype)
+/* Rows are worked on in whole registers: half an AVX-512 register of 8 is slower than an AVX2 one. */
+static const struct ebs_optimizer_loops *select_loops(uint32_t dim)
 {
     switch (rt_cpu_isa()) {
     case RT_ISA_AVX512:
-        return dim > 8 || dtype == WIRE_F32 ? &ebs_optimizer_avx512 : &ebs_optimizer_avx2;
+        return dim > 8 ? &ebs_optimizer_avx512 : &ebs_optimizer_avx2;
     case RT_ISA_AVX2:
         return &ebs_optimizer_avx2;
     case RT_ISA_PLAIN:
@@ -104,26 +104,22 @@ int ebs_optimizer_prepare(struct ebs_optimizer *out, const struct rt_table_conf 
                           uint64_t seed)
 {
     const struct rt_sparse_optimizer_conf *conf = &table->optimizer;
-    struct rt_row_layout layout;
     float bound;
     int err = check(table);
 
     if (err)
         return err;
-    layout = rt_row_layout(table);
     bound = bound_of(table->dtype, (float)conf->weight_bound);
     if (conf->weight_bound > 0.0 && bound == 0.0f)
         return RT_FAIL(RT_EUSAGE,
                        "table %s: weight_bound: expected what its dtype can hold, got %g",
                        table->name, conf->weight_bound);
     *out = (struct ebs_optimizer){
-        .loops = select_loops(table->dim, table->dtype),
+        .loops = select_loops(table->dim),
         .kind = conf->kind,
         .dtype = table->dtype,
         .dim = table->dim,
-        .weight = layout.weight,
-        .state = layout.state,
-        .state_count = layout.state_count,
+        .state_count = rt_state_count(conf, table->dim),
         .initial_state = is_adagrad(conf) ? (float)conf->initial_accumulator : 0.0f,
         .beta1 = conf->beta1,
         .beta2 = conf->beta2,
@@ -166,10 +162,16 @@ struct ebs_step ebs_optimizer_step(const struct ebs_optimizer *optimizer, float 
     return out;
 }
 
+size_t ebs_gradients_usable(const struct ebs_optimizer *optimizer, const float *grad, size_t n,
+                            bool *usable)
+{
+    return optimizer->loops->usable(grad, n, optimizer->dim, usable);
+}
+
 void ebs_optimizer_run(const struct ebs_optimizer *optimizer, const struct ebs_step *step,
                        const struct ebs_rows *rows)
 {
     if (optimizer->kind == RT_OPT_FTRL && step->per_lr == 0.0f)
         return;
-    optimizer->loops->rows[optimizer->kind][optimizer->dtype](optimizer, step, rows);
+    optimizer->loops->rows[optimizer->kind][optimizer->dtype](step, rows, optimizer->dim);
 }

@@ -62,9 +62,10 @@ struct ebs_step {
 /* Rows and their gradients: row i changes by grad[i][dim] and nothing else. A row that comes twice changes
  * twice, in order. */
 struct ebs_rows {
-    uint8_t *const *row; /* [n] starts of rows as runtime/job/layout.h has them; NULL: left out */
+    uint8_t *const *row; /* [n] where their weights are, 4-byte aligned; NULL: left out */
+    float *const *state; /* [n] wherever a row's state stands; not read of those left out */
     const uint64_t *id;  /* [n] */
-    const float *grad; /* [n][dim] usable (ebs_gradient_usable), also those left out may be read */
+    const float *grad; /* [n][dim] usable (ebs_gradients_usable), also those left out may be read */
     size_t n;
 };
 
@@ -73,7 +74,6 @@ struct ebs_optimizer_loops;
 struct ebs_optimizer {
     const struct ebs_optimizer_loops *loops;
     uint32_t kind, dtype, dim; /* enum rt_optimizer_kind, enum wire_dtype */
-    uint32_t weight, state;    /* offsets in a row */
     uint32_t state_count;      /* floats */
     float initial_state;       /* of all of them */
     double beta1, beta2;
@@ -82,11 +82,11 @@ struct ebs_optimizer {
 
 /* The loops of one instruction set, by enum rt_optimizer_kind and enum wire_dtype. */
 #define EBS_OPTIMIZER_KINDS (RT_OPT_FTRL + 1)
-typedef void (*ebs_optimizer_rows_fn)(const struct ebs_optimizer *optimizer,
-                                      const struct ebs_step *step, const struct ebs_rows *rows);
+typedef void (*ebs_optimizer_rows_fn)(const struct ebs_step *step, const struct ebs_rows *rows,
+                                      size_t dim);
 struct ebs_optimizer_loops {
     ebs_optimizer_rows_fn rows[EBS_OPTIMIZER_KINDS][3];
-    bool (*usable)(const float *g, size_t dim); /* all finite and within EBS_GRADIENT_MAX */
+    size_t (*usable)(const float *grad, size_t n, size_t dim, bool *out);
 };
 extern const struct ebs_optimizer_loops ebs_optimizer_plain;
 extern const struct ebs_optimizer_loops ebs_optimizer_avx2;
@@ -109,10 +109,9 @@ struct ebs_step ebs_optimizer_step(const struct ebs_optimizer *optimizer, float 
 void ebs_optimizer_run(const struct ebs_optimizer *optimizer, const struct ebs_step *step,
                        const struct ebs_rows *rows);
 
-/* @g: [dim] */
-static inline bool ebs_gradient_usable(const struct ebs_optimizer *optimizer, const float *g)
-{
-    return optimizer->loops->usable(g, optimizer->dim);
-}
+/* ebs_gradients_usable() - which gradients may be applied: all values finite and within EBS_GRADIENT_MAX.
+ * @grad: [n][dim]     @usable: [n]     Return: how many are. */
+size_t ebs_gradients_usable(const struct ebs_optimizer *optimizer, const float *grad, size_t n,
+                            bool *usable);
 
 #endif

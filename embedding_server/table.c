@@ -180,15 +180,12 @@ static size_t widen_rows(const struct ebs_table *table, const struct ebs_stretch
     for (size_t i = 0; i < s->n; i++) {
         uint32_t row = ebs_settle(table, s, i);
 
-        at[i] = row == EBS_ROW_NONE ? NULL : ebs_slab_at(&table->slab, row);
+        at[i] = row == EBS_ROW_NONE ? NULL : ebs_slab_at(&table->slab, row) + table->layout.weight;
         hits += at[i] != NULL;
     }
-    ebs_element_widen(&(struct ebs_weights){.row = at,
-                                            .n = s->n,
-                                            .dim = table->dim,
-                                            .offset = table->layout.weight,
-                                            .dtype = table->job.dtype},
-                      out);
+    ebs_element_widen(
+        &(struct ebs_weights){.row = at, .n = s->n, .dim = table->dim, .dtype = table->job.dtype},
+        out);
     for (size_t i = 0; i < s->n && hits < s->n; i++)
         if (!at[i])
             initial(table, s->id[i], out + i * table->dim);

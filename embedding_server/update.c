@@ -36,12 +36,13 @@ _Static_assert(MISSING >= EBS_ROWS_MAX, "no row has this number");
 static size_t find_stretch(struct ebs_table *table, const struct ebs_stretch *s, const float *grad,
                            uint32_t *found, uint64_t *nonfinite)
 {
-    size_t dim = table->dim, missing = 0;
+    bool usable[EBS_STRETCH];
+    size_t missing = 0;
 
+    *nonfinite += s->n - ebs_gradients_usable(&table->optimizer, grad, s->n, usable);
     for (size_t i = 0; i < s->n; i++) {
-        if (!ebs_gradient_usable(&table->optimizer, grad + i * dim)) {
+        if (!usable[i]) {
             found[i] = EBS_ROW_NONE;
-            ++*nonfinite;
             continue;
         }
         found[i] = ebs_settle(table, s, i);
@@ -245,20 +246,26 @@ static void make_stretch(struct making *m)
 static void run_stretch(struct ebs_table *table, const struct ebs_step *step,
                         const struct ebs_stretch *s, const float *grad, const uint32_t *found)
 {
-    uint8_t *row[EBS_STRETCH];
+    uint8_t *weight[EBS_STRETCH];
+    float *state[EBS_STRETCH];
 
     for (size_t i = 0; i < s->n; i++) {
-        row[i] = NULL;
+        uint8_t *row;
+
+        weight[i] = NULL;
         if (found[i] == EBS_ROW_NONE)
             continue;
-        row[i] = ebs_slab_at(&table->slab, found[i]);
+        row = ebs_slab_at(&table->slab, found[i]);
+        weight[i] = row + table->layout.weight;
+        state[i] = (float *)(row + table->layout.state);
         if (table->marking)
             __builtin_prefetch(ebs_slab_bits(&table->slab, found[i]), 1);
     }
-    ebs_optimizer_run(&table->optimizer, step,
-                      &(struct ebs_rows){.row = row, .id = s->id, .grad = grad, .n = s->n});
+    ebs_optimizer_run(
+        &table->optimizer, step,
+        &(struct ebs_rows){.row = weight, .state = state, .id = s->id, .grad = grad, .n = s->n});
     for (size_t i = 0; i < s->n && table->marking; i++)
-        if (row[i])
+        if (weight[i])
             ebs_slab_mark(&table->slab, found[i]);
 }
 

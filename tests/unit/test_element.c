@@ -274,8 +274,8 @@ static void compare_row(const struct ebs_element_loops *loops, uint32_t dtype, s
 {
     static uint8_t got[4 * DIM_MAX + 8] __attribute__((aligned(8))), want[4 * DIM_MAX + 8];
     static float in[DIM_MAX], wide[DIM_MAX + 1], wide_want[DIM_MAX + 1];
-    const uint8_t *row = want + 4;
-    struct ebs_weights weights = {.row = &row, .n = 1, .dim = dim, .offset = 4, .dtype = dtype};
+    const uint8_t *row = want + 8;
+    struct ebs_weights weights = {.row = &row, .n = 1, .dim = dim, .dtype = dtype};
 
     for (size_t j = 0; j < dim; j++)
         in[j] = random_float(rt_draw(key, j));
@@ -343,13 +343,12 @@ static void rows_left_out_stay(void **test)
                 for (size_t j = 0; j < dim; j++)
                     value[j] = (float)(i + 1);
                 ebs_element_round(dtype, value, memory[i] + 12, dim);
-                row[i] = i % 3 == 1 ? NULL : memory[N - 1 - i];
+                row[i] = i % 3 == 1 ? NULL : memory[N - 1 - i] + 12;
             }
             for (size_t j = 0; j < N * dim; j++)
                 out[j] = -1.0f;
-            ebs_element_widen(
-                &(struct ebs_weights){.row = row, .n = N, .dim = dim, .offset = 12, .dtype = dtype},
-                out);
+            ebs_element_widen(&(struct ebs_weights){.row = row, .n = N, .dim = dim, .dtype = dtype},
+                              out);
             for (size_t j = 0; j < N * dim; j++) {
                 size_t at = j / dim;
                 float want = row[at] ? (float)(N - at) : -1.0f;

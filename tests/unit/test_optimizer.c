@@ -1,4 +1,7 @@
-/* tests/unit/test_optimizer.c -- formulas against PyTorch, and equal bits on every instruction set. */
+/* tests/unit/test_optimizer.c -- formulas against PyTorch, and equal bits on every instruction set.
+ *
+ * What many rows in one call become is compared with the plain loops called for one row after the other: whatever is done
+ * for many rows at a time must not show, also where a row comes twice or is left out. */
 #include "embedding_server/optimizer.h"
 #include "embedding_server/element.h"
 #include "runtime/base/assert.h"
@@ -15,12 +18,21 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define DIM_MAX       WIRE_DIM_MAX
-#define ROW_BYTES_MAX (16 + 3 * DIM_MAX * sizeof(float))
+#define DIM_MAX WIRE_DIM_MAX
 
+/* Both start behind 4 bytes, for all that is said of them is that they are 4-byte aligned. */
 struct row {
-    uint8_t byte[ROW_BYTES_MAX] __attribute__((aligned(8)));
+    uint8_t pad[4] __attribute__((aligned(64)));
+    uint8_t weight[DIM_MAX * sizeof(float)] __attribute__((aligned(4)));
+    float state[2 * DIM_MAX];
 };
+
+/* Sanitized, all roots would take too long. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define EVERY_ROOT 0
+#else
+#define EVERY_ROOT 1
+#endif
 
 static struct ebs_optimizer prepare(const struct rt_table_conf *conf)
 {
@@ -34,30 +46,29 @@ static struct ebs_optimizer prepare(const struct rt_table_conf *conf)
 static void fill(const struct ebs_optimizer *optimizer, const float *weight, struct row *row)
 {
     memset(row, 0, sizeof(*row));
-    ebs_element_round(optimizer->dtype, weight, row->byte + optimizer->weight, optimizer->dim);
-    ebs_optimizer_state_fill(optimizer, (float *)(row->byte + optimizer->state));
+    ebs_element_round(optimizer->dtype, weight, row->weight, optimizer->dim);
+    ebs_optimizer_state_fill(optimizer, row->state);
 }
 
 static void weights(const struct ebs_optimizer *optimizer, const struct row *row, float *out)
 {
-    const uint8_t *at = row->byte;
+    const uint8_t *at = row->weight;
 
-    ebs_element_widen(&(struct ebs_weights){.row = &at,
-                                            .n = 1,
-                                            .dim = optimizer->dim,
-                                            .offset = optimizer->weight,
-                                            .dtype = optimizer->dtype},
-                      out);
+    ebs_element_widen(
+        &(struct ebs_weights){.row = &at, .n = 1, .dim = optimizer->dim, .dtype = optimizer->dtype},
+        out);
 }
 
 static void step_row(const struct ebs_optimizer *optimizer, struct row *row, uint64_t id,
                      const float *g, float lr, uint64_t t, uint64_t draw)
 {
     struct ebs_step step = ebs_optimizer_step(optimizer, lr, t, draw);
-    uint8_t *at = row->byte;
+    uint8_t *at = row->weight;
+    float *state = row->state;
 
-    ebs_optimizer_run(optimizer, &step,
-                      &(struct ebs_rows){.row = &at, .id = &id, .grad = g, .n = 1});
+    ebs_optimizer_run(
+        optimizer, &step,
+        &(struct ebs_rows){.row = &at, .state = &state, .id = &id, .grad = g, .n = 1});
 }
 
 /* Each row by itself; of the fixture's rows one never has a gradient. */
@@ -106,30 +117,76 @@ static const struct rt_sparse_optimizer_conf busy = {
     .l2 = 0.02,
 };
 
-/* Five updates of one row by the loops of `isa` and by plain ones. */
-static void compare_row(enum rt_isa isa, struct rt_table_conf *conf, uint64_t key)
+/* Rows of one call: many[i] is which of the rows it is, ROWS_MAX: none. */
+enum { ROWS_MAX = 150 };
+struct many {
+    size_t n;
+    size_t which[ROWS_MAX];
+    uint64_t key;
+};
+
+static void fill_all(const struct ebs_optimizer *optimizer, const struct many *many,
+                     struct row *row)
 {
-    static struct row got, want;
-    static float w[DIM_MAX], g[DIM_MAX];
+    static float w[DIM_MAX];
+
+    for (size_t i = 0; i < many->n; i++) {
+        random_floats(w, optimizer->dim, rt_draw(many->key, i));
+        fill(optimizer, w, &row[i]);
+    }
+}
+
+/* One call by the loops of `isa`, and one for each row by plain ones. */
+static void compare_rows(enum rt_isa isa, const struct rt_table_conf *conf, const struct many *many)
+{
+    static struct row got[ROWS_MAX], want[ROWS_MAX];
+    static float g[ROWS_MAX * DIM_MAX];
+    uint8_t *at[ROWS_MAX];
+    float *state[ROWS_MAX];
+    uint64_t id[ROWS_MAX];
     struct ebs_optimizer plain, optimizer;
 
     rt_cpu_set_isa(RT_ISA_PLAIN);
     plain = prepare(conf);
+    fill_all(&plain, many, want);
+    fill_all(&plain, many, got);
     rt_cpu_set_isa(isa);
     optimizer = prepare(conf);
-    random_floats(w, conf->dim, rt_draw(key, 0));
-    rt_cpu_set_isa(RT_ISA_PLAIN);
-    fill(&plain, w, &want);
-    rt_cpu_set_isa(isa);
-    fill(&optimizer, w, &got);
-    for (uint64_t t = 1; t <= 5; t++) {
-        random_floats(g, conf->dim, rt_draw(key, t));
-        step_row(&plain, &want, key, g, 0.05f, t, t);
-        step_row(&optimizer, &got, key, g, 0.05f, t, t);
+    for (size_t i = 0; i < many->n; i++) {
+        bool none = many->which[i] == ROWS_MAX;
+
+        at[i] = none ? NULL : got[many->which[i]].weight;
+        state[i] = none ? NULL : got[many->which[i]].state;
+        id[i] = many->key + i;
     }
-    if (memcmp(&got, &want, sizeof(got)) != 0)
-        fail_msg("%s: optimizer %u dtype %u dim %u differs from plain (key %llu)", rt_isa_name(isa),
-                 conf->optimizer.kind, conf->dtype, conf->dim, (unsigned long long)key);
+    for (uint64_t t = 1; t <= 2; t++) {
+        struct ebs_step step = ebs_optimizer_step(&optimizer, 0.05f, t, t);
+
+        random_floats(g, many->n * conf->dim, rt_draw(many->key, t + ROWS_MAX));
+        ebs_optimizer_run(
+            &optimizer, &step,
+            &(struct ebs_rows){.row = at, .state = state, .id = id, .grad = g, .n = many->n});
+        for (size_t i = 0; i < many->n; i++)
+            if (at[i])
+                step_row(&plain, &want[many->which[i]], id[i], g + i * conf->dim, 0.05f, t, t);
+    }
+    for (size_t i = 0; i < many->n; i++)
+        if (memcmp(&got[i], &want[i], sizeof(*got)) != 0)
+            fail_msg("%s: optimizer %u dtype %u dim %u: row %zu of %zu differs (key %llu)",
+                     rt_isa_name(isa), conf->optimizer.kind, conf->dtype, conf->dim, i, many->n,
+                     (unsigned long long)many->key);
+}
+
+/* Of up to `most` rows about one in eight is left out, and half of the others come twice or more. */
+static struct many random_rows(uint64_t key, size_t most)
+{
+    struct many out = {.n = 1 + rt_below(rt_draw(key, 1000), most), .key = key};
+
+    for (size_t i = 0; i < out.n; i++)
+        out.which[i] = rt_below(rt_draw(key, 2000 + i), 8) == 0
+                           ? ROWS_MAX
+                           : rt_below(rt_draw(key, 3000 + i), out.n);
+    return out;
 }
 
 static void compare_isa(enum rt_isa isa)
@@ -140,15 +197,40 @@ static void compare_isa(enum rt_isa isa)
         for (uint32_t dtype = WIRE_F32; dtype <= WIRE_BF16; dtype++) {
             conf.optimizer.kind = kind;
             conf.dtype = dtype;
-            for (uint32_t i = 0; i < 150; i++) {
+            for (uint32_t i = 0; i < 90; i++) {
                 uint64_t key = rt_draw(kind * 3 + dtype, i);
+                struct many many = random_rows(key, i < 70 ? ROWS_MAX : 20);
 
                 conf.dim = i < 70 ? i + 1 : 1 + (uint32_t)rt_below(key, DIM_MAX);
-                conf.optimizer.weight_decay = i % 2 ? 0.001 : 0.0;
-                conf.optimizer.gradient_clip = i % 3 ? 0.0 : 100.0;
-                conf.optimizer.weight_bound = i % 5 ? 0.0 : 3.0;
-                compare_row(isa, &conf, key);
+                conf.optimizer.weight_decay = key >> 60 & 1 ? 0.001 : 0.0;
+                conf.optimizer.gradient_clip = key >> 61 & 1 ? 100.0 : 0.0;
+                conf.optimizer.weight_bound = key >> 62 & 1 ? 3.0 : 0.0;
+                compare_rows(isa, &conf, &many);
             }
+        }
+    }
+}
+
+/* Where rows are worked on in blocks: all distinct but for one that comes again `apart` later, at every position. */
+static void compare_twice(enum rt_isa isa)
+{
+    static const size_t apart[] = {1, 2, 15, 16, 63, 64, 65};
+    static const uint32_t dim[] = {8, 16, 5};
+    struct rt_table_conf conf = {.name = "t", .optimizer = busy};
+
+    conf.optimizer.kind = RT_OPT_ROWWISE_ADAGRAD;
+    for (size_t a = 0; a < ARRAY_LEN(apart); a++) {
+        for (size_t at = 0; at + apart[a] < ROWS_MAX; at++) {
+            struct many many = {.n = ROWS_MAX, .key = at};
+
+            for (size_t i = 0; i < ROWS_MAX; i++)
+                many.which[i] = i;
+            many.which[at + apart[a]] = at;
+            many.which[(at + 3) % ROWS_MAX] = ROWS_MAX;
+            conf.dim = dim[at % ARRAY_LEN(dim)];
+            conf.dtype = at % 2 ? WIRE_F32 : WIRE_BF16;
+            conf.optimizer.weight_decay = at % 5 ? 0.0 : 0.01;
+            compare_rows(isa, &conf, &many);
         }
     }
 }
@@ -158,13 +240,51 @@ static void every_isa_gives_the_bits_of_plain(void **test)
     enum rt_isa most = rt_cpu_isa();
 
     (void)test;
-    for (int isa = RT_ISA_AVX2; isa <= RT_ISA_AVX512; isa++) {
-        if (isa <= (int)most)
+    for (int isa = RT_ISA_PLAIN; isa <= RT_ISA_AVX512; isa++) {
+        if (isa <= (int)most) {
             compare_isa((enum rt_isa)isa);
-        else
+            compare_twice((enum rt_isa)isa);
+        } else {
             printf("skipped: no %s here\n", rt_isa_name((enum rt_isa)isa));
+        }
     }
     rt_cpu_set_isa(most);
+}
+
+/* Roots that an instruction set makes itself are those of IEEE 754 for each mantissa of each second power of 2. Adagrad
+ * shows them: where a gradient is too small to add to the state, but is about twice its root before the learning rate, the
+ * step tells roots that are neighbours apart. */
+static void every_root_is_rounded_right(void **test)
+{
+    enum { DIM = 1024 };
+    static struct row stored;
+    static float g[DIM], state[DIM], zero[DIM];
+    struct rt_table_conf conf = {
+        .name = "t", .dim = DIM, .optimizer = {.kind = RT_OPT_ADAGRAD, .initial_accumulator = 1.0}};
+    struct ebs_optimizer optimizer = prepare(&conf);
+    const uint32_t one = 0x3f800000u;
+
+    (void)test;
+    for (uint32_t bits = 0; bits < 1u << 24; bits += DIM * (EVERY_ROOT ? 1 : 61)) {
+        memset(stored.weight, 0, sizeof(zero));
+        for (uint32_t j = 0; j < DIM; j++) {
+            uint32_t x = one + bits + j;
+
+            memcpy(&state[j], &x, sizeof(x));
+            g[j] = 1.999f * 0x1p-20f * sqrtf(state[j]);
+        }
+        memcpy(stored.state, state, sizeof(state));
+        step_row(&optimizer, &stored, 1, g, 1.0f, 1, 1);
+        assert_memory_equal(stored.state, state, sizeof(state));
+        for (uint32_t j = 0; j < DIM; j++) {
+            float got, want = 0.0f - g[j] / sqrtf(state[j]);
+
+            memcpy(&got, stored.weight + j * sizeof(got), sizeof(got));
+            if (got != want)
+                fail_msg("root of %.9g: a step of %.9g, want %.9g", (double)state[j], (double)got,
+                         (double)want);
+        }
+    }
 }
 
 static void one_bad_value_spoils_a_gradient(void **test)
@@ -191,13 +311,17 @@ static void one_bad_value_spoils_a_gradient(void **test)
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         for (int isa = RT_ISA_PLAIN; isa <= (int)most; isa++) {
             rt_cpu_set_isa((enum rt_isa)isa);
-            for (uint32_t dim = 1; dim <= 40; dim++) {
+            for (uint32_t dim = 1; dim <= 70; dim++) {
                 struct ebs_optimizer optimizer =
                     prepare(&(struct rt_table_conf){.name = "t", .dim = dim});
-                float g[40] = {0};
+                float g[3 * 70] = {0};
+                bool usable[3];
+                size_t count;
 
-                g[(dim * 7 + i) % dim] = row[i].value;
-                if (ebs_gradient_usable(&optimizer, g) != row[i].usable)
+                g[dim + (dim * 7 + i) % dim] = row[i].value; /* of the second of three */
+                count = ebs_gradients_usable(&optimizer, g, 3, usable);
+                if (!usable[0] || usable[1] != row[i].usable || !usable[2] ||
+                    count != 2u + row[i].usable)
                     fail_msg("%s: dim %u, %s", row[i].name, dim, rt_isa_name(rt_cpu_isa()));
             }
         }
@@ -251,7 +375,8 @@ static void a_row_has_its_own_gradient(void **test)
 {
     enum { N = 5, DIM = 6 };
     static struct row stored[N];
-    uint8_t *at[N] = {stored[0].byte, NULL, stored[2].byte, stored[0].byte, NULL};
+    uint8_t *at[N] = {stored[0].weight, NULL, stored[2].weight, stored[0].weight, NULL};
+    float *state[N] = {stored[0].state, NULL, stored[2].state, stored[0].state, NULL};
     uint64_t id[N] = {10, 11, 12, 10, 14};
     float g[N][DIM], zero[DIM] = {0}, w[DIM];
 
@@ -266,8 +391,9 @@ static void a_row_has_its_own_gradient(void **test)
             for (size_t j = 0; j < DIM; j++)
                 g[i][j] = -(float)(1u << i);
         }
-        ebs_optimizer_run(&optimizer, &step,
-                          &(struct ebs_rows){.row = at, .id = id, .grad = g[0], .n = N});
+        ebs_optimizer_run(
+            &optimizer, &step,
+            &(struct ebs_rows){.row = at, .state = state, .id = id, .grad = g[0], .n = N});
         for (size_t i = 0; i < N; i++) {
             static const float want[N] = {9, 0, 4, 0, 0};
 
@@ -301,8 +427,9 @@ static void no_learning_rate_moves_nothing(void **test)
             fill(&optimizer, w, &stored);
             before = stored;
             step_row(&optimizer, &stored, 5, g, 0.0f, 1, 1);
-            assert_memory_equal(stored.byte, before.byte,
-                                kind == RT_OPT_FTRL ? sizeof(stored) : optimizer.state);
+            assert_memory_equal(stored.weight, before.weight, sizeof(stored.weight));
+            if (kind == RT_OPT_FTRL)
+                assert_memory_equal(stored.state, before.state, sizeof(stored.state));
         }
     }
 }
@@ -410,6 +537,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(formulas_are_pytorchs),
         cmocka_unit_test(every_isa_gives_the_bits_of_plain),
+        cmocka_unit_test(every_root_is_rounded_right),
         cmocka_unit_test(one_bad_value_spoils_a_gradient),
         cmocka_unit_test(wrong_numbers_are_named),
         cmocka_unit_test(a_row_has_its_own_gradient),
