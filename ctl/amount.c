@@ -28,7 +28,7 @@ bool ctl_amount_parse(const char *text, bool bytes, double *out)
     }
     if (bytes && *end == 'B')
         end++;
-    if (end == text || *end || !(value >= 0 && value <= 1e18))
+    if (end == text || *end || !(value >= 0 && value <= CTL_AMOUNT_MOST))
         return false;
     *out = value;
     return true;

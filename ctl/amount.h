@@ -4,10 +4,11 @@
 
 #include <stdbool.h>
 
-#define CTL_AMOUNT_MAX 32 /* characters that are printed, the end included */
+#define CTL_AMOUNT_MAX  32 /* characters that are printed, the end included */
+#define CTL_AMOUNT_MOST 1e18
 
 /* Digits with a fraction or an exponent, then k M G T P (thousands) or Ki Mi Gi Ti Pi (1,024s), then, if `bytes`, B or
- * nothing. false: anything else, or no number in 0..10^18. */
+ * nothing. false: anything else, or no number in 0..CTL_AMOUNT_MOST. */
 bool ctl_amount_parse(const char *text, bool bytes, double *out);
 
 /* "156 G", "23.0 TB" with unit "B", "768": three digits. Returns out. */

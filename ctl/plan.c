@@ -100,39 +100,54 @@ struct request {
 
 /* ---- the command line ---- */
 
-static double amount(struct argp_state *state, const char *flag, const char *text, bool bytes,
-                     double least)
-{
-    double value = least;
+/* What a flag takes. */
+struct kind {
+    double least, most;
+    bool bytes;
+    const char *example;
+};
+static const struct kind some = {1, CTL_AMOUNT_MOST, false, "20M or 1.5e9"};
+static const struct kind any = {0, CTL_AMOUNT_MOST, false, "7.5 or 20k"};
+static const struct kind size = {1, CTL_AMOUNT_MOST, true, "512GiB or 2TB"};
+static const struct kind share = {1e-6, 1, false, "0.3"};
 
-    if (!ctl_amount_parse(text, bytes, &value) || value < least)
-        argp_error(state, "--%s: expected a number of at least %g, as 20M or 1.5e9, got '%s'", flag,
-                   least, text);
+static double amount(struct argp_state *state, const char *flag, const char *text,
+                     const struct kind *kind)
+{
+    double value = kind->least;
+
+    if (!ctl_amount_parse(text, kind->bytes, &value) || value < kind->least || value > kind->most)
+        argp_error(state, "--%s: expected a number in %g..%g, as %s, got '%s'", flag, kind->least,
+                   kind->most, kind->example, text);
     return value;
 }
 
-static void assign(struct argp_state *state, struct assignments *to, const char *text, double least)
+static void assign(struct argp_state *state, struct assignments *to, const char *text,
+                   const struct kind *kind)
 {
     const char *equals = strrchr(text, '=');
 
     if (to->n == ASSIGNMENTS_MAX)
         argp_error(state, "--%s: at most %d of them", to->flag, ASSIGNMENTS_MAX);
     to->at = rt_xrealloc(to->at, (to->n + 1) * sizeof(*to->at));
-    to->at[to->n++] = (struct assignment){
-        .name = equals ? text : NULL,
-        .name_size = equals ? (size_t)(equals - text) : 0,
-        .value = amount(state, to->flag, equals ? equals + 1 : text, false, least)};
+    to->at[to->n++] =
+        (struct assignment){.name = equals ? text : NULL,
+                            .name_size = equals ? (size_t)(equals - text) : 0,
+                            .value = amount(state, to->flag, equals ? equals + 1 : text, kind)};
 }
 
-static void set_replicas(struct argp_state *state, struct ctl_question *question, int role,
+static void set_replicas(struct argp_state *state, struct ctl_question *question, int key,
                          const char *text)
 {
+    const struct argp_option *flag = option;
     uint64_t n = 1;
 
+    while (flag->key != key)
+        flag++;
     if (!ctl_parse_u64(text, 1, REPLICAS_MAX, &n))
-        argp_error(state, "number of %s processes: expected 1..%d, got '%s'",
-                   rt_role_name((enum rt_role)role), REPLICAS_MAX, text);
-    question->replicas[role] = (uint32_t)n;
+        argp_error(state, "--%s: expected an integer in %d..%d, got '%s'", flag->name, 1,
+                   REPLICAS_MAX, text);
+    question->replicas[key - KEY_REPLICAS] = (uint32_t)n;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -153,28 +168,26 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         ctl_options_set(&request->job, arg);
         break;
     case KEY_ROWS:
-        assign(state, &request->rows, arg, 1);
+        assign(state, &request->rows, arg, &some);
         break;
     case KEY_IDS:
-        assign(state, &request->ids, arg, 0);
+        assign(state, &request->ids, arg, &any);
         break;
     case KEY_SAMPLES:
-        question->samples_per_second = amount(state, "samples-per-second", arg, false, 0);
+        question->samples_per_second = amount(state, "samples-per-second", arg, &any);
         break;
     case KEY_DISTINCT:
-        question->distinct = amount(state, "distinct", arg, false, 1e-6);
+        question->distinct = amount(state, "distinct", arg, &share);
         request->distinct_given = true;
-        if (question->distinct > 1)
-            argp_error(state, "--distinct: expected a share of at most 1, got '%s'", arg);
         break;
     case KEY_DENSE:
-        question->dense_parameters = (uint64_t)amount(state, "dense-parameters", arg, false, 1);
+        question->dense_parameters = (uint64_t)amount(state, "dense-parameters", arg, &some);
         break;
     case KEY_SERVER_MEMORY:
-        question->server_memory = (uint64_t)amount(state, "server-memory", arg, true, 1);
+        question->server_memory = (uint64_t)amount(state, "server-memory", arg, &size);
         break;
     case KEY_OWNER_RATE:
-        question->owner_rate = amount(state, "owner-rate", arg, false, 1);
+        question->owner_rate = amount(state, "owner-rate", arg, &some);
         break;
     case KEY_JSON:
         request->json = true;
@@ -185,7 +198,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     default:
         if (key < KEY_REPLICAS || key >= KEY_REPLICAS + RT_ROLE_COUNT)
             return ARGP_ERR_UNKNOWN;
-        set_replicas(state, question, key - KEY_REPLICAS, arg);
+        set_replicas(state, question, key, arg);
     }
     return 0;
 }

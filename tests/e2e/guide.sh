@@ -221,6 +221,9 @@ SAFFRON_BIN_DIR=/nowhere ./launch.sh trainer
 build/release/saffron plan --config shop
 build/release/saffron plan --config shop --rows usr=3
 build/release/saffron plan --config shop --rows many
+build/release/saffron plan --config shop --rows 1e30
+build/release/saffron plan --config shop --rows 1G --distinct 2
+build/release/saffron plan --config shop --rows 1G --trainers 0
 build/release/saffron plan --config shop --rows 1G --samples-per-second 1k
 build/release/saffron plan --config shop --rows 1T --embedding-servers 1
 build/release/saffron plan --config shop --rows 1G --embedding-servers 1 --server-memory 10GB
