@@ -31,8 +31,8 @@
  *      draw of the update, element).
  *
  * The loops are compiled once per instruction set and give equal bits on all of them: elements are
- * independent, nothing is contracted to fused multiply-adds, and sums over a row add in one fixed order
- * (16 interleaved partial sums). */
+ * independent, nothing is contracted to fused multiply-adds, roots are those that IEEE 754 rounds whichever way they
+ * are found, and sums over a row add in one fixed order (16 interleaved partial sums). */
 #ifndef EBS_OPTIMIZER_H
 #define EBS_OPTIMIZER_H
 

@@ -318,7 +318,8 @@ int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *mes
     struct rt_loop *loop = link->loop;
     rt_assert(rt_loop_is_current(loop));
     rt_assert(message_size <= RT_MESSAGE_MAX && n_pieces <= RT_SEGMENTS_MAX);
-    rt_assert(!maker || n_pieces == 1);
+    rt_assert(!maker || (n_pieces == 1 && pieces->data == pieces->buf->data));
+    rt_assert(!maker || !(header->flags & RT_FRAME_CRC_KNOWN));
     if (link->state != LINK_OPEN)
         return RT_FAIL(RT_EPEER, "%s: not connected", link->name);
     header->payload_size = payload_size(pieces, n_pieces);
