@@ -166,13 +166,28 @@ KERNEL vec sum_parts(vec *part)
     return part[0];
 }
 
+/* Lane i of what comes out: lane which[i] of a and then b. (clang, which only reads this, knows no shuffle by lanes that are
+ * not constant before loops are unrolled.) */
+KERNEL vec shuffle(vec a, vec b, ivec which)
+{
+#if defined(__clang__)
+    vec out = a;
+
+    for (int i = 0; i < WIDTH; i++)
+        out[i] = which[i] < WIDTH ? a[which[i]] : b[which[i] - WIDTH];
+    return out;
+#else
+    return __builtin_shuffle(a, b, which);
+#endif
+}
+
 /* Of groups of 2 half lanes the sum of their halves: those of a, then those of b. */
 KERNEL vec sum_halves(vec a, vec b, int32_t half)
 {
     const ivec counted = COUNTED;
     ivec low = 2 * counted - (counted & (half - 1));
 
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + half);
+    return shuffle(a, b, low) + shuffle(a, b, low + half);
 }
 
 /* Lane i of what comes out: the sum of row[i]'s lanes. Many rows at once, for one alone is a chain of additions, each of

@@ -27,6 +27,11 @@ struct row {
     float state[2 * DIM_MAX];
 };
 
+static bool same_bits(const void *a, const void *b, size_t size)
+{
+    return memcmp(a, b, size) == 0;
+}
+
 /* Sanitized, all roots would take too long. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define EVERY_ROOT 0
@@ -171,7 +176,7 @@ static void compare_rows(enum rt_isa isa, const struct rt_table_conf *conf, cons
                 step_row(&plain, &want[many->which[i]], id[i], g + i * conf->dim, 0.05f, t, t);
     }
     for (size_t i = 0; i < many->n; i++)
-        if (memcmp(&got[i], &want[i], sizeof(*got)) != 0)
+        if (!same_bits(&got[i], &want[i], sizeof(*got)))
             fail_msg("%s: optimizer %u dtype %u dim %u: row %zu of %zu differs (key %llu)",
                      rt_isa_name(isa), conf->optimizer.kind, conf->dtype, conf->dim, i, many->n,
                      (unsigned long long)many->key);
@@ -526,7 +531,7 @@ static void roundings_are_drawn_by_what_they_should(void **test)
         step_row(&optimizer, &stored, i ? row[i - 1].id : 5, g, 0.01f, 1, i ? row[i - 1].draw : 9);
         if (i == 0)
             first = stored;
-        else if ((memcmp(&first, &stored, sizeof(first)) == 0) != row[i - 1].same)
+        else if (same_bits(&first, &stored, sizeof(first)) != row[i - 1].same)
             fail_msg("another %s: roundings are %s", row[i - 1].name,
                      row[i - 1].same ? "others" : "the same");
     }
