@@ -96,13 +96,14 @@ KERNEL vec load(const float *at, size_t n, float rest)
 
 KERNEL void store(float *at, size_t n, vec value)
 {
-    if (n >= WIDTH)
+    if (n >= WIDTH) {
         *(vec *)at = value;
-    else
+        return;
+    }
 #if defined(__AVX512F__)
-        _mm512_mask_storeu_ps(at, (__mmask16)((1u << n) - 1), (__m512)value);
+    _mm512_mask_storeu_ps(at, (__mmask16)((1u << n) - 1), (__m512)value);
 #else
-        memcpy(at, &value, n * sizeof(float));
+    memcpy(at, &value, n * sizeof(float));
 #endif
 }
 
