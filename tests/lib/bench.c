@@ -18,6 +18,7 @@
 struct bench {
     const char *name;
     json_t *entries;
+    unsigned demanded, met;
 };
 
 struct bench *bench_create(const char *name)
@@ -63,6 +64,19 @@ void bench_less(struct bench *bench, const char *name, double value, const char 
     add(bench, name, value, unit, limit, limit_name, limit / value);
 }
 
+void bench_demand(struct bench *bench, double ratio)
+{
+    json_t *entry = json_array_get(bench->entries, json_array_size(bench->entries) - 1);
+    double got = json_number_value(json_object_get(entry, "ratio"));
+    json_object_set_new(entry, "demanded", json_real(ratio));
+    bench->demanded++;
+    if (got >= ratio)
+        bench->met++;
+    else
+        printf("  %s: SHORT, a ratio of %.3g is demanded\n",
+               json_string_value(json_object_get(entry, "name")), ratio);
+}
+
 static json_t *cpu_model(void)
 {
     char line[256], *colon;
@@ -101,6 +115,8 @@ int bench_finish(struct bench *bench)
         fprintf(stderr, "%s: cannot write: %s\n", path, strerror(errno));
     else
         printf("%s\n", path);
+    if (bench->demanded)
+        printf("%u of %u demanded figures are met\n", bench->met, bench->demanded);
     json_decref(root);
     rt_free(bench);
     return err ? 1 : 0;

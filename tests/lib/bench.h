@@ -1,5 +1,5 @@
 /* tests/lib/bench.h -- what a benchmark (tests/bench/<name>.c) measures, as build/bench/<name>.json:
- * {"machine": {...}, "entries": [{name, value, unit, limit, limit_name, ratio}]}.
+ * {"machine": {...}, "entries": [{name, value, unit, limit, limit_name, ratio}]}, and `demanded` where a ratio is.
  *
  *     struct bench *bench = bench_create("trainer");
  *     bench_less(bench, "step", us, "us/sample", floor, "products at their best rate");
@@ -19,6 +19,8 @@ void bench_more(struct bench *bench, const char *name, double value, const char 
                 const char *limit_name);
 void bench_less(struct bench *bench, const char *name, double value, const char *unit, double limit,
                 const char *limit_name);
+/* The latest entry's ratio shall be at least this. */
+void bench_demand(struct bench *bench, double ratio);
 /* Write the file, print a table, free; the program's exit code. */
 int bench_finish(struct bench *bench);
 
