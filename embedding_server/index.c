@@ -108,7 +108,7 @@ uint32_t ebs_index_candidate(const struct ebs_index *index, uint64_t hash)
     uint32_t at = ebs_group_home(group, hash), row;
 
     for (uint32_t tried = 0; tried < group.layout.n_lines; tried++) {
-        if (ebs_index_at_home(index, ebs_group_line(group, at), hash, &row))
+        if (ebs_index_at_home(index, ebs_group_line(group, at), ebs_index_tag(hash), &row))
             return row;
         at = at + 1 < group.layout.n_lines ? at + 1 : 0;
     }

@@ -43,7 +43,7 @@ struct ebs_layout {
 struct ebs_index {
     struct ebs_line *line; /* of region */
     /* [0]: now; [1]: what growth is going on to. A group whose number in [0] is less than `done` is laid out as
-     * [1] says already. An array, so that choosing one is an address and not a branch that is guessed wrong. */
+     * [1] says already. */
     struct ebs_layout layout[2];
     uint32_t done;
     uint32_t n_lines; /* of all groups */
@@ -85,8 +85,11 @@ struct ebs_group {
 static inline struct ebs_group ebs_index_group(const struct ebs_index *index, uint64_t hash)
 {
     uint32_t bits = (uint32_t)(hash >> 40);
-    unsigned next = (bits & ((1u << index->layout[0].shift) - 1)) < index->done;
-    struct ebs_layout layout = index->layout[next];
+    const struct ebs_layout *now = &index->layout[0], *next = &index->layout[1];
+    /* Field by field, so that it is a selection, which many hashes can have at once, and no branch that is guessed wrong. */
+    bool done = (bits & ((1u << now->shift) - 1)) < index->done;
+    struct ebs_layout layout = {done ? next->shift : now->shift,
+                                done ? next->n_lines : now->n_lines};
 
     return (struct ebs_group){(bits & ((1u << layout.shift) - 1)) * EBS_UNIT_LINES, layout};
 }
@@ -136,13 +139,13 @@ static inline unsigned ebs_line_match(const struct ebs_line *line, uint8_t tag)
 }
 
 /* The row that most likely belongs to the hash, found without touching any row; the caller compares its id, and
- * asks ebs_index_find() if it differs. EBS_ROW_NONE: certainly absent. False: the home line (of the hash; a number
+ * asks ebs_index_find() if it differs. EBS_ROW_NONE: certainly absent. False: the home line (of the tag's hash; a number
  * in the array) does not tell; then ebs_index_candidate() looks further, where memory may have to be waited for. */
-static inline bool ebs_index_at_home(const struct ebs_index *index, uint32_t home, uint64_t hash,
+static inline bool ebs_index_at_home(const struct ebs_index *index, uint32_t home, uint8_t tag,
                                      uint32_t *candidate)
 {
     const struct ebs_line *line = &index->line[home];
-    unsigned match = ebs_line_match(line, ebs_index_tag(hash));
+    unsigned match = ebs_line_match(line, tag);
 
     *candidate = match ? line->row[__builtin_ctz(match)] : EBS_ROW_NONE;
     return match != 0 || line->passed == 0;

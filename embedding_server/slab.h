@@ -77,6 +77,11 @@ static inline uint8_t *ebs_slab_at(const struct ebs_slab *slab, uint32_t row)
     return slab->rows.at + (size_t)row * slab->row_bytes;
 }
 
+static inline uint32_t ebs_slab_number(const struct ebs_slab *slab, const uint8_t *row)
+{
+    return (uint32_t)((size_t)(row - slab->rows.at) / slab->row_bytes);
+}
+
 static inline struct ebs_row_bits *ebs_slab_bits(const struct ebs_slab *slab, uint32_t row)
 {
     return (struct ebs_row_bits *)slab->bits.at + row / 64;

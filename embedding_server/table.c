@@ -8,7 +8,7 @@
  * request is worked on in stretches of ids, each in stages that ask for the next stage's memory, so that as
  * many misses are under way as the CPU can have:
  *   1. hash all ids of a stretch, and prefetch their index lines;
- *   2. match tags in the index lines -> candidate row numbers, and prefetch the rows, to L2;
+ *   2. match tags in the index lines -> candidate rows, and prefetch them, to L2 (both: stage.h);
  *   3. rows: compare the id, copy or widen; updates: run the optimizer.
  * A stretch is small enough that its index lines stay in L1 and its rows in L2 until they are used.
  * The id stands in the row and not in the index line: it shares the row's first cache line, keeps an index
@@ -133,63 +133,39 @@ uint32_t ebs_table_dim(const struct ebs_table *table)
 
 /* ---- look-up ---- */
 
-/* The dim that most tables have is known here, so it takes no call. */
-static inline void copy(float *restrict out, const uint8_t *restrict weight, size_t dim)
-{
-    if (dim == 16)
-        memcpy(out, weight, 16 * sizeof(float));
-    else
-        memcpy(out, weight, dim * sizeof(float));
-}
+#define LONG_ROW 128u /* bytes: of longer ones no more is asked for */
 
-static size_t copy_rows(const struct ebs_table *table, const struct ebs_stretch *s, float *out)
-{
-    size_t dim = table->dim, hits = 0;
-
-    for (size_t i = 0; i < s->n; i++, out += dim) {
-        uint32_t row = ebs_settle(table, s, i);
-
-        if (row == EBS_ROW_NONE) {
-            ebs_init_fill(&table->init, s->id[i], out, dim);
-            continue;
-        }
-        copy(out, ebs_slab_at(&table->slab, row) + table->layout.weight, dim);
-        hits++;
-    }
-    return hits;
-}
-
-/* What a row of 16 bits would be made with, for the value must not change when the row is made. */
+/* What a row would be made with; in 16 bits rounded, for the value must not change when the row is made. */
 static void initial(const struct ebs_table *table, uint64_t id, float *out)
 {
     _Alignas(4) uint8_t stored[EBS_DIM_MAX * sizeof(uint16_t)];
     const uint8_t *row = stored;
 
     ebs_init_fill(&table->init, id, out, table->dim);
+    if (table->job.dtype == WIRE_F32)
+        return;
     ebs_element_round(table->job.dtype, out, stored, table->dim);
     ebs_element_widen(
         &(struct ebs_weights){.row = &row, .n = 1, .dim = table->dim, .dtype = table->job.dtype},
         out);
 }
 
-static size_t widen_rows(const struct ebs_table *table, const struct ebs_stretch *s, float *out)
+/* @return how many ids have a row */
+static size_t copy_rows(const struct ebs_table *table, struct ebs_stretch *s, float *out)
 {
-    const uint8_t *at[EBS_STRETCH];
-    size_t hits = 0;
+    const uint8_t *weight[EBS_STRETCH];
+    size_t missing = ebs_settle(table, s);
 
-    for (size_t i = 0; i < s->n; i++) {
-        uint32_t row = ebs_settle(table, s, i);
-
-        at[i] = row == EBS_ROW_NONE ? NULL : ebs_slab_at(&table->slab, row) + table->layout.weight;
-        hits += at[i] != NULL;
-    }
+    for (size_t i = 0; i < s->n; i++)
+        weight[i] = s->row[i] ? s->row[i] + table->layout.weight : NULL;
     ebs_element_widen(
-        &(struct ebs_weights){.row = at, .n = s->n, .dim = table->dim, .dtype = table->job.dtype},
+        &(struct ebs_weights){
+            .row = weight, .n = s->n, .dim = table->dim, .dtype = table->job.dtype},
         out);
-    for (size_t i = 0; i < s->n && hits < s->n; i++)
-        if (!at[i])
+    for (size_t i = 0; i < s->n && missing > 0; i++)
+        if (!weight[i])
             initial(table, s->id[i], out + i * table->dim);
-    return hits;
+    return s->n - missing;
 }
 
 size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_t n, float *row)
@@ -197,16 +173,13 @@ size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_
     size_t hits = 0, bytes = table->layout.weight + table->layout.weight_bytes;
     struct ebs_stretch s;
 
-    /* The hardware sees a copy coming, and brings the rest of a long row as soon as it is asked for or sooner: of the
-     * machine's limit at dim 64, 0.60 and 0.61 so, 0.55 and 0.50 with all its lines asked for. */
-    if (bytes > 2 * EBS_LINE)
-        bytes = EBS_LINE;
+    /* The hardware sees a copy coming, and brings the rest of a long row as soon as it is asked for: of the machine's limit at
+     * dim 64, 0.61 (Zipf 0.58) with two lines asked for, 0.57 (0.56) with all, 0.55 (0.53) with one. */
+    if (bytes > LONG_ROW)
+        bytes = LONG_ROW;
     for (size_t at = 0; at < n; at += EBS_STRETCH) {
-        float *out = row + at * table->dim;
-
         ebs_stage(table, id + at, n - at < EBS_STRETCH ? n - at : EBS_STRETCH, bytes, &s);
-        hits +=
-            table->job.dtype == WIRE_F32 ? copy_rows(table, &s, out) : widen_rows(table, &s, out);
+        hits += copy_rows(table, &s, row + at * table->dim);
     }
     return hits;
 }
@@ -231,8 +204,7 @@ void ebs_table_drop(struct ebs_table *table, uint32_t row)
 
 bool ebs_table_remove(struct ebs_table *table, uint64_t id)
 {
-    uint32_t row =
-        ebs_index_find(&table->index, &table->slab, ebs_index_hash(&table->index, id), id);
+    uint32_t row = ebs_table_find(table, id);
 
     if (row == EBS_ROW_NONE)
         return false;
@@ -323,8 +295,7 @@ void ebs_table_clear_marks(struct ebs_table *table)
 
 bool ebs_table_get(const struct ebs_table *table, uint64_t id, struct ebs_row *out)
 {
-    uint32_t row =
-        ebs_index_find(&table->index, &table->slab, ebs_index_hash(&table->index, id), id);
+    uint32_t row = ebs_table_find(table, id);
 
     if (row == EBS_ROW_NONE)
         return false;

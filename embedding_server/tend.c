@@ -38,7 +38,7 @@ static size_t sweep_batch(struct ebs_table *table, size_t most)
         if (row[n] == EBS_ROW_NONE)
             break;
         table->sweep_at = row[n] + 1;
-        ebs_prefetch_row(&table->slab, row[n++], table->layout.weight);
+        ebs_prefetch_row(ebs_slab_at(&table->slab, row[n++]), table->layout.weight);
     }
     for (size_t i = 0; i < n; i++) {
         if (!expired(table, row[i]))

@@ -2,11 +2,11 @@
  *
  * In:  id[n], grad[n][dim].    Out: changed rows.     For each stretch of ids:
  *
- *   1. stage  hash, index lines, rows on their way to L2 (table_inner.h)
- *   2. find   settle every id -> found[i] = its row | MISSING | EBS_ROW_NONE (gradient not usable);
+ *   1. stage  hash, index lines, rows on their way to L2 (stage.h)
+ *   2. find   settle every id -> row[i], where its row is, or NULL (gradient not usable, or missing: place[]);
  *             stamp the rows found with this update's tick
- *   3. make   each id still MISSING: ask the index again -> admission -> room -> a new row
- *   4. run    the optimizer over the rows of found[]
+ *   3. make   each id that is missing: admission -> ask the index again -> room -> a new row
+ *   4. run    the optimizer over the rows of row[]
  *
  * Gradient i is only ever addressed as grad + i * dim: an id that is missing, new, evicted or left out cannot
  * shift its neighbours' gradients.
@@ -26,34 +26,29 @@
 #include <math.h>
 #include <string.h>
 
-#define MISSING (EBS_ROW_NONE - 1) /* in found[] between the steps */
 #define VICTIMS 64u
-_Static_assert(MISSING >= EBS_ROWS_MAX, "no row has this number");
 
 /* ---- find ---- */
 
-/* @return how many are MISSING */
-static size_t find_stretch(struct ebs_table *table, const struct ebs_stretch *s, const float *grad,
-                           uint32_t *found, uint64_t *nonfinite)
+/* @place: [n] the ids that have a usable gradient and no row.     @return how many those are */
+static size_t find_stretch(struct ebs_table *table, struct ebs_stretch *s, const float *grad,
+                           uint32_t *place, uint64_t *nonfinite)
 {
     bool usable[EBS_STRETCH];
+    size_t left_out = s->n - ebs_gradients_usable(&table->optimizer, grad, s->n, usable);
     size_t missing = 0;
 
-    *nonfinite += s->n - ebs_gradients_usable(&table->optimizer, grad, s->n, usable);
-    for (size_t i = 0; i < s->n; i++) {
-        if (!usable[i]) {
-            found[i] = EBS_ROW_NONE;
-            continue;
-        }
-        found[i] = ebs_settle(table, s, i);
-        if (found[i] == EBS_ROW_NONE) {
-            found[i] = MISSING;
-            missing++;
-        }
-    }
+    *nonfinite += left_out;
+    if (ebs_settle(table, s) > 0)
+        for (uint32_t i = 0; i < s->n; i++)
+            if (!s->row[i] && usable[i])
+                place[missing++] = i;
+    for (size_t i = 0; i < s->n && left_out > 0; i++)
+        if (!usable[i])
+            s->row[i] = NULL;
     for (size_t i = 0; i < s->n && table->layout.touched; i++)
-        if (found[i] < MISSING)
-            ebs_evict_touch(&table->evict, ebs_slab_at(&table->slab, found[i]), table->clock.now);
+        if (s->row[i])
+            ebs_evict_touch(&table->evict, s->row[i], table->clock.now);
     return missing;
 }
 
@@ -65,10 +60,9 @@ struct making {
     const struct ebs_update *update; /* all of it */
     struct ebs_applied *applied;
     /* the stretch */
-    const struct ebs_stretch *s;
-    uint32_t *found;
-    size_t n; /* ids that were missing */
-    uint32_t place[EBS_STRETCH];
+    struct ebs_stretch *s;
+    uint32_t *place; /* [n] its ids that are missing and, after ask_admission(), admitted */
+    size_t n;
     size_t wanted; /* rows that it may still need, but for ids that come twice */
     size_t n_victims;
     uint32_t victim[VICTIMS];
@@ -133,14 +127,14 @@ static void fill_row(struct ebs_table *table, uint64_t id, uint8_t *row)
 }
 
 /* A slot in the slab and one in the index. On an error nothing has changed. */
-static int place_row(struct ebs_table *table, uint64_t id, uint64_t hash, uint32_t *out)
+static int place_row(struct ebs_table *table, uint64_t id, uint32_t *out)
 {
     uint32_t row;
     int err = ebs_slab_alloc(&table->slab, id, &row);
 
     if (err)
         return err;
-    err = ebs_index_insert(&table->index, &table->slab, hash, row);
+    err = ebs_index_insert(&table->index, &table->slab, ebs_index_hash(&table->index, id), row);
     if (err) {
         ebs_slab_free(&table->slab, row);
         return err;
@@ -150,53 +144,38 @@ static int place_row(struct ebs_table *table, uint64_t id, uint64_t hash, uint32
 }
 
 /* Room is made where there is none. false: it could not be. */
-static bool place_with_room(struct making *m, uint64_t id, uint64_t hash, uint32_t *out)
+static bool place_with_room(struct making *m, uint64_t id, uint32_t *out)
 {
     struct ebs_table *table = m->table;
     bool full = table->slab.count >= table->capacity || m->no_memory;
 
     if (full && !evict_one(m))
         return false;
-    if (place_row(table, id, hash, out) == 0)
+    if (place_row(table, id, out) == 0)
         return true;
     m->no_memory = true;
-    return evict_one(m) && place_row(table, id, hash, out) == 0;
+    return evict_one(m) && place_row(table, id, out) == 0;
 }
 
-/* The new row; EBS_ROW_NONE: there is no room for it. */
-static uint32_t create_row(struct making *m, uint64_t id, uint64_t hash)
+/* The new row; NULL: there is no room for it. */
+static uint8_t *create_row(struct making *m, uint64_t id)
 {
     struct ebs_table *table = m->table;
-    uint32_t row;
+    uint32_t number;
+    uint8_t *row;
 
-    if (!place_with_room(m, id, hash, &row)) {
+    if (!place_with_room(m, id, &number)) {
         m->applied->refused++;
         table->counts.refused++;
-        return EBS_ROW_NONE;
+        return NULL;
     }
-    fill_row(table, id, ebs_slab_at(&table->slab, row));
-    ebs_evict_born(&table->evict, ebs_slab_at(&table->slab, row), table->clock.now);
+    row = ebs_slab_at(&table->slab, number);
+    fill_row(table, id, row);
+    ebs_evict_born(&table->evict, row, table->clock.now);
     ebs_admit_forget(table->admit, id);
     m->applied->created++;
     table->counts.created++;
     return row;
-}
-
-static uint32_t look_again(const struct making *m, uint32_t at)
-{
-    return ebs_index_find(&m->table->index, &m->table->slab, m->s->hash[at], m->s->id[at]);
-}
-
-/* The missing ids, and their lines of the sketch on the way. */
-static void collect(struct making *m)
-{
-    m->n = m->n_victims = 0;
-    for (uint32_t at = 0; at < m->s->n; at++) {
-        if (m->found[at] != MISSING)
-            continue;
-        m->place[m->n++] = at;
-        ebs_admit_prefetch(m->table->admit, m->s->id[at]);
-    }
 }
 
 /* Before any row of the stretch is made, so that room is made for as many as will come. An id that comes twice is asked
@@ -204,69 +183,83 @@ static void collect(struct making *m)
 static void ask_admission(struct making *m)
 {
     struct ebs_table *table = m->table;
+    size_t admitted = 0;
 
-    for (size_t i = 0; i < m->n; i++) {
-        uint32_t at = m->place[i];
+    for (size_t i = 0; i < m->n; i++)
+        ebs_admit_prefetch(table->admit, m->s->id[m->place[i]]);
+    for (size_t i = 0; i < m->n; i++)
+        if (ebs_admit_ask(table->admit, m->s->id[m->place[i]], m->update->draw))
+            m->place[admitted++] = m->place[i];
+    m->applied->not_admitted += m->n - admitted;
+    table->counts.not_admitted += m->n - admitted;
+    m->n = admitted;
+}
 
-        if (ebs_admit_ask(table->admit, m->s->id[at], m->update->draw))
-            continue;
-        m->found[at] = EBS_ROW_NONE;
-        m->applied->not_admitted++;
-        table->counts.not_admitted++;
-    }
+/* The slab has grown, and its rows may lie elsewhere now. */
+static void follow(struct ebs_stretch *s, const uint8_t *from, uint8_t *to)
+{
+    for (size_t i = 0; i < s->n && from != to; i++)
+        if (s->row[i])
+            s->row[i] = to + (s->row[i] - from);
 }
 
 static void make_stretch(struct making *m)
 {
     struct ebs_table *table = m->table;
+    struct ebs_stretch *s = m->s;
 
-    collect(m);
+    m->n_victims = 0;
     if (table->admit)
         ask_admission(m);
-    m->wanted = 0;
-    for (size_t i = 0; i < m->n; i++)
-        m->wanted += m->found[m->place[i]] == MISSING;
     for (size_t i = 0; i < m->n; i++) {
         uint32_t at = m->place[i];
+        uint8_t *rows = table->slab.rows.at, *row = ebs_table_row(table, s->id[at]);
 
-        if (m->found[at] != MISSING)
-            continue;
-        m->found[at] = look_again(m, at);
-        if (m->found[at] != EBS_ROW_NONE)
-            ebs_evict_touch(&table->evict, ebs_slab_at(&table->slab, m->found[at]),
-                            table->clock.now);
-        else
-            m->found[at] = create_row(m, m->s->id[at], m->s->hash[at]);
-        m->wanted--;
+        m->wanted = m->n - i;
+        if (row) {
+            ebs_evict_touch(&table->evict, row, table->clock.now);
+        } else {
+            row = create_row(m, s->id[at]);
+            follow(s, rows, table->slab.rows.at);
+        }
+        s->row[at] = row;
     }
 }
 
 /* ---- run ---- */
 
+static void mark_stretch(struct ebs_table *table, const struct ebs_stretch *s)
+{
+    uint32_t number[EBS_STRETCH];
+
+    for (size_t i = 0; i < s->n; i++) {
+        number[i] = s->row[i] ? ebs_slab_number(&table->slab, s->row[i]) : EBS_ROW_NONE;
+        if (s->row[i])
+            __builtin_prefetch(ebs_slab_bits(&table->slab, number[i]), 1);
+    }
+    for (size_t i = 0; i < s->n; i++)
+        if (s->row[i])
+            ebs_slab_mark(&table->slab, number[i]);
+}
+
 static void run_stretch(struct ebs_table *table, const struct ebs_step *step,
-                        const struct ebs_stretch *s, const float *grad, const uint32_t *found)
+                        const struct ebs_stretch *s, const float *grad)
 {
     uint8_t *weight[EBS_STRETCH];
     float *state[EBS_STRETCH];
 
     for (size_t i = 0; i < s->n; i++) {
-        uint8_t *row;
-
         weight[i] = NULL;
-        if (found[i] == EBS_ROW_NONE)
+        if (!s->row[i])
             continue;
-        row = ebs_slab_at(&table->slab, found[i]);
-        weight[i] = row + table->layout.weight;
-        state[i] = (float *)(row + table->layout.state);
-        if (table->marking)
-            __builtin_prefetch(ebs_slab_bits(&table->slab, found[i]), 1);
+        weight[i] = s->row[i] + table->layout.weight;
+        state[i] = (float *)(s->row[i] + table->layout.state);
     }
     ebs_optimizer_run(
         &table->optimizer, step,
         &(struct ebs_rows){.row = weight, .state = state, .id = s->id, .grad = grad, .n = s->n});
-    for (size_t i = 0; i < s->n && table->marking; i++)
-        if (weight[i])
-            ebs_slab_mark(&table->slab, found[i]);
+    if (table->marking)
+        mark_stretch(table, s);
 }
 
 void ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
@@ -276,9 +269,9 @@ void ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
         ebs_optimizer_step(&table->optimizer, update->lr, update->step, update->draw);
     struct ebs_applied applied = {0};
     struct ebs_stretch s;
-    uint32_t found[EBS_STRETCH];
+    uint32_t place[EBS_STRETCH];
     struct making making = {
-        .table = table, .update = update, .applied = &applied, .s = &s, .found = found};
+        .table = table, .update = update, .applied = &applied, .s = &s, .place = place};
 
     rt_assert(isfinite(update->lr));
     for (size_t at = 0; at < update->n; at += EBS_STRETCH) {
@@ -286,9 +279,10 @@ void ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
         size_t n = update->n - at < EBS_STRETCH ? update->n - at : EBS_STRETCH;
 
         ebs_stage(table, update->id + at, n, table->slab.row_bytes, &s);
-        if (find_stretch(table, &s, grad, found, &applied.nonfinite) > 0)
+        making.n = find_stretch(table, &s, grad, place, &applied.nonfinite);
+        if (making.n > 0)
             make_stretch(&making);
-        run_stretch(table, &step, &s, grad, found);
+        run_stretch(table, &step, &s, grad);
     }
     out->rows += update->n - applied.nonfinite - applied.not_admitted - applied.refused;
     out->created += applied.created;

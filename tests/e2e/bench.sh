@@ -26,13 +26,15 @@ for name in "lookup_dim128_uniform", "lookup_dim128_zipf", "beside_peers_lookup_
 PY
 
 # The compiler may not leave prefetches out (runtime/base/prefetch.h): it did, and no other test fails then.
-if command -v objdump >/dev/null && [ -e "$B/embedding_server/table.o" ]; then
+if command -v objdump >/dev/null && [ -e "$B/embedding_server/stage_plain.o" ]; then
     while read -r file least; do
         count=$(objdump -d "$B/embedding_server/$file.o" | grep -c prefetch || true)
         [ "$count" -ge "$least" ] || fail "$file.o has $count prefetches, expected at least $least"
     done <<'END'
-table 6
-update 6
-tend 4
+stage_plain 4
+stage_avx2 4
+stage_avx512 4
+update 2
+tend 3
 END
 fi

@@ -1,0 +1,107 @@
+/* tests/unit/test_stage.c -- where a stretch's rows are: each instruction set says what the index says of one id. */
+#include "embedding_server/stage.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/cpu.h"
+#include "runtime/base/rand.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <cmocka.h>
+
+#define ROW_BYTES 76
+
+static const struct {
+    enum rt_isa isa;
+    ebs_stage_fn run;
+} stages[] = {{RT_ISA_PLAIN, ebs_stage_plain},
+              {RT_ISA_AVX2, ebs_stage_avx2},
+              {RT_ISA_AVX512, ebs_stage_avx512}};
+
+/* n ids, of which a third has no row. */
+static void check(const struct ebs_index *index, const struct ebs_slab *slab, uint64_t rows,
+                  size_t n, uint64_t seed)
+{
+    const struct ebs_finder finder = {*index, slab->rows.at, slab->row_bytes, ROW_BYTES};
+    uint64_t id[EBS_STRETCH];
+
+    for (size_t i = 0; i < n; i++)
+        id[i] = rt_draw(1, rt_draw(seed, i) % (rows + rows / 2 + 1));
+    for (size_t s = 0; s < ARRAY_LEN(stages); s++) {
+        struct ebs_stretch out;
+
+        if (stages[s].isa > rt_cpu_isa())
+            continue;
+        stages[s].run(&finder, id, n, &out);
+        assert_int_equal(out.n, n);
+        assert_ptr_equal(out.id, id);
+        for (size_t i = 0; i < n; i++) {
+            uint32_t row = ebs_index_candidate(index, ebs_index_hash(index, id[i]));
+
+            assert_ptr_equal(out.row[i], row == EBS_ROW_NONE ? NULL : ebs_slab_at(slab, row));
+        }
+    }
+}
+
+/* As the index grows: one line, one group, many of them, some laid out as the next sweep has them. */
+static void as_the_index_grows(void **state)
+{
+    uint64_t seed = (uint64_t)time(NULL), rows = 0;
+    struct ebs_slab slab;
+    struct ebs_index index;
+
+    (void)state;
+    printf("seed %llu\n", (unsigned long long)seed);
+    ebs_slab_init(&slab, ROW_BYTES, NULL);
+    assert_int_equal(ebs_index_init(&index, 3, NULL), 0);
+    while (rows < 200000) {
+        uint64_t id = rt_draw(1, rows++);
+        uint32_t row;
+
+        assert_int_equal(ebs_slab_alloc(&slab, id, &row), 0);
+        assert_int_equal(ebs_index_insert(&index, &slab, ebs_index_hash(&index, id), row), 0);
+        if (rows < 100 || rt_draw(seed, rows) % 200 == 0)
+            check(&index, &slab, rows, rt_draw(seed + 1, rows) % (EBS_STRETCH + 1), seed + rows);
+    }
+    assert_true(index.layout[0].shift > 3);
+    ebs_index_release(&index);
+    ebs_slab_release(&slab);
+}
+
+/* Ids with one tag in one line: the home line does not tell, and neither do the lines after it at once. */
+static void where_the_home_line_does_not_tell(void **state)
+{
+    struct ebs_slab slab;
+    struct ebs_index index;
+    size_t past = 0;
+
+    (void)state;
+    ebs_slab_init(&slab, ROW_BYTES, NULL);
+    assert_int_equal(ebs_index_init(&index, 3, NULL), 0);
+    for (uint64_t i = 0; i < 3000; i++) {
+        uint64_t id = rt_draw(1, i);
+        uint32_t row;
+
+        assert_int_equal(ebs_slab_alloc(&slab, id, &row), 0);
+        assert_int_equal(ebs_index_insert(&index, &slab, ebs_index_hash(&index, id), row), 0);
+    }
+    for (uint32_t at = 0; at < index.n_lines; at++)
+        past += index.line[at].passed > 0;
+    assert_true(past > 0);
+    for (uint64_t seed = 0; seed < 100; seed++)
+        check(&index, &slab, 3000, EBS_STRETCH, seed);
+    ebs_index_release(&index);
+    ebs_slab_release(&slab);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(as_the_index_grows),
+        cmocka_unit_test(where_the_home_line_does_not_tell),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
