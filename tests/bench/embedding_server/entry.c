@@ -2,6 +2,7 @@
 #include "tests/bench/embedding_server/entry.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,11 @@ void entry_open(const char *path)
 
 void entry_put(const struct entry *e)
 {
+    if (!isfinite(e->value) || !isfinite(e->limit)) {
+        fprintf(stderr, "bench: %s: %g beside a limit of %g is no figure\n", e->name, e->value,
+                e->limit);
+        exit(1);
+    }
     fprintf(out, "{\"name\": \"%s\", \"value\": %.9g, \"unit\": \"%s\"", e->name, e->value,
             e->unit);
     if (e->limit != 0)

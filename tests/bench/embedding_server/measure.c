@@ -185,15 +185,18 @@ void bench_child(void (*run)(const void *arg, double *out), const void *arg, dou
 
 /* ---- rounds ---- */
 
+#define ROUNDS_STILL 20u
+
 /* The first, which warms up, is not counted. */
 double bench_rounds(const struct rounds *r)
 {
     size_t n = (r->requests ? r->requests : bench_requests()) * REQUEST_IDS;
     uint64_t *id = bench_array(n * sizeof(*id)), last[REQUEST_IDS];
     double rate[ROUNDS + 1];
+    unsigned still = 0;
 
     for (int round = 0; round <= ROUNDS; round++) {
-        uint64_t begin;
+        uint64_t begin, ns;
 
         ids_positions(r->ids, id, n);
         memcpy(last, id + n - REQUEST_IDS, sizeof(last));
@@ -204,9 +207,16 @@ double bench_rounds(const struct rounds *r)
         begin = bench_cpu_ns();
         for (size_t at = 0; at < n; at += REQUEST_IDS)
             r->run(r->ctx, id + at, REQUEST_IDS);
-        rate[round] = 1e9 * (double)n / (double)(bench_cpu_ns() - begin);
+        ns = bench_cpu_ns() - begin;
+        rate[round] = 1e9 * (double)n / (double)ns;
         if (r->verify)
             r->verify(r->ctx, last, REQUEST_IDS);
+        /* Where a hypervisor takes time away, the clock of a thread can stand still for some milliseconds. */
+        if (ns == 0) {
+            round--;
+            if (++still > ROUNDS_STILL)
+                die("the clock of this thread stood still in %u rounds", still);
+        }
     }
     bench_array_free(id, n * sizeof(*id));
     if (r->rate)
