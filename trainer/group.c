@@ -236,6 +236,13 @@ static int check_round(const struct tr_group *group, const struct wire_step_head
         (own->has_batch && (!group->entered || own->batch_id != group->entered->id)))
         return RT_FAIL(RT_EPROTO, "StepHeaders of %u ranks do not go with what rank %u sent",
                        m->n_ranks, group->self);
+    /* A header that was under way on a lost connection came after the one that took its place: by its count the average
+     * would not be one. The others cannot complete it without us. */
+    if (own->unaveraged != group->unaveraged)
+        return RT_FAIL(RT_EPROTO,
+                       "StepHeaders with %" PRIu64 " samples of rank %u to be averaged, it has "
+                       "%" PRIu64,
+                       own->unaveraged, group->self, group->unaveraged);
     int err = 0;
     for (uint32_t r = 0; r < m->n_ranks && !err; r++)
         err = tr_header_check(&rules, r, &m->header[r]);

@@ -38,6 +38,11 @@ unsigned jw_node_owner(const struct job_world *w, unsigned i)
     return w->conf.composers + w->conf.middlewares + w->conf.ranks + i;
 }
 
+unsigned jw_node_spare(const struct job_world *w)
+{
+    return jw_node_owner(w, w->conf.owners);
+}
+
 static void on_failed(void *ctx, int err)
 {
     struct job_world *w = ctx;
@@ -189,9 +194,7 @@ void jw_start(struct job_world *w, const struct jw_conf *conf)
     w->conf.owners = conf->owners ? conf->owners : 2;
     rt_assert(w->conf.ranks <= JW_MAX && w->conf.composers <= JW_MAX &&
               w->conf.middlewares <= JW_MAX && w->conf.owners <= JW_MAX);
-    struct sim_conf sim = {.seed = conf->seed,
-                           .n_nodes = w->conf.composers + w->conf.middlewares + w->conf.ranks +
-                                      w->conf.owners};
+    struct sim_conf sim = {.seed = conf->seed, .n_nodes = jw_node_spare(w) + 1};
     w->sim = sim_create(&sim);
     w->job = conf->job ? conf->job : job_fixture(conf->set, conf->n_set);
     start_owners(w);

@@ -5,7 +5,7 @@
  *     jw_break(&w, ...); jw_restart_rank(&w, 1);
  *     jw_run(&w);                    until every rank is done, or the test fails with the seed
  *     jw_stop(&w);
- * Nodes: composers, middlewares, ranks, owners, in this order. */
+ * Nodes: composers, middlewares, ranks, owners, in this order, and one that the test may use. */
 #ifndef JOB_WORLD_H
 #define JOB_WORLD_H
 
@@ -70,6 +70,7 @@ unsigned jw_node_composer(const struct job_world *w, unsigned i);
 unsigned jw_node_middleware(const struct job_world *w, unsigned i);
 unsigned jw_node_rank(const struct job_world *w, unsigned i);
 unsigned jw_node_owner(const struct job_world *w, unsigned i);
+unsigned jw_node_spare(const struct job_world *w);
 /* Of all ranks together: counts and sums are added, step and quality are rank 0's. */
 struct tr_report jw_report(const struct job_world *w);
 

@@ -25,8 +25,11 @@
 #define WALL_START_MS 1750000000000ull
 #define CUT_POLL_NS   1000000ull
 #define FIRST_PORT    1000
+#define DELAY_MAX_NS  200000000ull
+#define DROP_MAX_NS   50000000ull
+#define RECORD        32 /* requests of a connection that may come again, besides the first */
 
-enum event_kind { EV_ASK_CONNECT, EV_UP, EV_DELIVER, EV_DOWN, EV_WORK, EV_WORKED };
+enum event_kind { EV_ASK_CONNECT, EV_UP, EV_DELIVER, EV_DOWN, EV_RESET, EV_WORK, EV_WORKED };
 
 struct event {
     uint64_t at_ns, seq;
@@ -40,6 +43,12 @@ struct parcel {
     struct parcel *next;
     uint8_t *bytes;
     size_t size;
+};
+
+/* The latest of what was sent to a listener, and what came first. */
+struct record {
+    struct parcel first, last[RECORD];
+    size_t n;
 };
 
 struct node {
@@ -74,8 +83,12 @@ struct rt_link {
     char name[RT_ADDRESS_MAX];
     struct parcel *inbox, **inbox_end;
     size_t inbox_bytes;
-    uint64_t arrives_ns; /* of the latest parcel under way to this end */
-    unsigned refs;       /* events that name it, and 1 until down() */
+    uint64_t arrives_ns;    /* of the latest parcel under way to this end */
+    uint64_t held_until_ns; /* SIM_DELAY: nothing arrives before */
+    bool swallows;          /* SIM_DROP, SIM_HALF_OPEN: what comes here is gone, its end too */
+    bool doubles, cuts;     /* SIM_DUPLICATE, SIM_TRUNCATE: the next frame that comes here */
+    struct record *record;  /* of an end that connected */
+    unsigned refs;          /* events that name it, and 1 until down() */
 };
 
 struct sim {
@@ -187,6 +200,12 @@ static void link_unref(struct rt_link *link)
         link->far->far = NULL;
     while ((parcel = take_parcel(link)))
         free_parcel(parcel);
+    if (link->record) {
+        rt_free(link->record->first.bytes);
+        for (size_t i = 0; i < RECORD; i++)
+            rt_free(link->record->last[i].bytes);
+    }
+    rt_free(link->record);
     rt_free(link);
 }
 
@@ -205,6 +224,7 @@ static void send_parcel(struct rt_link *link, uint8_t *bytes, size_t size)
     far->inbox_end = &parcel->next;
     far->inbox_bytes += size;
     uint64_t at = sim->now_ns + draw_delay(sim);
+    at = at > far->held_until_ns ? at : far->held_until_ns;
     far->arrives_ns = at > far->arrives_ns ? at : far->arrives_ns;
     push_event(sim, (struct event){.at_ns = far->arrives_ns, .kind = EV_DELIVER, .link = far});
 }
@@ -262,6 +282,24 @@ static void maybe_flip(const struct rt_link *link, uint8_t *bytes, size_t size)
     *flip = false;
 }
 
+static struct parcel copy_of(const uint8_t *bytes, size_t size)
+{
+    uint8_t *copy = rt_xmalloc(size);
+    memcpy(copy, bytes, size);
+    return (struct parcel){NULL, copy, size};
+}
+
+static void keep(struct rt_link *link, const uint8_t *bytes, size_t size)
+{
+    struct record *record = link->record;
+    if (!record)
+        return;
+    struct parcel *at = record->n ? &record->last[(record->n - 1) % RECORD] : &record->first;
+    rt_free(at->bytes);
+    *at = copy_of(bytes, size);
+    record->n++;
+}
+
 static int io_link_send(struct rt_link *link, struct rt_header *header, const void *message,
                         size_t message_size, const struct rt_piece *pieces, size_t n_pieces,
                         const struct rt_maker *maker)
@@ -295,9 +333,18 @@ static int io_link_send(struct rt_link *link, struct rt_header *header, const vo
     rt_header_encode(header, bytes);
     rt_header_seal(bytes, at_message, message_size);
     size += RT_FRAME_HEADER_SIZE + message_size;
+    keep(link, bytes, size);
     maybe_flip(link, bytes, size);
     send_parcel(link, bytes, size);
     return 0;
+}
+
+/* Both ends hear of it at once. */
+static void reset(struct rt_link *link, const char *why)
+{
+    if (link->far)
+        end_link(link->far, RT_EPEER, why, false);
+    end_link(link, RT_EPEER, why, false);
 }
 
 /* What a real link does with a frame: header, admit, checksums, frame. */
@@ -330,6 +377,35 @@ static int receive(struct rt_link *link, const uint8_t *bytes, size_t size)
     return err;
 }
 
+/* The header and a part of the rest: memory may be taken for the frame, and has to be given back. */
+static void receive_part(struct rt_link *link, const struct parcel *parcel)
+{
+    struct rt_header header;
+    struct rt_buf *payload = NULL;
+    if (rt_header_decode(parcel->bytes, &header) == 0)
+        link->events->admit(link->arg, &header, &payload);
+    rt_buf_unref(payload);
+    reset(link, "connection reset in the middle of a frame");
+}
+
+static bool is_request(const struct parcel *parcel)
+{
+    struct rt_header header;
+    return rt_header_decode(parcel->bytes, &header) == 0 && !(header.flags & RT_FRAME_REPLY) &&
+           header.method >= RT_METHOD_ROLE_FIRST;
+}
+
+static void receive_all(struct rt_link *link, const struct parcel *parcel)
+{
+    int err = receive(link, parcel->bytes, parcel->size);
+    if (!err && link->doubles && is_request(parcel) && link->state == END_OPEN) {
+        link->doubles = false;
+        err = receive(link, parcel->bytes, parcel->size);
+    }
+    if (err)
+        end_link(link, err, rt_err_text(), true);
+}
+
 static void deliver(struct sim *sim, struct rt_link *link)
 {
     if (link->state >= END_CLOSING)
@@ -341,15 +417,17 @@ static void deliver(struct sim *sim, struct rt_link *link)
     }
     struct parcel *parcel = take_parcel(link);
     rt_assert(parcel);
+    if (link->swallows) {
+        free_parcel(parcel);
+        return;
+    }
     if (!parcel->bytes) {
         end_link(link, RT_EPEER, "closed by the other end", false);
     } else {
         sim->digest = rt_hash_bytes_seed(parcel->bytes, parcel->size, sim->digest);
         if (link->events->bytes)
             link->events->bytes(link->arg);
-        int err = receive(link, parcel->bytes, parcel->size);
-        if (err)
-            end_link(link, err, rt_err_text(), true);
+        (link->cuts ? receive_part : receive_all)(link, parcel);
     }
     free_parcel(parcel);
 }
@@ -423,22 +501,20 @@ static int io_connect(struct rt_io *io, const char *address, const struct rt_lin
     link->port = port;
     link->events = events;
     link->arg = arg;
+    link->record = rt_xcalloc(1, sizeof(*link->record));
     uint64_t at = sim->now_ns + draw_delay(sim);
     push_event(sim, (struct event){.at_ns = at, .kind = EV_ASK_CONNECT, .link = link});
     *out = link;
     return 0;
 }
 
-/* The request to connect has reached the other node; while cut, it is lost like a SYN. */
-static void ask_connect(struct sim *sim, struct rt_link *link)
+/* A new link at the listener, whose other end is `link`. false: nobody listens. */
+static bool accept_link(struct rt_link *link)
 {
-    if (link->state != END_CONNECTING || sim->cut[link->node->index][link->far_node->index])
-        return;
+    struct sim *sim = link->node->sim;
     struct rt_listener *listener = find_listener(sim, link->far_node->index, link->port);
-    if (!listener) {
-        end_link(link, RT_EPEER, "connect: connection refused", false);
-        return;
-    }
+    if (!listener)
+        return false;
     char name[RT_ADDRESS_MAX];
     snprintf(name, sizeof(name), "sim:%u:0", link->node->index);
     struct rt_link *far = link_new(link->far_node, link->node, name);
@@ -450,6 +526,16 @@ static void ask_connect(struct sim *sim, struct rt_link *link)
     listener->accept(listener->arg, far);
     if (!far->events)
         end_link(far, RT_ECANCELED, "nobody wants it", true);
+    return true;
+}
+
+/* The request to connect has reached the other node; while cut, it is lost like a SYN. */
+static void ask_connect(struct sim *sim, struct rt_link *link)
+{
+    if (link->state != END_CONNECTING || sim->cut[link->node->index][link->far_node->index])
+        return;
+    if (!accept_link(link))
+        end_link(link, RT_EPEER, "connect: connection refused", false);
 }
 
 static void go_up(struct rt_link *link)
@@ -627,6 +713,9 @@ static void run_event(struct sim *sim, const struct event *ev)
     case EV_DOWN:
         go_down(ev->link);
         break;
+    case EV_RESET:
+        reset(ev->link, "connection reset");
+        break;
     case EV_WORK:
         ev->work->run(ev->work->arg);
         push_event(sim, (struct event){.at_ns = sim->now_ns + sim->conf.work_ns / 2,
@@ -699,4 +788,123 @@ void sim_break(struct sim *sim, unsigned a, unsigned b)
 void sim_flip(struct sim *sim, unsigned a, unsigned b)
 {
     sim->flip[a][b] = true;
+}
+
+/* ---- faults of one connection ---- */
+
+const char *sim_fault_name(enum sim_fault kind)
+{
+    static const char *const name[SIM_FAULTS] = {"delay",    "drop",  "duplicate", "replay",
+                                                 "truncate", "reset", "half_open"};
+    return name[kind];
+}
+
+static uint64_t draw_below(struct sim *sim, uint64_t n)
+{
+    return rt_below(rt_draw(sim->draw_key, sim->draws++), n);
+}
+
+/* Whose bytes come again: it hears nothing, and ends with the last of them. */
+static int ghost_admit(void *arg, const struct rt_header *header, struct rt_buf **out)
+{
+    (void)arg, (void)out;
+    return header->payload_size ? RT_EFULL : 0;
+}
+static void ghost_frame(void *arg, const struct rt_frame *frame)
+{
+    (void)arg, (void)frame;
+}
+static void ghost_down(void *arg, int err, const char *why)
+{
+    (void)arg, (void)err, (void)why;
+}
+static const struct rt_link_events ghost_events = {
+    .admit = ghost_admit, .frame = ghost_frame, .down = ghost_down};
+
+static void replay(const struct rt_link *link)
+{
+    const struct record *record = link->record;
+    struct rt_link *ghost = link_new(link->node, link->far_node, "ghost");
+    size_t n = record->n ? record->n - 1 : 0, from = n > RECORD ? n - RECORD : 0;
+    ghost->events = &ghost_events;
+    ghost->port = link->port;
+    ghost->state = END_OPEN;
+    if (record->n && accept_link(ghost)) {
+        send_parcel(ghost, copy_of(record->first.bytes, record->first.size).bytes,
+                    record->first.size);
+        for (size_t i = from; i < n; i++) {
+            const struct parcel *p = &record->last[i % RECORD];
+            send_parcel(ghost, copy_of(p->bytes, p->size).bytes, p->size);
+        }
+    }
+    struct sim *sim = link->node->sim;
+    if (ghost->far) /* long enough for all of them to be served */
+        push_event(sim,
+                   (struct event){.at_ns = ghost->far->arrives_ns + draw_below(sim, DELAY_MAX_NS),
+                                  .kind = EV_RESET,
+                                  .link = ghost});
+    else
+        end_link(ghost, RT_EPEER, "nobody listens", false);
+}
+
+static void half_open(struct sim *sim, struct rt_link *link)
+{
+    switch (draw_below(sim, 3)) {
+    case 0: /* nothing comes through any more, either way */
+        link->swallows = link->far->swallows = true;
+        break;
+    case 1: /* one way */
+        link->swallows = true;
+        break;
+    default: /* the far end does not hear that this one is gone */
+        link->far->swallows = true;
+        end_link(link, RT_EPEER, "connection reset", false);
+    }
+}
+
+/* One end of a connection that is open at both, or one that can be heard again. */
+static struct rt_link *draw_link(struct sim *sim, bool connected)
+{
+    struct rt_link *found = NULL;
+    size_t n = 0;
+    for (struct rt_link *link = sim->links; link; link = link->next)
+        if (link->state == END_OPEN && link->far && link->far->state == END_OPEN &&
+            !link->swallows && !link->far->swallows && link->events != &ghost_events &&
+            link->far->events != &ghost_events && (!connected || link->record) &&
+            draw_below(sim, ++n) == 0)
+            found = link;
+    return found;
+}
+
+bool sim_fault(struct sim *sim, enum sim_fault kind)
+{
+    struct rt_link *link = draw_link(sim, kind == SIM_REPLAY || kind == SIM_DUPLICATE);
+    if (!link)
+        return false;
+    switch (kind) {
+    case SIM_DELAY:
+        link->held_until_ns = sim->now_ns + draw_below(sim, DELAY_MAX_NS);
+        break;
+    case SIM_DROP:
+        link->swallows = true;
+        push_event(sim, (struct event){.at_ns = sim->now_ns + draw_below(sim, DROP_MAX_NS),
+                                       .kind = EV_RESET,
+                                       .link = link});
+        break;
+    case SIM_DUPLICATE:
+        link->far->doubles = true;
+        break;
+    case SIM_REPLAY:
+        replay(link);
+        break;
+    case SIM_TRUNCATE:
+        link->cuts = true;
+        break;
+    case SIM_RESET:
+        reset(link, "connection reset");
+        break;
+    default:
+        half_open(sim, link);
+    }
+    return true;
 }

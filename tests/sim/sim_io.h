@@ -40,6 +40,22 @@ void sim_break(struct sim *sim, unsigned a, unsigned b);
 /* One bit of the next frame that a sends to b is flipped on the way. */
 void sim_flip(struct sim *sim, unsigned a, unsigned b);
 
+/* What a network, or something in the middle of it, can do to one connection. */
+enum sim_fault {
+    SIM_DELAY, /* one direction is held for up to 200 ms; others pass it by */
+    SIM_DROP,  /* what comes one way is swallowed, and up to 50 ms later the connection is reset */
+    SIM_DUPLICATE, /* the next request arrives twice */
+    SIM_REPLAY, /* the handshake and the latest requests come again, on a connection of their own */
+    SIM_TRUNCATE, /* the next frame ends in the middle, and the connection with it */
+    SIM_RESET,    /* both ends hear down() */
+    SIM_HALF_OPEN, /* one end hears down(), or none; the others hear nothing more, until they find out */
+    SIM_FAULTS
+};
+const char *sim_fault_name(enum sim_fault kind);
+
+/* One fault, now, at a connection that is drawn from those that are open. false: there is none. */
+bool sim_fault(struct sim *sim, enum sim_fault kind);
+
 /* Hash of all events so far: equal seeds give equal digests. */
 uint64_t sim_digest(const struct sim *sim);
 

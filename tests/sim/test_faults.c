@@ -1,0 +1,163 @@
+/* tests/sim/test_faults.c -- every kind of fault that a network has, in whole jobs whose rows count.
+ *
+ * Each seed is a job of its own: how many there are of each role, the mode, and what happens to which connection when.
+ * Whatever that is, the job ends, every permit is back, and each row of the data was applied exactly once in each epoch
+ * (tests/lib/oracle.h). FAULTS=N asks for so many faults instead of the usual number, TEST_FAULTS_SEED=N for one seed. */
+#include "tests/lib/oracle.h"
+#include "tests/lib/temp.h"
+#include "tests/sim/job_world.h"
+
+#include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/rand.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { MODES = 3, FAULTS_USUAL = 4000, FAULTS_OF_ONE = 60, EPOCHS = 3, ROWS = 512 };
+
+static const struct oracle_shape shape = {
+    .rows = ROWS, .users = 20, .items = 7, .splits = 4, .block_rows = 32, .batch_size = 16};
+static const char *const mode[MODES] = {"global.mode=hybrid", "global.mode=async",
+                                        "global.mode=full"};
+
+/* Seeds that have found something: 619, an average of the weights by an older count of samples (trainer/group.c). */
+static const uint64_t kept[] = {619};
+
+struct tally {
+    uint64_t faults, by_kind[SIM_FAULTS], worlds;
+};
+
+static struct rt_job *make_job(const char *dir, const char *of_mode)
+{
+    const char *set[] = {"data.epochs=3", of_mode, "global.sync_every=3"};
+    struct rt_job_source source = {
+        .folder = dir, .name = "oracle", .set = set, .n_set = ARRAY_LEN(set)};
+    struct rt_job *job;
+    if (rt_job_load(&source, &job) != 0)
+        fail_msg("%s", rt_err_text());
+    return job;
+}
+
+/* Faults follow one another within milliseconds; what is half open takes longer to be noticed than anything else. */
+static void make_faults(struct job_world *w, struct tally *tally)
+{
+    uint64_t key = rt_draw_key(w->conf.seed, "faults", NULL);
+    for (unsigned i = 0; i < FAULTS_OF_ONE && !jw_is_over(w); i++) {
+        enum sim_fault kind = (enum sim_fault)rt_below(rt_draw(key, 3 * i), SIM_FAULTS);
+        bool slow = kind == SIM_HALF_OPEN && rt_below(rt_draw(key, 3 * i + 1), 2);
+        uint64_t pause = slow ? 6 * RT_S : 20 * RT_MS;
+        bool done = sim_fault(w->sim, kind);
+        tally->by_kind[kind] += done;
+        tally->faults += done;
+        sim_run_until(w->sim, jw_is_over, w, rt_below(rt_draw(key, 3 * i + 2), pause));
+    }
+}
+
+static void on_read(void *arg)
+{
+    *(bool *)arg = true;
+}
+
+static bool is_read(void *arg)
+{
+    return *(bool *)arg;
+}
+
+static void check_rows(struct job_world *w, bool steps_are_equal)
+{
+    const char *address[JW_MAX];
+    struct oracle *oracle;
+    struct oracle_result r;
+    bool done = false;
+    for (unsigned k = 0; k < w->conf.owners; k++)
+        address[k] = ebs_owner_address(w->owner[k]);
+    struct oracle_conf conf = {.io = sim_node(w->sim, jw_node_spare(w)),
+                               .job = w->job,
+                               .servers = 1,
+                               .workers = w->conf.owners,
+                               .address = address,
+                               .steps_are_equal = steps_are_equal,
+                               .done = on_read,
+                               .arg = &done};
+    oracle_start(&conf, &oracle);
+    if (!sim_run_until(w->sim, is_read, &done, 60 * RT_S))
+        fail_msg("seed %llu: the rows cannot be read", (unsigned long long)w->conf.seed);
+    oracle_result(oracle, &r);
+    if (r.lost || r.doubled || r.odd)
+        fail_msg("seed %llu: of %llu applications %llu lost, %llu doubled; %s",
+                 (unsigned long long)w->conf.seed, (unsigned long long)r.expected,
+                 (unsigned long long)r.lost, (unsigned long long)r.doubled, r.first);
+    assert_true(r.rows >= ROWS);
+    oracle_destroy(oracle);
+}
+
+static void check_accounts(struct job_world *w)
+{
+    struct tr_report r = jw_report(w);
+    assert_int_equal(r.samples_trained, ROWS * EPOCHS);
+    assert_int_equal(r.samples_dropped, 0);
+    assert_int_equal(r.permits_used, 0);
+}
+
+static void run_world(struct rt_job *const job[MODES], uint64_t seed, struct tally *tally)
+{
+    struct job_world w;
+    struct jw_conf conf = {.seed = seed,
+                           .ranks = 1 + (unsigned)(seed / 3) % 3,
+                           .composers = 1 + (unsigned)(seed / 9) % 2,
+                           .middlewares = 1 + (unsigned)(seed / 2) % 2,
+                           .job = job[seed % MODES]};
+    jw_start(&w, &conf);
+    make_faults(&w, tally);
+    jw_run(&w);
+    check_accounts(&w);
+    check_rows(&w, w.conf.ranks == 1 || w.job->global.mode == RT_MODE_ASYNC);
+    jw_stop(&w);
+    tally->worlds++;
+}
+
+static uint64_t number(const char *name, uint64_t usual)
+{
+    const char *text = getenv(name);
+    return text ? strtoull(text, NULL, 10) : usual;
+}
+
+static void test_faults(void **state)
+{
+    (void)state;
+    char dir[TEMP_PATH_MAX];
+    struct rt_job *job[MODES];
+    struct tally tally = {0};
+    uint64_t one = number("TEST_FAULTS_SEED", 0), wanted = number("FAULTS", FAULTS_USUAL);
+    temp_folder(dir);
+    oracle_write(dir, &shape);
+    for (int m = 0; m < MODES; m++)
+        job[m] = make_job(dir, mode[m]);
+    for (size_t i = 0; i < ARRAY_LEN(kept) && !one; i++)
+        run_world(job, kept[i], &tally);
+    for (uint64_t seed = one ? one : 1; one ? seed == one : tally.faults < wanted; seed++)
+        run_world(job, seed, &tally);
+    print_message("%llu faults in %llu jobs:", (unsigned long long)tally.faults,
+                  (unsigned long long)tally.worlds);
+    for (int k = 0; k < SIM_FAULTS; k++)
+        print_message(" %s %llu", sim_fault_name((enum sim_fault)k),
+                      (unsigned long long)tally.by_kind[k]);
+    print_message("\n");
+    for (int m = 0; m < MODES; m++)
+        rt_job_destroy(job[m]);
+}
+
+int main(void)
+{
+    rt_log_set_level(RT_LOG_ERROR);
+    const struct CMUnitTest test[] = {cmocka_unit_test(test_faults)};
+    return cmocka_run_group_tests(test, NULL, NULL);
+}
