@@ -16,7 +16,7 @@ B        ?= build$(if $(SAN),/$(SAN),/release)
 Q := $(if $(filter 1,$(V)),,@)
 
 # ---- what the compiler is told -------------------------------------------------------------------
-PACKAGES := libuv libnats libprotobuf-c yaml-0.1 libmicrohttpd jansson libxxhash zlib libzstd libcurl
+PACKAGES := libuv libnats libprotobuf-c yaml-0.1 libmicrohttpd jansson libxxhash zlib libzstd liblz4 libcurl
 CPPFLAGS += -I. -I$(B)/gen -D_GNU_SOURCE $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
             -Wundef -Wpointer-arith $(if $(filter 1,$(WERROR)),-Werror)

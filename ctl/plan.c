@@ -276,8 +276,8 @@ static int take_rows(const struct request *request, const struct rt_job *job, ui
     for (uint32_t t = 0; t < job->n_tables && !err; t++) {
         const struct assignment *a = given(&request->rows, name[t]);
 
-        rows[t] = a ? (uint64_t)llrint(a->value) : 0;
-        if (!a && rt_table_capacity(&job->table[t]) == 0)
+        rows[t] = a ? (uint64_t)llrint(a->value) : job->table[t].hash_rows;
+        if (!a && rows[t] == 0 && rt_table_capacity(&job->table[t]) == 0)
             err = RT_FAIL(RT_EUSAGE,
                           "table %s: how many rows? give --rows %s=N, or --rows N for all tables",
                           name[t], name[t]);

@@ -118,30 +118,55 @@ static uint64_t fullest_tables(const struct ctl_question *q, uint32_t servers)
 
 /* ---- one sample ---- */
 
-/* Different rows of one sample, of all tables; their weights on the wire. */
-static void sample_rows(const struct ctl_question *q, double *rows, double *bytes)
+/* What one sample is on the wire, of all tables and features. */
+struct sample {
+    double rows;                       /* different ones */
+    double row_weights, row_gradients; /* bytes of them, without ids */
+    double ids;                        /* bytes, lists' lengths among them */
+    double embeddings, gradients;      /* bytes between middleware and trainer */
+};
+
+static const struct rt_table_conf *table_of(const struct ctl_question *q, uint32_t f)
 {
-    size_t element = wire_dtype_size(q->job->global.wire_dtype);
-
-    *rows = *bytes = 0;
-    for (uint32_t f = 0; f < q->job->n_features; f++) {
-        double n = q->ids[f] * q->distinct;
-
-        *rows += n;
-        *bytes += n * q->job->table[q->job->feature[f].table].dim * (double)element;
-    }
+    return &q->job->table[q->job->feature[f].table];
 }
 
-/* Of all features: ids, lists' lengths, pooled embeddings. */
-static void sample_features(const struct ctl_question *q, double *ids, double *embeddings)
+/* Of hashed tables, each of whose ids is several rows, as if no two ids had one in common. */
+static double feature_rows(const struct ctl_question *q, uint32_t f)
 {
-    size_t element = wire_dtype_size(q->job->global.wire_dtype);
+    uint32_t functions = table_of(q, f)->hash_functions;
 
-    *ids = *embeddings = 0;
+    return q->ids[f] * q->distinct * (functions ? functions : 1);
+}
+
+/* A pooled feature is one row; a sequence its different rows, and which of them stands where. */
+static void add_feature(const struct ctl_question *q, uint32_t f, struct sample *out)
+{
+    const struct rt_wire_conf *wire = &q->job->global.wire;
+    double dim = table_of(q, f)->dim, embeddings = wire_dtype_size(wire->embeddings) * dim;
+    double gradients = wire_dtype_size(wire->gradients) * dim;
+    bool sequence = q->job->feature[f].pooling == RT_POOL_NONE;
+    double n = sequence ? q->ids[f] * q->distinct : 1;
+
+    out->ids += q->ids[f] * sizeof(uint64_t) + (q->ids[f] == 1 ? 0 : sizeof(uint32_t));
+    out->embeddings += n * embeddings + (sequence ? (q->ids[f] + 1) * sizeof(uint32_t) : 0);
+    out->gradients += n * gradients;
+}
+
+static struct sample sum_features(const struct ctl_question *q)
+{
+    const struct rt_wire_conf *wire = &q->job->global.wire;
+    struct sample out = {0};
+
     for (uint32_t f = 0; f < q->job->n_features; f++) {
-        *ids += q->ids[f] * sizeof(uint64_t) + (q->ids[f] == 1 ? 0 : sizeof(uint32_t));
-        *embeddings += (double)element * q->job->table[q->job->feature[f].table].dim;
+        double rows = feature_rows(q, f), weights = rows * table_of(q, f)->dim;
+
+        out.rows += rows;
+        out.row_weights += weights * (double)wire_dtype_size(wire->rows);
+        out.row_gradients += weights * (double)wire_dtype_size(wire->row_gradients);
+        add_feature(q, f, &out);
     }
+    return out;
 }
 
 static double sample_dense(const struct rt_data_conf *data)
@@ -172,19 +197,19 @@ static double all_reduce(const struct ctl_question *q)
 
 static void sum_sample(const struct ctl_question *q, struct ctl_plan *out)
 {
-    double *hop = out->bytes_per_sample, owners = out->owners, weights, ids, embeddings;
+    double *hop = out->bytes_per_sample, owners = out->owners;
+    struct sample sample = sum_features(q);
 
-    sample_rows(q, &out->rows_per_sample, &weights);
-    sample_features(q, &ids, &embeddings);
-    hop[CTL_HOP_data_compose_to_middleware] = ids + framing(q, 1, 0);
+    out->rows_per_sample = sample.rows;
+    hop[CTL_HOP_data_compose_to_middleware] = sample.ids + framing(q, 1, 0);
     hop[CTL_HOP_data_compose_to_trainer] = sample_dense(&q->job->data) + framing(q, 1, 0);
-    hop[CTL_HOP_middleware_to_embedding_server] = 2 * out->rows_per_sample * sizeof(uint64_t) +
-                                                  weights + framing(q, owners, 1) +
+    hop[CTL_HOP_middleware_to_embedding_server] = 2 * sample.rows * sizeof(uint64_t) +
+                                                  sample.row_gradients + framing(q, owners, 1) +
                                                   framing(q, owners, 2);
     hop[CTL_HOP_embedding_server_to_middleware] =
-        weights + framing(q, owners, 1) + framing(q, owners, 0);
-    hop[CTL_HOP_middleware_to_trainer] = embeddings + framing(q, 2, 0);
-    hop[CTL_HOP_trainer_to_middleware] = embeddings + framing(q, 2, 0);
+        sample.row_weights + framing(q, owners, 1) + framing(q, owners, 0);
+    hop[CTL_HOP_middleware_to_trainer] = sample.embeddings + framing(q, 2, 0);
+    hop[CTL_HOP_trainer_to_middleware] = sample.gradients + framing(q, 2, 0);
     hop[CTL_HOP_trainer_to_trainer] = all_reduce(q);
 }
 
@@ -224,10 +249,12 @@ static void sum_traffic(const struct ctl_question *q, struct ctl_plan *out)
 /* Bytes of batches that may be on their way at one server: every permit of every rank. */
 static double in_flight(const struct ctl_question *q, uint32_t servers)
 {
-    double rows, bytes, batches = (double)q->replicas[RT_ROLE_TRAINER] * q->job->global.staleness;
+    double batches = (double)q->replicas[RT_ROLE_TRAINER] * q->job->global.staleness;
+    struct sample sample = sum_features(q);
 
-    sample_rows(q, &rows, &bytes);
-    return batches * q->job->data.batch_size * (2 * rows * sizeof(uint64_t) + 2 * bytes) / servers;
+    return batches * q->job->data.batch_size *
+           (2 * sample.rows * sizeof(uint64_t) + sample.row_weights + sample.row_gradients) /
+           servers;
 }
 
 /* Everything of an embedding server but its tables. */
@@ -244,30 +271,30 @@ static void sum_memory(const struct ctl_question *q, struct ctl_plan *out)
     const struct rt_data_conf *data = &q->job->data;
     double composers = q->replicas[RT_ROLE_DATA_COMPOSE], ranks = q->replicas[RT_ROLE_TRAINER];
     double samples = (double)data->window * data->batch_size; /* a composer's, of one rank */
-    double rows, weights, ids, embeddings, dense = sample_dense(data);
+    double dense = sample_dense(data);
+    struct sample sample = sum_features(q);
     struct ctl_plan_process *p = out->process;
     uint64_t pool = q->job->global.middleware_memory;
 
-    sample_rows(q, &rows, &weights);
-    sample_features(q, &ids, &embeddings);
     p[RT_ROLE_EMBEDDING_SERVER].memory =
         fullest_tables(q, out->servers) + server_base(q, out->servers);
     p[RT_ROLE_DATA_COMPOSE].memory =
         PROCESS_BYTES + LOOP_BYTES +
-        (uint64_t)((samples * ranks + 2.0 * data->shuffle_rows) * (ids + dense));
+        (uint64_t)((samples * ranks + 2.0 * data->shuffle_rows) * (sample.ids + dense));
     /* Ids, their places, the pooled embeddings, the gradients of rows, and a quarter (middleware/put.c). */
     p[RT_ROLE_MIDDLEWARE].memory =
         PROCESS_BYTES + (uint64_t)q->loops * LOOP_BYTES +
         (uint64_t)(samples * composers * ranks / q->replicas[RT_ROLE_MIDDLEWARE] * 1.25 *
-                   (1.5 * ids + embeddings + rows * sizeof(uint64_t) + weights));
+                   (1.5 * sample.ids + sample.embeddings + sample.rows * sizeof(uint64_t) +
+                    sample.row_gradients));
     p[RT_ROLE_MIDDLEWARE].memory_max =
         PROCESS_BYTES +
         q->loops * (LOOP_BYTES + pool + (pool / 2 > POOL_LEAST ? pool / 2 : POOL_LEAST));
     /* Weights, gradients, two of optimizer state and what is being reduced. */
-    p[RT_ROLE_TRAINER].memory =
-        TRAINER_BYTES + q->dense_parameters * sizeof(float) * 5 +
-        (uint64_t)(samples * composers * dense +
-                   2.0 * q->job->global.staleness * data->batch_size * embeddings);
+    p[RT_ROLE_TRAINER].memory = TRAINER_BYTES + q->dense_parameters * sizeof(float) * 5 +
+                                (uint64_t)(samples * composers * dense +
+                                           q->job->global.staleness * (double)data->batch_size *
+                                               (sample.embeddings + sample.gradients));
 }
 
 /* ---- servers ---- */
@@ -401,10 +428,9 @@ static int choose_servers(const struct ctl_question *q, struct ctl_plan *out)
 {
     struct ctl_plan_need *need = &out->need;
     const char *table;
-    double weights;
     int err;
 
-    sample_rows(q, &out->rows_per_sample, &weights);
+    out->rows_per_sample = sum_features(q).rows;
     err = find_needs(q, out->rows_per_sample, need, &table);
     if (err)
         return err;

@@ -6,6 +6,7 @@
 
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
@@ -215,6 +216,8 @@ static int make_rpc(struct dc_composer *c)
         .self = c->conf.identity,
         .greeting = &wire_greeting,
         .reply_max = REPLY_MAX,
+        .heartbeat_ns = c->job->global.heartbeat_ms * RT_MS,
+        .dead_ns = c->job->global.dead_ms * RT_MS,
         .ctx = c,
         .peer_up = on_peer_up,
         .fenced = on_fenced,
@@ -222,6 +225,10 @@ static int make_rpc(struct dc_composer *c)
 
     return rt_rpc_create(&conf, &c->rpc);
 }
+
+#define REFUSED                                                                                    \
+    (RT_REFUSE_ID_WEIGHTS | RT_REFUSE_TRUNCATE | RT_REFUSE_BINARY | RT_REFUSE_LOOK_AHEAD |         \
+     RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
 
 int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer **out)
 {
@@ -243,6 +250,8 @@ int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer *
                       "exact: expected 1 data-compose, got %u; the order of their batches would "
                       "be that of the network",
                       conf->size);
+    if (!err)
+        err = rt_job_refuse(conf->job, REFUSED);
     if (!err)
         err = dc_phase_init(c);
     if (!err)

@@ -230,7 +230,7 @@ int dc_parser_create(const struct rt_job *job, struct dc_parser **out)
     static int (*const line[])(struct dc_parser *, const char *, size_t) = {
         [RT_FORMAT_CRITEO] = NULL,     [RT_FORMAT_TSV] = NULL,
         [RT_FORMAT_CSV] = dc_line_csv, [RT_FORMAT_LIBSVM] = dc_line_libsvm,
-        [RT_FORMAT_SYNTHETIC] = NULL,
+        [RT_FORMAT_SYNTHETIC] = NULL,  [RT_FORMAT_BINARY] = NULL,
     };
     struct dc_parser *p = rt_xcalloc(1, sizeof(*p));
     int err;

@@ -4,6 +4,7 @@
  * loop's thread touches it, through the requests of serve*.c and the turns of turn.c. */
 #include "embedding_server/serve.h"
 #include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 #include "runtime/job/batch_id.h"
@@ -72,12 +73,17 @@ static int listen_on(struct ebs_owner *owner)
                               .greeting = conf->greeting,
                               .methods = ebs_methods,
                               .n_methods = ebs_method_count,
+                              .heartbeat_ns = conf->job->global.heartbeat_ms * RT_MS,
+                              .dead_ns = conf->job->global.dead_ms * RT_MS,
                               .ctx = owner,
                               .fenced = on_fenced};
     int err = rt_rpc_create(&rpc, &owner->rpc);
 
     return err ? err : rt_rpc_listen(owner->rpc, conf->listen, owner->address);
 }
+
+#define REFUSED                                                                                    \
+    (RT_REFUSE_ROWS | RT_REFUSE_ROW_GRADIENTS | RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
 
 int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
 {
@@ -90,7 +96,9 @@ int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
     owner->shard_first = rt_shard_first(conf->shards, conf->owner);
     owner->shard_end = rt_shard_first(conf->shards, conf->owner + 1);
     owner->last = &owner->first;
-    err = rt_arena_create(EBS_UNPACK_BYTES_MAX, &owner->arena);
+    err = rt_job_refuse(conf->job, REFUSED);
+    if (!err)
+        err = rt_arena_create(EBS_UNPACK_BYTES_MAX, &owner->arena);
     if (!err)
         err = create_tables(owner);
     if (!err)

@@ -26,6 +26,7 @@
 #include "middleware/batch.h"
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 
 #include <stdio.h>
@@ -247,6 +248,8 @@ static int start(struct mw_loop *loop)
         .methods = methods,
         .n_methods = ARRAY_LEN(methods),
         .reply_max = RT_PAYLOAD_MAX,
+        .heartbeat_ns = conf->job->global.heartbeat_ms * RT_MS,
+        .dead_ns = conf->job->global.dead_ms * RT_MS,
         .ctx = loop,
         .peer_up = on_peer_up,
         .peer_down = on_peer_down,
@@ -260,6 +263,10 @@ static int start(struct mw_loop *loop)
         err = rt_rpc_listen(loop->rpc, conf->listen, loop->address);
     return err;
 }
+
+#define REFUSED                                                                                    \
+    (RT_REFUSE_ROWS | RT_REFUSE_ROW_GRADIENTS | RT_REFUSE_EMBEDDINGS | RT_REFUSE_GRADIENTS |       \
+     RT_REFUSE_SEQUENCES | RT_REFUSE_HASHING | RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
 
 int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
 {
@@ -276,7 +283,9 @@ int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
     loop->embedding_at = rt_xcalloc(n, sizeof(*loop->embedding_at));
     loop->feature_order = rt_xcalloc(n, sizeof(*loop->feature_order));
     order_features(loop);
-    err = start(loop);
+    err = rt_job_refuse(conf->job, REFUSED);
+    if (!err)
+        err = start(loop);
     if (err) {
         mw_loop_destroy(loop);
         return err;

@@ -29,7 +29,7 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
     uint32_t *dim = rt_xcalloc(job->n_features, sizeof *dim);
     for (uint32_t f = 0; f < job->n_features; f++) {
         feature[f] = job->feature[f].name;
-        dim[f] = job->table[job->feature[f].table].dim;
+        dim[f] = rt_feature_width(job, f);
     }
     struct tr_model_inputs inputs = {
         .dense = job->dense,

@@ -83,12 +83,12 @@ static int view_embeddings(struct tr_batch *batch, const struct rt_frame *reply)
     if (err)
         return err;
     if (head.samples != batch->head.samples || head.n_features != job->n_features ||
-        head.dtype != job->global.wire_dtype)
+        head.dtype != job->global.wire.embeddings)
         return RT_FAIL(RT_EPROTO,
                        "LookupBatch reply: expected %u samples, %u features, dtype %u; got %u, "
                        "%u, %u",
-                       batch->head.samples, job->n_features, job->global.wire_dtype, head.samples,
-                       head.n_features, head.dtype);
+                       batch->head.samples, job->n_features, job->global.wire.embeddings,
+                       head.samples, head.n_features, head.dtype);
     struct rt_segments seg = rt_segments_of(reply->payload);
     const float **feature = (const float **)(uintptr_t)batch->view.feature;
     for (uint32_t f = 0; f < job->n_features; f++) {

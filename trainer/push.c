@@ -93,7 +93,7 @@ static int send_push(struct tr_batch *batch)
         /* In `full` an owner waits for the ranks that have a batch in this step, and for no other. */
         .rank = synchronous ? batch->place : trainer->conf.self.index,
         .world = synchronous ? batch->among : trainer->conf.world,
-        .dtype = job->global.wire_dtype,
+        .dtype = job->global.wire.gradients,
         .synchronous = synchronous,
         .n_features = job->n_features,
         .dim = dim,

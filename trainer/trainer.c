@@ -5,6 +5,7 @@
 #include "trainer/state.h"
 
 #include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
@@ -151,6 +152,8 @@ static int make_rpc(struct tr_trainer *trainer)
         .methods = method,
         .n_methods = trainer->group ? ARRAY_LEN(method) : METHODS_ALONE,
         .reply_max = RT_PAYLOAD_MAX,
+        .heartbeat_ns = trainer->job->global.heartbeat_ms * RT_MS,
+        .dead_ns = trainer->job->global.dead_ms * RT_MS,
         .ctx = trainer,
         .peer_up = on_peer_up,
         .fenced = on_fenced,
@@ -172,6 +175,10 @@ static int make_collective(struct tr_trainer *trainer)
     return tr_collective_ring(&conf, &trainer->collective);
 }
 
+#define REFUSED                                                                                    \
+    (RT_REFUSE_EMBEDDINGS | RT_REFUSE_GRADIENTS | RT_REFUSE_SEQUENCES | RT_REFUSE_COMPRESSION |    \
+     RT_REFUSE_CREDIT)
+
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out)
 {
     rt_assert(conf->world >= 1 && conf->self.index < conf->world);
@@ -189,7 +196,9 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     bool one = conf->job->global.mode == RT_MODE_FULL;
     trainer->permits.limit = one ? 1 : conf->job->global.staleness;
     trainer->lookups.limit = trainer->permits.limit;
-    int err = rt_arena_create(8 << 20, &trainer->scratch);
+    int err = rt_job_refuse(conf->job, REFUSED);
+    if (!err)
+        err = rt_arena_create(8 << 20, &trainer->scratch);
     if (!err)
         err = rt_ledger_create(RT_BATCH_WINDOW, &trainer->ledger);
     if (!err)

@@ -22,7 +22,7 @@
 
 struct column_keys {
     uint32_t kind, transform, min_frequency;
-    const char *feature, *separator, *missing;
+    const char *feature, *separator, *weight_separator, *missing;
     const struct rt_node *clip;
     bool standardize, integer;
 };
@@ -38,7 +38,10 @@ static const struct rt_option option[] = {
     {"separator", RT_OPT_STR, AT(separator), NULL, 0, 0, NULL,
      "feature in tsv, csv, criteo: one character between the ids of a field; empty items are left "
      "out; a "
-     "list over the feature's max_length is a bad row"},
+     "list over the feature's max_length is a bad row, unless the feature says `truncate`"},
+    {"weight_separator", RT_OPT_STR, AT(weight_separator), NULL, 0, 0, NULL,
+     "feature in tsv, csv, criteo, libsvm: one character between an id and its weight, as in "
+     "`12:0.5`; libsvm: `:`, and values are weights"},
     {"integer", RT_OPT_BOOL, AT(integer), "false", 0, 0, NULL,
      "feature, group: the field is a decimal integer of 64 bits (signed or not), taken as it is; "
      "anything "
@@ -82,6 +85,7 @@ static int check_kind(const struct rt_node *node, uint32_t kind)
     } row[] = {
         {"feature", F, "feature"},
         {"separator", F, "feature"},
+        {"weight_separator", F, "feature"},
         {"integer", F | G, "feature or group"},
         {"min_frequency", F, "feature"},
         {"missing", F | D, "feature or dense"},
@@ -117,6 +121,35 @@ static int read_separator(const struct rt_node *node, const char *text, const st
     if (c->integer && strchr("-0123456789", text[0]))
         return rt_node_fail(node, "'%s' can be part of an integer", text);
     c->separator = text[0];
+    return 0;
+}
+
+/* Weights are numbers, so neither separator may be part of one. */
+static int read_weight_separator(const struct rt_node *node, const char *text,
+                                 const struct rt_job *job, struct rt_column_conf *c)
+{
+    static const char number[] = "+-.0123456789eE";
+    uint32_t format = job->data.format;
+
+    if (!text)
+        return 0;
+    node = rt_node_get(node, "weight_separator");
+    if (format == RT_FORMAT_SYNTHETIC)
+        return rt_node_fail(node, "goes with format tsv, csv, criteo or libsvm");
+    if (format == RT_FORMAT_LIBSVM && strcmp(text, ":") != 0)
+        return rt_node_fail(node, "expected ':' in libsvm, got '%s'", text);
+    if (strlen(text) != 1 || strchr("\"\r\n", text[0]) || strchr(number, text[0]) ||
+        (text[0] == '\t' && format != RT_FORMAT_CSV))
+        return rt_node_fail(node,
+                            "expected one character that can stand in a field and in no number, "
+                            "got '%s'",
+                            text);
+    if (c->separator && (c->separator == text[0] || strchr(number, c->separator)))
+        return rt_node_fail(node,
+                            "expected a separator beside it that is another one and in no "
+                            "number, got '%c'",
+                            c->separator);
+    c->weight_separator = text[0];
     return 0;
 }
 
@@ -207,6 +240,8 @@ static int read_column(const struct rt_node *node, struct rt_job *job, const cha
         err = find_feature(job, node, keys.feature ? keys.feature : name, &c->target);
     if (!err)
         err = read_separator(node, keys.separator, job, c);
+    if (!err)
+        err = read_weight_separator(node, keys.weight_separator, job, c);
     if (!err)
         err = read_missing(node, keys.missing, c);
     return err ? err : read_clip(keys.clip, c);
@@ -312,9 +347,10 @@ void rt_job_describe_columns(const struct rt_job *job, struct rt_strbuf *out)
     for (uint32_t i = 0; i < job->data.n_columns; i++) {
         const struct rt_column_conf *c = &job->data.column[i];
 
-        rt_strbuf_addf(out, "column %s %u %u %u %d %u %.17g %.17g %.17g %d %d %u\n", c->name,
+        rt_strbuf_addf(out, "column %s %u %u %u %d %u %.17g %.17g %.17g %d %d %u %d\n", c->name,
                        c->kind, c->target, c->transform, c->standardize, c->empty, c->missing,
-                       c->low, c->high, c->separator, c->integer, c->min_frequency);
+                       c->low, c->high, c->separator, c->integer, c->min_frequency,
+                       c->weight_separator);
     }
 }
 

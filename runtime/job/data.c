@@ -27,8 +27,8 @@ struct data_keys {
 
 static const struct rt_option option[] = {
     {"name", RT_OPT_STR, AT(conf.name), NULL, 0, 0, NULL, "of the data set, for the summary"},
-    {"format", RT_OPT_ENUM, AT(conf.format), "tsv", 0, 0, "criteo|tsv|csv|libsvm|synthetic",
-     "how a row is written"},
+    {"format", RT_OPT_ENUM, AT(conf.format), "tsv", 0, 0, "criteo|tsv|csv|libsvm|synthetic|binary",
+     "how a row is written; binary: as `saffron-data-compose convert` writes it"},
     {"header", RT_OPT_BOOL, AT(conf.header), "true", 0, 0, NULL,
      "tsv, csv: the first line of every file names the columns"},
     {"columns", RT_OPT_NODE, AT(columns), NULL, 0, 0, NULL,
@@ -50,6 +50,8 @@ static const struct rt_option option[] = {
      "rows of a split that are permuted together"},
     {"window", RT_OPT_U32, AT(conf.window), "8", 1, 1024, NULL,
      "batches that data-compose keeps open per trainer rank"},
+    {"look_ahead", RT_OPT_U32, AT(conf.look_ahead), "2", 0, 64, NULL,
+     "batches that data-compose has ready for each trainer rank before its window has room"},
     {"max_bad_ratio", RT_OPT_F64, AT(conf.max_bad_ratio), "0.001", 0, 1, NULL,
      "share of bad rows that stops the job; more than 10 of them before a pass ends; each "
      "data-compose "
@@ -60,6 +62,32 @@ static const struct rt_option option[] = {
     {"synthetic", RT_OPT_NODE, AT(conf.synthetic), NULL, 0, 0, NULL,
      "keys of the synthetic click log"},
 };
+
+/* The most rows that a batch may ask for where ids are hashed: several for each id. */
+static int check_hashed(const struct rt_node *root, const struct rt_job *job)
+{
+    const struct rt_data_conf *d = &job->data;
+    uint64_t rows = 0;
+    bool hashed = false;
+
+    for (uint32_t i = 0; i < d->n_columns; i++) {
+        const struct rt_column_conf *c = &d->column[i];
+
+        if (c->kind != RT_COLUMN_FEATURE)
+            continue;
+        const struct rt_feature_conf *f = &job->feature[c->target];
+        uint32_t functions = job->table[f->table].hash_functions;
+        rows += (uint64_t)(c->separator ? f->max_length : 1) * (functions ? functions : 1);
+        hashed = hashed || functions;
+    }
+    if (!hashed || rows * d->batch_size <= WIRE_IDS_MAX)
+        return 0;
+    return rt_node_fail(root,
+                        "batch_size: expected at most %llu, got %u: a sample may take %llu rows, "
+                        "hashed tables counted, and a batch %u",
+                        (unsigned long long)(WIRE_IDS_MAX / rows), d->batch_size,
+                        (unsigned long long)rows, WIRE_IDS_MAX);
+}
 
 static int check(const struct rt_node *root, const struct rt_job *job, bool looked)
 {
@@ -85,7 +113,7 @@ static int check(const struct rt_node *root, const struct rt_job *job, bool look
                                 "column, '%s' has none",
                                 job->feature[f].name);
     }
-    return 0;
+    return check_hashed(root, job);
 }
 
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base)

@@ -72,19 +72,30 @@ static const struct rt_option table_option[] = {
      "lfu: updates after which a gradient counts half"},
     {"ttl_seconds", RT_OPT_U64, AT(ttl_seconds), "0", 0, 3155760000.0, NULL,
      "a row that had no gradient for so long is forgotten; 0: never"},
+    {"hash.functions", RT_OPT_U32, AT(hash_functions), "0", 0, RT_HASH_FUNCTIONS_MAX, NULL,
+     "compositional hashing: an id's embedding is the sum of so many rows out of hash.rows; 0: "
+     "each id has a row of its own"},
+    {"hash.rows", RT_OPT_U64, AT(hash_rows), "0", 0, 9007199254740992.0, NULL,
+     "rows that all ids of the table share; must be said beside hash.functions"},
 };
 
 struct feature_keys {
     const char *table;
-    uint32_t pooling, max_length;
+    uint32_t pooling, max_length, truncate;
 };
 static const struct rt_option feature_option[] = {
     {"table", RT_OPT_STR, offsetof(struct feature_keys, table), NULL, 0, 0, NULL,
      "table that its ids belong to; default: the feature's own name"},
-    {"pooling", RT_OPT_ENUM, offsetof(struct feature_keys, pooling), "sum", 0, 0, "sum|mean|sqrtn",
-     "how the rows of a sample's ids become one vector"},
+    {"pooling", RT_OPT_ENUM, offsetof(struct feature_keys, pooling), "sum", 0, 0,
+     "sum|mean|sqrtn|none",
+     "how the rows of a sample's ids become one vector; none: they stay a sequence, filled up with "
+     "zeros to max_length"},
     {"max_length", RT_OPT_U32, offsetof(struct feature_keys, max_length), "256", 1, 65535, NULL,
-     "most ids of one sample; a longer list is a bad row"},
+     "most ids of one sample; see truncate"},
+    {"truncate", RT_OPT_ENUM, offsetof(struct feature_keys, truncate), "refuse", 0, 0,
+     "refuse|head|tail",
+     "a list of more than max_length ids: refuse: a bad row; head, tail: that part of it is cut "
+     "off"},
 };
 
 static int read_tables(const struct rt_node *root, struct rt_job *job)
@@ -160,7 +171,8 @@ static int read_features(const struct rt_node *root, struct rt_job *job)
             return err;
         feature[i] = (struct rt_feature_conf){.name = rt_node_key_at(features, i),
                                               .pooling = keys.pooling,
-                                              .max_length = keys.max_length};
+                                              .max_length = keys.max_length,
+                                              .truncate = keys.truncate};
         const struct rt_node *said = rt_node_get(node, "table");
         err = find_table(job, said ? said : node, keys.table ? keys.table : feature[i].name,
                          &feature[i].table);
@@ -203,12 +215,21 @@ void rt_job_describe_tables(const struct rt_job *job, struct rt_strbuf *out)
                        (unsigned long long)c->eviction.rows, (unsigned long long)c->eviction.bytes,
                        (unsigned long long)c->eviction.half_life,
                        (unsigned long long)c->ttl_seconds);
+        rt_strbuf_addf(out, "hash %u %llu\n", c->hash_functions, (unsigned long long)c->hash_rows);
     }
     for (uint32_t f = 0; f < job->n_features; f++) {
         const struct rt_feature_conf *c = &job->feature[f];
-        rt_strbuf_addf(out, "feature %s table %u pooling %u length %u\n", c->name, c->table,
-                       c->pooling, c->max_length);
+        rt_strbuf_addf(out, "feature %s table %u pooling %u length %u truncate %u\n", c->name,
+                       c->table, c->pooling, c->max_length, c->truncate);
     }
+}
+
+uint32_t rt_feature_width(const struct rt_job *job, uint32_t feature)
+{
+    const struct rt_feature_conf *conf = &job->feature[feature];
+    uint32_t dim = job->table[conf->table].dim;
+
+    return conf->pooling == RT_POOL_NONE ? conf->max_length * dim : dim;
 }
 
 void rt_job_document_embedding(struct rt_strbuf *out)

@@ -1,13 +1,21 @@
-/* runtime/job/global.c -- global.yml: mode, staleness, seed, wire, threads, ports. */
+/* runtime/job/global.c -- global.yml: mode, staleness, seed, wire, links, threads, ports. */
 #include "runtime/job/read.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/conf/option.h"
 
-#define AT(field)            offsetof(struct rt_global_conf, field)
+/* The four paths as they are said: 0 is `dtype`, and the rest is enum wire_dtype + 1. */
+struct global_keys {
+    struct rt_global_conf conf;
+    uint32_t dtype, rows, row_gradients, embeddings, gradients;
+};
+
+#define AT(field)            offsetof(struct global_keys, conf.field)
+#define SAID(field)          offsetof(struct global_keys, field)
 #define EMBEDDING_MEMORY_MIN (1ull << 20)
-#define WIRE_TYPES           "float32"
+#define WIRE_TYPES           "float32|float16|bfloat16"
+#define PATH_TYPES           "dtype|" WIRE_TYPES
 
 static const struct rt_option option[] = {
     {"mode", RT_OPT_ENUM, AT(mode), "hybrid", 0, 0, "full|hybrid|async",
@@ -29,8 +37,24 @@ static const struct rt_option option[] = {
      "ends of epochs only"},
     {"seed", RT_OPT_U64, AT(seed), "1", 0, 9007199254740992.0, NULL,
      "of every random draw: initial values, shuffling, dropout"},
-    {"wire.dtype", RT_OPT_ENUM, AT(wire_dtype), "float32", 0, 0, WIRE_TYPES,
-     "element type of embeddings and gradients on all four paths"},
+    {"wire.dtype", RT_OPT_ENUM, SAID(dtype), "float32", 0, 0, WIRE_TYPES,
+     "element type of embeddings and gradients on each of the four paths that says `dtype`"},
+    {"wire.rows", RT_OPT_ENUM, SAID(rows), "dtype", 0, 0, PATH_TYPES,
+     "of rows, from embedding servers to middlewares"},
+    {"wire.row_gradients", RT_OPT_ENUM, SAID(row_gradients), "dtype", 0, 0, PATH_TYPES,
+     "of rows' gradients, from middlewares to embedding servers"},
+    {"wire.embeddings", RT_OPT_ENUM, SAID(embeddings), "dtype", 0, 0, PATH_TYPES,
+     "of pooled rows and of sequences, from middlewares to trainers"},
+    {"wire.gradients", RT_OPT_ENUM, SAID(gradients), "dtype", 0, 0, PATH_TYPES,
+     "of their gradients, from trainers to middlewares"},
+    {"wire.compression", RT_OPT_ENUM, AT(wire.compression), "none", 0, 0, "none|lz4",
+     "of payloads; costs CPU, so it pays only where the network is the limit"},
+    {"link.heartbeat_ms", RT_OPT_U64, AT(heartbeat_ms), "1000", 10, 60000, NULL,
+     "a connection that has sent nothing for so long says that it lives"},
+    {"link.dead_ms", RT_OPT_U64, AT(dead_ms), "5000", 20, 600000, NULL,
+     "a connection that has heard nothing for so long is closed; at least twice heartbeat_ms"},
+    {"link.credit", RT_OPT_U64, AT(credit), "268435456", 1 << 20, 1099511627776.0, NULL,
+     "bytes that one peer may have waiting in a process"},
     {"middleware.loops", RT_OPT_U32, AT(middleware_loops), "0", 0, 256, NULL,
      "event loops per middleware; 0: min(cores, 4)"},
     {"middleware.memory", RT_OPT_U64, AT(middleware_memory), "1073741824", 1 << 20, 1099511627776.0,
@@ -66,11 +90,28 @@ const char *rt_mode_name(uint32_t mode)
     return name[mode];
 }
 
+/* The types of the four paths, each its own or that of all. */
+static void take_types(const struct global_keys *keys, struct rt_wire_conf *wire)
+{
+    wire->rows = keys->rows ? keys->rows - 1 : keys->dtype;
+    wire->row_gradients = keys->row_gradients ? keys->row_gradients - 1 : keys->dtype;
+    wire->embeddings = keys->embeddings ? keys->embeddings - 1 : keys->dtype;
+    wire->gradients = keys->gradients ? keys->gradients - 1 : keys->dtype;
+}
+
 int rt_job_read_global(const struct rt_node *root, struct rt_job *job)
 {
-    int err = rt_options_load(option, ARRAY_LEN(option), root, &job->global, job->arena);
+    struct global_keys keys = {0};
+    int err = rt_options_load(option, ARRAY_LEN(option), root, &keys, job->arena);
     if (err)
         return err;
+    take_types(&keys, &keys.conf.wire);
+    job->global = keys.conf;
+    if (job->global.dead_ms < 2 * job->global.heartbeat_ms)
+        return rt_node_fail(rt_node_get(root, "link"),
+                            "expected a dead_ms of at least twice heartbeat_ms, got %llu and %llu",
+                            (unsigned long long)job->global.dead_ms,
+                            (unsigned long long)job->global.heartbeat_ms);
     if (job->global.exact && job->global.mode != RT_MODE_FULL)
         return rt_node_fail(rt_node_get(root, "exact"),
                             "expected `mode: full` beside `exact: true`");

@@ -11,7 +11,9 @@
 #include "runtime/wire/method.h"
 
 enum rt_mode { RT_MODE_FULL, RT_MODE_HYBRID, RT_MODE_ASYNC };
-enum rt_pooling { RT_POOL_SUM, RT_POOL_MEAN, RT_POOL_SQRTN };
+enum rt_pooling { RT_POOL_SUM, RT_POOL_MEAN, RT_POOL_SQRTN, RT_POOL_NONE };
+enum rt_truncate { RT_TRUNCATE_REFUSE, RT_TRUNCATE_HEAD, RT_TRUNCATE_TAIL };
+enum rt_compress { RT_COMPRESS_NONE, RT_COMPRESS_LZ4 };
 enum rt_init_kind {
     RT_INIT_UNIFORM,
     RT_INIT_NORMAL,
@@ -29,6 +31,17 @@ enum rt_optimizer_kind {
 enum rt_admission_kind { RT_ADMIT_ALWAYS, RT_ADMIT_COUNT, RT_ADMIT_PROBABILITY };
 enum rt_eviction_kind { RT_EVICT_NONE, RT_EVICT_LRU, RT_EVICT_LFU };
 
+/* What travels between processes: enum wire_dtype on each of the four paths. */
+struct rt_wire_conf {
+    uint32_t rows;          /* E -> M */
+    uint32_t row_gradients; /* M -> E */
+    uint32_t embeddings;    /* M -> T */
+    uint32_t gradients;     /* T -> M */
+    uint32_t compression;   /* enum rt_compress, of payloads */
+};
+
+#define RT_LINK_CREDIT (256ull << 20) /* default of global.link.credit */
+
 /* global.yml. `embedding_server.workers` and `middleware.loops`: 0 = min(cores, 8) and min(cores, 4). */
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
@@ -38,7 +51,9 @@ struct rt_global_conf {
     uint64_t max_steps;      /* 0: no limit */
     uint64_t evaluate_every; /* steps; 0: at the ends of epochs only */
     uint64_t seed;
-    uint32_t wire_dtype; /* enum wire_dtype, on all four paths */
+    struct rt_wire_conf wire;
+    uint64_t heartbeat_ms, dead_ms; /* of a connection; 0: RT_HEARTBEAT_NS, RT_DEAD_NS */
+    uint64_t credit;                /* bytes that one peer may have waiting here */
     uint32_t middleware_loops, embedding_server_workers, trainer_threads;
     uint64_t middleware_memory;       /* bytes of batches held per loop */
     uint64_t embedding_server_memory; /* bytes of tables per process; 0: no cap */
@@ -90,7 +105,12 @@ struct rt_table_conf {
     struct rt_admission_conf admission;
     struct rt_eviction_conf eviction;
     uint64_t ttl_seconds; /* a row without gradients for so long goes; 0: never */
+    /* Compositional hashing: an id's embedding is the sum of this many rows out of hash_rows; 0: its own row. */
+    uint32_t hash_functions;
+    uint64_t hash_rows;
 };
+
+#define RT_HASH_FUNCTIONS_MAX 8
 
 /* The largest magnitude of a gradient that is applied, summed over all that a step brings to one weight. Beyond it its
  * square may overflow and leave the optimizer's state at infinity for ever. Trainers drop a batch whose part
@@ -101,7 +121,8 @@ struct rt_feature_conf {
     const char *name;
     uint32_t table;      /* index into tables */
     uint32_t pooling;    /* enum rt_pooling */
-    uint32_t max_length; /* most ids of one sample */
+    uint32_t max_length; /* most ids of one sample; RT_POOL_NONE: of its sequence */
+    uint32_t truncate; /* enum rt_truncate: of a longer list, which part is cut off; or it is bad */
 };
 
 enum rt_format {
@@ -109,7 +130,8 @@ enum rt_format {
     RT_FORMAT_TSV,
     RT_FORMAT_CSV,
     RT_FORMAT_LIBSVM,
-    RT_FORMAT_SYNTHETIC
+    RT_FORMAT_SYNTHETIC,
+    RT_FORMAT_BINARY
 };
 enum rt_column_kind {
     RT_COLUMN_FEATURE,
@@ -139,6 +161,7 @@ struct rt_column_conf {
     char separator;     /* feature: between the ids of a field; 0: a field is one id */
     bool integer;       /* feature, group: the field is a decimal integer, taken as it is */
     uint32_t min_frequency; /* feature: ids seen less often are one id; 0 and 1: all are kept */
+    char weight_separator;  /* feature: between an id and its weight; 0: ids have none */
 };
 
 struct rt_data_conf {
@@ -153,6 +176,7 @@ struct rt_data_conf {
     uint64_t train_bytes;                   /* of the train files together, for progress */
     uint32_t batch_size, epochs, splits, block_rows, shuffle_rows, window;
     bool shuffle;
+    uint32_t look_ahead; /* finished batches that data-compose has ready for each rank */
     double max_bad_ratio;
     uint64_t frequency_memory;       /* bytes for the counts behind min_frequency */
     const struct rt_node *synthetic; /* the `synthetic:` section, or NULL: defaults */
@@ -203,6 +227,27 @@ void rt_job_destroy(struct rt_job *job);
 const char *rt_mode_name(uint32_t mode);     /* "hybrid" of RT_MODE_HYBRID */
 const char *rt_dtype_name(uint32_t dtype);   /* "bfloat16" of WIRE_BF16 */
 const char *rt_eviction_name(uint32_t kind); /* "lru" of RT_EVICT_LRU */
+
+/* Width of what the network sees of a feature: dim, or max_length x dim where pooling is RT_POOL_NONE. */
+uint32_t rt_feature_width(const struct rt_job *job, uint32_t feature);
+
+/* Values that roles learn one after the other. Each role names, at its creation, those that it cannot do. */
+enum rt_refusal {
+    RT_REFUSE_ROWS = 1 << 0,          /* global.wire.rows but float32 */
+    RT_REFUSE_ROW_GRADIENTS = 1 << 1, /* and so on */
+    RT_REFUSE_EMBEDDINGS = 1 << 2,
+    RT_REFUSE_GRADIENTS = 1 << 3,
+    RT_REFUSE_COMPRESSION = 1 << 4,
+    RT_REFUSE_CREDIT = 1 << 5,    /* global.link.credit but the default */
+    RT_REFUSE_SEQUENCES = 1 << 6, /* pooling none */
+    RT_REFUSE_HASHING = 1 << 7,   /* embedding.tables.NAME.hash */
+    RT_REFUSE_TRUNCATE = 1 << 8,
+    RT_REFUSE_ID_WEIGHTS = 1 << 9,  /* data.columns.NAME.weight_separator */
+    RT_REFUSE_BINARY = 1 << 10,     /* data.format */
+    RT_REFUSE_LOOK_AHEAD = 1 << 11, /* data.look_ahead but the default */
+};
+/* @refused: of enum rt_refusal. RT_EUSAGE: the job asks for one of them; key and value are in the text. */
+int rt_job_refuse(const struct rt_job *job, uint32_t refused);
 
 /* Write the effective files into `dir` (global.yml ... and models/NAME.yml): a job folder that stands
  * alone and means the same. Do it before other threads read the job's trees. */

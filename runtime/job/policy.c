@@ -148,11 +148,23 @@ static int check_values(const struct rt_table_keys *keys, const struct rt_table_
     return 0;
 }
 
+static int check_hash(const struct rt_table_keys *keys, const struct rt_table_conf *table)
+{
+    if (!table->hash_functions == !table->hash_rows)
+        return 0;
+    return rt_node_fail(said(keys, "hash"),
+                        "table %s: expected `functions` and `rows`, both or neither, got %u and "
+                        "%llu",
+                        table->name, table->hash_functions, (unsigned long long)table->hash_rows);
+}
+
 int rt_job_check_table(const struct rt_table_keys *keys, const struct rt_table_conf *table,
                        const struct rt_global_conf *global)
 {
     int err = check_values(keys, table);
 
+    if (!err)
+        err = check_hash(keys, table);
     if (!err)
         err = check_policy(keys, table, global->embedding_server_memory);
     if (!err && global->exact)

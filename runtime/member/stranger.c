@@ -45,7 +45,7 @@ void rt_stranger_text(const struct wire_hello *self, const struct wire_hello *he
 
     rt_strbuf_init(&text);
     rt_strbuf_addf(&text, "%s/%u on host %s runs the job '%s' with ", rt_role_name(hello->role),
-                   hello->index, rt_log_escape(hello->host_id, host, sizeof(host)), self->job);
+                   hello->index, rt_log_escape(hello->host, host, sizeof(host)), self->job);
     if (hello->wire_version != self->wire_version) {
         rt_strbuf_addf(&text, "another version of Saffron: wire version %u there, %u here",
                        hello->wire_version, self->wire_version);

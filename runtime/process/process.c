@@ -207,7 +207,7 @@ static void on_replaced(void *ctx, const struct wire_hello *by)
     char host[128], admin[128], where[300];
 
     snprintf(where, sizeof(where), " on host %s (admin %s)",
-             rt_log_escape(by->host_id, host, sizeof(host)),
+             rt_log_escape(by->host, host, sizeof(host)),
              rt_log_escape(by->admin, admin, sizeof(admin)));
     be_replaced(ctx, by->incarnation, where);
 }
@@ -508,7 +508,8 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
                  .plan_hash = p->job->plan_hash,
                  .wire_version = RT_WIRE_VERSION,
                  .admin = p->admin_address,
-                 .version = RT_VERSION},
+                 .version = RT_VERSION,
+                 .host = p->host},
         .listens_to = p->role.listens_to,
         .ctx = p,
         .hello = on_hello,

@@ -21,7 +21,7 @@ static int check_put_batch(const struct wire_put_batch *m)
     if (!err)
         err = wire_range(name, "count of n_ids", m->n_features, 0, WIRE_FEATURES_MAX);
     if (!err)
-        err = wire_ids(name, m->n_ids, m->n_features, 0);
+        err = wire_ids(name, "n_ids", m->n_ids, m->n_features, 0);
     for (uint32_t i = 0; i < m->n_features && !err; i++) {
         if (m->layout[i] != WIRE_LAYOUT_ONE && m->layout[i] != WIRE_LAYOUT_LENGTHS)
             err = RT_FAIL(RT_EPROTO, "%s: layout[%u] is %u, expected %d (one) or %d (lengths)",
@@ -257,6 +257,19 @@ int wire_lookup_batch_unpack(const uint8_t *data, size_t size, struct rt_arena *
     return wire_range("LookupBatch", "samples", out->samples, 1, WIRE_SAMPLES_MAX);
 }
 
+/* Every row stands at one place or more. */
+static int check_places(const struct wire_lookup_batch_reply *m)
+{
+    int err = 0;
+
+    for (uint32_t f = 0; m->rows && f < m->n_features && !err; f++) {
+        if (m->rows[f] > m->places[f] || (m->rows[f] == 0 && m->places[f] > 0))
+            err = RT_FAIL(RT_EPROTO, "LookupBatchReply: rows[%u] is %u for %u places", f,
+                          m->rows[f], m->places[f]);
+    }
+    return err;
+}
+
 static int check_lookup_batch_reply(const struct wire_lookup_batch_reply *m)
 {
     static const char name[] = "LookupBatchReply";
@@ -264,7 +277,13 @@ static int check_lookup_batch_reply(const struct wire_lookup_batch_reply *m)
 
     if (!err)
         err = wire_dtype(name, m->dtype);
-    return err ? err : wire_dims(name, m->dim, m->n_features);
+    if (!err)
+        err = wire_dims(name, m->dim, m->n_features);
+    if (!err && !m->rows != !m->places)
+        err = RT_FAIL(RT_EPROTO, "%s: rows and places go together", name);
+    if (!err && m->rows)
+        err = wire_ids(name, "places", m->places, m->n_features, 0);
+    return err ? err : check_places(m);
 }
 
 int wire_lookup_batch_reply_pack(const struct wire_lookup_batch_reply *in, struct wire_out *out)
@@ -276,6 +295,9 @@ int wire_lookup_batch_reply_pack(const struct wire_lookup_batch_reply *in, struc
     m.dtype = in->dtype;
     m.n_dim = in->n_features;
     m.dim = (uint32_t *)in->dim;
+    m.n_rows = m.n_places = in->rows ? in->n_features : 0;
+    m.rows = (uint32_t *)in->rows;
+    m.places = (uint32_t *)in->places;
     return wire_encode(&m.base, out);
 }
 
@@ -288,7 +310,21 @@ int wire_lookup_batch_reply_unpack(const uint8_t *data, size_t size, struct rt_a
     m = wire_decode(&saffron__lookup_batch_reply__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_lookup_batch_reply){m->samples, m->dtype, (uint32_t)m->n_dim, m->dim};
+    if (m->n_rows > 0 || m->n_places > 0) {
+        err = wire_same_count("LookupBatchReply", "dim", m->n_dim, "rows", m->n_rows);
+        if (!err)
+            err = wire_same_count("LookupBatchReply", "dim", m->n_dim, "places", m->n_places);
+        if (err)
+            return err;
+    }
+    *out = (struct wire_lookup_batch_reply){
+        .samples = m->samples,
+        .dtype = m->dtype,
+        .n_features = (uint32_t)m->n_dim,
+        .dim = m->dim,
+        .rows = m->n_rows > 0 ? m->rows : NULL,
+        .places = m->n_places > 0 ? m->places : NULL,
+    };
     return check_lookup_batch_reply(out);
 }
 
@@ -307,7 +343,11 @@ static int check_push_gradients(const struct wire_push_gradients *m)
         err = wire_range(name, "applied_through", m->applied_through, 0, m->step ? m->step - 1 : 0);
     if (!err)
         err = wire_dtype(name, m->dtype);
-    return err ? err : wire_dims(name, m->dim, m->n_features);
+    if (!err)
+        err = wire_dims(name, m->dim, m->n_features);
+    if (!err && m->rows)
+        err = wire_ids(name, "rows", m->rows, m->n_features, 0);
+    return err ? err : wire_scales(name, m->scale, m->n_features);
 }
 
 int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_out *out)
@@ -326,6 +366,10 @@ int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_o
     m.n_dim = in->n_features;
     m.dim = (uint32_t *)in->dim;
     m.applied_through = in->applied_through;
+    m.n_rows = in->rows ? in->n_features : 0;
+    m.rows = (uint32_t *)in->rows;
+    m.n_scale = in->scale ? in->n_features : 0;
+    m.scale = (float *)in->scale;
     return wire_encode(&m.base, out);
 }
 
@@ -337,6 +381,12 @@ int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena
 
     m = wire_decode(&saffron__push_gradients__descriptor, data, size, arena, &err);
     if (!m)
+        return err;
+    if (m->n_rows > 0)
+        err = wire_same_count("PushGradients", "dim", m->n_dim, "rows", m->n_rows);
+    if (!err && m->n_scale > 0)
+        err = wire_same_count("PushGradients", "dim", m->n_dim, "scale", m->n_scale);
+    if (err)
         return err;
     *out = (struct wire_push_gradients){
         .step = m->step,
@@ -350,6 +400,8 @@ int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena
         .n_features = (uint32_t)m->n_dim,
         .dim = m->dim,
         .applied_through = m->applied_through,
+        .rows = m->n_rows > 0 ? m->rows : NULL,
+        .scale = m->n_scale > 0 ? m->scale : NULL,
     };
     return check_push_gradients(out);
 }

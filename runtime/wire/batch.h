@@ -72,7 +72,9 @@ int wire_lookup_batch_unpack(const uint8_t *data, size_t size, struct rt_arena *
 
 struct wire_lookup_batch_reply {
     uint32_t samples, dtype, n_features;
-    const uint32_t *dim; /* [n_features] */
+    const uint32_t *dim;  /* [n_features] */
+    const uint32_t *rows; /* [n_features] of a sequence: distinct rows; 0: pooled. NULL: all are */
+    const uint32_t *places; /* [n_features] of a sequence: lengths together; NULL as rows */
 };
 int wire_lookup_batch_reply_pack(const struct wire_lookup_batch_reply *in, struct wire_out *out);
 int wire_lookup_batch_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -88,6 +90,8 @@ struct wire_push_gradients {
     uint32_t n_features;
     const uint32_t *dim;      /* [n_features] */
     uint64_t applied_through; /* below step; 0: nothing is known of earlier steps */
+    const uint32_t *rows;     /* [n_features] as the reply had them, or NULL: all are pooled */
+    const float *scale;       /* [n_features] what gradients were multiplied by, or NULL: 1 */
 };
 int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_out *out);
 int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -17,6 +17,8 @@
 #include <math.h>
 #include <string.h>
 
+#define SCALE_MIN 0x1p-126f /* the smallest normal one; its inverse is one as well */
+
 struct block {
     size_t size;
     _Alignas(16) uint8_t data[]; /* sizeof(struct block) in front of it */
@@ -228,16 +230,29 @@ int wire_dims(const char *message, const uint32_t *dim, size_t n)
     return err;
 }
 
-int wire_ids(const char *message, const uint32_t *n_ids, size_t n, uint32_t min)
+int wire_scales(const char *message, const float *scale, size_t n)
+{
+    for (size_t i = 0; scale && i < n; i++) {
+        int exponent;
+
+        if (!(scale[i] >= SCALE_MIN && scale[i] <= 1 / SCALE_MIN) ||
+            frexpf(scale[i], &exponent) != 0.5f)
+            return RT_FAIL(RT_EPROTO, "%s: scale[%zu] is %g, expected a power of two in %g..%g",
+                           message, i, (double)scale[i], (double)SCALE_MIN, 1 / (double)SCALE_MIN);
+    }
+    return 0;
+}
+
+int wire_ids(const char *message, const char *field, const uint32_t *n_ids, size_t n, uint32_t min)
 {
     size_t sum = 0;
 
     for (size_t i = 0; i < n; i++) {
         if (n_ids[i] < min)
-            return RT_FAIL(RT_EPROTO, "%s: n_ids[%zu] is %u, expected at least %u", message, i,
+            return RT_FAIL(RT_EPROTO, "%s: %s[%zu] is %u, expected at least %u", message, field, i,
                            n_ids[i], min);
         if (!rt_add_size(sum, n_ids[i], &sum) || sum > WIRE_IDS_MAX)
-            return RT_FAIL(RT_EPROTO, "%s: n_ids sum to more than %u", message, WIRE_IDS_MAX);
+            return RT_FAIL(RT_EPROTO, "%s: %s sum to more than %u", message, field, WIRE_IDS_MAX);
     }
     return 0;
 }

@@ -35,7 +35,9 @@ int wire_text(const char *message, const char *field, const char *text, size_t m
 int wire_dtype(const char *message, uint32_t dtype);
 int wire_rank(const char *message, uint32_t rank, uint32_t world);
 int wire_dims(const char *message, const uint32_t *dim, size_t n);
-/* Each at least `min`, and the sum at most WIRE_IDS_MAX. */
-int wire_ids(const char *message, const uint32_t *n_ids, size_t n, uint32_t min);
+/* Each a power of two whose inverse is a normal number too. @scale: [n], or NULL. */
+int wire_scales(const char *message, const float *scale, size_t n);
+/* Each at least `min`, and the sum at most WIRE_IDS_MAX. `field` is their name. */
+int wire_ids(const char *message, const char *field, const uint32_t *n_ids, size_t n, uint32_t min);
 
 #endif

@@ -175,6 +175,8 @@ static int check_hello(const struct wire_hello *m)
     if (!err)
         err = wire_text("Hello", "host_id", m->host_id, WIRE_TEXT_MAX);
     if (!err)
+        err = wire_text("Hello", "host", m->host, WIRE_TEXT_MAX);
+    if (!err)
         err = wire_text("Hello", "admin", m->admin, WIRE_TEXT_MAX);
     if (!err)
         err = wire_text("Hello", "version", m->version, WIRE_TEXT_MAX);
@@ -201,6 +203,7 @@ int wire_hello_pack(const struct wire_hello *in, struct wire_out *out)
     struct wire_hello hello = *in;
 
     hello.host_id = text_of(in->host_id);
+    hello.host = text_of(in->host);
     hello.admin = text_of(in->admin);
     hello.version = text_of(in->version);
     wire_assert_ok(check_hello(&hello));
@@ -214,6 +217,7 @@ int wire_hello_pack(const struct wire_hello *in, struct wire_out *out)
     m.n_address = hello.n_addresses;
     m.address = (char **)hello.address;
     m.host_id = (char *)hello.host_id;
+    m.host = (char *)hello.host;
     m.config_hash = hello.config_hash;
     m.plan_hash = hello.plan_hash;
     m.wire_version = hello.wire_version;
@@ -244,6 +248,7 @@ int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
         .n_addresses = (uint32_t)m->n_address,
         .address = (const char *const *)m->address,
         .host_id = m->host_id,
+        .host = m->host,
         .config_hash = m->config_hash,
         .plan_hash = m->plan_hash,
         .wire_version = m->wire_version,

@@ -37,11 +37,12 @@ struct wire_hello {
     uint32_t replicas;
     uint32_t n_addresses;
     const char *const *address; /* [n_addresses], one per event loop */
-    const char *host_id;
+    const char *host_id;        /* equal: the same machine and network namespace */
     uint64_t config_hash, plan_hash;
     uint32_t wire_version;
     const char *admin, *version;
     uint64_t part_hash[WIRE_PART_COUNT]; /* by enum wire_job_part; 0: not told */
+    const char *host;                    /* its name, for people */
 };
 int wire_hello_pack(const struct wire_hello *in, struct wire_out *out);
 int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

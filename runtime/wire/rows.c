@@ -19,7 +19,7 @@ static int check_tables(const char *name, const uint32_t *table, const uint32_t 
             err = RT_FAIL(RT_EPROTO, "%s: table[%u] is %u after %u, expected growing numbers", name,
                           i, table[i], table[i - 1]);
     }
-    return err ? err : wire_ids(name, n_ids, n, 1);
+    return err ? err : wire_ids(name, "n_ids", n_ids, n, 1);
 }
 
 /* ---- LookupRows ---- */
@@ -76,7 +76,7 @@ static int check_lookup_rows_reply(const struct wire_lookup_rows_reply *m)
     int err = wire_range(name, "count of n_ids", m->n_tables, 1, WIRE_TABLES_MAX);
 
     if (!err)
-        err = wire_ids(name, m->n_ids, m->n_tables, 1);
+        err = wire_ids(name, "n_ids", m->n_ids, m->n_tables, 1);
     return err ? err : wire_dtype(name, m->dtype);
 }
 
@@ -121,7 +121,9 @@ static int check_apply_gradients(const struct wire_apply_gradients *m)
         err = wire_range(name, "applied_through", m->applied_through, 0, m->step ? m->step - 1 : 0);
     if (!err)
         err = check_tables(name, m->table, m->n_ids, m->n_tables);
-    return err ? err : wire_dtype(name, m->dtype);
+    if (!err)
+        err = wire_dtype(name, m->dtype);
+    return err ? err : wire_scales(name, m->scale, m->n_tables);
 }
 
 int wire_apply_gradients_pack(const struct wire_apply_gradients *in, struct wire_out *out)
@@ -143,6 +145,8 @@ int wire_apply_gradients_pack(const struct wire_apply_gradients *in, struct wire
     m.dtype = in->dtype;
     m.digest = in->digest;
     m.applied_through = in->applied_through;
+    m.n_scale = in->scale ? in->n_tables : 0;
+    m.scale = (float *)in->scale;
     return wire_encode(&m.base, out);
 }
 
@@ -156,6 +160,8 @@ int wire_apply_gradients_unpack(const uint8_t *data, size_t size, struct rt_aren
     if (!m)
         return err;
     err = wire_same_count("ApplyGradients", "table", m->n_table, "n_ids", m->n_n_ids);
+    if (!err && m->n_scale > 0)
+        err = wire_same_count("ApplyGradients", "table", m->n_table, "scale", m->n_scale);
     if (err)
         return err;
     *out = (struct wire_apply_gradients){
@@ -173,6 +179,7 @@ int wire_apply_gradients_unpack(const uint8_t *data, size_t size, struct rt_aren
         .dtype = m->dtype,
         .digest = m->digest,
         .applied_through = m->applied_through,
+        .scale = m->n_scale > 0 ? m->scale : NULL,
     };
     return check_apply_gradients(out);
 }

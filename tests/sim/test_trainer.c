@@ -58,7 +58,8 @@ struct world {
 static void reply_lookup(struct world *w, struct rt_call *call, uint32_t samples)
 {
     uint32_t dim[] = {DIM, DIM};
-    struct wire_lookup_batch_reply head = {samples, WIRE_F32, 2, dim};
+    struct wire_lookup_batch_reply head = {
+        .samples = samples, .dtype = WIRE_F32, .n_features = 2, .dim = dim};
     assert_int_equal(wire_lookup_batch_reply_pack(&head, &w->out), 0);
     size_t end = 0, bytes = (size_t)samples * DIM * sizeof(float);
     rt_segment_put(&end, bytes);

@@ -120,6 +120,20 @@ static void test_hashes(void **state)
         {"embedding.tables.item.admission.type=count", true, false, WIRE_PART_EMBEDDING},
         {"embedding.tables.item.eviction.rows=9", true, false, WIRE_PART_EMBEDDING},
         {"embedding.tables.item.ttl_seconds=60", true, false, WIRE_PART_EMBEDDING},
+        {"embedding.tables.item.hash={functions: 2, rows: 100}", true, false, WIRE_PART_EMBEDDING},
+        {"embedding.features.user.pooling=none", true, false, WIRE_PART_EMBEDDING},
+        {"embedding.features.user.truncate=head", true, false, WIRE_PART_EMBEDDING},
+        {"global.wire.dtype=bfloat16", true, false, WIRE_PART_GLOBAL},
+        {"global.wire.rows=float16", true, false, WIRE_PART_GLOBAL},
+        {"global.wire.row_gradients=float16", true, false, WIRE_PART_GLOBAL},
+        {"global.wire.embeddings=float16", true, false, WIRE_PART_GLOBAL},
+        {"global.wire.gradients=float16", true, false, WIRE_PART_GLOBAL},
+        {"global.wire.rows=float32", false, false, -1},
+        {"global.wire.compression=lz4", true, false, WIRE_PART_GLOBAL},
+        {"global.link={heartbeat_ms: 50, dead_ms: 200, credit: 1048576}", false, false, -1},
+        {"data.look_ahead=5", false, false, -1},
+        {"data.format=binary", true, true, WIRE_PART_DATA},
+        {"data.columns.user={weight_separator: ':'}", true, true, WIRE_PART_DATA},
         {"global.embedding_server={memory: 1048576, pin: true}", false, false, -1},
         {"data.batch_size=64", true, true, WIRE_PART_DATA},
         {"global.seed=8", true, true, WIRE_PART_GLOBAL},
@@ -161,11 +175,21 @@ static void test_bad(void **state)
         {"global.stalenes=1", "unknown key 'stalenes' (did you mean 'staleness'?)"},
         {"global.staleness=none", "staleness: expected an integer in 1..1024, got 'none'"},
         {"global.exact=true", "expected `mode: full` beside `exact: true`"},
-        {"global.wire.dtype=float8", "float32"},
+        {"global.wire.dtype=float8", "wire.dtype: expected float32|float16|bfloat16, got 'float8'"},
+        {"global.wire.rows=float8", "wire.rows: expected dtype|float32|float16|bfloat16"},
+        {"global.wire.compression=zstd", "none|lz4"},
+        {"global.link.dead_ms=1999", "dead_ms of at least twice heartbeat_ms, got 1999 and 1000"},
+        {"global.link.heartbeat_ms=9", "expected an integer in 10..60000"},
+        {"global.link.credit=1", "expected an integer in 1048576.."},
+        {"embedding.tables.item.hash={functions: 2}",
+         "table item: expected `functions` and `rows`, both or neither, got 2 and 0"},
+        {"embedding.tables.item.hash={rows: 9}", "both or neither, got 0 and 9"},
+        {"embedding.tables.item.hash={functions: 9, rows: 9}", "expected an integer in 0..8"},
+        {"embedding.features.user.truncate=middle", "refuse|head|tail"},
         {"globl.seed=1", "'globl' is none of global, embedding, data, model"},
         {"seed=1", "expected FILE.key.path=value"},
         {"embedding.features.user.table=itm", "there is no table 'itm' (did you mean 'item'?)"},
-        {"embedding.features.user.pooling=max", "sum|mean|sqrtn"},
+        {"embedding.features.user.pooling=max", "sum|mean|sqrtn|none"},
         {"embedding.tables.user.dim=0", "expected an integer in 1..1024"},
         {"embedding.tables.user.initializer={type: uniform, low: 1, high: 0}",
          "expected low <= high"},
@@ -188,6 +212,14 @@ static void test_bad(void **state)
         {"data.columns.user={separator: '||'}", "expected one character that can stand in a field"},
         {"data.columns.user={separator: ''}", "expected one character"},
         {"data.columns.user={separator: '-', integer: true}", "'-' can be part of an integer"},
+        {"data.columns.user={weight_separator: '1'}", "in a field and in no number, got '1'"},
+        {"data.columns.user={weight_separator: ''}", "expected one character"},
+        {"data.columns.user={separator: '|', weight_separator: '|'}",
+         "expected a separator beside it that is another one and in no number, got '|'"},
+        {"data.columns.user={separator: '.', weight_separator: ':'}", "another one and in no"},
+        {"data.columns.age={kind: dense, weight_separator: ':'}",
+         "columns.age.weight_separator: goes with kind feature"},
+        {"data.look_ahead=65", "expected an integer in 0..64"},
         {"data.columns.user={missing: 0}", "missing: expected id, none or bad, got '0'"},
         {"data.columns.user={missing: id, integer: true}", "expected none or bad, got 'id'"},
         {"data.columns.user={min_frequency: 0}", "expected an integer in 1..1000000000, got '0'"},
@@ -209,6 +241,108 @@ static void test_bad(void **state)
                      row[i].want);
         assert_null(job);
     }
+}
+
+/* The four paths take `dtype`, or what they say themselves; sequences are as wide as they are long. */
+static void test_new_values(void **state)
+{
+    (void)state;
+    const char *set[] = {"global.wire={dtype: bfloat16, gradients: float16, rows: float32}",
+                         "global.link={heartbeat_ms: 50, dead_ms: 200}",
+                         "embedding.features.other={table: item, pooling: none, max_length: 20}",
+                         "embedding.features.user={truncate: tail}",
+                         "embedding.tables.item.hash={functions: 3, rows: 1000}",
+                         "data.columns.user={separator: '|', weight_separator: ':'}",
+                         "data.look_ahead=0"};
+    struct rt_job *job;
+    if (load(set, ARRAY_LEN(set), &job) != 0)
+        fail_msg("%s", rt_err_text());
+    const struct rt_wire_conf *wire = &job->global.wire;
+    assert_int_equal(wire->rows, WIRE_F32);
+    assert_int_equal(wire->row_gradients, WIRE_BF16);
+    assert_int_equal(wire->embeddings, WIRE_BF16);
+    assert_int_equal(wire->gradients, WIRE_F16);
+    assert_int_equal(wire->compression, RT_COMPRESS_NONE);
+    assert_int_equal(job->global.heartbeat_ms, 50);
+    assert_int_equal(job->global.dead_ms, 200);
+    assert_int_equal(job->global.credit, RT_LINK_CREDIT);
+    assert_int_equal(job->feature[2].pooling, RT_POOL_NONE);
+    assert_int_equal(job->feature[0].truncate, RT_TRUNCATE_TAIL);
+    assert_int_equal(job->feature[1].truncate, RT_TRUNCATE_REFUSE);
+    assert_int_equal(rt_feature_width(job, 0), 8);
+    assert_int_equal(rt_feature_width(job, 1), 4);
+    assert_int_equal(rt_feature_width(job, 2), 80);
+    assert_int_equal(job->table[0].hash_functions, 0);
+    assert_int_equal(job->table[1].hash_functions, 3);
+    assert_int_equal(job->table[1].hash_rows, 1000);
+    assert_int_equal(job->data.column[2].weight_separator, ':');
+    assert_int_equal(job->data.column[3].weight_separator, 0);
+    assert_int_equal(job->data.look_ahead, 0);
+    rt_job_destroy(job);
+}
+
+/* Each value is refused by who names it, and by nobody else. */
+static void test_refused(void **state)
+{
+    static const struct {
+        const char *set;
+        uint32_t bit;
+        const char *want;
+    } row[] = {
+        {"global.wire.rows=bfloat16", RT_REFUSE_ROWS, "global.wire.rows: bfloat16 is not in this"},
+        {"global.wire.row_gradients=float16", RT_REFUSE_ROW_GRADIENTS,
+         "global.wire.row_gradients: float16 is not in this version"},
+        {"global.wire.embeddings=float16", RT_REFUSE_EMBEDDINGS, "global.wire.embeddings: float16"},
+        {"global.wire.gradients=float16", RT_REFUSE_GRADIENTS, "global.wire.gradients: float16"},
+        {"global.wire.compression=lz4", RT_REFUSE_COMPRESSION, "global.wire.compression: lz4"},
+        {"global.link.credit=1048576", RT_REFUSE_CREDIT, "global.link.credit: 1048576 is not in"},
+        {"embedding.features.user.pooling=none", RT_REFUSE_SEQUENCES,
+         "embedding.features.user.pooling: none is not in this version"},
+        {"embedding.tables.item.hash={functions: 2, rows: 9}", RT_REFUSE_HASHING,
+         "embedding.tables.item.hash: hashing is not in this version"},
+        {"embedding.features.item.truncate=head", RT_REFUSE_TRUNCATE,
+         "embedding.features.item.truncate: head"},
+        {"embedding.features.item.truncate=tail", RT_REFUSE_TRUNCATE, "item.truncate: tail"},
+        {"data.columns.user={weight_separator: ':'}", RT_REFUSE_ID_WEIGHTS,
+         "data.columns.user.weight_separator: a weight for each id is not in this version"},
+        {"data.format=binary", RT_REFUSE_BINARY, "data.format: binary is not in this version"},
+        {"data.look_ahead=3", RT_REFUSE_LOOK_AHEAD, "data.look_ahead: 3 is not in this version"},
+    };
+    struct rt_job *job;
+
+    (void)state;
+    assert_int_equal(load(NULL, 0, &job), 0);
+    assert_int_equal(rt_job_refuse(job, UINT32_MAX), 0);
+    rt_job_destroy(job);
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        if (load(&row[i].set, 1, &job) != 0)
+            fail_msg("%s: %s", row[i].set, rt_err_text());
+        if (rt_job_refuse(job, ~row[i].bit) != 0)
+            fail_msg("%s: refused by others: %s", row[i].set, rt_err_text());
+        if (rt_job_refuse(job, row[i].bit) != RT_EUSAGE || !strstr(rt_err_text(), row[i].want))
+            fail_msg("%s: got '%s', want '%s'", row[i].set, rt_err_text(), row[i].want);
+        rt_job_destroy(job);
+    }
+}
+
+/* A sample of two hashed lists: 2 x 256 + 3 x 256 rows of 2^20. */
+static void test_hashed_rows(void **state)
+{
+    static const char *const set[] = {
+        "embedding.defaults.hash={functions: 2, rows: 50}",
+        "embedding.tables.item={hash: {functions: 3, rows: 50}}",
+        "data.columns={y: label, user: {separator: '|'}, item: {separator: '|'}, other: feature}",
+        "data.batch_size=818"};
+    const char *less[] = {set[0], set[1], set[2], "data.batch_size=817"};
+    struct rt_job *job = NULL;
+
+    (void)state;
+    assert_int_equal(load(set, ARRAY_LEN(set), &job), RT_EUSAGE);
+    if (!strstr(rt_err_text(), "batch_size: expected at most 817, got 818: a sample may take 1283 "
+                               "rows, hashed tables counted, and a batch 1048576"))
+        fail_msg("%s", rt_err_text());
+    assert_int_equal(load(less, ARRAY_LEN(less), &job), 0);
+    rt_job_destroy(job);
 }
 
 /* What was written stands alone: loaded from elsewhere it is the same job. */
@@ -258,8 +392,10 @@ static void test_no_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest test[] = {cmocka_unit_test(test_good), cmocka_unit_test(test_hashes),
-                                      cmocka_unit_test(test_bad), cmocka_unit_test(test_write),
-                                      cmocka_unit_test(test_no_memory)};
+    const struct CMUnitTest test[] = {
+        cmocka_unit_test(test_good),    cmocka_unit_test(test_hashes),
+        cmocka_unit_test(test_bad),     cmocka_unit_test(test_new_values),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_hashed_rows),
+        cmocka_unit_test(test_write),   cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(test, setup, teardown);
 }

@@ -82,7 +82,7 @@ static void scale_on_paper(void **state)
     s.table[0].dtype = WIRE_BF16;
     s.table[0].optimizer.kind = RT_OPT_ROWWISE_ADAGRAD;
     s.rows[0] = 10000000000000 / 64;
-    s.job.global.wire_dtype = WIRE_BF16;
+    s.job.global.wire = (struct rt_wire_conf){WIRE_BF16, WIRE_BF16, WIRE_BF16, WIRE_BF16, 0};
     s.ids[0] = 30;
     s.question.distinct = 0.3;
     s.question.samples_per_second = 64 * 150000.0;
@@ -321,6 +321,30 @@ static void hops(void **state)
     ctl_plan_release(&plan);
 }
 
+/* Each path has a type of its own; a sequence is its different rows, which of them stands where, and its length; a hashed
+ * id is several rows. Over all servers, owners and padding. */
+static void hops_by_type(void **state)
+{
+    struct sheet s;
+    struct ctl_plan plan;
+
+    (void)state;
+    sheet_init(&s);
+    s.job.n_tables = s.job.n_features = 2;
+    s.job.data.batch_size = 65535;
+    s.ids[1] = 4;
+    s.feature[1].pooling = RT_POOL_NONE;
+    s.table[1].hash_functions = 3;
+    s.job.global.wire = (struct rt_wire_conf){.rows = WIRE_BF16, .embeddings = WIRE_F16};
+    plan = sum(&s);
+    CLOSE(plan.rows_per_sample, 0.5 + 2 * 3, 1e-9);
+    CLOSE(plan.bytes_per_sample[CTL_HOP_middleware_to_embedding_server], 6.5 * (2 * 8 + 64), 0.05);
+    CLOSE(plan.bytes_per_sample[CTL_HOP_embedding_server_to_middleware], 6.5 * 32, 0.05);
+    CLOSE(plan.bytes_per_sample[CTL_HOP_middleware_to_trainer], 32 + 2 * 32 + 5 * 4, 0.01);
+    CLOSE(plan.bytes_per_sample[CTL_HOP_trainer_to_middleware], 64 + 2 * 64, 0.01);
+    ctl_plan_release(&plan);
+}
+
 static void amounts_read(void **state)
 {
     static const struct {
@@ -393,11 +417,12 @@ static void json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(scale_on_paper), cmocka_unit_test(capacities),
-        cmocka_unit_test(needs),          cmocka_unit_test(fullest),
-        cmocka_unit_test(refusals),       cmocka_unit_test(hops),
-        cmocka_unit_test(amounts_read),   cmocka_unit_test(amounts_written),
-        cmocka_unit_test(json),           cmocka_unit_test(least),
+        cmocka_unit_test(scale_on_paper),  cmocka_unit_test(capacities),
+        cmocka_unit_test(needs),           cmocka_unit_test(fullest),
+        cmocka_unit_test(refusals),        cmocka_unit_test(hops),
+        cmocka_unit_test(hops_by_type),    cmocka_unit_test(amounts_read),
+        cmocka_unit_test(amounts_written), cmocka_unit_test(json),
+        cmocka_unit_test(least),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -61,7 +61,7 @@ static void strangers_are_described(void **state)
         struct wire_hello hello = {.job = "adult",
                                    .role = RT_ROLE_MIDDLEWARE,
                                    .index = 2,
-                                   .host_id = "a\033b",
+                                   .host = "a\033b",
                                    .wire_version = row[i].wire,
                                    .config_hash = row[i].config,
                                    .plan_hash = row[i].plan};

@@ -26,6 +26,8 @@
 static const uint32_t n_ids[] = {4, 9}, layout[] = {WIRE_LAYOUT_ONE, WIRE_LAYOUT_LENGTHS};
 static const uint8_t weighted[] = {0, 1};
 static const uint32_t dim[] = {16, 1024}, table[] = {3, 7};
+static const uint32_t rows[] = {0, 3}, places[] = {0, 9};
+static const float scale[] = {1, 0x1p15f};
 static const uint64_t finished[] = {1ull << 48, 2, UINT64_MAX};
 static const char *const address[] = {"tcp:127.0.0.1:7100", "unix:/run/x.sock"};
 static const struct wire_statistics statistics[] = {{"age", 38.5, 13.25, 32561}, {"x", -1, 0.5, 7}};
@@ -51,9 +53,10 @@ static const struct wire_train_batch train_batch = {
 static const struct wire_train_batch_reply train_batch_reply = {WIRE_RETRY, "middleware/0 lost",
                                                                 true};
 static const struct wire_lookup_batch lookup_batch = {11, 4, true, 77};
-static const struct wire_lookup_batch_reply lookup_batch_reply = {4, WIRE_BF16, 2, dim};
-static const struct wire_push_gradients push_gradients = {11,       0.5,  4, 77,  1, 2,
-                                                          WIRE_F16, true, 2, dim, 10};
+static const struct wire_lookup_batch_reply lookup_batch_reply = {4,   WIRE_BF16, 2,
+                                                                  dim, rows,      places};
+static const struct wire_push_gradients push_gradients = {11,   0.5, 4,   77, 1,    2,    WIRE_F16,
+                                                          true, 2,   dim, 10, rows, scale};
 static const struct wire_push_gradients_reply push_gradients_reply = {12345, 1};
 static const struct wire_release_batch release_batch = {"dropped"};
 static const struct wire_await_phase await_phase = {6, 1, 2, 2, statistics, true};
@@ -67,7 +70,7 @@ static const struct wire_scores scores = {7, 1, true, 2, 100};
 static const struct wire_lookup_rows lookup_rows = {99, 11, 2, table, n_ids, WIRE_F16};
 static const struct wire_lookup_rows_reply lookup_rows_reply = {2, n_ids, WIRE_BF16};
 static const struct wire_apply_gradients apply_gradients = {
-    99, 1, 2, 11, 0.25, 1, 2, true, 2, table, n_ids, WIRE_F16, 77, 10};
+    99, 1, 2, 11, 0.25, 1, 2, true, 2, table, n_ids, WIRE_F16, 77, 10, scale};
 static const struct wire_apply_gradients_reply apply_gradients_reply = {WIRE_ALREADY, 12, 1};
 static const struct wire_cut cut = {1, 11};
 static const struct wire_step_header step_header = {2,   11, true, true, 5, 256,   3, finished,
@@ -84,7 +87,8 @@ static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000};
 static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,       1700000000000ull,
                                         12,      WIRE_READY,         2,       2,
                                         address, "host-1",           8,       9,
-                                        1,       "127.0.0.1:9100",   "0.1.0", {11, 12, 13, 14, 15}};
+                                        1,       "127.0.0.1:9100",   "0.1.0", {11, 12, 13, 14, 15},
+                                        "node-7"};
 static const struct wire_who who = {RT_ROLE_TRAINER, 3};
 static const struct wire_held held = {RT_ROLE_TRAINER, 3, 1700000000000ull};
 static const struct wire_control_request control_request = {1,       2,  3000, WIRE_CTL_LOG_LEVEL,
@@ -108,12 +112,12 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
 /* clang-format off */
 #define ALL(X) \
     X(put_batch, 10) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
-    X(lookup_batch, 4) X(lookup_batch_reply, 3) X(push_gradients, 10) X(push_gradients_reply, 2) \
+    X(lookup_batch, 4) X(lookup_batch_reply, 5) X(push_gradients, 12) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_phase, 7) X(scores, 5) \
-    X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 13) X(apply_gradients_reply, 3) \
+    X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 14) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
-    X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 15) X(who, 2) X(held, 3) X(control_request, 6) \
+    X(fetch_state, 2) X(fetch_state_reply, 11) X(reduce_chunk, 5) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 6) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -211,6 +215,7 @@ struct piece {
     {                                                                                              \
         .field = (f), .type = 'd', .real = (v)                                                     \
     }
+#define F_ONE    "\0\0\x80\x3f" /* 1 as float32 */
 #define TEXT_513 "x" T64 T64 T64 T64 T64 T64 T64 T64
 #define T64      "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
@@ -359,6 +364,21 @@ static const struct bad {
      {V(1, 1), B(3, "\1\0")},
      "LookupBatchReply: dim[1] is 0, expected 1..1024"},
     {"lookup_batch_reply", {V(1, 1), B(3, "\x81\x08")}, "dim[0] is 1025"},
+    {"lookup_batch_reply",
+     {V(1, 1), B(3, "\1\1"), B(4, "\1"), B(5, "\1")},
+     "LookupBatchReply: dim has 2 entries, rows has 1"},
+    {"lookup_batch_reply", {V(1, 1), B(3, "\1"), B(4, "\1")}, "dim has 1 entries, places has 0"},
+    {"lookup_batch_reply", {V(1, 1), B(3, "\1"), B(5, "\1")}, "dim has 1 entries, rows has 0"},
+    {"lookup_batch_reply", {V(1, 1), B(4, "\1"), B(5, "\1")}, "dim has 0 entries, rows has 1"},
+    {"lookup_batch_reply",
+     {V(1, 1), B(3, "\1"), B(4, "\2"), B(5, "\1")},
+     "rows[0] is 2 for 1 places"},
+    {"lookup_batch_reply",
+     {V(1, 1), B(3, "\1\1"), B(4, "\0\0"), B(5, "\0\1")},
+     "rows[1] is 0 for 1 places"},
+    {"lookup_batch_reply",
+     {V(1, 1), B(3, "\1\1"), B(4, "\1\1"), B(5, "\x80\x80\x40\1")},
+     "LookupBatchReply: places sum to more than 1048576"},
     {"push_gradients", {V(3, 1), V(6, 1), D(2, NAN)}, "learning_rate is nan, expected a finite"},
     {"push_gradients", {V(3, 1), V(6, 1), D(2, INFINITY)}, "learning_rate is inf"},
     {"push_gradients", {V(3, 1), V(6, 1), D(2, -0.5)}, "learning_rate is -0.5"},
@@ -368,6 +388,24 @@ static const struct bad {
      {V(1, 5), V(3, 1), V(6, 1), V(10, 5)},
      "applied_through is 5, expected 0..4"},
     {"push_gradients", {V(6, 1)}, "samples is 0"},
+    {"push_gradients",
+     {V(3, 1), V(6, 1), B(9, "\1\1"), B(11, "\1")},
+     "PushGradients: dim has 2 entries, rows has 1"},
+    {"push_gradients",
+     {V(3, 1), V(6, 1), B(9, "\1"), B(11, "\x81\x80\x40")},
+     "rows sum to more than 1048576"},
+    {"push_gradients",
+     {V(3, 1), V(6, 1), B(9, "\1\1"), B(12, F_ONE)},
+     "dim has 2 entries, scale has 1"},
+    {"push_gradients",
+     {V(3, 1), V(6, 1), B(9, "\1\1"), B(12, F_ONE "\0\0\x40\x40")},
+     "scale[1] is 3, expected a power of two in 1.17549e-38..8.50706e+37"},
+    {"push_gradients", {V(3, 1), V(6, 1), B(9, "\1"), B(12, "\0\0\0\0")}, "scale[0] is 0"},
+    {"push_gradients", {V(3, 1), V(6, 1), B(9, "\1"), B(12, "\0\0\x80\xbf")}, "scale[0] is -1"},
+    {"push_gradients", {V(3, 1), V(6, 1), B(9, "\1"), B(12, "\0\0\x80\x7f")}, "scale[0] is inf"},
+    {"push_gradients", {V(3, 1), V(6, 1), B(9, "\1"), B(12, "\0\0\xc0\x7f")}, "scale[0] is nan"},
+    {"push_gradients", {V(3, 1), V(6, 1), B(9, "\1"), B(12, "\0\0\0\x7f")}, "scale[0] is 1.7"},
+    {"push_gradients", {V(3, 1), V(6, 1), B(9, "\1"), B(12, "\0\0\x40\0")}, "scale[0] is 5.8"},
     {"release_batch", {B(1, "\0")}, "ReleaseBatch: reason has a NUL inside"},
     {"await_phase", {{0}}, "composers is 0"},
     {"await_phase", {V(2, 1), V(3, 1)}, "composer is 1, expected 0..0"},
@@ -411,6 +449,12 @@ static const struct bad {
     {"apply_gradients", {V(3, 1), V(7, 1), D(5, NAN)}, "learning_rate is nan"},
     {"apply_gradients", {V(3, 1)}, "world is 0"},
     {"apply_gradients", {V(3, 1), V(7, 1), V(13, 1)}, "applied_through is 1, expected 0..0"},
+    {"apply_gradients",
+     {V(3, 1), V(7, 1), B(9, "\1"), B(10, "\1"), B(14, F_ONE F_ONE)},
+     "ApplyGradients: table has 1 entries, scale has 2"},
+    {"apply_gradients",
+     {V(3, 1), V(7, 1), B(9, "\1"), B(10, "\1"), B(14, "\0\0\xa0\x3f")},
+     "scale[0] is 1.25"},
     {"apply_gradients_reply", {V(1, 3)}, "ApplyGradientsReply: outcome is 3, expected 1..2"},
     {"step_header", {V(5, 4)}, "StepHeader: samples is 4, expected 0..0"},
     {"step_header", {D(8, -INFINITY)}, "learning_rate is -inf"},
@@ -438,6 +482,7 @@ static const struct bad {
      "address is longer than 127"},
     {"hello", {B(1, "a"), V(4, 1), V(7, 1), B(8, "x"), B(8, "x\0y")}, "address has a NUL inside"},
     {"hello", {B(1, "a"), V(4, 1), V(7, 1), B(14, TEXT_513)}, "version is longer than 512"},
+    {"hello", {B(1, "a"), V(4, 1), V(7, 1), B(16, TEXT_513)}, "host is longer than 512"},
     {"who", {V(1, 9)}, "Who: role is 9"},
     {"held", {V(1, 9), V(3, 1)}, "Held: role is 9"},
     {"held", {V(2, 1)}, "Held: incarnation is 0"},
