@@ -390,13 +390,24 @@ static double median(double *value)
     return value[ROUNDS / 2];
 }
 
+/* PARTS="tcp_256k unix_small" chooses some. */
+static bool chosen(const char *name)
+{
+    const char *parts = getenv("PARTS");
+    return !parts || strstr(parts, name);
+}
+
 static void measure_payloads(struct client *client, struct bench *bench, bool local, size_t bytes)
 {
     double rate[ROUNDS], rate_ratio[ROUNDS], cpu[ROUNDS], cpu_ratio[ROUNDS];
     const char *kind = local ? "unix" : "tcp", *unit = bytes >> 20 ? "m" : "k";
     size_t n = bytes >> 20 ? bytes >> 20 : bytes >> 10;
-    char name[32];
+    char name[32], cpu_name[40];
 
+    snprintf(name, sizeof(name), "%s_%zu%s", kind, n, unit);
+    snprintf(cpu_name, sizeof(cpu_name), "%s_cpu", name);
+    if (!chosen(name))
+        return;
     for (int i = 0; i < ROUNDS; i++) {
         struct cost raw = raw_round(local, bytes), rpc = rpc_round(client, local, bytes);
         rate[i] = 1e-9 * (double)ROUND_BYTES / rpc.wall;
@@ -405,25 +416,26 @@ static void measure_payloads(struct client *client, struct bench *bench, bool lo
         cpu_ratio[i] = raw.cpu / rpc.cpu;
     }
     double value = median(rate), ratio = median(rate_ratio);
-    snprintf(name, sizeof(name), "%s_%zu%s", kind, n, unit);
     bench_more(bench, name, value, "GB/s", value / ratio, "plain socket loop");
     bench_demand(bench, 0.8);
     value = median(cpu);
     ratio = median(cpu_ratio);
-    snprintf(name, sizeof(name), "%s_%zu%s_cpu", kind, n, unit);
-    bench_less(bench, name, value, "us/MB", value * ratio, "plain socket loop, both ends");
+    bench_less(bench, cpu_name, value, "us/MB", value * ratio, "plain socket loop, both ends");
 }
 
 static void measure_small(struct client *client, struct bench *bench, bool local)
 {
+    const char *name = local ? "unix_small" : "tcp_small";
     double rate[ROUNDS], cpu[ROUNDS];
+
+    if (!chosen(name))
+        return;
     for (int i = 0; i < ROUNDS; i++) {
         struct cost cost = rpc_round(client, local, 0);
         rate[i] = SMALL_CALLS / cost.wall;
         cpu[i] = 1e9 * cost.cpu / SMALL_CALLS;
     }
-    bench_more(bench, local ? "unix_small" : "tcp_small", median(rate), "calls/s", 300000,
-               "demanded of two cores");
+    bench_more(bench, name, median(rate), "calls/s", 300000, "demanded of two cores");
     bench_demand(bench, 1);
     bench_less(bench, local ? "unix_small_cpu" : "tcp_small_cpu", median(cpu), "ns/call", NAN,
                NULL);
