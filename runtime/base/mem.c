@@ -48,6 +48,13 @@ bool rt_fault_now(void)
     return true;
 }
 
+static _Thread_local uint64_t asked;
+
+uint64_t rt_mem_count(void)
+{
+    return asked;
+}
+
 static _Noreturn void out_of_memory(size_t size)
 {
     rt_log(RT_LOG_ERROR, "out of memory bytes=%zu", size);
@@ -58,6 +65,7 @@ void *rt_xmalloc(size_t size)
 {
     void *p = malloc(size ? size : 1);
 
+    asked++;
     if (!p)
         out_of_memory(size);
     return p;
@@ -67,6 +75,7 @@ void *rt_xcalloc(size_t count, size_t size)
 {
     void *p = calloc(count ? count : 1, size ? size : 1);
 
+    asked++;
     if (!p)
         out_of_memory(count * size);
     return p;
@@ -76,6 +85,7 @@ void *rt_xrealloc(void *old, size_t size)
 {
     void *p = realloc(old, size ? size : 1);
 
+    asked++;
     if (!p)
         out_of_memory(size);
     return p;
@@ -97,6 +107,7 @@ char *rt_xasprintf(const char *fmt, ...)
     va_start(args, fmt);
     n = vasprintf(&text, fmt, args);
     va_end(args);
+    asked++;
     if (n < 0)
         out_of_memory(0);
     return text;
@@ -104,16 +115,19 @@ char *rt_xasprintf(const char *fmt, ...)
 
 void *rt_try_malloc(size_t size)
 {
+    asked++;
     return rt_fault_now() ? NULL : malloc(size ? size : 1);
 }
 
 void *rt_try_calloc(size_t count, size_t size)
 {
+    asked++;
     return rt_fault_now() ? NULL : calloc(count ? count : 1, size ? size : 1);
 }
 
 void *rt_try_realloc(void *old, size_t size)
 {
+    asked++;
     return rt_fault_now() ? NULL : realloc(old, size ? size : 1);
 }
 
@@ -122,6 +136,7 @@ static void *aligned(size_t size)
     size_t align = size >= HUGE_PAGE ? HUGE_PAGE : CACHE_LINE;
     void *p;
 
+    asked++;
     if (posix_memalign(&p, align, size ? size : 1) != 0)
         return NULL;
     /* Advice only: without huge pages the memory is as good, just slower to touch at random. */
@@ -255,6 +270,7 @@ static struct chunk *chunk_add(struct rt_arena *arena, size_t size)
         arena->chunk_next *= 2;
     bytes = own ? size : arena->chunk_next - sizeof(struct chunk);
     chunk = malloc(sizeof(*chunk) + bytes);
+    asked++;
     if (!chunk)
         return NULL;
     chunk->size = bytes;

@@ -216,6 +216,44 @@ static void threads_may_have_their_own(void **state)
     assert_null(rt_try_malloc(1));
 }
 
+static void *count_elsewhere(void *out)
+{
+    rt_free(rt_xmalloc(1));
+    *(uint64_t *)out = rt_mem_count();
+    return NULL;
+}
+
+/* Each way to the allocator counts once, on its own thread; what takes from memory that is there does not. */
+static void allocations_are_counted(void **state)
+{
+    uint64_t n = rt_mem_count(), there = 0;
+    struct rt_arena *arena = NULL;
+    pthread_t thread;
+    void *p[] = {rt_xmalloc(1),          rt_xcalloc(1, 1),    rt_xrealloc(NULL, 1),
+                 rt_xstrdup("a"),        rt_xaligned(1),      rt_xasprintf("%d", 1),
+                 rt_try_malloc(1),       rt_try_calloc(1, 1), rt_try_aligned(1),
+                 rt_try_realloc(NULL, 1)};
+
+    (void)state;
+    assert_int_equal(rt_mem_count(), n + ARRAY_LEN(p));
+    for (size_t i = 0; i < ARRAY_LEN(p); i++)
+        rt_free(p[i]);
+    assert_int_equal(rt_arena_create(1 << 20, &arena), 0);
+    n = rt_mem_count();
+    assert_non_null(rt_arena_alloc(arena, 16));
+    assert_int_equal(rt_mem_count(), n + 1);
+    for (int i = 0; i < 100; i++)
+        assert_non_null(rt_arena_alloc(arena, 16));
+    assert_int_equal(rt_mem_count(), n + 1);
+    assert_non_null(rt_arena_alloc(arena, 1 << 19));
+    assert_int_equal(rt_mem_count(), n + 2);
+    rt_arena_destroy(arena);
+    assert_int_equal(pthread_create(&thread, NULL, count_elsewhere, &there), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(there, 1);
+    assert_int_equal(rt_mem_count(), n + 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +265,7 @@ int main(void)
         cmocka_unit_test(arena_keeps_its_limit),
         cmocka_unit_test(arenas_fail_too),
         cmocka_unit_test(threads_may_have_their_own),
+        cmocka_unit_test(allocations_are_counted),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
