@@ -51,8 +51,10 @@ int rt_address_parse(const char *text, struct rt_address *out)
     if (strlen(text) >= RT_ADDRESS_MAX)
         return RT_FAIL(RT_EUSAGE, "address of %zu bytes: expected fewer than %d", strlen(text),
                        RT_ADDRESS_MAX);
-    if (strncmp(text, "tcp:", 4) == 0)
-        return parse_tcp(text, text + 4, out);
+    out->near = strncmp(text, RT_NEAR_PREFIX, strlen(RT_NEAR_PREFIX)) == 0;
+    const char *tcp = out->near ? text + strlen(RT_NEAR_PREFIX) : text;
+    if (strncmp(tcp, "tcp:", 4) == 0)
+        return parse_tcp(text, tcp + 4, out);
     if (strncmp(text, "unix:", 5) != 0 || text[5] == '\0')
         return bad_tcp(text);
     if (strlen(text + 5) >= sizeof(out->path))

@@ -1,4 +1,6 @@
-/* runtime/net/address.h -- "tcp:127.0.0.1:4000", "tcp:[::1]:4000", "unix:/run/x.sock". Numeric only. */
+/* runtime/net/address.h -- "tcp:127.0.0.1:4000", "tcp:[::1]:4000", "unix:/run/x.sock". Numeric only.
+ *
+ * "near:tcp:10.0.0.5:4000": whoever listens there does so in this network namespace (see near.h). */
 #ifndef RT_ADDRESS_H
 #define RT_ADDRESS_H
 
@@ -7,8 +9,11 @@
 #include <netinet/in.h>
 #include <sys/un.h>
 
+#define RT_NEAR_PREFIX "near:"
+
 struct rt_address {
     bool local; /* a Unix socket: `path`; else `sock` */
+    bool near;  /* of this network namespace, as told; loopback is so in any case */
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     union {
         struct sockaddr any;

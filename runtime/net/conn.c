@@ -10,8 +10,8 @@
  * bytes that came along with the header are copied. The checksum of a payload is taken stretch by
  * stretch while it is in the cache.
  *
- * OUT is conn_out.c. A loopback address is listened on and reached by a Unix socket too (near.h): beside
- * TCP it saves a job on one machine about 0.8 us of CPU a sample (configs/bench, all roles).
+ * OUT is conn_out.c. A TCP address is listened on, and reached on the same host, by a Unix socket too (near.h):
+ * beside TCP it saves a job on one machine about 0.8 us of CPU a sample (configs/bench, all roles).
  *
  * Rejected: reading each header with a read of its own (twice the system calls for small frames). */
 #include "runtime/net/conn_impl.h"
@@ -359,7 +359,7 @@ int rt_conn_connect(struct rt_io *io, const char *address, const struct rt_link_
     int err = rt_address_parse(address, &a);
     if (err)
         return err;
-    int near = rt_near_is(&a) ? rt_near_connect(address) : -1;
+    int near = rt_near_is(&a) ? rt_near_connect(&a) : -1;
     struct rt_link *link = link_new((struct rt_loop *)io, a.local || near >= 0, address);
     link->events = events;
     link->arg = arg;
@@ -468,7 +468,7 @@ static struct rt_listener *listener_new(struct rt_loop *loop, const char *name, 
     return listener;
 }
 
-/* The short way to a listener on loopback; without it there is TCP. */
+/* The short way to a TCP listener; without it there is TCP. */
 static void listen_near(struct rt_listener *listener)
 {
     int fd = rt_near_bind(listener->name);
@@ -502,7 +502,7 @@ int rt_conn_listen(struct rt_io *io, const char *address, rt_accept_fn accept, v
         return RT_FAIL(err, "listen on %s: %s", address,
                        err == RT_EUSAGE ? rt_err_text() : uv_strerror(err));
     }
-    if (rt_near_is(&a))
+    if (!a.local)
         listen_near(listener);
     snprintf(bound, RT_ADDRESS_MAX, "%s", listener->name);
     *out = listener;

@@ -19,7 +19,7 @@ struct rt_link;
 struct rt_listener;
 struct rt_file;
 
-#define RT_ADDRESS_MAX 128 /* "tcp:127.0.0.1:4000" | "unix:/run/x.sock"; sim: "sim:3" */
+#define RT_ADDRESS_MAX 128 /* "tcp:127.0.0.1:4000" | "unix:/run/x.sock" (address.h); sim: "sim:3" */
 
 /* One-shot timer; embed it in the owner. Zero-initialise, set fire and arg, start. */
 struct rt_timer {

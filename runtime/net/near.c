@@ -21,6 +21,8 @@ bool rt_near_is(const struct rt_address *address)
 {
     if (address->local || is_off)
         return false;
+    if (address->near)
+        return true;
     if (address->sock.any.sa_family == AF_INET6)
         return IN6_IS_ADDR_LOOPBACK(&address->sock.v6.sin6_addr);
     return ntohl(address->sock.v4.sin_addr.s_addr) >> 24 == 127;
@@ -38,11 +40,11 @@ static int open_named(const char *address, struct sockaddr_un *un, socklen_t *si
     return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
-int rt_near_bind(const char *address)
+int rt_near_bind(const char *bound)
 {
     struct sockaddr_un un = {0};
     socklen_t size = 0;
-    int fd = open_named(address, &un, &size);
+    int fd = is_off ? -1 : open_named(bound, &un, &size);
 
     if (fd >= 0 && bind(fd, (struct sockaddr *)&un, size) != 0) {
         close(fd);
@@ -51,7 +53,7 @@ int rt_near_bind(const char *address)
     return fd;
 }
 
-int rt_near_connect(const char *address)
+static int connect_named(const char *address)
 {
     struct sockaddr_un un = {0};
     struct ucred other = {.uid = (uid_t)-1};
@@ -65,4 +67,22 @@ int rt_near_connect(const char *address)
         return fd;
     close(fd);
     return -1;
+}
+
+int rt_near_connect(const struct rt_address *address)
+{
+    struct rt_address any = *address;
+    char name[RT_ADDRESS_MAX];
+    int fd;
+
+    rt_address_print(&address->sock.any, name);
+    fd = connect_named(name);
+    if (fd >= 0)
+        return fd;
+    if (any.sock.any.sa_family == AF_INET6)
+        any.sock.v6.sin6_addr = in6addr_any;
+    else
+        any.sock.v4.sin_addr.s_addr = htonl(INADDR_ANY);
+    rt_address_print(&any.sock.any, name);
+    return connect_named(name);
 }

@@ -20,6 +20,7 @@
 #include "runtime/member/stranger.h"
 #include "runtime/process/address.h"
 #include "runtime/process/flags.h"
+#include "runtime/process/host.h"
 #include "runtime/process/incarnation.h"
 #include "runtime/process/page.h"
 #include "runtime/process/place.h"
@@ -64,7 +65,7 @@ struct rt_process {
     char stranger[RT_STRANGER_TEXT]; /* the latest peer that was refused, and why; "": none */
     char **address;                  /* announced */
     uint32_t n_addresses;
-    char ip[IP_MAX], admin_address[ADMIN_MAX], host[HOST_NAME_MAX + 1];
+    char ip[IP_MAX], admin_address[ADMIN_MAX], host[HOST_NAME_MAX + 1], host_id[RT_HOST_ID_MAX];
     struct rt_timer tick;
     uv_signal_t on_term, on_int;
     char *status_text; /* the latest answer to ctl */
@@ -260,6 +261,17 @@ static void on_held(void *ctx, uint64_t incarnation)
     rt_process_fenced(ctx, incarnation);
 }
 
+/* Roles hear of addresses as they are to be connected to. */
+static void tell_role(struct rt_process *p, const struct wire_hello *hello)
+{
+    struct wire_hello told = *hello;
+    char **address = rt_host_addresses(p->host_id, hello);
+
+    told.address = (const char *const *)address;
+    p->role.hello(p->role.ctx, &told);
+    rt_host_addresses_free(address, hello->n_addresses);
+}
+
 static void on_hello(void *ctx, const struct wire_hello *hello)
 {
     struct rt_process *p = ctx;
@@ -268,7 +280,7 @@ static void on_hello(void *ctx, const struct wire_hello *hello)
     if (follows_trainer(p) && hello->role == RT_ROLE_TRAINER)
         p->job_is_done = hello->index == 0 && hello->state == WIRE_DONE;
     else if (p->role.hello)
-        p->role.hello(p->role.ctx, hello);
+        tell_role(p, hello);
 }
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -411,6 +423,7 @@ int rt_process_start(int argc, char **argv, const struct rt_process_role *role,
     rt_log_set_level(p->flags.log_level);
     rt_log_identity(rt_role_name(role->role), p->flags.index);
     gethostname(p->host, sizeof(p->host) - 1);
+    rt_host_id(p->host_id);
     if (p->flags.describe)
         exit(rt_process_end(p, describe(p)));
     err = set_up(p);
@@ -503,7 +516,7 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
                  .replicas = p->flags.size,
                  .n_addresses = n,
                  .address = (const char *const *)p->address,
-                 .host_id = p->host,
+                 .host_id = p->host_id,
                  .config_hash = p->job->config_hash,
                  .plan_hash = p->job->plan_hash,
                  .wire_version = RT_WIRE_VERSION,

@@ -696,6 +696,13 @@ static void test_queue_bound(void **state)
     rw_close(&w);
 }
 
+static int near_connect(const char *address)
+{
+    struct rt_address a;
+    assert_int_equal(rt_address_parse(address, &a), 0);
+    return rt_near_is(&a) ? rt_near_connect(&a) : -1;
+}
+
 /* Who does not find the short way comes by TCP; a payload tells by its checksum which way it took. */
 static void test_the_short_way(void **state)
 {
@@ -704,16 +711,17 @@ static void test_the_short_way(void **state)
     struct world w;
 
     (void)state;
+    rt_near_set(true);
     int fd = rt_near_bind(name);
     assert_true(fd >= 0);
-    assert_int_equal(rt_near_bind(name), -1);    /* taken */
-    assert_int_equal(rt_near_connect(name), -1); /* nobody listens */
+    assert_int_equal(rt_near_bind(name), -1); /* taken */
+    assert_int_equal(near_connect(name), -1); /* nobody listens */
     assert_int_equal(listen(fd, 1), 0);
-    int other = rt_near_connect(name);
+    int other = near_connect(name);
     assert_true(other >= 0);
     close(other);
     close(fd);
-    assert_int_equal(rt_near_connect(name), -1);
+    assert_int_equal(near_connect(name), -1);
     memset(text, 'x', sizeof(text) - 1);
     assert_int_equal(rt_near_bind(text), -1);
     for (int i = 0; i < 4; i++) { /* 3: the listener has it, the other does not take it */
@@ -733,6 +741,65 @@ static void test_the_short_way(void **state)
         rw_answer_reset(&a);
         rw_close(&w);
     }
+}
+
+/* Which addresses lead to a listener by its short way, whatever they say, and which are left to TCP: so what stands at
+ * another address than the listener's, as a proxy does, is not gone round. */
+static void test_short_ways(void **state)
+{
+    static const struct {
+        const char *listens, *told;
+        bool near;
+    } row[] = {
+        {"tcp:127.0.0.1:0", "tcp:127.0.0.1", true},
+        {"tcp:127.0.0.1:0", "near:tcp:127.0.0.1", true},
+        {"tcp:127.0.0.1:0", "tcp:127.0.0.2", false},
+        {"tcp:127.0.0.1:0", "near:tcp:127.0.0.2", false},
+        {"tcp:127.0.0.1:0", "near:tcp:10.1.2.3", false},
+        {"tcp:0.0.0.0:0", "tcp:127.0.0.1", true},
+        {"tcp:0.0.0.0:0", "near:tcp:192.0.2.7", true},
+        {"tcp:0.0.0.0:0", "tcp:192.0.2.7", false},
+        {"tcp:[::]:0", "near:tcp:[2001:db8::7]", true},
+        {"tcp:[::]:0", "tcp:[::1]", true},
+    };
+
+    (void)state;
+    rt_near_set(true);
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        char address[RT_ADDRESS_MAX], port[16];
+        struct world w;
+        rw_open(&w, row[i].listens);
+        snprintf(port, sizeof(port), "%.5s", strrchr(w.server.bound, ':') + 1);
+        snprintf(address, sizeof(address), "%s:%s", row[i].told, port);
+        int fd = near_connect(address);
+        if ((fd >= 0) != row[i].near)
+            fail_msg("row %zu, %s: by the short way: %d", i, address, fd >= 0);
+        if (fd >= 0)
+            close(fd);
+        rw_close(&w);
+    }
+}
+
+/* A listener on all addresses, told of by one that leads nowhere: calls come by the short way. */
+static void test_near_address(void **state)
+{
+    struct answer a = {0};
+    struct world w;
+    char port[RT_ADDRESS_MAX];
+
+    (void)state;
+    rt_near_set(true);
+    rw_open(&w, "tcp:0.0.0.0:0");
+    snprintf(port, sizeof(port), "%s", strrchr(w.server.bound, ':') + 1);
+    snprintf(w.server.bound, sizeof(w.server.bound), "near:tcp:192.0.2.7:%.5s", port);
+    struct rt_rpc_conf conf = rw_conf(&w, &w.client, RT_ROLE_MIDDLEWARE, 200);
+    rw_start_client(&w, &conf);
+    rw_wait(&w, &w.client.ups, 1, "the connection");
+    assert_int_equal(rw_call(&w, METHOD_ECHO, 20 * RT_S, &a), 0);
+    rw_wait(&w, &a.count, 1, "reply");
+    assert_int_equal(a.err, 0);
+    rw_answer_reset(&a);
+    rw_close(&w);
 }
 
 int main(void)
@@ -759,6 +826,8 @@ int main(void)
         cmocka_unit_test(test_calls_from_callbacks),
         cmocka_unit_test(test_old_address_is_ignored),
         cmocka_unit_test(test_the_short_way),
+        cmocka_unit_test(test_short_ways),
+        cmocka_unit_test(test_near_address),
         cmocka_unit_test(test_queue_bound),
     };
     rt_log_set_level(getenv("SAFFRON_TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);

@@ -321,6 +321,9 @@ static void test_addresses(void **state)
                                 "tcp:[::1]",
                                 "tcp:[::g]:1",
                                 "unix:",
+                                "near:unix:/run/x",
+                                "near:near:tcp:1.2.3.4:1",
+                                "near:1.2.3.4:1",
                                 "udp:1.1.1.1:1",
                                 "tcp:1.2.3.4:-1",
                                 "tcp:1.2.3.4:1 "};
@@ -331,7 +334,10 @@ static void test_addresses(void **state)
         if (rt_address_parse(bad[i], &a) != RT_EUSAGE)
             fail_msg("%s: was accepted", bad[i]);
     }
+    assert_int_equal(rt_address_parse("near:tcp:1.2.3.4:1", &a), 0);
+    assert_true(a.near && a.sock.v4.sin_port == htons(1));
     assert_int_equal(rt_address_parse("tcp:[::1]:80", &a), 0);
+    assert_false(a.near);
     snprintf(path, sizeof(path), "unix:/%.*s", 106,
              "aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbb"
              "aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbaaaaaaaaaa");
