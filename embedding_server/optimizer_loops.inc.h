@@ -1,7 +1,7 @@
 /* embedding_server/optimizer_loops.inc.h -- the loops of optimizer.h.
  *
  * Included by optimizer_plain.c, optimizer_avx2.c and optimizer_avx512.c, which define LOOPS_NAME and are compiled for their
- * instruction set. A formula is written once, over one register of elements (vec.inc.h); since each element's
+ * instruction set. A formula is written once, over one register of elements (runtime/base/vec.inc.h); since each element's
  * operations are the same IEEE operations in the same order whatever a register holds, so are the bits (the tests
  * compare them).
  *

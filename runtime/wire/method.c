@@ -1,5 +1,10 @@
 /* runtime/wire/method.c -- the methods by name. */
 #include "runtime/wire/method.h"
+#include "runtime/base/half.h"
+
+_Static_assert((int)RT_DTYPE_F32 == (int)WIRE_F32 && (int)RT_DTYPE_F16 == (int)WIRE_F16 &&
+                   (int)RT_DTYPE_BF16 == (int)WIRE_BF16,
+               "a dtype of a message is one of runtime/base/half.h");
 
 #define C RT_ROLE_DATA_COMPOSE
 #define M RT_ROLE_MIDDLEWARE

@@ -1,4 +1,4 @@
-/* embedding_server/vec.inc.h -- registers of floats, as wide as the instruction set has them, in the compiler's own vectors.
+/* runtime/base/vec.inc.h -- registers of floats, as wide as the instruction set has them, in the compiler's own vectors.
  *
  * Included by what is compiled once per instruction set. Each operation is an IEEE operation or integer arithmetic on the
  * bits, in an order that is the same whatever the width, and so are the bits that come out. */
