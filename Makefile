@@ -69,7 +69,7 @@ EBS_BENCHES := $(EBS_BENCH)/bench \
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm
+.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm faults
 .SECONDARY:
 all: announce programs
 
@@ -152,6 +152,8 @@ bench: programs $(BENCH_PROGRAMS) ## measure: build/bench/<name>.json; BENCH=nam
 	    if [ -e tests/bench/$$name.sh ]; then timeout -k 10 900 tests/bench/$$name.sh $(B); else $(B)/tests/bench/$$name; fi; done
 storm: programs ## nats-server killed in every other turn of 3 s, for 10 minutes of one job: what it costs
 	@STORM_SECONDS=600 tests/bench/nats_storm.sh $(B)
+faults: programs $(B)/tests/e2e/faults ## FAULTS=10000 faults of the network, in jobs whose rows count
+	@FAULTS=$(or $(FAULTS),10000) SAFFRON_BUILD=$(B) tests/e2e/faults.sh
 docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables
 	$(Q)mkdir -p docs && $< >docs/config.md
 check: $(B)/scripts/config_doc ## format, lint, layering, header self-containment

@@ -50,7 +50,9 @@ int rt_rpc_create(const struct rt_rpc_conf *conf, struct rt_rpc **out)
     rpc->io = conf->io;
     rpc->conf.heartbeat_ns = conf->heartbeat_ns ? conf->heartbeat_ns : RT_HEARTBEAT_NS;
     rpc->conf.dead_ns = conf->dead_ns ? conf->dead_ns : RT_DEAD_NS;
-    rpc->conf.greet_ns = conf->greet_ns ? conf->greet_ns : RT_GREET_NS;
+    rpc->conf.greet_ns = conf->greet_ns  ? conf->greet_ns
+                         : conf->dead_ns ? conf->dead_ns
+                                         : RT_GREET_NS;
     rpc->conf.backoff_ns = conf->backoff_ns ? conf->backoff_ns : RT_BACKOFF_NS;
     rt_map_init(&rpc->held);
     index_methods(rpc);

@@ -75,7 +75,8 @@ struct rt_rpc_conf {
     void (*peer_down)(void *ctx, struct rt_peer *peer, int err, const char *why); /* may be NULL */
     void (*fenced)(void *ctx,
                    uint64_t held); /* somebody holds a newer incarnation of us; may be NULL */
-    uint64_t heartbeat_ns, dead_ns, greet_ns, backoff_ns; /* 0: the values above */
+    uint64_t heartbeat_ns, dead_ns, greet_ns,
+        backoff_ns; /* 0: the values above; greet_ns: dead_ns */
 };
 
 int rt_rpc_create(const struct rt_rpc_conf *conf, struct rt_rpc **out);

@@ -54,7 +54,7 @@ static void put_rows(const char *dir, const struct oracle_shape *shape)
     for (uint64_t i = 0; i < shape->rows; i++)
         rt_strbuf_addf(&text, "0\t1000000\t%" PRIu64 "\t%" PRIu64 "\t%" PRIu64 "\n", i,
                        rt_below(rt_draw(key, 2 * i), shape->users),
-                       rt_below(rt_draw(key, 2 * i + 1), 1 + i % shape->items));
+                       rt_below(rt_draw(key, 2 * i + 1), shape->items));
     put(dir, "train.tsv", text.text);
     rt_strbuf_release(&text);
 }

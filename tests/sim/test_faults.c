@@ -33,6 +33,7 @@ static const uint64_t kept[] = {619};
 
 struct tally {
     uint64_t faults, by_kind[SIM_FAULTS], worlds;
+    uint64_t longest_ns, longest_seed; /* from the last fault to the end */
 };
 
 static struct rt_job *make_job(const char *dir, const char *of_mode)
@@ -107,6 +108,18 @@ static void check_accounts(struct job_world *w)
     assert_int_equal(r.permits_used, 0);
 }
 
+/* What is silent is noticed after 5 s; nothing waits for a longer timer. */
+static void check_time(const struct job_world *w, uint64_t spent_ns, struct tally *tally)
+{
+    if (spent_ns > 15 * RT_S)
+        fail_msg("seed %llu: it took %.1f s from the last fault to the end",
+                 (unsigned long long)w->conf.seed, (double)spent_ns * 1e-9);
+    if (spent_ns <= tally->longest_ns)
+        return;
+    tally->longest_ns = spent_ns;
+    tally->longest_seed = w->conf.seed;
+}
+
 static void run_world(struct rt_job *const job[MODES], uint64_t seed, struct tally *tally)
 {
     struct job_world w;
@@ -117,7 +130,9 @@ static void run_world(struct rt_job *const job[MODES], uint64_t seed, struct tal
                            .job = job[seed % MODES]};
     jw_start(&w, &conf);
     make_faults(&w, tally);
+    uint64_t well_ns = sim_now(w.sim);
     jw_run(&w);
+    check_time(&w, sim_now(w.sim) - well_ns, tally);
     check_accounts(&w);
     check_rows(&w, w.conf.ranks == 1 || w.job->global.mode == RT_MODE_ASYNC);
     jw_stop(&w);
@@ -150,7 +165,8 @@ static void test_faults(void **state)
     for (int k = 0; k < SIM_FAULTS; k++)
         print_message(" %s %llu", sim_fault_name((enum sim_fault)k),
                       (unsigned long long)tally.by_kind[k]);
-    print_message("\n");
+    print_message("; at most %.1f s from the last to the end (seed %llu)\n",
+                  (double)tally.longest_ns * 1e-9, (unsigned long long)tally.longest_seed);
     for (int m = 0; m < MODES; m++)
         rt_job_destroy(job[m]);
 }
