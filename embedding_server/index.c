@@ -5,9 +5,12 @@
  * takes its count back along the way, so there are no tombstones and removals leave no trace.
  *
  * DESIGN: this is linear hashing with partial expansions (Larson 1980): a sweep over all groups takes each
- * from k units to k + 1 (k = 8 .. 15, and then from 15 to two groups of 8), so that the fullest group never has
- * more than 1/8 more per line than the emptiest. The load is kept at 0.735: a row costs 7.3 bytes here. While
- * the table has fewer than 8 units it is one group of any number of lines, rebuilt as a whole.
+ * from k units to k + 1 (k = 4 .. 6, and then from 7 to two groups of 4), so that the fullest group never has
+ * more than 1/4 more per line than the emptiest. Each unit that comes has the ids of its whole group read again, 5.5
+ * rows for each that is made; with groups of 8 to 15 units that was 11 and a new row took 740 ns instead of 510, for lines
+ * that are a little more even (3.2 % of the ids past their home line, now 3.4 %); with 2 and 3 units groups overflow, and the index grows
+ * by 15 %. The load is kept at 0.735: a row costs 7.3 bytes here. While the table has fewer than 4 units it is one
+ * group of any number of lines, rebuilt as a whole.
  * A directory of segments that grew by a quarter and split (extendible hashing) was used first: two
  * dependent loads more for each id, all segments grew in the same second, and their sizes fit no page. One
  * power-of-two array was measured too: as fast, but with pauses of 380 to 810 ms at 20 M rows and 16 to
@@ -26,7 +29,8 @@
  * in turn move nothing. */
 #define LOAD_GROW   RT_LOAD
 #define LOAD_SHRINK 690u
-#define LOAD_MOST   920u /* where the budget refuses growth */
+#define LOAD_MOST                                                                                  \
+    780u /* where the budget refuses growth: the fullest group has 1.25 times as many */
 
 static bool over(uint64_t count, uint64_t n_lines, unsigned load)
 {

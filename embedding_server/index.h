@@ -9,12 +9,12 @@
  *
  * The lines are one array, in units of 64 (4 KiB). A group of lines is every m-th unit: group g has the units g,
  * g + m, g + 2m, ... Growth adds one unit at the end of the array, to one group, and spreads that group's
- * entries (some 7,000) over it; the next growth goes on with the next group. So the index grows and shrinks by
+ * entries (some 3,500) over it; the next growth goes on with the next group. So the index grows and shrinks by
  * 4 KiB at a time whatever its size, its load stays the same, and where a line stands is computed, not looked up:
  *
- *   m = 2, groups of 9 units, group 0 has its tenth:   0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0
+ *   m = 2, groups of 5 units, group 0 has its sixth:   0 1 0 1 0 1 0 1 0 1 0
  *
- * Groups of 15 units split: into two groups of 8 (m doubles). Touch: owner thread only. */
+ * Groups of 7 units split: into two groups of 4 (m doubles). Touch: owner thread only. */
 #ifndef EBS_INDEX_H
 #define EBS_INDEX_H
 

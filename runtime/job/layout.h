@@ -17,7 +17,7 @@
 #define RT_LINE_BYTES  64u
 #define RT_LINE_SLOTS  12u
 #define RT_UNIT_LINES  64u
-#define RT_LINES_SMALL (8 * RT_UNIT_LINES)
+#define RT_LINES_SMALL (4 * RT_UNIT_LINES)
 #define RT_LOAD        735u
 
 static inline uint32_t rt_index_more(uint32_t lines) /* that it has after growing */

@@ -56,6 +56,11 @@ static void check_job(const struct rt_job *job)
         rt_assert(job->table[t].dim >= 1 && job->table[t].dim <= WIRE_DIM_MAX);
     for (uint32_t f = 0; f < job->n_features; f++)
         rt_assert(job->feature[f].table < job->n_tables);
+    for (uint32_t t = 0; t < job->n_tables; t++)
+        rt_assert(!job->table[t].hash_functions == !job->table[t].hash_rows &&
+                  job->table[t].hash_functions <= RT_HASH_FUNCTIONS_MAX);
+    rt_assert(job->global.wire.rows <= WIRE_BF16 && job->global.wire.row_gradients <= WIRE_BF16);
+    rt_assert(job->global.wire.embeddings <= WIRE_BF16 && job->global.wire.gradients <= WIRE_BF16);
     rt_assert(job->data.n_dense <= job->data.n_columns && job->data.n_labels == 1);
 }
 
@@ -69,7 +74,7 @@ static void use_job(const struct rt_job *job)
     if (dc_parser_create(job, &parser) == 0) {
         if (dc_parser_wants_header(parser))
             (void)dc_parser_header(parser, "fuzz.tsv", "label", 5);
-        else if (job->data.format != RT_FORMAT_SYNTHETIC)
+        else if (job->data.format != RT_FORMAT_SYNTHETIC && job->data.format != RT_FORMAT_BINARY)
             (void)dc_parser_row(parser, "0\t1\t1", 5);
         dc_parser_destroy(parser);
     }
