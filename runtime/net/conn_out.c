@@ -3,9 +3,10 @@
  * A frame is a list of stretches: header and message (one recycled block), then the pieces, with a
  * static block of zeros for padding. Frames queue on the link and are handed to the kernel in one
  * gathered write, at the latest before the loop sleeps: replies to a burst of requests leave
- * together. uv_try_write takes what fits; for the rest, where the loop would sleep, one uv_write of at
- * most four stretches (as many as it holds without malloc) is left in libuv, whose end continues the
- * queue. Frames and their arrays are recycled, so a message costs no malloc at steady state.
+ * together. uv_try_write takes what fits, never more than the socket's buffer, however fast the reader is;
+ * for the rest, where the loop would sleep, one uv_write of at most four stretches (as many as it
+ * holds without malloc) is left in libuv, whose end continues the queue. Frames and their arrays are
+ * recycled, so a message costs no malloc at steady state.
  *
  * A payload that is made while it is sent (struct rt_maker) goes out a stretch at a time on a Unix socket, where its
  * checksum need not be known first. Rows of 4 MiB so stay in the L2 cache from the table to the kernel: 15 % less

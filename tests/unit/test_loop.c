@@ -1,4 +1,4 @@
-/* tests/unit/test_loop.c -- posts, timers, work and files of the real loop. */
+/* tests/unit/test_loop.c -- posts, timers, work, files and long sends of the real loop. */
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
@@ -8,11 +8,13 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { POSTERS = 4, POSTS = 5000, JOBS = 20 };
@@ -318,13 +320,103 @@ static void test_files(void **state)
     rt_loop_destroy(loop);
 }
 
+/* ---- a long send to a fast reader ---- */
+
+enum { SEND_BYTES = 64 << 20 };
+
+struct sender {
+    struct rt_loop *loop;
+    struct rt_link *link;
+    struct rt_timer look;
+    size_t queued; /* when the send returned */
+    int turns;     /* in which some of it waited */
+    int listener;
+    size_t read; /* touched by the reader until it is joined */
+};
+
+static void *read_all(void *arg)
+{
+    static char buffer[1 << 20];
+    struct sender *s = arg;
+    int fd = accept(s->listener, NULL, NULL);
+    ssize_t n;
+
+    while ((n = read(fd, buffer, sizeof(buffer))) > 0)
+        s->read += (size_t)n;
+    close(fd);
+    return NULL;
+}
+
+static void look_again(void *arg)
+{
+    struct sender *s = arg;
+    const struct rt_io_ops *ops = rt_loop_io(s->loop)->ops;
+
+    s->turns++;
+    if (ops->link_queued(s->link) == 0)
+        ops->link_close(s->link, RT_ECANCELED, "all was sent");
+    else
+        rt_timer_start(rt_loop_io(s->loop), &s->look, 0);
+}
+
+static void send_long(void *arg)
+{
+    struct sender *s = arg;
+    const struct rt_io_ops *ops = rt_loop_io(s->loop)->ops;
+    static const char zeros[SEND_BYTES];
+    struct rt_piece piece = {.data = zeros, .size = sizeof(zeros)};
+    struct rt_header header = {.method = RT_METHOD_ROLE_FIRST};
+
+    assert_int_equal(ops->link_send(s->link, &header, NULL, 0, &piece, 1, NULL), 0);
+    s->queued = ops->link_queued(s->link);
+    s->look.fire = look_again;
+    s->look.arg = s;
+    rt_timer_start(rt_loop_io(s->loop), &s->look, 0);
+}
+
+static void sent_down(void *arg, int err, const char *why)
+{
+    struct sender *s = arg;
+    if (err != RT_ECANCELED)
+        fail_msg("the link is down: %s", why);
+    rt_loop_stop(s->loop);
+}
+
+/* However fast the other end reads, a send gives the loop back with what the kernel took at once (4 MiB on TCP), so
+ * others have their turns between. */
+static void test_sends_let_others_in(void **state)
+{
+    static const struct rt_link_events events = {.up = send_long, .down = sent_down};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sender s = {.loop = new_loop(), .listener = socket(AF_INET, SOCK_STREAM, 0)};
+    socklen_t size = sizeof(at);
+    char address[RT_ADDRESS_MAX];
+    pthread_t reader;
+
+    (void)state;
+    assert_int_equal(bind(s.listener, (struct sockaddr *)&at, size), 0);
+    assert_int_equal(listen(s.listener, 1), 0);
+    assert_int_equal(getsockname(s.listener, (struct sockaddr *)&at, &size), 0);
+    snprintf(address, sizeof(address), "tcp:127.0.0.1:%d", ntohs(at.sin_port));
+    assert_int_equal(pthread_create(&reader, NULL, read_all, &s), 0);
+    struct rt_io *io = rt_loop_io(s.loop);
+    assert_int_equal(io->ops->connect(io, address, &events, &s, &s.link), 0);
+    assert_int_equal(rt_loop_run(s.loop), 0);
+    assert_int_equal(pthread_join(reader, NULL), 0);
+    assert_true(s.queued >= SEND_BYTES / 2);
+    assert_true(s.turns >= 3);
+    assert_int_equal(s.read, RT_FRAME_HEADER_SIZE + SEND_BYTES);
+    close(s.listener);
+    rt_loop_destroy(s.loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_posts),      cmocka_unit_test(test_posts_are_bounded),
         cmocka_unit_test(test_timers),     cmocka_unit_test(test_slices_let_others_in),
         cmocka_unit_test(test_work_order), cmocka_unit_test(test_stop_while_working),
-        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_files),      cmocka_unit_test(test_sends_let_others_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
