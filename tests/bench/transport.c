@@ -4,8 +4,8 @@
  *
  * What a payload's figure is held against is a writer that does the least a transport must: a frame header, the payload's
  * checksum on TCP, one gathered write; and a reader that receives header and payload whole and checks. Blocking sockets of the
- * kernel's default sizes, buffers used again, as many of the same size on both sides as the rpc has. Nothing is
- * acknowledged there; here each call is. Rounds are taken in turns, so that what else the machine does slows
+ * kernel's default sizes, buffers used again, as many of the same size as the rpc has. Nothing is acknowledged there; here
+ * each call is, with 8 MiB under way (16 of 4 MiB). Rounds are taken in turns, so that what else the machine does slows
  * both, and the median of the rounds' ratios counts: a rate's limit is value / ratio.
  *
  * Small calls have a message of 64 bytes each way, DEPTH_SMALL of them under way. */
@@ -40,10 +40,11 @@
 #define PAYLOAD_MAX   ((size_t)4 << 20)
 #define MESSAGE_BYTES 64
 #define ROUND_BYTES   ((size_t)256 << 20)
+#define WINDOW_BYTES  ((size_t)8 << 20)
 #define SMALL_CALLS   200000
 #define DEADLINE_NS   (60 * RT_S)
 
-enum { ROUNDS = 7, DEPTH = 8, DEPTH_SMALL = 256, SERVER_CORE = 0, CLIENT_CORE = 1 };
+enum { ROUNDS = 7, DEPTH_MAX = 32, DEPTH_SMALL = 256, SERVER_CORE = 0, CLIENT_CORE = 1 };
 enum { METHOD_TAKE = RT_METHOD_ROLE_FIRST, METHOD_ECHO };
 
 struct client {
@@ -52,9 +53,9 @@ struct client {
     struct rt_loop *loop;
     struct rt_rpc *rpc;
     struct rt_peer *peer;
-    struct rt_buf *payload[DEPTH];
+    struct rt_buf *payload[DEPTH_MAX];
     uint16_t method;
-    size_t bytes; /* of a payload; 0: none */
+    size_t bytes, depth; /* of a payload (0: none); calls under way */
     size_t to_ask, asked, came;
 };
 
@@ -93,6 +94,13 @@ static double cpu_of(pid_t pid)
     if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &t) != 0)
         die("CPU clock of a process");
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Calls under way, and payloads that are sent in turn. */
+static size_t depth_of(size_t bytes)
+{
+    size_t depth = bytes ? WINDOW_BYTES / bytes : DEPTH_SMALL;
+    return depth < 4 ? 4 : depth;
 }
 
 static double own_cpu(void)
@@ -191,20 +199,24 @@ static void on_reply(void *arg, int err, const struct rt_frame *reply)
 static void ask(struct client *client)
 {
     static const uint8_t message[MESSAGE_BYTES];
-    struct rt_buf *buf = client->payload[client->asked++ % DEPTH];
-    struct rt_piece piece = {buf->data, client->bytes, buf};
+    struct rt_piece piece = {0};
     struct rt_outgoing out = {.message = message,
                               .message_size = sizeof(message),
                               .pieces = &piece,
                               .n_pieces = client->bytes ? 1 : 0};
+    if (client->bytes) {
+        struct rt_buf *buf = client->payload[client->asked % client->depth];
+        piece = (struct rt_piece){buf->data, client->bytes, buf};
+    }
+    client->asked++;
     must(rt_rpc_call(client->peer, client->method, &out, DEADLINE_NS, on_reply, client), "call");
 }
 
-static void run(struct client *client, size_t calls, size_t depth)
+static void run(struct client *client, size_t calls)
 {
     client->asked = client->came = 0;
     client->to_ask = calls;
-    while (client->asked < depth && client->asked < calls)
+    while (client->asked < client->depth && client->asked < calls)
         ask(client);
     must(rt_loop_run(client->loop), "loop");
 }
@@ -218,8 +230,8 @@ static void on_up(void *ctx, struct rt_peer *peer)
 /* One round on a connection of its own: between rounds nobody would answer its heartbeat. */
 static struct cost rpc_round(struct client *client, bool local, size_t bytes)
 {
-    struct rt_loop_conf loop_conf = {.name = "client", .pool_budget = 4 * DEPTH * PAYLOAD_MAX};
-    size_t calls = bytes ? ROUND_BYTES / bytes : SMALL_CALLS, depth = bytes ? DEPTH : DEPTH_SMALL;
+    struct rt_loop_conf loop_conf = {.name = "client", .pool_budget = 64 * PAYLOAD_MAX};
+    size_t calls = bytes ? ROUND_BYTES / bytes : SMALL_CALLS, depth = depth_of(bytes);
     struct cost cost;
 
     must(rt_loop_create(&loop_conf, &client->loop), "loop");
@@ -231,19 +243,20 @@ static struct cost rpc_round(struct client *client, bool local, size_t bytes)
     rt_near_set(local);
     rt_peer_set_address(client->peer, client->address, 1);
     must(rt_loop_run(client->loop), "connect");
-    for (int i = 0; i < DEPTH; i++) {
+    for (size_t i = 0; bytes && i < depth; i++) {
         client->payload[i] = rt_io_buf(rt_loop_io(client->loop), bytes);
-        memset(client->payload[i]->data, i, bytes);
+        memset(client->payload[i]->data, (int)i, bytes);
     }
     client->bytes = bytes;
+    client->depth = depth;
     client->method = bytes ? METHOD_TAKE : METHOD_ECHO;
-    run(client, calls / 8, depth); /* warms up */
+    run(client, calls / 8); /* warms up */
     cost.cpu = own_cpu() + cpu_of(client->server);
     cost.wall = wall();
-    run(client, calls, depth);
+    run(client, calls);
     cost.wall = wall() - cost.wall;
     cost.cpu = own_cpu() + cpu_of(client->server) - cost.cpu;
-    for (int i = 0; i < DEPTH; i++)
+    for (size_t i = 0; bytes && i < depth; i++)
         rt_buf_unref(client->payload[i]);
     rt_rpc_destroy(client->rpc);
     rt_loop_destroy(client->loop);
@@ -332,18 +345,18 @@ static void connect_tcp(int fd[2])
     close(listener);
 }
 
-static void raw_some(const struct raw *raw, uint8_t *const payload[DEPTH], size_t messages)
+static void raw_some(const struct raw *raw, uint8_t *const payload[DEPTH_MAX], size_t messages)
 {
     char end;
     for (size_t i = 0; i < messages; i++)
-        raw_send(raw, payload[i % DEPTH]);
+        raw_send(raw, payload[i % depth_of(raw->bytes)]);
     receive_all(raw->fd, &end, 1);
 }
 
 static struct cost raw_round(bool local, size_t bytes)
 {
     struct raw raw = {.local = local, .bytes = bytes, .messages = ROUND_BYTES / bytes};
-    uint8_t *payload[DEPTH];
+    uint8_t *payload[DEPTH_MAX];
     struct cost cost;
     int fd[2];
 
@@ -357,9 +370,9 @@ static struct cost raw_round(bool local, size_t bytes)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         raw_reader(&raw);
     }
-    for (int i = 0; i < DEPTH; i++) {
+    for (size_t i = 0; i < depth_of(bytes); i++) {
         payload[i] = rt_xaligned(bytes);
-        memset(payload[i], i, bytes);
+        memset(payload[i], (int)i, bytes);
     }
     raw_some(&raw, payload, raw.messages / 8);
     cost.cpu = own_cpu() + cpu_of(reader);
@@ -369,7 +382,7 @@ static struct cost raw_round(bool local, size_t bytes)
     cost.cpu = own_cpu() + cpu_of(reader) - cost.cpu;
     kill(reader, SIGKILL);
     waitpid(reader, NULL, 0);
-    for (int i = 0; i < DEPTH; i++)
+    for (size_t i = 0; i < depth_of(bytes); i++)
         rt_free(payload[i]);
     close(fd[0]);
     close(fd[1]);
