@@ -209,6 +209,8 @@ void tr_form_serve_join(void *ctx, struct rt_call *call, const struct rt_frame *
     int err = wire_join_group_unpack(request->message, request->header.message_size,
                                      trainer->scratch, &join);
     if (!err && join.invite && rt_call_from(call)->index == 0) {
+        if (join.group_epoch > group->epoch_over)
+            group->epoch_over = join.group_epoch;
         if (join.group_epoch >= group->epoch)
             tr_group_break(group, "rank 0 forms the group again");
         rt_call_reply(call, &(struct rt_outgoing){0});
@@ -263,6 +265,8 @@ static void on_joined(void *arg, int err, const struct rt_frame *frame)
         err = take_group(group, &reply);
     if (err)
         tr_fail(trainer, err);
+    else if (group->epoch_over >= group->epoch) /* the invitation went past this reply */
+        tr_group_break(group, "rank 0 forms the group again");
     tr_pump(trainer);
 }
 

@@ -54,6 +54,7 @@ struct tr_group {
     uint32_t world, self;
     enum tr_group_state state;
     uint64_t epoch, epoch_known; /* of the group; the highest that was heard of */
+    uint64_t epoch_over;         /* rank 0 has said that it forms the group again after this one */
 
     uint64_t round; /* that is being gathered; the one before it may be under way as a step */
     enum tr_standing standing;

@@ -540,8 +540,10 @@ static bool run_again(struct tr_trainer *trainer)
         commit_own(trainer, batch);
         return true;
     }
-    trainer->global_samples =
-        owed ? owed->samples : (uint64_t)batch->head.samples * trainer->conf.world;
+    /* A local step of mode `async` is owed to nobody: its gradients are those of its batch alone. */
+    bool alone = trainer->job->global.mode == RT_MODE_ASYNC;
+    uint64_t ranks = alone ? 1 : trainer->conf.world;
+    trainer->global_samples = owed ? owed->samples : batch->head.samples * ranks;
     batch->step = owed ? owed->step : trainer->step;
     batch->place = owed ? owed->place : 0;
     batch->among = owed ? owed->among : 1;

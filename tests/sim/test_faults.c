@@ -3,6 +3,7 @@
  * Each seed is a job of its own: how many there are of each role, the mode, and what happens to which connection when.
  * Whatever that is, the job ends, every permit is back, and each row of the data was applied exactly once in each epoch
  * (tests/lib/oracle.h). FAULTS=N asks for so many faults instead of the usual number, TEST_FAULTS_SEED=N for one seed. */
+#include "tests/lib/job_fixture.h"
 #include "tests/lib/oracle.h"
 #include "tests/lib/temp.h"
 #include "tests/sim/job_world.h"
@@ -21,15 +22,29 @@
 
 #include <cmocka.h>
 
-enum { MODES = 3, FAULTS_USUAL = 4000, FAULTS_OF_ONE = 60, EPOCHS = 3, ROWS = 512 };
+enum {
+    MODES = 3,
+    FAULTS_USUAL = 4000,
+    FAULTS_OF_ONE = 60,
+    EPOCHS = 3,
+    ROWS = 512,
+    EXACT_RUNS = 30
+};
 
 static const struct oracle_shape shape = {
     .rows = ROWS, .users = 20, .items = 7, .splits = 4, .block_rows = 32, .batch_size = 16};
 static const char *const mode[MODES] = {"global.mode=hybrid", "global.mode=async",
                                         "global.mode=full"};
 
-/* Seeds that have found something: 619, an average of the weights by an older count of samples (trainer/group.c). */
-static const uint64_t kept[] = {619};
+/* Seeds that have found something. */
+static const struct {
+    const char *what;
+    uint64_t seed;
+    bool restarts;
+} kept[] = {
+    {"an average of the weights by an older count of samples (trainer/group.c)", 619, false},
+    {"a batch of `async` run again with gradients of all ranks (trainer/step.c)", 43, true},
+    {"rank 0's invitation went past its earlier answer (trainer/form.c)", 872, true}};
 
 struct tally {
     uint64_t faults, by_kind[SIM_FAULTS], worlds;
@@ -47,10 +62,20 @@ static struct rt_job *make_job(const char *dir, const char *of_mode)
     return job;
 }
 
+static void restart_one(struct job_world *w, uint64_t draw)
+{
+    unsigned which = (unsigned)rt_below(draw, w->conf.ranks + w->conf.composers);
+    if (which < w->conf.ranks)
+        jw_restart_rank(w, which);
+    else
+        jw_restart_composer(w, which - w->conf.ranks);
+}
+
 /* Faults follow one another within milliseconds; what is half open takes longer to be noticed than anything else. */
-static void make_faults(struct job_world *w, struct tally *tally)
+static void make_faults(struct job_world *w, bool restarts, struct tally *tally)
 {
     uint64_t key = rt_draw_key(w->conf.seed, "faults", NULL);
+    uint64_t who = rt_draw_key(w->conf.seed, "restarts", NULL);
     for (unsigned i = 0; i < FAULTS_OF_ONE && !jw_is_over(w); i++) {
         enum sim_fault kind = (enum sim_fault)rt_below(rt_draw(key, 3 * i), SIM_FAULTS);
         bool slow = kind == SIM_HALF_OPEN && rt_below(rt_draw(key, 3 * i + 1), 2);
@@ -59,6 +84,8 @@ static void make_faults(struct job_world *w, struct tally *tally)
         tally->by_kind[kind] += done;
         tally->faults += done;
         sim_run_until(w->sim, jw_is_over, w, rt_below(rt_draw(key, 3 * i + 2), pause));
+        if (restarts && rt_below(rt_draw(who, 2 * i), 10) == 0 && !jw_is_over(w))
+            restart_one(w, rt_draw(who, 2 * i + 1));
     }
 }
 
@@ -120,20 +147,22 @@ static void check_time(const struct job_world *w, uint64_t spent_ns, struct tall
     tally->longest_seed = w->conf.seed;
 }
 
-static void run_world(struct rt_job *const job[MODES], uint64_t seed, struct tally *tally)
+static void run_world(struct rt_job *const job[MODES], uint64_t seed, bool restarts,
+                      struct tally *tally)
 {
     struct job_world w;
     struct jw_conf conf = {.seed = seed,
-                           .ranks = 1 + (unsigned)(seed / 3) % 3,
+                           .ranks = 1 + restarts + (unsigned)(seed / 3) % 3,
                            .composers = 1 + (unsigned)(seed / 9) % 2,
                            .middlewares = 1 + (unsigned)(seed / 2) % 2,
                            .job = job[seed % MODES]};
     jw_start(&w, &conf);
-    make_faults(&w, tally);
+    make_faults(&w, restarts, tally);
     uint64_t well_ns = sim_now(w.sim);
     jw_run(&w);
     check_time(&w, sim_now(w.sim) - well_ns, tally);
-    check_accounts(&w);
+    if (!restarts)
+        check_accounts(&w);
     check_rows(&w, w.conf.ranks == 1 || w.job->global.mode == RT_MODE_ASYNC);
     jw_stop(&w);
     tally->worlds++;
@@ -145,21 +174,21 @@ static uint64_t number(const char *name, uint64_t usual)
     return text ? strtoull(text, NULL, 10) : usual;
 }
 
-static void test_faults(void **state)
+static void run_worlds(bool restarts, uint64_t usual)
 {
-    (void)state;
     char dir[TEMP_PATH_MAX];
     struct rt_job *job[MODES];
     struct tally tally = {0};
-    uint64_t one = number("TEST_FAULTS_SEED", 0), wanted = number("FAULTS", FAULTS_USUAL);
+    uint64_t one = number("TEST_FAULTS_SEED", 0), wanted = number("FAULTS", usual);
     temp_folder(dir);
     oracle_write(dir, &shape);
     for (int m = 0; m < MODES; m++)
         job[m] = make_job(dir, mode[m]);
     for (size_t i = 0; i < ARRAY_LEN(kept) && !one; i++)
-        run_world(job, kept[i], &tally);
+        if (kept[i].restarts == restarts)
+            run_world(job, kept[i].seed, restarts, &tally);
     for (uint64_t seed = one ? one : 1; one ? seed == one : tally.faults < wanted; seed++)
-        run_world(job, seed, &tally);
+        run_world(job, seed, restarts, &tally);
     print_message("%llu faults in %llu jobs:", (unsigned long long)tally.faults,
                   (unsigned long long)tally.worlds);
     for (int k = 0; k < SIM_FAULTS; k++)
@@ -171,9 +200,57 @@ static void test_faults(void **state)
         rt_job_destroy(job[m]);
 }
 
+static void test_faults(void **state)
+{
+    (void)state;
+    run_worlds(false, FAULTS_USUAL);
+}
+
+/* ... while ranks and composers die, and come back with nothing. */
+static void test_faults_and_restarts(void **state)
+{
+    (void)state;
+    run_worlds(true, FAULTS_USUAL / 4);
+}
+
+/* `exact`: whatever happens to connections, the same bits as in a run to which nothing does. */
+static void test_exact(void **state)
+{
+    (void)state;
+    const char *set[] = {"data.epochs=2", "global.mode=full", "global.exact=true"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    struct tally tally = {0};
+    uint64_t one = number("TEST_FAULTS_SEED", 0), runs = number("TEST_FAULTS_RUNS", EXACT_RUNS);
+    for (unsigned ranks = 1; ranks <= 3; ranks++) {
+        uint64_t want = 0;
+        for (uint64_t seed = 0; seed <= runs; seed++) {
+            struct job_world w;
+            struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job};
+            if (one && seed && seed != one)
+                continue;
+            jw_start(&w, &conf);
+            if (seed > 0)
+                make_faults(&w, false, &tally);
+            jw_run(&w);
+            struct tr_report r = jw_report(&w);
+            assert_int_equal(r.samples_trained, JW_TRAIN_ROWS * 2);
+            assert_int_equal(r.test_samples, JW_TEST_ROWS);
+            uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
+            want = seed == 0 ? digest : want;
+            if (digest != want)
+                fail_msg("%u ranks, seed %llu: not the bits of the run without faults", ranks,
+                         (unsigned long long)seed);
+            jw_stop(&w);
+        }
+    }
+    job_fixture_destroy(job);
+}
+
 int main(void)
 {
-    rt_log_set_level(RT_LOG_ERROR);
-    const struct CMUnitTest test[] = {cmocka_unit_test(test_faults)};
+    rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_INFO : RT_LOG_ERROR);
+    const struct CMUnitTest test[] = {cmocka_unit_test(test_faults),
+                                      cmocka_unit_test(test_faults_and_restarts),
+                                      cmocka_unit_test(test_exact)};
     return cmocka_run_group_tests(test, NULL, NULL);
 }
