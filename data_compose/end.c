@@ -31,8 +31,9 @@ void dc_end_begin(struct dc_composer *composer)
 {
     composer->stage = DC_ENDING;
     composer->end_phase++;
+    /* One that is out still is waited for: its answer must not be taken for that of the next. */
     for (uint32_t r = 0; r < composer->world; r++)
-        composer->rank[r].end_out = composer->rank[r].end_acked = false;
+        composer->rank[r].end_acked = false;
 }
 
 void dc_end_forget(struct dc_composer *composer)
