@@ -44,6 +44,8 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
         .seed = job->global.seed,
         .samples_max = samples_max,
         .threads = (int)job->global.trainer_threads,
+        .feature_dtype = job->global.wire.embeddings, /* half.h's numbers are the wire's */
+        .feature_grad_dtype = job->global.wire.gradients,
     };
     limit_gradients(job, world, &conf);
     struct tr_spec *spec = NULL;

@@ -21,6 +21,7 @@ void tr_feed_free(struct tr_batch *batch)
     rt_buf_unref(batch->embeddings);
     rt_buf_unref(batch->gradients);
     rt_free((void *)batch->view.feature);
+    rt_free(batch->feature_grad);
     rt_free(batch->scores);
     rt_free(batch);
 }
@@ -90,14 +91,15 @@ static int view_embeddings(struct tr_batch *batch, const struct rt_frame *reply)
                        batch->head.samples, job->n_features, job->global.wire.embeddings,
                        head.samples, head.n_features, head.dtype);
     struct rt_segments seg = rt_segments_of(reply->payload);
-    const float **feature = (const float **)(uintptr_t)batch->view.feature;
+    const void **feature = (const void **)(uintptr_t)batch->view.feature;
+    size_t element = wire_dtype_size(head.dtype);
     for (uint32_t f = 0; f < job->n_features; f++) {
         uint32_t dim = job->table[job->feature[f].table].dim;
         const void *data;
         if (head.dim[f] != dim)
             return RT_FAIL(RT_EPROTO, "LookupBatch reply: feature %s: expected dim %u, got %u",
                            job->feature[f].name, dim, head.dim[f]);
-        err = rt_segment_take(&seg, (size_t)head.samples * dim, sizeof(float), &data);
+        err = rt_segment_take(&seg, (size_t)head.samples * dim, element, &data);
         if (err)
             return err;
         feature[f] = data;
@@ -318,6 +320,7 @@ static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct 
     batch->middleware = tr_middleware(trainer, head->middleware, head->middleware_loop);
     batch->input = request->payload ? rt_buf_ref(request->payload) : NULL;
     batch->view.feature = rt_xcalloc(trainer->job->n_features, sizeof *batch->view.feature);
+    batch->feature_grad = rt_xcalloc(trainer->job->n_features, sizeof *batch->feature_grad);
     int err = view_input(batch);
     if (!err)
         err = rt_map_put_ptr(&trainer->batches, batch->id, batch);

@@ -118,6 +118,10 @@ static void register_whole(const struct tr_numbers *n, struct rt_metrics *metric
          "batches given up, with a reason in the log", &n->batches_dropped},
         {RT_COUNTER, "saffron_trainer_batches_retried_total", "batches sent back to data-compose",
          &n->batches_retried},
+        {RT_COUNTER, "saffron_trainer_gradients_saturated_total",
+         "gradients of embeddings that were too large for 16 bits, and were sent as the largest "
+         "value; of batches trained",
+         &n->gradients_saturated},
         {RT_COUNTER, "saffron_trainer_steps_total", "dense steps made", &n->steps},
         {RT_COUNTER, "saffron_trainer_evaluations_total", "evaluations finished; rank 0 only",
          &n->evaluations},

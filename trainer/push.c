@@ -30,6 +30,7 @@ static void finish_trained(struct tr_batch *batch)
     trainer->count.samples_trained += batch->head.samples;
     trainer->count.batches_trained++;
     tr_set(&trainer->metric.samples_trained, trainer->count.samples_trained);
+    tr_count(&trainer->metric.gradients_saturated, batch->saturated);
     tr_set(&trainer->metric.batches_trained, trainer->count.batches_trained);
     tr_permit_return(&trainer->permits);
     if (trainer->group)
@@ -59,6 +60,22 @@ static void on_pushed(void *arg, int err, const struct rt_frame *reply)
     else
         strand(batch, rt_err_text());
     tr_pump(trainer);
+}
+
+/* What the gradients were multiplied by, in the arena; NULL in *out: by nothing. */
+static int take_scales(const struct tr_batch *batch, struct rt_arena *arena, const float **out)
+{
+    const struct rt_job *job = batch->trainer->job;
+    *out = NULL;
+    if (job->global.wire.gradients != WIRE_F16)
+        return 0;
+    float *scale = rt_arena_array(arena, float, job->n_features);
+    if (!scale)
+        return RT_FAIL(RT_ENOMEM, "no memory for %u features", job->n_features);
+    for (uint32_t f = 0; f < job->n_features; f++)
+        scale[f] = batch->feature_grad[f].scale;
+    *out = scale;
+    return 0;
 }
 
 /* Every owner has all steps up to this one, as far as is known here: of an earlier one nothing is owed. */
@@ -99,7 +116,9 @@ static int send_push(struct tr_batch *batch)
         .dim = dim,
         .applied_through = synchronous ? applied_through(trainer, batch) : 0,
     };
-    int err = wire_push_gradients_pack(&request, &trainer->out);
+    int err = take_scales(batch, trainer->scratch, &request.scale);
+    if (!err)
+        err = wire_push_gradients_pack(&request, &trainer->out);
     if (err)
         return err;
     struct rt_piece piece = {batch->gradients->data, batch->gradients->size, batch->gradients};

@@ -57,7 +57,9 @@ struct tr_batch {
     struct rt_buf *embeddings;    /* reply of the lookup */
     struct rt_buf *gradients;     /* payload of the push, kept until acked */
     struct tr_batch_view view;
-    uint64_t step;         /* the step that it was trained in */
+    struct tr_feature_grad *feature_grad; /* [n_features] in `gradients`, with their scales */
+    uint64_t saturated;                   /* of `gradients`, what was too large for 16 bits */
+    uint64_t step;                        /* the step that it was trained in */
     uint32_t place, among; /* of the ranks with a batch in that step, which, and how many */
     double learning_rate;  /* factor of that step */
     bool computed;         /* `gradients` are of that step */

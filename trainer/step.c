@@ -59,16 +59,17 @@ static int update(struct tr_trainer *trainer)
                              tr_model_params(trainer->model));
 }
 
-static int train(struct tr_trainer *trainer, struct tr_batch *batch, float *const *feature_grad)
+static int train(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     struct tr_forward_out out = {0};
-    int err =
-        tr_model_train(trainer->model, &batch->view, trainer->global_samples, feature_grad, &out);
+    int err = tr_model_train(trainer->model, &batch->view, trainer->global_samples,
+                             batch->feature_grad, &out);
     if (err)
         return err;
     if (trainer->step_kind != TR_AGAIN)
         batch->loss_sum = out.loss_sum;
     trainer->step_finite = out.finite;
+    batch->saturated = out.finite ? out.saturated : 0;
     return trainer->step_kind == TR_ALONE && out.finite ? update(trainer) : 0;
 }
 
@@ -83,17 +84,16 @@ static int score(struct tr_trainer *trainer, struct tr_batch *batch)
 }
 
 /* The gradients are written where they leave from: one segment per feature, 64-byte aligned. */
-static void lay_out_gradients(const struct rt_job *job, struct tr_batch *batch,
-                              float **feature_grad)
+static void lay_out_gradients(const struct rt_job *job, struct tr_batch *batch)
 {
-    size_t end = 0;
+    size_t end = 0, element = wire_dtype_size(job->global.wire.gradients);
     for (uint32_t f = 0; f < job->n_features; f++) {
         size_t before = end;
         size_t bytes =
-            (size_t)batch->head.samples * job->table[job->feature[f].table].dim * sizeof(float);
+            (size_t)batch->head.samples * job->table[job->feature[f].table].dim * element;
         size_t at = rt_segment_put(&end, bytes);
         memset(batch->gradients->data + before, 0, at - before); /* padding between segments */
-        feature_grad[f] = (float *)(void *)(batch->gradients->data + at);
+        batch->feature_grad[f].out = batch->gradients->data + at;
     }
     rt_assert(end == batch->gradients->size);
 }
@@ -114,10 +114,8 @@ static void compute(void *arg)
     if (trainer->step_kind == TR_SCORE) {
         trainer->step_err = score(trainer, batch);
     } else {
-        float **feature_grad = rt_xcalloc(trainer->job->n_features, sizeof *feature_grad);
-        lay_out_gradients(trainer->job, batch, feature_grad);
-        trainer->step_err = train(trainer, batch, feature_grad);
-        rt_free(feature_grad);
+        lay_out_gradients(trainer->job, batch);
+        trainer->step_err = train(trainer, batch);
         count_work(trainer, begin);
     }
     if (trainer->step_err) /* the text belongs to this thread */
@@ -384,7 +382,7 @@ static bool take_gradient_buffer(struct tr_trainer *trainer, struct tr_batch *ba
         return true;
     for (uint32_t f = 0; f < job->n_features; f++)
         rt_segment_put(&end, (size_t)batch->head.samples * job->table[job->feature[f].table].dim *
-                                 sizeof(float));
+                                 wire_dtype_size(job->global.wire.gradients));
     batch->gradients = rt_io_buf(trainer->io, end);
     if (batch->gradients)
         batch->gradients->size = end;

@@ -355,8 +355,9 @@ ROWS = [
               (rate(one("data_compose_batches_retried_total"), ""), "data_compose sends again")),
         panel("Rows with a gradient that is not finite", "short",
               "Left out of the update, per second, at middlewares and embedding servers. Bad: any (SaffronGradientsNotFinite): learning rate, or "
-              "dense columns that are not finite or huge.",
-              (rate(one("middleware_rows_nonfinite_total"), ""), "middleware"), (rate(one("embedding_server_rows_nonfinite_total"), ""), "embedding_server")),
+              "dense columns that are not finite or huge. Too large for 16 bits: gradients that trainers sent as the largest value there is.",
+              (rate(one("middleware_rows_nonfinite_total"), ""), "middleware"), (rate(one("embedding_server_rows_nonfinite_total"), ""), "embedding_server"),
+              (rate(one("trainer_gradients_saturated_total"), ""), "trainer: too large for 16 bits")),
         panel("Refused and repeated at embedding servers", "short",
               "Per second: requests refused (full, or wrong), updates that came twice and were applied once. Again: normal when a link broke.",
               (rate(one("embedding_server_requests_refused_total"), ""), "refused"), (rate(one("embedding_server_updates_again_total"), ""), "came again"),

@@ -98,8 +98,8 @@ static struct tr_model *make_model(void)
 
 struct batch {
     float *dense, *embeddings, *labels, *gradients;
-    const float *feature[FEATURES];
-    float *feature_grad[FEATURES];
+    const void *feature[FEATURES];
+    struct tr_feature_grad feature_grad[FEATURES];
     struct tr_batch_view view;
 };
 
@@ -122,7 +122,7 @@ static void batch_init(struct batch *batch, uint64_t seed)
         batch->labels[s] = batch->labels[s] > 0;
     for (uint32_t f = 0; f < FEATURES; f++) {
         batch->feature[f] = batch->embeddings + f * floats;
-        batch->feature_grad[f] = batch->gradients + f * floats;
+        batch->feature_grad[f].out = batch->gradients + f * floats;
     }
     batch->view = (struct tr_batch_view){.samples = SAMPLES,
                                          .dense = batch->dense,

@@ -1,6 +1,6 @@
 /* tests/sim/test_trainer.c -- a trainer rank between a scripted composer and a scripted middleware, in the
  * simulator: permits, repeats, a lost middleware before and after the step, values that are not finite,
- * epochs. */
+ * epochs, 16 bits on the wire. */
 #include "tests/lib/job_fixture.h"
 #include "tests/lib/page.h"
 #include "tests/sim/sim_io.h"
@@ -8,6 +8,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 #include "runtime/job/batch_id.h"
 #include "runtime/wire/batch.h"
 #include "runtime/wire/member.h"
@@ -22,7 +23,7 @@
 #include <cmocka.h>
 
 enum { NODE_C, NODE_M, NODE_T, NODES };
-enum { SAMPLES = 16, DIM = 4, SPLITS = 2, BATCHES = 6, LOOPS = 2 };
+enum { SAMPLES = 16, DIM = 4, FEATURES = 2, SPLITS = 2, BATCHES = 6, LOOPS = 2 };
 
 struct world {
     struct sim *sim;
@@ -42,7 +43,8 @@ struct world {
     bool hold_pushes;
     struct rt_call *held[64];
     unsigned n_held;
-    bool poison; /* embeddings are NaN */
+    bool poison;                                              /* embeddings are NaN */
+    float gradient[FEATURES][SAMPLES * DIM], scale[FEATURES]; /* of the latest push, widened */
     /* composer */
     struct wire_await_phase_reply phase;
     unsigned phases;
@@ -57,18 +59,19 @@ struct world {
 
 static void reply_lookup(struct world *w, struct rt_call *call, uint32_t samples)
 {
-    uint32_t dim[] = {DIM, DIM};
+    uint32_t dim[] = {DIM, DIM}, dtype = w->job->global.wire.embeddings;
     struct wire_lookup_batch_reply head = {
-        .samples = samples, .dtype = WIRE_F32, .n_features = 2, .dim = dim};
+        .samples = samples, .dtype = dtype, .n_features = FEATURES, .dim = dim};
     assert_int_equal(wire_lookup_batch_reply_pack(&head, &w->out), 0);
-    size_t end = 0, bytes = (size_t)samples * DIM * sizeof(float);
+    size_t end = 0, bytes = (size_t)samples * DIM * wire_dtype_size(dtype);
     rt_segment_put(&end, bytes);
     size_t second = rt_segment_put(&end, bytes);
     struct rt_buf *buf = rt_io_buf(sim_node(w->sim, NODE_M), end);
     memset(buf->data, 0, end);
-    float *value = (float *)(void *)(buf->data + second);
+    float value[SAMPLES * DIM]; /* that 16 bits have too */
     for (uint32_t i = 0; i < samples * DIM; i++)
-        value[i] = w->poison ? NAN : 0.01f * (float)(i % 7);
+        value[i] = w->poison ? NAN : (float)(i % 7) / 128;
+    rt_narrow(dtype, value, buf->data + second, (size_t)samples * DIM);
     buf->size = end;
     struct rt_piece piece = {buf->data, end, buf};
     rt_call_reply(call, &(struct rt_outgoing){.message = w->out.data,
@@ -105,6 +108,24 @@ static void ack_push(struct world *w, struct rt_call *call)
     rt_call_reply(call, &(struct rt_outgoing){.message = w->out.data, .message_size = w->out.size});
 }
 
+static void take_gradients(struct world *w, const struct wire_push_gradients *head,
+                           struct rt_buf *payload)
+{
+    struct rt_segments seg = rt_segments_of(payload);
+    size_t n = (size_t)head->samples * DIM;
+    const void *data;
+    assert_int_equal(head->dtype, w->job->global.wire.gradients);
+    assert_true((head->scale != NULL) == (head->dtype == WIRE_F16));
+    for (uint32_t f = 0; f < FEATURES; f++) {
+        assert_int_equal(rt_segment_take(&seg, n, wire_dtype_size(head->dtype), &data), 0);
+        w->scale[f] = head->scale ? head->scale[f] : 1;
+        rt_widen_scaled(head->dtype, 1 / w->scale[f], data, w->gradient[f], n);
+        for (size_t i = 0; i < n; i++)
+            assert_true(isfinite(w->gradient[f][i]));
+    }
+    assert_int_equal(rt_segments_end(&seg), 0);
+}
+
 static void serve_push(void *ctx, struct rt_call *call, const struct rt_frame *request)
 {
     struct world *w = ctx;
@@ -113,11 +134,9 @@ static void serve_push(void *ctx, struct rt_call *call, const struct rt_frame *r
     assert_int_equal(
         wire_push_gradients_unpack(request->message, request->header.message_size, w->arena, &head),
         0);
-    assert_int_equal(head.n_features, 2);
+    assert_int_equal(head.n_features, FEATURES);
     assert_int_equal(head.applied_through, head.synchronous ? head.step - 1 : 0);
-    const float *grad = (const float *)(const void *)request->payload->data;
-    for (uint32_t i = 0; i < head.samples * DIM; i++)
-        assert_true(isfinite(grad[i]));
+    take_gradients(w, &head, request->payload);
     w->pushes++;
     if (w->fail_push > 0) {
         w->fail_push--;
@@ -710,6 +729,57 @@ static void test_nonfinite(void **state)
     stop(&w);
 }
 
+/* One batch, pushed twice since the first push is lost; then a test batch. Embeddings here are the same in 16 bits, so the
+ * step is the same; gradients are within half a unit of their last place, and are not scaled twice. */
+static void test_half_wire(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set[2];
+        float within; /* of a gradient */
+    } row[] = {
+        {{"global.wire.embeddings=float32", "global.wire.gradients=float32"}, 0},
+        {{"global.wire.embeddings=bfloat16", "global.wire.gradients=float32"}, 0},
+        {{"global.wire.embeddings=float16", "global.wire.gradients=float32"}, 0},
+        {{"global.wire.embeddings=float32", "global.wire.gradients=bfloat16"}, 0x1p-8f},
+        {{"global.wire.embeddings=float32", "global.wire.gradients=float16"}, 0x1p-11f},
+        {{"global.wire.dtype=bfloat16", "global.wire.dtype=bfloat16"}, 0x1p-8f},
+        {{"global.wire.dtype=float16", "global.wire.dtype=float16"}, 0x1p-11f},
+    };
+    float want[FEATURES][SAMPLES * DIM];
+    uint64_t digest = 0;
+    for (size_t r = 0; r < ARRAY_LEN(row); r++) {
+        struct world w;
+        start(&w, row[r].set, 2);
+        w.fail_push = 1;
+        send_batch(&w, 0, 0, 1);
+        run_until(&w, (struct goal){.answers = 1});
+        assert_int_equal(w.outcome[0], WIRE_RETRY);
+        memset(w.gradient, 0, sizeof w.gradient);
+        send_batch(&w, 0, 0, 2);
+        run_until(&w, (struct goal){.answers = 2});
+        assert_int_equal(w.outcome[0], WIRE_TRAINED);
+        if (r == 0) {
+            memcpy(want, w.gradient, sizeof want);
+            digest = tr_trainer_digest(w.trainer);
+        }
+        assert_true(tr_trainer_digest(w.trainer) == digest);
+        float most = 0;
+        for (uint32_t i = 0; i < FEATURES * SAMPLES * DIM; i++) {
+            float wide = want[i / (SAMPLES * DIM)][i % (SAMPLES * DIM)];
+            float got = w.gradient[i / (SAMPLES * DIM)][i % (SAMPLES * DIM)];
+            most = fmaxf(most, fabsf(wide));
+            if (!(fabsf(got - wide) <= row[r].within * fabsf(wide)))
+                fail_msg("%s: gradient %u: got %g, want %g", row[r].set[1], i, (double)got,
+                         (double)wide);
+        }
+        assert_true(most > 0x1p-14f && page(&w, "gradients_saturated_total") == 0);
+        assert_true(report(&w).bytes_embeddings ==
+                    FEATURES * SAMPLES * DIM * wire_dtype_size(w.job->global.wire.embeddings));
+        stop(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest test[] = {
@@ -718,6 +788,7 @@ int main(void)
         cmocka_unit_test(test_repeat),      cmocka_unit_test(test_nonfinite),
         cmocka_unit_test(test_attempts),    cmocka_unit_test(test_put_elsewhere),
         cmocka_unit_test(test_poisoned),    cmocka_unit_test(test_push_refused),
+        cmocka_unit_test(test_half_wire),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

@@ -90,7 +90,7 @@ static struct tr_batch_view fixture_view(const struct fixture *f)
     return (struct tr_batch_view){
         .samples = f->samples,
         .dense = f->dense,
-        .feature = (const float *const *)f->feature,
+        .feature = (const void *const *)f->feature,
         .labels = f->labels,
     };
 }
@@ -104,12 +104,22 @@ static int fixture_create(const struct fixture *f, const struct tr_spec *spec, c
     return tr_model_create(spec, &inputs, &conf, out);
 }
 
+/* Gradients of features to where grad[] says, up to the first NULL. */
+static int train(struct tr_model *model, const struct tr_batch_view *view, uint64_t global_samples,
+                 float *const *grad, struct tr_forward_out *out)
+{
+    struct tr_feature_grad to[FEATURES_MAX];
+    for (uint32_t k = 0; k < FEATURES_MAX && grad[k]; k++)
+        to[k].out = grad[k];
+    return tr_model_train(model, view, global_samples, to, out);
+}
+
 /* Forward and backward of the mean loss. */
 static double fixture_step(struct fixture *f, struct tr_model *model)
 {
     struct tr_batch_view view = fixture_view(f);
     struct tr_forward_out out = {.logit = f->logit, .score = f->score};
-    assert_int_equal(tr_model_train(model, &view, f->samples, f->grad, &out), 0);
+    assert_int_equal(train(model, &view, f->samples, f->grad, &out), 0);
     assert_true(out.finite);
     return out.loss_sum / f->samples;
 }
@@ -193,7 +203,7 @@ static void against_torch(const struct golden *golden, const char *name, struct 
     view.weight = weight;
     for (int step = 0; step < 5; step++) {
         struct tr_forward_out out = {.logit = f.logit, .score = f.score};
-        assert_int_equal(tr_model_train(model, &view, f.samples, f.grad, &out), 0);
+        assert_int_equal(train(model, &view, f.samples, f.grad, &out), 0);
         if (step == 0)
             check_first_step(&f, model, out.loss_sum / f.samples, golden, name);
         assert_int_equal(
@@ -409,7 +419,7 @@ static void test_shared_inputs(void **state)
     assert_int_equal(fixture_create(&f, spec, NULL, 3, &model), 0);
     struct tr_batch_view view = fixture_view(&f);
     struct tr_forward_out out = {0};
-    assert_int_equal(tr_model_train(model, &view, 1, f.grad, &out), 0);
+    assert_int_equal(train(model, &view, 1, f.grad, &out), 0);
     for (size_t i = 0; i < 2 * 12 + tr_model_count(model); i++) {
         float *value = i < 24 ? &f.feature[i / 12][i % 12] : &tr_model_params(model)[i - 24];
         float got = i < 24 ? f.grad[i / 12][i % 12] : tr_model_grads(model)[i - 24], keep = *value;
@@ -449,7 +459,7 @@ static void test_single_columns(void **state)
     view.labels = two;
     memset(f.grad[1], 0xff, sizeof(float) * 15); /* c1 is used by no layer */
     struct tr_forward_out out = {.logit = f.logit};
-    assert_int_equal(tr_model_train(model, &view, 5, f.grad, &out), 0);
+    assert_int_equal(train(model, &view, 5, f.grad, &out), 0);
     for (int s = 0; s < 5; s++) {
         double want = p[3] + (double)p[0] * f.dense[2 * s + 1] +
                       (double)p[1] * f.feature[0][2 * s] + (double)p[2] * f.feature[0][2 * s + 1];
@@ -507,7 +517,7 @@ static void many_release(struct many *m)
 /* Train on samples first..first+n, gradients of features into grad. */
 static struct tr_forward_out many_train(struct many *m, uint32_t first, uint32_t n, float **grad)
 {
-    const float *feature[3];
+    const void *feature[3];
     for (int k = 0; k < 3; k++)
         feature[k] = m->f.feature[k] + (size_t)first * 4;
     struct tr_batch_view view = {.samples = n,
@@ -516,7 +526,7 @@ static struct tr_forward_out many_train(struct many *m, uint32_t first, uint32_t
                                  .labels = m->labels + (size_t)first * 2,
                                  .weight = m->weight + first};
     struct tr_forward_out out = {.logit = m->f.logit + first, .score = m->f.score + first};
-    assert_int_equal(tr_model_train(m->model, &view, MANY, grad, &out), 0);
+    assert_int_equal(train(m->model, &view, MANY, grad, &out), 0);
     return out;
 }
 
@@ -531,7 +541,7 @@ static void test_parts_sum_to_whole(void **state)
     size_t n = tr_model_count(m.model);
     float *whole = rt_xcalloc(n, sizeof *whole), *sum = rt_xcalloc(n, sizeof *sum);
     float *logit = rt_xcalloc(MANY, sizeof *logit), part[3][4 * PART];
-    float *grad[] = {part[0], part[1], part[2]};
+    float *grad[] = {part[0], part[1], part[2], NULL};
     double loss = many_train(&m, 0, MANY, m.f.grad).loss_sum;
     memcpy(whole, tr_model_grads(m.model), n * sizeof *whole);
     memcpy(logit, m.f.logit, MANY * sizeof *logit);

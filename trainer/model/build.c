@@ -479,6 +479,9 @@ static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inp
     if (!err)
         err = name_values(model, &model->feature, inputs->feature, inputs->feature_dim,
                           inputs->n_features, true);
+    size_t n = inputs->n_features ? inputs->n_features : 1;
+    if (!err && !(model->feature_space = rt_arena_array(model->arena, float *, n)))
+        err = RT_FAIL(RT_ENOMEM, "%u inputs of a model", inputs->n_features);
     if (!err)
         err = name_values(model, &model->label, inputs->label, NULL, inputs->n_labels, false);
     return err;

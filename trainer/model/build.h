@@ -11,13 +11,15 @@ struct tr_model {
     struct tr_backend backend;
     uint32_t samples_max;
     float gradient_max, feature_gradient_max;
-    uint32_t slice; /* samples that go through all layers at a time */
+    uint32_t slice;                             /* samples that go through all layers at a time */
+    uint32_t feature_dtype, feature_grad_dtype; /* outside; inside all is float32 */
 
     uint32_t n_dense, n_features, n_labels;
     struct tr_value dense; /* all columns, the caller's memory, as all inputs without gaps */
     struct tr_value
         *dense_column;        /* [n_dense], copied out in each forward where a layer reads one */
-    struct tr_value *feature; /* [n_features], the caller's memory */
+    struct tr_value *feature; /* [n_features], the caller's memory; a slice of ours if 16 bits */
+    float **feature_space;    /* [n_features] a slice's gradients before they are narrowed */
     struct tr_value *label;   /* [n_labels] */
 
     struct tr_layer *layer; /* [n_layers] in order, the loss last */

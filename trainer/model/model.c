@@ -4,7 +4,8 @@
  * checkpoint are one loop. Activations, their gradients and scratch are one more allocation, cut
  * into 64-byte aligned pieces for one slice of a batch; shorter slices use the front of each piece.
  * Features, labels and dense columns stay where the caller has them; only a single dense column (or
- * one of several labels) that a layer reads by name is copied out of its matrix.
+ * one of several labels) that a layer reads by name is copied out of its matrix, and 16-bit features are widened
+ * into a slice of our own.
  *
  * DESIGN: a slice goes forward and backward through all layers before the next one begins. Layer by layer
  * over the whole batch, each of the big tensors (4096 x 367 floats: 6 MB) goes out to memory and comes
@@ -18,14 +19,16 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
 #include "trainer/backend/cpu/kernels.h"
 #include "trainer/model/build.h"
 
 #define MODEL_ARENA_MAX (256u << 20)
-#define PIECE_ALIGN     16u  /* floats: 64 bytes */
-#define SLICE_SAMPLES   128u /* per thread */
+#define PIECE_ALIGN     16u      /* floats: 64 bytes */
+#define SLICE_SAMPLES   128u     /* per thread */
+#define F16_ROOM        0x1p-12f /* of the scale that half.h finds: struct tr_feature_grad */
 
 static uint32_t at_most(uint32_t value, uint32_t limit)
 {
@@ -57,6 +60,19 @@ static bool cut_layer(struct tr_layer *layer, uint32_t samples, float *base, siz
     return ok;
 }
 
+/* What a layer reads of a feature in 16 bits, widened; and its gradients before they are narrowed. */
+static bool cut_feature(struct tr_model *model, uint32_t i, float *base, size_t *used)
+{
+    struct tr_value *feature = &model->feature[i];
+    size_t floats = (size_t)model->slice * feature->width;
+    bool ok = true;
+    if (feature->readers && model->feature_dtype != RT_DTYPE_F32)
+        ok = cut_piece(base, used, floats, &feature->data);
+    if (ok && feature->readers && model->feature_grad_dtype != RT_DTYPE_F32)
+        ok = cut_piece(base, used, floats, &model->feature_space[i]);
+    return ok;
+}
+
 /* Lay out all pieces; with base NULL only *used is computed. */
 static bool cut_memory(struct tr_model *model, float *base, size_t *used)
 {
@@ -64,6 +80,8 @@ static bool cut_memory(struct tr_model *model, float *base, size_t *used)
     *used = 0;
     for (uint32_t i = 0; ok && i < model->n_layers; i++)
         ok = cut_layer(&model->layer[i], model->slice, base, used);
+    for (uint32_t i = 0; ok && i < model->n_features; i++)
+        ok = cut_feature(model, i, base, used);
     for (uint32_t i = 0; ok && i < model->n_dense; i++)
         if (model->dense_column[i].readers)
             ok = cut_piece(base, used, model->slice, &model->dense_column[i].data);
@@ -138,8 +156,11 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
     if (conf->samples_max < 1 || conf->samples_max > TR_SAMPLES_MAX)
         return RT_FAIL(RT_EUSAGE, "model: expected batches of 1..%u samples, got %u",
                        TR_SAMPLES_MAX, conf->samples_max);
+    rt_assert(conf->feature_dtype < RT_DTYPE_COUNT && conf->feature_grad_dtype < RT_DTYPE_COUNT);
     struct tr_model *model = rt_xcalloc(1, sizeof *model);
     model->samples_max = conf->samples_max;
+    model->feature_dtype = conf->feature_dtype;
+    model->feature_grad_dtype = conf->feature_grad_dtype;
     model->gradient_max = conf->gradient_max > 0 ? conf->gradient_max : FLT_MAX;
     model->feature_gradient_max =
         conf->feature_gradient_max > 0 ? conf->feature_gradient_max : FLT_MAX;
@@ -188,6 +209,24 @@ static void copy_column(float *to, const float *from, uint32_t samples, uint32_t
         to[s] = from[(size_t)s * stride];
 }
 
+/* Where a slice of a feature begins in the caller's memory. */
+static void *slice_of(const void *whole, const struct slice *slice, uint32_t width, uint32_t dtype)
+{
+    size_t element = dtype == RT_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+    return (char *)(uintptr_t)whole + (size_t)slice->first * width * element;
+}
+
+static void bind_feature(struct tr_model *model, const struct slice *slice, uint32_t i)
+{
+    struct tr_value *feature = &model->feature[i];
+    void *data = slice_of(slice->batch->feature[i], slice, feature->width, model->feature_dtype);
+    if (model->feature_dtype == RT_DTYPE_F32)
+        feature->data = data;
+    else if (feature->readers)
+        rt_widen(model->feature_dtype, data, feature->data,
+                 (size_t)slice->samples * feature->width);
+}
+
 static void bind_inputs(struct tr_model *model, const struct slice *slice)
 {
     const struct tr_batch_view *batch = slice->batch;
@@ -198,8 +237,7 @@ static void bind_inputs(struct tr_model *model, const struct slice *slice)
         if (model->dense_column[i].readers)
             copy_column(model->dense_column[i].data, dense + i, slice->samples, model->n_dense);
     for (uint32_t i = 0; i < model->n_features; i++)
-        model->feature[i].data =
-            (float *)batch->feature[i] + (size_t)slice->first * model->feature[i].width;
+        bind_feature(model, slice, i);
     if (model->n_labels == 1)
         model->label[0].data = (float *)labels;
     for (uint32_t i = 0; model->n_labels > 1 && i < model->n_labels; i++)
@@ -238,22 +276,28 @@ static int forward(struct tr_model *model, const struct slice *slice, struct tr_
 }
 
 static void bind_grads(struct tr_model *model, const struct slice *slice,
-                       float *const *feature_grad)
+                       const struct tr_feature_grad *feature_grad)
 {
+    uint32_t dtype = model->feature_grad_dtype;
     for (uint32_t i = 0; i < model->n_features; i++) {
         struct tr_value *feature = &model->feature[i];
-        size_t at = (size_t)slice->first * feature->width;
-        feature->grad = feature_grad ? feature_grad[i] + at : NULL;
+        feature->grad = NULL;
         feature->written = false;
-        if (feature->grad && !feature->readers)
-            memset(feature->grad, 0, (size_t)slice->samples * feature->width * sizeof(float));
+        if (!feature_grad)
+            continue;
+        size_t n = (size_t)slice->samples * feature->width;
+        void *out = slice_of(feature_grad[i].out, slice, feature->width, dtype);
+        if (!feature->readers)
+            memset(out, 0, n * (dtype == RT_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t)));
+        else
+            feature->grad = dtype == RT_DTYPE_F32 ? out : model->feature_space[i];
     }
     for (uint32_t i = 0; i < model->n_layers; i++)
         model->layer[i].out.written = false;
 }
 
 static int backward(struct tr_model *model, const struct slice *slice, double scale,
-                    float *const *feature_grad)
+                    const struct tr_feature_grad *feature_grad)
 {
     struct tr_pass pass = pass_of(model, slice);
     pass.scale = scale;
@@ -282,6 +326,62 @@ static bool finite_features(const struct tr_model *model, uint32_t samples)
     return finite;
 }
 
+static uint64_t count_over(const float *value, size_t n, float max)
+{
+    uint64_t over = 0;
+    for (size_t i = 0; i < n; i++)
+        over += fabsf(value[i]) > max;
+    return over;
+}
+
+/* At most SLICE_SAMPLES samples, whatever the slice: the scale does not depend on the threads. Zeros say nothing of it.
+ * Return: how many were too large. */
+static uint64_t narrow_some(uint32_t dtype, const float *value, size_t n,
+                            struct tr_feature_grad *grad, void *out)
+{
+    static const float largest[] = {[RT_DTYPE_F16] = 65504, [RT_DTYPE_BF16] = 0x1.fep127f};
+    if (dtype == RT_DTYPE_F16 && grad->scale == 0 && !tr_within(value, n, 0))
+        grad->scale = rt_half_scale(value, n) * F16_ROOM;
+    float scale = grad->scale > 0 ? grad->scale : 1;
+    float max = fminf(largest[dtype] / scale, FLT_MAX);
+    rt_narrow_scaled(dtype, scale, value, out, n);
+    return tr_within(value, n, max) ? 0 : count_over(value, n, max);
+}
+
+/* The gradients of a slice, which are finite, to where they are wanted. */
+static uint64_t narrow_slice(struct tr_model *model, const struct slice *slice,
+                             struct tr_feature_grad *feature_grad)
+{
+    uint64_t saturated = 0;
+    for (uint32_t i = 0; i < model->n_features; i++) {
+        const struct tr_value *feature = &model->feature[i];
+        if (!feature->grad)
+            continue;
+        uint16_t *out = slice_of(feature_grad[i].out, slice, feature->width, RT_DTYPE_F16);
+        for (uint32_t s = 0; s < slice->samples; s += SLICE_SAMPLES) {
+            size_t at = (size_t)s * feature->width;
+            size_t n = (size_t)at_most(slice->samples - s, SLICE_SAMPLES) * feature->width;
+            saturated += narrow_some(model->feature_grad_dtype, feature->grad + at, n,
+                                     &feature_grad[i], out + at);
+        }
+    }
+    return saturated;
+}
+
+/* 0: not chosen yet. */
+static void forget_scales(struct tr_feature_grad *feature_grad, uint32_t n)
+{
+    for (uint32_t i = 0; feature_grad && i < n; i++)
+        feature_grad[i].scale = 0;
+}
+
+static void settle_scales(struct tr_feature_grad *feature_grad, uint32_t n)
+{
+    for (uint32_t i = 0; feature_grad && i < n; i++)
+        if (feature_grad[i].scale == 0)
+            feature_grad[i].scale = 1;
+}
+
 int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
                      struct tr_forward_out *out)
 {
@@ -296,13 +396,17 @@ int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
 }
 
 int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
-                   uint64_t global_samples, float *const *feature_grad, struct tr_forward_out *out)
+                   uint64_t global_samples, struct tr_feature_grad *feature_grad,
+                   struct tr_forward_out *out)
 {
+    bool narrow = feature_grad && model->feature_grad_dtype != RT_DTYPE_F32;
     rt_assert(global_samples >= 1);
     rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
     int err = 0;
     out->loss_sum = 0;
     out->finite = true;
+    out->saturated = 0;
+    forget_scales(feature_grad, model->n_features);
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
         err = forward(model, &slice, out);
@@ -310,7 +414,10 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
             err = backward(model, &slice, 1.0 / (double)global_samples, feature_grad);
         if (!err)
             out->finite &= finite_features(model, slice.samples);
+        if (!err && narrow && out->finite)
+            out->saturated += narrow_slice(model, &slice, feature_grad);
     }
+    settle_scales(feature_grad, model->n_features);
     out->finite &=
         isfinite(out->loss_sum) && tr_within(model->grads, model->count, model->gradient_max);
     return err;

@@ -8,11 +8,12 @@
  *     err = tr_optimizer_step(optimizer, lr, grads, params);        // trainer/optimizer.h
  *
  * Shapes: `dense` is [samples][n_dense], feature f is [samples][feature_dim[f]], `labels` is
- * [samples][n_labels]; all float32, row-major, without gaps. Every layer's output is one tensor
- * [samples][width].
+ * [samples][n_labels]; row-major, without gaps; float32, but features and their gradients may be 16 bits wide in the
+ * caller's memory (conf). Every layer's output is one tensor [samples][width].
  * Slices: a batch passes through the network 128 samples (per thread) at a time, forward and backward, so
  * that activations never leave the cache and need memory for one slice only. At 4096 samples, DLRM with 26
- * features of dim 16: 8.3 us a sample instead of 13.1 (2 GHz AVX-512 core, one thread).
+ * features of dim 16: 8.3 us a sample instead of 13.1 (2 GHz AVX-512 core, one thread). 16-bit features are
+ * widened, and gradients narrowed, a slice at a time as well; float32 ones are read and written where they are.
  * Memory: all of it is allocated in create; a step allocates nothing of ours, whatever its batch size
  * (oneDNN's products take packing space from malloc).
  * Determinism: same machine class, thread count, parameters and batch give the same bits.
@@ -43,21 +44,31 @@ struct tr_model_inputs {
 };
 
 struct tr_model_conf {
-    uint64_t seed;        /* global.seed: initial parameters are a pure function of it */
-    uint32_t samples_max; /* largest batch, training or evaluation; 1..TR_SAMPLES_MAX */
-    int threads;          /* OpenMP threads of oneDNN, trainer.threads; 0 means 1 */
-    const char *backend;  /* NULL or "onednn" (default), "reference" (plain C, for tests) */
+    uint64_t seed;               /* global.seed: initial parameters are a pure function of it */
+    uint32_t samples_max;        /* largest batch, training or evaluation; 1..TR_SAMPLES_MAX */
+    int threads;                 /* OpenMP threads of oneDNN, trainer.threads; 0 means 1 */
+    const char *backend;         /* NULL or "onednn" (default), "reference" (plain C, for tests) */
+    uint32_t feature_dtype;      /* enum rt_dtype (half.h) of what a batch brings; 0: float32 */
+    uint32_t feature_grad_dtype; /* and of the gradients that are wanted */
     /* The largest gradient of a parameter and of a feature that counts as finite; 0: FLT_MAX. */
     float gradient_max, feature_gradient_max;
 };
 
 /* One batch, all memory the caller's. */
 struct tr_batch_view {
-    uint32_t samples;            /* 1..samples_max */
-    const float *dense;          /* [samples][n_dense]; may be NULL when n_dense is 0 */
-    const float *const *feature; /* [n_features] -> [samples][feature_dim[f]] */
-    const float *labels;         /* [samples][n_labels] */
-    const float *weight;         /* [samples], or NULL: every sample weighs 1 */
+    uint32_t samples;           /* 1..samples_max */
+    const float *dense;         /* [samples][n_dense]; may be NULL when n_dense is 0 */
+    const void *const *feature; /* [n_features] -> [samples][feature_dim[f]] of feature_dtype */
+    const float *labels;        /* [samples][n_labels] */
+    const float *weight;        /* [samples], or NULL: every sample weighs 1 */
+};
+
+/* Where the gradients of a feature go. float16 has too few exponents for gradients: they are multiplied by `scale`, a power
+ * of two that is a pure function of the batch. It is chosen by the first 128 samples that have one other than 0, with room
+ * for gradients 8,192 times as large; what is larger still becomes the largest float16. */
+struct tr_feature_grad {
+    void *out;   /* [samples][feature_dim[f]] of feature_grad_dtype; caller's memory */
+    float scale; /* set: value written = gradient * scale; 1 but in float16 */
 };
 
 struct tr_forward_out {
@@ -66,6 +77,8 @@ struct tr_forward_out {
     double loss_sum; /* set: sum over the samples of weight * binary cross entropy. The mean loss of
                       * a step is the sum of all ranks' loss_sum over the global sample count. */
     bool finite;     /* set by train: loss_sum is finite, all gradients are within conf's limits */
+    uint64_t
+        saturated; /* set by train: finite gradients of features that were too large for 16 bits */
 };
 
 /* One named parameter tensor inside the flat vectors. */
@@ -89,11 +102,12 @@ int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
                      struct tr_forward_out *out);
 
 /* The same, and gradients of (sum of weighted losses of this batch) / global_samples. Overwrites
- * tr_model_grads() and the whole of every feature_grad[f] [samples][feature_dim[f]] (zeros for a
- * feature that no layer uses). global_samples >= 1: the samples of all ranks in this step.
- * feature_grad may be NULL: dense gradients only. RT_EBACKEND. */
+ * tr_model_grads() and the whole of every feature_grad[f].out (zeros for a feature that no layer uses; 16-bit ones are
+ * not written from the first slice on that is not finite). global_samples >= 1: the samples of all ranks in this step.
+ * feature_grad[n_features] may be NULL: dense gradients only. RT_EBACKEND. */
 int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
-                   uint64_t global_samples, float *const *feature_grad, struct tr_forward_out *out);
+                   uint64_t global_samples, struct tr_feature_grad *feature_grad,
+                   struct tr_forward_out *out);
 
 /* The flat vectors, [tr_model_count()] each, 64-byte aligned, owned by the model. The caller may
  * write both (all-reduce in place, optimizer, restore) between steps. */
