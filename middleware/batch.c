@@ -245,9 +245,8 @@ struct mw_bags mw_batch_bags(const struct mw_batch *batch, uint32_t feature)
     };
 }
 
-/* The place of a table in a part's list, or n_tables. Lists are short and asked in growing order, but a part
- * has no memory of the last question; halving finds it. */
-static uint32_t part_table(const struct mw_part *part, uint32_t table)
+/* Lists are short and asked in growing order, but a part has no memory of the last question; halving finds it. */
+uint32_t mw_part_table(const struct mw_part *part, uint32_t table)
 {
     uint32_t low = 0, high = part->n_tables;
 
@@ -262,19 +261,19 @@ static uint32_t part_table(const struct mw_part *part, uint32_t table)
     return low < part->n_tables && part->table[low] == table ? low : part->n_tables;
 }
 
-float **mw_batch_rows(struct mw_batch *batch, uint32_t table)
+void **mw_batch_rows(struct mw_batch *batch, uint32_t table, size_t size)
 {
     struct mw_loop *loop = batch->loop;
-    size_t dim = loop->conf.job->table[table].dim, position = 0;
+    size_t stride = loop->conf.job->table[table].dim * size, position = 0;
 
     for (uint32_t k = 0; k < loop->map.owners; k++) {
         const struct mw_part *part = &batch->part[k];
-        uint32_t at = part_table(part, table);
+        uint32_t at = mw_part_table(part, table);
 
         if (at == part->n_tables)
             continue;
         for (uint32_t i = 0; i < part->n_ids[at]; i++)
-            loop->scratch.row[position++] = part->row[at] + i * dim;
+            loop->scratch.row[position++] = (char *)part->row[at] + i * stride;
     }
     rt_assert(position == batch->distinct[table]);
     return loop->scratch.row;

@@ -40,8 +40,9 @@ struct mw_part {
     enum mw_part_state state;
     uint32_t n_tables;
     const uint32_t *table, *n_ids; /* [n_tables] */
-    float **row;                   /* [n_tables] -> [n_ids][dim] of the reply; of the gradients */
-    size_t ids_at, ids_size;       /* its ids in batch->held: one request's payload */
+    float *scale;                  /* [n_tables] of row gradients in float16, else NULL */
+    void **row; /* [n_tables] -> [n_ids][dim], of the reply to read; of the gradients to write */
+    size_t ids_at, ids_size;             /* its ids in batch->held: one request's payload */
     size_t gradients_at, gradients_size; /* ids and gradients in batch->gradients: likewise */
     struct rt_buf *rows;                 /* the owner's reply, until pooled */
 };
@@ -76,6 +77,7 @@ struct mw_batch {
     struct mw_feature *feature; /* [job features] */
     struct mw_part *part;       /* [owners] */
     uint32_t *distinct;         /* [job tables] */
+    size_t sum_bytes;           /* of the sums of its largest table; 0: they are made in place */
     struct rt_buf *held;        /* slots, lengths, weights, ids by owner and table */
     struct rt_buf *gradients;   /* while PUSHING */
     struct mw_waiter waiter[MW_WAITERS_MAX];
@@ -98,7 +100,7 @@ struct mw_scratch {
     uint64_t *distinct;       /* [n_ids] of all tables, one after the other */
     uint16_t *owner;          /* [n_ids] of each distinct id */
     uint32_t *position;       /* [n_ids] of one table */
-    float **row;              /* [n_ids] of one table, by position */
+    void **row;               /* [n_ids] of one table, by position */
     uint32_t *count;          /* [tables][owners] ids */
     struct mw_cursor *cursor; /* [owners] */
 };
@@ -164,8 +166,10 @@ void mw_refuse(struct rt_call *call, int err);
 
 /* The bags of one feature, for pooling and scattering. */
 struct mw_bags mw_batch_bags(const struct mw_batch *batch, uint32_t feature);
-/* scratch.row[position] of one table, from the parts' row lists. */
-float **mw_batch_rows(struct mw_batch *batch, uint32_t table);
+/* scratch.row[position] of one table, from the parts' row lists; elements of `size` bytes. */
+void **mw_batch_rows(struct mw_batch *batch, uint32_t table, size_t size);
+/* The place of a table in a part's list, or n_tables. */
+uint32_t mw_part_table(const struct mw_part *part, uint32_t table);
 
 /* Of the frame that carries it, with its one piece or none. */
 static inline size_t mw_frame_bytes(const struct rt_outgoing *out)

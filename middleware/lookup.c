@@ -3,7 +3,8 @@
  * Rows are pooled straight from the owners' replies. Each reply stays in the buffer it was received into;
  * a list of row pointers by position (scratch.row, built per table) says where each row is. Copying the
  * rows into one joint array first would make that list needless, but would move every distinct row
- * once more through memory; the list is 8 bytes a row, and stays in the cache.
+ * once more through memory; the list is 8 bytes a row, and stays in the cache. Rows arrive in the dtype
+ * global.wire.rows and embeddings leave in global.wire.embeddings: pooling converts on its way.
  *
  * A repeat of a call joins the one under way. One for another step (a trainer that started anew) ends the
  * waiting of those before it, and the owners are asked again. So does one that finds the batch being pushed
@@ -77,7 +78,7 @@ int mw_lookup_pack(struct mw_part *part)
         .n_tables = part->n_tables,
         .table = part->table,
         .n_ids = part->n_ids,
-        .dtype = WIRE_F32,
+        .dtype = loop->conf.job->global.wire.rows,
     };
 
     return wire_lookup_rows_pack(&m, &loop->out);
@@ -85,11 +86,12 @@ int mw_lookup_pack(struct mw_part *part)
 
 static int check_reply(const struct mw_part *part, const struct wire_lookup_rows_reply *m)
 {
-    const char *name = rt_peer_name(part->batch->loop->owner[part->owner].peer);
+    const struct mw_loop *loop = part->batch->loop;
+    const char *name = rt_peer_name(loop->owner[part->owner].peer);
+    uint32_t dtype = loop->conf.job->global.wire.rows;
 
-    if (m->dtype != WIRE_F32)
-        return RT_FAIL(RT_EPROTO, "%s sent rows of dtype %u, expected %d", name, m->dtype,
-                       WIRE_F32);
+    if (m->dtype != dtype)
+        return RT_FAIL(RT_EPROTO, "%s sent rows of dtype %u, expected %u", name, m->dtype, dtype);
     if (m->n_tables != part->n_tables)
         return RT_FAIL(RT_EPROTO, "%s sent rows of %u tables, expected %u", name, m->n_tables,
                        part->n_tables);
@@ -103,6 +105,8 @@ static int check_reply(const struct mw_part *part, const struct wire_lookup_rows
 int mw_lookup_take(struct mw_part *part, const struct rt_frame *reply)
 {
     struct mw_loop *loop = part->batch->loop;
+    const struct rt_job *job = loop->conf.job;
+    size_t element = wire_dtype_size(job->global.wire.rows);
     struct rt_segments segments = rt_segments_of(reply->payload);
     struct wire_lookup_rows_reply m;
     int err;
@@ -115,9 +119,9 @@ int mw_lookup_take(struct mw_part *part, const struct rt_frame *reply)
     for (uint32_t i = 0; i < part->n_tables && !err; i++) {
         const void *rows;
 
-        err = rt_segment_take(&segments, part->n_ids[i],
-                              loop->conf.job->table[part->table[i]].dim * sizeof(float), &rows);
-        part->row[i] = (float *)rows;
+        err = rt_segment_take(&segments, part->n_ids[i], job->table[part->table[i]].dim * element,
+                              &rows);
+        part->row[i] = (void *)rows;
     }
     if (!err)
         err = rt_segments_end(&segments);
@@ -128,14 +132,29 @@ int mw_lookup_take(struct mw_part *part, const struct rt_frame *reply)
     return 0;
 }
 
+static size_t embedding_bytes(const struct mw_bags *bags)
+{
+    return bags->samples * bags->dim * wire_dtype_size(bags->sample_dtype);
+}
+
+static struct mw_bags pooled_bags(const struct mw_batch *batch, uint32_t feature)
+{
+    const struct rt_wire_conf *wire = &batch->loop->conf.job->global.wire;
+    struct mw_bags bags = mw_batch_bags(batch, feature);
+
+    bags.row_dtype = wire->rows;
+    bags.sample_dtype = wire->embeddings;
+    return bags;
+}
+
 static size_t reply_size(const struct mw_batch *batch)
 {
     size_t end = 0;
 
     for (uint32_t f = 0; f < batch->loop->conf.job->n_features; f++) {
-        struct mw_bags bags = mw_batch_bags(batch, f);
+        struct mw_bags bags = pooled_bags(batch, f);
 
-        rt_segment_put(&end, bags.samples * bags.dim * sizeof(float));
+        rt_segment_put(&end, embedding_bytes(&bags));
     }
     return end;
 }
@@ -147,23 +166,23 @@ static void pool_all(struct mw_batch *batch, struct rt_buf *out)
     struct mw_loop *loop = batch->loop;
     const struct rt_job *job = loop->conf.job;
     size_t *at = loop->embedding_at;
-    float **row = NULL;
-    size_t end = 0;
+    size_t end = 0, element = wire_dtype_size(job->global.wire.rows);
+    void **row = NULL;
 
     for (uint32_t f = 0; f < job->n_features; f++) {
-        struct mw_bags bags = mw_batch_bags(batch, f);
+        struct mw_bags bags = pooled_bags(batch, f);
         size_t before = end;
 
-        at[f] = rt_segment_put(&end, bags.samples * bags.dim * sizeof(float));
+        at[f] = rt_segment_put(&end, embedding_bytes(&bags));
         memset(out->data + before, 0, at[f] - before); /* nobody else's bytes leave as padding */
     }
     for (uint32_t i = 0; i < job->n_features; i++) {
         uint32_t f = loop->feature_order[i], table = job->feature[f].table;
-        struct mw_bags bags = mw_batch_bags(batch, f);
+        struct mw_bags bags = pooled_bags(batch, f);
 
         if (i == 0 || table != job->feature[loop->feature_order[i - 1]].table)
-            row = mw_batch_rows(batch, table);
-        mw_pool(&bags, (const float *const *)row, (float *)(void *)(out->data + at[f]));
+            row = mw_batch_rows(batch, table, element);
+        mw_pool(&bags, (const void *const *)row, out->data + at[f]);
     }
     out->size = end;
 }
@@ -183,7 +202,7 @@ void mw_lookup_finish(struct mw_batch *batch)
     struct mw_loop *loop = batch->loop;
     const struct rt_job *job = loop->conf.job;
     struct wire_lookup_batch_reply m = {.samples = batch->samples,
-                                        .dtype = WIRE_F32,
+                                        .dtype = job->global.wire.embeddings,
                                         .n_features = job->n_features,
                                         .dim = loop->dim};
     size_t size = reply_size(batch);

@@ -264,9 +264,7 @@ static int start(struct mw_loop *loop)
     return err;
 }
 
-#define REFUSED                                                                                    \
-    (RT_REFUSE_ROWS | RT_REFUSE_ROW_GRADIENTS | RT_REFUSE_EMBEDDINGS | RT_REFUSE_GRADIENTS |       \
-     RT_REFUSE_SEQUENCES | RT_REFUSE_HASHING | RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
+#define REFUSED (RT_REFUSE_SEQUENCES | RT_REFUSE_HASHING | RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
 
 int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
 {

@@ -4,7 +4,7 @@
 
 #include "runtime/base/cpu.h"
 
-void mw_pool(const struct mw_bags *bags, const float *const *row, float *out)
+void mw_pool(const struct mw_bags *bags, const void *const *row, void *out)
 {
     switch (rt_cpu_isa()) {
     case RT_ISA_AVX512:

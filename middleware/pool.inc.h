@@ -1,91 +1,107 @@
 /* middleware/pool.inc.h -- the loops of pool.h, compiled once per instruction set (POOL_NAME).
  *
  * A bag is pooled in blocks of 16 columns: the block's sums stay in registers while the bag's rows pass,
- * and each output is written once. Rows are prefetched a few occurrences ahead: they lie in the owners'
- * replies, in no order that the hardware could guess. */
+ * and each output is written once, in its own dtype. Rows are prefetched a few occurrences ahead: they lie in the
+ * owners' replies, in no order that the hardware could guess. */
+#include "middleware/element.inc.h"
 #include "middleware/pool.h"
-
-#include <string.h>
 
 #define AHEAD 8
 
-/* One block of `width` columns of one bag; width is a constant where this is inlined. */
-static inline __attribute__((always_inline)) void pool_block(
-    float *restrict out, const float *const *row, const uint32_t *slot, const float *weight,
-    uint32_t n, float scale, size_t column, size_t width)
+/* What is the same for all bags of a call; all constants where it can be. */
+struct pooling {
+    uint32_t from, to; /* dtypes of rows and samples */
+    const void *const *row;
+    size_t dim;
+};
+
+/* One block of `width` columns of one bag. */
+KERNEL void pool_block(const struct pooling *with, void *out, const uint32_t *slot,
+                       const float *weight, uint32_t n, float scale, size_t column, size_t width)
 {
-    float sum[16] = {0};
+    vec sum[LANES / WIDTH] = {{0}};
 
-    for (uint32_t k = 0; k < n; k++) {
-        const float *from = row[slot[k]] + column;
+    for (uint32_t k = 0; k < n; k++)
+        for (size_t at = 0; at < width; at += WIDTH) {
+            vec value = load_as(with->from, with->row[slot[k]], column + at, width - at);
 
-        if (weight) {
-            for (size_t j = 0; j < width; j++)
-                sum[j] += weight[k] * from[j];
-        } else {
-            for (size_t j = 0; j < width; j++)
-                sum[j] += from[j];
+            if (weight)
+                value *= weight[k];
+            sum[at / WIDTH] += value;
         }
-    }
-    for (size_t j = 0; j < width; j++)
-        out[column + j] = sum[j] * scale;
+    for (size_t at = 0; at < width; at += WIDTH)
+        store_as(with->to, out, column + at, width - at, sum[at / WIDTH] * scale);
 }
 
-static inline __attribute__((always_inline)) void pool_bag(float *restrict out,
-                                                           const float *const *row,
-                                                           const uint32_t *slot,
-                                                           const float *weight, uint32_t n,
-                                                           float scale, size_t dim)
+KERNEL void pool_bag(const struct pooling *with, void *out, const uint32_t *slot,
+                     const float *weight, uint32_t n, float scale)
 {
-    size_t column = 0;
-
-    for (; column + 16 <= dim; column += 16)
-        pool_block(out, row, slot, weight, n, scale, column, 16);
-    if (column + 8 <= dim) {
-        pool_block(out, row, slot, weight, n, scale, column, 8);
-        column += 8;
-    }
-    if (column + 4 <= dim) {
-        pool_block(out, row, slot, weight, n, scale, column, 4);
-        column += 4;
-    }
-    for (; column < dim; column++)
-        pool_block(out, row, slot, weight, n, scale, column, 1);
+#define BLOCK(column, width) pool_block(with, out, slot, weight, n, scale, column, width)
+    BY_BLOCKS(with->dim, BLOCK);
+#undef BLOCK
 }
 
-/* One id per sample, no weights: its row. Adding 0 keeps the bits those of pool_bag (-0 becomes 0). dim is a
+/* One id per sample, no weights: its row. Adding 0 keeps the bits those of other bags (-0 becomes 0). dim is a
  * constant where this is inlined for the one that most tables have. */
-static inline __attribute__((always_inline)) void pool_one(const struct mw_bags *bags,
-                                                           const float *const *row, float *out,
-                                                           size_t dim)
+KERNEL void pool_one(const struct mw_bags *bags, const struct pooling *with, void *out)
 {
-    for (size_t s = 0; s < bags->samples; s++, out += dim) {
+    size_t stride = with->dim * element_size(with->to);
+
+    for (size_t s = 0; s < bags->samples; s++) {
         if (s + AHEAD < bags->samples)
-            __builtin_prefetch(row[bags->slot[s + AHEAD]]);
-        pool_bag(out, row, bags->slot + s, NULL, 1, 1.0f, dim);
+            __builtin_prefetch(with->row[bags->slot[s + AHEAD]]);
+        pool_bag(with, (char *)out + s * stride, bags->slot + s, NULL, 1, 1.0f);
     }
 }
 
-void POOL_NAME(const struct mw_bags *bags, const float *const *row, float *out)
+KERNEL void pool_lists(const struct mw_bags *bags, const struct pooling *with, void *out)
 {
-    size_t at = 0, total = 0;
+    size_t stride = with->dim * element_size(with->to), at = 0, total = 0;
 
-    if (!bags->length && !bags->weight) {
-        if (bags->dim == 16)
-            pool_one(bags, row, out, 16);
-        else
-            pool_one(bags, row, out, bags->dim);
-        return;
-    }
     for (size_t s = 0; s < bags->samples; s++)
         total += bags->length ? bags->length[s] : 1;
-    for (size_t s = 0; s < bags->samples; s++, out += bags->dim) {
+    for (size_t s = 0; s < bags->samples; s++) {
         uint32_t n = bags->length ? bags->length[s] : 1;
 
         for (size_t k = at + AHEAD; k < at + AHEAD + n && k < total; k++)
-            __builtin_prefetch(row[bags->slot[k]]);
-        pool_bag(out, row, bags->slot + at, bags->weight ? bags->weight + at : NULL, n,
-                 mw_bag_scale(bags->pooling, n), bags->dim);
+            __builtin_prefetch(with->row[bags->slot[k]]);
+        pool_bag(with, (char *)out + s * stride, bags->slot + at,
+                 bags->weight ? bags->weight + at : NULL, n, mw_bag_scale(bags->pooling, n));
         at += n;
     }
+}
+
+/* One for each pair of dtypes. */
+#define POOL(from, to)                                                                             \
+    static void pool_##from##_##to(const struct mw_bags *bags, const void *const *row, void *out)  \
+    {                                                                                              \
+        if (bags->length || bags->weight)                                                          \
+            pool_lists(bags, &(struct pooling){from, to, row, bags->dim}, out);                    \
+        else if (bags->dim == 16)                                                                  \
+            pool_one(bags, &(struct pooling){from, to, row, 16}, out);                             \
+        else                                                                                       \
+            pool_one(bags, &(struct pooling){from, to, row, bags->dim}, out);                      \
+    }
+#define POOL_FROM(from)                                                                            \
+    POOL(from, RT_DTYPE_F32)                                                                       \
+    POOL(from, RT_DTYPE_F16)                                                                       \
+    POOL(from, RT_DTYPE_BF16)
+POOL_FROM(RT_DTYPE_F32)
+POOL_FROM(RT_DTYPE_F16)
+POOL_FROM(RT_DTYPE_BF16)
+
+void POOL_NAME(const struct mw_bags *bags, const void *const *row, void *out)
+{
+#define FROM(from)                                                                                 \
+    [from] = {                                                                                     \
+        [RT_DTYPE_F32] = pool_##from##_RT_DTYPE_F32,                                               \
+        [RT_DTYPE_F16] = pool_##from##_RT_DTYPE_F16,                                               \
+        [RT_DTYPE_BF16] = pool_##from##_RT_DTYPE_BF16                                              \
+    }
+    static void (*const loop[RT_DTYPE_COUNT][RT_DTYPE_COUNT])(const struct mw_bags *,
+                                                              const void *const *, void *) = {
+        FROM(RT_DTYPE_F32), FROM(RT_DTYPE_F16), FROM(RT_DTYPE_BF16)};
+#undef FROM
+
+    loop[bags->row_dtype][bags->sample_dtype](bags, row, out);
 }

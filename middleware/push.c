@@ -1,9 +1,14 @@
 /* middleware/push.c -- PushGradients: sums per distinct row, to the owners; ReleaseBatch.
  *
  * The gradients of a batch are laid out at once as the payloads of its ApplyGradients: for each owner and
- * table the ids, then one row of sums per id, into which mw_scatter adds in place. They stay until every
- * owner has acked, so an owner that was lost gets the same bytes again. Owners know by the batch's id
- * what they applied already; so M forgets a batch with its last ack, and needs to remember nothing.
+ * table the ids, then one row of sums per id. They stay until every owner has acked, so an owner that was lost gets the
+ * same bytes again. Owners know by the batch's id what they applied already; so M forgets a batch with its
+ * last ack, and needs to remember nothing.
+ *
+ * Sums are float32. Where global.wire.row_gradients is float32 mw_scatter adds in place. Else the sums of one table are made
+ * in an area that the next table uses again, which so stays in the cache, and are narrowed once into the payload. In
+ * float16 they are scaled by one power of two for the table, not for each owner's part of it: what a row gets must
+ * not depend on how many owners there are.
  *
  * A batch may be pushed without having been looked up here: its trainer stepped it from another
  * middleware, which was lost. A trainer asks to push again only what it believes not acked. */
@@ -17,6 +22,7 @@
 static int check(const struct mw_batch *batch, const struct wire_push_gradients *m)
 {
     const struct mw_loop *loop = batch->loop;
+    uint32_t dtype = loop->conf.job->global.wire.gradients;
     unsigned long long id = batch->id;
 
     if (batch->evaluate)
@@ -24,9 +30,9 @@ static int check(const struct mw_batch *batch, const struct wire_push_gradients 
     if (m->samples != batch->samples)
         return RT_FAIL(RT_EPROTO, "PushGradients of batch %016llx: %u samples, expected %u", id,
                        m->samples, batch->samples);
-    if (m->dtype != WIRE_F32)
-        return RT_FAIL(RT_EPROTO, "PushGradients of batch %016llx: dtype %u, expected %d", id,
-                       m->dtype, WIRE_F32);
+    if (m->dtype != dtype)
+        return RT_FAIL(RT_EPROTO, "PushGradients of batch %016llx: dtype %u, expected %u", id,
+                       m->dtype, dtype);
     if (m->n_features != loop->conf.job->n_features)
         return RT_FAIL(RT_EPROTO, "PushGradients of batch %016llx: %u features, expected %u", id,
                        m->n_features, loop->conf.job->n_features);
@@ -38,11 +44,31 @@ static int check(const struct mw_batch *batch, const struct wire_push_gradients 
     return 0;
 }
 
-/* Payload of each owner: ids and zeroed gradients; part->row points at the latter. */
+/* Ids of one part, and where its gradients go: part->row points there. */
+static void lay_out_part(struct mw_batch *batch, struct mw_part *part, size_t element)
+{
+    const struct rt_job *job = batch->loop->conf.job;
+    uint8_t *to = batch->gradients->data + part->gradients_at;
+    const uint8_t *ids = part->n_tables ? batch->held->data + part->ids_at : NULL;
+    size_t put = 0, got = 0;
+
+    for (uint32_t i = 0; i < part->n_tables; i++) {
+        size_t n = part->n_ids[i], bytes = n * job->table[part->table[i]].dim * element;
+        size_t from = rt_segment_put(&got, n * sizeof(uint64_t)), before = put;
+        size_t at = rt_segment_put(&put, n * sizeof(uint64_t)), end = put;
+
+        memset(to + before, 0, at - before); /* nobody else's bytes leave as padding */
+        memcpy(to + at, ids + from, n * sizeof(uint64_t));
+        part->row[i] = to + rt_segment_put(&put, bytes);
+        memset(to + end, 0, put - bytes - end);
+    }
+    rt_assert(put == part->gradients_size);
+}
+
 static int lay_out(struct mw_batch *batch)
 {
     struct mw_loop *loop = batch->loop;
-    size_t end = 0;
+    size_t element = wire_dtype_size(loop->conf.job->global.wire.row_gradients), end = 0;
 
     for (uint32_t k = 0; k < loop->map.owners; k++) {
         struct mw_part *part = &batch->part[k];
@@ -54,64 +80,111 @@ static int lay_out(struct mw_batch *batch)
     batch->gradients = rt_io_buf(loop->conf.io, end);
     if (!batch->gradients)
         return RT_FAIL(RT_EFULL, "no room for the %zu bytes of gradients of a batch", end);
-    memset(batch->gradients->data, 0, end);
-    for (uint32_t k = 0; k < loop->map.owners; k++) {
-        struct mw_part *part = &batch->part[k];
-        uint8_t *to = batch->gradients->data + part->gradients_at;
-        const uint8_t *ids = part->n_tables ? batch->held->data + part->ids_at : NULL;
-        size_t put = 0, got = 0;
-
-        for (uint32_t i = 0; i < part->n_tables; i++) {
-            size_t n = part->n_ids[i], dim = loop->conf.job->table[part->table[i]].dim;
-            size_t from = rt_segment_put(&got, n * sizeof(uint64_t));
-
-            memcpy(to + rt_segment_put(&put, n * sizeof(uint64_t)), ids + from,
-                   n * sizeof(uint64_t));
-            part->row[i] = (float *)(void *)(to + rt_segment_put(&put, n * dim * sizeof(float)));
-        }
-        rt_assert(put == part->gradients_size);
-    }
+    for (uint32_t k = 0; k < loop->map.owners; k++)
+        lay_out_part(batch, &batch->part[k], element);
     return 0;
 }
 
+/* Zeroed sums of a table's rows, by position: in the payload, or in `area`. They are zeroed table by table, so that
+ * they are in the cache when the first gradient comes. */
+static float **table_sums(struct mw_batch *batch, uint32_t table, float *area)
+{
+    struct mw_loop *loop = batch->loop;
+    size_t dim = loop->conf.job->table[table].dim;
+    void **sum = loop->scratch.row;
+
+    if (area) {
+        memset(area, 0, batch->distinct[table] * dim * sizeof(float));
+        for (uint32_t i = 0; i < batch->distinct[table]; i++)
+            sum[i] = area + i * dim;
+        return (float **)sum;
+    }
+    for (uint32_t k = 0; k < loop->map.owners; k++) {
+        struct mw_part *part = &batch->part[k];
+        uint32_t at = mw_part_table(part, table);
+
+        if (at < part->n_tables)
+            memset(part->row[at], 0, part->n_ids[at] * dim * sizeof(float));
+    }
+    return (float **)mw_batch_rows(batch, table, sizeof(float));
+}
+
+/* From the area into the payload of each owner: positions are in the order of owners. */
+static void narrow_sums(struct mw_batch *batch, uint32_t table, const float *area)
+{
+    struct mw_loop *loop = batch->loop;
+    uint32_t dtype = loop->conf.job->global.wire.row_gradients;
+    size_t dim = loop->conf.job->table[table].dim;
+    float scale = dtype == WIRE_F16 ? rt_half_scale(area, batch->distinct[table] * dim) : 1;
+
+    for (uint32_t k = 0; k < loop->map.owners; k++) {
+        struct mw_part *part = &batch->part[k];
+        uint32_t at = mw_part_table(part, table);
+
+        if (at == part->n_tables)
+            continue;
+        if (part->scale)
+            part->scale[at] = scale;
+        if (dtype == WIRE_F16)
+            rt_narrow_scaled(dtype, scale, area, part->row[at], part->n_ids[at] * dim);
+        else
+            rt_narrow(dtype, area, part->row[at], part->n_ids[at] * dim);
+        area += part->n_ids[at] * dim;
+    }
+}
+
 /* @gradient: [features] -> [samples][dim] of the payload. Features of a table in the job's order. */
-static void scatter_all(struct mw_batch *batch, const void *const *gradient)
+static void scatter_all(struct mw_batch *batch, const void *const *gradient, const float *scale,
+                        float *area)
 {
     struct mw_loop *loop = batch->loop;
     const struct rt_job *job = loop->conf.job;
-    float **row = NULL;
+    float **sum = NULL;
 
     for (uint32_t i = 0; i < job->n_features; i++) {
         uint32_t f = loop->feature_order[i], table = job->feature[f].table;
         struct mw_bags bags = mw_batch_bags(batch, f);
 
+        bags.sample_dtype = job->global.wire.gradients;
         if (i == 0 || table != job->feature[loop->feature_order[i - 1]].table)
-            row = mw_batch_rows(batch, table);
-        mw_scatter(&bags, gradient[f], row);
+            sum = table_sums(batch, table, area);
+        mw_scatter(&bags, gradient[f], scale ? 1 / scale[f] : 1, sum);
+        if (area &&
+            (i + 1 == job->n_features || table != job->feature[loop->feature_order[i + 1]].table))
+            narrow_sums(batch, table, area);
     }
 }
 
-static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload)
+static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload, const float *scale)
 {
     struct mw_loop *loop = batch->loop;
     uint32_t n = loop->conf.job->n_features;
+    size_t element = wire_dtype_size(loop->conf.job->global.wire.gradients);
     uint64_t begin = rt_io_now(loop->conf.io);
     struct rt_segments segments = rt_segments_of(payload);
     const void **gradient = rt_arena_alloc(loop->arena, n * sizeof(*gradient));
+    struct rt_buf *area = NULL;
     int err = gradient ? 0 : RT_FAIL(RT_ENOMEM, "PushGradients: no memory for %u features", n);
 
     for (uint32_t f = 0; f < n && !err; f++)
-        err = rt_segment_take(&segments, (size_t)batch->samples * loop->dim[f], sizeof(float),
+        err = rt_segment_take(&segments, (size_t)batch->samples * loop->dim[f], element,
                               &gradient[f]);
     if (!err)
         err = rt_segments_end(&segments);
+    if (!err && batch->sum_bytes) {
+        area = rt_io_buf(loop->conf.io, batch->sum_bytes);
+        if (!area)
+            err =
+                RT_FAIL(RT_EFULL, "no room for the %zu bytes of sums of a batch", batch->sum_bytes);
+    }
     if (!err)
         err = lay_out(batch);
-    if (err)
-        return err;
-    scatter_all(batch, gradient);
-    mw_took(&loop->stats.scatter, begin, rt_io_now(loop->conf.io));
-    return 0;
+    if (!err) {
+        scatter_all(batch, gradient, scale, area ? (float *)(void *)area->data : NULL);
+        mw_took(&loop->stats.scatter, begin, rt_io_now(loop->conf.io));
+    }
+    rt_buf_unref(area);
+    return err;
 }
 
 /* A trainer that started anew pushes what it stepped again, perhaps as part of another step of the group. */
@@ -148,7 +221,7 @@ void mw_serve_push(void *ctx, struct rt_call *call, const struct rt_frame *reque
         mw_answer(batch, 0, NULL, RT_ENOTREADY, "pushed again as part of another step");
     }
     if (!err && batch->state != MW_PUSHING)
-        err = take_gradients(batch, request->payload);
+        err = take_gradients(batch, request->payload, m.scale);
     if (err) {
         mw_refuse(call, err);
         return;
@@ -160,6 +233,7 @@ void mw_serve_push(void *ctx, struct rt_call *call, const struct rt_frame *reque
         return;
     }
     m.dim = NULL;
+    m.scale = NULL;
     batch->push = m;
     batch->rows_applied = batch->rows_nonfinite = 0;
     batch->state = MW_PUSHING;
@@ -182,7 +256,8 @@ int mw_push_pack(struct mw_part *part)
         .n_tables = part->n_tables,
         .table = part->table,
         .n_ids = part->n_ids,
-        .dtype = WIRE_F32,
+        .dtype = loop->conf.job->global.wire.row_gradients,
+        .scale = part->scale,
         .digest = part->batch->digest,
         .applied_through = push->applied_through,
     };

@@ -8,9 +8,10 @@
  * The payload itself is given back: slots are half the size of ids, and distinct ids fewer. The ids of one
  * owner lie in the held buffer exactly as its LookupRows sends them, so a lookup copies nothing.
  *
- * What is promised covers the batch up to its end: held buffer, rows or gradients, embeddings in and out,
- * each a fourth larger, because buffers come in size classes. So an admitted batch is never refused
- * later, and all waiting is here, at the entry.
+ * What is promised covers the batch up to its end: the held buffer, and what takes more of the lookup (rows in,
+ * embeddings out) and the push (gradients in, sums of one table, row gradients out); each a fourth larger, because
+ * buffers come in size classes. So an admitted batch is never refused later, and all waiting is here, at
+ * the entry.
  *
  * Trainer ranks share the memory in equal parts, because none can make a step of the group without the others: one
  * rank's batches must not keep out those that it will wait for. And for the same reason the first
@@ -42,7 +43,9 @@ struct put {
     struct arrived *feature; /* [job features], in the message's arena */
     uint32_t n_ids, n_distinct;
     size_t *ids_at; /* [owners] within the ids */
-    size_t ids_bytes, held_bytes, gradient_bytes, embedding_bytes;
+    size_t ids_bytes, held_bytes;
+    size_t row_bytes, embedding_bytes;            /* while it is looked up: in, out */
+    size_t sample_gradient_bytes, gradient_bytes; /* while it is pushed: in, out */
 };
 
 /* ---- what arrived ---- */
@@ -233,34 +236,42 @@ static uint32_t count_of(const struct put *put, uint32_t table, uint32_t owner)
 static int list_part(struct put *put, struct mw_part *part)
 {
     const struct rt_job *job = put->loop->conf.job;
+    const struct rt_wire_conf *wire = &job->global.wire;
     struct rt_arena *arena = put->batch->arena;
     uint32_t *table, *n_ids, n = 0;
+    size_t rows_size = 0, larger;
 
     for (uint32_t t = 0; t < job->n_tables; t++)
         n += count_of(put, t, part->owner) != 0;
     table = rt_arena_array(arena, uint32_t, n);
     n_ids = rt_arena_array(arena, uint32_t, n);
-    part->row = rt_arena_array(arena, float *, n);
-    if (!table || !n_ids || !part->row)
+    part->row = rt_arena_array(arena, void *, n);
+    if (wire->row_gradients == WIRE_F16)
+        part->scale = rt_arena_array(arena, float, n);
+    if (!table || !n_ids || !part->row || (wire->row_gradients == WIRE_F16 && !part->scale))
         return RT_FAIL(RT_ENOMEM, "no memory for %u tables of owner %u", n, part->owner);
     for (uint32_t t = 0; t < job->n_tables; t++) {
-        uint32_t count = count_of(put, t, part->owner);
+        size_t count = count_of(put, t, part->owner), values = count * job->table[t].dim;
 
         if (count == 0)
             continue;
         table[part->n_tables] = t;
-        n_ids[part->n_tables++] = count;
+        n_ids[part->n_tables++] = (uint32_t)count;
         rt_segment_put(&part->ids_size, count * sizeof(uint64_t));
         rt_segment_put(&part->gradients_size, count * sizeof(uint64_t));
-        rt_segment_put(&part->gradients_size, (size_t)count * job->table[t].dim * sizeof(float));
+        rt_segment_put(&part->gradients_size, values * wire_dtype_size(wire->row_gradients));
+        rt_segment_put(&rows_size, values * wire_dtype_size(wire->rows));
     }
     part->table = table;
     part->n_ids = n_ids;
-    if (part->gradients_size > RT_PAYLOAD_MAX)
+    rt_segment_put(&put->row_bytes, rows_size);
+    rt_segment_put(&put->gradient_bytes, part->gradients_size);
+    larger = rows_size > part->gradients_size ? rows_size : part->gradients_size;
+    if (larger > RT_PAYLOAD_MAX)
         return RT_FAIL(RT_ELIMIT,
                        "the rows of owner %u are %zu bytes, at most %llu fit a message: use a "
                        "smaller data.batch_size",
-                       part->owner, part->gradients_size, (unsigned long long)RT_PAYLOAD_MAX);
+                       part->owner, larger, (unsigned long long)RT_PAYLOAD_MAX);
     return 0;
 }
 
@@ -283,7 +294,6 @@ static int list_parts(struct put *put)
         part->owner = k;
         err = list_part(put, part);
         put->ids_at[k] = rt_segment_put(&put->ids_bytes, part->ids_size);
-        rt_segment_put(&put->gradient_bytes, part->gradients_size);
     }
     return err;
 }
@@ -323,6 +333,7 @@ static void make_room(const struct put *put, size_t bytes)
 static void count_bytes(struct put *put)
 {
     const struct rt_job *job = put->loop->conf.job;
+    const struct rt_wire_conf *wire = &job->global.wire;
     size_t samples = put->m->samples;
 
     rt_segment_put(&put->held_bytes, put->ids_bytes);
@@ -334,8 +345,26 @@ static void count_bytes(struct put *put)
             rt_segment_put(&put->held_bytes, samples * sizeof(uint32_t));
         if (in->weight)
             rt_segment_put(&put->held_bytes, in->n_ids * sizeof(float));
-        rt_segment_put(&put->embedding_bytes, samples * put->loop->dim[f] * sizeof(float));
+        rt_segment_put(&put->embedding_bytes,
+                       samples * put->loop->dim[f] * wire_dtype_size(wire->embeddings));
+        rt_segment_put(&put->sample_gradient_bytes,
+                       samples * put->loop->dim[f] * wire_dtype_size(wire->gradients));
     }
+    for (uint32_t t = 0; t < job->n_tables && wire->row_gradients != WIRE_F32; t++) {
+        size_t bytes = (size_t)put->batch->distinct[t] * job->table[t].dim * sizeof(float);
+
+        if (bytes > put->batch->sum_bytes)
+            put->batch->sum_bytes = bytes;
+    }
+}
+
+/* What it takes beside the held buffer, of its two turns the larger. */
+static size_t turn_bytes(const struct put *put)
+{
+    size_t lookup = put->row_bytes + put->embedding_bytes;
+    size_t push = put->sample_gradient_bytes + put->batch->sum_bytes + put->gradient_bytes;
+
+    return lookup > push ? lookup : push;
 }
 
 static int reserve(struct put *put)
@@ -345,14 +374,15 @@ static int reserve(struct put *put)
     size_t bytes;
 
     count_bytes(put);
-    if (put->embedding_bytes > RT_PAYLOAD_MAX)
+    if (put->embedding_bytes > RT_PAYLOAD_MAX || put->sample_gradient_bytes > RT_PAYLOAD_MAX)
         return RT_FAIL(RT_ELIMIT,
-                       "its embeddings are %zu bytes, at most %llu fit a message: use a smaller "
-                       "data.batch_size",
-                       put->embedding_bytes, (unsigned long long)RT_PAYLOAD_MAX);
-    bytes = put->held_bytes + put->embedding_bytes + put->gradient_bytes;
+                       "its embeddings are %zu bytes, its gradients %zu, at most %llu fit a "
+                       "message: use a smaller data.batch_size",
+                       put->embedding_bytes, put->sample_gradient_bytes,
+                       (unsigned long long)RT_PAYLOAD_MAX);
+    bytes = put->held_bytes + turn_bytes(put);
     bytes += bytes / 4 + rt_arena_used(put->batch->arena) + sizeof(struct mw_batch) +
-             (size_t)(loop->map.owners + 3) * BUF_MIN;
+             (size_t)(loop->map.owners + 4) * BUF_MIN;
     if (bytes > memory)
         return RT_FAIL(RT_ELIMIT,
                        "it needs %zu bytes, global.middleware.memory is %llu: raise it, or use "

@@ -4,17 +4,17 @@
 
 #include "runtime/base/cpu.h"
 
-void mw_scatter(const struct mw_bags *bags, const float *gradient, float *const *row)
+void mw_scatter(const struct mw_bags *bags, const void *gradient, float inverse, float *const *sum)
 {
     switch (rt_cpu_isa()) {
     case RT_ISA_AVX512:
-        mw_scatter_avx512(bags, gradient, row);
+        mw_scatter_avx512(bags, gradient, inverse, sum);
         break;
     case RT_ISA_AVX2:
-        mw_scatter_avx2(bags, gradient, row);
+        mw_scatter_avx2(bags, gradient, inverse, sum);
         break;
     case RT_ISA_PLAIN:
-        mw_scatter_plain(bags, gradient, row);
+        mw_scatter_plain(bags, gradient, inverse, sum);
         break;
     }
 }

@@ -6,6 +6,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
 #include "runtime/wire/member.h"
@@ -18,6 +19,8 @@
 #include <string.h>
 
 #include <cmocka.h>
+
+const float mwt_scale[FEATURES] = {64, 0.25f};
 
 static uint64_t id_of(uint32_t i)
 {
@@ -68,7 +71,7 @@ static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *r
     struct rt_segments seg = rt_segments_of(request->payload);
     struct wire_lookup_rows m;
     struct rt_buf *buf = rt_io_buf(sim_node(w->sim, NODE_E + owner->index), 1 << 16);
-    size_t end = 0;
+    size_t end = 0, row_bytes = DIM * wire_dtype_size(w->job->global.wire.rows);
 
     owner->lookups++;
     rt_arena_reset(w->arena);
@@ -80,20 +83,21 @@ static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *r
     }
     for (uint32_t t = 0; t < m.n_tables; t++) {
         const void *ids;
-        size_t at = rt_segment_put(&end, m.n_ids[t] * DIM * sizeof(float));
+        size_t at = rt_segment_put(&end, m.n_ids[t] * row_bytes);
 
+        assert_int_equal(m.dtype, w->job->global.wire.rows);
         assert_int_equal(rt_segment_take(&seg, m.n_ids[t], 8, &ids), 0);
         for (uint32_t i = 0; i < m.n_ids[t]; i++) {
             uint64_t id = ((const uint64_t *)ids)[i];
 
             check_id(owner, ids, i);
-            memcpy(buf->data + at + i * DIM * sizeof(float), owner->row[m.table[t]][place_of(id)],
-                   DIM * sizeof(float));
+            rt_narrow(m.dtype, owner->row[m.table[t]][place_of(id)], buf->data + at + i * row_bytes,
+                      DIM);
         }
     }
     assert_int_equal(rt_segments_end(&seg), 0);
     if (!intercept(owner, call)) {
-        struct wire_lookup_rows_reply reply = {m.n_tables, m.n_ids, WIRE_F32};
+        struct wire_lookup_rows_reply reply = {m.n_tables, m.n_ids, m.dtype};
         struct rt_piece piece = {buf->data, end, buf};
 
         if (wire_lookup_rows_reply_pack(&reply, &w->out) != 0)
@@ -111,18 +115,25 @@ static void apply(struct owner *owner, const struct wire_apply_gradients *m,
                   const struct rt_frame *request)
 {
     struct rt_segments seg = rt_segments_of(request->payload);
+    size_t row_bytes = DIM * wire_dtype_size(m->dtype);
 
+    assert_int_equal(m->dtype, owner->world->job->global.wire.row_gradients);
+    assert_int_equal(m->scale != NULL, m->dtype == WIRE_F16 && m->n_tables);
     for (uint32_t t = 0; t < m->n_tables; t++) {
-        const void *ids, *gradient;
+        float scale = m->scale ? m->scale[t] : 1, gradient[DIM];
+        const void *ids, *narrow;
 
+        owner->scaled += scale != 1;
         assert_int_equal(rt_segment_take(&seg, m->n_ids[t], 8, &ids), 0);
-        assert_int_equal(rt_segment_take(&seg, m->n_ids[t], DIM * sizeof(float), &gradient), 0);
+        assert_int_equal(rt_segment_take(&seg, m->n_ids[t], row_bytes, &narrow), 0);
         for (uint32_t i = 0; i < m->n_ids[t]; i++) {
             uint64_t id = ((const uint64_t *)ids)[i];
 
             check_id(owner, ids, i);
+            rt_widen_scaled(m->dtype, 1 / scale, (const char *)narrow + i * row_bytes, gradient,
+                            DIM);
             for (int j = 0; j < DIM; j++)
-                owner->row[m->table[t]][place_of(id)][j] -= ((const float *)gradient)[i * DIM + j];
+                owner->row[m->table[t]][place_of(id)][j] -= gradient[j];
         }
     }
     assert_int_equal(rt_segments_end(&seg), 0);
@@ -251,7 +262,7 @@ void mwt_settle(struct world *w)
 
 void mwt_start(struct world *w, const char *const *set, size_t n_set)
 {
-    const char *all[3] = {"global.embedding_server.workers=1"};
+    const char *all[1 + SETTINGS_MAX] = {"global.embedding_server.workers=1"};
     struct sim_conf sim = {.seed = 7, .n_nodes = NODES};
     struct rt_identity trainer;
     struct mw_loop_conf conf;
@@ -259,7 +270,7 @@ void mwt_start(struct world *w, const char *const *set, size_t n_set)
     memset(w, 0, sizeof(*w));
     w->sim = sim_create(&sim);
     w->out = (struct wire_out){rt_xmalloc(4096), 0, 4096}; /* packing here never fails */
-    for (size_t i = 0; i < n_set && i < 2; i++)
+    for (size_t i = 0; i < n_set && i < SETTINGS_MAX; i++)
         all[i + 1] = set[i];
     w->job = job_fixture(all, 1 + n_set);
     assert_int_equal(rt_arena_create(1 << 20, &w->arena), 0);
@@ -452,23 +463,30 @@ void mwt_lookup(struct world *w, const struct input *in, struct ask *ask)
 static void push(struct world *w, const struct input *in, uint64_t step, bool synchronous,
                  struct ask *ask)
 {
-    uint32_t dim[FEATURES] = {DIM, DIM};
+    uint32_t dim[FEATURES] = {DIM, DIM}, dtype = w->job->global.wire.gradients;
+    struct rt_buf *buf = rt_io_buf(sim_node(w->sim, NODE_T), sizeof(in->gradient));
+    size_t end = 0, bytes = SAMPLES * DIM * wire_dtype_size(dtype);
     struct wire_push_gradients m = {.step = step,
                                     .learning_rate = 1,
                                     .samples = SAMPLES,
                                     .digest = in->digest,
                                     .world = 1,
                                     .synchronous = synchronous,
-                                    .dtype = WIRE_F32,
+                                    .dtype = dtype,
                                     .n_features = FEATURES,
-                                    .dim = dim};
-    struct rt_piece piece = {in->gradient, sizeof(in->gradient), NULL}; /* 192 bytes a segment */
+                                    .dim = dim,
+                                    .scale = dtype == WIRE_F16 ? mwt_scale : NULL};
 
     ask->payload = NULL;
-    ask->err = wire_push_gradients_pack(&m, &w->out);
+    ask->err = buf ? wire_push_gradients_pack(&m, &w->out) : RT_EFULL;
     ask->ended = ask->err != 0;
+    for (int f = 0; f < FEATURES && buf; f++)
+        rt_narrow_scaled(dtype, m.scale ? m.scale[f] : 1, in->gradient[f][0],
+                         buf->data + rt_segment_put(&end, bytes), SAMPLES * DIM);
     if (!ask->err)
-        mwt_call(w, w->from_trainer, WIRE_PUSH_GRADIENTS, in->batch, &piece, ask);
+        mwt_call(w, w->from_trainer, WIRE_PUSH_GRADIENTS, in->batch,
+                 &(struct rt_piece){buf->data, end, buf}, ask);
+    rt_buf_unref(buf);
 }
 
 void mwt_push_as(struct world *w, const struct input *in, bool synchronous, struct ask *ask)
@@ -541,10 +559,15 @@ void mwt_check_rows(const struct world *w)
 /* The reply's embeddings are those of the model's rows. */
 void mwt_check_embeddings(const struct world *w, const struct input *in, const struct ask *ask)
 {
-    const float *got = (const float *)(const void *)ask->payload->data;
+    struct rt_segments seg = rt_segments_of(ask->payload);
+    uint32_t dtype = w->job->global.wire.embeddings;
+    float got[SAMPLES * DIM];
 
-    assert_int_equal(ask->payload->size, sizeof(in->gradient));
     for (int f = 0; f < FEATURES; f++) {
+        const void *narrow = NULL;
+
+        assert_int_equal(rt_segment_take(&seg, SAMPLES * DIM, wire_dtype_size(dtype), &narrow), 0);
+        rt_widen(dtype, narrow, got, SAMPLES * DIM);
         for (uint32_t s = 0, at = 0; s < SAMPLES; s++) {
             uint32_t n = f ? in->length[s] : 1;
             float want[DIM] = {0};
@@ -554,11 +577,12 @@ void mwt_check_embeddings(const struct world *w, const struct input *in, const s
                     want[j] += scale_of(w, f, n) * (f && in->weighted ? in->weight[at] : 1.0f) *
                                w->model.row[w->job->feature[f].table][in->place[f][at]][j];
             for (int j = 0; j < DIM; j++)
-                if (fabsf(got[(f * SAMPLES + (int)s) * DIM + j] - want[j]) > 1e-3f)
+                if (fabsf(got[s * DIM + (uint32_t)j] - want[j]) > 1e-3f)
                     fail_msg("feature %d sample %u column %d: %g, expected %g", f, s, j,
-                             (double)got[(f * SAMPLES + (int)s) * DIM + j], (double)want[j]);
+                             (double)got[s * DIM + (uint32_t)j], (double)want[j]);
         }
     }
+    assert_int_equal(rt_segments_end(&seg), 0);
 }
 
 int mwt_do_lookup(struct world *w, const struct input *in)

@@ -3,7 +3,9 @@
  *
  * The owners keep rows that begin at 0 and take 1 * gradient away, and apply a batch once; beside them
  * stands one plain array of the same rows (struct model), pooled and scattered by naive loops. Ids are
- * small integers scrambled, so the model's row of an id is known by its place. */
+ * small integers scrambled, so the model's row of an id is known by its place. All send and expect the dtypes of
+ * global.wire; gradients are small integers, so where pooling is a sum 16 bits are exact. Gradients in float16
+ * are sent scaled by mwt_scale. */
 #ifndef MIDDLEWARE_WORLD_H
 #define MIDDLEWARE_WORLD_H
 
@@ -13,7 +15,9 @@
 #include "tests/sim/sim_io.h"
 
 enum { NODE_M, NODE_C, NODE_T, NODE_E, OWNERS = 2, NODES = NODE_E + OWNERS };
-enum { SAMPLES = 12, DIM = 4, IDS = 40, TABLES = 2, FEATURES = 2, LIST_MAX = 4 };
+enum { SAMPLES = 12, DIM = 4, IDS = 40, TABLES = 2, FEATURES = 2, LIST_MAX = 4, SETTINGS_MAX = 8 };
+
+extern const float mwt_scale[FEATURES];
 
 struct model {
     float row[TABLES][IDS][DIM];
@@ -31,7 +35,7 @@ struct owner {
     int fail, fail_times; /* answer so, so many times */
     bool hold;            /* keep requests unanswered */
     struct rt_call *held[64];
-    unsigned n_held, lookups, applies, empty, again;
+    unsigned n_held, lookups, applies, empty, again, scaled;
 };
 
 struct world {
@@ -68,7 +72,7 @@ struct input {
     uint64_t digest;
 };
 
-/* All up and connected. @set: at most two settings of the job. */
+/* All up and connected. @set: at most SETTINGS_MAX settings of the job. */
 void mwt_start(struct world *w, const char *const *set, size_t n_set);
 void mwt_stop(struct world *w);
 /* Until all are connected. */

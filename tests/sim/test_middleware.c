@@ -45,6 +45,70 @@ static void put_lookup_push(void **state)
     }
 }
 
+/* Each path in 16 bits, alone and together: sums of small integers stay what they are. */
+static void sixteen_bits(void **state)
+{
+    static const char *const sum = "embedding.features.item.pooling=sum";
+    static const char *const path[] = {"rows", "row_gradients", "embeddings", "gradients"};
+    static const char *const dtype[] = {"bfloat16", "float16"};
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+    uint64_t bytes[2];
+
+    (void)state;
+    for (unsigned which = 0; which < 5 * ARRAY_LEN(dtype); which++) {
+        char text[ARRAY_LEN(path)][64];
+        const char *set[1 + ARRAY_LEN(path)] = {sum};
+        size_t n_set = 1;
+
+        for (unsigned p = 0; p < ARRAY_LEN(path); p++)
+            if (which % 5 == p || which % 5 == 4) {
+                snprintf(text[p], sizeof(text[p]), "global.wire.%s=%s", path[p], dtype[which / 5]);
+                set[n_set++] = text[p];
+            }
+        for (size_t narrow = 0; narrow < 2; narrow++) {
+            mwt_start(w, set, narrow ? n_set : 1);
+            for (uint64_t b = 0; b < 4; b++) {
+                mwt_make_input(&in, b);
+                assert_int_equal(mwt_do_put(w, &in), 0);
+                bytes[narrow] = mwt_number(w, "bytes_reserved");
+                assert_int_equal(mwt_do_lookup(w, &in), 0);
+                assert_int_equal(mwt_do_push(w, &in), 0);
+                mwt_model_push(w, &in);
+                mwt_check_rows(w);
+            }
+            assert_int_equal(w->owner[0].scaled != 0,
+                             narrow && w->job->global.wire.row_gradients == WIRE_F16);
+            mwt_stop(w);
+        }
+        assert_true(which % 5 < 4 || bytes[1] < bytes[0]);
+    }
+}
+
+/* A request of another dtype than the job's is refused, and says so. */
+static void another_dtype(void **state)
+{
+    static const char *const half[] = {"global.wire.gradients=bfloat16"};
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+    struct ask ask;
+
+    (void)state;
+    mwt_start(w, half, 1);
+    mwt_make_input(&in, 1);
+    assert_int_equal(mwt_do_put(w, &in), 0);
+    assert_int_equal(mwt_do_lookup(w, &in), 0);
+    w->job->global.wire.gradients = WIRE_F16; /* what this trainer sends */
+    mwt_push(w, &in, &ask);
+    w->job->global.wire.gradients = WIRE_BF16;
+    assert_int_equal(mwt_wait_for(w, &ask), RT_EPROTO);
+    assert_non_null(strstr(ask.text, "dtype 1, expected 2"));
+    assert_int_equal(mwt_do_push(w, &in), 0);
+    mwt_stop(w);
+}
+
 static void repeats_are_joined(void **state)
 {
     static struct world world;
@@ -662,6 +726,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(put_lookup_push),
+        cmocka_unit_test(sixteen_bits),
+        cmocka_unit_test(another_dtype),
         cmocka_unit_test(repeats_are_joined),
         cmocka_unit_test(owner_lost_between),
         cmocka_unit_test(an_owner_started_anew_gets_again_what_it_acked),

@@ -1,5 +1,5 @@
-/* tests/unit/test_pool.c -- pooling by hand, against a naive loop in double, and each instruction set
- * against plain, bit for bit. */
+/* tests/unit/test_pool.c -- pooling by hand; for every pair of dtypes against a naive loop in double, and each
+ * instruction set against a naive loop in float, bit for bit. */
 #include "middleware/pool.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/cpu.h"
@@ -17,7 +17,8 @@
 
 static void by_hand(void **state)
 {
-    static const float a[2] = {1, 2}, b[2] = {10, -20}, *const row[2] = {a, b};
+    static const float a[2] = {1, 2}, b[2] = {10, -20};
+    static const void *const row[2] = {a, b};
     static const uint32_t length[4] = {2, 0, 1, 4}, slot[7] = {0, 1, 1, 0, 0, 1, 0};
     static const float weight[7] = {2, 1, 3, 1, 1, 0.5f, -1};
     static const struct {
@@ -38,7 +39,12 @@ static void by_hand(void **state)
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-        struct mw_bags bags = {4, length, slot, table[i].weight, table[i].pooling, 2};
+        struct mw_bags bags = {.samples = 4,
+                               .length = length,
+                               .slot = slot,
+                               .weight = table[i].weight,
+                               .pooling = table[i].pooling,
+                               .dim = 2};
         float out[8];
 
         memset(out, 0x7f, sizeof(out));
@@ -54,18 +60,26 @@ static void by_hand(void **state)
 #define ROWS    150
 #define DIM_MAX 67
 
-static float row_data[ROWS][DIM_MAX], weight[SAMPLES * 8], out[3][SAMPLES * DIM_MAX];
-static const float *row[ROWS];
+/* How far a sum of eight, narrowed, may be off: relative, of its largest summand. */
+static const double tolerance[RT_DTYPE_COUNT] = {1e-6, 0x1p-11 + 1e-6, 0x1p-8 + 1e-6};
+
+static float row_data[ROWS][DIM_MAX], weight[SAMPLES * 8], want[SAMPLES * DIM_MAX];
+static _Alignas(4) uint8_t narrowed[ROWS][DIM_MAX * 4];
+static _Alignas(4) uint8_t expected[SAMPLES * DIM_MAX * 4], out[SAMPLES * DIM_MAX * 4 + 64];
+static const void *row[ROWS];
 static uint32_t length[SAMPLES], slot[SAMPLES * 8];
 
-static void fill(uint64_t seed)
+static void fill(uint64_t seed, uint32_t dtype)
 {
     uint64_t at = 0;
 
     for (size_t r = 0; r < ROWS; r++) {
-        row[r] = row_data[r];
+        row[r] = narrowed[r];
         for (size_t j = 0; j < DIM_MAX; j++)
             row_data[r][j] = rt_normal_f32(rt_draw(seed, at++));
+        row_data[r][r % DIM_MAX] = -0.0f; /* comes out as 0 */
+        rt_narrow(dtype, row_data[r], narrowed[r], DIM_MAX);
+        rt_widen(dtype, narrowed[r], row_data[r], DIM_MAX);
     }
     for (size_t i = 0; i < SAMPLES * 8; i++) {
         slot[i] = (uint32_t)rt_below(rt_draw(seed, at++), ROWS);
@@ -75,65 +89,121 @@ static void fill(uint64_t seed)
         length[s] = (uint32_t)rt_below(rt_draw(seed, at++), 9);
 }
 
-static void check_naive(const struct mw_bags *bags, const float *got)
+/* One element in double, and in float in the order that the header names. */
+static double naive(const struct mw_bags *bags, size_t at, uint32_t n, size_t j, float *single)
 {
-    size_t at = 0;
+    double scale = bags->pooling == RT_POOL_SUM || n == 0 ? 1
+                   : bags->pooling == RT_POOL_MEAN        ? 1.0 / n
+                                                          : 1 / sqrt(n);
+    double sum = 0;
+    float rounded = 0;
 
+    for (uint32_t k = 0; k < n; k++) {
+        float value = row_data[bags->slot[at + k]][j],
+              times = bags->weight ? bags->weight[at + k] : 1;
+
+        sum += (double)times * (double)value;
+        rounded += times * value;
+    }
+    *single = rounded * mw_bag_scale(bags->pooling, n);
+    return sum * scale;
+}
+
+static void check_naive(const struct mw_bags *bags, const void *got)
+{
+    size_t at = 0, count = bags->samples * bags->dim;
+    float single;
+
+    rt_widen(bags->sample_dtype, got, want, count);
     for (size_t s = 0; s < bags->samples; s++) {
         uint32_t n = bags->length ? bags->length[s] : 1;
-        double scale = bags->pooling == RT_POOL_SUM || n == 0 ? 1
-                       : bags->pooling == RT_POOL_MEAN        ? 1.0 / n
-                                                              : 1 / sqrt(n);
 
         for (size_t j = 0; j < bags->dim; j++) {
-            double want = 0;
+            double exact = naive(bags, at, n, j, &single), is = (double)want[s * bags->dim + j];
+            double most = fabs(exact) > 16 ? fabs(exact) : 16;
 
-            for (uint32_t k = 0; k < n; k++)
-                want += (bags->weight ? (double)bags->weight[at + k] : 1.0) *
-                        (double)row_data[bags->slot[at + k]][j];
-            if (fabs(want * scale - (double)got[s * bags->dim + j]) > 1e-4)
-                fail_msg("sample %zu column %zu: got %g, want %g", s, j,
-                         (double)got[s * bags->dim + j], want * scale);
+            if (!(fabs(exact - is) <= tolerance[bags->sample_dtype] * most))
+                fail_msg("rows of dtype %u, samples of %u, sample %zu column %zu: got %g, want %g",
+                         bags->row_dtype, bags->sample_dtype, s, j, is, exact);
+            want[s * bags->dim + j] = single;
         }
         at += n;
     }
+    rt_narrow(bags->sample_dtype, want, expected, count);
 }
 
-static void instruction_sets_agree(void **state)
+static void check_isa(enum rt_isa isa, const struct mw_bags *bags)
 {
-    static const size_t dims[] = {1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 64, DIM_MAX};
+    static void (*const pool[])(const struct mw_bags *, const void *const *,
+                                void *) = {[RT_ISA_PLAIN] = mw_pool_plain,
+                                           [RT_ISA_AVX2] = mw_pool_avx2,
+                                           [RT_ISA_AVX512] = mw_pool_avx512};
+    size_t bytes = bags->samples * bags->dim * (bags->sample_dtype ? 2 : 4);
+
+    if (rt_cpu_isa() < isa)
+        return;
+    memset(out, 0x7f, sizeof(out));
+    pool[isa](bags, row, out);
+    if (isa == RT_ISA_PLAIN)
+        check_naive(bags, out);
+    if (memcmp(expected, out, bytes) != 0)
+        fail_msg("%s, dim %zu, dtypes %u to %u, pooling %d: other bits than the naive loop",
+                 rt_isa_name(isa), bags->dim, bags->row_dtype, bags->sample_dtype,
+                 (int)bags->pooling);
+    assert_int_equal(out[bytes], 0x7f); /* and nothing behind them */
+}
+
+static void every_dtype_on_every_isa(void **state)
+{
+    static const size_t dims[] = {1, 2, 3, 4, 7, 8, 12, 15, 16, 17, 31, 32, 64, DIM_MAX};
     uint64_t seed = 4711;
 
     (void)state;
     printf("seed %llu isa %s\n", (unsigned long long)seed, rt_isa_name(rt_cpu_isa()));
-    fill(seed);
-    for (size_t i = 0; i < ARRAY_LEN(dims) * 12; i++) {
-        size_t bytes = SAMPLES * dims[i / 12] * sizeof(float);
-        struct mw_bags bags = {SAMPLES,
-                               i & 1 ? length : NULL,
-                               slot,
-                               i & 2 ? weight : NULL,
-                               (enum rt_pooling)(i % 12 / 4),
-                               dims[i / 12]};
+    for (uint32_t pair = 0; pair < RT_DTYPE_COUNT * RT_DTYPE_COUNT; pair++) {
+        fill(seed, pair / RT_DTYPE_COUNT);
+        for (size_t i = 0; i < ARRAY_LEN(dims) * 12; i++) {
+            struct mw_bags bags = {.samples = SAMPLES,
+                                   .length = i & 1 ? length : NULL,
+                                   .slot = slot,
+                                   .weight = i & 2 ? weight : NULL,
+                                   .pooling = (enum rt_pooling)(i % 12 / 4),
+                                   .dim = dims[i / 12],
+                                   .row_dtype = pair / RT_DTYPE_COUNT,
+                                   .sample_dtype = pair % RT_DTYPE_COUNT};
 
-        mw_pool_plain(&bags, row, out[0]);
-        check_naive(&bags, out[0]);
-        if (rt_cpu_isa() >= RT_ISA_AVX2) {
-            mw_pool_avx2(&bags, row, out[1]);
-            assert_memory_equal(out[0], out[1], bytes);
-        }
-        if (rt_cpu_isa() >= RT_ISA_AVX512) {
-            mw_pool_avx512(&bags, row, out[2]);
-            assert_memory_equal(out[0], out[2], bytes);
+            for (int isa = RT_ISA_PLAIN; isa <= RT_ISA_AVX512; isa++)
+                check_isa((enum rt_isa)isa, &bags);
         }
     }
+}
+
+/* Narrowed embeddings saturate, as half.h has it. */
+static void what_is_too_large(void **state)
+{
+    static const float large[2] = {60000, -60000};
+    static const uint32_t two[1] = {2}, zeros[2] = {0, 0};
+    const void *const at[1] = {large};
+    struct mw_bags bags = {.samples = 1,
+                           .length = two,
+                           .slot = zeros,
+                           .pooling = RT_POOL_SUM,
+                           .dim = 2,
+                           .sample_dtype = RT_DTYPE_F16};
+    uint16_t got[2];
+
+    (void)state;
+    mw_pool(&bags, at, got);
+    assert_int_equal(got[0], 0x7bff);
+    assert_int_equal(got[1], 0xfbff);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_hand),
-        cmocka_unit_test(instruction_sets_agree),
+        cmocka_unit_test(every_dtype_on_every_isa),
+        cmocka_unit_test(what_is_too_large),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
-/* tests/unit/test_scatter.c -- scattering is the transpose of pooling; each instruction set equals plain,
- * bit for bit. */
+/* tests/unit/test_scatter.c -- scattering by hand; it is the transpose of pooling; for every dtype and scale against a
+ * naive loop in double, and each instruction set against a naive loop in float, bit for bit. */
 #include "middleware/pool.h"
 #include "middleware/scatter.h"
 #include "runtime/base/assert.h"
@@ -33,10 +33,15 @@ static void by_hand(void **state)
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-        struct mw_bags bags = {3, length, slot, table[i].weight, table[i].pooling, 1};
+        struct mw_bags bags = {.samples = 3,
+                               .length = length,
+                               .slot = slot,
+                               .weight = table[i].weight,
+                               .pooling = table[i].pooling,
+                               .dim = 1};
         float sum[2] = {0}, *const row[2] = {&sum[0], &sum[1]};
 
-        mw_scatter(&bags, gradient, row);
+        mw_scatter(&bags, gradient, 1, row);
         if (fabsf(sum[0] - table[i].want[0]) > 1e-5f || fabsf(sum[1] - table[i].want[1]) > 1e-5f)
             fail_msg("%s: got %g %g", table[i].name, (double)sum[0], (double)sum[1]);
     }
@@ -46,18 +51,25 @@ static void by_hand(void **state)
 #define ROWS    90
 #define DIM_MAX 67
 
-static float rows[ROWS * DIM_MAX], gradient[SAMPLES * DIM_MAX], weight[SAMPLES * 8];
-static float pooled[SAMPLES * DIM_MAX], sum[3][ROWS * DIM_MAX], *row[ROWS];
+#define VALUES (SAMPLES * DIM_MAX)
+
+static float rows[ROWS * DIM_MAX], gradient[VALUES], weight[SAMPLES * 8];
+static float pooled[VALUES], sum[ROWS * DIM_MAX], single[ROWS * DIM_MAX], *row[ROWS];
+static double naive[ROWS * DIM_MAX];
+static _Alignas(4) uint8_t narrowed[VALUES * 4];
 static uint32_t length[SAMPLES], slot[SAMPLES * 8];
 
-static void fill(uint64_t seed)
+/* @inverse: of what the gradients were multiplied by before they were narrowed. */
+static void fill(uint64_t seed, uint32_t dtype, float inverse)
 {
     uint64_t at = 0;
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         rows[i] = rt_normal_f32(rt_draw(seed, at++));
-    for (size_t i = 0; i < ARRAY_LEN(gradient); i++)
-        gradient[i] = rt_normal_f32(rt_draw(seed, at++));
+    for (size_t i = 0; i < VALUES; i++)
+        gradient[i] = rt_normal_f32(rt_draw(seed, at++)) * inverse;
+    rt_narrow_scaled(dtype, 1 / inverse, gradient, narrowed, VALUES);
+    rt_widen(dtype, narrowed, gradient, VALUES); /* as they are on the wire */
     for (size_t i = 0; i < SAMPLES * 8; i++) {
         slot[i] = (uint32_t)rt_below(rt_draw(seed, at++), ROWS);
         weight[i] = rt_normal_f32(rt_draw(seed, at++));
@@ -72,60 +84,112 @@ static void point_rows(float *base, size_t dim)
         row[r] = base + r * dim;
 }
 
-typedef void (*scatter_fn)(const struct mw_bags *, const float *, float *const *);
-
-static void run(scatter_fn scatter, const struct mw_bags *bags, float *to)
+static double scale_of(enum rt_pooling pooling, uint32_t n)
 {
-    memset(to, 0, ROWS * bags->dim * sizeof(float));
-    point_rows(to, bags->dim);
-    scatter(bags, gradient, row);
+    return pooling == RT_POOL_SUM || n == 0 ? 1 : pooling == RT_POOL_MEAN ? 1.0 / n : 1 / sqrt(n);
 }
 
-/* <pool(rows), gradient> == <rows, scatter(gradient)> for a linear map and its transpose. */
-static void check_transpose(const struct mw_bags *bags, const float *scattered)
+/* In double, and in float in the order that the header names. */
+static void run_naive(const struct mw_bags *bags, float inverse)
 {
-    double forward = 0, backward = 0, size = 0;
+    memset(naive, 0, sizeof(naive));
+    memset(single, 0, sizeof(single));
+    for (size_t s = 0, at = 0; s < bags->samples; s++) {
+        uint32_t n = bags->length ? bags->length[s] : 1;
 
-    point_rows(rows, bags->dim);
-    mw_pool(bags, (const float *const *)row, pooled);
-    for (size_t i = 0; i < bags->samples * bags->dim; i++) {
-        forward += (double)pooled[i] * (double)gradient[i];
-        size += fabs((double)pooled[i] * (double)gradient[i]);
+        for (size_t end = at + n; at < end; at++) {
+            float times = bags->weight ? bags->weight[at] : 1;
+            float factor = mw_bag_scale(bags->pooling, n) * inverse * times;
+
+            for (size_t j = 0; j < bags->dim; j++) {
+                float value = gradient[s * bags->dim + j];
+                size_t to = bags->slot[at] * bags->dim + j;
+
+                naive[to] +=
+                    scale_of(bags->pooling, n) * (double)inverse * (double)times * (double)value;
+                single[to] += factor * value;
+            }
+        }
     }
-    for (size_t i = 0; i < ROWS * bags->dim; i++)
-        backward += (double)rows[i] * (double)scattered[i];
-    if (fabs(forward - backward) > 1e-6 * size)
-        fail_msg("dim %zu pooling %d: forward %g backward %g", bags->dim, (int)bags->pooling,
-                 forward, backward);
 }
 
-static void instruction_sets_agree(void **state)
+static void check_isa(enum rt_isa isa, const struct mw_bags *bags, float inverse)
 {
-    static const size_t dims[] = {1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 64, DIM_MAX};
+    static void (*const scatter[])(const struct mw_bags *, const void *, float,
+                                   float *const *) = {[RT_ISA_PLAIN] = mw_scatter_plain,
+                                                      [RT_ISA_AVX2] = mw_scatter_avx2,
+                                                      [RT_ISA_AVX512] = mw_scatter_avx512};
+    size_t values = ROWS * bags->dim;
+
+    if (rt_cpu_isa() < isa)
+        return;
+    memset(sum, 0, sizeof(sum));
+    point_rows(sum, bags->dim);
+    scatter[isa](bags, narrowed, inverse, row);
+    for (size_t i = 0; i < values; i++)
+        if (!(fabs(naive[i] - (double)sum[i]) <= 1e-4 * (double)inverse))
+            fail_msg("%s, dim %zu, dtype %u: sum %zu is %g, want %g", rt_isa_name(isa), bags->dim,
+                     bags->sample_dtype, i, (double)sum[i], naive[i]);
+    if (memcmp(single, sum, values * sizeof(float)) != 0)
+        fail_msg("%s, dim %zu, dtype %u, pooling %d: other bits than the naive loop",
+                 rt_isa_name(isa), bags->dim, bags->sample_dtype, (int)bags->pooling);
+    for (size_t i = values; i < ARRAY_LEN(sum); i++)
+        assert_true(sum[i] == 0);
+}
+
+static void every_dtype_on_every_isa(void **state)
+{
+    static const size_t dims[] = {1, 2, 3, 4, 7, 8, 12, 15, 16, 17, 31, 32, 64, DIM_MAX};
+    static const float inverse[] = {1, 0x1p-9f, 0x1p-30f};
     uint64_t seed = 4712;
 
     (void)state;
     printf("seed %llu isa %s\n", (unsigned long long)seed, rt_isa_name(rt_cpu_isa()));
-    fill(seed);
-    for (size_t i = 0; i < ARRAY_LEN(dims) * 12; i++) {
-        size_t bytes = ROWS * dims[i / 12] * sizeof(float);
-        struct mw_bags bags = {SAMPLES,
-                               i & 1 ? length : NULL,
-                               slot,
-                               i & 2 ? weight : NULL,
-                               (enum rt_pooling)(i % 12 / 4),
-                               dims[i / 12]};
+    for (uint32_t pair = 0; pair < RT_DTYPE_COUNT * ARRAY_LEN(inverse); pair++) {
+        fill(seed, pair % RT_DTYPE_COUNT, inverse[pair / RT_DTYPE_COUNT]);
+        for (size_t i = 0; i < ARRAY_LEN(dims) * 12; i++) {
+            struct mw_bags bags = {.samples = SAMPLES,
+                                   .length = i & 1 ? length : NULL,
+                                   .slot = slot,
+                                   .weight = i & 2 ? weight : NULL,
+                                   .pooling = (enum rt_pooling)(i % 12 / 4),
+                                   .dim = dims[i / 12],
+                                   .sample_dtype = pair % RT_DTYPE_COUNT};
 
-        run(mw_scatter_plain, &bags, sum[0]);
-        check_transpose(&bags, sum[0]);
-        if (rt_cpu_isa() >= RT_ISA_AVX2) {
-            run(mw_scatter_avx2, &bags, sum[1]);
-            assert_memory_equal(sum[0], sum[1], bytes);
+            run_naive(&bags, inverse[pair / RT_DTYPE_COUNT]);
+            for (int isa = RT_ISA_PLAIN; isa <= RT_ISA_AVX512; isa++)
+                check_isa((enum rt_isa)isa, &bags, inverse[pair / RT_DTYPE_COUNT]);
         }
-        if (rt_cpu_isa() >= RT_ISA_AVX512) {
-            run(mw_scatter_avx512, &bags, sum[2]);
-            assert_memory_equal(sum[0], sum[2], bytes);
+    }
+}
+
+/* <pool(rows), gradient> == <rows, scatter(gradient)> for a linear map and its transpose. */
+static void transpose_of_pooling(void **state)
+{
+    (void)state;
+    fill(4713, RT_DTYPE_F32, 1);
+    for (size_t i = 0; i < 12; i++) {
+        struct mw_bags bags = {.samples = SAMPLES,
+                               .length = i & 1 ? length : NULL,
+                               .slot = slot,
+                               .weight = i & 2 ? weight : NULL,
+                               .pooling = (enum rt_pooling)(i / 4),
+                               .dim = 17};
+        double forward = 0, backward = 0, size = 0;
+
+        memset(sum, 0, sizeof(sum));
+        point_rows(sum, bags.dim);
+        mw_scatter(&bags, gradient, 1, row);
+        point_rows(rows, bags.dim);
+        mw_pool(&bags, (const void *const *)row, pooled);
+        for (size_t k = 0; k < bags.samples * bags.dim; k++) {
+            forward += (double)pooled[k] * (double)gradient[k];
+            size += fabs((double)pooled[k] * (double)gradient[k]);
         }
+        for (size_t k = 0; k < ROWS * bags.dim; k++)
+            backward += (double)rows[k] * (double)sum[k];
+        if (fabs(forward - backward) > 1e-6 * size)
+            fail_msg("pooling %d: forward %g backward %g", (int)bags.pooling, forward, backward);
     }
 }
 
@@ -133,7 +197,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_hand),
-        cmocka_unit_test(instruction_sets_agree),
+        cmocka_unit_test(every_dtype_on_every_isa),
+        cmocka_unit_test(transpose_of_pooling),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
