@@ -1,7 +1,8 @@
 /* ctl/summary.c -- one object of results.
  *
- * Counts come from the trainer's ledger, which knows each row of each epoch once; what processes used comes
- * from the kernel, at their end. Other tools rely on the names: a field is null where a run has no such
+ * Counts come from the trainer's ledger, which knows each row of each epoch once. What processes used in all comes
+ * from the kernel, at their end; what training took of it, and of the network, they told themselves in the last round of
+ * answers: who was restarted tells only of the time since. Other tools rely on the names: a field is null where a run has no such
  * figure, and never left out. `error` is there only when the run failed. */
 #include "ctl/summary.h"
 #include "ctl/progress.h"
@@ -25,46 +26,38 @@ static json_t *count_or_null(double value)
     return isfinite(value) ? json_integer((json_int_t)(value + 0.5)) : json_null();
 }
 
-static void add_hop(json_t *out, const char *hop, double bytes, double samples)
+/* Bytes of frames sent for training, by hop, for each trained sample: as the series saffron_<role>_hop_bytes_total
+ * count them, headers and beats included. What evaluations sent is left out. */
+static json_t *hops(const struct ctl_snapshot *final, double samples)
 {
-    double known = json_number_value(json_object_get(out, hop));
-
-    if (samples > 0 && isfinite(bytes))
-        json_object_set_new(out, hop, json_real(known + bytes / samples));
-}
-
-/* Bytes per trained sample, by hop. A role's status tells what it sent as {peer role: bytes},
- * lookups of the evaluation included; data-compose and trainer count the payloads of training alone. */
-static json_t *hops(const struct ctl_summary *summary, double samples)
-{
-    static const struct {
-        const char *key, *hop;
-    } counted[] = {
-        {"bytes_put", "data_compose_to_middleware"},
-        {"bytes_train_batch", "data_compose_to_trainer"},
-        {"bytes_embeddings", "middleware_to_trainer"},
-        {"bytes_gradients", "trainer_to_middleware"},
-    };
     json_t *out = json_object();
 
-    for (int role = 0; role < RT_ROLE_COUNT; role++) {
-        const json_t *status;
-        size_t i;
+    for (int role = 0; role < RT_ROLE_COUNT && samples > 0; role++) {
+        for (int to = 0; to < RT_ROLE_COUNT; to++) {
+            const char *from = rt_role_name((enum rt_role)role);
+            const char *peer = rt_role_name((enum rt_role)to);
+            double bytes = ctl_view_hop_bytes(final, (enum rt_role)role, (enum rt_role)to);
+            char hop[80];
 
-        json_array_foreach (summary->final->role[role], i, status) {
-            json_t *sent = json_object_get(status, "bytes_sent"), *bytes;
-            const char *peer;
-
-            json_object_foreach (sent, peer, bytes) {
-                char *hop = rt_xasprintf("%s_to_%s", rt_role_name((enum rt_role)role), peer);
-
-                add_hop(out, hop, json_number_value(bytes), samples);
-                rt_free(hop);
-            }
-            for (size_t k = 0; k < ARRAY_LEN(counted); k++)
-                add_hop(out, counted[k].hop, ctl_view_number(status, counted[k].key), samples);
+            snprintf(hop, sizeof(hop), "%s_to_%s", from, peer);
+            if (bytes > 0)
+                json_object_set_new(out, hop, json_real(bytes / samples));
         }
     }
+    return out;
+}
+
+/* CPU time that training took of all processes of a role, for each trained sample. */
+static json_t *cpu_of_samples(const struct ctl_snapshot *final, double samples)
+{
+    json_t *out = json_object();
+
+    for (int role = 0; role < RT_ROLE_COUNT; role++)
+        json_object_set_new(
+            out, rt_role_name((enum rt_role)role),
+            samples > 0
+                ? real_or_null(1e6 * ctl_view_train_cpu(final, (enum rt_role)role) / samples)
+                : json_null());
     return out;
 }
 
@@ -123,7 +116,9 @@ static json_t *build(const struct ctl_summary *summary)
     json_object_set_new(out, "epochs", json_integer(job->data.epochs));
     put_counts(out, &view);
     put_quality(out, &view);
-    json_object_set_new(out, "bytes_per_sample", hops(summary, view.samples_trained));
+    json_object_set_new(out, "bytes_per_sample", hops(summary->final, view.samples_trained));
+    json_object_set_new(out, "cpu_us_per_sample",
+                        cpu_of_samples(summary->final, view.samples_trained));
     for (int role = 0; role < RT_ROLE_COUNT; role++) {
         const char *name = rt_role_name((enum rt_role)role);
 

@@ -22,20 +22,27 @@ static void text(const json_t *status, const char *key, char *out, size_t size)
     snprintf(out, size, "%s", value ? value : "");
 }
 
-/* Sum over replicas; NaN when nobody told. */
-static double sum(const json_t *list, const char *key)
+/* Sum over replicas of `key`, within their objects `outer` and, in that, `inner` (NULL: as if they were not there); NaN
+ * when nobody told. */
+static double sum_of(const json_t *list, const char *outer, const char *inner, const char *key)
 {
     double total = (double)NAN;
     const json_t *status;
     size_t i;
 
     json_array_foreach (list, i, status) {
-        double value = ctl_view_number(status, key);
+        const json_t *at = outer ? json_object_get(status, outer) : status;
+        double value = ctl_view_number(inner ? json_object_get(at, inner) : at, key);
 
         if (!isnan(value))
             total = isnan(total) ? value : total + value;
     }
     return total;
+}
+
+static double sum(const json_t *list, const char *key)
+{
+    return sum_of(list, NULL, NULL, key);
 }
 
 static double largest(const json_t *list, const char *key)
@@ -189,6 +196,16 @@ void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out)
     if (!json_is_array(out->evaluations))
         out->evaluations = NULL;
     read_rows(snapshot->role[RT_ROLE_EMBEDDING_SERVER], out);
+}
+
+double ctl_view_train_cpu(const struct ctl_snapshot *snapshot, enum rt_role role)
+{
+    return sum_of(snapshot->role[role], "purpose_cpu_seconds", NULL, "train");
+}
+
+double ctl_view_hop_bytes(const struct ctl_snapshot *snapshot, enum rt_role role, enum rt_role to)
+{
+    return sum_of(snapshot->role[role], "hop_bytes", "train", rt_role_name(to));
 }
 
 void ctl_view_waiting(const struct ctl_snapshot *snapshot, char *out, size_t size)

@@ -30,6 +30,10 @@ struct ctl_view {
 void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out);
 /* A number of one status object; NaN when absent, null, or no number. */
 double ctl_view_number(const json_t *status, const char *key);
+/* What training took of all processes of a role, evaluations and starting up apart: CPU seconds, and bytes of frames sent
+ * to the processes of another. NaN when nobody told. */
+double ctl_view_train_cpu(const struct ctl_snapshot *snapshot, enum rt_role role);
+double ctl_view_hop_bytes(const struct ctl_snapshot *snapshot, enum rt_role role, enum rt_role to);
 /* Dense weights must be the same on all ranks; where each steps alone (async), they are after an averaging. */
 bool ctl_view_digests_differ(const struct ctl_view *view);
 /* What the first role that waits for somebody waits for: "trainer/0 waits for middleware"; "": none. */

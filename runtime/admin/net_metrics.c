@@ -1,6 +1,7 @@
 /* runtime/admin/net_metrics.c -- loops and rpcs on the page. */
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
+#include "runtime/base/purpose.h"
 #include "runtime/wire/method.h"
 
 #include <stdio.h>
@@ -77,6 +78,35 @@ void rt_metrics_rpc(struct rt_metrics *metrics, enum rt_role role, struct rt_rpc
     for (size_t i = 0; i < wire_method_count; i++) {
         snprintf(labels, sizeof(labels), "method=\"%s\"", wire_methods[i].name);
         put_method(&at, rpc, &wire_methods[i]);
+    }
+}
+
+/* Whom a role talks to: the methods' two ends, replies included. */
+static bool talk(enum rt_role a, enum rt_role b)
+{
+    for (size_t i = 0; i < wire_method_count; i++) {
+        const struct wire_method_info *info = &wire_methods[i];
+
+        if ((info->from == a && info->to == b) || (info->from == b && info->to == a))
+            return true;
+    }
+    return false;
+}
+
+void rt_metrics_hops(struct rt_metrics *metrics, enum rt_role role)
+{
+    char labels[LABEL_MAX_BYTES];
+    struct place at = {.metrics = metrics, .role = role, .labels = labels};
+
+    for (int to = 0; to < RT_ROLE_COUNT; to++) {
+        if (!talk(role, (enum rt_role)to))
+            continue;
+        for (int purpose = 0; purpose < RT_PURPOSES; purpose++) {
+            snprintf(labels, sizeof(labels), "to=\"%s\",purpose=\"%s\"",
+                     rt_role_name((enum rt_role)to), rt_purpose_name((enum rt_purpose)purpose));
+            put(&at, RT_COUNTER, "hop_bytes_total", "bytes of frames sent, by the role they go to",
+                rt_purpose_sent_bytes((enum rt_purpose)purpose, (enum rt_role)to));
+        }
     }
 }
 

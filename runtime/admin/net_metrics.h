@@ -14,6 +14,10 @@
  * runs. */
 void rt_metrics_rpc(struct rt_metrics *metrics, enum rt_role role, struct rt_rpc *rpc);
 
+/* Bytes of frames that this process sent, by the role that they went to and by what it worked on (runtime/base/purpose.h):
+ * over the trained samples they are the summary's bytes_per_sample. Once a process. */
+void rt_metrics_hops(struct rt_metrics *metrics, enum rt_role role);
+
 /* How long the loop works at a stretch, and in all; what waits in its sockets. name: of the label `loop`; loops of
  * one kind share it or have their own ("control", "data/0"). */
 void rt_metrics_loop(struct rt_metrics *metrics, enum rt_role role, const char *name,

@@ -50,6 +50,9 @@ enum rt_frame_flag {
 /* Methods below 16 are the link's own. */
 enum { RT_METHOD_HANDSHAKE = 1, RT_METHOD_PING = 2, RT_METHOD_ROLE_FIRST = 16 };
 
+/* batch_id: 0 where a frame is about no batch. The upper bit marks the batches of an evaluation (runtime/job/batch_id.h). */
+#define RT_BATCH_EVALUATES (1ull << 63)
+
 struct rt_header {
     uint16_t version, method, flags;
     int32_t status;

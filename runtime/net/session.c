@@ -17,6 +17,7 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/purpose.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -51,6 +52,20 @@ static void say_of(struct rt_session *session, const char *event, const char *re
     rt_log(RT_LOG_WARN, "%s peer=%s reason=\"%s\"%s", event, session->name, reason, more);
 }
 
+/* ---- what is worked on ---- */
+
+/* Replies change nothing: that to the last batch of an epoch may come when the next phase has begun. */
+static enum rt_purpose purpose_of(const struct rt_header *header)
+{
+    enum rt_purpose purpose =
+        header->batch_id & RT_BATCH_EVALUATES ? RT_PURPOSE_EVALUATE : RT_PURPOSE_TRAIN;
+    if (!header->batch_id)
+        return rt_purpose_now();
+    if (!(header->flags & RT_FRAME_REPLY))
+        rt_purpose_begin(purpose);
+    return purpose;
+}
+
 /* ---- sending ---- */
 
 int rt_session_send(struct rt_session *session, struct rt_header *header,
@@ -70,9 +85,11 @@ int rt_session_send(struct rt_session *session, struct rt_header *header,
     if (out->maker) /* its work is not that of sending */
         now = rt_io_now(rpc->io);
     session->sent_ns = now;
+    uint64_t bytes = RT_FRAME_HEADER_SIZE + header->message_size + header->payload_size;
     rt_rpc_count(&rpc->stats.frames_out, 1);
-    rt_rpc_count(&rpc->stats.bytes_out,
-                 RT_FRAME_HEADER_SIZE + header->message_size + header->payload_size);
+    rt_rpc_count(&rpc->stats.bytes_out, bytes);
+    if (session->state == RT_SESSION_UP) /* greetings go to a role that is not known yet */
+        rt_purpose_sent(purpose_of(header), session->remote.role, bytes);
     return 0;
 }
 
@@ -403,8 +420,10 @@ static void on_frame(void *arg, const struct rt_frame *frame)
         (session->peer ? take_greeting : answer_greeting)(session, frame);
     else if (frame->header.flags & RT_FRAME_REPLY)
         rt_rpc_on_reply(session, frame);
-    else
+    else {
+        purpose_of(&frame->header);
         rt_rpc_on_request(session, frame);
+    }
 }
 
 static void on_bytes(void *arg)

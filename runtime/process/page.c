@@ -9,6 +9,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/purpose.h"
 #include "runtime/process/limit.h"
 #include "runtime/process/push.h"
 #include "runtime/process/status.h"
@@ -23,7 +24,7 @@
 /* Touched by: the control loop, or who prints the last page. */
 struct sample {
     uint64_t taken_ns; /* 0: never */
-    _Atomic double cpu_seconds, started;
+    _Atomic double cpu_seconds, started, purpose_seconds[RT_PURPOSES];
     _Atomic uint64_t resident, allocated, active, metadata, retained, peak, limit;
     _Atomic uint64_t open_files, open_files_limit, ready, connected, one;
 };
@@ -59,6 +60,10 @@ static void sample(void *arg)
     now->taken_ns = at;
     rt_usage_now(&usage);
     atomic_store_explicit(&now->cpu_seconds, usage.cpu_seconds, memory_order_relaxed);
+    for (int purpose = 0; purpose < RT_PURPOSES; purpose++)
+        atomic_store_explicit(&now->purpose_seconds[purpose],
+                              (double)rt_purpose_cpu_ns((enum rt_purpose)purpose) * 1e-9,
+                              memory_order_relaxed);
     set(&now->resident, usage.rss_bytes);
     set(&now->peak, usage.peak_rss_bytes);
     set(&now->limit, rt_memory_limit(""));
@@ -89,11 +94,11 @@ static void put(struct rt_page *page, enum rt_metric_kind kind, const char *what
 }
 
 static void put_seconds(struct rt_page *page, enum rt_metric_kind kind, const char *what,
-                        const char *help, const _Atomic double *value)
+                        const char *labels, const char *help, const _Atomic double *value)
 {
     char name[NAME_MAX_BYTES];
 
-    rt_metrics_f64(page->metrics, kind, name_of(page, what, name), NULL, help, value);
+    rt_metrics_f64(page->metrics, kind, name_of(page, what, name), labels, help, value);
 }
 
 static void put_memory(struct rt_page *page)
@@ -130,17 +135,31 @@ static void put_info(struct rt_page *page)
     rt_strbuf_release(&labels);
 }
 
+static void put_purposes(struct rt_page *page)
+{
+    char labels[32];
+
+    for (int purpose = 0; purpose < RT_PURPOSES; purpose++) {
+        snprintf(labels, sizeof(labels), "purpose=\"%s\"",
+                 rt_purpose_name((enum rt_purpose)purpose));
+        put_seconds(page, RT_COUNTER, "purpose_cpu_seconds_total", labels,
+                    "CPU time by what the process worked on", &page->now.purpose_seconds[purpose]);
+    }
+    rt_metrics_hops(page->metrics, page->conf.role);
+}
+
 static void put_all(struct rt_page *page)
 {
     const struct sample *now = &page->now;
 
     put_info(page);
-    put_seconds(page, RT_GAUGE, "start_time_seconds", "when the process began, since 1970",
+    put_seconds(page, RT_GAUGE, "start_time_seconds", NULL, "when the process began, since 1970",
                 &now->started);
     put(page, RT_GAUGE, "ready", NULL, "1 when the role does its work", &now->ready);
     put(page, RT_GAUGE, "nats_connected", NULL, "1 while NATS is reached", &now->connected);
-    put_seconds(page, RT_COUNTER, "cpu_seconds_total", "CPU time of the process, user and system",
-                &now->cpu_seconds);
+    put_seconds(page, RT_COUNTER, "cpu_seconds_total", NULL,
+                "CPU time of the process, user and system", &now->cpu_seconds);
+    put_purposes(page);
     put_memory(page);
     put(page, RT_GAUGE, "open_files", NULL, "open descriptors", &now->open_files);
     put(page, RT_GAUGE, "open_files_limit", NULL, "how many there may be", &now->open_files_limit);

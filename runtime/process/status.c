@@ -2,8 +2,12 @@
 #include "runtime/process/status.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/purpose.h"
+#include "runtime/job/batch_id.h"
+#include "runtime/net/frame.h"
 
 #include <dirent.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -61,6 +65,34 @@ uint64_t rt_open_files_limit(void)
 
     rt_assert(err == 0);
     return limit.rlim_cur;
+}
+
+_Static_assert((uint64_t)RT_SPLIT_EVALUATE << 48 == RT_BATCH_EVALUATES,
+               "a frame's batch_id tells evaluation from training");
+
+void rt_status_put_purposes(json_t *object)
+{
+    json_t *seconds_of = json_object(), *bytes_of = json_object();
+
+    for (int purpose = 0; purpose < RT_PURPOSES; purpose++) {
+        const char *name = rt_purpose_name((enum rt_purpose)purpose);
+        json_t *hops = json_object();
+
+        for (int to = 0; to < RT_ROLE_COUNT; to++) {
+            uint64_t bytes = atomic_load_explicit(
+                rt_purpose_sent_bytes((enum rt_purpose)purpose, (enum rt_role)to),
+                memory_order_relaxed);
+
+            if (bytes)
+                json_object_set_new(hops, rt_role_name((enum rt_role)to),
+                                    json_integer((json_int_t)bytes));
+        }
+        json_object_set_new(bytes_of, name, hops);
+        json_object_set_new(seconds_of, name,
+                            json_real((double)rt_purpose_cpu_ns((enum rt_purpose)purpose) * 1e-9));
+    }
+    json_object_set_new(object, "purpose_cpu_seconds", seconds_of);
+    json_object_set_new(object, "hop_bytes", bytes_of);
 }
 
 char *rt_status_text(json_t *object)

@@ -16,6 +16,10 @@ void rt_usage_now(struct rt_usage *out);
 uint64_t rt_open_files(void);
 uint64_t rt_open_files_limit(void);
 
+/* Add what runtime/base/purpose.h counts: "purpose_cpu_seconds" {purpose: seconds} and "hop_bytes" {purpose: {peer role: bytes of
+ * frames sent}}, all purposes, and the peers that were sent something. */
+void rt_status_put_purposes(json_t *object);
+
 /* Takes `object`; one line of JSON, the caller's (rt_free). Never NULL. */
 char *rt_status_text(json_t *object);
 

@@ -127,7 +127,7 @@ PY
 summary_fields="job mode model dataset seed epochs steps samples_read samples_trained samples_quarantined"
 summary_fields+=" samples_dropped train_seconds samples_per_second train_loss test_auc test_logloss"
 summary_fields+=" test_samples test_auc_best_possible staleness_max rows_total bytes_per_row bytes_per_sample"
-summary_fields+=" cpu_seconds peak_rss_bytes checkpoint"
+summary_fields+=" cpu_seconds cpu_us_per_sample peak_rss_bytes checkpoint"
 
 # What holds for every run that succeeded.
 expect_success() {
@@ -141,6 +141,6 @@ expect_success() {
         "abs(samples_per_second * train_seconds / samples_trained - 1) < 1e-3" \
         "1 <= staleness_max <= $staleness" "rows_total > 0" "bytes_per_row > 0" \
         "set(cpu_seconds) == {'data_compose', 'middleware', 'embedding_server', 'trainer'}" \
-        "all(v > 0 for v in cpu_seconds.values())" "all(v > 1 << 20 for v in peak_rss_bytes.values())"
+        "all(0 < cpu_us_per_sample[r] * samples_trained < 1e6 * cpu_seconds[r] for r in cpu_seconds)" "all(v > 1 << 20 for v in peak_rss_bytes.values())"
     nothing_left
 }

@@ -14,7 +14,7 @@ SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\
 # Made by the runtime, so in every role.
 COMMON = """info start_time_seconds ready nats_connected cpu_seconds_total memory_bytes peak_resident_bytes open_files
 open_files_limit log_messages_total send_queue_bytes loop_busy_seconds_total loop_turn_seconds sent_bytes_total
-received_bytes_total frames_bad_total reconnects_total links_refused_total""".split()
+received_bytes_total frames_bad_total reconnects_total links_refused_total purpose_cpu_seconds_total hop_bytes_total""".split()
 ASKS = {
     "data_compose": ["PutBatch", "TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet"],
     "trainer": ["LookupBatch", "PushGradients", "ReleaseBatch"],
@@ -143,6 +143,13 @@ def agree(folder):
     pushed = total(samples, "saffron_trainer_request_seconds_count", method="PushGradients")
     if pushed < total(samples, "saffron_trainer_batches_trained_total"):
         wrong("PushGradients: %d, fewer than the batches trained" % pushed)
+    for role in ASKS:
+        used, parts = (total(samples, "saffron_%s_%scpu_seconds_total" % (role, part)) for part in ("", "purpose_"))
+        sent, hops = (total(samples, "saffron_%s_%s_bytes_total" % (role, what)) for what in ("sent", "hop"))
+        train = total(samples, "saffron_%s_purpose_cpu_seconds_total" % role, purpose="train")
+        print("%s: %.3f s of CPU, %.3f by purpose, %.3f training; %d bytes, %d by hop" % (role, used, parts, train, sent, hops))
+        if abs(used - parts) > 0.05 + 0.02 * used or not 0 < train < parts or not 0.95 * sent - 20000 < hops <= sent:
+            wrong("%s: its parts by purpose or by hop are not the whole" % role)
     for side in ("sent", "received"):
         print("%s: %d bytes" % (side, sum(total(samples, "saffron_%s_%s_bytes_total" % (r, side)) for r in ASKS)))
 

@@ -120,11 +120,15 @@ for role, files, sockets in (line.split() for line in open(sys.argv[3])):
     if not process["descriptors"] - 4 <= int(files) <= process["descriptors"] or int(sockets) < process["links"]:
         bad.append(line)
 for hop, got in run["bytes_per_sample"].items():
+    if hop not in plan["bytes_per_sample"]:  # answers without a payload
+        if got > 2:
+            bad.append(f"{hop}: {got:.1f} bytes of a sample, which no plan has")
+        continue
     want = plan["bytes_per_sample"][hop]
     line = f"{hop}: {got:.1f} bytes of a sample, planned {want:.1f}"
     print(line)
-    # Owners' answers are counted with beats and evaluation, other hops without their frames.
-    if not 0.8 <= got / want <= 1.1:
+    # The last batches of a split are short, and their frames are not.
+    if not 0.9 <= got / want <= 1.1:
         bad.append(line)
 if bad:
     print("not as planned:", *bad, sep="\n  ")

@@ -288,12 +288,16 @@ static struct ctl_snapshot a_snapshot(void)
         " \"samples_trained\": 1000, \"samples_read\": 1003, \"samples_quarantined\": 3,"
         " \"samples_dropped\": 0, \"train_seconds\": 0.5, \"train_loss\": 0.25, \"test_auc\": 0.75,"
         " \"test_logloss\": 0.5, \"test_samples\": 200, \"staleness_max\": 4,"
-        " \"bytes_gradients\": 2000}]");
+        " \"purpose_cpu_seconds\": {\"other\": 9, \"train\": 0.004, \"evaluate\": 7},"
+        " \"hop_bytes\": {\"other\": {}, \"train\": {\"middleware\": 2000}}}]");
     snapshot.role[RT_ROLE_EMBEDDING_SERVER] =
-        statuses("[{\"rows_total\": 10, \"rows_refused\": 3, \"bytes_per_row\": 100, "
-                 "\"bytes_sent\": {\"middleware\": "
-                 "500}}, null,"
-                 " {\"rows_total\": 30, \"bytes_per_row\": 200, \"waiting\": \"middleware\"}]");
+        statuses("[{\"rows_total\": 10, \"rows_refused\": 3, \"bytes_per_row\": 100,"
+                 " \"purpose_cpu_seconds\": {\"train\": 0.002},"
+                 " \"hop_bytes\": {\"train\": {\"middleware\": 300}, \"evaluate\": "
+                 "{\"middleware\": 800}}}, null,"
+                 " {\"rows_total\": 30, \"bytes_per_row\": 200, \"waiting\": \"middleware\","
+                 " \"purpose_cpu_seconds\": {\"train\": 0.003},"
+                 " \"hop_bytes\": {\"train\": {\"middleware\": 200}}}]");
     return snapshot;
 }
 
@@ -330,7 +334,7 @@ static struct ctl_snapshot two_ranks(const char *digest0, const char *digest1)
         " \"samples_read\": 1603, \"samples_quarantined\": 3, \"samples_per_epoch\": 300,"
         " \"train_seconds\": 9, \"train_began\": 101, \"train_ended\": 105,"
         " \"evaluated_seconds\": 7, \"train_loss\": 0.75, \"train_loss_samples\": 300,"
-        " \"staleness_max\": 4, \"batches_retried\": 2, \"bytes_gradients\": 3200}]");
+        " \"staleness_max\": 4, \"batches_retried\": 2}]");
 
     json_object_set_new(json_array_get(trainers, 0), "dense_digest", json_string(digest0));
     json_object_set_new(json_array_get(trainers, 1), "dense_digest", json_string(digest1));
@@ -438,6 +442,7 @@ static void summary_has_every_field(void **state)
         "bytes_per_row",
         "bytes_per_sample",
         "cpu_seconds",
+        "cpu_us_per_sample",
         "peak_rss_bytes",
         "checkpoint",
     };
@@ -445,8 +450,13 @@ static void summary_has_every_field(void **state)
     json_t *good = summary_of(&snapshot, NULL), *bad;
     double rate = json_number_value(json_object_get(good, "samples_per_second"));
     const json_t *hop = json_object_get(good, "bytes_per_sample");
+    const json_t *cpu = json_object_get(good, "cpu_us_per_sample");
 
     (void)state;
+    assert_int_equal(json_object_size(hop), 2);
+    assert_true(fabs(json_number_value(json_object_get(cpu, "trainer")) - 4) < 1e-9);
+    assert_true(fabs(json_number_value(json_object_get(cpu, "embedding_server")) - 5) < 1e-9);
+    assert_true(json_is_null(json_object_get(cpu, "middleware"))); /* none has told */
     assert_true(rate == 2000);
     assert_true(json_number_value(json_object_get(hop, "trainer_to_middleware")) == 2);
     assert_true(json_number_value(json_object_get(hop, "embedding_server_to_middleware")) == 0.5);
