@@ -69,7 +69,7 @@ EBS_BENCHES := $(EBS_BENCH)/bench \
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm faults
+.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm faults soak
 .SECONDARY:
 all: announce programs
 
@@ -144,7 +144,7 @@ fuzz: ## libFuzzer over every parser (clang); FUZZ=name... SECONDS=60 for each
 	@$(MAKE) --no-print-directory SAN=fuzz CC=clang B=build/fuzz $(FUZZ:%=build/fuzz/fuzz_%)
 	@tests/fuzz/run.sh build/fuzz $(SECONDS) $(FUZZ)
 BENCH_C := $(notdir $(basename $(wildcard tests/bench/*.c)))
-BENCH   ?= $(sort $(BENCH_C) $(filter-out lib,$(notdir $(basename $(wildcard tests/bench/*.sh)))))
+BENCH   ?= $(sort $(BENCH_C) $(filter-out lib soak,$(notdir $(basename $(wildcard tests/bench/*.sh)))))
 BENCH_PROGRAMS = $(patsubst %,$(B)/tests/bench/%,$(filter $(BENCH_C),$(BENCH))) \
                  $(if $(filter embedding_server,$(BENCH)),$(EBS_BENCHES))
 bench: programs $(BENCH_PROGRAMS) ## measure: build/bench/<name>.json; BENCH=name...
@@ -154,6 +154,8 @@ storm: programs ## nats-server killed in every other turn of 3 s, for 10 minutes
 	@STORM_SECONDS=600 tests/bench/nats_storm.sh $(B)
 faults: programs $(B)/tests/e2e/faults ## FAULTS=10000 faults of the network, in jobs whose rows count
 	@FAULTS=$(or $(FAULTS),10000) SAFFRON_BUILD=$(B) tests/e2e/faults.sh
+soak: programs ## configs/bench, epoch after epoch, for MINUTES=60: memory and descriptors of every process
+	@MINUTES=$(or $(MINUTES),60) tests/bench/soak.sh $(B)
 docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables
 	$(Q)mkdir -p docs && $< >docs/config.md
 check: $(B)/scripts/config_doc ## format, lint, layering, header self-containment

@@ -1,21 +1,34 @@
 #!/usr/bin/env bash
-# Samples per second of a whole job, configs/bench with one process of each role, beside the same model in one
-# PyTorch process that has its data in memory already; and the CPU time that each role takes for a sample.
+# What a whole job costs: configs/bench with one process of each role, with 2 and 4 embedding servers, and with 2
+# middlewares. CPU time of each role for a trained sample, bytes on each hop, and samples per second beside the same
+# model in one PyTorch process that has its data in memory already.
 #
+# CPU times are the processes' own accounts of training (summary.json, cpu_us_per_sample): from the first batch on, evaluation
+# and starting up left out. Demanded: data-compose, middleware and embedding server together at most 5 us a sample, and
+# the other shapes within 10 % of the first. Shapes run in turns, ROUNDS (3) times; medians count. On a machine that is
+# busy or slow no round begins after two minutes.
+#   SHAPES="servers1 servers4"   only these      WIRE=float32   element type on all four paths
 # The peer is a script that is not ours: SAFFRON_TORCH_REFERENCE (default ../shared/bench/torch_reference.py); without
-# it there is no limit to compare with. ROUNDS (3) runs of each, in turns; medians count. On a machine that is busy or
-# slow no round begins after two minutes. CPU times are of whole processes: start, evaluation and end are in them.
+# it there is no limit to compare with.
 . "$(dirname "$0")/lib.sh"
 reference=${SAFFRON_TORCH_REFERENCE:-../shared/bench/torch_reference.py}
 blas=${SAFFRON_OPENBLAS:-/usr/lib/x86_64-linux-gnu/openblas-openmp/libblas.so.3}
 rounds=${ROUNDS:-3}
+wire=${WIRE:-float32}
+read -ra shapes <<<"${SHAPES:-servers1 servers2 servers4 middlewares2}"
+declare -A shape_args=(
+    [servers1]="" [servers2]="--embedding-servers 2" [servers4]="--embedding-servers 4" [middlewares2]="--middlewares 2"
+)
 
-"$B/saffron-data-compose" generate --out "$out/data" --rows 2000000 --test-rows 100000 --features 26 --ids 100000 \
-    --dense 13 --seed 1
+make_bench_data 2000000 100000
 
-run_ours() {
-    "$B/saffron" local --config configs/bench --data "$out/data" --run-dir "$work/run-$1" --timeout 200 --quiet \
-        >"$work/run-$1.out" 2>&1 || die "round $1: $(cat "$work/run-$1.out")"
+run_ours() { # SHAPE ROUND
+    local args
+    [ -n "${shape_args[$1]+there}" ] || die "no shape '$1': expected ${!shape_args[*]}"
+    read -ra args <<<"${shape_args[$1]}"
+    "$B/saffron" local --config configs/bench --data "$bench_data" --run-dir "$work/$1-$2" --timeout 200 --quiet \
+        --set "global.wire.dtype=$wire" ${args[@]+"${args[@]}"} >"$work/run.out" 2>&1 ||
+        die "$1, round $2: $(cat "$work/run.out")"
 }
 
 run_peer() {
@@ -30,26 +43,45 @@ if [ ! -f "$reference" ]; then
 fi
 for ((round = 1; round <= rounds; round++)); do
     [ "$round" -eq 1 ] || [ "$SECONDS" -lt 120 ] || break
-    run_ours "$round"
+    for shape in "${shapes[@]}"; do
+        run_ours "$shape" "$round"
+    done
     [ ! -f "$reference" ] || run_peer "$round"
 done
 
-PYTHONPATH=tests/bench "$python" -B - "$work" "$out/end_to_end.json" <<'PY'
+PYTHONPATH=tests/bench "$python" -B - "$work" "$out/end_to_end.json" "$wire" "${shapes[@]}" <<'PY'
 import glob, json, sys
 import report
-work, path = sys.argv[1:]
-ours = [json.load(open(f)) for f in sorted(glob.glob(work + "/run-*/summary.json"))]
-peer = [json.loads(line)["median_sps"] for f in sorted(glob.glob(work + "/peer-*.jsonl"))
-        for line in open(f) if '"summary"' in line]
-speed = report.median([s["samples_per_second"] for s in ours])
-entries = [report.entry("end_to_end", speed, "samples/s", report.median(peer), "torch_reference synth dlrm, 2 threads")]
-cost = {role: report.median([1e6 * s["cpu_seconds"][role] / s["samples_trained"] for s in ours])
-        for role in ours[0]["cpu_seconds"]}
-for role in cost:
-    entries.append(report.entry("cpu_" + role, cost[role], "us/sample"))
-entries.append(report.entry("cpu_all", sum(cost.values()), "us/sample"))
-entries.append(report.entry("rounds", len(ours), "runs"))
-entries.append(report.entry("test_auc", report.median([s["test_auc"] for s in ours]), "AUC"))
-entries.append(report.entry("rss_all", report.median([sum(s["peak_rss_bytes"].values()) for s in ours]), "bytes"))
+work, path, wire, *shapes = sys.argv[1:]
+LIMIT_US, SHAPES_RATIO = 5.0, 0.9
+PATH = ("data_compose", "middleware", "embedding_server")
+
+def median_of(runs, get):
+    return report.median([get(run) for run in runs])
+
+runs = {shape: [json.load(open(f)) for f in sorted(glob.glob(f"{work}/{shape}-*/summary.json"))] for shape in shapes}
+first, peer = runs[shapes[0]], [json.loads(line)["median_sps"] for f in sorted(glob.glob(work + "/peer-*.jsonl"))
+                                for line in open(f) if '"summary"' in line]
+entries = [report.entry("end_to_end", median_of(first, lambda s: s["samples_per_second"]), "samples/s", report.median(peer),
+                        "torch_reference synth dlrm, 2 threads")]
+base = None
+for shape in shapes:
+    for role in runs[shape][0]["cpu_us_per_sample"]:
+        entries.append(report.entry(f"cpu_{role}_{shape}", median_of(runs[shape], lambda s: s["cpu_us_per_sample"][role]),
+                                    "us/sample"))
+    cost = median_of(runs[shape], lambda s: sum(s["cpu_us_per_sample"][role] for role in PATH))
+    entries.append(report.entry(f"cpu_path_{shape}", cost, "us/sample", LIMIT_US, "data-compose, middleware, embedding server",
+                                more_is_better=False, demanded=1))
+    if base is None:
+        base = cost
+    else:
+        entries.append(report.entry(f"cpu_path_{shape}_beside_{shapes[0]}", cost, "us/sample", base, shapes[0],
+                                    more_is_better=False, demanded=SHAPES_RATIO))
+for hop in sorted(first[0]["bytes_per_sample"]):
+    entries.append(report.entry(hop, median_of(first, lambda s: s["bytes_per_sample"][hop]), "bytes/sample"))
+entries.append(report.entry("wire_bytes_of_an_element", {"float32": 4}.get(wire, 2), "bytes"))
+entries.append(report.entry("rounds", len(first), "runs"))
+entries.append(report.entry("test_auc", median_of(first, lambda s: s["test_auc"]), "AUC"))
+entries.append(report.entry("rss_all", median_of(first, lambda s: sum(s["peak_rss_bytes"].values())), "bytes"))
 report.write(path, entries)
 PY

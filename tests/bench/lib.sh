@@ -20,3 +20,10 @@ die() {
     echo "bench: $*" >&2
     exit 1
 }
+
+# make_bench_data ROWS TEST_ROWS -- what configs/bench trains, in $bench_data: Criteo's shape, the same at every call.
+make_bench_data() {
+    bench_data=$out/data
+    "$B/saffron-data-compose" generate --out "$bench_data" --rows "$1" --test-rows "$2" --features 26 \
+        --ids 100000 --dense 13 --seed 1
+}

@@ -35,7 +35,7 @@ def write(path, entries):
         beside = f"  limit {e['limit']:.6g} ({e['limit_name']}), ratio {e['ratio']:.3f}" if e["limit"] else ""
         if "demanded" in e:
             beside += f" of {e['demanded']:.3g}" + ("" if e["ratio"] >= e["demanded"] else ": SHORT")
-        print(f"  {e['name']:<28} {e['value']:>12.6g} {e['unit']}{beside}")
+        print(f"  {e['name']:<42} {e['value']:>12.6g} {e['unit']}{beside}")
     with open(path + ".new", "w") as f:
         json.dump({"machine": machine(), "entries": entries}, f, indent=1)
         f.write("\n")

@@ -1,0 +1,160 @@
+"""soak.py BUILD DATA RUN OUT MINUTES -- does anything grow, when one job goes on and on?
+
+Each second: resident bytes and open descriptors of the roles, their supervisor and nats-server, as /proc has them; all go to
+OUT.csv. After a warm-up (a sixth of the time, 10 minutes at most) a straight line is laid through the resident bytes of
+each process: its slope may be at most 0.5 % of the mean in an hour, and no process may have more descriptors in the last
+quarter than it ever had in the first. At the end the job is stopped, and has lost and refused nothing until then.
+
+nats-server is not ours: it is in the report and not judged. An hour is what is demanded: of less than 30 minutes no slope can be
+told from noise, so a short soak reports it and judges only the rest. OUT.json is the report; the exit status is 1 when
+something failed.
+"""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import report
+
+SLOPE_MAX = 0.5  # % in an hour
+JUDGED_MINUTES = 30
+EVERY_S = 1.0
+START_S = 120
+OTHERS = ("nats",)
+
+build, data, run, out, minutes = sys.argv[1:5] + [int(sys.argv[5])]
+
+
+def read(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return f.read()
+    except FileNotFoundError:
+        return ""
+
+
+def resident(pid):
+    found = re.search(r"^VmRSS:\s+(\d+) kB", read(f"/proc/{pid}/status"), re.M)
+    return 1024 * int(found[1]) if found else None
+
+
+def descriptors(pid):
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except FileNotFoundError:
+        return None
+
+
+class Job:
+    def __init__(self):
+        with open(out + ".out", "w", encoding="utf-8") as text:
+            self.supervisor = subprocess.Popen(
+                [build + "/saffron", "local", "--config", "configs/bench", "--data", data, "--run-dir", run, "--quiet",
+                 "--timeout", "0", "--epochs", "1000000"], stdout=text, stderr=subprocess.STDOUT)
+        ends = time.monotonic() + START_S
+        while " epoch_over " not in self.log():  # all rows are made, all buffers have found their size
+            if self.supervisor.poll() is not None or time.monotonic() > ends:
+                self.fail(f"no epoch was over after {START_S} s")
+            time.sleep(0.1)
+        self.pids = {name: int(read(f"{run}/pids/{name}")) for name in sorted(os.listdir(run + "/pids"))}
+        self.pids["supervisor"] = self.supervisor.pid
+
+    def log(self):
+        return read(run + "/logs/trainer-0.log")
+
+    def fail(self, why):
+        self.supervisor.kill()  # the roles die with it
+        self.supervisor.wait()
+        sys.exit(f"soak: {why}: {read(out + '.out').strip()}")
+
+    def sample(self):
+        """{process: (resident bytes, descriptors)}"""
+        now = {name: (resident(pid), descriptors(pid)) for name, pid in self.pids.items()}
+        gone = [name for name, numbers in now.items() if None in numbers]
+        if gone or self.supervisor.poll() is not None:
+            self.fail(f"{', '.join(gone) or 'the job'} ended after {len(self.log().split(' epoch_over ')) - 1} epochs")
+        return now
+
+    def stop(self):
+        """The summary of a job that was asked to end."""
+        self.supervisor.send_signal(signal.SIGINT)
+        self.supervisor.wait(60)
+        return json.loads(read(run + "/summary.json"))
+
+
+def slope_of(seconds, values):
+    """Least squares: % of the mean in an hour."""
+    n = len(values)
+    mean_x, mean_y = sum(seconds) / n, sum(values) / n
+    spread = sum((x - mean_x) ** 2 for x in seconds)
+    line = sum((x - mean_x) * (y - mean_y) for x, y in zip(seconds, values)) / spread if spread else 0.0
+    return 100 * line * 3600 / mean_y
+
+
+def soak(job):
+    """[(seconds, {process: (resident, descriptors)})]"""
+    start, samples = time.monotonic(), []
+    with open(out + ".csv", "w", encoding="ascii") as csv:
+        csv.write("seconds," + ",".join(f"{name}_rss,{name}_fd" for name in job.pids) + "\n")
+        while time.monotonic() - start < 60 * minutes:
+            at, now = time.monotonic() - start, job.sample()
+            samples.append((at, now))
+            csv.write(f"{at:.2f}," + ",".join(f"{rss},{fd}" for rss, fd in now.values()) + "\n")
+            csv.flush()
+            time.sleep(max(0.0, len(samples) * EVERY_S - (time.monotonic() - start)))
+    return samples
+
+
+def judge(samples, names):
+    """Entries of the report, and what is wrong."""
+    warm = min(600, 10 * minutes)
+    late = [s for s in samples if s[0] >= warm]
+    seconds, quarter = [s[0] for s in late], max(1, len(late) // 4)
+    entries, wrong = [], []
+    print(f"  {'process':<22}{'warm':>12}{'end':>12}{'most':>12}{'% an hour':>12}{'descriptors':>14}")
+    for name in names:
+        rss, fd = ([s[1][name][k] for s in late] for k in (0, 1))
+        slope, most_fd = slope_of(seconds, rss), [max(fd[:quarter]), max(fd[-quarter:])]
+        judged = name not in OTHERS
+        print(f"  {name:<22}{rss[0]:>12,}{rss[-1]:>12,}{max(rss):>12,}{slope:>+12.3f}{most_fd[0]:>8} > {most_fd[1]}"
+              + ("" if judged else "  (not judged)"))
+        entries += [
+            report.entry(f"rss_{name}", rss[-1], "bytes"),
+            report.entry(f"slope_{name}", slope, "%/hour"),
+            report.entry(f"descriptors_{name}", most_fd[1], "descriptors"),
+        ]
+        if judged and slope >= SLOPE_MAX and minutes >= JUDGED_MINUTES:
+            wrong.append(f"{name}: resident memory grows by {slope:.2f} % an hour, at most {SLOPE_MAX} is allowed")
+        if judged and most_fd[1] > most_fd[0]:
+            wrong.append(f"{name}: {most_fd[0]} descriptors early, {most_fd[1]} late")
+    if minutes < JUDGED_MINUTES:
+        print(f"  slopes are not judged: {minutes} minutes are less than {JUDGED_MINUTES}")
+    worst = max(slope_of(seconds, [s[1][name][0] for s in late]) for name in names if name not in OTHERS)
+    entries.append(report.entry("slope_worst", max(worst, 1e-3), "%/hour", SLOPE_MAX, "flat", more_is_better=False, demanded=1))
+    return entries, wrong
+
+
+def main():
+    job = Job()
+    samples = soak(job)
+    epochs, summary = job.log().count(" epoch_over "), job.stop()
+    print(f"soak: {minutes} minutes, {len(samples)} samples, {epochs} epochs, {summary['samples_trained']:,} samples trained")
+    entries, wrong = judge(samples, list(job.pids))
+    entries += [report.entry("samples_trained", summary["samples_trained"], "samples"),
+                report.entry("minutes", minutes, "minutes")]
+    for what in ("samples_dropped", "samples_quarantined", "batches_retried"):
+        entries.append(report.entry(what, summary[what], what.split("_", maxsplit=1)[0]))
+        if summary[what]:
+            wrong.append(f"{what}: {summary[what]}, expected 0")
+    report.write(out + ".json", entries)
+    for line in wrong:
+        print(f"soak: FAILED: {line}")
+    if not wrong:
+        print("soak: nothing grew, nothing was lost")
+    return bool(wrong)
+
+
+sys.exit(main())
