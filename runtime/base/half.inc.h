@@ -7,7 +7,8 @@
  *
  *     half_vec             as many 16-bit elements as a register has floats, anywhere in memory
  *     bf16_wide f16_wide   half_vec -> vec, exact
- *     bf16_near f16_near   vec -> half_vec, to the nearest even; a finite value never becomes infinity */
+ *     bf16_near f16_near   vec -> half_vec, to the nearest even; a finite value never becomes infinity
+ *     bf16_block f16_block the same of an array, with a scale or without one */
 #include "runtime/base/vec.inc.h"
 
 typedef uint16_t half_vec __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
@@ -127,3 +128,71 @@ KERNEL half_vec f16_near(vec value)
 
     return f16_cut(value, ((ivec)value >> 13 & 1) + 0x0fff, (ivec)shifted - 0x4b400000);
 }
+
+/* ---- arrays to 16 bits ---- */
+
+#define BF16_MOST 0x7f7f8000 /* from here on, the nearest bfloat16 may be infinity */
+#define F16_MOST  0x477fe000 /* 65,504 */
+
+/* Negative where the magnitude is `most` or more. */
+KERNEL ivec reaches(vec value, uint32_t most)
+{
+    return (ivec)((uvec)magnitude_of((ivec)value) + (0x80000000u - most));
+}
+
+KERNEL half_vec bf16_quick(vec value)
+{
+    uvec bits = (uvec)value;
+
+    return to_half((ivec)((bits + ((bits >> 16 & 1) + 0x7fff)) >> 16));
+}
+
+KERNEL half_vec f16_quick(vec value)
+{
+#if defined(__AVX512F__)
+    return (half_vec)_mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+    return (half_vec)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
+#else
+    return f16_near(value);
+#endif
+}
+
+/* Without the product where none is asked for. */
+KERNEL vec times(vec value, float scale, int scaled)
+{
+    if (scaled)
+        value *= scale;
+    return value;
+}
+
+/* The few instructions that do for all but the largest values, and one look at all of it whether one was there: then it is done
+ * again with care. */
+#define NARROW(kind, most)                                                                         \
+    KERNEL void kind##_block(const float *restrict in, uint16_t *restrict out, size_t n,           \
+                             float scale, int scaled)                                              \
+    {                                                                                              \
+        size_t whole = n / WIDTH * WIDTH;                                                          \
+        ivec large = {0};                                                                          \
+        half_vec last;                                                                             \
+                                                                                                   \
+        for (size_t j = 0; j < whole; j += WIDTH) {                                                \
+            vec value = times(*(const vec *)(in + j), scale, scaled);                              \
+                                                                                                   \
+            *(half_vec *)(out + j) = kind##_quick(value);                                          \
+            large |= reaches(value, most);                                                         \
+        }                                                                                          \
+        for (size_t j = 0; any_negative(large) && j < whole; j += WIDTH) {                         \
+            vec value = times(*(const vec *)(in + j), scale, scaled);                              \
+                                                                                                   \
+            *(half_vec *)(out + j) = kind##_near(value);                                           \
+        }                                                                                          \
+        if (whole < n) {                                                                           \
+            vec value = load(in + whole, n - whole, 0);                                            \
+                                                                                                   \
+            last = kind##_near(times(value, scale, scaled));                                       \
+            memcpy(out + whole, &last, (n - whole) * sizeof(*out));                                \
+        }                                                                                          \
+    }
+NARROW(bf16, BF16_MOST)
+NARROW(f16, F16_MOST)

@@ -1,72 +1,12 @@
 /* runtime/base/half_loops.inc.h -- the loops of half.h; LOOPS_NAME is what they are called.
  *
- * Narrowing takes the few instructions that do for all but the largest values, and looks at a block as a whole whether one was
- * there; then the block is done again with the care that half.inc.h takes. */
+ * Narrowing goes a block at a time, for one large value makes a block be done again. */
 #include "runtime/base/half.h"
 #include "runtime/base/half.inc.h"
 
-#define BLOCK     512        /* elements */
-#define BF16_MOST 0x7f7f8000 /* from here on, the nearest bfloat16 may be infinity */
-#define F16_MOST  0x477fe000 /* 65,504 */
+#define BLOCK 512 /* elements */
 
-/* Negative where the magnitude is `most` or more. */
-KERNEL ivec reaches(vec value, uint32_t most)
-{
-    return (ivec)((uvec)magnitude_of((ivec)value) + (0x80000000u - most));
-}
-
-KERNEL half_vec bf16_quick(vec value)
-{
-    uvec bits = (uvec)value;
-
-    return to_half((ivec)((bits + ((bits >> 16 & 1) + 0x7fff)) >> 16));
-}
-
-KERNEL half_vec f16_quick(vec value)
-{
-#if defined(__AVX512F__)
-    return (half_vec)_mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif defined(__F16C__)
-    return (half_vec)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
-#else
-    return f16_near(value);
-#endif
-}
-
-/* Without the product where none is asked for. */
-KERNEL vec times(vec value, float scale, int scaled)
-{
-    if (scaled)
-        value *= scale;
-    return value;
-}
-
-#define NARROW(kind, most)                                                                         \
-    KERNEL void kind##_block(const float *restrict in, uint16_t *restrict out, size_t n,           \
-                             float scale, int scaled)                                              \
-    {                                                                                              \
-        size_t whole = n / WIDTH * WIDTH;                                                          \
-        ivec large = {0};                                                                          \
-        half_vec last;                                                                             \
-                                                                                                   \
-        for (size_t j = 0; j < whole; j += WIDTH) {                                                \
-            vec value = times(*(const vec *)(in + j), scale, scaled);                              \
-                                                                                                   \
-            *(half_vec *)(out + j) = kind##_quick(value);                                          \
-            large |= reaches(value, most);                                                         \
-        }                                                                                          \
-        for (size_t j = 0; any_negative(large) && j < whole; j += WIDTH) {                         \
-            vec value = times(*(const vec *)(in + j), scale, scaled);                              \
-                                                                                                   \
-            *(half_vec *)(out + j) = kind##_near(value);                                           \
-        }                                                                                          \
-        if (whole < n) {                                                                           \
-            vec value = load(in + whole, n - whole, 0);                                            \
-                                                                                                   \
-            last = kind##_near(times(value, scale, scaled));                                       \
-            memcpy(out + whole, &last, (n - whole) * sizeof(*out));                                \
-        }                                                                                          \
-    }                                                                                              \
+#define NARROW_ALL(kind)                                                                           \
     static void kind##_narrow(const float *in, void *to, size_t n)                                 \
     {                                                                                              \
         uint16_t *out = to;                                                                        \
@@ -83,8 +23,8 @@ KERNEL vec times(vec value, float scale, int scaled)
             kind##_block(in, out, BLOCK, scale, 1);                                                \
         kind##_block(in, out, n, scale, 1);                                                        \
     }
-NARROW(bf16, BF16_MOST)
-NARROW(f16, F16_MOST)
+NARROW_ALL(bf16)
+NARROW_ALL(f16)
 
 #define WIDEN_ALL(kind)                                                                            \
     static void kind##_widen_all(const void *in, float *out, size_t n)                             \
