@@ -100,9 +100,7 @@ static void list_each(struct ebs_applier *applier)
             struct ebs_run *run = &applier->run[applier->n_runs++];
 
             *run = run_of(applier, p, part->m.table[t]);
-            run->update.id = part->id[t];
-            run->update.grad = part->grad[t];
-            run->update.n = part->m.n_ids[t];
+            ebs_part_rows(part, t, &run->update);
         }
     }
 }
@@ -220,7 +218,8 @@ static const struct ebs_run *next_rows(struct ebs_applier *applier, struct ebs_u
     left = run->update.n - applier->at_row;
     *update = run->update;
     update->id += applier->at_row;
-    update->grad += applier->at_row * ebs_table_dim(table);
+    update->grad = (const uint8_t *)update->grad +
+                   applier->at_row * ebs_table_dim(table) * wire_dtype_size(update->dtype);
     update->n = left < most ? left : most;
     applier->at_row += update->n;
     return run;

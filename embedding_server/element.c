@@ -19,8 +19,13 @@ static const struct ebs_element_loops *select_loops(size_t dim)
 
 void ebs_element_widen(const struct ebs_weights *weights, float *out)
 {
-    rt_assert(weights->dtype <= WIRE_BF16);
-    select_loops(weights->dim)->widen[weights->dtype](weights, out);
+    ebs_element_read(weights, WIRE_F32, out);
+}
+
+void ebs_element_read(const struct ebs_weights *weights, uint32_t dtype, void *out)
+{
+    rt_assert(weights->dtype <= WIRE_BF16 && dtype <= WIRE_BF16);
+    select_loops(weights->dim)->read[weights->dtype][dtype](weights, out);
 }
 
 void ebs_element_round(uint32_t dtype, const float *in, uint8_t *out, size_t dim)

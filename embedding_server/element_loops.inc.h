@@ -8,39 +8,76 @@
 
 #include "embedding_server/element_row.inc.h"
 
-static inline void f32_copy(const float *restrict in, float *restrict out, size_t dim)
-{
-    memcpy(out, in, dim * sizeof(float));
-}
+/* ---- one row as another dtype ---- */
+
+#define COPY(kind, type)                                                                           \
+    KERNEL void kind##_to_##kind(const type *restrict in, type *restrict out, size_t dim)          \
+    {                                                                                              \
+        memcpy(out, in, dim * sizeof(type));                                                       \
+    }
+COPY(f32, float)
+COPY(f16, uint16_t)
+COPY(bf16, uint16_t)
+
+#define TO_AND_FROM(kind)                                                                          \
+    KERNEL void f32_to_##kind(const float *restrict in, uint16_t *restrict out, size_t dim)        \
+    {                                                                                              \
+        kind##_block(in, out, dim, 1, 0);                                                          \
+    }                                                                                              \
+    KERNEL void kind##_to_f32(const uint16_t *restrict in, float *restrict out, size_t dim)        \
+    {                                                                                              \
+        kind##_widen(in, out, dim);                                                                \
+    }
+TO_AND_FROM(f16)
+TO_AND_FROM(bf16)
+
+#define ACROSS(from, to)                                                                           \
+    KERNEL void from##_to_##to(const uint16_t *restrict in, uint16_t *restrict out, size_t dim)    \
+    {                                                                                              \
+        float wide[WIRE_DIM_MAX];                                                                  \
+                                                                                                   \
+        from##_widen(in, wide, dim);                                                               \
+        to##_block(wide, out, dim, 1, 0);                                                          \
+    }
+ACROSS(f16, bf16)
+ACROSS(bf16, f16)
+
+/* ---- many rows ---- */
 
 /* Rows of the dims that most tables have: known here, they need no loops over what is left of a vector. */
-#define WIDEN_ROWS(name, type, one, dim)                                                           \
-    static void name(const struct ebs_weights *weights, float *out, size_t n_dim)                  \
+#define READ_ROWS(name, from, to, one, dim)                                                        \
+    static void name(const struct ebs_weights *weights, to *out, size_t n_dim)                     \
     {                                                                                              \
         (void)n_dim;                                                                               \
         for (size_t i = 0; i < weights->n; i++, out += (dim))                                      \
             if (weights->row[i])                                                                   \
-                one((const type *)(weights->row[i]), out, (dim));                                  \
+                one((const from *)(weights->row[i]), out, (dim));                                  \
     }
-#define WIDEN_DIMS(dtype, type, one)                                                               \
-    WIDEN_ROWS(dtype##_rows_8, type, one, 8)                                                       \
-    WIDEN_ROWS(dtype##_rows_16, type, one, 16)                                                     \
-    WIDEN_ROWS(dtype##_rows_32, type, one, 32)                                                     \
-    WIDEN_ROWS(dtype##_rows_64, type, one, 64)                                                     \
-    WIDEN_ROWS(dtype##_rows, type, one, n_dim)                                                     \
-    static void dtype##_widen_rows(const struct ebs_weights *weights, float *out)                  \
+#define READ(pair, from, to)                                                                       \
+    READ_ROWS(pair##_8, from, to, pair, 8)                                                         \
+    READ_ROWS(pair##_16, from, to, pair, 16)                                                       \
+    READ_ROWS(pair##_32, from, to, pair, 32)                                                       \
+    READ_ROWS(pair##_64, from, to, pair, 64)                                                       \
+    READ_ROWS(pair##_any, from, to, pair, n_dim)                                                   \
+    static void pair##_rows(const struct ebs_weights *weights, void *out)                          \
     {                                                                                              \
         size_t dim = weights->dim;                                                                 \
                                                                                                    \
-        (dim == 8    ? dtype##_rows_8                                                              \
-         : dim == 16 ? dtype##_rows_16                                                             \
-         : dim == 32 ? dtype##_rows_32                                                             \
-         : dim == 64 ? dtype##_rows_64                                                             \
-                     : dtype##_rows)(weights, out, dim);                                           \
+        (dim == 8    ? pair##_8                                                                    \
+         : dim == 16 ? pair##_16                                                                   \
+         : dim == 32 ? pair##_32                                                                   \
+         : dim == 64 ? pair##_64                                                                   \
+                     : pair##_any)(weights, out, dim);                                             \
     }
-WIDEN_DIMS(f32, float, f32_copy)
-WIDEN_DIMS(f16, uint16_t, f16_widen)
-WIDEN_DIMS(bf16, uint16_t, bf16_widen)
+READ(f32_to_f32, float, float)
+READ(f32_to_f16, float, uint16_t)
+READ(f32_to_bf16, float, uint16_t)
+READ(f16_to_f32, uint16_t, float)
+READ(f16_to_f16, uint16_t, uint16_t)
+READ(f16_to_bf16, uint16_t, uint16_t)
+READ(bf16_to_f32, uint16_t, float)
+READ(bf16_to_f16, uint16_t, uint16_t)
+READ(bf16_to_bf16, uint16_t, uint16_t)
 
 static void f32_round_row(const float *in, uint8_t *out, size_t dim)
 {
@@ -76,9 +113,15 @@ static void f32_dither_row(uint64_t key, const float *in, uint8_t *out, size_t d
 NARROW_ROW(f16)
 NARROW_ROW(bf16)
 
+#define READ_FROM(from)                                                                            \
+    {                                                                                              \
+        [WIRE_F32] = from##_to_f32_rows, [WIRE_F16] = from##_to_f16_rows,                          \
+        [WIRE_BF16] = from##_to_bf16_rows                                                          \
+    }
+
 const struct ebs_element_loops LOOPS_NAME = {
-    .widen =
-        {[WIRE_F32] = f32_widen_rows, [WIRE_F16] = f16_widen_rows, [WIRE_BF16] = bf16_widen_rows},
+    .read =
+        {[WIRE_F32] = READ_FROM(f32), [WIRE_F16] = READ_FROM(f16), [WIRE_BF16] = READ_FROM(bf16)},
     .round = {[WIRE_F32] = f32_round_row, [WIRE_F16] = f16_round_row, [WIRE_BF16] = bf16_round_row},
     .dither =
         {[WIRE_F32] = f32_dither_row, [WIRE_F16] = f16_dither_row, [WIRE_BF16] = bf16_dither_row},

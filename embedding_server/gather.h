@@ -32,7 +32,7 @@ struct ebs_part {
     uint64_t batch_id;
     struct wire_apply_gradients m;
     const uint64_t **id; /* [m.n_tables] -> [m.n_ids[t]] */
-    const float **grad;  /* [m.n_tables] -> [m.n_ids[t]][dim] */
+    const void **grad;   /* [m.n_tables] -> [m.n_ids[t]][dim] elements of m.dtype */
     struct rt_buf *payload;
     struct rt_call *call;     /* owed one answer; NULL: answered */
     struct rt_arena *arena;   /* owned; NULL: belongs to somebody else */

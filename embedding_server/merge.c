@@ -5,7 +5,7 @@
  *
  * The slots are made once, for the table with most rows, and cleared piece by piece before each table, for
  * clearing those of a million ids takes longer than a piece should. All memory is taken before the first row is
- * added, so what can fail fails at once. */
+ * added, so what can fail fails at once. Sums are float32; what comes narrower is widened into the cache, then added. */
 #include "embedding_server/merge.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -18,13 +18,12 @@
 #define AHEAD       16u                /* rows whose slots are asked for early */
 
 struct source {
-    uint32_t table;
-    const uint64_t *id;
-    const float *grad;
-    size_t n;
+    uint32_t table;         /* in the job's list */
+    struct ebs_update rows; /* as ebs_part_rows() tells them */
 };
 
 struct sum {
+    const struct ebs_table *table;
     struct ebs_merged out;
     uint64_t *id; /* [most], as out.id */
     float *grad;  /* [most][dim] */
@@ -52,6 +51,15 @@ static size_t slots_for(size_t rows)
 
 /* ---- what is to be done ---- */
 
+void ebs_part_rows(const struct ebs_part *part, uint32_t t, struct ebs_update *out)
+{
+    out->id = part->id[t];
+    out->grad = part->grad[t];
+    out->n = part->m.n_ids[t];
+    out->dtype = part->m.dtype;
+    out->unscale = part->m.scale ? 1.0f / part->m.scale[t] : 1.0f;
+}
+
 /* Counting sort by table; within a table in the order of the parts. */
 static int sort_sources(struct ebs_merge *merge, uint32_t n_tables, struct ebs_part *const *part,
                         size_t n)
@@ -75,9 +83,12 @@ static int sort_sources(struct ebs_merge *merge, uint32_t n_tables, struct ebs_p
     for (size_t p = 0; p < n; p++) {
         const struct wire_apply_gradients *m = &part[p]->m;
 
-        for (uint32_t t = 0; t < m->n_tables; t++)
-            merge->source[begin[m->table[t]]++] =
-                (struct source){m->table[t], part[p]->id[t], part[p]->grad[t], m->n_ids[t]};
+        for (uint32_t t = 0; t < m->n_tables; t++) {
+            struct source *source = &merge->source[begin[m->table[t]]++];
+
+            source->table = m->table[t];
+            ebs_part_rows(part[p], t, &source->rows);
+        }
     }
     rt_free(begin);
     return 0;
@@ -87,6 +98,7 @@ static int make_sum(struct sum *sum, const struct ebs_table *table)
 {
     size_t bytes;
 
+    sum->table = table;
     sum->dim = ebs_table_dim(table);
     if (sum->most >= UINT32_MAX)
         return RT_FAIL(RT_ELIMIT, "table %s: %zu gradients in one step, expected fewer than %u",
@@ -116,7 +128,7 @@ static int make_sums(struct ebs_merge *merge, struct ebs_table *const *table)
         sum->out.table = merge->source[i].table;
         sum->first = i;
         for (; i < merge->n_sources && merge->source[i].table == sum->out.table; i++)
-            sum->most += merge->source[i].n;
+            sum->most += merge->source[i].rows.n;
         sum->end = i;
         err = make_sum(sum, table[sum->out.table]);
         if (err)
@@ -180,15 +192,22 @@ static void add_row(struct sum *sum, uint32_t *slot, size_t mask, uint64_t id, c
         to[j] += grad[j];
 }
 
-static void add_rows(struct sum *sum, uint32_t *slot, const struct source *source, size_t from,
+static void add_rows(struct sum *sum, uint32_t *slot, const struct ebs_update *rows, size_t from,
                      size_t n)
 {
-    size_t mask = slots_for(sum->most) - 1;
+    size_t mask = slots_for(sum->most) - 1, most = ebs_update_wide(sum->table, rows), here;
+    float wide[EBS_WIDE];
 
-    for (size_t i = from; i < from + n; i++) {
-        if (i + AHEAD < source->n)
-            __builtin_prefetch(&slot[rt_hash_id(source->id[i + AHEAD]) & mask]);
-        add_row(sum, slot, mask, source->id[i], source->grad + i * sum->dim);
+    for (size_t at = from; at < from + n; at += here) {
+        const float *grad;
+
+        here = from + n - at < most ? from + n - at : most;
+        grad = ebs_update_gradients(sum->table, rows, at, here, wide);
+        for (size_t i = at; i < at + here; i++, grad += sum->dim) {
+            if (i + AHEAD < rows->n)
+                __builtin_prefetch(&slot[rt_hash_id(rows->id[i + AHEAD]) & mask]);
+            add_row(sum, slot, mask, rows->id[i], grad);
+        }
     }
 }
 
@@ -205,17 +224,15 @@ static bool clear(struct ebs_merge *merge, size_t slots)
 bool ebs_merge_piece(struct ebs_merge *merge, size_t rows)
 {
     struct sum *sum = &merge->sum[merge->at_sum];
-    const struct source *source;
 
     if (merge->at_sum == merge->n_sums)
         return false;
     if (merge->cleared < slots_for(sum->most) && !clear(merge, slots_for(sum->most)))
         return true;
     while (rows > 0 && sum->first + merge->at_source < sum->end) {
-        size_t n;
+        const struct ebs_update *source = &merge->source[sum->first + merge->at_source].rows;
+        size_t n = source->n - merge->at_row < rows ? source->n - merge->at_row : rows;
 
-        source = &merge->source[sum->first + merge->at_source];
-        n = source->n - merge->at_row < rows ? source->n - merge->at_row : rows;
         add_rows(sum, merge->slot, source, merge->at_row, n);
         rows -= n;
         merge->at_row += n;

@@ -2,7 +2,7 @@
  *
  * Gradients of an id that comes several times are added in the order of the parts (ranks), and within a part in the
  * order of its rows; ids stand in the order of their first occurrence. Where the work was cut into pieces does
- * not change a bit of it.
+ * not change a bit of it. What is added is float32, whatever the parts came in.
  * Touch: owner thread only. */
 #ifndef EBS_MERGE_H
 #define EBS_MERGE_H
@@ -11,6 +11,9 @@
 #include "embedding_server/table.h"
 
 struct ebs_merge;
+
+/* Ids and gradients of a part's table, as an update has them. The rest of the update stays. */
+void ebs_part_rows(const struct ebs_part *part, uint32_t t, struct ebs_update *out);
 
 /* What came of one table. */
 struct ebs_merged {

@@ -82,8 +82,7 @@ static int listen_on(struct ebs_owner *owner)
     return err ? err : rt_rpc_listen(owner->rpc, conf->listen, owner->address);
 }
 
-#define REFUSED                                                                                    \
-    (RT_REFUSE_ROWS | RT_REFUSE_ROW_GRADIENTS | RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
+#define REFUSED (RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
 
 int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
 {

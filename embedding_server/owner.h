@@ -1,6 +1,6 @@
 /* embedding_server/owner.h -- one owner: the tables of a range of shards, behind two methods.
  *
- *   LookupRows      ids -> weights; a missing row reads as its initial value. With a step: waits until
+ *   LookupRows      ids -> weights, as `global.wire.rows` has them; a missing row reads as its initial value. With a step: waits until
  *                   that step is applied (mode `full`).
  *   ApplyGradients  ids and gradients -> ack. Applied exactly once per batch, however often it is asked.
  *

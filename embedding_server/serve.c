@@ -5,8 +5,8 @@
  *                   -> replies -> lookups that waited for this step                           serve_apply.c
  *   large ones:     the same, a piece at a time                                               turn.c
  *
- * Ids and gradients stay where they arrived, in the request's payload; an answer's rows are written where
- * they leave from. What waits holds its payload and its call; both are given back when the answer is
+ * Ids and gradients stay where they arrived, in the request's payload, and an answer's rows are written where
+ * they leave from, in the wire's dtype: what is not float32 is converted a stretch of rows at a time, in the cache. What waits holds its payload and its call; both are given back when the answer is
  * known, also if the asker is gone by then. */
 #include "embedding_server/serve.h"
 #include "runtime/base/assert.h"
@@ -33,7 +33,7 @@ int ebs_check_ids(const struct ebs_owner *owner, const uint64_t *id, size_t n)
 }
 
 int ebs_check_head(const struct ebs_owner *owner, uint64_t shard_map, const uint32_t *table,
-                   uint32_t n_tables, uint32_t dtype)
+                   uint32_t n_tables)
 {
     const struct rt_job *job = owner->conf.job;
 
@@ -42,9 +42,15 @@ int ebs_check_head(const struct ebs_owner *owner, uint64_t shard_map, const uint
                        (unsigned long long)shard_map, (unsigned long long)owner->shard_map);
     if (n_tables > 0 && table[n_tables - 1] >= job->n_tables)
         return RT_FAIL(RT_EPROTO, "table %u, the job has %u", table[n_tables - 1], job->n_tables);
-    if (dtype != WIRE_F32)
-        return RT_FAIL(RT_EPROTO, "rows of dtype %u, expected float32 (%u)", dtype, WIRE_F32);
     return 0;
+}
+
+int ebs_check_dtype(const char *key, uint32_t expected, uint32_t dtype)
+{
+    if (dtype == expected)
+        return 0;
+    return RT_FAIL(RT_EPROTO, "request of dtype %s, expected %s, as %s of the job",
+                   rt_dtype_name(dtype), rt_dtype_name(expected), key);
 }
 
 uint64_t ebs_rows_of(const uint32_t *n_ids, uint32_t n_tables)

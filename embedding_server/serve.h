@@ -63,7 +63,9 @@ void ebs_refuse(struct ebs_owner *owner, struct rt_call *call, int err);
 /* RT_EOWNER: ids that are not ours mean that the sender's map of shards is wrong; nothing of it is served. */
 int ebs_check_ids(const struct ebs_owner *owner, const uint64_t *id, size_t n);
 int ebs_check_head(const struct ebs_owner *owner, uint64_t shard_map, const uint32_t *table,
-                   uint32_t n_tables, uint32_t dtype);
+                   uint32_t n_tables);
+/* What rows or gradients come in is told by the job: `expected`, of the configuration's `key`. */
+int ebs_check_dtype(const char *key, uint32_t expected, uint32_t dtype);
 uint64_t ebs_rows_of(const uint32_t *n_ids, uint32_t n_tables);
 /* What a request is: memory gone through, in bytes. More than EBS_AT_ONCE is done in pieces, with other requests in
  * between. */

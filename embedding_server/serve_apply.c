@@ -20,8 +20,11 @@
 static int part_check(const struct ebs_owner *owner, const struct ebs_part *part)
 {
     const struct wire_apply_gradients *m = &part->m;
-    int err = ebs_check_head(owner, m->shard_map, m->table, m->n_tables, m->dtype);
+    int err = ebs_check_head(owner, m->shard_map, m->table, m->n_tables);
 
+    if (!err)
+        err = ebs_check_dtype("global.wire.row_gradients",
+                              owner->conf.job->global.wire.row_gradients, m->dtype);
     if (err)
         return err;
     if (rt_batch_split(part->batch_id) >= RT_SPLIT_EVALUATE)
@@ -42,7 +45,7 @@ static int part_segments(const struct ebs_owner *owner, struct rt_arena *arena,
     int err = 0;
 
     part->id = rt_arena_array(arena, const uint64_t *, m->n_tables);
-    part->grad = rt_arena_array(arena, const float *, m->n_tables);
+    part->grad = rt_arena_array(arena, const void *, m->n_tables);
     if (!part->id || !part->grad)
         return RT_FAIL(RT_ENOMEM, "no memory to update %u tables", m->n_tables);
     for (uint32_t t = 0; t < m->n_tables && !err; t++) {
@@ -51,7 +54,7 @@ static int part_segments(const struct ebs_owner *owner, struct rt_arena *arena,
 
         err = rt_segment_take(&segments, m->n_ids[t], sizeof(uint64_t), &id);
         if (!err)
-            err = rt_segment_take(&segments, m->n_ids[t] * dim, sizeof(float), &grad);
+            err = rt_segment_take(&segments, m->n_ids[t] * dim, wire_dtype_size(m->dtype), &grad);
         part->id[t] = id;
         part->grad[t] = grad;
     }

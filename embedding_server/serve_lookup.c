@@ -20,8 +20,11 @@ static int lookup_read(const struct ebs_owner *owner, const struct wire_lookup_r
                        struct rt_buf *payload, const uint64_t **id, size_t *reply_bytes)
 {
     struct rt_segments segments = rt_segments_of(payload);
-    size_t end = 0;
-    int err = ebs_check_head(owner, m->shard_map, m->table, m->n_tables, m->dtype);
+    size_t end = 0, size = wire_dtype_size(m->dtype);
+    int err = ebs_check_head(owner, m->shard_map, m->table, m->n_tables);
+
+    if (!err)
+        err = ebs_check_dtype("global.wire.rows", owner->conf.job->global.wire.rows, m->dtype);
 
     for (uint32_t t = 0; t < m->n_tables && !err; t++) {
         size_t dim = owner->conf.job->table[m->table[t]].dim;
@@ -31,7 +34,7 @@ static int lookup_read(const struct ebs_owner *owner, const struct wire_lookup_r
         if (err)
             break;
         id[t] = ids;
-        rt_segment_put(&end, m->n_ids[t] * dim * sizeof(float));
+        rt_segment_put(&end, m->n_ids[t] * dim * size);
     }
     if (!err)
         err = rt_segments_end(&segments);
@@ -53,7 +56,8 @@ static size_t rows_left(const struct ebs_lookup *lookup, size_t most)
 
 static size_t row_bytes(const struct ebs_owner *owner, const struct ebs_lookup *lookup)
 {
-    return ebs_table_dim(owner->table[lookup->table[lookup->at_table]]) * sizeof(float);
+    return ebs_table_dim(owner->table[lookup->table[lookup->at_table]]) *
+           wire_dtype_size(owner->conf.job->global.wire.rows);
 }
 
 /* Tables begin at multiples of 64 bytes. */
@@ -71,7 +75,7 @@ static size_t put_rows(const struct ebs_owner *owner, struct ebs_lookup *lookup,
     size_t pad = pad_before(lookup), bytes = pad + n * row_bytes(owner, lookup);
 
     memset(at, 0, pad);
-    lookup->found += ebs_table_lookup(table, id, n, (float *)(void *)(at + pad));
+    lookup->found += ebs_table_lookup_as(table, owner->conf.job->global.wire.rows, id, n, at + pad);
     lookup->made += bytes;
     lookup->at_row += (uint32_t)n;
     if (lookup->at_row == lookup->n_ids[lookup->at_table]) {
@@ -130,8 +134,9 @@ static size_t make(void *arg, uint8_t *at, size_t room)
 void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup)
 {
     uint64_t rows = ebs_rows_of(lookup->n_ids, lookup->n_tables);
-    struct wire_lookup_rows_reply reply = {
-        .n_tables = lookup->n_tables, .n_ids = lookup->n_ids, .dtype = WIRE_F32};
+    struct wire_lookup_rows_reply reply = {.n_tables = lookup->n_tables,
+                                           .n_ids = lookup->n_ids,
+                                           .dtype = owner->conf.job->global.wire.rows};
     bool made = lookup->at_table == lookup->n_tables;
     struct rt_maker maker = {.make = make, .arg = &(struct making){owner, lookup}};
     struct rt_piece piece = {

@@ -1,6 +1,6 @@
 /* embedding_server/table.c -- a table's life, looking up many rows at once, what there is.
  *
- * In:  id[n].    Out: row[n][dim].        Changing rows: update.c. Upkeep between updates: tend.c.
+ * In:  id[n].    Out: row[n][dim] in the dtype asked for.        Changing rows: update.c. Upkeep between updates: tend.c.
  *
  *   id -hash-> index line -tag-> row number -> row {id | meta | weights | state}       index.h, slab.h
  *
@@ -9,13 +9,14 @@
  * many misses are under way as the CPU can have:
  *   1. hash all ids of a stretch, and prefetch their index lines;
  *   2. match tags in the index lines -> candidate rows, and prefetch them, to L2 (both: stage.h);
- *   3. rows: compare the id, copy or widen; updates: run the optimizer.
+ *   3. rows: compare the id, copy or convert; updates: run the optimizer.
  * A stretch is small enough that its index lines stay in L1 and its rows in L2 until they are used.
  * The id stands in the row and not in the index line: it shares the row's first cache line, keeps an index
  * entry at 5 bytes, and lets the index be rebuilt from the rows. */
 #include "embedding_server/table_inner.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
 
@@ -150,27 +151,47 @@ static void initial(const struct ebs_table *table, uint64_t id, float *out)
         out);
 }
 
+static void initial_as(const struct ebs_table *table, uint32_t dtype, uint64_t id, void *out)
+{
+    float wide[EBS_DIM_MAX];
+
+    if (dtype == WIRE_F32) {
+        initial(table, id, out);
+        return;
+    }
+    initial(table, id, wide);
+    rt_narrow(dtype, wide, out, table->dim);
+}
+
 /* @return how many ids have a row */
-static size_t copy_rows(const struct ebs_table *table, struct ebs_stretch *s, float *out)
+static size_t copy_rows(const struct ebs_table *table, struct ebs_stretch *s, uint32_t dtype,
+                        uint8_t *out)
 {
     const uint8_t *weight[EBS_STRETCH];
-    size_t missing = ebs_settle(table, s);
+    size_t bytes = table->dim * wire_dtype_size(dtype), missing = ebs_settle(table, s);
 
     for (size_t i = 0; i < s->n; i++)
         weight[i] = s->row[i] ? s->row[i] + table->layout.weight : NULL;
-    ebs_element_widen(
+    ebs_element_read(
         &(struct ebs_weights){
             .row = weight, .n = s->n, .dim = table->dim, .dtype = table->job.dtype},
-        out);
+        dtype, out);
     for (size_t i = 0; i < s->n && missing > 0; i++)
         if (!weight[i])
-            initial(table, s->id[i], out + i * table->dim);
+            initial_as(table, dtype, s->id[i], out + i * bytes);
     return s->n - missing;
 }
 
 size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_t n, float *row)
 {
+    return ebs_table_lookup_as(table, WIRE_F32, id, n, row);
+}
+
+size_t ebs_table_lookup_as(const struct ebs_table *table, uint32_t dtype, const uint64_t *id,
+                           size_t n, void *row)
+{
     size_t hits = 0, bytes = table->layout.weight + table->layout.weight_bytes;
+    size_t out_bytes = table->dim * wire_dtype_size(dtype);
     struct ebs_stretch s;
 
     /* The hardware sees a copy coming, and brings the rest of a long row as soon as it is asked for: of the machine's limit at
@@ -179,7 +200,7 @@ size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_
         bytes = LONG_ROW;
     for (size_t at = 0; at < n; at += EBS_STRETCH) {
         ebs_stage(table, id + at, n - at < EBS_STRETCH ? n - at : EBS_STRETCH, bytes, &s);
-        hits += copy_rows(table, &s, row + at * table->dim);
+        hits += copy_rows(table, &s, dtype, (uint8_t *)row + at * out_bytes);
     }
     return hits;
 }

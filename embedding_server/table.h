@@ -39,14 +39,20 @@ uint32_t ebs_table_dim(const struct ebs_table *table);
  * @id: [n]     @row: [n][dim] float32 whatever the rows are stored in; caller's memory.
  * Changes nothing: no row is created or counted as used.  Return: number of ids that had a row. */
 size_t ebs_table_lookup(const struct ebs_table *table, const uint64_t *id, size_t n, float *row);
+/* The same as elements of `dtype` (enum wire_dtype): rows stored in it as they are, others to the nearest (element.h).
+ * @row: [n][dim], aligned as its elements are. */
+size_t ebs_table_lookup_as(const struct ebs_table *table, uint32_t dtype, const uint64_t *id,
+                           size_t n, void *row);
 
 /* One update: gradient i belongs to id[i] whatever the other ids' rows are. */
 struct ebs_update {
     const uint64_t *id; /* [n]; an id that comes twice is applied twice, in order */
-    const float *grad;  /* [n][dim] */
+    const void *grad;   /* [n][dim] elements of `dtype`, aligned as they are */
     size_t n;
-    float lr;      /* finite */
-    uint64_t step; /* the group's, from 1 on */
+    uint32_t dtype; /* enum wire_dtype */
+    float unscale;  /* a gradient is its element times this; 0 counts as 1 */
+    float lr;       /* finite */
+    uint64_t step;  /* the group's, from 1 on */
     uint64_t
         draw; /* names the update, for draws that it makes: the step in synchronous modes, else the batch id */
     uint32_t
@@ -74,6 +80,13 @@ void ebs_table_tick(struct ebs_table *table, uint64_t time_ms);
  * @out: added to, not cleared. */
 void ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
                      struct ebs_applied *out);
+
+/* Gradients of an update as float32, some at a time: where they are such already, in place.
+ * @at, n: which, n at most ebs_update_wide()     @wide: [EBS_WIDE], for those that are not. */
+#define EBS_WIDE ((size_t)16 << 10)
+size_t ebs_update_wide(const struct ebs_table *table, const struct ebs_update *update);
+const float *ebs_update_gradients(const struct ebs_table *table, const struct ebs_update *update,
+                                  size_t at, size_t n, float *wide);
 
 /* Forget a row: from now on it reads as its initial value. false: there was none. */
 bool ebs_table_remove(struct ebs_table *table, uint64_t id);

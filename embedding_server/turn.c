@@ -217,6 +217,7 @@ int ebs_turn_join(struct ebs_job *job, const struct ebs_part *part)
     joined->part = (struct ebs_part){.batch_id = part->batch_id, .m = part->m, .call = part->call};
     joined->part.m.n_tables = 0; /* its rows are the request's */
     joined->part.m.table = joined->part.m.n_ids = NULL;
+    joined->part.m.scale = NULL;
     *job->joined_end = joined;
     job->joined_end = &joined->next;
     job->n_joined++;

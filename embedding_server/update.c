@@ -2,12 +2,14 @@
  *
  * In:  id[n], grad[n][dim].    Out: changed rows.     For each stretch of ids:
  *
+ *   0. widen  gradients that are not float32 as they came, into the cache
  *   1. stage  hash, index lines, rows on their way to L2 (stage.h)
  *   2. find   settle every id -> row[i], where its row is, or NULL (gradient not usable, or missing: place[]);
  *             stamp the rows found with this update's tick
  *   3. make   each id that is missing: admission -> ask the index again -> room -> a new row
  *   4. run    the optimizer over the rows of row[]
  *
+ * A stretch is 256 ids, or as many as the gradients that there is room to widen.
  * Gradient i is only ever addressed as grad + i * dim: an id that is missing, new, evicted or left out cannot
  * shift its neighbours' gradients.
  *
@@ -22,11 +24,37 @@
 #include "embedding_server/table_inner.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 
 #include <math.h>
 #include <string.h>
 
 #define VICTIMS 64u
+
+/* ---- widen ---- */
+
+static bool is_wide(const struct ebs_update *update)
+{
+    return update->dtype == WIRE_F32 && (update->unscale == 0.0f || update->unscale == 1.0f);
+}
+
+size_t ebs_update_wide(const struct ebs_table *table, const struct ebs_update *update)
+{
+    return is_wide(update) ? SIZE_MAX : EBS_WIDE / table->dim;
+}
+
+const float *ebs_update_gradients(const struct ebs_table *table, const struct ebs_update *update,
+                                  size_t at, size_t n, float *wide)
+{
+    float unscale = update->unscale == 0.0f ? 1.0f : update->unscale;
+    const uint8_t *from =
+        (const uint8_t *)update->grad + at * table->dim * wire_dtype_size(update->dtype);
+
+    if (is_wide(update))
+        return (const float *)(const void *)from;
+    rt_widen_scaled(update->dtype, unscale, from, wide, n * table->dim);
+    return wide;
+}
 
 /* ---- find ---- */
 
@@ -270,14 +298,18 @@ void ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
     struct ebs_applied applied = {0};
     struct ebs_stretch s;
     uint32_t place[EBS_STRETCH];
+    float wide[EBS_WIDE];
+    size_t most = ebs_update_wide(table, update), n;
     struct making making = {
         .table = table, .update = update, .applied = &applied, .s = &s, .place = place};
 
     rt_assert(isfinite(update->lr));
-    for (size_t at = 0; at < update->n; at += EBS_STRETCH) {
-        const float *grad = update->grad + at * table->dim;
-        size_t n = update->n - at < EBS_STRETCH ? update->n - at : EBS_STRETCH;
+    most = most < EBS_STRETCH ? most : EBS_STRETCH;
+    for (size_t at = 0; at < update->n; at += n) {
+        const float *grad;
 
+        n = update->n - at < most ? update->n - at : most;
+        grad = ebs_update_gradients(table, update, at, n, wide);
         ebs_stage(table, update->id + at, n, table->slab.row_bytes, &s);
         making.n = find_stretch(table, &s, grad, place, &applied.nonfinite);
         if (making.n > 0)

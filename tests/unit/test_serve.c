@@ -887,7 +887,7 @@ static void no_memory_is_told_or_counted(void **state)
             struct ebs_table *table[2] = {NULL, NULL};
             float lr[2] = {1.0f, 1.0f};
             const uint64_t *ids[2] = {id, id + 100};
-            const float *grads[2] = {grad, grad};
+            const void *grads[2] = {grad, grad};
             uint32_t number[2] = {0, 1}, n_ids[2] = {100, 200};
             struct ebs_part part = {.m = {.learning_rate = 1.0,
                                           .world = 2,
