@@ -389,10 +389,13 @@ static const char *not_now(struct tr_trainer *trainer, const struct wire_train_b
     return NULL;
 }
 
-static bool is_over(const struct tr_trainer *trainer, uint64_t id, bool evaluate)
+/* What nobody else knows yet to be finished is not over: were this rank lost now, the batch would have to come again. */
+static bool is_over(const struct tr_trainer *trainer, uint64_t id, const struct tr_batch *batch,
+                    bool evaluate)
 {
-    return evaluate ? tr_scores_has(&trainer->scores, id)
-                    : rt_ledger_is_finished(trainer->ledger, id);
+    if (evaluate)
+        return tr_scores_has(&trainer->scores, id);
+    return rt_ledger_is_finished(trainer->ledger, id) && (!batch || batch->state != TR_TELLING);
 }
 
 void tr_feed_serve(void *ctx, struct rt_call *call, const struct rt_frame *request)
@@ -413,7 +416,7 @@ void tr_feed_serve(void *ctx, struct rt_call *call, const struct rt_frame *reque
     const char *why = not_now(trainer, &head, batch != NULL);
     if (!head.evaluate)
         tr_phase_has_batch(trainer, rt_call_from(call)->index);
-    if (is_over(trainer, id, head.evaluate)) {
+    if (is_over(trainer, id, batch, head.evaluate)) {
         answer(trainer, call, id, head.evaluate ? WIRE_EVALUATED : WIRE_TRAINED, NULL, false);
     } else if (why) {
         answer(trainer, call, id, WIRE_RETRY, why, false);

@@ -366,6 +366,30 @@ static bool is_formed(const struct tr_trainer *trainer)
     return !trainer->group || trainer->group->state == TR_FORMED;
 }
 
+/* A batch is finished in our ledger, and no other rank knows it: a composer that skipped it would be the only one to
+ * know if we were lost now. */
+static bool knows_alone(const struct tr_trainer *trainer)
+{
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&trainer->batches, &cursor, &id, &value))
+        if (((const struct tr_batch *)(uintptr_t)value)->state == TR_TELLING)
+            return true;
+    return false;
+}
+
+static void tell_waiters(struct tr_trainer *trainer)
+{
+    bool asked = false;
+    for (uint32_t c = 0; c < trainer->n_waiters && trainer->told; c++)
+        asked |= trainer->waiter[c].call && trainer->waiter[c].known != trainer->phase;
+    if (!asked || knows_alone(trainer))
+        return;
+    for (uint32_t c = 0; c < trainer->n_waiters; c++)
+        if (trainer->waiter[c].call && trainer->waiter[c].known != trainer->phase)
+            tell(trainer, &trainer->waiter[c]);
+}
+
 void tr_phase_told(struct tr_trainer *trainer)
 {
     bool is_done = trainer->kind == WIRE_PHASE_DONE;
@@ -374,9 +398,7 @@ void tr_phase_told(struct tr_trainer *trainer)
     if (is_done && !is_formed(trainer)) /* who came back has not fetched the weights yet */
         return;
     trainer->told = true;
-    for (uint32_t c = 0; c < TR_COMPOSERS_MAX; c++)
-        if (trainer->waiter[c].call && trainer->waiter[c].known != trainer->phase)
-            tell(trainer, &trainer->waiter[c]);
+    tell_waiters(trainer);
     if (is_done && trainer->conf.done)
         trainer->conf.done(trainer->conf.ctx);
 }
@@ -434,14 +456,14 @@ void tr_phase_serve_await(void *ctx, struct rt_call *call, const struct rt_frame
     if (waiter->call)
         rt_call_fail(waiter->call, RT_ESTALE, "asked again");
     *waiter = (struct tr_waiter){call, request.known};
+    if (from >= trainer->n_waiters)
+        trainer->n_waiters = from + 1;
     trainer->composers = request.composers;
     if (request.done)
         hear_over(trainer, from, request.known);
     if (trainer->kind == WIRE_PHASE_STATISTICS && trainer->n_statistics > 0)
         next_phase(trainer, WIRE_PHASE_TRAIN, 0);
     tr_tell_pump(trainer);
-    if (waiter->call && trainer->told && request.known != trainer->phase)
-        tell(trainer, waiter);
     tr_phase_check(trainer);
 }
 
@@ -503,6 +525,7 @@ void tr_phase_check(struct tr_trainer *trainer)
     if (trainer->closing)
         return;
     tr_tell_pump(trainer);
+    tell_waiters(trainer);
     if (trainer->kind == WIRE_PHASE_EVALUATE)
         tr_evaluate_pump(trainer);
     else if (trainer->kind == WIRE_PHASE_TRAIN && trainer->conf.self.index == 0 &&

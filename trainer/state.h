@@ -146,6 +146,7 @@ struct tr_trainer {
     enum wire_phase_kind kind;
     bool epoch_open; /* training of `epoch` is not complete: after an evaluation it goes on */
     struct tr_waiter waiter[TR_COMPOSERS_MAX];   /* by composer */
+    uint32_t n_waiters;                          /* places of them that were ever used */
     struct tr_nothing nothing[TR_COMPOSERS_MAX]; /* by composer */
     uint32_t composers;                          /* of the job; 0: not known yet */
     struct tr_other *other;                      /* [world]; rank 0 */

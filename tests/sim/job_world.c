@@ -113,20 +113,23 @@ static void hello_of_server(struct job_world *w, unsigned middleware)
                             FIRST_INCARNATION + w->server_restarts));
 }
 
-static void start_middlewares(struct job_world *w)
+static uint64_t middleware_incarnation(const struct job_world *w, unsigned m)
+{
+    return FIRST_INCARNATION + w->middleware_restarts[m];
+}
+
+static void start_middleware(struct job_world *w, unsigned m)
 {
     char listen[RT_ADDRESS_MAX];
-    for (unsigned m = 0; m < w->conf.middlewares; m++) {
-        listen_at(listen, jw_node_middleware(w, m), 1);
-        struct mw_loop_conf conf = {.io = sim_node(w->sim, jw_node_middleware(w, m)),
-                                    .identity =
-                                        identity(w, RT_ROLE_MIDDLEWARE, m, 0, FIRST_INCARNATION),
-                                    .job = w->job,
-                                    .greeting = &wire_greeting,
-                                    .listen = listen};
-        check(mw_loop_create(&conf, &w->middleware[m]));
-        hello_of_server(w, m);
-    }
+    listen_at(listen, jw_node_middleware(w, m), 1 + w->middleware_restarts[m]);
+    struct mw_loop_conf conf = {
+        .io = sim_node(w->sim, jw_node_middleware(w, m)),
+        .identity = identity(w, RT_ROLE_MIDDLEWARE, m, 0, middleware_incarnation(w, m)),
+        .job = w->job,
+        .greeting = &wire_greeting,
+        .listen = listen};
+    check(mw_loop_create(&conf, &w->middleware[m]));
+    hello_of_server(w, m);
 }
 
 static void start_rank(struct job_world *w, unsigned r)
@@ -149,7 +152,7 @@ static void start_rank(struct job_world *w, unsigned r)
     for (unsigned m = 0; m < w->conf.middlewares; m++) {
         const char *address = mw_loop_address(w->middleware[m]);
         tr_trainer_on_middleware(rank->trainer, m, w->conf.middlewares, &address, 1,
-                                 FIRST_INCARNATION);
+                                 middleware_incarnation(w, m));
     }
 }
 
@@ -180,7 +183,7 @@ static void start_composer(struct job_world *w, unsigned c)
     for (unsigned m = 0; m < w->conf.middlewares; m++) {
         const char *address = mw_loop_address(w->middleware[m]);
         dc_composer_on_middleware(w->composer[c], m, w->conf.middlewares, &address, 1,
-                                  FIRST_INCARNATION);
+                                  middleware_incarnation(w, m));
     }
 }
 
@@ -198,7 +201,8 @@ void jw_start(struct job_world *w, const struct jw_conf *conf)
     w->sim = sim_create(&sim);
     w->job = conf->job ? conf->job : job_fixture(conf->set, conf->n_set);
     start_owners(w);
-    start_middlewares(w);
+    for (unsigned m = 0; m < w->conf.middlewares; m++)
+        start_middleware(w, m);
     for (unsigned r = 0; r < w->conf.ranks; r++)
         start_rank(w, r);
     for (unsigned c = 0; c < w->conf.composers; c++)
@@ -285,6 +289,23 @@ void jw_restart_composer(struct job_world *w, unsigned c)
     start_composer(w, c);
     for (unsigned r = 0; r < w->conf.ranks; r++)
         hello_of_rank(w, r);
+}
+
+void jw_restart_middleware(struct job_world *w, unsigned m)
+{
+    for (unsigned other = 0; other < jw_node_spare(w); other++)
+        if (other != jw_node_middleware(w, m))
+            sim_break(w->sim, other, jw_node_middleware(w, m));
+    mw_loop_destroy(w->middleware[m]);
+    w->middleware_restarts[m]++;
+    start_middleware(w, m);
+    const char *address = mw_loop_address(w->middleware[m]);
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        tr_trainer_on_middleware(w->rank[r].trainer, m, w->conf.middlewares, &address, 1,
+                                 middleware_incarnation(w, m));
+    for (unsigned c = 0; c < w->conf.composers; c++)
+        dc_composer_on_middleware(w->composer[c], m, w->conf.middlewares, &address, 1,
+                                  middleware_incarnation(w, m));
 }
 
 void jw_restart_server(struct job_world *w)

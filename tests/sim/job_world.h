@@ -44,7 +44,7 @@ struct job_world {
     struct mw_loop *middleware[JW_MAX];
     struct jw_rank rank[JW_MAX];
     struct dc_composer *composer[JW_MAX];
-    unsigned composer_restarts[JW_MAX], server_restarts;
+    unsigned composer_restarts[JW_MAX], middleware_restarts[JW_MAX], server_restarts;
     int failed;
     char failed_text[256];
 };
@@ -62,6 +62,9 @@ void jw_break_links(struct job_world *w, unsigned breaks, bool among_ranks);
 
 /* The same of a composer: all it knows is what the trainers tell it. */
 void jw_restart_composer(struct job_world *w, unsigned composer);
+
+/* The same of a middleware: the batches that it held are gone. */
+void jw_restart_middleware(struct job_world *w, unsigned middleware);
 
 /* The embedding server, all of its owners: its rows are gone. */
 void jw_restart_server(struct job_world *w);
