@@ -63,6 +63,7 @@ static int tell(struct tr_trainer *trainer, uint32_t rank)
     struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
     err = rt_rpc_call(peer, WIRE_TELL_PHASE, &out, 0, on_told, other);
     if (!err) {
+        other->told = 0; /* what an earlier incarnation was told is not what this one is */
         other->telling = trainer->phase;
         other->incarnation = rt_peer_incarnation(peer);
     }

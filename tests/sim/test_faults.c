@@ -47,7 +47,7 @@ static const struct {
 } kept[] = {
     {"an average of the weights by an older count of samples (trainer/group.c)", 619, false},
     {"a batch of `async` run again with gradients of all ranks (trainer/step.c)", 43, true},
-    {"rank 0's invitation went past its earlier answer (trainer/form.c)", 979, true}};
+    {"what a rank was told before it died, and never again (trainer/tell.c)", 979, true}};
 
 struct tally {
     uint64_t faults, by_kind[SIM_FAULTS], worlds;
