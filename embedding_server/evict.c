@@ -13,8 +13,8 @@
  * whole table and not only neighbours, which were often created, and grow old, together. Half of the groups, from
  * one by chance on, are the first round; the others are for when it found too few rows that may go.
  *
- * Measured on Zipf(1.05), 16 at a time, 1 M rows: 8 samples per victim 110 to 200 ns, hit rate 0.1 % from exact at most; 16: 300 ns
- * and no better; 4: 80 ns, 0.2 %. */
+ * Measured on Zipf(1.05), 16 at a time, 1 M rows: 8 samples per victim 110 to 200 ns, hit rate 0.1 % from exact at
+ * most; 16: 300 ns and no better; 4: 80 ns, 0.2 %. */
 #include "embedding_server/evict.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/rand.h"

@@ -1,9 +1,9 @@
 /* embedding_server/index.h -- from an id to its row number: open addressing in lines of 64 bytes.
  *
  * One line is one cache line: 12 tags of 8 bits, the 12 row numbers beside them, and how many rows
- * had to go past it. A look-up compares the tags at once (SSE2) and in 19 of 20 cases touches nothing
- * else; the id itself stands in the row, which is read anyway. All 64-bit ids are legal: a tag is 0 only
- * in an empty slot, and no id is compared with a reserved one.
+ * had to go past it. A look-up compares the tags at once (SSE2) and touches no other line for 29 of 30 ids that have
+ * a row and 5 of 6 that have none; the id itself stands in the row, which is read anyway. All 64-bit ids are
+ * legal: a tag is 0 only in an empty slot, and no id is compared with a reserved one.
  *
  *   hash: | group, low bits of these 24 | (40..63)   tag, 8 bits (32..39)   | line in group, 32 bits |
  *

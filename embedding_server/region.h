@@ -27,8 +27,8 @@ struct ebs_region {
 void ebs_region_init(struct ebs_region *region, struct ebs_budget *budget);
 void ebs_region_release(struct ebs_region *region); /* as after init */
 
-/* At least `bytes` of it may be used afterwards; no pages are touched. RT_EFULL: over the budget (sets no error text); RT_ENOMEM. Then
- * nothing has changed. */
+/* At least `bytes` of it may be used afterwards; no pages are touched. RT_EFULL: over the budget (sets no error text);
+ * RT_ENOMEM. Then nothing has changed. */
 int ebs_region_grow(struct ebs_region *region, size_t bytes);
 
 /* Whole pages past `bytes` go back to the system; they read as zero should they be used again. */

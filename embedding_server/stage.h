@@ -4,8 +4,8 @@
  *   2. match tags in the lines -> candidate rows, not yet compared with the ids; ask for the rows
  *
  * A loop for each part: what waits here is memory, and the CPU has the more requests under way the fewer
- * instructions lie between two of them. Compiled per instruction set, for the hashes are computed a register at a time (of
- * 256 ids, for each: 3.8 ns one by one, 1.0 with AVX-512). Touch: owner thread only. */
+ * instructions lie between two of them. Compiled per instruction set, for the hashes are computed a register at a
+ * time: 3.8 ns for each one by one, 1.0 with AVX-512, on a Xeon of 2023. Touch: owner thread only. */
 #ifndef EBS_STAGE_H
 #define EBS_STAGE_H
 

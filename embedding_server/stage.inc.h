@@ -20,15 +20,17 @@ static inline void hash_all(const struct ebs_index *index, const uint64_t *restr
 
 static inline uint8_t *ask_row(const struct ebs_finder *finder, uint32_t number)
 {
-    uint8_t *row = finder->rows + (size_t)number * finder->row_bytes;
+    uint8_t *row;
 
     if (number == EBS_ROW_NONE)
         return NULL;
+    row = finder->rows + (size_t)number * finder->row_bytes;
     ebs_prefetch_row(row, finder->bytes);
     return row;
 }
 
-/* The few ids (one in 30) that their home line does not tell of are looked for at the end, when the line after it has come. */
+/* The ids that their home line does not tell of (index.h) are looked for at the end, when the line after it has come; for
+ * one home line in 64, the last of its unit, the next stands elsewhere and has not. */
 void STAGE_NAME(const struct ebs_finder *from, const uint64_t *id, size_t n,
                 struct ebs_stretch *out)
 {

@@ -33,7 +33,7 @@ static void check(const struct ebs_index *index, const struct ebs_slab *slab, ui
         struct ebs_stretch out;
 
         if (stages[s].isa > rt_cpu_isa())
-            continue;
+            continue; /* main() says so */
         stages[s].run(&finder, id, n, &out);
         assert_int_equal(out.n, n);
         assert_ptr_equal(out.id, id);
@@ -70,7 +70,7 @@ static void as_the_index_grows(void **state)
     ebs_slab_release(&slab);
 }
 
-/* Ids with one tag in one line: the home line does not tell, and neither do the lines after it at once. */
+/* Some of these ids stand past their home line, which does not tell of them. */
 static void where_the_home_line_does_not_tell(void **state)
 {
     struct ebs_slab slab;
@@ -87,9 +87,13 @@ static void where_the_home_line_does_not_tell(void **state)
         assert_int_equal(ebs_slab_alloc(&slab, id, &row), 0);
         assert_int_equal(ebs_index_insert(&index, &slab, ebs_index_hash(&index, id), row), 0);
     }
-    for (uint32_t at = 0; at < index.n_lines; at++)
-        past += index.line[at].passed > 0;
-    assert_true(past > 0);
+    for (uint64_t i = 0; i < 3000; i++) {
+        uint64_t hash = ebs_index_hash(&index, rt_draw(1, i));
+        uint32_t row;
+
+        past += !ebs_index_at_home(&index, ebs_index_home(&index, hash), ebs_index_tag(hash), &row);
+    }
+    assert_true(past > 30);
     for (uint64_t seed = 0; seed < 100; seed++)
         check(&index, &slab, 3000, EBS_STRETCH, seed);
     ebs_index_release(&index);
@@ -103,5 +107,7 @@ int main(void)
         cmocka_unit_test(where_the_home_line_does_not_tell),
     };
 
+    if (rt_cpu_isa() < RT_ISA_AVX512)
+        printf("skipped: this CPU has no instruction set beyond %s\n", rt_isa_name(rt_cpu_isa()));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
