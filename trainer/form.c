@@ -171,8 +171,9 @@ static void try_form(struct tr_group *group)
         tr_fail(group->trainer, err);
 }
 
+/* epoch: that the rank held when it asked. */
 static int serve_join(struct tr_group *group, struct rt_call *call,
-                      const struct wire_join_group *join)
+                      const struct wire_join_group *join, uint64_t epoch)
 {
     const struct rt_identity *from = rt_call_from(call);
     if (group->self != 0 || from->index == 0 || from->index >= group->world)
@@ -184,6 +185,9 @@ static int serve_join(struct tr_group *group, struct rt_call *call,
                                                   .message_size = group->formed.size});
         return 0; /* it has not heard that the group was formed */
     }
+    if (same && epoch < group->seat[from->index].epoch_heard) /* late, from a lost connection */
+        return RT_FAIL(RT_ESTALE, "JoinGroup of group epoch %" PRIu64 ", it has been in %" PRIu64,
+                       epoch, group->seat[from->index].epoch_heard);
     if (group->state != TR_JOINING)
         tr_group_break(group, same ? "a rank gives up" : "a rank has started again");
     int err = take_state(group->trainer, join->state, join->state_size);
@@ -196,6 +200,7 @@ static int serve_join(struct tr_group *group, struct rt_call *call,
     seat->joined = true;
     seat->step = join->step;
     seat->group_epoch = join->group_epoch;
+    seat->epoch_heard = epoch;
     group->incarnation[from->index] = from->incarnation;
     return 0;
 }
@@ -215,7 +220,7 @@ void tr_form_serve_join(void *ctx, struct rt_call *call, const struct rt_frame *
             tr_group_break(group, "rank 0 forms the group again");
         rt_call_reply(call, &(struct rt_outgoing){0});
     } else if (!err) {
-        err = serve_join(group, call, &join);
+        err = serve_join(group, call, &join, request->header.group_epoch);
     }
     if (err)
         rt_call_fail(call, err, rt_err_text());

@@ -213,6 +213,7 @@ void tr_group_serve_header(void *ctx, struct rt_call *call, const struct rt_fram
         answer_withdrawn(group, call);
     } else {
         seat_header(group, rank, &h);
+        group->seat[rank].epoch_heard = group->epoch;
         group->seat[rank].call = call;
         if (try_round(group))
             tr_pump(trainer);

@@ -47,6 +47,7 @@ struct tr_seat {
     struct rt_call *join_call;      /* its JoinGroup's, owed the group */
     bool joined;
     uint64_t step, group_epoch;
+    uint64_t epoch_heard; /* the latest that a frame of this incarnation was sent in */
 };
 
 struct tr_group {

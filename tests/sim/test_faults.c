@@ -47,7 +47,9 @@ static const struct {
 } kept[] = {
     {"an average of the weights by an older count of samples (trainer/group.c)", 619, false},
     {"a batch of `async` run again with gradients of all ranks (trainer/step.c)", 43, true},
-    {"what a rank was told before it died, and never again (trainer/tell.c)", 979, true}};
+    {"what a rank was told before it died, and never again (trainer/tell.c)", 979, true},
+    {"a JoinGroup that came late, and for a rank that did not wait for its answer (trainer/form.c)",
+     708, true}};
 
 struct tally {
     uint64_t faults, by_kind[SIM_FAULTS], worlds;
