@@ -8,6 +8,7 @@
  * index grows: the owner's loop looks at its other sockets in between when an application is large. A small one
  * takes all rows of an update at once: nobody waits for the next piece. */
 #include "embedding_server/apply.h"
+#include "embedding_server/stage.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
@@ -15,7 +16,6 @@
 #define PIECE_BYTES    ((size_t)512 << 10)
 #define PIECE_ROWS_MAX 512u
 #define PIECE_ROWS_MIN 64u
-#define STRETCH        256u /* what the table works on at once: pieces are multiples of it */
 #define WINDOW_MIN     4u
 
 size_t ebs_work_bytes(const struct ebs_table *table, size_t rows)
@@ -30,8 +30,8 @@ size_t ebs_piece_rows(const struct ebs_table *table)
 
     if (rows > PIECE_ROWS_MAX)
         return PIECE_ROWS_MAX;
-    if (rows >= STRETCH)
-        return rows - rows % STRETCH;
+    if (rows >= EBS_STRETCH)
+        return rows - rows % EBS_STRETCH;
     return rows < PIECE_ROWS_MIN ? PIECE_ROWS_MIN : rows;
 }
 
