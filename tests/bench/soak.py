@@ -22,7 +22,7 @@ import report
 SLOPE_MAX = 0.5  # % in an hour
 JUDGED_MINUTES = 30
 EVERY_S = 1.0
-START_S = 120
+START_S = 300
 OTHERS = ("nats",)
 
 build, data, run, out, minutes = sys.argv[1:5] + [int(sys.argv[5])]
@@ -53,10 +53,12 @@ class Job:
         with open(out + ".out", "w", encoding="utf-8") as text:
             self.supervisor = subprocess.Popen(
                 [build + "/saffron", "local", "--config", "configs/bench", "--data", data, "--run-dir", run, "--quiet",
-                 "--timeout", "0", "--epochs", "1000000"], stdout=text, stderr=subprocess.STDOUT)
+                 "--timeout", "0", "--epochs", "100000"], stdout=text, stderr=subprocess.STDOUT)
         ends = time.monotonic() + START_S
         while " epoch_over " not in self.log():  # all rows are made, all buffers have found their size
-            if self.supervisor.poll() is not None or time.monotonic() > ends:
+            if self.supervisor.poll() is not None:
+                self.fail("the job ended before its first epoch did")
+            if time.monotonic() > ends:
                 self.fail(f"no epoch was over after {START_S} s")
             time.sleep(0.1)
         self.pids = {name: int(read(f"{run}/pids/{name}")) for name in sorted(os.listdir(run + "/pids"))}
@@ -147,7 +149,7 @@ def main():
                 report.entry("minutes", minutes, "minutes")]
     for what in ("samples_dropped", "samples_quarantined", "batches_retried"):
         entries.append(report.entry(what, summary[what], what.split("_", maxsplit=1)[0]))
-        if summary[what]:
+        if summary[what] and what != "batches_retried":  # those cost time only
             wrong.append(f"{what}: {summary[what]}, expected 0")
     report.write(out + ".json", entries)
     for line in wrong:
