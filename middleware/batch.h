@@ -105,6 +105,8 @@ struct mw_scratch {
     struct mw_cursor *cursor; /* [owners] */
 };
 
+struct mw_ask; /* a request that is out: fanout.c */
+
 struct mw_owner {
     struct rt_peer *peer;
     bool up;
@@ -127,10 +129,10 @@ struct mw_loop {
     struct rt_map reserved_of; /* trainer rank -> its part of `reserved` */
     struct mw_dedup *dedup;
     struct mw_scratch scratch;
+    struct mw_ask *asks;     /* kept for use again, by next */
     struct rt_arena *arena;  /* of the message at hand */
     struct wire_out out;     /* the message being packed */
     uint32_t *dim;           /* [job features] */
-    size_t *embedding_at;    /* [job features] in the reply at hand */
     uint32_t *feature_order; /* [job features] by table, stable */
     struct rt_timer retry;
     bool retry_armed;
@@ -183,6 +185,7 @@ static inline size_t mw_frame_bytes(const struct rt_outgoing *out)
 void mw_fanout_begin(struct mw_batch *batch, bool all);
 /* What is out is void; buffers are given back. The caller answers who waits and sets the state. */
 void mw_fanout_abandon(struct mw_batch *batch);
+void mw_fanout_release(struct mw_loop *loop); /* what is kept for use again; nothing is out */
 /* Send what waits for an owner; NULL: for all that are up. */
 void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner);
 /* It was started anew, with nothing: in `full` it is to be sent again also what it has acked of open batches. */

@@ -4,7 +4,8 @@
  * entry says in which round (begin) it was written, so nothing is cleared between tables and batches; a
  * small table uses only the front of the area, which then stays in the cache. Ids go through in blocks:
  * first all places of a block are worked out and prefetched, then they are probed, because the
- * entries of a large table are in no cache. Sorting gives the same list with more memory traffic, and
+ * entries of a large table are in no cache. Whether an id is new is a coin's toss, which no CPU foresees: so its
+ * entry and its place behind the list are written in both cases, and nothing branches on it. Sorting gives the same list with more memory traffic, and
  * loses the order of arrival, on which the order of sums depends. */
 #include "middleware/dedup.h"
 #include "runtime/base/assert.h"
@@ -85,26 +86,27 @@ int mw_dedup_begin(struct mw_dedup *dedup, size_t ids)
     return 0;
 }
 
-/* The index of one id; *n_distinct grows when it is new. */
-static inline uint32_t put(struct mw_dedup *dedup, uint64_t id, size_t at, uint64_t *distinct,
-                           uint32_t *n_distinct)
+/* The entry holds another id. Kept whole as a number: gcc makes two branches of it. */
+static inline uint32_t is_taken(const struct mw_dedup *in, const struct entry *entry, uint64_t id)
 {
-    for (;; at = (at + 1) & dedup->mask) {
-        struct entry *entry = &dedup->entry[at];
+    uint32_t taken = (uint32_t)(entry->round == in->round) & (uint32_t)(entry->id != id);
 
-        if (entry->round != dedup->round) {
-            *entry = (struct entry){id, dedup->round, *n_distinct};
-            distinct[*n_distinct] = id;
-            return (*n_distinct)++;
-        }
-        if (entry->id == id)
-            return entry->index;
-    }
+    __asm__("" : "+r"(taken));
+    return taken;
+}
+
+/* The entry of one id: its own, or an empty one. */
+static inline struct entry *find(const struct mw_dedup *in, uint64_t id, size_t at)
+{
+    while (__builtin_expect(is_taken(in, &in->entry[at], id), 0))
+        at = (at + 1) & in->mask;
+    return &in->entry[at];
 }
 
 uint32_t mw_dedup_add(struct mw_dedup *dedup, const uint64_t *id, size_t n, uint32_t *slot,
                       uint64_t *distinct, uint32_t n_distinct)
 {
+    const struct mw_dedup in = *dedup; /* in registers: what is written below is none of it */
     size_t at[BLOCK];
 
     rt_assert(n <= dedup->left);
@@ -113,11 +115,20 @@ uint32_t mw_dedup_add(struct mw_dedup *dedup, const uint64_t *id, size_t n, uint
         size_t count = n - first < BLOCK ? n - first : BLOCK;
 
         for (size_t i = 0; i < count; i++) {
-            at[i] = rt_hash_id(id[first + i] ^ dedup->seed) & dedup->mask;
-            __builtin_prefetch(&dedup->entry[at[i]], 1);
+            at[i] = rt_hash_id(id[first + i] ^ in.seed) & in.mask;
+            __builtin_prefetch(&in.entry[at[i]], 1);
         }
-        for (size_t i = 0; i < count; i++)
-            slot[first + i] = put(dedup, id[first + i], at[i], distinct, &n_distinct);
+        for (size_t i = 0; i < count; i++) {
+            struct entry *entry = find(&in, id[first + i], at[i]);
+            uint32_t is_new = entry->round != in.round;
+            uint32_t index = entry->index ^ ((entry->index ^ n_distinct) & (0 - is_new));
+
+            entry->id = id[first + i];
+            entry->round = in.round;
+            entry->index = slot[first + i] = index;
+            distinct[n_distinct] = id[first + i]; /* behind the end, unless it is new */
+            n_distinct += is_new;
+        }
     }
     return n_distinct;
 }

@@ -17,10 +17,11 @@
 
 #include <stdio.h>
 
-/* A request that is out. */
-struct ask {
+/* A request that is out. There are at most as many as were ever out at once. */
+struct mw_ask {
     struct mw_part *part;
     uint32_t attempt;
+    struct mw_ask *next;
 };
 
 static void on_reply(void *arg, int err, const struct rt_frame *reply);
@@ -57,6 +58,32 @@ static void retry_later(struct mw_loop *loop)
     rt_timer_start(loop->conf.io, &loop->retry, MW_RETRY_NS);
 }
 
+static struct mw_ask *take_ask(struct mw_loop *loop)
+{
+    struct mw_ask *ask = loop->asks;
+
+    if (!ask)
+        return rt_xmalloc(sizeof(*ask));
+    loop->asks = ask->next;
+    return ask;
+}
+
+static void give_ask(struct mw_loop *loop, struct mw_ask *ask)
+{
+    ask->next = loop->asks;
+    loop->asks = ask;
+}
+
+void mw_fanout_release(struct mw_loop *loop)
+{
+    while (loop->asks) {
+        struct mw_ask *ask = loop->asks;
+
+        loop->asks = ask->next;
+        rt_free(ask);
+    }
+}
+
 static int call_owner(struct mw_part *part)
 {
     struct mw_batch *batch = part->batch;
@@ -68,19 +95,19 @@ static int call_owner(struct mw_part *part)
     struct rt_piece piece = {size ? buf->data + at : NULL, size, size ? buf : NULL};
     struct rt_outgoing out = {.batch_id = batch->id, .pieces = &piece, .n_pieces = size ? 1 : 0};
     int err = looking ? mw_lookup_pack(part) : mw_push_pack(part);
-    struct ask *ask;
+    struct mw_ask *ask;
 
     if (err)
         return err;
     out.message = loop->out.data;
     out.message_size = loop->out.size;
-    ask = rt_xmalloc(sizeof(*ask));
-    *ask = (struct ask){part, batch->attempt};
+    ask = take_ask(loop);
+    *ask = (struct mw_ask){.part = part, .attempt = batch->attempt};
     err = rt_rpc_call(loop->owner[part->owner].peer,
                       looking ? WIRE_LOOKUP_ROWS : WIRE_APPLY_GRADIENTS, &out, MW_DEADLINE_NS,
                       on_reply, ask);
     if (err)
-        rt_free(ask);
+        give_ask(loop, ask);
     else
         mw_count(&loop->stats.bytes_to_owners, mw_frame_bytes(&out));
     return err;
@@ -146,10 +173,10 @@ static void answered(struct mw_part *part, int err, const struct rt_frame *reply
 
 static void on_reply(void *arg, int err, const struct rt_frame *reply)
 {
-    struct ask ask = *(struct ask *)arg;
+    struct mw_ask ask = *(struct mw_ask *)arg;
     struct mw_batch *batch = ask.part->batch;
 
-    rt_free(arg);
+    give_ask(batch->loop, arg);
     batch->calls_out--;
     if (batch->gone && batch->calls_out == 0)
         mw_batch_free(batch);

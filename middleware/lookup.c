@@ -4,7 +4,9 @@
  * a list of row pointers by position (scratch.row, built per table) says where each row is. Copying the
  * rows into one joint array first would make that list needless, but would move every distinct row
  * once more through memory; the list is 8 bytes a row, and stays in the cache. Rows arrive in the dtype
- * global.wire.rows and embeddings leave in global.wire.embeddings: pooling converts on its way.
+ * global.wire.rows and embeddings leave in global.wire.embeddings: pooling converts on its way. Embeddings are pooled
+ * while they are sent (struct rt_maker): a stretch of them leaves while it is in the cache, which a batch of them is larger
+ * than.
  *
  * A repeat of a call joins the one under way. One for another step (a trainer that started anew) ends the
  * waiting of those before it, and the owners are asked again. So does one that finds the batch being pushed
@@ -159,32 +161,77 @@ static size_t reply_size(const struct mw_batch *batch)
     return end;
 }
 
-/* Features in order of their tables, so that the row list is built once per table; the offsets are those
- * of the job's order. */
-static void pool_all(struct mw_batch *batch, struct rt_buf *out)
+/* Embeddings that are made while they are sent, feature after feature. */
+struct making {
+    struct mw_batch *batch;
+    uint32_t feature;    /* at this one's, */
+    uint32_t sample, id; /* of which so many are done */
+    size_t end;          /* bytes done in all */
+    void **row;          /* of `table`; NULL: not listed yet */
+    uint32_t table;
+    uint64_t took_ns;
+};
+
+static void list_rows(struct making *making)
 {
-    struct mw_loop *loop = batch->loop;
-    const struct rt_job *job = loop->conf.job;
-    size_t *at = loop->embedding_at;
-    size_t end = 0, element = wire_dtype_size(job->global.wire.rows);
-    void **row = NULL;
+    const struct rt_job *job = making->batch->loop->conf.job;
+    uint32_t table = job->feature[making->feature].table;
 
-    for (uint32_t f = 0; f < job->n_features; f++) {
-        struct mw_bags bags = pooled_bags(batch, f);
-        size_t before = end;
+    if (making->row && making->table == table)
+        return;
+    making->row = mw_batch_rows(making->batch, table, wire_dtype_size(job->global.wire.rows));
+    making->table = table;
+}
 
-        at[f] = rt_segment_put(&end, embedding_bytes(&bags));
-        memset(out->data + before, 0, at[f] - before); /* nobody else's bytes leave as padding */
+/* The samples of one feature that fit; 0: not one does. */
+static size_t make_samples(struct making *making, uint8_t *at, size_t room)
+{
+    struct mw_bags bags = pooled_bags(making->batch, making->feature);
+    size_t begin = making->end, each = bags.dim * wire_dtype_size(bags.sample_dtype);
+    size_t pad = making->sample ? 0 : rt_segment_put(&begin, 0) - making->end, fit, ids;
+
+    if (pad + each > room)
+        return 0;
+    memset(at, 0, pad); /* nobody else's bytes leave as padding */
+    list_rows(making);
+    fit = (room - pad) / each;
+    bags.samples -= making->sample;
+    bags.samples = bags.samples < fit ? bags.samples : fit;
+    ids = bags.samples;
+    bags.slot += making->id;
+    if (bags.weight)
+        bags.weight += making->id;
+    if (bags.length) {
+        bags.length += making->sample;
+        ids = 0;
+        for (size_t s = 0; s < bags.samples; s++)
+            ids += bags.length[s];
     }
-    for (uint32_t i = 0; i < job->n_features; i++) {
-        uint32_t f = loop->feature_order[i], table = job->feature[f].table;
-        struct mw_bags bags = pooled_bags(batch, f);
-
-        if (i == 0 || table != job->feature[loop->feature_order[i - 1]].table)
-            row = mw_batch_rows(batch, table, element);
-        mw_pool(&bags, (const void *const *)row, out->data + at[f]);
+    mw_pool(&bags, (const void *const *)making->row, at + pad);
+    making->sample += (uint32_t)bags.samples;
+    making->id += (uint32_t)ids;
+    if (making->sample == making->batch->samples) {
+        making->feature++;
+        making->sample = making->id = 0;
     }
-    out->size = end;
+    making->end += pad + bags.samples * each;
+    return pad + bags.samples * each;
+}
+
+/* An rt_maker's. */
+static size_t make(void *arg, uint8_t *at, size_t room)
+{
+    struct making *making = arg;
+    const struct mw_loop *loop = making->batch->loop;
+    uint64_t begin = rt_io_now(loop->conf.io);
+    size_t put = 0, n = 1;
+
+    while (n && making->feature < loop->conf.job->n_features) {
+        n = make_samples(making, at + put, room - put);
+        put += n;
+    }
+    making->took_ns += rt_io_now(loop->conf.io) - begin;
+    return put;
 }
 
 static void fail_all(struct mw_batch *batch, int err)
@@ -207,8 +254,9 @@ void mw_lookup_finish(struct mw_batch *batch)
                                         .dim = loop->dim};
     size_t size = reply_size(batch);
     struct rt_buf *embeddings = size ? rt_io_buf(loop->conf.io, size) : NULL;
-    struct rt_piece piece = {0};
-    uint64_t begin;
+    struct making making = {.batch = batch};
+    struct rt_maker maker = {.make = make, .arg = &making};
+    struct rt_piece piece = {embeddings ? embeddings->data : NULL, size, embeddings};
     struct rt_outgoing out = {.batch_id = batch->id, .pieces = &piece, .n_pieces = size ? 1 : 0};
     int err = 0;
 
@@ -221,18 +269,17 @@ void mw_lookup_finish(struct mw_batch *batch)
         fail_all(batch, err);
         return;
     }
-    begin = rt_io_now(loop->conf.io);
-    if (size) {
-        pool_all(batch, embeddings);
-        piece = (struct rt_piece){embeddings->data, size, embeddings};
-    }
-    mw_took(&loop->stats.pool, begin, rt_io_now(loop->conf.io));
     out.message = loop->out.data;
     out.message_size = loop->out.size;
-    mw_batch_drop_buffers(batch);
+    if (size && batch->n_waiters == 1)
+        out.maker = &maker;
+    else if (size) /* for several: made once */
+        make(&making, embeddings->data, size);
     batch->state = MW_SERVED;
     mw_count(&loop->stats.lookups, 1);
     mw_answer(batch, 0, &out, 0, NULL);
+    mw_took(&loop->stats.pool, 0, making.took_ns);
+    mw_batch_drop_buffers(batch);
     rt_buf_unref(embeddings);
     if (batch->evaluate)
         mw_batch_forget(batch);

@@ -278,7 +278,6 @@ int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
     rt_map_init(&loop->reserved_of);
     loop->dedup = mw_dedup_create(conf->io->ops->random(conf->io));
     loop->dim = rt_xcalloc(n, sizeof(*loop->dim));
-    loop->embedding_at = rt_xcalloc(n, sizeof(*loop->embedding_at));
     loop->feature_order = rt_xcalloc(n, sizeof(*loop->feature_order));
     order_features(loop);
     err = rt_job_refuse(conf->job, REFUSED);
@@ -304,6 +303,7 @@ static void release_memory(struct mw_loop *loop)
     rt_map_release(&loop->batches);
     rt_map_release(&loop->composers);
     rt_map_release(&loop->reserved_of);
+    mw_fanout_release(loop);
     mw_dedup_destroy(loop->dedup);
     rt_free(loop->scratch.slot);
     rt_free(loop->scratch.distinct);
@@ -315,7 +315,6 @@ static void release_memory(struct mw_loop *loop)
     rt_arena_destroy(loop->arena);
     wire_out_release(&loop->out);
     rt_free(loop->dim);
-    rt_free(loop->embedding_at);
     rt_free(loop->feature_order);
     rt_free(loop->owner);
 }
