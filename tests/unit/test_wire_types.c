@@ -169,6 +169,7 @@ static void make_parts(struct parts *p, uint64_t seed, uint32_t dtype, size_t di
             for (size_t j = 0; j < dim; j++)
                 p->wide[k][i * dim + j] = j == i % dim ? gradient(rt_draw(seed, i * 3 + k))
                                                        : ldexpf(1.0f + (float)(j % 7), -18);
+        p->wide[k][0] = NAN; /* whatever the seed */
         rt_narrow_scaled(dtype, p->scale[k], p->wide[k], p->narrow[k], p->n[k] * dim);
         rt_widen_scaled(dtype, 1 / p->scale[k], p->narrow[k], p->wide[k], p->n[k] * dim);
         p->part[k] = (struct ebs_part){.batch_id = k,
