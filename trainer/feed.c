@@ -14,18 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-void tr_feed_free(struct tr_batch *batch)
-{
-    rt_assert(!batch->call);
-    rt_buf_unref(batch->input);
-    rt_buf_unref(batch->embeddings);
-    rt_buf_unref(batch->gradients);
-    rt_free((void *)batch->view.feature);
-    rt_free(batch->feature_grad);
-    rt_free(batch->scores);
-    rt_free(batch);
-}
-
 static void answer(struct tr_trainer *trainer, struct rt_call *call, uint64_t batch_id,
                    enum wire_outcome outcome, const char *reason, bool failed)
 {
@@ -66,7 +54,7 @@ void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const cha
     tr_feed_answer(batch, outcome, reason);
     rt_map_remove(&trainer->batches, batch->id);
     tr_count_held(batch, false);
-    tr_feed_free(batch);
+    tr_batch_give(batch);
     tr_phase_check(trainer);
 }
 
@@ -91,7 +79,6 @@ static int view_embeddings(struct tr_batch *batch, const struct rt_frame *reply)
                        batch->head.samples, job->n_features, job->global.wire.embeddings,
                        head.samples, head.n_features, head.dtype);
     struct rt_segments seg = rt_segments_of(reply->payload);
-    const void **feature = (const void **)(uintptr_t)batch->view.feature;
     size_t element = wire_dtype_size(head.dtype);
     for (uint32_t f = 0; f < job->n_features; f++) {
         uint32_t dim = job->table[job->feature[f].table].dim;
@@ -102,7 +89,7 @@ static int view_embeddings(struct tr_batch *batch, const struct rt_frame *reply)
         err = rt_segment_take(&seg, (size_t)head.samples * dim, element, &data);
         if (err)
             return err;
-        feature[f] = data;
+        batch->feature[f] = data;
     }
     return rt_segments_end(&seg);
 }
@@ -151,6 +138,8 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
         tr_push_release(batch, "training is over");
         err = RT_FAIL(RT_ECANCELED, "training is over");
     }
+    if (!err && !batch->head.evaluate)
+        err = tr_batch_take_gradients(batch);
     if (err) {
         tr_permit_return(permits_of(batch));
         give_back(batch, err, rt_err_text());
@@ -308,24 +297,44 @@ static int view_input(struct tr_batch *batch)
     return 0;
 }
 
+/* Batches hold permits from lookup to ack, and those hand on what they have reserved. */
+static bool something_goes_on(const struct tr_trainer *trainer)
+{
+    if (trainer->permits.used + trainer->lookups.used > 0)
+        return true;
+    for (const struct tr_batch *batch = trainer->queue.head; batch; batch = batch->next)
+        if (is_next(trainer, batch))
+            return true;
+    return false;
+}
+
+/* A batch that all others wait for is let in, whatever they hold: one that is stepped elsewhere, and (one at a time) the
+ * next one where all that are here wait for their turn. */
+static int reserve(struct tr_batch *batch)
+{
+    const struct tr_trainer *trainer = batch->trainer;
+    bool stepped = !batch->head.evaluate && rt_ledger_is_stepped(trainer->ledger, batch->id);
+    bool must = stepped || (is_next(trainer, batch) && !something_goes_on(trainer));
+    return tr_batch_reserve(batch, must);
+}
+
 static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct rt_frame *request,
                  const struct wire_train_batch *head)
 {
     if (trainer->batches.count >= TR_OPEN_MAX)
         return RT_FAIL(RT_EFULL, "%u batches are open", TR_OPEN_MAX);
-    struct tr_batch *batch = rt_xcalloc(1, sizeof *batch);
+    struct tr_batch *batch = tr_batch_take(trainer);
     batch->id = request->header.batch_id;
-    batch->trainer = trainer;
     batch->head = *head;
     batch->middleware = tr_middleware(trainer, head->middleware, head->middleware_loop);
     batch->input = request->payload ? rt_buf_ref(request->payload) : NULL;
-    batch->view.feature = rt_xcalloc(trainer->job->n_features, sizeof *batch->view.feature);
-    batch->feature_grad = rt_xcalloc(trainer->job->n_features, sizeof *batch->feature_grad);
     int err = view_input(batch);
+    if (!err)
+        err = reserve(batch);
     if (!err)
         err = rt_map_put_ptr(&trainer->batches, batch->id, batch);
     if (err) {
-        tr_feed_free(batch);
+        tr_batch_give(batch);
         return err;
     }
     batch->call = call;

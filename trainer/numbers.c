@@ -130,6 +130,8 @@ static void register_whole(const struct tr_numbers *n, struct rt_metrics *metric
         {RT_GAUGE, "saffron_trainer_permits_used",
          "batches looked up whose gradients are not yet acked", &n->permits_used},
         {RT_GAUGE, "saffron_trainer_batches_open", "batches held", &n->batches_open},
+        {RT_GAUGE, "saffron_trainer_reserved_bytes",
+         "payload memory of the batches held, with what they will need", &n->reserved_bytes},
         {RT_GAUGE, "saffron_trainer_epoch", "epoch, from 0", &n->epoch},
         {RT_GAUGE, "saffron_trainer_epochs", "epochs of the job", &n->epochs},
         {RT_GAUGE, "saffron_trainer_group_epoch", "times that the ranks have formed a group",

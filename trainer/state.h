@@ -1,5 +1,5 @@
 /* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
- * trainer.c (life), feed.c (batches in), step.c (dense step), push.c (gradients out), phase.c (epochs),
+ * trainer.c (life), feed.c (batches in), batch.c (their memory), step.c (dense step), push.c (gradients out), phase.c (epochs),
  * group.c, form.c and finished.c (the other ranks), numbers.c (metrics).
  *
  * A batch, with the function on each arrow:
@@ -56,7 +56,9 @@ struct tr_batch {
     struct rt_buf *input;         /* dense, labels, weights: views below point into it */
     struct rt_buf *embeddings;    /* reply of the lookup */
     struct rt_buf *gradients;     /* payload of the push, kept until acked */
+    size_t reserved;              /* bytes of the three, since TrainBatch */
     struct tr_batch_view view;
+    const void **feature; /* [n_features] of the view; of the struct, as are the next and scores */
     struct tr_feature_grad *feature_grad; /* [n_features] in `gradients`, with their scales */
     uint64_t saturated;                   /* of `gradients`, what was too large for 16 bits */
     uint64_t step;                        /* the step that it was trained in */
@@ -67,7 +69,7 @@ struct tr_batch {
     uint32_t refused;      /* pushes that failed by themselves */
     bool failed;           /* it goes back for a reason of its own */
     double loss_sum;
-    float *scores; /* [samples] of an evaluation batch, once it is scored */
+    float *scores; /* [batch_size] of an evaluation batch, once it is scored */
     struct tr_trainer *trainer;
     struct tr_batch *next; /* in queue or ready */
 };
@@ -122,6 +124,8 @@ struct tr_trainer {
 
     struct rt_map batches; /* batch id -> struct tr_batch */
     struct tr_fifo queue, ready;
+    struct tr_fifo spare;               /* structs of batches to be used again */
+    size_t reserved;                    /* payload bytes, by all of `batches` */
     struct tr_permits permits, lookups; /* training; evaluation */
     struct rt_ledger *ledger;
 
@@ -223,11 +227,21 @@ void tr_feed_pump(struct tr_trainer *trainer);
 void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const char *reason);
 /* Answer C, keep the batch. */
 void tr_feed_answer(struct tr_batch *batch, enum wire_outcome outcome, const char *reason);
-void tr_feed_free(struct tr_batch *batch);
 /* The group has formed: batches here that its ledger knows as finished are answered. */
 void tr_feed_rejoin(struct tr_trainer *trainer);
 /* An error of the way, not of the batch: it may come again as often as that happens. */
 bool tr_feed_lost(int err);
+
+/* batch.c */
+/* All is zero, but for the arrays, whose contents are not defined. */
+struct tr_batch *tr_batch_take(struct tr_trainer *trainer);
+void tr_batch_give(struct tr_batch *batch); /* with its buffers and what it reserved */
+void tr_batch_free_spare(struct tr_trainer *trainer);
+int tr_batch_check_job(const struct tr_trainer *trainer); /* RT_EUSAGE: none would ever fit */
+/* The payload bytes that it has and will need. RT_EFULL: not now, unless it must. */
+int tr_batch_reserve(struct tr_batch *batch, bool must);
+int tr_batch_take_gradients(struct tr_batch *batch); /* the buffer: RT_EFULL */
+void tr_batch_lay_out(struct tr_batch *batch); /* gradients are written where they leave from */
 
 /* step.c */
 int tr_step_init(struct tr_trainer *trainer);

@@ -76,26 +76,13 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
 /* The scores are the batch's until the loop thread takes them: other ranks' come in there meanwhile. */
 static int score(struct tr_trainer *trainer, struct tr_batch *batch)
 {
-    batch->scores = rt_try_malloc(batch->head.samples * sizeof *batch->scores);
+    uint32_t samples = trainer->job->data.batch_size; /* the next batch in this struct too */
     if (!batch->scores)
-        return RT_FAIL(RT_ENOMEM, "no memory for %u scores", batch->head.samples);
+        batch->scores = rt_try_malloc(samples * sizeof *batch->scores);
+    if (!batch->scores)
+        return RT_FAIL(RT_ENOMEM, "no memory for %u scores", samples);
     struct tr_forward_out out = {.score = batch->scores};
     return tr_model_forward(trainer->model, &batch->view, &out);
-}
-
-/* The gradients are written where they leave from: one segment per feature, 64-byte aligned. */
-static void lay_out_gradients(const struct rt_job *job, struct tr_batch *batch)
-{
-    size_t end = 0, element = wire_dtype_size(job->global.wire.gradients);
-    for (uint32_t f = 0; f < job->n_features; f++) {
-        size_t before = end;
-        size_t bytes =
-            (size_t)batch->head.samples * job->table[job->feature[f].table].dim * element;
-        size_t at = rt_segment_put(&end, bytes);
-        memset(batch->gradients->data + before, 0, at - before); /* padding between segments */
-        batch->feature_grad[f].out = batch->gradients->data + at;
-    }
-    rt_assert(end == batch->gradients->size);
 }
 
 /* How long the step thread worked, for the metric. */
@@ -114,7 +101,7 @@ static void compute(void *arg)
     if (trainer->step_kind == TR_SCORE) {
         trainer->step_err = score(trainer, batch);
     } else {
-        lay_out_gradients(trainer->job, batch);
+        tr_batch_lay_out(batch);
         trainer->step_err = train(trainer, batch);
         count_work(trainer, begin);
     }
@@ -374,23 +361,6 @@ struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate)
     return batch;
 }
 
-static bool take_gradient_buffer(struct tr_trainer *trainer, struct tr_batch *batch)
-{
-    const struct rt_job *job = trainer->job;
-    size_t end = 0;
-    if (batch->gradients)
-        return true;
-    for (uint32_t f = 0; f < job->n_features; f++)
-        rt_segment_put(&end, (size_t)batch->head.samples * job->table[job->feature[f].table].dim *
-                                 wire_dtype_size(job->global.wire.gradients));
-    batch->gradients = rt_io_buf(trainer->io, end);
-    if (batch->gradients)
-        batch->gradients->size = end;
-    else
-        tr_fail(trainer, RT_FAIL(RT_ELIMIT, "no payload memory for the gradients of a batch"));
-    return batch->gradients != NULL;
-}
-
 static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum tr_step_kind kind)
 {
     trainer->step_open = true;
@@ -398,8 +368,7 @@ static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum
     trainer->stepping = batch;
     tr_batch_to(batch, TR_STEPPING);
     tr_part(trainer, TR_PART_COMPUTE);
-    if (kind == TR_SCORE || take_gradient_buffer(trainer, batch))
-        start_work(trainer, compute, compute_done);
+    start_work(trainer, compute, compute_done);
 }
 
 static void start_alone(struct tr_trainer *trainer, struct tr_batch *batch)

@@ -196,6 +196,8 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     trainer->lookups.limit = trainer->permits.limit;
     int err = rt_job_refuse(conf->job, REFUSED);
     if (!err)
+        err = tr_batch_check_job(trainer);
+    if (!err)
         err = rt_arena_create(8 << 20, &trainer->scratch);
     if (!err)
         err = rt_ledger_create(RT_BATCH_WINDOW, &trainer->ledger);
@@ -240,7 +242,8 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     rt_rpc_destroy(
         trainer->rpc); /* pending lookups and pushes fail here: their batches must exist */
     for (cursor = 0; rt_map_next(&trainer->batches, &cursor, &id, &value);)
-        tr_feed_free((struct tr_batch *)(uintptr_t)value);
+        tr_batch_give((struct tr_batch *)(uintptr_t)value);
+    tr_batch_free_spare(trainer);
     rt_map_release(&trainer->batches);
     tr_step_release(trainer);
     if (trainer->collective)

@@ -182,8 +182,9 @@ ROWS = [
               "receiver or the network is slower than the sender.",
               ("sum by (role, instance) (%s)" % every("send_queue_bytes"), WHO)),
         panel("Bytes reserved for batches", "bytes",
-              "At middlewares, reserved at PutBatch for all that a batch will need. At its limit new batches wait (back-pressure).",
-              ("sum by (instance) (%s)" % one("middleware_reserved_bytes"), "{{instance}}")),
+              "At middlewares, reserved at PutBatch for all that a batch will need, and at trainers, at TrainBatch. At its limit new batches wait (back-pressure).",
+              ("sum by (instance) (%s)" % one("middleware_reserved_bytes"), "{{instance}}"),
+              ("sum by (instance) (%s)" % one("trainer_reserved_bytes"), "{{instance}}")),
         panel("Lookups that wait at embedding servers", "short",
               "Lookups that wait for their turn or for updates before them. Bad: many, all the time: too few workers "
               "(embedding_server.workers) or servers.",

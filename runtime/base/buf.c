@@ -77,6 +77,18 @@ void rt_pool_destroy(struct rt_pool *pool)
     rt_free(pool);
 }
 
+size_t rt_pool_budget(const struct rt_pool *pool)
+{
+    return pool->budget;
+}
+
+size_t rt_buf_bytes(size_t size)
+{
+    unsigned class = class_of(size);
+
+    return class < CLASS_COUNT ? class_bytes(class) : SIZE_MAX;
+}
+
 size_t rt_pool_lent(const struct rt_pool *pool)
 {
     return __atomic_load_n(&pool->lent, __ATOMIC_RELAXED);

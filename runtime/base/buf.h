@@ -25,7 +25,9 @@ struct rt_buf {
 
 /* budget: most bytes lent and cached together. Touch: any thread. */
 struct rt_pool *rt_pool_create(size_t budget);
-void rt_pool_destroy(struct rt_pool *pool);      /* all buffers must be back (asserted) */
+void rt_pool_destroy(struct rt_pool *pool); /* all buffers must be back (asserted) */
+size_t rt_pool_budget(const struct rt_pool *pool);
+size_t rt_buf_bytes(size_t size);                /* what a buffer of that size takes of a budget */
 size_t rt_pool_lent(const struct rt_pool *pool); /* bytes of capacity in use */
 uint64_t rt_pool_fresh(
     const struct rt_pool *pool); /* allocations ever made: flat at steady state */

@@ -1,6 +1,6 @@
 /* tests/sim/test_trainer.c -- a trainer rank between a scripted composer and a scripted middleware, in the
  * simulator: permits, repeats, a lost middleware before and after the step, values that are not finite,
- * epochs, 16 bits on the wire. */
+ * epochs, 16 bits on the wire, payload memory that is used up. */
 #include "tests/lib/job_fixture.h"
 #include "tests/lib/page.h"
 #include "tests/sim/sim_io.h"
@@ -41,6 +41,7 @@ struct world {
     int fail_lookup, fail_push; /* so many times */
     int fail_with;              /* 0: RT_EUNKNOWN, the middleware has lost the batch */
     bool hold_pushes;
+    bool in_turn; /* batches say which one is before them */
     struct rt_call *held[64];
     unsigned n_held;
     bool poison;                                              /* embeddings are NaN */
@@ -201,6 +202,8 @@ static void send_batch(struct world *w, uint32_t split, uint64_t sequence, uint3
                                     .middleware_incarnation = 5,
                                     .middleware_loop = w->loop,
                                     .digest = 77,
+                                    .has_before = w->in_turn && sequence > 0,
+                                    .before = rt_batch_id(split, sequence - 1),
                                     .attempt = attempt};
     assert_int_equal(wire_train_batch_pack(&head, &w->out), 0);
     size_t end = 0;
@@ -300,10 +303,11 @@ static bool connected(void *arg)
     return rt_peer_is_up(w->to_trainer) && tr_trainer_ready(w->trainer, NULL, 0);
 }
 
-static void start(struct world *w, const char *const *set, size_t n_set)
+/* pool: payload bytes of each node; 0: enough. */
+static void start_with(struct world *w, const char *const *set, size_t n_set, size_t pool)
 {
     memset(w, 0, sizeof *w);
-    struct sim_conf conf = {.seed = 11, .n_nodes = NODES};
+    struct sim_conf conf = {.seed = 11, .n_nodes = NODES, .pool_budget = pool};
     w->sim = sim_create(&conf);
     w->job = job_fixture(set, n_set);
     w->metrics = rt_metrics_create();
@@ -343,6 +347,11 @@ static void start(struct world *w, const char *const *set, size_t n_set)
     w->to_trainer = rt_rpc_peer(w->composer, RT_ROLE_TRAINER, 0, 0);
     rt_peer_set_address(w->to_trainer, tr_trainer_address(w->trainer), 5);
     assert_true(sim_run_until(w->sim, connected, w, 10 * RT_S));
+}
+
+static void start(struct world *w, const char *const *set, size_t n_set)
+{
+    start_with(w, set, n_set, 0);
 }
 
 static double page(const struct world *w, const char *what)
@@ -780,15 +789,116 @@ static void test_half_wire(void **state)
     }
 }
 
+/* A batch of 16 takes 256 bytes as it comes, 512 of embeddings and as many of gradients. */
+enum { BATCH_BYTES = 1280, POOL = 4096 };
+
+/* Three quarters of the pool are for batches, so it has room for two: the rest is told to come later, before anything is
+ * done for it, though there are permits. */
+static void test_full(void **state)
+{
+    (void)state;
+    struct world w;
+    start_with(&w, (const char *[]){"global.staleness=6"}, 1, POOL);
+    w.hold_pushes = true;
+    for (unsigned b = 0; b < BATCHES; b++)
+        send_batch(&w, 0, b, 1);
+    run_until(&w, (struct goal){.answers = BATCHES - 2, .held = 2});
+    sim_run_until(w.sim, NULL, NULL, RT_S);
+    assert_int_equal(w.lookups, 2);
+    assert_true(page(&w, "reserved_bytes") == 2 * BATCH_BYTES);
+    for (unsigned b = 2; b < BATCHES; b++)
+        assert_int_equal(w.outcome[b], RT_EFULL);
+    w.hold_pushes = false;
+    for (unsigned h = 0; h < 2; h++)
+        ack_push(&w, w.held[h]);
+    w.n_held = 0;
+    run_until(&w, (struct goal){.answers = BATCHES});
+    assert_true(page(&w, "reserved_bytes") == 0);
+    for (unsigned b = 2; b < BATCHES; b++) {
+        send_batch(&w, 0, b, 1);
+        run_until(&w, (struct goal){.answers = BATCHES + b - 1});
+    }
+    for (unsigned b = 0; b < BATCHES; b++)
+        assert_int_equal(w.outcome[b], WIRE_TRAINED);
+    assert_int_equal(report(&w).samples_trained, BATCHES * SAMPLES);
+    assert_int_equal(report(&w).step, BATCHES);
+    stop(&w);
+}
+
+/* In `full` the one whose turn it is comes in, though those that wait for it have reserved all there is. */
+static void test_full_in_turn(void **state)
+{
+    (void)state;
+    struct world w;
+    start_with(&w, (const char *[]){"global.mode=full"}, 1, POOL);
+    w.in_turn = true;
+    for (unsigned b = 3; b > 0; b--)
+        send_batch(&w, 0, b, 1);
+    run_until(&w, (struct goal){.answers = 1});
+    assert_int_equal(w.outcome[1], RT_EFULL);
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.answers = 2});
+    assert_int_equal(w.outcome[0], WIRE_TRAINED);
+    send_batch(&w, 0, 1, 1);
+    run_until(&w, (struct goal){.answers = 5});
+    for (unsigned b = 0; b < 4; b++)
+        assert_int_equal(w.outcome[b], WIRE_TRAINED);
+    stop(&w);
+}
+
+/* The pool is used up by something else: the batch goes back before it is stepped, by no fault of its own. */
+static void test_no_gradient_buffer(void **state)
+{
+    (void)state;
+    struct world w;
+    start_with(&w, NULL, 0, POOL);
+    struct rt_buf *other = rt_io_buf(sim_node(w.sim, NODE_T), POOL - BATCH_BYTES + 256);
+    assert_non_null(other);
+    uint64_t digest = tr_trainer_digest(w.trainer);
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.answers = 1});
+    assert_int_equal(w.outcome[0], WIRE_RETRY);
+    assert_true(!w.own_failure && w.lookups == 1 && w.pushes == 0);
+    assert_int_equal(report(&w).permits_used, 0);
+    assert_true(tr_trainer_digest(w.trainer) == digest);
+    rt_buf_unref(other);
+    send_batch(&w, 0, 0, 1);
+    run_until(&w, (struct goal){.answers = 2});
+    assert_int_equal(w.outcome[0], WIRE_TRAINED);
+    stop(&w);
+}
+
+/* A job whose batches can never fit is refused at once, by the keys that say so. */
+static void test_too_large(void **state)
+{
+    (void)state;
+    struct world w = {0};
+    struct sim_conf conf = {.seed = 11, .n_nodes = NODES, .pool_budget = BATCH_BYTES};
+    w.sim = sim_create(&conf);
+    w.job = job_fixture(NULL, 0);
+    struct tr_trainer_conf t = {.io = sim_node(w.sim, NODE_T),
+                                .self = identity(RT_ROLE_TRAINER, w.job),
+                                .job = w.job,
+                                .world = 1,
+                                .listen = "sim:2:1"};
+    assert_int_equal(tr_trainer_create(&t, &w.trainer), RT_EUSAGE);
+    assert_non_null(strstr(rt_err_text(), "data.batch_size 16: a batch takes 1280 bytes"));
+    assert_null(w.trainer);
+    sim_destroy(w.sim);
+    job_fixture_destroy(w.job);
+}
+
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(test_epochs),      cmocka_unit_test(test_staleness),
-        cmocka_unit_test(test_lookup_lost), cmocka_unit_test(test_push_lost),
-        cmocka_unit_test(test_repeat),      cmocka_unit_test(test_nonfinite),
-        cmocka_unit_test(test_attempts),    cmocka_unit_test(test_put_elsewhere),
-        cmocka_unit_test(test_poisoned),    cmocka_unit_test(test_push_refused),
-        cmocka_unit_test(test_half_wire),
+        cmocka_unit_test(test_epochs),       cmocka_unit_test(test_staleness),
+        cmocka_unit_test(test_lookup_lost),  cmocka_unit_test(test_push_lost),
+        cmocka_unit_test(test_repeat),       cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_attempts),     cmocka_unit_test(test_put_elsewhere),
+        cmocka_unit_test(test_poisoned),     cmocka_unit_test(test_push_refused),
+        cmocka_unit_test(test_half_wire),    cmocka_unit_test(test_full),
+        cmocka_unit_test(test_full_in_turn), cmocka_unit_test(test_no_gradient_buffer),
+        cmocka_unit_test(test_too_large),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
