@@ -14,7 +14,7 @@
 reference=${SAFFRON_TORCH_REFERENCE:-../shared/bench/torch_reference.py}
 blas=${SAFFRON_OPENBLAS:-/usr/lib/x86_64-linux-gnu/openblas-openmp/libblas.so.3}
 rounds=${ROUNDS:-3}
-wire=${WIRE:-float32}
+wire=${WIRE:-bfloat16}
 read -ra shapes <<<"${SHAPES:-servers1 servers2 servers4 middlewares2}"
 declare -A shape_args=(
     [servers1]="" [servers2]="--embedding-servers 2" [servers4]="--embedding-servers 4" [middlewares2]="--middlewares 2"
