@@ -8,6 +8,7 @@
  * they go from the L2 cache to memory and back; stretch by stretch (struct rt_maker) they do not. So how many of
  * the rows exist is not known when the reply's message leaves, and is not told. */
 #include "embedding_server/serve.h"
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
@@ -123,6 +124,7 @@ static size_t make(void *arg, uint8_t *at, size_t room)
     while (lookup->at_table < lookup->n_tables) {
         size_t pad = pad_before(lookup), row = row_bytes(owner, lookup);
 
+        rt_assert(row > 0);
         if (put + pad + row > room)
             break;
         put += put_rows(owner, lookup, at + put, rows_left(lookup, (room - put - pad) / row));

@@ -14,6 +14,7 @@
  * again, and the step it was pushed for may never be made. */
 #include "middleware/batch.h"
 #include "middleware/pool.h"
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 
 #include <string.h>
@@ -190,6 +191,7 @@ static size_t make_samples(struct making *making, uint8_t *at, size_t room)
     size_t begin = making->end, each = bags.dim * wire_dtype_size(bags.sample_dtype);
     size_t pad = making->sample ? 0 : rt_segment_put(&begin, 0) - making->end, fit, ids;
 
+    rt_assert(each > 0);
     if (pad + each > room)
         return 0;
     memset(at, 0, pad); /* nobody else's bytes leave as padding */

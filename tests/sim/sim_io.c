@@ -319,7 +319,7 @@ static int io_link_send(struct rt_link *link, struct rt_header *header, const vo
         memcpy(at_message, message, message_size);
     for (size_t i = 0; i < n_pieces; i++) {
         size_t at = rt_segment_put(&end, pieces[i].size);
-        uint8_t *made = maker && pieces[i].size ? rt_try_aligned(pieces[i].size) : NULL;
+        uint8_t *made = maker && pieces[i].size ? rt_xaligned(pieces[i].size) : NULL;
         for (size_t n = 0; made && n < pieces[i].size;)
             n += maker->make(maker->arg, made + n, pieces[i].size - n);
         if (pieces[i].size)

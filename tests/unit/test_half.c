@@ -17,6 +17,11 @@
 #include <time.h>
 #include <cmocka.h>
 
+static bool same_bits(const void *a, const void *b, size_t bytes)
+{
+    return memcmp(a, b, bytes) == 0;
+}
+
 #define PATTERNS 65536
 #define MANY     1700 /* elements: over three blocks of the loops, and a rest */
 
@@ -218,7 +223,7 @@ static void every_isa_gives_the_bits_of_plain(void **state)
         run(&rt_half_plain, in, n, scale, &want);
         for (int isa = RT_ISA_AVX2; isa <= (int)rt_cpu_isa(); isa++) {
             run(loops[isa], in, n, scale, &got);
-            if (memcmp(&got, &want, sizeof(got)) != 0)
+            if (!same_bits(&got, &want, sizeof(got)))
                 fail_msg("%s: %zu elements, scale %a differ from plain (key %llu)",
                          rt_isa_name((enum rt_isa)isa), n, (double)scale, (unsigned long long)key);
         }
@@ -245,7 +250,7 @@ static void an_array_may_be_cut(void **state)
             if (memcmp(got, want, sizeof(got)) != 0)
                 fail_msg("dtype %u: narrowed, cut at %zu", dtype, cut);
             for (size_t j = 0; j < MANY; j++)
-                if (memcmp(&wide[j], &wide_want[j], sizeof(float)) != 0)
+                if (!same_bits(&wide[j], &wide_want[j], sizeof(float)))
                     fail_msg("dtype %u: widened, cut at %zu: element %zu", dtype, cut, j);
         }
     }
