@@ -4,6 +4,7 @@
 #include "runtime/base/cpu.h"
 #include "runtime/base/half.h"
 #include "runtime/base/rand.h"
+#include "tests/lib/half_value.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -20,26 +21,6 @@ static bool same_bits(const void *a, const void *b, size_t bytes)
 }
 
 #define DIM_MAX WIRE_DIM_MAX
-
-/* The value of a 16-bit pattern, from the definition of the format. */
-static double value_of(uint32_t dtype, uint16_t half)
-{
-    int mantissa_bits = dtype == WIRE_F16 ? 10 : 7, bias = dtype == WIRE_F16 ? 15 : 127;
-    int mantissa = half & ((1 << mantissa_bits) - 1), exponent = (half & 0x7fff) >> mantissa_bits;
-    int special = (1 << (15 - mantissa_bits)) - 1;
-    double sign = half & 0x8000 ? -1.0 : 1.0;
-
-    if (exponent == special)
-        return mantissa ? (double)NAN : sign * (double)INFINITY;
-    if (exponent == 0)
-        return sign * ldexp(mantissa, 1 - bias - mantissa_bits);
-    return sign * ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
-}
-
-static uint16_t largest(uint32_t dtype)
-{
-    return dtype == WIRE_F16 ? 0x7bff : 0x7f7f;
-}
 
 static void widen(uint32_t dtype, const uint16_t *half, float *out, size_t dim)
 {
@@ -64,7 +45,7 @@ static void every_pattern_widens_exactly(void **test)
                     half[j] = (uint16_t)(at + j);
                 widen(dtype, half, wide, 64);
                 for (uint32_t j = 0; j < 64; j++) {
-                    double want = value_of(dtype, half[j]);
+                    double want = half_value(dtype, half[j]);
 
                     if (isnan(want)
                             ? !isnan(wide[j])
@@ -93,9 +74,9 @@ static void every_pattern_stays(void **test)
             ebs_element_round(dtype, wide, (uint8_t *)near, 64);
             ebs_element_dither(dtype, at, wide, (uint8_t *)dithered, 64);
             for (uint32_t j = 0; j < 64; j++) {
-                if (isnan(wide[j])
-                        ? !isnan(value_of(dtype, near[j])) || !isnan(value_of(dtype, dithered[j]))
-                        : near[j] != half[j] || dithered[j] != half[j])
+                if (isnan(wide[j]) ? !isnan(half_value(dtype, near[j])) ||
+                                         !isnan(half_value(dtype, dithered[j]))
+                                   : near[j] != half[j] || dithered[j] != half[j])
                     fail_msg("dtype %u pattern %04x becomes %04x, %04x", dtype, half[j], near[j],
                              dithered[j]);
             }
@@ -126,12 +107,12 @@ static float random_float(uint64_t draw)
 /* The pattern of the largest stored magnitude that is not above `magnitude`, which is finite. */
 static uint16_t below(uint32_t dtype, double magnitude)
 {
-    uint16_t low = 0, high = largest(dtype);
+    uint16_t low = 0, high = half_largest(dtype);
 
     while (low < high) {
         uint16_t middle = (uint16_t)((low + high + 1) / 2);
 
-        if (value_of(dtype, middle) <= magnitude)
+        if (half_value(dtype, middle) <= magnitude)
             low = middle;
         else
             high = (uint16_t)(middle - 1);
@@ -146,10 +127,10 @@ static uint16_t naive_near(uint32_t dtype, float value)
     uint16_t sign = signbit(value) ? 0x8000 : 0, low = below(dtype, magnitude);
     double down, up;
 
-    if (low == largest(dtype))
+    if (low == half_largest(dtype))
         return sign | low;
-    down = magnitude - value_of(dtype, low);
-    up = value_of(dtype, (uint16_t)(low + 1)) - magnitude;
+    down = magnitude - half_value(dtype, low);
+    up = half_value(dtype, (uint16_t)(low + 1)) - magnitude;
     if (up < down || (up == down && low % 2))
         low++;
     return sign | low;
@@ -190,7 +171,7 @@ static void a_dithered_value_is_a_neighbour(void **test)
 
             ebs_element_dither(dtype, i, &value, (uint8_t *)got, 1);
             if (!isfinite(value)) {
-                double stored = value_of(dtype, got[0]);
+                double stored = half_value(dtype, got[0]);
 
                 if (isnan(value) ? !isnan(stored) : stored != (double)value)
                     fail_msg("dtype %u: %g becomes %04x", dtype, (double)value, got[0]);
@@ -198,7 +179,7 @@ static void a_dithered_value_is_a_neighbour(void **test)
             }
             low = below(dtype, fabs((double)value));
             if ((got[0] >> 15 != 0) != (signbit(value) != 0) || (got[0] & 0x7fff) < low ||
-                (got[0] & 0x7fff) > low + 1 || (got[0] & 0x7fff) > largest(dtype))
+                (got[0] & 0x7fff) > low + 1 || (got[0] & 0x7fff) > half_largest(dtype))
                 fail_msg("dtype %u: %.9g becomes %04x, neighbour %04x", dtype, (double)value,
                          got[0], low);
         }
@@ -219,8 +200,8 @@ static void dithering_is_unbiased(void **test)
         for (size_t v = 0; v < ARRAY_LEN(value); v++) {
             double magnitude = fabs((double)value[v]), sum = 0.0;
             uint16_t low = below(dtype, magnitude);
-            double floor = value_of(dtype, low);
-            double gap = value_of(dtype, (uint16_t)(low + 1)) - floor;
+            double floor = half_value(dtype, low);
+            double gap = half_value(dtype, (uint16_t)(low + 1)) - floor;
             double p = (magnitude - floor) / gap, error;
             double bound = 5.0 * sqrt(p * (1.0 - p) / N) + 0x1p-16;
             float in[DIM_MAX];

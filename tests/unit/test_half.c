@@ -6,6 +6,7 @@
 #include "runtime/base/cpu.h"
 #include "runtime/base/half.h"
 #include "runtime/base/rand.h"
+#include "tests/lib/half_value.h"
 
 #include <float.h>
 #include <math.h>
@@ -29,45 +30,25 @@ static const struct rt_half_loops *const loops[] = {[RT_ISA_PLAIN] = &rt_half_pl
                                                     [RT_ISA_AVX2] = &rt_half_avx2,
                                                     [RT_ISA_AVX512] = &rt_half_avx512};
 
-/* The value of a 16-bit pattern, from the definition of the format. */
-static double value_of(uint32_t dtype, uint16_t half)
-{
-    int mantissa_bits = dtype == RT_DTYPE_F16 ? 10 : 7, bias = dtype == RT_DTYPE_F16 ? 15 : 127;
-    int mantissa = half & ((1 << mantissa_bits) - 1), exponent = (half & 0x7fff) >> mantissa_bits;
-    int special = (1 << (15 - mantissa_bits)) - 1;
-    double sign = half & 0x8000 ? -1.0 : 1.0;
-
-    if (exponent == special)
-        return mantissa ? (double)NAN : sign * (double)INFINITY;
-    if (exponent == 0)
-        return sign * ldexp(mantissa, 1 - bias - mantissa_bits);
-    return sign * ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
-}
-
-static uint16_t largest(uint32_t dtype)
-{
-    return dtype == RT_DTYPE_F16 ? 0x7bff : 0x7f7f;
-}
-
 static uint16_t naive_near(uint32_t dtype, float value)
 {
     double magnitude = fabs((double)value), down, up;
-    uint16_t sign = signbit(value) ? 0x8000 : 0, low = 0, high = largest(dtype);
+    uint16_t sign = signbit(value) ? 0x8000 : 0, low = 0, high = half_largest(dtype);
 
     if (isinf(value))
-        return (uint16_t)(sign | (largest(dtype) + 1));
+        return (uint16_t)(sign | (half_largest(dtype) + 1));
     while (low < high) {
         uint16_t middle = (uint16_t)((low + high + 1) / 2);
 
-        if (value_of(dtype, middle) <= magnitude)
+        if (half_value(dtype, middle) <= magnitude)
             low = middle;
         else
             high = (uint16_t)(middle - 1);
     }
-    if (low == largest(dtype))
+    if (low == half_largest(dtype))
         return sign | low;
-    down = magnitude - value_of(dtype, low);
-    up = value_of(dtype, (uint16_t)(low + 1)) - magnitude;
+    down = magnitude - half_value(dtype, low);
+    up = half_value(dtype, (uint16_t)(low + 1)) - magnitude;
     return (uint16_t)(sign | (up < down || (up == down && low % 2) ? low + 1 : low));
 }
 
@@ -78,7 +59,7 @@ static float random_float(uint64_t key)
     float value;
 
     if (kind == 1)
-        return (float)value_of(RT_DTYPE_F16, (uint16_t)bits);
+        return (float)half_value(RT_DTYPE_F16, (uint16_t)bits);
     if (kind == 2)
         bits = (bits & 0xffff8000u) + (uint32_t)rt_below(rt_draw(key, 2), 3) - 1; /* bfloat16's */
     if (kind == 3)
@@ -102,8 +83,8 @@ static void every_pattern_widens_and_comes_back(void **state)
             rt_widen(dtype, half, wide, PATTERNS);
             rt_narrow(dtype, wide, again, PATTERNS);
             for (size_t i = 0; i < PATTERNS; i++) {
-                double want = value_of(dtype, half[i]);
-                bool same = isnan(want) ? isnan(wide[i]) && isnan(value_of(dtype, again[i]))
+                double want = half_value(dtype, half[i]);
+                bool same = isnan(want) ? isnan(wide[i]) && isnan(half_value(dtype, again[i]))
                                         : (double)wide[i] == want && again[i] == half[i];
 
                 if (!same)
@@ -132,7 +113,7 @@ static void nearest_is_nearest(void **state)
         for (uint32_t dtype = RT_DTYPE_F16; dtype <= RT_DTYPE_BF16; dtype++) {
             rt_narrow(dtype, value, got, N);
             for (size_t i = 0; i < N; i++) {
-                if (isnan(value[i]) ? isnan(value_of(dtype, got[i]))
+                if (isnan(value[i]) ? isnan(half_value(dtype, got[i]))
                                     : got[i] == naive_near(dtype, value[i]))
                     continue;
                 fail_msg("%s dtype %u: %.9g becomes %04x, want %04x", rt_isa_name(rt_cpu_isa()),
