@@ -4,15 +4,12 @@
  * middleware sends batch after batch and reads all ids after each: an id's value may have grown by one, begun
  * again at 1, or gone to 0, but only for a reason, and the reasons are counted. A gradient that went to a
  * neighbour of an id without a row would show. */
-#include "embedding_server/owner.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
 #include "runtime/job/batch_id.h"
-#include "runtime/net/loop.h"
-#include "runtime/wire/member.h"
-#include "runtime/wire/rows.h"
+#include "tests/unit/owner_bed.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,58 +18,23 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define DIM      4u
-#define IDS      120000u
-#define BATCHES  30u
-#define SLICE    1500u
-#define DEADLINE (60 * 1000000000ull)
+#define DIM     4u
+#define IDS     120000u
+#define BATCHES 30u
+#define SLICE   1500u
 
 static struct {
     struct rt_table_conf table;
     struct rt_job job;
-    struct rt_shard_map shards;
-    struct rt_loop *owner_loop, *loop;
-    struct ebs_owner *owner;
-    struct rt_rpc *rpc;
-    struct rt_peer *peer;
+    struct owner_bed owner;
     uint64_t *id;         /* [IDS] */
     float *value, *after; /* [IDS] before and after a batch */
     bool *has;            /* [IDS] */
     struct wire_apply_gradients_reply applied;
 } bed;
 
-static void on_up(void *ctx, struct rt_peer *peer)
-{
-    (void)ctx;
-    (void)peer;
-    rt_loop_stop(bed.loop);
-}
-
-static struct rt_identity identity(enum rt_role role)
-{
-    return (struct rt_identity){.job = "test",
-                                .role = role,
-                                .incarnation = 5,
-                                .wire_version = RT_WIRE_VERSION,
-                                .config_hash = 1,
-                                .plan_hash = 2};
-}
-
 static void start(const struct rt_eviction_conf *eviction, uint64_t memory)
 {
-    struct ebs_owner_conf conf = {.identity = identity(RT_ROLE_EMBEDDING_SERVER),
-                                  .job = &bed.job,
-                                  .shards = &bed.shards,
-                                  .greeting = &wire_greeting,
-                                  .listen = "tcp:127.0.0.1:0",
-                                  .memory = memory,
-                                  .slice_rows = SLICE};
-    struct rt_rpc_conf rpc = {.self = identity(RT_ROLE_MIDDLEWARE),
-                              .greeting = &wire_greeting,
-                              .reply_max = 64 << 20,
-                              .peer_up = on_up};
-    struct rt_loop_conf loop = {.name = "test", .pool_budget = 64 << 20};
-
     memset(&bed, 0, sizeof(bed));
     bed.table = (struct rt_table_conf){.name = "rows",
                                        .dim = DIM,
@@ -80,18 +42,11 @@ static void start(const struct rt_eviction_conf *eviction, uint64_t memory)
                                        .optimizer.learning_rate = 1.0,
                                        .eviction = *eviction};
     bed.job = (struct rt_job){.n_tables = 1, .table = &bed.table, .global.seed = 1};
-    assert_int_equal(rt_shard_map_init(&bed.shards, 1, 1), 0);
-    assert_int_equal(rt_loop_create(&loop, &bed.owner_loop), 0);
-    assert_int_equal(rt_loop_create(&loop, &bed.loop), 0);
-    conf.io = rt_loop_io(bed.owner_loop);
-    if (ebs_owner_create(&conf, &bed.owner) != 0)
-        fail_msg("%s", rt_err_text());
-    assert_int_equal(rt_loop_start_thread(bed.owner_loop), 0);
-    rpc.io = rt_loop_io(bed.loop);
-    assert_int_equal(rt_rpc_create(&rpc, &bed.rpc), 0);
-    bed.peer = rt_rpc_peer(bed.rpc, RT_ROLE_EMBEDDING_SERVER, 0, 0);
-    rt_peer_set_address(bed.peer, ebs_owner_address(bed.owner), 5);
-    rt_loop_run(bed.loop);
+    owner_bed_open(&bed.owner,
+                   &(struct owner_bed_conf){
+                       .job = &bed.job, .thread = true, .memory = memory, .slice_rows = SLICE});
+    owner_bed_run(&bed.owner);
+    owner_bed_connect(&bed.owner, 0);
     bed.id = calloc(IDS, sizeof(*bed.id));
     bed.value = calloc(IDS, sizeof(*bed.value));
     bed.after = calloc(IDS, sizeof(*bed.after));
@@ -102,12 +57,7 @@ static void start(const struct rt_eviction_conf *eviction, uint64_t memory)
 
 static void stop(void)
 {
-    rt_loop_stop(bed.owner_loop);
-    rt_loop_join(bed.owner_loop);
-    rt_rpc_destroy(bed.rpc);
-    ebs_owner_destroy(bed.owner);
-    rt_loop_destroy(bed.owner_loop);
-    rt_loop_destroy(bed.loop);
+    owner_bed_close(&bed.owner);
     free(bed.id);
     free(bed.value);
     free(bed.after);
@@ -129,7 +79,7 @@ static void on_rows(void *arg, int err, const struct rt_frame *reply)
         for (size_t j = 1; j < DIM; j++)
             assert_true(row[i * DIM + j] == bed.after[i]);
     }
-    rt_loop_stop(bed.loop);
+    rt_loop_stop(bed.owner.loop);
 }
 
 static void on_applied(void *arg, int err, const struct rt_frame *reply)
@@ -144,23 +94,16 @@ static void on_applied(void *arg, int err, const struct rt_frame *reply)
                                                        arena, &bed.applied),
                      0);
     rt_arena_destroy(arena);
-    rt_loop_stop(bed.loop);
+    rt_loop_stop(bed.owner.loop);
 }
 
 static void ask(uint16_t method, uint64_t batch_id, struct wire_out *message,
                 struct rt_buf *payload, rt_reply_fn done)
 {
     struct rt_piece piece = {.data = payload->data, .size = payload->size, .buf = payload};
-    struct rt_outgoing out = {.batch_id = batch_id,
-                              .message = message->data,
-                              .message_size = message->size,
-                              .pieces = &piece,
-                              .n_pieces = 1};
 
-    assert_int_equal(rt_rpc_call(bed.peer, method, &out, DEADLINE, done, NULL), 0);
-    rt_buf_unref(payload);
-    wire_out_release(message);
-    rt_loop_run(bed.loop);
+    owner_bed_ask(&bed.owner, 0, method, batch_id, message, &piece, 1, done, NULL);
+    rt_loop_run(bed.owner.loop);
 }
 
 static void *put(struct rt_buf *buf, size_t bytes)
@@ -177,8 +120,8 @@ static void look_up_all(void)
 {
     uint32_t table = 0, n = IDS;
     struct wire_lookup_rows m = {
-        .shard_map = bed.shards.version, .n_tables = 1, .table = &table, .n_ids = &n};
-    struct rt_buf *buf = rt_io_buf(rt_loop_io(bed.loop), IDS * sizeof(*bed.id));
+        .shard_map = bed.owner.shards.version, .n_tables = 1, .table = &table, .n_ids = &n};
+    struct rt_buf *buf = rt_io_buf(rt_loop_io(bed.owner.loop), IDS * sizeof(*bed.id));
     struct wire_out out = {0};
 
     memcpy(put(buf, IDS * sizeof(*bed.id)), bed.id, IDS * sizeof(*bed.id));
@@ -190,14 +133,15 @@ static void look_up_all(void)
 static uint32_t update(uint64_t batch_id)
 {
     uint32_t table = 0, n = 0, k = 0;
-    struct wire_apply_gradients m = {.shard_map = bed.shards.version,
+    struct wire_apply_gradients m = {.shard_map = bed.owner.shards.version,
                                      .parts = 1,
                                      .learning_rate = 1.0,
                                      .world = 1,
                                      .n_tables = 1,
                                      .table = &table,
                                      .n_ids = &n};
-    struct rt_buf *buf = rt_io_buf(rt_loop_io(bed.loop), IDS * (sizeof(*bed.id) + 4 * DIM) + 128);
+    struct rt_buf *buf =
+        rt_io_buf(rt_loop_io(bed.owner.loop), IDS * (sizeof(*bed.id) + 4 * DIM) + 128);
     struct wire_out out = {0};
     uint64_t *id;
     float *grad;
@@ -225,7 +169,7 @@ struct counts {
 
 static struct counts count(void)
 {
-    const struct ebs_table_stats *s = ebs_owner_table_stats(bed.owner, 0);
+    const struct ebs_table_stats *s = ebs_owner_table_stats(bed.owner.owner, 0);
 
     return (struct counts){s->rows, s->created, s->evicted, s->refused};
 }
@@ -302,10 +246,11 @@ static void values_are_counts(void **state)
         print_message("%-26s %8llu rows, %8llu evicted, %8llu refused; %llu requests in pieces\n",
                       row[r].name, (unsigned long long)before.rows,
                       (unsigned long long)before.evicted, (unsigned long long)before.refused,
-                      (unsigned long long)ebs_owner_stats(bed.owner)->sliced);
+                      (unsigned long long)ebs_owner_stats(bed.owner.owner)->sliced);
         assert_int_equal(before.evicted > 0, row[r].evicts);
         assert_int_equal(before.refused > 0, row[r].refuses);
-        assert_true(row[r].memory == 0 || ebs_owner_stats(bed.owner)->budget_used <= row[r].memory);
+        assert_true(row[r].memory == 0 ||
+                    ebs_owner_stats(bed.owner.owner)->budget_used <= row[r].memory);
         stop();
     }
 }

@@ -4,16 +4,13 @@
  * small lookup after the other. A small one is held up by at most one turn of the owner's loop, from one look at its
  * socket to the next; what counts is the processor time of such a turn, for the time on the wall also has what other
  * programs of this machine took. */
-#include "embedding_server/owner.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/job/batch_id.h"
-#include "runtime/net/loop.h"
 #include "runtime/net/near.h"
-#include "runtime/wire/member.h"
-#include "runtime/wire/rows.h"
+#include "tests/unit/owner_bed.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,7 +32,6 @@
 #define OVER_MAX 2
 #define SMALL    64u
 #define TIMES    65536
-#define DEADLINE (60 * 1000000000ull)
 
 static const struct rt_table_conf tables[] = {
     {.name = "rows",
@@ -44,22 +40,12 @@ static const struct rt_table_conf tables[] = {
      .optimizer = {.kind = RT_OPT_SGD, .learning_rate = 1.0}},
 };
 
-/* One who asks; index 0 sends large requests, 1 small ones. */
-struct asker {
-    struct rt_rpc *rpc;
-    struct rt_peer *peer;
-};
-
 static struct {
-    struct rt_loop *owner_loop, *loop;
+    struct owner_bed owner; /* asker 0 sends large requests, asker 1 small ones */
     struct rt_job job;
-    struct rt_shard_map shards;
-    struct ebs_owner *owner;
     uv_prepare_t turn_end; /* of the owner's loop */
-    struct asker asker[2];
-    int up;
-    uint64_t *id; /* [LARGE] */
-    float *grad;  /* [LARGE][DIM] */
+    uint64_t *id;          /* [LARGE] */
+    float *grad;           /* [LARGE][DIM] */
     /* the large request */
     int open, err;
     enum wire_apply_outcome outcome;
@@ -74,25 +60,6 @@ static struct {
 } bed;
 
 /* ---- set-up ---- */
-
-static void on_up(void *ctx, struct rt_peer *peer)
-{
-    (void)ctx;
-    (void)peer;
-    if (++bed.up == 2)
-        rt_loop_stop(bed.loop);
-}
-
-static struct rt_identity identity(enum rt_role role, uint32_t index)
-{
-    return (struct rt_identity){.job = "test",
-                                .role = role,
-                                .index = index,
-                                .incarnation = 5,
-                                .wire_version = RT_WIRE_VERSION,
-                                .config_hash = 1,
-                                .plan_hash = 2};
-}
 
 static uint64_t cpu_ns(void)
 {
@@ -116,38 +83,6 @@ static void on_turn_end(uv_prepare_t *handle)
     bed.turn_began = now;
 }
 
-static void start_owner(void)
-{
-    struct ebs_owner_conf conf = {.identity = identity(RT_ROLE_EMBEDDING_SERVER, 0),
-                                  .job = &bed.job,
-                                  .shards = &bed.shards,
-                                  .greeting = &wire_greeting,
-                                  .listen = "tcp:127.0.0.1:0"};
-
-    assert_int_equal(rt_loop_create(&(struct rt_loop_conf){.name = "owner", .pool_budget = 1 << 30},
-                                    &bed.owner_loop),
-                     0);
-    conf.io = rt_loop_io(bed.owner_loop);
-    assert_int_equal(ebs_owner_create(&conf, &bed.owner), 0);
-    assert_int_equal(uv_prepare_init(rt_loop_uv(bed.owner_loop), &bed.turn_end), 0);
-    assert_int_equal(uv_prepare_start(&bed.turn_end, on_turn_end), 0);
-    assert_int_equal(rt_loop_start_thread(bed.owner_loop), 0);
-}
-
-static void start_asker(uint32_t k)
-{
-    struct rt_rpc_conf conf = {.io = rt_loop_io(bed.loop),
-                               .self = identity(RT_ROLE_MIDDLEWARE, k),
-                               .greeting = &wire_greeting,
-                               .reply_max = 1 << 30,
-                               .dead_ns = DEADLINE,
-                               .peer_up = on_up};
-
-    assert_int_equal(rt_rpc_create(&conf, &bed.asker[k].rpc), 0);
-    bed.asker[k].peer = rt_rpc_peer(bed.asker[k].rpc, RT_ROLE_EMBEDDING_SERVER, 0, 0);
-    rt_peer_set_address(bed.asker[k].peer, ebs_owner_address(bed.owner), 5);
-}
-
 /* @state: may it go by Unix sockets, where payloads have no checksum? */
 static int set_up(void **state)
 {
@@ -156,14 +91,12 @@ static int set_up(void **state)
     bed.job.n_tables = ARRAY_LEN(tables);
     bed.job.table = tables;
     bed.job.global.seed = 1;
-    assert_int_equal(rt_shard_map_init(&bed.shards, 1, 1), 0);
-    assert_int_equal(
-        rt_loop_create(&(struct rt_loop_conf){.name = "askers", .pool_budget = 1 << 30}, &bed.loop),
-        0);
-    start_owner();
-    start_asker(0);
-    start_asker(1);
-    rt_loop_run(bed.loop);
+    owner_bed_open(&bed.owner, &(struct owner_bed_conf){.job = &bed.job, .thread = true});
+    assert_int_equal(uv_prepare_init(rt_loop_uv(bed.owner.owner_loop), &bed.turn_end), 0);
+    assert_int_equal(uv_prepare_start(&bed.turn_end, on_turn_end), 0);
+    owner_bed_run(&bed.owner);
+    owner_bed_connect(&bed.owner, 0);
+    owner_bed_connect(&bed.owner, 1);
     bed.id = malloc(LARGE * sizeof(*bed.id));
     bed.grad = malloc((size_t)LARGE * DIM * sizeof(*bed.grad));
     for (size_t i = 0; i < LARGE; i++)
@@ -176,14 +109,9 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    rt_loop_stop(bed.owner_loop);
-    rt_loop_join(bed.owner_loop);
+    owner_bed_halt(&bed.owner);
     uv_close((uv_handle_t *)&bed.turn_end, NULL);
-    rt_rpc_destroy(bed.asker[0].rpc);
-    rt_rpc_destroy(bed.asker[1].rpc);
-    ebs_owner_destroy(bed.owner);
-    rt_loop_destroy(bed.owner_loop);
-    rt_loop_destroy(bed.loop);
+    owner_bed_close(&bed.owner);
     free(bed.id);
     free(bed.grad);
     rt_near_set(true);
@@ -192,40 +120,16 @@ static int tear_down(void **state)
 
 /* ---- asking ---- */
 
-static struct rt_piece piece_of(const void *data, size_t size)
-{
-    struct rt_buf *buf = rt_io_buf(rt_loop_io(bed.loop), size);
-
-    assert_non_null(buf);
-    memcpy(buf->data, data, size);
-    return (struct rt_piece){.data = buf->data, .size = size, .buf = buf};
-}
-
-static void ask(unsigned asker, uint16_t method, uint64_t batch_id, const struct wire_out *message,
-                struct rt_piece *pieces, size_t n_pieces, rt_reply_fn done)
-{
-    struct rt_outgoing out = {.batch_id = batch_id,
-                              .message = message->data,
-                              .message_size = message->size,
-                              .pieces = pieces,
-                              .n_pieces = n_pieces};
-
-    assert_int_equal(rt_rpc_call(bed.asker[asker].peer, method, &out, DEADLINE, done, NULL), 0);
-    for (size_t i = 0; i < n_pieces; i++)
-        rt_buf_unref(pieces[i].buf);
-}
-
 static void ask_lookup(unsigned asker, const uint64_t *id, uint32_t n, rt_reply_fn done)
 {
     uint32_t table = 0;
     struct wire_lookup_rows m = {
-        .shard_map = bed.shards.version, .n_tables = 1, .table = &table, .n_ids = &n};
-    struct rt_piece piece = piece_of(id, n * sizeof(*id));
+        .shard_map = bed.owner.shards.version, .n_tables = 1, .table = &table, .n_ids = &n};
+    struct rt_piece piece = owner_bed_piece(&bed.owner, id, n * sizeof(*id));
     struct wire_out out = {0};
 
     assert_int_equal(wire_lookup_rows_pack(&m, &out), 0);
-    ask(asker, WIRE_LOOKUP_ROWS, 0, &out, &piece, 1, done);
-    wire_out_release(&out);
+    owner_bed_ask(&bed.owner, asker, WIRE_LOOKUP_ROWS, 0, &out, &piece, 1, done, NULL);
 }
 
 static void on_large(void *arg, int err, const struct rt_frame *reply)
@@ -254,7 +158,7 @@ static void on_large(void *arg, int err, const struct rt_frame *reply)
 static void ask_update(uint64_t batch_id, uint64_t step, uint32_t rank, uint32_t world, uint32_t n)
 {
     uint32_t table = 0;
-    struct wire_apply_gradients m = {.shard_map = bed.shards.version,
+    struct wire_apply_gradients m = {.shard_map = bed.owner.shards.version,
                                      .parts = 1,
                                      .step = step,
                                      .learning_rate = 1.0,
@@ -264,14 +168,14 @@ static void ask_update(uint64_t batch_id, uint64_t step, uint32_t rank, uint32_t
                                      .n_tables = 1,
                                      .table = &table,
                                      .n_ids = &n};
-    struct rt_piece piece[2] = {piece_of(bed.id, n * sizeof(*bed.id)),
-                                piece_of(bed.grad, n * (size_t)DIM * sizeof(*bed.grad))};
+    struct rt_piece piece[2] = {
+        owner_bed_piece(&bed.owner, bed.id, n * sizeof(*bed.id)),
+        owner_bed_piece(&bed.owner, bed.grad, n * (size_t)DIM * sizeof(*bed.grad))};
     struct wire_out out = {0};
 
     assert_int_equal(wire_apply_gradients_pack(&m, &out), 0);
     bed.open++;
-    ask(0, WIRE_APPLY_GRADIENTS, batch_id, &out, piece, 2, on_large);
-    wire_out_release(&out);
+    owner_bed_ask(&bed.owner, 0, WIRE_APPLY_GRADIENTS, batch_id, &out, piece, 2, on_large, NULL);
 }
 
 /* ---- the small ones ---- */
@@ -294,7 +198,7 @@ static void on_small(void *arg, int err, const struct rt_frame *reply)
     if (bed.open > 0)
         ask_small();
     else
-        rt_loop_stop(bed.loop);
+        rt_loop_stop(bed.owner.loop);
 }
 
 static int compare(const void *a, const void *b)
@@ -317,7 +221,7 @@ static void run(const char *what)
 
     bed.n = 0;
     ask_small();
-    rt_loop_run(bed.loop);
+    rt_loop_run(bed.owner.loop);
     turns = atomic_load(&bed.turns) - first;
     assert_true(bed.n > 0 && turns > 0);
     qsort(bed.wall, bed.n, sizeof(bed.wall[0]), compare);
@@ -346,7 +250,7 @@ static void check_rows(float value)
 
 static void ask_large_ones(void)
 {
-    const struct ebs_owner_stats *stats = ebs_owner_stats(bed.owner);
+    const struct ebs_owner_stats *stats = ebs_owner_stats(bed.owner.owner);
 
     check_rows(0.0f); /* of no row at all */
     ask_update(rt_batch_id(0, 0), 0, 0, 1, LARGE);

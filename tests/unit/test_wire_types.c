@@ -4,7 +4,6 @@
  * gradients with what it makes of the same widened beforehand: every bit, for every pair of dtypes, on every
  * instruction set, however an application is cut. Then an owner's answers over its sockets. */
 #include "embedding_server/apply.h"
-#include "embedding_server/owner.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
@@ -12,9 +11,8 @@
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
 #include "runtime/job/batch_id.h"
-#include "runtime/net/loop.h"
 #include "runtime/net/near.h"
-#include "runtime/wire/member.h"
+#include "tests/unit/owner_bed.h"
 #include "tests/unit/table_bed.h"
 
 #include <math.h>
@@ -26,8 +24,7 @@
 #include <time.h>
 #include <cmocka.h>
 
-#define DTYPES   3u
-#define DEADLINE (20 * 1000000000ull)
+#define DTYPES 3u
 
 static const size_t dims[] = {1, 3, 8, 16, 17, 64, 100, 1024};
 
@@ -327,12 +324,8 @@ static const struct rt_table_conf tables[] = {
 };
 
 static struct {
-    struct rt_loop *loop;
+    struct owner_bed owner;
     struct rt_job job;
-    struct rt_shard_map shards;
-    struct ebs_owner *owner;
-    struct rt_rpc *rpc;
-    struct rt_peer *peer;
     uint64_t id[ASKED];
     int err;
     char text[256];
@@ -341,59 +334,16 @@ static struct {
     struct wire_apply_gradients_reply applied;
 } bed;
 
-static void on_up(void *ctx, struct rt_peer *peer)
-{
-    (void)ctx;
-    (void)peer;
-    rt_loop_stop(bed.loop);
-}
-
-static struct rt_identity identity(enum rt_role role)
-{
-    return (struct rt_identity){.job = "test",
-                                .role = role,
-                                .incarnation = 5,
-                                .wire_version = RT_WIRE_VERSION,
-                                .config_hash = 1,
-                                .plan_hash = 2};
-}
-
 static void start(uint32_t rows, uint32_t gradients, uint32_t slice)
 {
-    struct ebs_owner_conf conf = {.identity = identity(RT_ROLE_EMBEDDING_SERVER),
-                                  .job = &bed.job,
-                                  .shards = &bed.shards,
-                                  .greeting = &wire_greeting,
-                                  .listen = "tcp:127.0.0.1:0",
-                                  .slice_rows = slice};
-    struct rt_rpc_conf rpc = {.self = identity(RT_ROLE_MIDDLEWARE),
-                              .greeting = &wire_greeting,
-                              .reply_max = 64 << 20,
-                              .peer_up = on_up};
-
     memset(&bed, 0, sizeof(bed));
     bed.job = (struct rt_job){.n_tables = ARRAY_LEN(tables), .table = tables, .global.seed = 1};
     bed.job.global.wire.rows = rows;
     bed.job.global.wire.row_gradients = gradients;
-    assert_int_equal(rt_shard_map_init(&bed.shards, 1, 1), 0);
-    assert_int_equal(
-        rt_loop_create(&(struct rt_loop_conf){.name = "test", .pool_budget = 64 << 20}, &bed.loop),
-        0);
-    conf.io = rpc.io = rt_loop_io(bed.loop);
-    assert_int_equal(ebs_owner_create(&conf, &bed.owner), 0);
-    assert_int_equal(rt_rpc_create(&rpc, &bed.rpc), 0);
-    bed.peer = rt_rpc_peer(bed.rpc, RT_ROLE_EMBEDDING_SERVER, 0, 0);
-    rt_peer_set_address(bed.peer, ebs_owner_address(bed.owner), 5);
-    rt_loop_run(bed.loop);
+    owner_bed_open(&bed.owner, &(struct owner_bed_conf){.job = &bed.job, .slice_rows = slice});
+    owner_bed_connect(&bed.owner, 0);
     for (size_t i = 0; i < ASKED; i++)
         bed.id[i] = i * 0x9e3779b97f4a7c15ull;
-}
-
-static void stop(void)
-{
-    rt_rpc_destroy(bed.rpc);
-    ebs_owner_destroy(bed.owner);
-    rt_loop_destroy(bed.loop);
 }
 
 static void on_answer(void *arg, int err, const struct rt_frame *reply)
@@ -402,7 +352,7 @@ static void on_answer(void *arg, int err, const struct rt_frame *reply)
     struct wire_lookup_rows_reply m;
 
     (void)arg;
-    rt_loop_stop(bed.loop);
+    rt_loop_stop(bed.owner.loop);
     bed.err = err;
     if (err) {
         snprintf(bed.text, sizeof(bed.text), "%s", rt_err_text());
@@ -424,39 +374,23 @@ static void on_answer(void *arg, int err, const struct rt_frame *reply)
 }
 
 static void ask(uint16_t method, uint64_t batch_id, struct wire_out *message,
-                struct rt_piece *piece, size_t n)
+                const struct rt_piece *piece, size_t n)
 {
-    assert_int_equal(rt_rpc_call(bed.peer, method,
-                                 &(struct rt_outgoing){.batch_id = batch_id,
-                                                       .message = message->data,
-                                                       .message_size = message->size,
-                                                       .pieces = piece,
-                                                       .n_pieces = n},
-                                 DEADLINE, on_answer, NULL),
-                     0);
-    for (size_t i = 0; i < n; i++)
-        rt_buf_unref(piece[i].buf);
-    wire_out_release(message);
-    rt_loop_run(bed.loop);
-}
-
-static struct rt_piece piece_of(const void *data, size_t size)
-{
-    struct rt_buf *buf = rt_io_buf(rt_loop_io(bed.loop), size);
-
-    assert_non_null(buf);
-    memcpy(buf->data, data, size);
-    return (struct rt_piece){.data = buf->data, .size = size, .buf = buf};
+    owner_bed_ask(&bed.owner, 0, method, batch_id, message, piece, n, on_answer, NULL);
+    rt_loop_run(bed.owner.loop);
 }
 
 static const uint32_t both[] = {0, 1};
 
 static void look_up(uint32_t dtype, const uint32_t n[2])
 {
-    struct wire_lookup_rows m = {
-        .shard_map = bed.shards.version, .n_tables = 2, .table = both, .n_ids = n, .dtype = dtype};
-    struct rt_piece piece[2] = {piece_of(bed.id, n[0] * sizeof(*bed.id)),
-                                piece_of(bed.id, n[1] * sizeof(*bed.id))};
+    struct wire_lookup_rows m = {.shard_map = bed.owner.shards.version,
+                                 .n_tables = 2,
+                                 .table = both,
+                                 .n_ids = n,
+                                 .dtype = dtype};
+    struct rt_piece piece[2] = {owner_bed_piece(&bed.owner, bed.id, n[0] * sizeof(*bed.id)),
+                                owner_bed_piece(&bed.owner, bed.id, n[1] * sizeof(*bed.id))};
     struct wire_out out = {0};
 
     assert_int_equal(wire_lookup_rows_pack(&m, &out), 0);
@@ -467,7 +401,7 @@ static void look_up(uint32_t dtype, const uint32_t n[2])
 static void update(uint32_t dtype, uint64_t batch_id, uint32_t n)
 {
     static const float scale[] = {4.0f, 0.125f};
-    struct wire_apply_gradients m = {.shard_map = bed.shards.version,
+    struct wire_apply_gradients m = {.shard_map = bed.owner.shards.version,
                                      .parts = 1,
                                      .learning_rate = 1.0,
                                      .world = 1,
@@ -486,8 +420,8 @@ static void update(uint32_t dtype, uint64_t batch_id, uint32_t n)
         for (size_t j = 0; j < all; j++)
             grad[j] = t == 0 ? -0.5f : -1.0f;
         rt_narrow_scaled(dtype, scale[t], grad, sent, all);
-        piece[2 * t] = piece_of(bed.id, n * sizeof(*bed.id));
-        piece[2 * t + 1] = piece_of(sent, all * wire_dtype_size(dtype));
+        piece[2 * t] = owner_bed_piece(&bed.owner, bed.id, n * sizeof(*bed.id));
+        piece[2 * t + 1] = owner_bed_piece(&bed.owner, sent, all * wire_dtype_size(dtype));
     }
     assert_int_equal(wire_apply_gradients_pack(&m, &out), 0);
     ask(WIRE_APPLY_GRADIENTS, batch_id, &out, piece, 4);
@@ -543,7 +477,7 @@ static void an_owner_speaks_the_jobs_dtypes(void **state)
             look_up(rows, n[i]);
             check_rows(rows, n[i], ASKED / 2);
         }
-        stop();
+        owner_bed_close(&bed.owner);
     }
     rt_near_set(true);
 }
@@ -558,8 +492,8 @@ static void another_dtype_is_refused_by_name(void **state)
     update(WIRE_BF16, rt_batch_id(0, 1), 1);
     assert_int_equal(bed.err, RT_EPROTO);
     assert_non_null(strstr(bed.text, "bfloat16, expected float16, as global.wire.row_gradients"));
-    assert_int_equal(ebs_owner_stats(bed.owner)->rows, 0);
-    stop();
+    assert_int_equal(ebs_owner_stats(bed.owner.owner)->rows, 0);
+    owner_bed_close(&bed.owner);
 }
 
 int main(void)
