@@ -2,7 +2,7 @@
 # sourced after lib.sh, never run (it is not executable).
 #
 # One seed tells less than three: a script that compares has a wider tolerance for it.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # work, data, python: of lib.sh
 seeds=${SEEDS:-1}
 read -ra seed_list <<<"$seeds"
 
