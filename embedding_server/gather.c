@@ -9,7 +9,7 @@
 #include "runtime/base/mem.h"
 
 struct ebs_batch {
-    uint64_t id, step, digest;
+    uint64_t id, step, attempt, digest;
     uint32_t rank, world, parts, arrived;
     bool synchronous;
     struct ebs_part part[]; /* [parts]; arena NULL: not here yet */
@@ -17,7 +17,7 @@ struct ebs_batch {
 
 /* In synchronous mode: who is here of one step of the group. */
 struct step {
-    uint64_t number;
+    uint64_t number, attempt;
     uint32_t world;
     struct {
         bool skipped; /* its batch was applied earlier */
@@ -159,6 +159,7 @@ static int batch_add(struct ebs_gather *gather, const struct ebs_part *part, str
     }
     batch->id = part->batch_id;
     batch->step = m->step;
+    batch->attempt = m->attempt;
     batch->digest = m->digest;
     batch->rank = m->rank;
     batch->world = m->world;
@@ -178,8 +179,12 @@ static int batch_of(struct ebs_gather *gather, const struct ebs_part *part, stru
         return RT_FAIL(RT_EDIGEST, "batch %016llx: digest %016llx, its other parts have %016llx",
                        (unsigned long long)part->batch_id, (unsigned long long)m->digest,
                        (unsigned long long)batch->digest);
-    if (batch && (batch->parts != m->parts || batch->step != m->step || batch->rank != m->rank ||
-                  batch->world != m->world || batch->synchronous != m->synchronous)) {
+    if (batch && m->attempt < batch->attempt)
+        return RT_FAIL(RT_EUNKNOWN, "batch %016llx has come again since, in step %llu",
+                       (unsigned long long)part->batch_id, (unsigned long long)batch->step);
+    if (batch && (batch->attempt != m->attempt || batch->parts != m->parts ||
+                  batch->step != m->step || batch->rank != m->rank || batch->world != m->world ||
+                  batch->synchronous != m->synchronous)) {
         batch_free(gather, batch, RT_EUNKNOWN, "replaced by a later attempt");
         batch = NULL;
     }
@@ -199,16 +204,13 @@ void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, int err, cons
 
 /* ---- steps ---- */
 
-/* A step that is made again may be made by another number of ranks: what came of the attempt before it
- * will not be completed. Which attempt is the later one shows in the order of arrival alone; where that
- * is wrong, the batches that were sent away come again and win in their turn, for the earlier
- * attempt has been answered by then. */
+/* What came of the attempt before it will not be completed: the ranks that had made the step were lost, with all who knew
+ * of it, and now it is made with other batches, or by another number of ranks. */
 static void replace_step(struct ebs_gather *gather, struct step *step)
 {
     for (uint32_t r = 0; r < step->world; r++)
         if (step->rank[r].batch)
-            batch_free(gather, step->rank[r].batch, RT_EUNKNOWN,
-                       "its step was made again by another number of ranks");
+            batch_free(gather, step->rank[r].batch, RT_EUNKNOWN, "its step was made again");
     step_free(gather, step);
 }
 
@@ -217,7 +219,10 @@ static int step_of(struct ebs_gather *gather, const struct wire_apply_gradients 
 {
     struct step *step = rt_map_get_ptr(&gather->steps, m->step);
 
-    if (step && step->world != m->world) {
+    if (step && m->attempt < step->attempt)
+        return RT_FAIL(RT_EUNKNOWN, "step %llu has been made again since",
+                       (unsigned long long)m->step);
+    if (step && (step->attempt != m->attempt || step->world != m->world)) {
         replace_step(gather, step);
         step = NULL;
     }
@@ -233,6 +238,7 @@ static int step_of(struct ebs_gather *gather, const struct wire_apply_gradients 
             return RT_FAIL(RT_ENOMEM, "no memory for a step of %u ranks", m->world);
         }
         step->number = m->step;
+        step->attempt = m->attempt;
         step->world = m->world;
     }
     *out = step;
@@ -434,8 +440,8 @@ static bool take_back(struct ebs_gather *gather, struct ebs_batch *batch)
 
     if (rt_map_get_ptr(&gather->batches, batch->id))
         return false;
-    if (batch->synchronous &&
-        (!step || step->world != batch->world || step->rank[batch->rank].batch))
+    if (batch->synchronous && (!step || step->attempt != batch->attempt ||
+                               step->world != batch->world || step->rank[batch->rank].batch))
         return false;
     if (rt_map_put_ptr(&gather->batches, batch->id, batch) != 0)
         return false;

@@ -11,9 +11,10 @@
  * What was taken is the taker's: nothing that arrives here changes it, however long it is worked on. Of a batch that
  * comes again meanwhile the taker must know.
  *
- * A rank that came back may run a step again, with another batch, and the group may run it again with another
- * number of ranks. So what is asked later wins: the batch that stood in its place, or the whole step of
- * the other world, is forgotten, and its calls are told so with RT_EUNKNOWN, which nobody repeats.
+ * A group that has lost all ranks that had made a step makes that step again, perhaps of other batches. What is here of the
+ * attempt before must not be applied with those, nor keep them waiting: parts of a step go together only
+ * if they are of one attempt, and of a greater one they win. The batch that stood in its place, or the whole step, is
+ * forgotten then; its calls, and whoever comes late, are told so with RT_EUNKNOWN, which nobody repeats.
  *
  * Memory: payloads are lent from the loop's pool, whose budget bounds them; batches and steps are at most
  * EBS_OPEN_MAX. Touch: owner thread only. */

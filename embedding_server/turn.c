@@ -184,8 +184,9 @@ static struct ebs_part *same_part(const struct ebs_job *job, const struct ebs_pa
         struct ebs_part *here = job->ready.part[i];
 
         if (here->batch_id == part->batch_id && here->m.part == m->part &&
-            here->m.parts == m->parts && here->m.step == m->step && here->m.rank == m->rank &&
-            here->m.world == m->world && here->m.synchronous == m->synchronous)
+            here->m.parts == m->parts && here->m.step == m->step && here->m.attempt == m->attempt &&
+            here->m.rank == m->rank && here->m.world == m->world &&
+            here->m.synchronous == m->synchronous)
             return here;
     }
     return NULL;

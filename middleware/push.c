@@ -190,8 +190,8 @@ static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload, 
 /* A trainer that started anew pushes what it stepped again, perhaps as part of another step of the group. */
 static bool same_place(const struct wire_push_gradients *a, const struct wire_push_gradients *b)
 {
-    return a->step == b->step && a->rank == b->rank && a->world == b->world &&
-           a->synchronous == b->synchronous;
+    return a->step == b->step && a->attempt == b->attempt && a->rank == b->rank &&
+           a->world == b->world && a->synchronous == b->synchronous;
 }
 
 void mw_serve_push(void *ctx, struct rt_call *call, const struct rt_frame *request)
@@ -260,6 +260,7 @@ int mw_push_pack(struct mw_part *part)
         .scale = part->scale,
         .digest = part->batch->digest,
         .applied_through = push->applied_through,
+        .attempt = push->attempt,
     };
 
     return wire_apply_gradients_pack(&m, &loop->out);

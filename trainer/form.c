@@ -22,6 +22,7 @@
 
 #define PART_ELEMENTS (2u << 20) /* 8 MiB */
 #define AGAIN_NS      (5 * 1000000ull)
+#define ATTEMPT_BITS  20 /* for the group epoch */
 
 struct ask {
     struct tr_group *group;
@@ -78,6 +79,15 @@ static bool is_behind(const struct tr_group *group)
 
 static void fetch(struct tr_group *group);
 
+/* Owners go by the order of these (embedding_server/gather.h). Where all ranks were lost at once nobody knows a group
+ * epoch any more, and they begin anew: rank 0's incarnation, which has grown, comes first. In milliseconds of the wall
+ * clock that fits for 500 years, and a million groups of one rank 0 keep their order. */
+static uint64_t number_of_attempts(const struct tr_group *group)
+{
+    return group->incarnation[0] << ATTEMPT_BITS |
+           (group->epoch & (((uint64_t)1 << ATTEMPT_BITS) - 1));
+}
+
 static int take_group(struct tr_group *group, const struct wire_join_group_reply *reply)
 {
     struct tr_trainer *trainer = group->trainer;
@@ -94,6 +104,7 @@ static int take_group(struct tr_group *group, const struct wire_join_group_reply
     group->serial++;
     group->must_average = trainer->job->global.mode == RT_MODE_ASYNC;
     memcpy(group->incarnation, reply->incarnation, group->world * sizeof *group->incarnation);
+    group->attempt = number_of_attempts(group);
     for (uint32_t r = 0; r < group->world; r++)
         group->seat[r].joined = false;
     rt_rpc_set_epochs(trainer->rpc, (uint32_t)group->epoch, 0);

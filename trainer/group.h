@@ -75,6 +75,7 @@ struct tr_group {
 
     struct tr_seat *seat;  /* [world]; rank 0 */
     uint64_t *incarnation; /* [world] of the ranks in this group epoch */
+    uint64_t attempt;      /* that steps of this group epoch are; greater than that of any before */
     struct wire_out last; /* rank 0: the latest round, or the group's forming, for who asks again */
     struct wire_out formed; /* JoinGroupReply of this group epoch */
 

@@ -115,6 +115,7 @@ static int send_push(struct tr_batch *batch)
         .n_features = job->n_features,
         .dim = dim,
         .applied_through = synchronous ? applied_through(trainer, batch) : 0,
+        .attempt = synchronous ? batch->attempt : 0,
     };
     int err = take_scales(batch, trainer->scratch, &request.scale);
     if (!err)

@@ -61,7 +61,7 @@ struct tr_batch {
     const void **feature; /* [n_features] of the view; of the struct, as are the next and scores */
     struct tr_feature_grad *feature_grad; /* [n_features] in `gradients`, with their scales */
     uint64_t saturated;                   /* of `gradients`, what was too large for 16 bits */
-    uint64_t step;                        /* the step that it was trained in */
+    uint64_t step, attempt;               /* the step that it was trained in; at it (group.h) */
     uint32_t place, among; /* of the ranks with a batch in that step, which, and how many */
     double learning_rate;  /* factor of that step */
     bool computed;         /* `gradients` are of that step */

@@ -204,6 +204,7 @@ static void commit_shared(struct tr_trainer *trainer)
 {
     struct tr_group *group = trainer->group;
     struct wire_owed owed = {.step = trainer->step,
+                             .attempt = group->attempt,
                              .samples = trainer->global_samples,
                              .learning_rate = trainer->step_factor};
     for (uint32_t r = 0; r < group->world; r++)
@@ -413,6 +414,7 @@ static void start_shared(struct tr_trainer *trainer)
         return;
     }
     batch->step = trainer->step;
+    batch->attempt = group->attempt;
     batch->place = place;
     batch->among = among;
     batch->learning_rate = trainer->step_factor;
@@ -502,7 +504,7 @@ static bool run_again(struct tr_trainer *trainer)
         return false;
     const struct wire_owed *owed = rt_map_get_ptr(&trainer->group->owed, batch->id);
     tr_fifo_remove(&trainer->ready, batch);
-    if (batch->computed && owed && owed->step == batch->step) {
+    if (batch->computed && owed && owed->step == batch->step && owed->attempt == batch->attempt) {
         forget_embeddings(batch);
         commit_own(trainer, batch);
         return true;
@@ -512,6 +514,7 @@ static bool run_again(struct tr_trainer *trainer)
     uint64_t ranks = alone ? 1 : trainer->conf.world;
     trainer->global_samples = owed ? owed->samples : batch->head.samples * ranks;
     batch->step = owed ? owed->step : trainer->step;
+    batch->attempt = owed ? owed->attempt : trainer->group->attempt;
     batch->place = owed ? owed->place : 0;
     batch->among = owed ? owed->among : 1;
     batch->learning_rate = owed ? owed->learning_rate : trainer->learning_factor;

@@ -366,6 +366,7 @@ int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_o
     m.n_dim = in->n_features;
     m.dim = (uint32_t *)in->dim;
     m.applied_through = in->applied_through;
+    m.attempt = in->attempt;
     m.n_rows = in->rows ? in->n_features : 0;
     m.rows = (uint32_t *)in->rows;
     m.n_scale = in->scale ? in->n_features : 0;
@@ -400,6 +401,7 @@ int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena
         .n_features = (uint32_t)m->n_dim,
         .dim = m->dim,
         .applied_through = m->applied_through,
+        .attempt = m->attempt,
         .rows = m->n_rows > 0 ? m->rows : NULL,
         .scale = m->n_scale > 0 ? m->scale : NULL,
     };

@@ -92,6 +92,7 @@ struct wire_push_gradients {
     uint64_t applied_through; /* below step; 0: nothing is known of earlier steps */
     const uint32_t *rows;     /* [n_features] as the reply had them, or NULL: all are pooled */
     const float *scale;       /* [n_features] what gradients were multiplied by, or NULL: 1 */
+    uint64_t attempt;         /* at the step; of a step that is made again it is greater */
 };
 int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_out *out);
 int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

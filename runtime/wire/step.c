@@ -260,17 +260,18 @@ static int check_fetch_state_reply(const struct wire_fetch_state_reply *m)
 /* The columns of the list, in one block (rt_free of owed_batch). */
 static int put_owed(const struct wire_owed *owed, uint32_t n, Saffron__FetchStateReply *m)
 {
-    char *block = rt_try_malloc((size_t)n * (4 * sizeof(uint64_t) + 2 * sizeof(uint32_t)) + 1);
+    char *block = rt_try_malloc((size_t)n * (5 * sizeof(uint64_t) + 2 * sizeof(uint32_t)) + 1);
 
     if (!block)
         return RT_FAIL(RT_ENOMEM, "FetchStateReply: out of memory for %u batches", n);
     m->owed_batch = (uint64_t *)(void *)block;
     m->owed_step = m->owed_batch + n;
     m->owed_samples = m->owed_step + n;
-    m->owed_rate = (double *)(void *)(m->owed_samples + n);
+    m->owed_attempt = m->owed_samples + n;
+    m->owed_rate = (double *)(void *)(m->owed_attempt + n);
     m->owed_place = (uint32_t *)(void *)(m->owed_rate + n);
     m->owed_among = m->owed_place + n;
-    m->n_owed_batch = m->n_owed_step = m->n_owed_samples = n;
+    m->n_owed_batch = m->n_owed_step = m->n_owed_samples = m->n_owed_attempt = n;
     m->n_owed_place = m->n_owed_among = m->n_owed_rate = n;
     for (uint32_t i = 0; i < n; i++) {
         m->owed_batch[i] = owed[i].batch_id;
@@ -279,6 +280,7 @@ static int put_owed(const struct wire_owed *owed, uint32_t n, Saffron__FetchStat
         m->owed_place[i] = owed[i].place;
         m->owed_among[i] = owed[i].among;
         m->owed_rate[i] = owed[i].learning_rate;
+        m->owed_attempt[i] = owed[i].attempt;
     }
     return 0;
 }
@@ -309,11 +311,9 @@ static int take_owed(const Saffron__FetchStateReply *m, struct rt_arena *arena,
     const struct {
         const char *field;
         size_t n;
-    } list[] = {{"owed_step", m->n_owed_step},
-                {"owed_samples", m->n_owed_samples},
-                {"owed_place", m->n_owed_place},
-                {"owed_among", m->n_owed_among},
-                {"owed_rate", m->n_owed_rate}};
+    } list[] = {{"owed_step", m->n_owed_step},   {"owed_samples", m->n_owed_samples},
+                {"owed_place", m->n_owed_place}, {"owed_among", m->n_owed_among},
+                {"owed_rate", m->n_owed_rate},   {"owed_attempt", m->n_owed_attempt}};
     struct wire_owed *owed;
     int err = wire_range(name, "count of owed", n, 0, WIRE_OWED_MAX);
 
@@ -325,8 +325,9 @@ static int take_owed(const Saffron__FetchStateReply *m, struct rt_arena *arena,
     if (!owed)
         return RT_FAIL(RT_ENOMEM, "%s: no room for %zu batches", name, n);
     for (size_t i = 0; i < n; i++)
-        owed[i] = (struct wire_owed){m->owed_batch[i], m->owed_step[i],  m->owed_samples[i],
-                                     m->owed_place[i], m->owed_among[i], m->owed_rate[i]};
+        owed[i] = (struct wire_owed){m->owed_batch[i],  m->owed_step[i],  m->owed_samples[i],
+                                     m->owed_place[i],  m->owed_among[i], m->owed_rate[i],
+                                     m->owed_attempt[i]};
     out->owed = owed;
     out->n_owed = (uint32_t)n;
     return 0;

@@ -67,6 +67,7 @@ struct wire_owed {
     uint64_t batch_id, step, samples; /* samples: of all ranks in that step */
     uint32_t place, among;
     double learning_rate;
+    uint64_t attempt;
 };
 struct wire_fetch_state_reply {
     uint64_t step;

@@ -367,6 +367,23 @@ bool jw_is_over(void *world)
     return done || w->failed;
 }
 
+static void tell_batches(const struct tr_trainer *trainer)
+{
+    static const char *const state[TR_BATCH_STATES] = {
+        "queued", "looking", "ready", "entered", "stepping", "pushing", "stranded", "telling"};
+    uint64_t id, value;
+    for (size_t at = 0; rt_map_next(&trainer->batches, &at, &id, &value);) {
+        const struct tr_batch *batch = (const struct tr_batch *)(uintptr_t)value;
+        print_message("    batch %016llx: %s%s, step %llu, %u of %u%s\n", (unsigned long long)id,
+                      state[batch->state],
+                      rt_ledger_is_finished(trainer->ledger, id)  ? ", finished"
+                      : rt_ledger_is_stepped(trainer->ledger, id) ? ", stepped"
+                                                                  : "",
+                      (unsigned long long)batch->step, batch->place, batch->among,
+                      batch->call ? "" : ", nobody asks");
+    }
+}
+
 static void tell_where(const struct job_world *w)
 {
     for (unsigned r = 0; r < w->conf.ranks; r++) {
@@ -378,6 +395,7 @@ static void tell_where(const struct job_world *w)
                       (unsigned long long)r_report.step, (unsigned long long)r_report.group_epoch,
                       (unsigned long long)r_report.samples_trained,
                       (unsigned long long)r_report.batches_open, r_report.permits_used);
+        tell_batches(w->rank[r].trainer);
     }
 }
 

@@ -2,7 +2,8 @@
  *
  * Each seed is a job of its own: how many there are of each role, the mode, and what happens to which connection when.
  * Whatever that is, the job ends, every permit is back, and each row of the data was applied exactly once in each epoch
- * (tests/lib/oracle.h). FAULTS=N asks for so many faults instead of the usual number, TEST_FAULTS_SEED=N for one seed. */
+ * (tests/lib/oracle.h). FAULTS=N asks for so many faults instead of the usual number, TEST_FAULTS_SEED=N for one seed, or for
+ * TEST_FAULTS_SEEDS from there on. */
 #include "tests/lib/job_fixture.h"
 #include "tests/lib/oracle.h"
 #include "tests/lib/temp.h"
@@ -49,7 +50,10 @@ static const struct {
     {"a batch of `async` run again with gradients of all ranks (trainer/step.c)", 43, true},
     {"what a rank was told before it died, and never again (trainer/tell.c)", 979, true},
     {"a JoinGroup that came late, and for a rank that did not wait for its answer (trainer/form.c)",
-     708, true}};
+     708, true},
+    {"half of a step that was lost, applied with half of the one made in its place "
+     "(embedding_server/gather.c)",
+     2477, true}};
 
 struct tally {
     uint64_t faults, by_kind[SIM_FAULTS], worlds;
@@ -209,7 +213,8 @@ static void run_worlds(bool restarts, uint64_t usual)
     for (size_t i = 0; i < ARRAY_LEN(kept) && !one; i++)
         if (kept[i].restarts == restarts)
             run_world(job, kept[i].seed, restarts, &tally);
-    for (uint64_t seed = one ? one : 1; one ? seed == one : tally.faults < wanted; seed++)
+    uint64_t seeds = number("TEST_FAULTS_SEEDS", 1);
+    for (uint64_t seed = one ? one : 1; one ? seed < one + seeds : tally.faults < wanted; seed++)
         run_world(job, seed, restarts, &tally);
     print_message("%llu faults in %llu jobs:", (unsigned long long)tally.faults,
                   (unsigned long long)tally.worlds);

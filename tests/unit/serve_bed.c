@@ -164,6 +164,7 @@ struct serve_answer *serve_send(const struct serve_update *u)
                                      .part = u->part,
                                      .parts = u->parts ? u->parts : 1,
                                      .step = u->step,
+                                     .attempt = u->attempt,
                                      .applied_through = u->applied_through,
                                      .learning_rate = u->factor > 0 ? u->factor : 1.0,
                                      .rank = u->rank,

@@ -20,7 +20,7 @@ struct serve_answer {
 };
 
 struct serve_update {
-    uint64_t batch_id, step, digest, applied_through;
+    uint64_t batch_id, step, attempt, digest, applied_through;
     uint32_t part, parts, rank, world, table, n; /* parts, world 0: one */
     bool synchronous;
     double factor; /* 0: 1 */

@@ -249,6 +249,50 @@ static void a_successor_takes_the_place(void **state)
     assert_true(serve_value(0, id[0]) == 0.5f);
 }
 
+/* All that had made the step were lost, and it is made again of other batches. Rank 1's part of the attempt before is
+ * here: it does not go with them, nor does rank 0's, which comes late. */
+static void attempts_at_a_step_are_kept_apart(void **state)
+{
+    uint64_t old = serve_pick(0, true), new = serve_pick(1, true);
+    float grad[] = {1, 1};
+    struct serve_update u = {.batch_id = rt_batch_id(1, 0),
+                             .step = 1,
+                             .attempt = 5,
+                             .rank = 1,
+                             .world = 2,
+                             .synchronous = true,
+                             .id = &old,
+                             .grad = grad,
+                             .n = 1};
+    struct serve_answer *lost = serve_send(&u), *late, *first, *second;
+
+    (void)state;
+    u.attempt = 6;
+    u.batch_id = rt_batch_id(0, 7);
+    u.rank = 0;
+    u.id = &new;
+    first = serve_send(&u);
+    u.attempt = 5;
+    u.batch_id = rt_batch_id(0, 0);
+    u.id = &old;
+    late = serve_send(&u);
+    serve_run(2);
+    assert_true(lost->err == RT_EUNKNOWN && late->err == RT_EUNKNOWN && !first->done);
+    u.batch_id = rt_batch_id(0, 7); /* nor does the batch itself, of a step that it was in before */
+    late = serve_send(&u);
+    serve_run(1);
+    assert_int_equal(late->err, RT_EUNKNOWN);
+    u.attempt = 6;
+    u.batch_id = rt_batch_id(1, 7);
+    u.rank = 1;
+    u.id = &new;
+    second = serve_send(&u);
+    serve_run(2);
+    assert_true(first->applied.outcome == WIRE_APPLIED && second->applied.outcome == WIRE_APPLIED);
+    assert_true(serve_value(0, old) == 1.0f && serve_value(0, new) == 0.0f);
+    assert_int_equal(ebs_owner_stats(serve.owner)->open, 0);
+}
+
 /* Ranks without a batch do not count: each step has a world of its own, and so has each attempt at one. */
 static void worlds_differ_from_step_to_step(void **state)
 {
@@ -362,6 +406,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(empty_and_repeated_ranks_count, serve_set_up,
                                         serve_tear_down),
         cmocka_unit_test_setup_teardown(a_successor_takes_the_place, serve_set_up, serve_tear_down),
+        cmocka_unit_test_setup_teardown(attempts_at_a_step_are_kept_apart, serve_set_up,
+                                        serve_tear_down),
         cmocka_unit_test_setup_teardown(worlds_differ_from_step_to_step, serve_set_up,
                                         serve_tear_down),
         cmocka_unit_test_setup_teardown(steps_are_applied_in_order, serve_set_up, serve_tear_down),
