@@ -11,7 +11,7 @@
  * MEMORY. Rows wait as compact records (rows.h): at most one chunk (shuffle_rows; without shuffling
  * batch_size) and batch_size - 1 kept rows per own split. Where block_rows is a multiple of
  * shuffle_rows (the default) chunks fill one after another: then it is one chunk in all, and the kept
- * rows. Criteo's record is 264 bytes: 2 MB for the chunk, at most 17 MB kept for 64 splits of batch size
+ * rows. Criteo's record is 264 bytes: 2 MB for the chunk, at most 19 MB kept for 64 splits of batch size
  * 1,024. A finished batch lies in two buffers of the io's pool, which has its own budget.
  *
  * TIME. One turn takes at most TURN_ROWS rows or TURN_BYTES of text from the feed, or builds one batch. */
@@ -54,7 +54,7 @@ struct dc_batcher {
     uint32_t chunk_rows;
     uint32_t n_own;
     struct split *split; /* [n_own] split index + i * size */
-    struct dc_rows spare;
+    struct dc_spares spare;
     /* The split whose queue is being cut into batches; one at a time. */
     struct split *draining; /* NULL: none */
     uint32_t *order;        /* rows of `draining`, as they go out */
@@ -130,7 +130,8 @@ void dc_batcher_destroy(struct dc_batcher *batcher)
         return;
     for (uint32_t i = 0; i < batcher->n_own; i++)
         dc_rows_release(&batcher->split[i].rows);
-    dc_rows_release(&batcher->spare);
+    dc_rows_release(&batcher->spare.large);
+    dc_rows_release(&batcher->spare.small);
     dc_feed_destroy(batcher->feed);
     rt_free(batcher->split);
     rt_free(batcher->order);
@@ -138,17 +139,6 @@ void dc_batcher_destroy(struct dc_batcher *batcher)
     dc_turns_release(&batcher->turns);
     rt_free(batcher->cursor);
     rt_free(batcher);
-}
-
-void dc_batch_destroy(struct dc_batch *batch)
-{
-    if (!batch)
-        return;
-    rt_buf_unref(batch->ids);
-    rt_buf_unref(batch->samples_payload);
-    rt_free(batch->n_ids);
-    rt_free(batch->layout);
-    rt_free(batch);
 }
 
 static uint32_t number_of(const struct dc_batcher *b, const struct split *split)
@@ -438,7 +428,7 @@ static void count_keys(const struct dc_batcher *b, const uint32_t *order, struct
 /* NULL: the pool is over its budget. */
 static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t *order, uint32_t n)
 {
-    struct dc_batch *batch = rt_xcalloc(1, sizeof(*batch));
+    struct dc_batch *batch = dc_batch_create(b->conf.pool, b->shape.n_features);
     struct rt_io *io = b->conf.feed.io;
     const struct before *before = &b->before[rt_batch_rank(id, b->conf.world)];
 
@@ -446,8 +436,6 @@ static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t 
     batch->samples = n;
     batch->has_before = before->has;
     batch->before = before->id;
-    batch->n_ids = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->n_ids));
-    batch->layout = rt_xcalloc(b->shape.n_features + 1, sizeof(*batch->layout));
     count_ids(b, order, batch);
     size_t ids = ids_bytes(batch, b->shape.n_features);
     count_keys(b, order, batch);

@@ -17,6 +17,13 @@
 struct dc_batcher;
 struct dc_quarantine;
 
+/* Batches that are done, to be used again: making one allocates nothing once there have been as many at a time. Zero-initialise;
+ * outlives its batches. Touch: the io's thread. */
+struct dc_batch_pool {
+    struct dc_batch *idle;
+};
+void dc_batch_pool_release(struct dc_batch_pool *pool);
+
 /* A finished batch. */
 struct dc_batch {
     uint64_t id; /* runtime/job/batch_id.h */
@@ -31,8 +38,13 @@ struct dc_batch {
     struct rt_buf *ids;             /* the payload of PutBatch */
     uint64_t key_bytes;             /* 0: no keys, or all are empty */
     struct rt_buf *samples_payload; /* of TrainBatch: dense, labels, weights, groups, keys */
+    struct dc_batch_pool *pool;     /* NULL: freed when it is done */
+    struct dc_batch *next;          /* of the idle ones */
 };
-void dc_batch_destroy(struct dc_batch *batch); /* NULL is legal */
+/* All zero, with its arrays; without buffers. */
+struct dc_batch *dc_batch_create(struct dc_batch_pool *pool, uint32_t n_features);
+/* Give its buffers back, and it to its pool. NULL is legal. */
+void dc_batch_destroy(struct dc_batch *batch);
 
 struct dc_batcher_conf {
     struct dc_feed_conf feed;
@@ -42,6 +54,7 @@ struct dc_batcher_conf {
     const uint64_t *first_sequence;   /* [splits] of this pass; NULL: 0; copied */
     struct dc_quarantine *quarantine; /* judges how many rows may be bad; NULL: any number */
     bool record_bad;                  /* and writes them down */
+    struct dc_batch_pool *pool;       /* of its batches; NULL: none */
     /* Batches that are not wanted are counted, not built. NULL: all are wanted. */
     bool (*skip)(void *ctx, uint64_t batch_id);
     void *ctx;

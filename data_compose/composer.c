@@ -253,6 +253,8 @@ int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer *
     if (!err)
         err = rt_job_refuse(conf->job, REFUSED);
     if (!err)
+        err = dc_send_init(c);
+    if (!err)
         err = dc_phase_init(c);
     if (!err)
         err = make_rpc(c);
@@ -280,6 +282,7 @@ void dc_composer_destroy(struct dc_composer *composer)
     dc_send_drop(c, false);
     dc_send_drop(c, true);
     dc_phase_release(c);
+    dc_send_release(c);
     rt_free(c->rank);
     rt_free((void *)c->middleware);
     wire_out_release(&c->out);

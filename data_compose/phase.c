@@ -218,6 +218,7 @@ static int start_pass(struct dc_composer *c, bool count_only)
         .first_sequence = first,
         .quarantine = count_only ? NULL : c->quarantine,
         .record_bad = !c->recorded[c->evaluate],
+        .pool = &c->batches,
         .skip = count_only ? skip_all : is_finished,
         .ctx = pass,
     };

@@ -52,20 +52,35 @@ static int reserve(struct dc_rows *rows, size_t words, uint32_t n)
     return 0;
 }
 
+/* `rows` is of no more use: the larger of it and what is there stays. */
+static void leave(struct dc_rows *spare, struct dc_rows *rows)
+{
+    struct dc_rows less = *rows;
+
+    if (rows->words_capacity > spare->words_capacity) {
+        less = *spare;
+        *spare = *rows;
+        spare->n = 0;
+        spare->n_words = 0;
+    }
+    dc_rows_release(&less);
+    *rows = (struct dc_rows){0};
+}
+
 /* The few rows that a split has kept go into the large store that another one has left. */
-static void swap_into_spare(struct dc_rows *rows, struct dc_rows *spare)
+static void swap_into_spare(struct dc_rows *rows, struct dc_spares *spare)
 {
     struct dc_rows small = *rows;
 
+    *rows = spare->large;
+    spare->large = (struct dc_rows){0};
     if (small.n) {
-        memcpy(spare->word, small.word, small.n_words * 8);
-        memcpy(spare->start, small.start, (size_t)small.n * 4);
+        memcpy(rows->word, small.word, small.n_words * 8);
+        memcpy(rows->start, small.start, (size_t)small.n * 4);
     }
-    spare->n = small.n;
-    spare->n_words = small.n_words;
-    *rows = *spare;
-    dc_rows_release(&small);
-    *spare = (struct dc_rows){0};
+    rows->n = small.n;
+    rows->n_words = small.n_words;
+    leave(&spare->small, &small);
 }
 
 static size_t count_words(const struct dc_rows_shape *shape)
@@ -106,15 +121,17 @@ static void put_values(float *value, const struct dc_rows_shape *shape, const st
     }
 }
 
-int dc_rows_add(struct dc_rows *rows, struct dc_rows *spare, const struct dc_rows_shape *shape,
+int dc_rows_add(struct dc_rows *rows, struct dc_spares *spare, const struct dc_rows_shape *shape,
                 const struct dc_row *row)
 {
     size_t key = shape->keyed ? sizeof(uint32_t) + row->key_size : 0;
     size_t words =
         count_words(shape) + shape->grouped + row->n_ids + words_of(value_bytes(shape) + key);
 
-    if (rows->n_words + words > rows->words_capacity &&
-        spare->words_capacity > rows->n_words + words && spare->rows_capacity > rows->n)
+    bool full = rows->n_words + words > rows->words_capacity || rows->n == rows->rows_capacity;
+
+    if (full && spare->large.words_capacity > rows->n_words + words &&
+        spare->large.rows_capacity > rows->n)
         swap_into_spare(rows, spare);
     int err = reserve(rows, words, 1);
     if (err)
@@ -163,7 +180,28 @@ void dc_rows_prefetch(const struct dc_rows *rows, uint32_t i)
         __builtin_prefetch(at);
 }
 
-int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *order, uint32_t n)
+/* An empty store with room for so much: the small spare if it is large enough, else one of an eighth more. Where nothing is kept
+ * that spare is taken too: a split always has its one, so none is freed that another will want. */
+static int take_small(struct dc_rows *kept, struct dc_rows *small, size_t words, uint32_t n)
+{
+    struct dc_rows fresh = {0};
+
+    if (words <= small->words_capacity && n <= small->rows_capacity) {
+        *kept = *small;
+        *small = (struct dc_rows){0};
+        return 0;
+    }
+    int err = reserve(&fresh, words + words / 8, n + n / 8);
+    if (err) {
+        dc_rows_release(&fresh);
+        return err;
+    }
+    dc_rows_release(small);
+    *kept = fresh;
+    return 0;
+}
+
+int dc_rows_keep(struct dc_rows *rows, struct dc_spares *spare, const uint32_t *order, uint32_t n)
 {
     struct dc_rows kept = {0};
     size_t words = 0;
@@ -173,11 +211,9 @@ int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *or
         size_t end = r + 1 < rows->n ? rows->start[r + 1] : rows->n_words;
         words += end - rows->start[r];
     }
-    int err = n ? reserve(&kept, words, n) : 0;
-    if (err) {
-        dc_rows_release(&kept);
+    int err = take_small(&kept, &spare->small, words, n);
+    if (err)
         return err;
-    }
     for (uint32_t i = 0; i < n; i++) {
         uint32_t r = order[i];
         size_t end = r + 1 < rows->n ? rows->start[r + 1] : rows->n_words;
@@ -187,14 +223,7 @@ int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *or
         kept.start[kept.n++] = (uint32_t)kept.n_words;
         kept.n_words += size;
     }
-    if (rows->words_capacity > spare->words_capacity) {
-        dc_rows_release(spare);
-        *spare = *rows;
-        spare->n = 0;
-        spare->n_words = 0;
-    } else {
-        dc_rows_release(rows);
-    }
+    leave(&spare->large, rows);
     *rows = kept;
     return 0;
 }

@@ -37,16 +37,21 @@ struct dc_record {
 };
 
 void dc_rows_release(struct dc_rows *rows);
-/* RT_ENOMEM, RT_ELIMIT. When it must grow and `spare` is larger, they change places. */
-int dc_rows_add(struct dc_rows *rows, struct dc_rows *spare, const struct dc_rows_shape *shape,
+/* Empty stores that others have left: the large one takes a chunk, the small one what is kept of it. They go round, so that
+ * nothing is allocated once each has met its largest. */
+struct dc_spares {
+    struct dc_rows large, small;
+};
+/* RT_ENOMEM, RT_ELIMIT. When it must grow and the large spare is larger, that takes its place, and it is the small one. */
+int dc_rows_add(struct dc_rows *rows, struct dc_spares *spare, const struct dc_rows_shape *shape,
                 const struct dc_row *row);
 void dc_rows_at(const struct dc_rows *rows, const struct dc_rows_shape *shape, uint32_t i,
                 struct dc_record *out);
 /* Row i will be read soon. */
 void dc_rows_prefetch(const struct dc_rows *rows, uint32_t i);
-/* Move the rows order[0 .. n) to a fresh store of just their size, and empty this one into `spare` (the
- * larger of the two stays). RT_ENOMEM: nothing changed. */
-int dc_rows_keep(struct dc_rows *rows, struct dc_rows *spare, const uint32_t *order, uint32_t n);
+/* Move the rows order[0 .. n) to the small spare, or a fresh store of about their size, and empty this one into the large spare
+ * (the larger of the two stays). RT_ENOMEM: nothing changed. */
+int dc_rows_keep(struct dc_rows *rows, struct dc_spares *spare, const uint32_t *order, uint32_t n);
 size_t dc_rows_bytes(const struct dc_rows *rows);
 
 #endif

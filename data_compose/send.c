@@ -57,7 +57,38 @@ static void forget(struct dc_open *o)
 static void release(struct dc_open *o)
 {
     dc_batch_destroy(o->batch);
-    rt_free(o);
+    o->next = o->composer->idle;
+    o->composer->idle = o;
+}
+
+static struct dc_open *take_idle(struct dc_composer *c)
+{
+    struct dc_open *o = c->idle;
+
+    if (o)
+        c->idle = o->next;
+    else
+        o = rt_xmalloc(sizeof(*o));
+    *o = (struct dc_open){.composer = c};
+    return o;
+}
+
+int dc_send_init(struct dc_composer *composer)
+{
+    return rt_arena_create(ARENA_BYTES, &composer->answer);
+}
+
+void dc_send_release(struct dc_composer *composer)
+{
+    struct dc_open *next;
+
+    rt_assert(!composer->first);
+    for (struct dc_open *o = composer->idle; o; o = next) {
+        next = o->next;
+        rt_free(o);
+    }
+    dc_batch_pool_release(&composer->batches);
+    rt_arena_destroy(composer->answer);
 }
 
 /* Room at its rank, and no batch of its split is stuck so far behind that this one would pass out of what ledger
@@ -86,10 +117,9 @@ static void open_held(struct dc_composer *c)
 
 void dc_send_open(struct dc_composer *composer, struct dc_batch *batch)
 {
-    struct dc_open *o = rt_xcalloc(1, sizeof(*o));
+    struct dc_open *o = take_idle(composer);
 
     rt_assert(!dc_pass_now(composer)->held);
-    o->composer = composer;
     o->batch = batch;
     o->rank = rt_batch_rank(batch->id, composer->world);
     o->attempt = 1;
@@ -222,15 +252,13 @@ static void on_train(void *arg, int err, const struct rt_frame *reply)
     struct dc_open *o = arg;
     struct dc_composer *c = o->composer;
     struct wire_train_batch_reply outcome;
-    struct rt_arena *arena = NULL;
 
     if (is_over(o))
         return;
     o->state = DC_PUT_NEXT; /* no call is out */
+    rt_arena_reset(c->answer);
     if (!err)
-        err = rt_arena_create(ARENA_BYTES, &arena);
-    if (!err && reply)
-        err = read_outcome(reply, arena, &outcome);
+        err = read_outcome(reply, c->answer, &outcome);
     if (err && passing(err))
         retry(o, false);
     else if (err)
@@ -239,7 +267,6 @@ static void on_train(void *arg, int err, const struct rt_frame *reply)
         retry(o, outcome.failed);
     else
         close_batch(o, &outcome);
-    rt_arena_destroy(arena);
     dc_pump(c);
 }
 

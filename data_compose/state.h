@@ -131,6 +131,9 @@ struct dc_composer {
 
     struct dc_open *first, *last; /* open batches, oldest first */
     uint32_t n_open;
+    struct dc_open *idle;         /* those that are done, to be used again: a list by `next` */
+    struct dc_batch_pool batches; /* and what they held */
+    struct rt_arena *answer;      /* of the TrainBatch reply that is read */
 
     double epoch_rows; /* training rows of our splits in one epoch, estimated; NaN: not known */
     uint64_t rows_before, quarantined_before; /* of passes before the running one */
@@ -168,6 +171,8 @@ void dc_phase_reset(struct dc_composer *composer); /* rank 0 started anew: forge
 void dc_phase_rank_lost(struct dc_composer *composer, struct dc_rank *rank);
 
 /* send.c */
+int dc_send_init(struct dc_composer *composer);
+void dc_send_release(struct dc_composer *composer); /* after dc_send_drop: no call is out */
 void dc_send_pump(struct dc_composer *composer);
 void dc_send_open(struct dc_composer *composer, struct dc_batch *batch); /* takes it */
 bool dc_send_room(struct dc_composer *composer); /* may one more batch be made? */

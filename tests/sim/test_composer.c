@@ -9,6 +9,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/map.h"
+#include "runtime/base/mem.h"
 #include "runtime/job/batch_id.h"
 #include "runtime/job/ledger.h"
 #include "runtime/wire/member.h"
@@ -460,6 +461,32 @@ static void whole_job(void **state)
     stop(&w);
 }
 
+static bool many_trained(void *arg)
+{
+    return ((struct world *)arg)->trains >= 300;
+}
+
+static bool more_trained(void *arg)
+{
+    return ((struct world *)arg)->trains >= 900;
+}
+
+/* A batch and its way to the trainer allocate nothing at the composer once the window has been full. */
+static void steady(void **state)
+{
+    struct world w;
+    uint64_t before;
+
+    (void)state;
+    start_with(&w, 4, &(struct sizes){.rows = 20000});
+    assert_true(sim_run_until(w.sim, many_trained, &w, 60 * RT_S));
+    before = rt_mem_count();
+    assert_true(sim_run_until(w.sim, more_trained, &w, 60 * RT_S));
+    /* Each of a batch's four messages is two blocks of the simulator's, and two of them are copied once more. */
+    assert_true(rt_mem_count() - before <= (900 - 300) * 10 + 20);
+    stop(&w);
+}
+
 static void window(void **state)
 {
     struct world w;
@@ -602,10 +629,15 @@ static void trainer_restart(void **state)
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(whole_job),       cmocka_unit_test(window),
-        cmocka_unit_test(refusals),        cmocka_unit_test(lost_is_no_attempt),
-        cmocka_unit_test(stuck_batch),     cmocka_unit_test(too_wide_a_window),
-        cmocka_unit_test(broken_links),    cmocka_unit_test(composer_restart),
+        cmocka_unit_test(whole_job),
+        cmocka_unit_test(window),
+        cmocka_unit_test(steady),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(lost_is_no_attempt),
+        cmocka_unit_test(stuck_batch),
+        cmocka_unit_test(too_wide_a_window),
+        cmocka_unit_test(broken_links),
+        cmocka_unit_test(composer_restart),
         cmocka_unit_test(trainer_restart),
     };
 

@@ -301,11 +301,11 @@ static void bad_rows(void **state)
 #define CARRIED "label=label n=dense tags=feature:list one=feature:int w=weight g=group:int k=key"
 
 /* Row n has n % 4 tags, weight n / 4, group -n, and a key unless n % 3 is 0. */
-static void write_carried(const char *file, uint32_t rows)
+static void write_some(const char *file, uint32_t from, uint32_t end)
 {
     FILE *f = fopen(file, "w");
 
-    for (uint32_t n = 0; n < rows; n++) {
+    for (uint32_t n = from; n < end; n++) {
         fprintf(f, "%u\t%u\t", n % 2, n);
         for (uint32_t k = 0; k < n % 4; k++)
             fprintf(f, "%st%u.%u", k ? "|" : "", n, k);
@@ -313,6 +313,11 @@ static void write_carried(const char *file, uint32_t rows)
         fprintf(f, n % 3 ? "key %u\n" : "\n", n);
     }
     fclose(f);
+}
+
+static void write_carried(const char *file, uint32_t rows)
+{
+    write_some(file, 0, rows);
 }
 
 static const void *take(struct rt_segments *seg, size_t n, size_t size)
@@ -541,6 +546,67 @@ static void full_pool(void **state)
     plain_io_destroy(small);
 }
 
+/* So far, but for the payload buffers: their pool has a size class for each size, which may come late. */
+static uint64_t allocations(void)
+{
+    return rt_mem_count() - rt_pool_fresh(io->ops->pool(io));
+}
+
+/* Once as many batches were out at a time as ever are, and each store has met its largest, making one allocates nothing. */
+static void steady(void **state)
+{
+    static const struct {
+        const char *name;
+        uint32_t batch, chunk, splits;
+    } row[] = {{"chunks of whole batches", 16, 32, 8}, {"rows are kept", 24, 128, 8}};
+    enum { WARM = 700, OUT = 4 };
+    char *file = rt_path_join(dir, "carried.tsv");
+    const char *list[] = {file};
+
+    (void)state;
+    write_some(file, 10000, 30000); /* keys of one length */
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct dc_batch *out[OUT] = {0}, *batch;
+        struct dc_batch_pool pool = {0};
+        uint64_t counts = 0, batches = 0, first = 0;
+        struct data_job dj;
+        struct dc_batcher *batcher;
+
+        data_job_init(&dj, RT_FORMAT_TSV, false, CARRIED);
+        dj.job.data.train = list;
+        dj.job.data.n_train = 1;
+        dj.job.data.batch_size = row[i].batch;
+        dj.job.data.shuffle_rows = dj.job.data.block_rows = row[i].chunk;
+        dj.job.data.splits = row[i].splits;
+        struct dc_batcher_conf conf = {
+            .feed = {.io = io, .job = &dj.job}, .size = 1, .pool = &pool};
+        assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
+        assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
+        for (uint32_t turn = 0; dc_batcher_turn(batcher, &batch) > 0; turn++) {
+            if (turn == WARM) {
+                counts = allocations();
+                first = batches;
+            }
+            if (!batch)
+                continue;
+            batches++;
+            dc_batch_destroy(out[batches % OUT]);
+            out[batches % OUT] = batch;
+        }
+        if (allocations() != counts || batches < first + 200)
+            fail_msg("%s: %llu allocations for %llu batches", row[i].name,
+                     (unsigned long long)(allocations() - counts),
+                     (unsigned long long)(batches - first));
+        for (uint32_t k = 0; k < OUT; k++)
+            dc_batch_destroy(out[k]);
+        dc_batcher_destroy(batcher);
+        dc_parser_destroy(conf.feed.parser);
+        dc_batch_pool_release(&pool);
+    }
+    unlink(file);
+    rt_free(file);
+}
+
 static void too_large(void **state)
 {
     struct data_job dj;
@@ -596,7 +662,7 @@ int main(void)
     const struct CMUnitTest test[] = {
         cmocka_unit_test(purity),    cmocka_unit_test(epochs),        cmocka_unit_test(bad_rows),
         cmocka_unit_test(carried),   cmocka_unit_test(bad_rows_gzip), cmocka_unit_test(no_memory),
-        cmocka_unit_test(full_pool), cmocka_unit_test(too_large),
+        cmocka_unit_test(full_pool), cmocka_unit_test(steady),        cmocka_unit_test(too_large),
     };
 
     return cmocka_run_group_tests(test, setup, teardown);
