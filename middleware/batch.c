@@ -235,6 +235,11 @@ struct mw_bags mw_batch_bags(const struct mw_batch *batch, uint32_t feature)
     const struct rt_feature_conf *conf = &job->feature[feature];
     const struct mw_feature *of = &batch->feature[feature];
 
+    if (rt_feature_is_sequence(job, feature))
+        return (struct mw_bags){.samples = of->n_rows,
+                                .slot = of->row,
+                                .pooling = RT_POOL_SUM,
+                                .dim = job->table[conf->table].dim};
     return (struct mw_bags){
         .samples = batch->samples,
         .length = of->length,

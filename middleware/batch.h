@@ -48,11 +48,12 @@ struct mw_part {
 };
 
 struct mw_feature {
-    const uint32_t
-        *slot; /* [n_ids] positions of rows in the table; in batch->held, as the next two */
+    /* [n_ids] positions of rows in the table, of a sequence: indices into row; in batch->held, as the next three */
+    const uint32_t *slot;
     const uint32_t *length; /* [samples], NULL: one id each */
     const float *weight;    /* [n_ids], NULL: none */
-    uint32_t n_ids;
+    const uint32_t *row;    /* [n_rows] of a sequence: positions of its rows in the table */
+    uint32_t n_ids, n_rows;
 };
 
 struct mw_waiter {
@@ -97,6 +98,7 @@ struct mw_batch {
 struct mw_scratch {
     uint32_t n_ids;           /* room for so many */
     uint32_t *slot;           /* [n_ids] */
+    uint32_t *sequence;       /* [n_ids] rows of sequences */
     uint64_t *distinct;       /* [n_ids] of all tables, one after the other */
     uint16_t *owner;          /* [n_ids] of each distinct id */
     uint32_t *position;       /* [n_ids] of one table */
@@ -166,7 +168,7 @@ struct mw_batch *mw_batch_asked(struct mw_loop *loop, struct rt_call *call,
 /* Answer with `err` and the current error text. */
 void mw_refuse(struct rt_call *call, int err);
 
-/* The bags of one feature, for pooling and scattering. */
+/* The bags of one feature, for pooling and scattering. Of a sequence: each of its rows is one. */
 struct mw_bags mw_batch_bags(const struct mw_batch *batch, uint32_t feature);
 /* scratch.row[position] of one table, from the parts' row lists; elements of `size` bytes. */
 void **mw_batch_rows(struct mw_batch *batch, uint32_t table, size_t size);

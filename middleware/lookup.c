@@ -6,7 +6,8 @@
  * once more through memory; the list is 8 bytes a row, and stays in the cache. Rows arrive in the dtype
  * global.wire.rows and embeddings leave in global.wire.embeddings: pooling converts on its way. Embeddings are pooled
  * while they are sent (struct rt_maker): a stretch of them leaves while it is in the cache, which a batch of them is larger
- * than.
+ * than. A sequence (pooling none) is the rows themselves, each once, then which of them stands at each place, then how long
+ * each sample's is: its rows are bags of one.
  *
  * A repeat of a call joins the one under way. One for another step (a trainer that started anew) ends the
  * waiting of those before it, and the owners are asked again. So does one that finds the batch being pushed
@@ -135,11 +136,6 @@ int mw_lookup_take(struct mw_part *part, const struct rt_frame *reply)
     return 0;
 }
 
-static size_t embedding_bytes(const struct mw_bags *bags)
-{
-    return bags->samples * bags->dim * wire_dtype_size(bags->sample_dtype);
-}
-
 static struct mw_bags pooled_bags(const struct mw_batch *batch, uint32_t feature)
 {
     const struct rt_wire_conf *wire = &batch->loop->conf.job->global.wire;
@@ -150,14 +146,27 @@ static struct mw_bags pooled_bags(const struct mw_batch *batch, uint32_t feature
     return bags;
 }
 
+/* What a feature has in the reply; the last two: a sequence only. */
+enum part { VALUES, INDEX, LENGTHS, PARTS };
+
+static size_t part_bytes(const struct mw_batch *batch, uint32_t feature, enum part part)
+{
+    struct mw_bags bags = pooled_bags(batch, feature);
+
+    if (part == INDEX)
+        return batch->feature[feature].n_ids * sizeof(uint32_t);
+    return part == LENGTHS ? batch->samples * sizeof(uint32_t)
+                           : bags.samples * bags.dim * wire_dtype_size(bags.sample_dtype);
+}
+
 static size_t reply_size(const struct mw_batch *batch)
 {
     size_t end = 0;
 
     for (uint32_t f = 0; f < batch->loop->conf.job->n_features; f++) {
-        struct mw_bags bags = pooled_bags(batch, f);
-
-        rt_segment_put(&end, embedding_bytes(&bags));
+        for (uint32_t part = 0; part < PARTS; part++)
+            if (part == VALUES || rt_feature_is_sequence(batch->loop->conf.job, f))
+                rt_segment_put(&end, part_bytes(batch, f, (enum part)part));
     }
     return end;
 }
@@ -165,8 +174,10 @@ static size_t reply_size(const struct mw_batch *batch)
 /* Embeddings that are made while they are sent, feature after feature. */
 struct making {
     struct mw_batch *batch;
-    uint32_t feature;    /* at this one's, */
-    uint32_t sample, id; /* of which so many are done */
+    uint32_t feature; /* at this one's, */
+    enum part part;
+    uint32_t sample, id; /* of which so many values are done, */
+    size_t bytes;        /* or so many bytes */
     size_t end;          /* bytes done in all */
     void **row;          /* of `table`; NULL: not listed yet */
     uint32_t table;
@@ -212,12 +223,50 @@ static size_t make_samples(struct making *making, uint8_t *at, size_t room)
     mw_pool(&bags, (const void *const *)making->row, at + pad);
     making->sample += (uint32_t)bags.samples;
     making->id += (uint32_t)ids;
-    if (making->sample == making->batch->samples) {
-        making->feature++;
-        making->sample = making->id = 0;
-    }
+    making->bytes += bags.samples * each;
     making->end += pad + bags.samples * each;
     return pad + bags.samples * each;
+}
+
+/* As many places as fit, of the index of a sequence or of its lengths. */
+static size_t make_places(struct making *making, uint8_t *at, size_t room)
+{
+    const struct mw_feature *of = &making->batch->feature[making->feature];
+    const uint32_t *from = making->part == INDEX ? of->slot : of->length;
+    size_t begin = making->end, size = part_bytes(making->batch, making->feature, making->part);
+    size_t pad = making->bytes ? 0 : rt_segment_put(&begin, 0) - making->end, n;
+
+    if (pad + sizeof(uint32_t) > room)
+        return 0;
+    memset(at, 0, pad);
+    n = (room - pad) / sizeof(uint32_t);
+    n = n < (size - making->bytes) / sizeof(uint32_t) ? n
+                                                      : (size - making->bytes) / sizeof(uint32_t);
+    if (from)
+        memcpy(at + pad, (const uint8_t *)from + making->bytes, n * sizeof(uint32_t));
+    for (size_t i = 0; !from && i < n; i++)
+        memcpy(at + pad + i * sizeof(uint32_t), &(uint32_t){1}, sizeof(uint32_t));
+    making->bytes += n * sizeof(uint32_t);
+    making->end += pad + n * sizeof(uint32_t);
+    return pad + n * sizeof(uint32_t);
+}
+
+/* To the next part that is not done. An empty one is at most padding, which is made with what follows it. */
+static bool next_part(struct making *making)
+{
+    const struct rt_job *job = making->batch->loop->conf.job;
+
+    while (making->feature < job->n_features &&
+           making->bytes == part_bytes(making->batch, making->feature, making->part)) {
+        making->sample = making->id = 0;
+        making->bytes = 0;
+        making->part++;
+        if (making->part == PARTS || !rt_feature_is_sequence(job, making->feature)) {
+            making->part = VALUES;
+            making->feature++;
+        }
+    }
+    return making->feature < job->n_features;
 }
 
 /* An rt_maker's. */
@@ -228,8 +277,8 @@ static size_t make(void *arg, uint8_t *at, size_t room)
     uint64_t begin = rt_io_now(loop->conf.io);
     size_t put = 0, n = 1;
 
-    while (n && making->feature < loop->conf.job->n_features) {
-        n = make_samples(making, at + put, room - put);
+    while (n && next_part(making)) {
+        n = (making->part == VALUES ? make_samples : make_places)(making, at + put, room - put);
         put += n;
     }
     making->took_ns += rt_io_now(loop->conf.io) - begin;
@@ -246,6 +295,31 @@ static void fail_all(struct mw_batch *batch, int err)
     mw_answer(batch, 0, NULL, err, text);
 }
 
+/* Of sequences, in the message's arena; NULL: there are none. */
+static int count_rows(const struct mw_batch *batch, uint32_t **rows, uint32_t **places)
+{
+    struct mw_loop *loop = batch->loop;
+    const struct rt_job *job = loop->conf.job;
+    bool any = false;
+
+    for (uint32_t f = 0; f < job->n_features; f++)
+        any = any || rt_feature_is_sequence(job, f);
+    if (!any)
+        return 0;
+    rt_arena_reset(loop->arena);
+    *rows = rt_arena_array(loop->arena, uint32_t, job->n_features);
+    *places = rt_arena_array(loop->arena, uint32_t, job->n_features);
+    if (!*rows || !*places)
+        return RT_FAIL(RT_ENOMEM, "LookupBatch: no memory for %u features", job->n_features);
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        bool sequence = rt_feature_is_sequence(job, f);
+
+        (*rows)[f] = sequence ? batch->feature[f].n_rows : 0;
+        (*places)[f] = sequence ? batch->feature[f].n_ids : 0;
+    }
+    return 0;
+}
+
 void mw_lookup_finish(struct mw_batch *batch)
 {
     struct mw_loop *loop = batch->loop;
@@ -254,6 +328,7 @@ void mw_lookup_finish(struct mw_batch *batch)
                                         .dtype = job->global.wire.embeddings,
                                         .n_features = job->n_features,
                                         .dim = loop->dim};
+    uint32_t *rows = NULL, *places = NULL;
     size_t size = reply_size(batch);
     struct rt_buf *embeddings = size ? rt_io_buf(loop->conf.io, size) : NULL;
     struct making making = {.batch = batch};
@@ -264,6 +339,10 @@ void mw_lookup_finish(struct mw_batch *batch)
 
     if (size && !embeddings)
         err = RT_FAIL(RT_EFULL, "no room for the %zu bytes of embeddings of a batch", size);
+    if (!err)
+        err = count_rows(batch, &rows, &places);
+    m.rows = rows;
+    m.places = places;
     if (!err)
         err = wire_lookup_batch_reply_pack(&m, &loop->out);
     if (err) {

@@ -41,6 +41,15 @@ static int check(const struct mw_batch *batch, const struct wire_push_gradients 
             return RT_FAIL(RT_EPROTO,
                            "PushGradients of batch %016llx: feature %s has dim %u, expected %u", id,
                            loop->conf.job->feature[f].name, m->dim[f], loop->dim[f]);
+    for (uint32_t f = 0; f < m->n_features; f++) {
+        uint32_t rows = m->rows ? m->rows[f] : 0;
+        uint32_t expected = batch->feature[f].n_rows; /* 0 of what is pooled */
+
+        if (rows != expected)
+            return RT_FAIL(RT_EPROTO,
+                           "PushGradients of batch %016llx: feature %s has %u rows, expected %u",
+                           id, loop->conf.job->feature[f].name, rows, expected);
+    }
     return 0;
 }
 
@@ -133,7 +142,7 @@ static void narrow_sums(struct mw_batch *batch, uint32_t table, const float *are
     }
 }
 
-/* @gradient: [features] -> [samples][dim] of the payload. Features of a table in the job's order. */
+/* @gradient: [features] -> [samples][dim] of the payload, or [rows][dim] of a sequence. Features of a table in the job's order. */
 static void scatter_all(struct mw_batch *batch, const void *const *gradient, const float *scale,
                         float *area)
 {
@@ -166,9 +175,11 @@ static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload, 
     struct rt_buf *area = NULL;
     int err = gradient ? 0 : RT_FAIL(RT_ENOMEM, "PushGradients: no memory for %u features", n);
 
-    for (uint32_t f = 0; f < n && !err; f++)
-        err = rt_segment_take(&segments, (size_t)batch->samples * loop->dim[f], element,
-                              &gradient[f]);
+    for (uint32_t f = 0; f < n && !err; f++) {
+        struct mw_bags bags = mw_batch_bags(batch, f);
+
+        err = rt_segment_take(&segments, bags.samples * bags.dim, element, &gradient[f]);
+    }
     if (!err)
         err = rt_segments_end(&segments);
     if (!err && batch->sum_bytes) {
@@ -234,6 +245,7 @@ void mw_serve_push(void *ctx, struct rt_call *call, const struct rt_frame *reque
     }
     m.dim = NULL;
     m.scale = NULL;
+    m.rows = NULL;
     batch->push = m;
     batch->rows_applied = batch->rows_nonfinite = 0;
     batch->state = MW_PUSHING;

@@ -19,6 +19,7 @@
  * batch that the rank waits for, while later ones fill its part. There is at most one such batch per composer
  * and rank, so what is held stays bounded. */
 #include "middleware/batch.h"
+#include "middleware/sequence.h"
 #include "middleware/split.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -34,6 +35,7 @@ struct arrived {
     const uint64_t *id;
     const float *weight;   /* NULL: none */
     uint32_t n_ids, first; /* ids before it in this batch */
+    uint32_t n_rows;       /* of a sequence */
 };
 
 struct put {
@@ -99,6 +101,10 @@ static int take_feature(struct put *put, struct rt_segments *segments, uint32_t 
         in->id = at;
     }
     if (!err && put->m->weighted && put->m->weighted[f]) {
+        if (rt_feature_is_sequence(put->loop->conf.job, f))
+            return RT_FAIL(RT_EPROTO,
+                           "feature %s: its ids have weights, expected none: pooling none",
+                           put->loop->conf.job->feature[f].name);
         err = rt_segment_take(segments, in->n_ids, sizeof(float), &at);
         in->weight = at;
         if (!err)
@@ -153,6 +159,8 @@ static int grow_scratch(struct mw_scratch *scratch, uint32_t n_ids)
     scratch->n_ids = 0;
     err = grow((void **)&scratch->slot, n * sizeof(*scratch->slot));
     if (!err)
+        err = grow((void **)&scratch->sequence, n * sizeof(*scratch->sequence));
+    if (!err)
         err = grow((void **)&scratch->distinct, n * sizeof(*scratch->distinct));
     if (!err)
         err = grow((void **)&scratch->owner, n * sizeof(*scratch->owner));
@@ -196,6 +204,14 @@ static int find_distinct_of(struct put *put, uint32_t from, uint32_t to)
         const struct arrived *in = &put->feature[loop->feature_order[i]];
 
         n = mw_dedup_add(loop->dedup, in->id, in->n_ids, scratch->slot + in->first, distinct, n);
+    }
+    for (uint32_t i = from; i < to; i++) {
+        uint32_t f = loop->feature_order[i];
+        struct arrived *in = &put->feature[f];
+
+        if (rt_feature_is_sequence(loop->conf.job, f))
+            in->n_rows = mw_sequence_rows(scratch->slot + in->first, in->n_ids, scratch->position,
+                                          n, scratch->sequence + in->first);
     }
     mw_split_count(&loop->map, distinct, n, scratch->owner + put->n_distinct,
                    scratch->count + (size_t)table * loop->map.owners);
@@ -340,15 +356,21 @@ static void count_bytes(struct put *put)
     rt_segment_put(&put->held_bytes, put->n_ids * sizeof(uint32_t));
     for (uint32_t f = 0; f < job->n_features; f++) {
         const struct arrived *in = &put->feature[f];
+        bool sequence = rt_feature_is_sequence(job, f);
+        size_t values = (sequence ? in->n_rows : samples) * put->loop->dim[f];
 
         if (in->length)
             rt_segment_put(&put->held_bytes, samples * sizeof(uint32_t));
         if (in->weight)
             rt_segment_put(&put->held_bytes, in->n_ids * sizeof(float));
-        rt_segment_put(&put->embedding_bytes,
-                       samples * put->loop->dim[f] * wire_dtype_size(wire->embeddings));
-        rt_segment_put(&put->sample_gradient_bytes,
-                       samples * put->loop->dim[f] * wire_dtype_size(wire->gradients));
+        if (sequence)
+            rt_segment_put(&put->held_bytes, in->n_rows * sizeof(uint32_t));
+        rt_segment_put(&put->embedding_bytes, values * wire_dtype_size(wire->embeddings));
+        if (sequence)
+            rt_segment_put(&put->embedding_bytes, in->n_ids * sizeof(uint32_t));
+        if (sequence)
+            rt_segment_put(&put->embedding_bytes, samples * sizeof(uint32_t));
+        rt_segment_put(&put->sample_gradient_bytes, values * wire_dtype_size(wire->gradients));
     }
     for (uint32_t t = 0; t < job->n_tables && wire->row_gradients != WIRE_F32; t++) {
         size_t bytes = (size_t)put->batch->distinct[t] * job->table[t].dim * sizeof(float);
@@ -436,10 +458,18 @@ static void fill_table(struct put *put, uint32_t from, uint32_t to, uint32_t fir
     mw_split_place(scratch->distinct + first_distinct, scratch->owner + first_distinct,
                    put->batch->distinct[table], scratch->cursor, scratch->position);
     for (uint32_t i = from; i < to; i++) {
-        const struct arrived *in = &put->feature[loop->feature_order[i]];
+        uint32_t f = loop->feature_order[i];
+        const struct arrived *in = &put->feature[f];
+        uint32_t *row = scratch->sequence + in->first;
 
-        mw_split_renumber(scratch->slot + in->first, in->n_ids, scratch->position,
-                          slots + in->first);
+        if (!rt_feature_is_sequence(loop->conf.job, f)) {
+            mw_split_renumber(scratch->slot + in->first, in->n_ids, scratch->position,
+                              slots + in->first);
+            continue;
+        }
+        mw_split_renumber(row, in->n_rows, scratch->position, row);
+        if (in->n_ids)
+            memcpy(slots + in->first, scratch->slot + in->first, in->n_ids * sizeof(*slots));
     }
 }
 
@@ -483,6 +513,11 @@ static int fill(struct put *put)
             of->length = keep(batch, &end, in->length, batch->samples * sizeof(uint32_t));
         if (in->weight)
             of->weight = keep(batch, &end, in->weight, in->n_ids * sizeof(float));
+        if (rt_feature_is_sequence(job, f)) {
+            of->n_rows = in->n_rows;
+            of->row = keep(batch, &end, loop->scratch.sequence + in->first,
+                           in->n_rows * sizeof(uint32_t));
+        }
     }
     rt_assert(end == put->held_bytes);
     batch->held->size = end;

@@ -20,13 +20,16 @@ struct tr_batch *tr_batch_take(struct tr_trainer *trainer)
     if (!batch) {
         batch = rt_xcalloc(1, sizeof *batch);
         batch->feature = rt_xcalloc(trainer->job->n_features, sizeof *batch->feature);
+        batch->sequence = rt_xcalloc(trainer->job->n_features, sizeof *batch->sequence);
         batch->feature_grad = rt_xcalloc(trainer->job->n_features, sizeof *batch->feature_grad);
     }
     *batch = (struct tr_batch){.trainer = trainer,
                                .feature = batch->feature,
+                               .sequence = batch->sequence,
                                .feature_grad = batch->feature_grad,
                                .scores = batch->scores};
     batch->view.feature = batch->feature;
+    batch->view.sequence = batch->sequence;
     return batch;
 }
 
@@ -47,6 +50,7 @@ void tr_batch_free_spare(struct tr_trainer *trainer)
     struct tr_batch *batch;
     while ((batch = tr_fifo_pop(&trainer->spare)) != NULL) {
         rt_free((void *)batch->feature);
+        rt_free(batch->sequence);
         rt_free(batch->feature_grad);
         rt_free(batch->scores);
         rt_free(batch);
@@ -55,22 +59,56 @@ void tr_batch_free_spare(struct tr_trainer *trainer)
 
 /* ---- its payloads ---- */
 
-/* One segment per feature. */
-static size_t payload_bytes(const struct rt_job *job, uint32_t samples, uint32_t dtype)
+/* Vectors of a feature: one a sample, or of a sequence its different rows, which are as many as its places at most. */
+static size_t vectors_most(const struct rt_job *job, uint32_t f, uint32_t samples)
+{
+    size_t places = (size_t)samples * job->feature[f].max_length;
+    if (!rt_feature_is_sequence(job, f))
+        return samples;
+    return places < WIRE_IDS_MAX ? places : WIRE_IDS_MAX;
+}
+
+static size_t vectors_of(const struct tr_batch *batch, uint32_t f)
+{
+    return rt_feature_is_sequence(batch->trainer->job, f) ? batch->sequence[f].rows
+                                                          : batch->head.samples;
+}
+
+static size_t vector_bytes(const struct rt_job *job, uint32_t f, uint32_t dtype)
+{
+    return job->table[job->feature[f].table].dim * wire_dtype_size(dtype);
+}
+
+/* At most. A segment per feature; embeddings of a sequence are three. */
+static size_t embedding_bytes(const struct rt_job *job, uint32_t samples)
+{
+    size_t end = 0;
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        size_t n = vectors_most(job, f, samples);
+        rt_segment_put(&end, n * vector_bytes(job, f, job->global.wire.embeddings));
+        if (!rt_feature_is_sequence(job, f))
+            continue;
+        rt_segment_put(&end, n * sizeof(uint32_t));
+        rt_segment_put(&end, samples * sizeof(uint32_t));
+    }
+    return end;
+}
+
+static size_t gradient_bytes(const struct rt_job *job, uint32_t samples)
 {
     size_t end = 0;
     for (uint32_t f = 0; f < job->n_features; f++)
-        rt_segment_put(&end, (size_t)samples * job->table[job->feature[f].table].dim *
-                                 wire_dtype_size(dtype));
+        rt_segment_put(&end, vectors_most(job, f, samples) *
+                                 vector_bytes(job, f, job->global.wire.gradients));
     return end;
 }
 
 /* Besides what came with it. */
 static size_t bytes_needed(const struct rt_job *job, uint32_t samples, bool evaluate)
 {
-    size_t bytes = rt_buf_bytes(payload_bytes(job, samples, job->global.wire.embeddings));
+    size_t bytes = rt_buf_bytes(embedding_bytes(job, samples));
     if (!evaluate)
-        bytes += rt_buf_bytes(payload_bytes(job, samples, job->global.wire.gradients));
+        bytes += rt_buf_bytes(gradient_bytes(job, samples));
     return bytes;
 }
 
@@ -115,9 +153,12 @@ int tr_batch_reserve(struct tr_batch *batch, bool must)
 int tr_batch_take_gradients(struct tr_batch *batch)
 {
     const struct rt_job *job = batch->trainer->job;
-    size_t bytes = payload_bytes(job, batch->head.samples, job->global.wire.gradients);
+    size_t bytes = 0;
+    for (uint32_t f = 0; f < job->n_features; f++)
+        rt_segment_put(&bytes,
+                       vectors_of(batch, f) * vector_bytes(job, f, job->global.wire.gradients));
     rt_assert(!batch->gradients);
-    batch->gradients = rt_io_buf(batch->trainer->io, bytes);
+    batch->gradients = rt_io_buf(batch->trainer->io, bytes ? bytes : 1); /* empty sequences */
     if (!batch->gradients)
         return RT_FAIL(RT_EFULL, "no payload memory for %zu bytes of gradients", bytes);
     batch->gradients->size = bytes;
@@ -127,12 +168,11 @@ int tr_batch_take_gradients(struct tr_batch *batch)
 void tr_batch_lay_out(struct tr_batch *batch)
 {
     const struct rt_job *job = batch->trainer->job;
-    size_t end = 0, element = wire_dtype_size(job->global.wire.gradients);
+    size_t end = 0;
     for (uint32_t f = 0; f < job->n_features; f++) {
         size_t before = end;
-        size_t bytes =
-            (size_t)batch->head.samples * job->table[job->feature[f].table].dim * element;
-        size_t at = rt_segment_put(&end, bytes);
+        size_t at = rt_segment_put(&end, vectors_of(batch, f) *
+                                             vector_bytes(job, f, job->global.wire.gradients));
         memset(batch->gradients->data + before, 0, at - before); /* padding between segments */
         batch->feature_grad[f].out = batch->gradients->data + at;
     }

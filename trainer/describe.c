@@ -27,15 +27,18 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
 {
     const char **feature = rt_xcalloc(job->n_features, sizeof *feature);
     uint32_t *dim = rt_xcalloc(job->n_features, sizeof *dim);
+    uint32_t *length = rt_xcalloc(job->n_features, sizeof *length);
     for (uint32_t f = 0; f < job->n_features; f++) {
         feature[f] = job->feature[f].name;
-        dim[f] = rt_feature_width(job, f);
+        dim[f] = job->table[job->feature[f].table].dim;
+        length[f] = rt_feature_is_sequence(job, f) ? job->feature[f].max_length : 0;
     }
     struct tr_model_inputs inputs = {
         .dense = job->dense,
         .n_dense = job->data.n_dense,
         .feature = feature,
         .feature_dim = dim,
+        .feature_length = length,
         .n_features = job->n_features,
         .label = job->label,
         .n_labels = job->data.n_labels,
@@ -55,6 +58,7 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
     tr_spec_destroy(spec);
     rt_free(feature);
     rt_free(dim);
+    rt_free(length);
     return err;
 }
 

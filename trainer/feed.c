@@ -60,6 +60,52 @@ void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const cha
 
 /* ---- lookups ---- */
 
+static int check_index(const struct tr_sequence_view *view, const char *name, uint32_t places)
+{
+    for (uint32_t i = 0; i < places; i++)
+        if (view->index[i] >= view->rows)
+            return RT_FAIL(RT_EPROTO,
+                           "LookupBatch reply: feature %s: place %u has row %u, expected below %u",
+                           name, i, view->index[i], view->rows);
+    return 0;
+}
+
+/* Rows, which of them stands where, and lengths: [rows][dim], [places], [samples]. */
+static int view_sequence(struct tr_batch *batch, uint32_t f,
+                         const struct wire_lookup_batch_reply *head, struct rt_segments *seg)
+{
+    const struct rt_feature_conf *conf = &batch->trainer->job->feature[f];
+    struct tr_sequence_view *view = &batch->sequence[f];
+    uint32_t places = head->places ? head->places[f] : 0;
+    const void *data, *index = NULL, *length = NULL;
+    uint64_t sum = 0;
+    view->rows = head->rows ? head->rows[f] : 0;
+    int err = rt_segment_take(seg, (size_t)view->rows * head->dim[f], wire_dtype_size(head->dtype),
+                              &data);
+    if (!err)
+        err = rt_segment_take(seg, places, sizeof(uint32_t), &index);
+    if (!err)
+        err = rt_segment_take(seg, head->samples, sizeof(uint32_t), &length);
+    if (err)
+        return err;
+    batch->feature[f] = data;
+    view->index = index;
+    view->length = length;
+    for (uint32_t s = 0; s < head->samples; s++) {
+        if (view->length[s] > conf->max_length)
+            return RT_FAIL(
+                RT_EPROTO,
+                "LookupBatch reply: feature %s: sample %u has %u places, expected at most %u",
+                conf->name, s, view->length[s], conf->max_length);
+        sum += view->length[s];
+    }
+    if (sum != places)
+        return RT_FAIL(RT_EPROTO,
+                       "LookupBatch reply: feature %s: lengths sum to %llu, expected %u places",
+                       conf->name, (unsigned long long)sum, places);
+    return check_index(view, conf->name, places);
+}
+
 /* The embeddings are where they arrived; the view points at each feature's [samples][dim]. */
 static int view_embeddings(struct tr_batch *batch, const struct rt_frame *reply)
 {
@@ -86,6 +132,12 @@ static int view_embeddings(struct tr_batch *batch, const struct rt_frame *reply)
         if (head.dim[f] != dim)
             return RT_FAIL(RT_EPROTO, "LookupBatch reply: feature %s: expected dim %u, got %u",
                            job->feature[f].name, dim, head.dim[f]);
+        if (rt_feature_is_sequence(job, f)) {
+            err = view_sequence(batch, f, &head, &seg);
+            if (err)
+                return err;
+            continue;
+        }
         err = rt_segment_take(&seg, (size_t)head.samples * dim, element, &data);
         if (err)
             return err;

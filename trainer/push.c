@@ -91,6 +91,25 @@ static uint64_t applied_through(const struct tr_trainer *trainer, const struct t
     return oldest > 0 ? oldest - 1 : 0;
 }
 
+/* Rows of each sequence, in the arena; NULL in *out: all is pooled. */
+static int take_rows(const struct tr_batch *batch, struct rt_arena *arena, const uint32_t **out)
+{
+    const struct rt_job *job = batch->trainer->job;
+    uint32_t sequences = 0;
+    *out = NULL;
+    for (uint32_t f = 0; f < job->n_features; f++)
+        sequences += rt_feature_is_sequence(job, f);
+    if (!sequences)
+        return 0;
+    uint32_t *rows = rt_arena_array(arena, uint32_t, job->n_features);
+    if (!rows)
+        return RT_FAIL(RT_ENOMEM, "no memory for %u features", job->n_features);
+    for (uint32_t f = 0; f < job->n_features; f++)
+        rows[f] = rt_feature_is_sequence(job, f) ? batch->sequence[f].rows : 0;
+    *out = rows;
+    return 0;
+}
+
 static int send_push(struct tr_batch *batch)
 {
     struct tr_trainer *trainer = batch->trainer;
@@ -119,6 +138,8 @@ static int send_push(struct tr_batch *batch)
     };
     int err = take_scales(batch, trainer->scratch, &request.scale);
     if (!err)
+        err = take_rows(batch, trainer->scratch, &request.rows);
+    if (!err)
         err = wire_push_gradients_pack(&request, &trainer->out);
     if (err)
         return err;
@@ -127,7 +148,7 @@ static int send_push(struct tr_batch *batch)
                               .message = trainer->out.data,
                               .message_size = trainer->out.size,
                               .pieces = &piece,
-                              .n_pieces = 1};
+                              .n_pieces = piece.size > 0};
     trainer->count.bytes_gradients += batch->gradients->size;
     return rt_rpc_call(batch->middleware, WIRE_PUSH_GRADIENTS, &out, TR_DEADLINE_NS, on_pushed,
                        batch);

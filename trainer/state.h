@@ -59,6 +59,7 @@ struct tr_batch {
     size_t reserved;              /* bytes of the three, since TrainBatch */
     struct tr_batch_view view;
     const void **feature; /* [n_features] of the view; of the struct, as are the next and scores */
+    struct tr_sequence_view *sequence;    /* [n_features] of the view */
     struct tr_feature_grad *feature_grad; /* [n_features] in `gradients`, with their scales */
     uint64_t saturated;                   /* of `gradients`, what was too large for 16 bits */
     uint64_t step, attempt;               /* the step that it was trained in; at it (group.h) */

@@ -175,7 +175,7 @@ static int make_collective(struct tr_trainer *trainer)
     return tr_collective_ring(&conf, &trainer->collective);
 }
 
-#define REFUSED (RT_REFUSE_SEQUENCES | RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
+#define REFUSED (RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
 
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out)
 {

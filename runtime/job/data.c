@@ -89,6 +89,33 @@ static int check_hashed(const struct rt_node *root, const struct rt_job *job)
                         (unsigned long long)rows, WIRE_IDS_MAX);
 }
 
+/* A sequence is sent place by place, and none of its ids has a weight. */
+static int check_sequences(const struct rt_node *root, const struct rt_job *job)
+{
+    const struct rt_data_conf *d = &job->data;
+    uint64_t places = 0;
+
+    for (uint32_t i = 0; i < d->n_columns; i++) {
+        const struct rt_column_conf *c = &d->column[i];
+
+        if (c->kind != RT_COLUMN_FEATURE || !rt_feature_is_sequence(job, c->target))
+            continue;
+        if (c->weight_separator)
+            return rt_node_fail(root,
+                                "columns.%s: expected no weight_separator, its feature has "
+                                "pooling none",
+                                c->name);
+        places += c->separator ? job->feature[c->target].max_length : 1;
+    }
+    if (places * d->batch_size <= WIRE_IDS_MAX)
+        return 0;
+    return rt_node_fail(root,
+                        "batch_size: expected at most %llu, got %u: the features with pooling none "
+                        "have %llu places a sample (max_length), and a batch %u",
+                        (unsigned long long)(WIRE_IDS_MAX / places), d->batch_size,
+                        (unsigned long long)places, WIRE_IDS_MAX);
+}
+
 static int check(const struct rt_node *root, const struct rt_job *job, bool looked)
 {
     const struct rt_data_conf *d = &job->data;
@@ -113,7 +140,8 @@ static int check(const struct rt_node *root, const struct rt_job *job, bool look
                                 "column, '%s' has none",
                                 job->feature[f].name);
     }
-    return check_hashed(root, job);
+    int err = check_sequences(root, job);
+    return err ? err : check_hashed(root, job);
 }
 
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base)

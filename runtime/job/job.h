@@ -230,6 +230,10 @@ const char *rt_eviction_name(uint32_t kind); /* "lru" of RT_EVICT_LRU */
 
 /* Width of what the network sees of a feature: dim, or max_length x dim where pooling is RT_POOL_NONE. */
 uint32_t rt_feature_width(const struct rt_job *job, uint32_t feature);
+static inline bool rt_feature_is_sequence(const struct rt_job *job, uint32_t feature)
+{
+    return job->feature[feature].pooling == RT_POOL_NONE;
+}
 
 /* Values that roles learn one after the other. Each role names, at its creation, those that it cannot do. */
 enum rt_refusal {

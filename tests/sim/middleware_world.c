@@ -47,7 +47,7 @@ static void check_id(const struct owner *owner, const uint64_t *ids, uint32_t i)
     while (i-- > 0)
         assert_true(ids[i] != id);
 
-    assert_int_equal(rt_shard_map_init(&map, OWNERS, 1), 0);
+    assert_int_equal(rt_shard_map_init(&map, owner->world->owners, 1), 0);
     assert_int_equal(rt_shard_owner(&map, rt_shard_of(id)), owner->index);
 }
 
@@ -221,7 +221,7 @@ void mwt_start_owner(struct world *w, unsigned k)
     owner->rpc = make_rpc(w, NODE_E + k, &self, owner);
     snprintf(want, sizeof(want), "sim:%u:%u", NODE_E + k, (unsigned)owner->incarnation);
     assert_int_equal(rt_rpc_listen(owner->rpc, want, bound), 0);
-    if (mw_loop_on_server(w->loop, k, OWNERS, 1, &address, owner->incarnation) != 0)
+    if (mw_loop_on_server(w->loop, k, w->owners, 1, &address, owner->incarnation) != 0)
         fail_msg("%s", rt_err_text());
 }
 
@@ -262,12 +262,18 @@ void mwt_settle(struct world *w)
 
 void mwt_start(struct world *w, const char *const *set, size_t n_set)
 {
+    mwt_start_with(w, OWNERS, set, n_set);
+}
+
+void mwt_start_with(struct world *w, unsigned owners, const char *const *set, size_t n_set)
+{
     const char *all[1 + SETTINGS_MAX] = {"global.embedding_server.workers=1"};
     struct sim_conf sim = {.seed = 7, .n_nodes = NODES};
     struct rt_identity trainer;
     struct mw_loop_conf conf;
 
     memset(w, 0, sizeof(*w));
+    w->owners = owners;
     w->sim = sim_create(&sim);
     w->out = (struct wire_out){rt_xmalloc(4096), 0, 4096}; /* packing here never fails */
     for (size_t i = 0; i < n_set && i < SETTINGS_MAX; i++)
@@ -285,7 +291,7 @@ void mwt_start(struct world *w, const char *const *set, size_t n_set)
     w->from_trainer = rt_rpc_peer(w->trainer, RT_ROLE_MIDDLEWARE, 0, 0);
     rt_peer_set_address(w->from_trainer, mw_loop_address(w->loop), 5);
     mwt_start_composer(w, 5);
-    for (unsigned k = 0; k < OWNERS; k++)
+    for (unsigned k = 0; k < owners; k++)
         mwt_start_owner(w, k);
     mwt_settle(w);
 }
@@ -460,12 +466,58 @@ void mwt_lookup(struct world *w, const struct input *in, struct ask *ask)
     mwt_lookup_step(w, in, 0, ask);
 }
 
+static bool is_sequence(const struct world *w, int f)
+{
+    return w->job->feature[f].pooling == RT_POOL_NONE;
+}
+
+uint32_t mwt_distinct(const struct input *in, int f, uint32_t *place)
+{
+    uint32_t n = 0;
+
+    for (uint32_t at = 0; at < in->n_ids[f]; at++) {
+        uint32_t k = 0;
+
+        while (k < n && place[k] != in->place[f][at])
+            k++;
+        if (k == n)
+            place[n++] = in->place[f][at];
+    }
+    return n;
+}
+
+/* What a trainer sends of a feature; return: vectors. rows: 0 where it is pooled. */
+static uint32_t make_gradients(const struct world *w, const struct input *in, int f,
+                               float out[][DIM], uint32_t *rows)
+{
+    uint32_t place[SAMPLES * LIST_MAX];
+
+    *rows = 0;
+    memcpy(out, in->gradient[f], sizeof(in->gradient[f]));
+    if (!is_sequence(w, f))
+        return SAMPLES;
+    *rows = mwt_distinct(in, f, place);
+    memset(out, 0, *rows * sizeof(*out));
+    for (uint32_t s = 0, at = 0; s < SAMPLES; s++)
+        for (uint32_t end = at + (f ? in->length[s] : 1); at < end; at++) {
+            uint32_t k = 0;
+
+            while (place[k] != in->place[f][at])
+                k++;
+            for (int j = 0; j < DIM; j++)
+                out[k][j] += in->gradient[f][s][j];
+        }
+    return *rows;
+}
+
 static void push(struct world *w, const struct input *in, uint64_t step, bool synchronous,
                  struct ask *ask)
 {
     uint32_t dim[FEATURES] = {DIM, DIM}, dtype = w->job->global.wire.gradients;
-    struct rt_buf *buf = rt_io_buf(sim_node(w->sim, NODE_T), sizeof(in->gradient));
-    size_t end = 0, bytes = SAMPLES * DIM * wire_dtype_size(dtype);
+    uint32_t rows[FEATURES], n[FEATURES];
+    float gradient[FEATURES][SAMPLES * LIST_MAX][DIM];
+    struct rt_buf *buf = rt_io_buf(sim_node(w->sim, NODE_T), sizeof(gradient) + 256);
+    size_t end = 0, bytes = DIM * wire_dtype_size(dtype);
     struct wire_push_gradients m = {.step = step,
                                     .learning_rate = 1,
                                     .samples = SAMPLES,
@@ -475,14 +527,17 @@ static void push(struct world *w, const struct input *in, uint64_t step, bool sy
                                     .dtype = dtype,
                                     .n_features = FEATURES,
                                     .dim = dim,
+                                    .rows = rows,
                                     .scale = dtype == WIRE_F16 ? mwt_scale : NULL};
 
     ask->payload = NULL;
+    for (int f = 0; f < FEATURES; f++)
+        n[f] = make_gradients(w, in, f, gradient[f], &rows[f]);
     ask->err = buf ? wire_push_gradients_pack(&m, &w->out) : RT_EFULL;
     ask->ended = ask->err != 0;
     for (int f = 0; f < FEATURES && buf; f++)
-        rt_narrow_scaled(dtype, m.scale ? m.scale[f] : 1, in->gradient[f][0],
-                         buf->data + rt_segment_put(&end, bytes), SAMPLES * DIM);
+        rt_narrow_scaled(dtype, m.scale ? m.scale[f] : 1, gradient[f][0],
+                         buf->data + rt_segment_put(&end, n[f] * bytes), n[f] * DIM);
     if (!ask->err)
         mwt_call(w, w->from_trainer, WIRE_PUSH_GRADIENTS, in->batch,
                  &(struct rt_piece){buf->data, end, buf}, ask);
@@ -556,6 +611,34 @@ void mwt_check_rows(const struct world *w)
             }
 }
 
+/* Of a sequence: each place has its row, and each row is sent once. */
+static void check_sequence(const struct world *w, const struct input *in, int f,
+                           struct rt_segments *seg)
+{
+    uint32_t dtype = w->job->global.wire.embeddings, place[SAMPLES * LIST_MAX];
+    uint32_t n = mwt_distinct(in, f, place);
+    float got[SAMPLES * LIST_MAX][DIM];
+    const void *narrow = NULL, *index = NULL, *length = NULL;
+
+    assert_int_equal(rt_segment_take(seg, n * DIM, wire_dtype_size(dtype), &narrow), 0);
+    assert_int_equal(rt_segment_take(seg, in->n_ids[f], 4, &index), 0);
+    assert_int_equal(rt_segment_take(seg, SAMPLES, 4, &length), 0);
+    rt_widen(dtype, narrow, got[0], n * DIM);
+    for (uint32_t s = 0; s < SAMPLES; s++)
+        assert_int_equal(((const uint32_t *)length)[s], f ? in->length[s] : 1);
+    for (uint32_t at = 0; at < in->n_ids[f]; at++) {
+        uint32_t k = ((const uint32_t *)index)[at];
+
+        assert_true(k < n);
+        assert_int_equal(place[k], in->place[f][at]); /* in order of first occurrence */
+        for (int j = 0; j < DIM; j++)
+            if (fabsf(got[k][j] - w->model.row[w->job->feature[f].table][place[k]][j]) > 1e-3f)
+                fail_msg("feature %d place %u column %d: %g, expected %g", f, at, j,
+                         (double)got[k][j],
+                         (double)w->model.row[w->job->feature[f].table][place[k]][j]);
+    }
+}
+
 /* The reply's embeddings are those of the model's rows. */
 void mwt_check_embeddings(const struct world *w, const struct input *in, const struct ask *ask)
 {
@@ -566,6 +649,10 @@ void mwt_check_embeddings(const struct world *w, const struct input *in, const s
     for (int f = 0; f < FEATURES; f++) {
         const void *narrow = NULL;
 
+        if (is_sequence(w, f)) {
+            check_sequence(w, in, f, &seg);
+            continue;
+        }
         assert_int_equal(rt_segment_take(&seg, SAMPLES * DIM, wire_dtype_size(dtype), &narrow), 0);
         rt_widen(dtype, narrow, got, SAMPLES * DIM);
         for (uint32_t s = 0, at = 0; s < SAMPLES; s++) {

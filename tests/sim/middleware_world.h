@@ -5,7 +5,7 @@
  * stands one plain array of the same rows (struct model), pooled and scattered by naive loops. Ids are
  * small integers scrambled, so the model's row of an id is known by its place. All send and expect the dtypes of
  * global.wire; gradients are small integers, so where pooling is a sum 16 bits are exact. Gradients in float16
- * are sent scaled by mwt_scale. */
+ * are sent scaled by mwt_scale. Of a sequence each place brings its sample's gradient. */
 #ifndef MIDDLEWARE_WORLD_H
 #define MIDDLEWARE_WORLD_H
 
@@ -46,6 +46,7 @@ struct world {
     struct rt_peer *from_composer, *from_trainer;
     uint64_t composer_incarnation;
     struct owner owner[OWNERS];
+    unsigned owners; /* of them in use */
     struct rt_arena *arena;
     struct wire_out out;
     struct model model;
@@ -74,6 +75,7 @@ struct input {
 
 /* All up and connected. @set: at most SETTINGS_MAX settings of the job. */
 void mwt_start(struct world *w, const char *const *set, size_t n_set);
+void mwt_start_with(struct world *w, unsigned owners, const char *const *set, size_t n_set);
 void mwt_stop(struct world *w);
 /* Until all are connected. */
 void mwt_settle(struct world *w);
@@ -107,6 +109,8 @@ int mwt_do_push(struct world *w, const struct input *in);
 /* The same in the model, and the comparison. */
 void mwt_model_push(struct world *w, const struct input *in);
 void mwt_check_rows(const struct world *w);
+/* The distinct places of a feature, in order of first occurrence. Return: how many. */
+uint32_t mwt_distinct(const struct input *in, int f, uint32_t *place);
 void mwt_check_embeddings(const struct world *w, const struct input *in, const struct ask *ask);
 
 #endif

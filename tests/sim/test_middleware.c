@@ -45,6 +45,81 @@ static void put_lookup_push(void **state)
     }
 }
 
+/* A feature of one id each, one of lists, both; of tables of their own and of one; with empty lists alone. */
+static void sequences(void **state)
+{
+    static const char *const set[][4] = {
+        {"embedding.features.item.pooling=none"},
+        {"embedding.features.user.pooling=none"},
+        {"embedding.features.user.pooling=none", "embedding.features.item.pooling=none"},
+        {"embedding.features.user.pooling=none", "embedding.features.item.table=user"},
+        {"embedding.features.item.pooling=none", "embedding.features.item.table=user"},
+        {"embedding.features.user.pooling=none", "embedding.features.item.pooling=none",
+         "embedding.features.item.table=user"},
+        {"embedding.features.user.pooling=none", "embedding.features.item.pooling=none",
+         "global.wire.dtype=bfloat16"},
+        {"embedding.features.user.pooling=none", "embedding.features.item.pooling=none",
+         "embedding.features.item.table=user", "global.wire.dtype=float16"},
+    };
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+
+    (void)state;
+    for (size_t i = 0; i < 2 * ARRAY_LEN(set); i++) {
+        const char *const *row = set[i / 2];
+        size_t n_set = 0;
+
+        while (n_set < ARRAY_LEN(set[0]) && row[n_set])
+            n_set++;
+        mwt_start_with(w, 1 + i % 2, row, n_set);
+        for (uint64_t b = 0; b < 6; b++) {
+            mwt_make_input(&in, b);
+            in.weighted = false;
+            for (uint32_t s = 0; b == 5 && s < SAMPLES; s++)
+                in.n_ids[1] = in.length[s] = 0;
+            mwt_make_payload(&in);
+            assert_int_equal(mwt_do_put(w, &in), 0);
+            assert_int_equal(mwt_do_lookup(w, &in), 0);
+            assert_int_equal(mwt_do_push(w, &in), 0);
+            mwt_model_push(w, &in);
+            mwt_check_rows(w);
+        }
+        assert_int_equal(mwt_number(w, "bytes_reserved"), 0);
+        mwt_stop(w);
+    }
+}
+
+/* What a sequence may not have, and a trainer that counts its rows otherwise. */
+static void sequences_refused(void **state)
+{
+    static const char *const none[] = {"embedding.features.item.pooling=none"};
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+    struct ask ask;
+    struct rt_feature_conf *conf;
+
+    (void)state;
+    mwt_start(w, none, 1);
+    mwt_make_input(&in, 1);
+    assert_true(in.weighted);
+    mwt_put(w, &in, &ask);
+    assert_int_equal(mwt_wait_for(w, &ask), RT_EPROTO);
+    assert_non_null(strstr(ask.text, "feature item: its ids have weights"));
+    in.weighted = false;
+    mwt_make_payload(&in);
+    assert_int_equal(mwt_do_put(w, &in), 0);
+    conf = (struct rt_feature_conf *)&w->job->feature[1];
+    conf->pooling = RT_POOL_SUM; /* what the trainer takes it for */
+    mwt_push(w, &in, &ask);
+    conf->pooling = RT_POOL_NONE;
+    assert_int_equal(mwt_wait_for(w, &ask), RT_EPROTO);
+    assert_non_null(strstr(ask.text, "feature item has 0 rows, expected"));
+    assert_int_equal(mwt_do_push(w, &in), 0);
+    mwt_stop(w);
+}
+
 /* Each path in 16 bits, alone and together: sums of small integers stay what they are. */
 static void sixteen_bits(void **state)
 {
@@ -726,6 +801,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(put_lookup_push),
+        cmocka_unit_test(sequences),
+        cmocka_unit_test(sequences_refused),
         cmocka_unit_test(sixteen_bits),
         cmocka_unit_test(another_dtype),
         cmocka_unit_test(repeats_are_joined),

@@ -229,6 +229,17 @@ static struct tr_value *find_value(struct tr_value *value, uint32_t n, const cha
     return NULL;
 }
 
+/* NAME.mask of a sequence NAME; NULL: no such. */
+static struct tr_value *find_mask(const struct tr_model *model, const char *name)
+{
+    for (uint32_t i = 0; i < model->n_features; i++) {
+        const struct tr_sequence *sequence = &model->sequence[i];
+        if (sequence->length && strcmp(sequence->mask->name, name) == 0)
+            return sequence->mask;
+    }
+    return NULL;
+}
+
 static const struct known *find_known(const struct tr_build *build, const char *name)
 {
     for (uint32_t i = 0; i < build->n_known; i++)
@@ -240,7 +251,7 @@ static const struct known *find_known(const struct tr_build *build, const char *
 static int unknown_input(struct tr_build *build, const char *name)
 {
     struct tr_model *model = build->model;
-    size_t n = 0, max = 2 + build->n_known + (size_t)model->n_dense + model->n_features;
+    size_t n = 0, max = 2 + build->n_known + (size_t)model->n_dense + 2 * model->n_features;
     const char **names = rt_xcalloc(max, sizeof *names);
     names[n++] = "dense";
     names[n++] = "features";
@@ -248,8 +259,11 @@ static int unknown_input(struct tr_build *build, const char *name)
         names[n++] = build->known[i].name;
     for (uint32_t i = 0; i < model->n_dense; i++)
         names[n++] = model->dense_column[i].name;
-    for (uint32_t i = 0; i < model->n_features; i++)
+    for (uint32_t i = 0; i < model->n_features; i++) {
         names[n++] = model->feature[i].name;
+        if (model->sequence[i].length)
+            names[n++] = model->sequence[i].mask->name;
+    }
     const char *near = rt_nearest(name, names, n);
     int err =
         tr_build_fail(build,
@@ -276,12 +290,16 @@ static int resolve_input(struct tr_build *build, const char *name)
     }
     struct tr_value *column = find_value(model->dense_column, model->n_dense, name);
     struct tr_value *feature = find_value(model->feature, model->n_features, name);
+    struct tr_value *mask = find_mask(model, name);
     if (column && feature)
         return tr_build_fail(build, "input '%s': both a dense column and a feature have this name",
                              name);
-    if (!column && !feature)
+    if (mask && (column || feature))
+        return tr_build_fail(build, "input '%s': both a %s and a sequence's mask have this name",
+                             name, column ? "dense column" : "feature");
+    if (!column && !feature && !mask)
         return unknown_input(build, name);
-    return add_input(build, column ? column : feature);
+    return add_input(build, mask ? mask : column ? column : feature);
 }
 
 /* Fills build->in; counts readers only once the layer is known to stay. */
@@ -468,6 +486,39 @@ static int name_values(struct tr_model *model, struct tr_value **out, const char
     return 0;
 }
 
+/* A sequence is as wide as its longest one, and has a mask beside it. */
+static int name_sequences(struct tr_model *model, const struct tr_model_inputs *inputs)
+{
+    uint32_t n = inputs->n_features;
+    model->sequence = rt_arena_array(model->arena, struct tr_sequence, n ? n : 1);
+    if (!model->sequence)
+        return RT_FAIL(RT_ENOMEM, "%u inputs of a model", n);
+    for (uint32_t i = 0; inputs->feature_length && i < n; i++) {
+        struct tr_sequence *sequence = &model->sequence[i];
+        struct tr_value *feature = &model->feature[i];
+        uint64_t length = inputs->feature_length[i], width = length * feature->width;
+        if (!length)
+            continue;
+        if (width > TR_WIDTH_MAX)
+            return RT_FAIL(RT_EUSAGE,
+                           "feature '%s': expected max_length x dim of at most %u, got %u x %u",
+                           feature->name, TR_WIDTH_MAX, (uint32_t)length, feature->width);
+        size_t size = strlen(feature->name) + sizeof ".mask";
+        char *name = rt_arena_alloc(model->arena, size);
+        sequence->mask = rt_arena_array(model->arena, struct tr_value, 1);
+        if (!name || !sequence->mask)
+            return RT_FAIL(RT_ENOMEM, "%u inputs of a model", n);
+        snprintf(name, size, "%s.mask", feature->name);
+        *sequence->mask =
+            (struct tr_value){.name = name, .width = (uint32_t)length, .stride = (uint32_t)length};
+        sequence->length = (uint32_t)length;
+        sequence->dim = feature->width;
+        feature->width = (uint32_t)width;
+        feature->stride = feature->width;
+    }
+    return 0;
+}
+
 static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inputs)
 {
     model->n_dense = inputs->n_dense;
@@ -479,6 +530,8 @@ static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inp
     if (!err)
         err = name_values(model, &model->feature, inputs->feature, inputs->feature_dim,
                           inputs->n_features, true);
+    if (!err)
+        err = name_sequences(model, inputs);
     size_t n = inputs->n_features ? inputs->n_features : 1;
     if (!err && !(model->feature_space = rt_arena_array(model->arena, float *, n)))
         err = RT_FAIL(RT_ENOMEM, "%u inputs of a model", inputs->n_features);

@@ -5,6 +5,7 @@
 
 #include "trainer/model/layer.h"
 #include "trainer/model/model.h"
+#include "trainer/model/sequence.h"
 
 struct tr_model {
     struct rt_arena *arena; /* names, values, layers and their states */
@@ -20,7 +21,8 @@ struct tr_model {
         *dense_column;        /* [n_dense], copied out in each forward where a layer reads one */
     struct tr_value *feature; /* [n_features], the caller's memory; a slice of ours if 16 bits */
     float **feature_space;    /* [n_features] a slice's gradients before they are narrowed */
-    struct tr_value *label;   /* [n_labels] */
+    struct tr_sequence *sequence; /* [n_features] */
+    struct tr_value *label;       /* [n_labels] */
 
     struct tr_layer *layer; /* [n_layers] in order, the loss last */
     uint32_t n_layers;

@@ -5,7 +5,7 @@
  * into 64-byte aligned pieces for one slice of a batch; shorter slices use the front of each piece.
  * Features, labels and dense columns stay where the caller has them; only a single dense column (or
  * one of several labels) that a layer reads by name is copied out of its matrix, and 16-bit features are widened
- * into a slice of our own.
+ * into a slice of our own, as the rows of sequences are (sequence.c).
  *
  * DESIGN: a slice goes forward and backward through all layers before the next one begins. Layer by layer
  * over the whole batch, each of the big tensors (4096 x 367 floats: 6 MB) goes out to memory and comes
@@ -65,11 +65,14 @@ static bool cut_feature(struct tr_model *model, uint32_t i, float *base, size_t 
 {
     struct tr_value *feature = &model->feature[i];
     size_t floats = (size_t)model->slice * feature->width;
+    struct tr_sequence *sequence = &model->sequence[i];
     bool ok = true;
-    if (feature->readers && model->feature_dtype != RT_DTYPE_F32)
+    if (feature->readers && (sequence->length || model->feature_dtype != RT_DTYPE_F32))
         ok = cut_piece(base, used, floats, &feature->data);
-    if (ok && feature->readers && model->feature_grad_dtype != RT_DTYPE_F32)
+    if (ok && feature->readers && (sequence->length || model->feature_grad_dtype != RT_DTYPE_F32))
         ok = cut_piece(base, used, floats, &model->feature_space[i]);
+    if (ok && sequence->length && sequence->mask->readers)
+        ok = cut_piece(base, used, (size_t)model->slice * sequence->length, &sequence->mask->data);
     return ok;
 }
 
@@ -102,6 +105,24 @@ static void move_in(struct tr_model *model)
         out->data = out->home->data + out->home_at;
         out->grad = out->trainable ? out->home->grad + out->home_at : NULL;
     }
+}
+
+/* A batch has at most as many rows as places. */
+static int allocate_sums(struct tr_model *model)
+{
+    for (uint32_t i = 0; model->feature_grad_dtype != RT_DTYPE_F32 && i < model->n_features; i++) {
+        struct tr_sequence *sequence = &model->sequence[i];
+        size_t bytes = 0;
+        if (!sequence->length)
+            continue;
+        if (rt_mul_size(model->samples_max, model->feature[i].width, &bytes) &&
+            rt_mul_size(bytes, sizeof(float), &bytes))
+            sequence->sum = rt_try_aligned(bytes);
+        if (!sequence->sum)
+            return RT_FAIL(RT_ENOMEM, "model: no memory for gradients of %u samples of '%s'",
+                           model->samples_max, model->feature[i].name);
+    }
+    return 0;
 }
 
 static int allocate(struct tr_model *model)
@@ -174,6 +195,8 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
         err = tr_build_model(model, spec, inputs);
     if (!err)
         err = allocate(model);
+    if (!err)
+        err = allocate_sums(model);
     if (err) {
         tr_model_destroy(model);
         return err;
@@ -188,6 +211,8 @@ void tr_model_destroy(struct tr_model *model)
 {
     if (!model)
         return;
+    for (uint32_t i = 0; model->sequence && i < model->n_features; i++)
+        rt_free(model->sequence[i].sum);
     rt_free(model->memory);
     rt_free(model->params);
     rt_free(model->grads);
@@ -219,6 +244,10 @@ static void *slice_of(const void *whole, const struct slice *slice, uint32_t wid
 static void bind_feature(struct tr_model *model, const struct slice *slice, uint32_t i)
 {
     struct tr_value *feature = &model->feature[i];
+    if (model->sequence[i].length) {
+        tr_sequence_bind(model, i, slice->batch, slice->first, slice->samples);
+        return;
+    }
     void *data = slice_of(slice->batch->feature[i], slice, feature->width, model->feature_dtype);
     if (model->feature_dtype == RT_DTYPE_F32)
         feature->data = data;
@@ -283,7 +312,9 @@ static void bind_grads(struct tr_model *model, const struct slice *slice,
         struct tr_value *feature = &model->feature[i];
         feature->grad = NULL;
         feature->written = false;
-        if (!feature_grad)
+        if (feature_grad && feature->readers && model->sequence[i].length)
+            feature->grad = model->feature_space[i];
+        if (!feature_grad || model->sequence[i].length)
             continue;
         size_t n = (size_t)slice->samples * feature->width;
         void *out = slice_of(feature_grad[i].out, slice, feature->width, dtype);
@@ -355,7 +386,7 @@ static uint64_t narrow_slice(struct tr_model *model, const struct slice *slice,
     uint64_t saturated = 0;
     for (uint32_t i = 0; i < model->n_features; i++) {
         const struct tr_value *feature = &model->feature[i];
-        if (!feature->grad)
+        if (!feature->grad || model->sequence[i].length)
             continue;
         uint16_t *out = slice_of(feature_grad[i].out, slice, feature->width, RT_DTYPE_F16);
         for (uint32_t s = 0; s < slice->samples; s += SLICE_SAMPLES) {
@@ -365,6 +396,32 @@ static uint64_t narrow_slice(struct tr_model *model, const struct slice *slice,
                                      &feature_grad[i], out + at);
         }
     }
+    return saturated;
+}
+
+static void clear_sums(struct tr_model *model, const struct tr_batch_view *batch,
+                       struct tr_feature_grad *feature_grad)
+{
+    for (uint32_t i = 0; feature_grad && i < model->n_features; i++)
+        if (model->sequence[i].length)
+            tr_sequence_clear(model, i, batch, &feature_grad[i]);
+}
+
+static void add_sums(struct tr_model *model, const struct slice *slice,
+                     struct tr_feature_grad *feature_grad)
+{
+    for (uint32_t i = 0; feature_grad && i < model->n_features; i++)
+        if (model->sequence[i].length)
+            tr_sequence_add(model, i, slice->batch, slice->first, slice->samples, &feature_grad[i]);
+}
+
+static uint64_t narrow_sums(struct tr_model *model, const struct tr_batch_view *batch,
+                            struct tr_feature_grad *feature_grad)
+{
+    uint64_t saturated = 0;
+    for (uint32_t i = 0; i < model->n_features; i++)
+        if (model->sequence[i].length)
+            saturated += tr_sequence_narrow(model, i, batch, &feature_grad[i]);
     return saturated;
 }
 
@@ -407,6 +464,7 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     out->finite = true;
     out->saturated = 0;
     forget_scales(feature_grad, model->n_features);
+    clear_sums(model, batch, feature_grad);
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
         err = forward(model, &slice, out);
@@ -414,9 +472,13 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
             err = backward(model, &slice, 1.0 / (double)global_samples, feature_grad);
         if (!err)
             out->finite &= finite_features(model, slice.samples);
+        if (!err)
+            add_sums(model, &slice, feature_grad);
         if (!err && narrow && out->finite)
             out->saturated += narrow_slice(model, &slice, feature_grad);
     }
+    if (!err && narrow && out->finite)
+        out->saturated += narrow_sums(model, batch, feature_grad);
     settle_scales(feature_grad, model->n_features);
     out->finite &=
         isfinite(out->loss_sum) && tr_within(model->grads, model->count, model->gradient_max);

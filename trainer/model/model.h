@@ -9,7 +9,9 @@
  *
  * Shapes: `dense` is [samples][n_dense], feature f is [samples][feature_dim[f]], `labels` is
  * [samples][n_labels]; row-major, without gaps; float32, but features and their gradients may be 16 bits wide in the
- * caller's memory (conf). Every layer's output is one tensor [samples][width].
+ * caller's memory (conf). Every layer's output is one tensor [samples][width]. A feature that is a sequence comes as its
+ * different rows and which of them stands where; layers see [samples][longest x feature_dim[f]], zeros after the last,
+ * and NAME.mask, [samples][longest] of 1 and 0.
  * Slices: a batch passes through the network 128 samples (per thread) at a time, forward and backward, so
  * that activations never leave the cache and need memory for one slice only. At 4096 samples, DLRM with 26
  * features of dim 16: 8.3 us a sample instead of 13.1 (2 GHz AVX-512 core, one thread). 16-bit features are
@@ -37,7 +39,9 @@ struct tr_model_inputs {
     const char *const *dense; /* [n_dense] column names */
     uint32_t n_dense;
     const char *const *feature;  /* [n_features] names */
-    const uint32_t *feature_dim; /* [n_features] pooled width of each */
+    const uint32_t *feature_dim; /* [n_features] width of each, of a sequence of one of its rows */
+    /* [n_features] the longest sequence, 0: pooled; NULL: all are. The width is this times feature_dim. */
+    const uint32_t *feature_length;
     uint32_t n_features;
     const char *const *label; /* [n_labels] */
     uint32_t n_labels;
@@ -54,20 +58,31 @@ struct tr_model_conf {
     float gradient_max, feature_gradient_max;
 };
 
+/* Which of a feature's rows stands where, sample after sample. */
+struct tr_sequence_view {
+    const uint32_t *index;  /* [sum of lengths] each below `rows` */
+    const uint32_t *length; /* [samples] each at most feature_length */
+    uint32_t rows;          /* different ones */
+};
+
 /* One batch, all memory the caller's. */
 struct tr_batch_view {
-    uint32_t samples;           /* 1..samples_max */
-    const float *dense;         /* [samples][n_dense]; may be NULL when n_dense is 0 */
-    const void *const *feature; /* [n_features] -> [samples][feature_dim[f]] of feature_dtype */
-    const float *labels;        /* [samples][n_labels] */
-    const float *weight;        /* [samples], or NULL: every sample weighs 1 */
+    uint32_t samples;   /* 1..samples_max */
+    const float *dense; /* [samples][n_dense]; may be NULL when n_dense is 0 */
+    /* [n_features] -> [samples][feature_dim[f]] of feature_dtype; of a sequence [rows][feature_dim[f]] */
+    const void *const *feature;
+    const struct tr_sequence_view *sequence; /* [n_features] of those; NULL: none is a sequence */
+    const float *labels;                     /* [samples][n_labels] */
+    const float *weight;                     /* [samples], or NULL: every sample weighs 1 */
 };
 
 /* Where the gradients of a feature go. float16 has too few exponents for gradients: they are multiplied by `scale`, a power
  * of two that is a pure function of the batch. It is chosen by the first 128 samples that have one other than 0, with room
- * for gradients 8,192 times as large; what is larger still becomes the largest float16. */
+ * for gradients 8,192 times as large; what is larger still becomes the largest float16. Those of a sequence are summed by row
+ * before, in float32, and the largest of all of them chooses. */
 struct tr_feature_grad {
-    void *out;   /* [samples][feature_dim[f]] of feature_grad_dtype; caller's memory */
+    void *
+        out; /* [samples][feature_dim[f]], of a sequence [rows][feature_dim[f]], of feature_grad_dtype; caller's memory */
     float scale; /* set: value written = gradient * scale; 1 but in float16 */
 };
 
