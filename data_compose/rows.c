@@ -180,18 +180,22 @@ void dc_rows_prefetch(const struct dc_rows *rows, uint32_t i)
         __builtin_prefetch(at);
 }
 
-/* An empty store with room for so much: the small spare if it is large enough, else one of an eighth more. Where nothing is kept
- * that spare is taken too: a split always has its one, so none is freed that another will want. */
-static int take_small(struct dc_rows *kept, struct dc_rows *small, size_t words, uint32_t n)
+/* An empty store with room for so much: the small spare if it has room for the most that any split kept so far, else a fresh one
+ * that has; so all of them are large enough one round after the most was kept. Where nothing is kept it is taken too, if it is
+ * there: a split always has its own, and none is freed that another will want. */
+static int take_small(struct dc_rows *kept, struct dc_spares *spare, size_t words, uint32_t n)
 {
-    struct dc_rows fresh = {0};
+    struct dc_rows *small = &spare->small, fresh = {0};
 
-    if (words <= small->words_capacity && n <= small->rows_capacity) {
+    spare->words_max = words > spare->words_max ? words + words / 4 : spare->words_max;
+    spare->rows_max = n > spare->rows_max ? n + n / 4 : spare->rows_max;
+    if (n == 0 ||
+        (spare->words_max <= small->words_capacity && spare->rows_max <= small->rows_capacity)) {
         *kept = *small;
         *small = (struct dc_rows){0};
         return 0;
     }
-    int err = reserve(&fresh, words + words / 8, n + n / 8);
+    int err = reserve(&fresh, spare->words_max, spare->rows_max);
     if (err) {
         dc_rows_release(&fresh);
         return err;
@@ -211,7 +215,7 @@ int dc_rows_keep(struct dc_rows *rows, struct dc_spares *spare, const uint32_t *
         size_t end = r + 1 < rows->n ? rows->start[r + 1] : rows->n_words;
         words += end - rows->start[r];
     }
-    int err = take_small(&kept, &spare->small, words, n);
+    int err = take_small(&kept, spare, words, n);
     if (err)
         return err;
     for (uint32_t i = 0; i < n; i++) {

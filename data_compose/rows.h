@@ -41,6 +41,8 @@ void dc_rows_release(struct dc_rows *rows);
  * nothing is allocated once each has met its largest. */
 struct dc_spares {
     struct dc_rows large, small;
+    size_t words_max; /* of what was kept, and a quarter: what small stores are made for */
+    uint32_t rows_max;
 };
 /* RT_ENOMEM, RT_ELIMIT. When it must grow and the large spare is larger, that takes its place, and it is the small one. */
 int dc_rows_add(struct dc_rows *rows, struct dc_spares *spare, const struct dc_rows_shape *shape,

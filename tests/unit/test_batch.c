@@ -559,12 +559,12 @@ static void steady(void **state)
         const char *name;
         uint32_t batch, chunk, splits;
     } row[] = {{"chunks of whole batches", 16, 32, 8}, {"rows are kept", 24, 128, 8}};
-    enum { WARM = 700, OUT = 4 };
+    enum { WARM = 2000, OUT = 4 };
     char *file = rt_path_join(dir, "carried.tsv");
     const char *list[] = {file};
 
     (void)state;
-    write_some(file, 10000, 30000); /* keys of one length */
+    write_some(file, 10000, 70000); /* keys of one length */
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         struct dc_batch *out[OUT] = {0}, *batch;
         struct dc_batch_pool pool = {0};
