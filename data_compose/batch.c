@@ -522,7 +522,7 @@ static int take_row(struct dc_batcher *b, struct split *split)
 
     split->rows_read++;
     b->rows_read++;
-    if (err == RT_EDATA)
+    if (err == RT_EDATA && !dc_feed_broken(b->feed))
         return bad_row(b, split);
     if (!err)
         err = dc_rows_add(&split->rows, &b->spare, &b->shape, dc_parser_view(b->conf.feed.parser));

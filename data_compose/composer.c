@@ -227,8 +227,8 @@ static int make_rpc(struct dc_composer *c)
 }
 
 #define REFUSED                                                                                    \
-    (RT_REFUSE_ID_WEIGHTS | RT_REFUSE_TRUNCATE | RT_REFUSE_BINARY | RT_REFUSE_LOOK_AHEAD |         \
-     RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
+    (RT_REFUSE_ID_WEIGHTS | RT_REFUSE_TRUNCATE | RT_REFUSE_LOOK_AHEAD | RT_REFUSE_COMPRESSION |    \
+     RT_REFUSE_CREDIT)
 
 int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer **out)
 {

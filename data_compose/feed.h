@@ -33,14 +33,16 @@ void dc_feed_destroy(struct dc_feed *feed); /* NULL is legal */
 /* 1: there is a row; 0: the set has ended; or RT_EFILE, RT_EDATA (broken file), RT_EUSAGE (header). */
 int dc_feed_next(struct dc_feed *feed);
 int dc_feed_parse(struct dc_feed *feed);
+/* dc_feed_parse() failed for what holds more than its row, as a block that is broken: nothing can be left out for it. */
+bool dc_feed_broken(const struct dc_feed *feed);
 uint64_t dc_feed_number(const struct dc_feed *feed);
-const char *dc_feed_row_text(const struct dc_feed *feed); /* NULL for generated rows */
-size_t dc_feed_row_bytes(
-    const struct dc_feed *feed); /* of the text just read; 0 for generated rows */
+/* Of the row just read; NULL and 0 where rows are no text: generated, or binary. */
+const char *dc_feed_row_text(const struct dc_feed *feed);
+size_t dc_feed_row_bytes(const struct dc_feed *feed);
 /* How far through the training set this is, 0..1, for progress; NaN where the files are so small that a
- * read takes much of them. */
+ * read takes much of them: less than 16 MiB of text, or a block of binary rows. */
 double dc_feed_share(const struct dc_feed *feed);
-/* Where the row stands, for messages. */
+/* Where the row stands, for messages; the line of a binary file's row is its number, from 1. */
 const char *dc_feed_file(const struct dc_feed *feed);
 uint64_t dc_feed_line(const struct dc_feed *feed);
 /* The true click probability of the row just parsed; synthetic only. */

@@ -1,5 +1,6 @@
 /* data_compose/main.c -- saffron-data-compose: raw records in, complete batches out. */
 #include "data_compose/composer.h"
+#include "data_compose/convert.h"
 #include "data_compose/generate.h"
 #include "runtime/base/err.h"
 #include "runtime/process/process.h"
@@ -110,9 +111,10 @@ int main(int argc, char **argv)
     const struct rt_process_role role = {
         .role = RT_ROLE_DATA_COMPOSE,
         .program = "saffron-data-compose",
-        .doc =
-            "Read the data files and send complete batches to middlewares and trainers; or, as "
-            "`saffron-data-compose generate`, write files of a click log (its --help tells more).",
+        .doc = "Read the data files and send complete batches to middlewares and trainers; or, as "
+               "`saffron-data-compose convert`, write a job's rows in a form that is faster to "
+               "read; or, "
+               "as `... generate`, write files of a click log (their --help tells more).",
         .listens_to = RT_ROLE_BIT(RT_ROLE_MIDDLEWARE) | RT_ROLE_BIT(RT_ROLE_TRAINER),
         .ctx = &program,
         .hello = on_hello,
@@ -122,6 +124,10 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "generate") == 0) {
         argv[1] = "saffron-data-compose generate";
         return dc_generate(argc - 1, argv + 1);
+    }
+    if (argc > 1 && strcmp(argv[1], "convert") == 0) {
+        argv[1] = "saffron-data-compose convert";
+        return dc_convert(argc - 1, argv + 1);
     }
     int err = rt_process_start(argc, argv, &role, &program.process);
 

@@ -44,6 +44,11 @@ static const struct {
     {KIND_OTHER, "lz4", {0x04, 0x22, 0x4d, 0x18}, {0xff, 0xff, 0xff, 0xff}, 4},
     {KIND_OTHER, "zip", {'P', 'K', 3, 4}, {0xff, 0xff, 0xff, 0xff}, 4},
     {KIND_OTHER, "bzip2", {'B', 'Z', 'h', 0, '1', 'A'}, {0xff, 0xff, 0xff, 0, 0xff, 0xff}, 6},
+    {KIND_OTHER,
+     "the binary form (format: binary)",
+     {'S', 'A', 'F', 'R', 'S', 'F'},
+     {0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+     6},
     {KIND_OTHER, "Parquet", {'P', 'A', 'R', '1'}, {0xff, 0xff, 0xff, 0xff}, 4},
 };
 #define MAGIC_BYTES 6u

@@ -134,7 +134,7 @@ static int read_rows(struct dc_statistics *s)
         rc = dc_feed_parse(s->feed);
         if (rc == 0)
             add_row(s);
-        else if (rc != RT_EDATA)
+        else if (rc != RT_EDATA || dc_feed_broken(s->feed))
             return rc;
     }
     return 1;

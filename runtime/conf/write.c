@@ -2,7 +2,7 @@
  *
  * YAML: maps and lists in block form; a short list of simple values stays on one line. A plain value goes
  * out plain when it is made of harmless characters or reads as a number; any other is quoted, which changes
- * nothing, since only what could be a number, a boolean or null cares whether it was quoted.
+ * nothing, since only what could be a number, a boolean, null or a model's $parameter cares whether it was quoted.
  *
  * The canonical line is JSON-like: {"key":value,...} by key; numbers as integers or with 17 digits. */
 #include "runtime/conf/yaml.h"
@@ -36,6 +36,12 @@ static bool harmless(const char *text)
         return false;
     /* "-" alone, "---" and "..." mean something in YAML. */
     return text[0] != '-' || (text[1] >= '0' && text[1] <= '9') ? strcmp(text, "...") != 0 : false;
+}
+
+/* `$name` as model files have it: quoted it would be a text. */
+static bool is_plain_parameter(const struct rt_node *node)
+{
+    return !node->quoted && node->text[0] == '$' && harmless(node->text + 1);
 }
 
 /* Code point of the UTF-8 character at `text` (libyaml has checked it) and its length. */
@@ -87,7 +93,8 @@ static void put_scalar(const struct rt_node *node, struct rt_strbuf *out)
     /* A plain `-.5` is a number, so it must stay plain though it begins with a dash. */
     if (rt_node_is_null(node))
         rt_strbuf_add(out, "null", 4);
-    else if (reads_as_value(node->text) ? !node->quoted : harmless(node->text))
+    else if (reads_as_value(node->text) ? !node->quoted
+                                        : harmless(node->text) || is_plain_parameter(node))
         rt_strbuf_addf(out, "%s", node->text);
     else
         put_quoted(node->text, out);
