@@ -313,7 +313,7 @@ static void take_ids(struct dc_parser *p, const struct field *f, const struct dc
 static int take_label(struct dc_parser *p, const struct field *f, float value)
 {
     if (value != 0 && value != 1)
-        return RT_FAIL(RT_EDATA, "label: expected 0 or 1, got %g", (double)value);
+        return RT_FAIL(RT_EDATA, "label: expected 0 or 1, got '%g'", (double)value);
     p->label[f->column ? f->column->slot : 0] = value;
     return 0;
 }
@@ -321,7 +321,7 @@ static int take_label(struct dc_parser *p, const struct field *f, float value)
 static int take_weight(struct dc_parser *p, const struct field *f, float value)
 {
     if (!isfinite(value) || value < 0)
-        return RT_FAIL(RT_EDATA, "%s: expected a finite weight of at least 0, got %g",
+        return RT_FAIL(RT_EDATA, "%s: expected a finite weight of at least 0, got '%g'",
                        f->column->conf->name, (double)value);
     p->row.weight = value;
     return 0;

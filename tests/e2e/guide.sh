@@ -43,6 +43,7 @@ shop=("samples_read == epochs * 45000" "samples_quarantined == epochs * 2" "test
 check shop "${shop[@]}" "0.8 < test_auc < 0.85" "model == 'dlrm'" "epochs == 2"
 check shop-2 "${shop[@]}" "0.8 < test_auc < 0.85" "epochs == 2"
 check shop-mlp "${shop[@]}" "0.6 < test_auc < 0.85" "model == 'mlp'" "epochs == 3"
+check shop-binary "samples_read == epochs * 44998" "samples_quarantined == 0" "0.8 < test_auc < 0.85" "epochs == 2"
 check clicks "samples_read == 20000" "test_auc > 0.55"
 grep -q 'AUC 0\.8' "$work/out" || fail "prints no AUC"
 # What the page shows of the quarantine is what is there; the rows themselves are one awk's random numbers.
