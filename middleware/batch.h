@@ -10,6 +10,7 @@
 #define MW_BATCH_H
 
 #include "middleware/bag.h"
+#include "middleware/compose.h"
 #include "middleware/dedup.h"
 #include "middleware/loop.h"
 #include "middleware/split.h"
@@ -48,7 +49,8 @@ struct mw_part {
 };
 
 struct mw_feature {
-    /* [n_ids] positions of rows in the table, of a sequence: indices into row; in batch->held, as the next three */
+    /* [n_ids] positions of rows in the table, or of ids if it is hashed; of a sequence: indices into row. In batch->held, as
+     * the next three. */
     const uint32_t *slot;
     const uint32_t *length; /* [samples], NULL: one id each */
     const float *weight;    /* [n_ids], NULL: none */
@@ -72,15 +74,16 @@ struct mw_batch {
     uint32_t composer;
     uint64_t composer_incarnation;
     enum mw_state state;
-    bool gone;                  /* forgotten; freed when no request of it is out */
-    size_t reserved;            /* bytes promised */
-    struct rt_arena *arena;     /* feature, part and their lists */
-    struct mw_feature *feature; /* [job features] */
-    struct mw_part *part;       /* [owners] */
-    uint32_t *distinct;         /* [job tables] */
-    size_t sum_bytes;           /* of the sums of its largest table; 0: they are made in place */
-    struct rt_buf *held;        /* slots, lengths, weights, ids by owner and table */
-    struct rt_buf *gradients;   /* while PUSHING */
+    bool gone;                    /* forgotten; freed when no request of it is out */
+    size_t reserved;              /* bytes promised */
+    struct rt_arena *arena;       /* feature, part and their lists */
+    struct mw_feature *feature;   /* [job features] */
+    struct mw_part *part;         /* [owners] */
+    uint32_t *distinct;           /* [job tables] rows */
+    struct mw_composed *composed; /* [job tables] */
+    size_t sum_bytes;             /* of the sums of its largest table; 0: they are made in place */
+    struct rt_buf *held;          /* slots, lengths, weights, ids by owner and table */
+    struct rt_buf *gradients;     /* while PUSHING */
     struct mw_waiter waiter[MW_WAITERS_MAX];
     uint32_t n_waiters;
     /* The fan-out: */
@@ -96,7 +99,10 @@ struct mw_batch {
 
 /* Areas that grow to the largest batch ever put and serve one batch after the other. */
 struct mw_scratch {
-    uint32_t n_ids;           /* room for so many */
+    uint32_t n_ids;           /* room for so many; of hashed tables, of their rows */
+    uint64_t *id;             /* [n_ids] distinct ones of one hashed table */
+    uint64_t *hashed;         /* [n_ids] their rows */
+    uint32_t *composed;       /* [n_ids] which those are, of all hashed tables */
     uint32_t *slot;           /* [n_ids] */
     uint32_t *sequence;       /* [n_ids] rows of sequences */
     uint64_t *distinct;       /* [n_ids] of all tables, one after the other */
@@ -172,6 +178,10 @@ void mw_refuse(struct rt_call *call, int err);
 struct mw_bags mw_batch_bags(const struct mw_batch *batch, uint32_t feature);
 /* scratch.row[position] of one table, from the parts' row lists; elements of `size` bytes. */
 void **mw_batch_rows(struct mw_batch *batch, uint32_t table, size_t size);
+static inline bool mw_is_hashed(const struct rt_job *job, uint32_t table)
+{
+    return job->table[table].hash_functions != 0;
+}
 /* The place of a table in a part's list, or n_tables. */
 uint32_t mw_part_table(const struct mw_part *part, uint32_t table);
 

@@ -140,8 +140,10 @@ static struct mw_bags pooled_bags(const struct mw_batch *batch, uint32_t feature
 {
     const struct rt_wire_conf *wire = &batch->loop->conf.job->global.wire;
     struct mw_bags bags = mw_batch_bags(batch, feature);
+    const struct rt_job *job = batch->loop->conf.job;
+    bool hashed = mw_is_hashed(job, job->feature[feature].table);
 
-    bags.row_dtype = wire->rows;
+    bags.row_dtype = hashed ? (uint32_t)RT_DTYPE_F32 : wire->rows;
     bags.sample_dtype = wire->embeddings;
     return bags;
 }
@@ -180,6 +182,7 @@ struct making {
     size_t bytes;        /* or so many bytes */
     size_t end;          /* bytes done in all */
     void **row;          /* of `table`; NULL: not listed yet */
+    float *composed;     /* sums of hashed ids, in place of rows */
     uint32_t table;
     uint64_t took_ns;
 };
@@ -191,8 +194,16 @@ static void list_rows(struct making *making)
 
     if (making->row && making->table == table)
         return;
-    making->row = mw_batch_rows(making->batch, table, wire_dtype_size(job->global.wire.rows));
     making->table = table;
+    if (mw_is_hashed(job, table)) {
+        float *sum = mw_compose_of(making->batch, table, making->composed);
+
+        making->row = making->batch->loop->scratch.row;
+        for (uint32_t i = 0; i < making->batch->composed[table].n_ids; i++)
+            making->row[i] = sum + (size_t)i * job->table[table].dim;
+        return;
+    }
+    making->row = mw_batch_rows(making->batch, table, wire_dtype_size(job->global.wire.rows));
 }
 
 /* The samples of one feature that fit; 0: not one does. */
@@ -320,6 +331,25 @@ static int count_rows(const struct mw_batch *batch, uint32_t **rows, uint32_t **
     return 0;
 }
 
+/* Hashed ids: their sums, before anything is made of them. *area: NULL where there are none. */
+static int compose(struct making *making, struct rt_buf **area)
+{
+    struct mw_loop *loop = making->batch->loop;
+    size_t bytes = mw_compose_bytes(making->batch);
+    uint64_t begin = rt_io_now(loop->conf.io);
+
+    if (bytes == 0)
+        return 0;
+    *area = rt_io_buf(loop->conf.io, bytes);
+    if (!*area)
+        return RT_FAIL(RT_EFULL, "no room for the %zu bytes of sums of a batch's hashed ids",
+                       bytes);
+    making->composed = (float *)(void *)(*area)->data;
+    mw_compose_sum(making->batch, making->composed);
+    making->took_ns += rt_io_now(loop->conf.io) - begin;
+    return 0;
+}
+
 void mw_lookup_finish(struct mw_batch *batch)
 {
     struct mw_loop *loop = batch->loop;
@@ -329,6 +359,7 @@ void mw_lookup_finish(struct mw_batch *batch)
                                         .n_features = job->n_features,
                                         .dim = loop->dim};
     uint32_t *rows = NULL, *places = NULL;
+    struct rt_buf *composed = NULL;
     size_t size = reply_size(batch);
     struct rt_buf *embeddings = size ? rt_io_buf(loop->conf.io, size) : NULL;
     struct making making = {.batch = batch};
@@ -341,11 +372,14 @@ void mw_lookup_finish(struct mw_batch *batch)
         err = RT_FAIL(RT_EFULL, "no room for the %zu bytes of embeddings of a batch", size);
     if (!err)
         err = count_rows(batch, &rows, &places);
+    if (!err)
+        err = compose(&making, &composed);
     m.rows = rows;
     m.places = places;
     if (!err)
         err = wire_lookup_batch_reply_pack(&m, &loop->out);
     if (err) {
+        rt_buf_unref(composed);
         rt_buf_unref(embeddings);
         fail_all(batch, err);
         return;
@@ -361,6 +395,7 @@ void mw_lookup_finish(struct mw_batch *batch)
     mw_answer(batch, 0, &out, 0, NULL);
     mw_took(&loop->stats.pool, 0, making.took_ns);
     mw_batch_drop_buffers(batch);
+    rt_buf_unref(composed);
     rt_buf_unref(embeddings);
     if (batch->evaluate)
         mw_batch_forget(batch);

@@ -264,7 +264,7 @@ static int start(struct mw_loop *loop)
     return err;
 }
 
-#define REFUSED (RT_REFUSE_HASHING | RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
+#define REFUSED (RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
 
 int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
 {
@@ -305,6 +305,9 @@ static void release_memory(struct mw_loop *loop)
     rt_map_release(&loop->reserved_of);
     mw_fanout_release(loop);
     mw_dedup_destroy(loop->dedup);
+    rt_free(loop->scratch.id);
+    rt_free(loop->scratch.hashed);
+    rt_free(loop->scratch.composed);
     rt_free(loop->scratch.slot);
     rt_free(loop->scratch.sequence);
     rt_free(loop->scratch.distinct);

@@ -8,7 +8,7 @@
  * Sums are float32. Where global.wire.row_gradients is float32 mw_scatter adds in place. Else the sums of one table are made
  * in an area that the next table uses again, which so stays in the cache, and are narrowed once into the payload. In
  * float16 they are scaled by one power of two for the table, not for each owner's part of it: what a row gets must
- * not depend on how many owners there are.
+ * not depend on how many owners there are. Of a hashed table (compose.h) they are summed by id first, and then by row.
  *
  * A batch may be pushed without having been looked up here: its trainer stepped it from another
  * middleware, which was lost. A trainer asks to push again only what it believes not acked. */
@@ -94,6 +94,11 @@ static int lay_out(struct mw_batch *batch)
     return 0;
 }
 
+/* Sums of the table at hand: of its rows, NULL: they are made in the payload; of its ids, if it is hashed. */
+struct areas {
+    float *row, *id;
+};
+
 /* Zeroed sums of a table's rows, by position: in the payload, or in `area`. They are zeroed table by table, so that
  * they are in the cache when the first gradient comes. */
 static float **table_sums(struct mw_batch *batch, uint32_t table, float *area)
@@ -142,9 +147,22 @@ static void narrow_sums(struct mw_batch *batch, uint32_t table, const float *are
     }
 }
 
+/* Zeroed sums of a hashed table's ids, which lie where the area of rows ends. */
+static float **id_sums(struct mw_batch *batch, uint32_t table, float *sum)
+{
+    struct mw_loop *loop = batch->loop;
+    size_t dim = loop->conf.job->table[table].dim;
+    void **at = loop->scratch.row;
+
+    memset(sum, 0, batch->composed[table].n_ids * dim * sizeof(float));
+    for (uint32_t i = 0; i < batch->composed[table].n_ids; i++)
+        at[i] = sum + i * dim;
+    return (float **)at;
+}
+
 /* @gradient: [features] -> [samples][dim] of the payload, or [rows][dim] of a sequence. Features of a table in the job's order. */
 static void scatter_all(struct mw_batch *batch, const void *const *gradient, const float *scale,
-                        float *area)
+                        const struct areas *areas)
 {
     struct mw_loop *loop = batch->loop;
     const struct rt_job *job = loop->conf.job;
@@ -156,11 +174,15 @@ static void scatter_all(struct mw_batch *batch, const void *const *gradient, con
 
         bags.sample_dtype = job->global.wire.gradients;
         if (i == 0 || table != job->feature[loop->feature_order[i - 1]].table)
-            sum = table_sums(batch, table, area);
+            sum = mw_is_hashed(job, table) ? id_sums(batch, table, areas->id)
+                                           : table_sums(batch, table, areas->row);
         mw_scatter(&bags, gradient[f], scale ? 1 / scale[f] : 1, sum);
-        if (area &&
-            (i + 1 == job->n_features || table != job->feature[loop->feature_order[i + 1]].table))
-            narrow_sums(batch, table, area);
+        if (i + 1 < job->n_features && table == job->feature[loop->feature_order[i + 1]].table)
+            continue;
+        if (mw_is_hashed(job, table))
+            mw_compose_add(batch, table, areas->id, table_sums(batch, table, areas->row));
+        if (areas->row)
+            narrow_sums(batch, table, areas->row);
     }
 }
 
@@ -172,6 +194,8 @@ static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload, 
     uint64_t begin = rt_io_now(loop->conf.io);
     struct rt_segments segments = rt_segments_of(payload);
     const void **gradient = rt_arena_alloc(loop->arena, n * sizeof(*gradient));
+    size_t id_bytes = mw_compose_most(batch);
+    struct areas areas = {NULL, NULL};
     struct rt_buf *area = NULL;
     int err = gradient ? 0 : RT_FAIL(RT_ENOMEM, "PushGradients: no memory for %u features", n);
 
@@ -182,16 +206,20 @@ static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload, 
     }
     if (!err)
         err = rt_segments_end(&segments);
-    if (!err && batch->sum_bytes) {
-        area = rt_io_buf(loop->conf.io, batch->sum_bytes);
+    if (!err && batch->sum_bytes + id_bytes) {
+        area = rt_io_buf(loop->conf.io, batch->sum_bytes + id_bytes);
         if (!area)
-            err =
-                RT_FAIL(RT_EFULL, "no room for the %zu bytes of sums of a batch", batch->sum_bytes);
+            err = RT_FAIL(RT_EFULL, "no room for the %zu bytes of sums of a batch",
+                          batch->sum_bytes + id_bytes);
+    }
+    if (area) {
+        areas.row = batch->sum_bytes ? (float *)(void *)area->data : NULL;
+        areas.id = (float *)(void *)(area->data + batch->sum_bytes);
     }
     if (!err)
         err = lay_out(batch);
     if (!err) {
-        scatter_all(batch, gradient, scale, area ? (float *)(void *)area->data : NULL);
+        scatter_all(batch, gradient, scale, &areas);
         mw_took(&loop->stats.scatter, begin, rt_io_now(loop->conf.io));
     }
     rt_buf_unref(area);

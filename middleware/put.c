@@ -5,11 +5,13 @@
  *           --reserve--> promised memory, or RT_EFULL
  *           --fill--> slots as positions, lengths, weights, ids by owner and table (one held buffer)
  *
+ * Of a hashed table (compose.h) the distinct ids become rows, and those distinct rows, before they are listed; slots then name ids.
+ *
  * The payload itself is given back: slots are half the size of ids, and distinct ids fewer. The ids of one
  * owner lie in the held buffer exactly as its LookupRows sends them, so a lookup copies nothing.
  *
  * What is promised covers the batch up to its end: the held buffer, and what takes more of the lookup (rows in,
- * embeddings out) and the push (gradients in, sums of one table, row gradients out); each a fourth larger, because
+ * sums of hashed ids, embeddings out) and the push (gradients in, sums of one table, row gradients out); each a fourth larger, because
  * buffers come in size classes. So an admitted batch is never refused later, and all waiting is here, at
  * the entry.
  *
@@ -43,8 +45,11 @@ struct put {
     struct mw_batch *batch;
     const struct wire_put_batch *m;
     struct arrived *feature; /* [job features], in the message's arena */
-    uint32_t n_ids, n_distinct;
-    size_t *ids_at; /* [owners] within the ids */
+    uint32_t n_ids, n_distinct_ids;
+    uint32_t n_distinct; /* rows of all tables */
+    uint32_t n_composed; /* rows of the ids of hashed tables, one for each function */
+    uint64_t n_room;     /* what scratch must have room for */
+    size_t *ids_at;      /* [owners] within the ids */
     size_t ids_bytes, held_bytes;
     size_t row_bytes, embedding_bytes;            /* while it is looked up: in, out */
     size_t sample_gradient_bytes, gradient_bytes; /* while it is pushed: in, out */
@@ -83,6 +88,8 @@ static int check_weights(const struct put *put, uint32_t f)
 
 static int take_feature(struct put *put, struct rt_segments *segments, uint32_t f)
 {
+    const struct rt_job *job = put->loop->conf.job;
+    uint32_t functions = job->table[job->feature[f].table].hash_functions;
     struct arrived *in = &put->feature[f];
     const void *at = NULL;
     int err = 0;
@@ -90,6 +97,7 @@ static int take_feature(struct put *put, struct rt_segments *segments, uint32_t 
     in->n_ids = put->m->n_ids[f];
     in->first = put->n_ids;
     put->n_ids += in->n_ids;
+    put->n_room += (uint64_t)in->n_ids * (functions ? functions : 1);
     if (put->m->layout[f] == WIRE_LAYOUT_LENGTHS) {
         err = rt_segment_take(segments, put->m->samples, sizeof(uint32_t), &at);
         in->length = at;
@@ -101,10 +109,10 @@ static int take_feature(struct put *put, struct rt_segments *segments, uint32_t 
         in->id = at;
     }
     if (!err && put->m->weighted && put->m->weighted[f]) {
-        if (rt_feature_is_sequence(put->loop->conf.job, f))
+        if (rt_feature_is_sequence(job, f))
             return RT_FAIL(RT_EPROTO,
                            "feature %s: its ids have weights, expected none: pooling none",
-                           put->loop->conf.job->feature[f].name);
+                           job->feature[f].name);
         err = rt_segment_take(segments, in->n_ids, sizeof(float), &at);
         in->weight = at;
         if (!err)
@@ -147,7 +155,16 @@ static int grow(void **area, size_t size)
     return 0;
 }
 
-static int grow_scratch(struct mw_scratch *scratch, uint32_t n_ids)
+static int grow_hashed(struct mw_scratch *scratch, size_t n)
+{
+    int err = grow((void **)&scratch->id, n * sizeof(*scratch->id));
+
+    if (!err)
+        err = grow((void **)&scratch->hashed, n * sizeof(*scratch->hashed));
+    return err ? err : grow((void **)&scratch->composed, n * sizeof(*scratch->composed));
+}
+
+static int grow_scratch(struct mw_scratch *scratch, uint32_t n_ids, bool hashed)
 {
     size_t n = scratch->n_ids ? scratch->n_ids : 4096;
     int err;
@@ -157,7 +174,9 @@ static int grow_scratch(struct mw_scratch *scratch, uint32_t n_ids)
     while (n < n_ids)
         n *= 2;
     scratch->n_ids = 0;
-    err = grow((void **)&scratch->slot, n * sizeof(*scratch->slot));
+    err = hashed ? grow_hashed(scratch, n) : 0;
+    if (!err)
+        err = grow((void **)&scratch->slot, n * sizeof(*scratch->slot));
     if (!err)
         err = grow((void **)&scratch->sequence, n * sizeof(*scratch->sequence));
     if (!err)
@@ -185,12 +204,31 @@ static uint32_t table_end(const struct mw_loop *loop, uint32_t from)
     return to;
 }
 
+/* The *n distinct ids of a hashed table, in scratch->id, become its distinct rows. */
+static int find_rows(struct put *put, uint32_t table, uint32_t *n)
+{
+    struct mw_loop *loop = put->loop;
+    struct mw_scratch *scratch = &loop->scratch;
+    size_t rows = (size_t)*n * loop->conf.job->table[table].hash_functions;
+    int err = mw_dedup_begin(loop->dedup, rows);
+
+    if (err)
+        return err;
+    put->batch->composed[table].n_ids = *n;
+    mw_compose_ids(loop->conf.job, table, scratch->id, *n, scratch->hashed);
+    *n = mw_dedup_add(loop->dedup, scratch->hashed, rows, scratch->composed + put->n_composed,
+                      scratch->distinct + put->n_distinct, 0);
+    put->n_composed += (uint32_t)rows;
+    return 0;
+}
+
 static int find_distinct_of(struct put *put, uint32_t from, uint32_t to)
 {
     struct mw_loop *loop = put->loop;
     struct mw_scratch *scratch = &loop->scratch;
     uint32_t table = loop->conf.job->feature[loop->feature_order[from]].table;
-    uint64_t *distinct = scratch->distinct + put->n_distinct;
+    bool hashed = mw_is_hashed(loop->conf.job, table);
+    uint64_t *distinct = hashed ? scratch->id : scratch->distinct + put->n_distinct;
     uint32_t n = 0;
     size_t ids = 0;
     int err;
@@ -213,6 +251,11 @@ static int find_distinct_of(struct put *put, uint32_t from, uint32_t to)
             in->n_rows = mw_sequence_rows(scratch->slot + in->first, in->n_ids, scratch->position,
                                           n, scratch->sequence + in->first);
     }
+    put->n_distinct_ids += n;
+    err = hashed ? find_rows(put, table, &n) : 0;
+    if (err)
+        return err;
+    distinct = scratch->distinct + put->n_distinct;
     mw_split_count(&loop->map, distinct, n, scratch->owner + put->n_distinct,
                    scratch->count + (size_t)table * loop->map.owners);
     put->batch->distinct[table] = n;
@@ -224,12 +267,22 @@ static int find_distinct(struct put *put)
 {
     struct mw_loop *loop = put->loop;
     const struct rt_job *job = loop->conf.job;
-    int err = grow_scratch(&loop->scratch, put->n_ids);
+    bool hashed = false;
+    int err;
 
+    for (uint32_t t = 0; t < job->n_tables; t++)
+        hashed = hashed || mw_is_hashed(job, t);
+    if (put->n_room > WIRE_IDS_MAX)
+        return RT_FAIL(RT_ELIMIT,
+                       "its ids are %llu rows, hashed tables counted, at most %u fit a batch: use "
+                       "a smaller data.batch_size",
+                       (unsigned long long)put->n_room, WIRE_IDS_MAX);
+    err = grow_scratch(&loop->scratch, (uint32_t)put->n_room, hashed);
     if (err)
         return err;
     put->batch->distinct = rt_arena_array(put->batch->arena, uint32_t, job->n_tables);
-    if (!put->batch->distinct)
+    put->batch->composed = rt_arena_array(put->batch->arena, struct mw_composed, job->n_tables);
+    if (!put->batch->distinct || !put->batch->composed)
         return RT_FAIL(RT_ENOMEM, "no memory for %u tables", job->n_tables);
     for (uint32_t from = 0, to; from < job->n_features && !err; from = to) {
         to = table_end(loop, from);
@@ -354,6 +407,7 @@ static void count_bytes(struct put *put)
 
     rt_segment_put(&put->held_bytes, put->ids_bytes);
     rt_segment_put(&put->held_bytes, put->n_ids * sizeof(uint32_t));
+    rt_segment_put(&put->held_bytes, put->n_composed * sizeof(uint32_t));
     for (uint32_t f = 0; f < job->n_features; f++) {
         const struct arrived *in = &put->feature[f];
         bool sequence = rt_feature_is_sequence(job, f);
@@ -383,8 +437,9 @@ static void count_bytes(struct put *put)
 /* What it takes beside the held buffer, of its two turns the larger. */
 static size_t turn_bytes(const struct put *put)
 {
-    size_t lookup = put->row_bytes + put->embedding_bytes;
-    size_t push = put->sample_gradient_bytes + put->batch->sum_bytes + put->gradient_bytes;
+    size_t lookup = put->row_bytes + mw_compose_bytes(put->batch) + put->embedding_bytes;
+    size_t push = put->sample_gradient_bytes + put->batch->sum_bytes + mw_compose_most(put->batch) +
+                  put->gradient_bytes;
 
     return lookup > push ? lookup : push;
 }
@@ -435,13 +490,22 @@ static void fill_ids(struct put *put)
     memset(batch->held->data, 0, put->ids_bytes); /* nobody else's bytes leave as padding */
 }
 
-/* Ids of one table to their owners, and the slots of its features into positions. */
-static void fill_table(struct put *put, uint32_t from, uint32_t to, uint32_t first_distinct,
-                       uint32_t *slots)
+/* Where the rows of a table are, in the held buffer. */
+struct filling {
+    uint32_t distinct, composed; /* of the tables before it */
+    uint32_t *slots, *positions; /* of all features; of all hashed tables */
+};
+
+/* Ids of one table to their owners, and the slots of its features into positions; or, where it is hashed, those of its
+ * ids. */
+static void fill_table(struct put *put, uint32_t from, uint32_t to, struct filling *at)
 {
     struct mw_loop *loop = put->loop;
     struct mw_scratch *scratch = &loop->scratch;
-    uint32_t table = loop->conf.job->feature[loop->feature_order[from]].table;
+    const struct rt_job *job = loop->conf.job;
+    uint32_t table = job->feature[loop->feature_order[from]].table;
+    struct mw_composed *composed = &put->batch->composed[table];
+    bool hashed = mw_is_hashed(job, table);
     uint32_t position = 0;
 
     for (uint32_t k = 0; k < loop->map.owners; k++) {
@@ -455,21 +519,31 @@ static void fill_table(struct put *put, uint32_t from, uint32_t to, uint32_t fir
         scratch->cursor[k].position = position;
         position += count;
     }
-    mw_split_place(scratch->distinct + first_distinct, scratch->owner + first_distinct,
+    mw_split_place(scratch->distinct + at->distinct, scratch->owner + at->distinct,
                    put->batch->distinct[table], scratch->cursor, scratch->position);
+    at->distinct += put->batch->distinct[table];
+    if (composed->n_ids) {
+        size_t n = (size_t)composed->n_ids * job->table[table].hash_functions;
+
+        mw_split_renumber(scratch->composed + at->composed, n, scratch->position,
+                          at->positions + at->composed);
+        composed->position = at->positions + at->composed;
+        at->composed += (uint32_t)n;
+    }
     for (uint32_t i = from; i < to; i++) {
         uint32_t f = loop->feature_order[i];
         const struct arrived *in = &put->feature[f];
         uint32_t *row = scratch->sequence + in->first;
+        bool sequence = rt_feature_is_sequence(job, f);
 
-        if (!rt_feature_is_sequence(loop->conf.job, f)) {
+        if (!sequence && !hashed)
             mw_split_renumber(scratch->slot + in->first, in->n_ids, scratch->position,
-                              slots + in->first);
-            continue;
-        }
-        mw_split_renumber(row, in->n_rows, scratch->position, row);
-        if (in->n_ids)
-            memcpy(slots + in->first, scratch->slot + in->first, in->n_ids * sizeof(*slots));
+                              at->slots + in->first);
+        else if (in->n_ids)
+            memcpy(at->slots + in->first, scratch->slot + in->first,
+                   in->n_ids * sizeof(*at->slots));
+        if (sequence && !hashed)
+            mw_split_renumber(row, in->n_rows, scratch->position, row);
     }
 }
 
@@ -485,8 +559,8 @@ static int fill(struct put *put)
     struct mw_loop *loop = put->loop;
     struct mw_batch *batch = put->batch;
     const struct rt_job *job = loop->conf.job;
+    struct filling at = {0};
     size_t end = 0;
-    uint32_t *slots;
 
     batch->feature = rt_arena_array(batch->arena, struct mw_feature, job->n_features);
     batch->held = batch->feature ? rt_io_buf(loop->conf.io, put->held_bytes) : NULL;
@@ -496,19 +570,20 @@ static int fill(struct put *put)
     }
     fill_ids(put);
     rt_segment_put(&end, put->ids_bytes);
-    slots = (uint32_t *)(void *)(batch->held->data +
-                                 rt_segment_put(&end, put->n_ids * sizeof(uint32_t)));
-    for (uint32_t from = 0, to, distinct = 0; from < job->n_features; from = to) {
+    at.slots = (uint32_t *)(void *)(batch->held->data +
+                                    rt_segment_put(&end, put->n_ids * sizeof(uint32_t)));
+    at.positions = (uint32_t *)(void *)(batch->held->data +
+                                        rt_segment_put(&end, put->n_composed * sizeof(uint32_t)));
+    for (uint32_t from = 0, to; from < job->n_features; from = to) {
         to = table_end(loop, from);
-        fill_table(put, from, to, distinct, slots);
-        distinct += batch->distinct[job->feature[loop->feature_order[from]].table];
+        fill_table(put, from, to, &at);
     }
     for (uint32_t f = 0; f < job->n_features; f++) {
         const struct arrived *in = &put->feature[f];
         struct mw_feature *of = &batch->feature[f];
 
         of->n_ids = in->n_ids;
-        of->slot = slots + in->first;
+        of->slot = at.slots + in->first;
         if (in->length)
             of->length = keep(batch, &end, in->length, batch->samples * sizeof(uint32_t));
         if (in->weight)
@@ -559,7 +634,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
     }
     mw_count(&loop->stats.batches_put, 1);
     mw_count(&loop->stats.ids, put.n_ids);
-    mw_count(&loop->stats.distinct, put.n_distinct);
+    mw_count(&loop->stats.distinct, put.n_distinct_ids);
     mw_took(&loop->stats.dedup, begin, rt_io_now(loop->conf.io));
     return 0;
 }

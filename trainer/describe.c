@@ -12,12 +12,15 @@
 #include <stdio.h>
 
 /* What one rank may bring to a sum over all: of a parameter one gradient each, of a row as many as the ids of a
- * batch, which may all be the same. Half of it is kept for the rounding of the sum. */
+ * batch, which may all be the same (times the rows of each, where they are hashed). Half of it is kept for the rounding of the sum. */
 static void limit_gradients(const struct rt_job *job, uint32_t world, struct tr_model_conf *conf)
 {
     double ids = 0, each = (double)RT_GRADIENT_MAX / 2 / world;
-    for (uint32_t f = 0; f < job->n_features; f++)
-        ids += (double)job->feature[f].max_length * job->data.batch_size;
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        uint32_t functions = job->table[job->feature[f].table].hash_functions;
+        ids +=
+            (double)job->feature[f].max_length * job->data.batch_size * (functions ? functions : 1);
+    }
     conf->gradient_max = (float)each;
     conf->feature_gradient_max = (float)(each / fmax(1, fmin(ids, WIRE_IDS_MAX)));
 }

@@ -3,6 +3,8 @@
 #include "tests/lib/job_fixture.h"
 #include "tests/lib/page.h"
 
+#include "middleware/compose.h"
+
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
@@ -34,6 +36,50 @@ static uint32_t place_of(uint64_t id)
             return i;
     fail_msg("id %016llx was never put", (unsigned long long)id);
     return 0;
+}
+
+/* Where the model has a row that an owner is asked for. */
+static uint32_t row_of(const struct world *w, uint32_t table, uint64_t id)
+{
+    const struct rt_table_conf *conf = &w->job->table[table];
+
+    if (!conf->hash_functions)
+        return place_of(id);
+    assert_true(id < conf->hash_rows && conf->hash_rows <= IDS);
+    return (uint32_t)id;
+}
+
+/* The rows that an id is the sum of. Return: how many. */
+static uint32_t rows_of(const struct world *w, int f, uint32_t place,
+                        uint64_t row[RT_HASH_FUNCTIONS_MAX])
+{
+    uint32_t table = w->job->feature[f].table, n = w->job->table[table].hash_functions;
+    uint64_t id = id_of(place);
+
+    row[0] = place;
+    if (n)
+        mw_compose_ids(w->job, table, &id, 1, row);
+    return n ? n : 1;
+}
+
+static float model_value(const struct world *w, int f, uint32_t place, int j)
+{
+    uint64_t row[RT_HASH_FUNCTIONS_MAX];
+    uint32_t n = rows_of(w, f, place, row);
+    float sum = 0;
+
+    for (uint32_t k = 0; k < n; k++)
+        sum += w->model.row[w->job->feature[f].table][row[k]][j];
+    return sum;
+}
+
+static void model_subtract(struct world *w, int f, uint32_t place, int j, float gradient)
+{
+    uint64_t row[RT_HASH_FUNCTIONS_MAX];
+    uint32_t n = rows_of(w, f, place, row);
+
+    for (uint32_t k = 0; k < n; k++)
+        w->model.row[w->job->feature[f].table][row[k]][j] -= gradient;
 }
 
 /* ---- the owners ---- */
@@ -91,8 +137,8 @@ static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *r
             uint64_t id = ((const uint64_t *)ids)[i];
 
             check_id(owner, ids, i);
-            rt_narrow(m.dtype, owner->row[m.table[t]][place_of(id)], buf->data + at + i * row_bytes,
-                      DIM);
+            rt_narrow(m.dtype, owner->row[m.table[t]][row_of(w, m.table[t], id)],
+                      buf->data + at + i * row_bytes, DIM);
         }
     }
     assert_int_equal(rt_segments_end(&seg), 0);
@@ -133,7 +179,7 @@ static void apply(struct owner *owner, const struct wire_apply_gradients *m,
             rt_widen_scaled(m->dtype, 1 / scale, (const char *)narrow + i * row_bytes, gradient,
                             DIM);
             for (int j = 0; j < DIM; j++)
-                owner->row[m->table[t]][place_of(id)][j] -= gradient[j];
+                owner->row[m->table[t]][row_of(owner->world, m->table[t], id)][j] -= gradient[j];
         }
     }
     assert_int_equal(rt_segments_end(&seg), 0);
@@ -590,9 +636,9 @@ void mwt_model_push(struct world *w, const struct input *in)
 
             for (uint32_t end = at + n; at < end; at++)
                 for (int j = 0; j < DIM; j++)
-                    w->model.row[w->job->feature[f].table][in->place[f][at]][j] -=
-                        scale_of(w, f, n) * (f && in->weighted ? in->weight[at] : 1.0f) *
-                        in->gradient[f][s][j];
+                    model_subtract(w, f, in->place[f][at], j,
+                                   scale_of(w, f, n) * (f && in->weighted ? in->weight[at] : 1.0f) *
+                                       in->gradient[f][s][j]);
         }
     }
 }
@@ -632,10 +678,9 @@ static void check_sequence(const struct world *w, const struct input *in, int f,
         assert_true(k < n);
         assert_int_equal(place[k], in->place[f][at]); /* in order of first occurrence */
         for (int j = 0; j < DIM; j++)
-            if (fabsf(got[k][j] - w->model.row[w->job->feature[f].table][place[k]][j]) > 1e-3f)
+            if (fabsf(got[k][j] - model_value(w, f, place[k], j)) > 1e-3f)
                 fail_msg("feature %d place %u column %d: %g, expected %g", f, at, j,
-                         (double)got[k][j],
-                         (double)w->model.row[w->job->feature[f].table][place[k]][j]);
+                         (double)got[k][j], (double)model_value(w, f, place[k], j));
     }
 }
 
@@ -662,7 +707,7 @@ void mwt_check_embeddings(const struct world *w, const struct input *in, const s
             for (uint32_t end = at + n; at < end; at++)
                 for (int j = 0; j < DIM; j++)
                     want[j] += scale_of(w, f, n) * (f && in->weighted ? in->weight[at] : 1.0f) *
-                               w->model.row[w->job->feature[f].table][in->place[f][at]][j];
+                               model_value(w, f, in->place[f][at], j);
             for (int j = 0; j < DIM; j++)
                 if (fabsf(got[s * DIM + (uint32_t)j] - want[j]) > 1e-3f)
                     fail_msg("feature %d sample %u column %d: %g, expected %g", f, s, j,

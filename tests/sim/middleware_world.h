@@ -5,7 +5,8 @@
  * stands one plain array of the same rows (struct model), pooled and scattered by naive loops. Ids are
  * small integers scrambled, so the model's row of an id is known by its place. All send and expect the dtypes of
  * global.wire; gradients are small integers, so where pooling is a sum 16 bits are exact. Gradients in float16
- * are sent scaled by mwt_scale. Of a sequence each place brings its sample's gradient. */
+ * are sent scaled by mwt_scale. Of a sequence each place brings its sample's gradient. In
+ * a hashed table rows have no places: they are as they are numbered. */
 #ifndef MIDDLEWARE_WORLD_H
 #define MIDDLEWARE_WORLD_H
 

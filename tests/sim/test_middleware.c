@@ -45,6 +45,37 @@ static void put_lookup_push(void **state)
     }
 }
 
+/* Settings, up to NULL, each with 1 and 2 owners: batches go through, and the rows are those of the model. */
+static void go_through(const char *const set[][4], size_t n)
+{
+    static struct world world;
+    struct world *w = &world;
+    static struct input in;
+
+    for (size_t i = 0; i < 2 * n; i++) {
+        const char *const *row = set[i / 2];
+        size_t n_set = 0;
+
+        while (n_set < 4 && row[n_set])
+            n_set++;
+        mwt_start_with(w, 1 + i % 2, row, n_set);
+        for (uint64_t b = 0; b < 6; b++) {
+            mwt_make_input(&in, b);
+            in.weighted = in.weighted && w->job->feature[1].pooling != RT_POOL_NONE;
+            for (uint32_t s = 0; b == 5 && s < SAMPLES; s++)
+                in.n_ids[1] = in.length[s] = 0;
+            mwt_make_payload(&in);
+            assert_int_equal(mwt_do_put(w, &in), 0);
+            assert_int_equal(mwt_do_lookup(w, &in), 0);
+            assert_int_equal(mwt_do_push(w, &in), 0);
+            mwt_model_push(w, &in);
+            mwt_check_rows(w);
+        }
+        assert_int_equal(mwt_number(w, "bytes_reserved"), 0);
+        mwt_stop(w);
+    }
+}
+
 /* A feature of one id each, one of lists, both; of tables of their own and of one; with empty lists alone. */
 static void sequences(void **state)
 {
@@ -61,33 +92,36 @@ static void sequences(void **state)
         {"embedding.features.user.pooling=none", "embedding.features.item.pooling=none",
          "embedding.features.item.table=user", "global.wire.dtype=float16"},
     };
-    static struct world world;
-    struct world *w = &world;
-    static struct input in;
 
     (void)state;
-    for (size_t i = 0; i < 2 * ARRAY_LEN(set); i++) {
-        const char *const *row = set[i / 2];
-        size_t n_set = 0;
+    go_through(set, ARRAY_LEN(set));
+}
 
-        while (n_set < ARRAY_LEN(set[0]) && row[n_set])
-            n_set++;
-        mwt_start_with(w, 1 + i % 2, row, n_set);
-        for (uint64_t b = 0; b < 6; b++) {
-            mwt_make_input(&in, b);
-            in.weighted = false;
-            for (uint32_t s = 0; b == 5 && s < SAMPLES; s++)
-                in.n_ids[1] = in.length[s] = 0;
-            mwt_make_payload(&in);
-            assert_int_equal(mwt_do_put(w, &in), 0);
-            assert_int_equal(mwt_do_lookup(w, &in), 0);
-            assert_int_equal(mwt_do_push(w, &in), 0);
-            mwt_model_push(w, &in);
-            mwt_check_rows(w);
-        }
-        assert_int_equal(mwt_number(w, "bytes_reserved"), 0);
-        mwt_stop(w);
-    }
+/* Ids of one table, or of both, are the sum of several rows: with one row for all (each function agrees), a few, and as many
+ * functions as there may be; of one table for two features; as sequences; in 16 bits. */
+static void hashed(void **state)
+{
+    static const char *const set[][4] = {
+        {"embedding.tables.item.hash={functions: 2, rows: 1}"},
+        {"embedding.tables.item.hash={functions: 2, rows: 11}"},
+        {"embedding.tables.user.hash={functions: 8, rows: 40}",
+         "embedding.tables.item.hash={functions: 1, rows: 3}"},
+        {"embedding.tables.user.hash={functions: 3, rows: 17}",
+         "embedding.features.item.table=user"},
+        {"embedding.tables.item.hash={functions: 2, rows: 11}",
+         "embedding.features.item.pooling=none"},
+        {"embedding.tables.user.hash={functions: 2, rows: 11}",
+         "embedding.features.item.pooling=none", "embedding.features.user.pooling=none",
+         "embedding.features.item.table=user"},
+        {"embedding.tables.item.hash={functions: 4, rows: 23}",
+         "embedding.features.item.pooling=sum", "global.wire.dtype=bfloat16"},
+        {"embedding.tables.user.hash={functions: 4, rows: 23}",
+         "embedding.features.item.pooling=sum", "embedding.features.item.table=user",
+         "global.wire.dtype=float16"},
+    };
+
+    (void)state;
+    go_through(set, ARRAY_LEN(set));
 }
 
 /* What a sequence may not have, and a trainer that counts its rows otherwise. */
@@ -682,19 +716,20 @@ static void servers_must_agree(void **state)
 }
 
 /* One allocation fails, somewhere; whoever asked asks again, and nothing is lost or done twice. */
-static void every_allocation_may_fail(void **state)
+static void fail_each_allocation(const char *const *set, size_t n_set)
 {
     static struct world world;
     struct world *w = &world;
     static struct input in;
     bool hit = true;
 
-    (void)state;
     for (int nth = 0; hit; nth++) {
         int tries = 0;
 
-        mwt_start(w, NULL, 0);
+        mwt_start(w, set, n_set);
         mwt_make_input(&in, 1);
+        in.weighted = n_set == 0;
+        mwt_make_payload(&in);
         rt_fault_alloc(nth);
         while (tries < 4 && (mwt_do_put(w, &in) || mwt_do_lookup(w, &in))) {
             tries++;
@@ -713,6 +748,17 @@ static void every_allocation_may_fail(void **state)
         if (nth > 400)
             fail_msg("no end of allocations");
     }
+}
+
+static void every_allocation_may_fail(void **state)
+{
+    static const char *const set[] = {"embedding.features.item.pooling=none",
+                                      "embedding.tables.item.hash={functions: 2, rows: 11}",
+                                      "global.wire.dtype=bfloat16"};
+
+    (void)state;
+    fail_each_allocation(NULL, 0);
+    fail_each_allocation(set, ARRAY_LEN(set));
 }
 
 /* ---- many batches while connections break ---- */
@@ -802,6 +848,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(put_lookup_push),
         cmocka_unit_test(sequences),
+        cmocka_unit_test(hashed),
         cmocka_unit_test(sequences_refused),
         cmocka_unit_test(sixteen_bits),
         cmocka_unit_test(another_dtype),

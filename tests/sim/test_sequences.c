@@ -167,13 +167,14 @@ static void as_pooled(void **state)
         }
 }
 
-/* Of one table for both features, and in 16 bits. */
-static void shared_and_narrow(void **state)
+/* Of one table for both features, hashed, and in 16 bits. */
+static void shared_hashed_narrow(void **state)
 {
     static const struct {
         const char *set;
         double within;
     } row[] = {{"embedding.features.item.table=user", 2e-5},
+               {"embedding.tables.item.hash={functions: 2, rows: 5}", 2e-5},
                {"global.wire.dtype=float16", 1e-2},
                {"global.wire.dtype=bfloat16", 6e-2}};
     (void)state;
@@ -191,6 +192,6 @@ int main(void)
 {
     rt_log_set_level(RT_LOG_ERROR);
     const struct CMUnitTest test[] = {cmocka_unit_test(as_pooled),
-                                      cmocka_unit_test(shared_and_narrow)};
+                                      cmocka_unit_test(shared_hashed_narrow)};
     return cmocka_run_group_tests_name("sequences", test, write_lists, remove_lists);
 }
