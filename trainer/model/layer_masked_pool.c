@@ -3,6 +3,7 @@
  * Inputs: the sequence [samples][length x dim], the mask [samples][length]. Where the mask is all zeros, so is the output. */
 #include <string.h>
 
+#include "runtime/base/err.h"
 #include "trainer/model/layers.h"
 
 enum { POOL_MEAN, POOL_SUM };
@@ -16,7 +17,7 @@ static int masked_pool_build(struct tr_build *build, struct tr_layer *layer)
     static const char *const kinds[] = {"mean", "sum"};
     struct pool_state *state = tr_build_alloc(build, 1, sizeof *state);
     if (!state)
-        return tr_build_fail(build, "no memory");
+        return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);
     layer->state = state;
     if (layer->n_in != 2)
         return tr_build_fail(build, "expected two inputs, a sequence and its mask, got %u",
