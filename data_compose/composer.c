@@ -48,6 +48,15 @@ static void on_pause(void *arg)
     dc_pump(c);
 }
 
+static void on_peer_drained(void *ctx, struct rt_peer *peer)
+{
+    struct dc_composer *c = ctx;
+
+    (void)peer;
+    dc_send_drained(c);
+    dc_pump(c);
+}
+
 static void on_work(void *arg)
 {
     struct dc_composer *c = arg;
@@ -220,6 +229,8 @@ static int make_rpc(struct dc_composer *c)
         .dead_ns = c->job->global.dead_ms * RT_MS,
         .ctx = c,
         .peer_up = on_peer_up,
+        .peer_drained = on_peer_drained,
+        .credit = c->job->global.credit,
         .fenced = on_fenced,
     };
 
@@ -227,8 +238,7 @@ static int make_rpc(struct dc_composer *c)
 }
 
 #define REFUSED                                                                                    \
-    (RT_REFUSE_ID_WEIGHTS | RT_REFUSE_TRUNCATE | RT_REFUSE_LOOK_AHEAD | RT_REFUSE_COMPRESSION |    \
-     RT_REFUSE_CREDIT)
+    (RT_REFUSE_ID_WEIGHTS | RT_REFUSE_TRUNCATE | RT_REFUSE_LOOK_AHEAD | RT_REFUSE_COMPRESSION)
 
 int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer **out)
 {

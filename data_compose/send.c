@@ -395,11 +395,19 @@ static bool advance(struct dc_open *o, uint64_t now)
         return true;
     }
     err = o->state == DC_PUT_NEXT ? put(o) : train(o);
+    o->full = err == RT_EFULL; /* of the link: it need not wait for the pause (dc_send_drained) */
     if (err && passing(err))
         again(o, o->state);
     else if (err)
         refuse(o, "sending", o->middleware, err);
     return !err || passing(err);
+}
+
+void dc_send_drained(struct dc_composer *composer)
+{
+    for (struct dc_open *o = composer->first; o; o = o->next)
+        if (o->full)
+            o->not_before_ns = 0;
 }
 
 void dc_send_pump(struct dc_composer *composer)

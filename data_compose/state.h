@@ -58,6 +58,7 @@ struct dc_open {
     bool evaluate, dropped; /* dropped: of a phase that was given up; freed with its call */
     uint64_t epoch;
     uint64_t not_before_ns;
+    bool full;                  /* not sent, for want of the link's credit */
     struct rt_peer *middleware; /* where it was put last; NULL: nowhere yet */
     uint64_t middleware_incarnation;
 };
@@ -174,6 +175,8 @@ void dc_phase_rank_lost(struct dc_composer *composer, struct dc_rank *rank);
 int dc_send_init(struct dc_composer *composer);
 void dc_send_release(struct dc_composer *composer); /* after dc_send_drop: no call is out */
 void dc_send_pump(struct dc_composer *composer);
+void dc_send_drained(
+    struct dc_composer *composer); /* what a link had no credit for need not wait any more */
 void dc_send_open(struct dc_composer *composer, struct dc_batch *batch); /* takes it */
 bool dc_send_room(struct dc_composer *composer); /* may one more batch be made? */
 /* All open batches of training or of the test set; those with a call out later. */

@@ -26,6 +26,7 @@ struct server {
     struct rt_process *process;
     struct worker *worker; /* [workers] */
     uint32_t workers;
+    struct rt_credit budget; /* of all owners' links */
     struct ebs_report *report;
     bool ready;
 };
@@ -116,6 +117,7 @@ static int start_worker(struct server *server, const struct rt_shard_map *shards
         .owner = rt_process_index(process) * server->workers + w,
         .greeting = &wire_greeting,
         .listen = listen,
+        .budget = &server->budget,
         .memory = rt_process_job(process)->global.embedding_server_memory / server->workers,
         .ctx = server,
         .fenced = on_fenced};
@@ -150,6 +152,7 @@ static int start(struct server *server)
     int err;
 
     server->workers = count_workers(rt_process_job(process));
+    server->budget.limit = RT_CREDIT_LINKS * rt_process_job(process)->global.credit;
     if (rt_process_index(process) >= rt_process_size(process))
         return RT_FAIL(RT_EUSAGE, "index %u of %u embedding servers", rt_process_index(process),
                        rt_process_size(process));

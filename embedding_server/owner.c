@@ -75,6 +75,8 @@ static int listen_on(struct ebs_owner *owner)
                               .n_methods = ebs_method_count,
                               .heartbeat_ns = conf->job->global.heartbeat_ms * RT_MS,
                               .dead_ns = conf->job->global.dead_ms * RT_MS,
+                              .credit = conf->job->global.credit,
+                              .budget = conf->budget,
                               .ctx = owner,
                               .fenced = on_fenced};
     int err = rt_rpc_create(&rpc, &owner->rpc);
@@ -82,7 +84,7 @@ static int listen_on(struct ebs_owner *owner)
     return err ? err : rt_rpc_listen(owner->rpc, conf->listen, owner->address);
 }
 
-#define REFUSED (RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
+#define REFUSED RT_REFUSE_COMPRESSION
 
 int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
 {

@@ -22,9 +22,10 @@ struct ebs_owner_conf {
     const struct rt_shard_map *shards; /* copied */
     uint32_t owner;                    /* our number in the map: index * workers + worker */
     const struct rt_greeting *greeting;
-    const char *listen; /* address to serve on */
-    uint32_t window;    /* of the filter; 0: RT_BATCH_WINDOW */
-    uint64_t memory;    /* bytes that its tables may take; 0: any */
+    const char *listen;       /* address to serve on */
+    struct rt_credit *budget; /* of the process, for replies that wait; NULL: one of its own */
+    uint32_t window;          /* of the filter; 0: RT_BATCH_WINDOW */
+    uint64_t memory;          /* bytes that its tables may take; 0: any */
     /* Requests of more rows are done in pieces of so many, one in each turn of the loop; 0: requests that take
      * longer than some 1.5 ms are, and a turn has about 1 ms of them. Tests set it. */
     uint32_t slice_rows;

@@ -84,6 +84,14 @@ static void on_peer_down(void *ctx, struct rt_peer *peer, int err, const char *w
     set_owner_up(loop, owner_of(loop, peer), false);
 }
 
+/* Parts that did not go for want of credit do now, the oldest batch's first. */
+static void on_peer_drained(void *ctx, struct rt_peer *peer)
+{
+    struct mw_loop *loop = ctx;
+
+    mw_fanout_resend(loop, owner_of(loop, peer));
+}
+
 static void on_fenced(void *ctx, uint64_t held)
 {
     const struct mw_loop *loop = ctx;
@@ -253,6 +261,9 @@ static int start(struct mw_loop *loop)
         .ctx = loop,
         .peer_up = on_peer_up,
         .peer_down = on_peer_down,
+        .peer_drained = on_peer_drained,
+        .credit = conf->job->global.credit,
+        .budget = conf->budget,
         .fenced = on_fenced,
     };
     int err = rt_arena_create(ARENA_MESSAGE, &loop->arena);
@@ -264,7 +275,7 @@ static int start(struct mw_loop *loop)
     return err;
 }
 
-#define REFUSED (RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
+#define REFUSED RT_REFUSE_COMPRESSION
 
 int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
 {

@@ -20,8 +20,9 @@ struct mw_loop_conf {
     struct rt_identity identity; /* identity.loop: which loop of the process */
     const struct rt_job *job;    /* outlives the loop */
     const struct rt_greeting *greeting;
-    const char *listen;                       /* "tcp:127.0.0.1:0"; NULL: serve nobody */
-    void *ctx;                                /* for fenced */
+    const char *listen;       /* "tcp:127.0.0.1:0"; NULL: serve nobody */
+    struct rt_credit *budget; /* of the process (net/credit.h); NULL: one of its own */
+    void *ctx;                /* for fenced */
     void (*fenced)(void *ctx, uint64_t held); /* a newer incarnation of us exists; may be NULL */
 };
 

@@ -21,7 +21,8 @@ struct mw_service {
     struct rt_process *process;
     struct worker *worker; /* [workers] */
     uint32_t workers;
-    bool ready; /* as last told */
+    struct rt_credit budget; /* of all loops' links */
+    bool ready;              /* as last told */
 };
 
 /* A hello on its way to a data loop. */
@@ -156,6 +157,7 @@ static int start_worker(struct mw_service *service, uint32_t i)
     struct mw_loop_conf conf = {.job = job,
                                 .greeting = &wire_greeting,
                                 .listen = listen,
+                                .budget = &service->budget,
                                 .ctx = service,
                                 .fenced = on_fenced};
     int err = rt_loop_create(&loop, &worker->loop);
@@ -185,6 +187,7 @@ int mw_service_start(struct mw_service *service, struct rt_process *process)
     service->process = process;
     service->worker = rt_xcalloc(workers, sizeof(*service->worker));
     service->workers = workers;
+    service->budget.limit = RT_CREDIT_LINKS * rt_process_job(process)->global.credit;
     for (uint32_t i = 0; i < workers && !err; i++)
         err = start_worker(service, i);
     if (err)

@@ -178,6 +178,8 @@ static void send_scores(struct tr_trainer *trainer)
     int err = rt_peer_incarnation(leader) == trainer->evaluator
                   ? send_part(trainer)
                   : RT_FAIL(RT_ESTALE, "trainer/0 was started anew in the midst of an evaluation");
+    if (err == RT_EFULL) /* the link's credit: we are called again when there is room */
+        return;
     if (err && tr_feed_lost(err))
         tr_phase_again(trainer);
     else if (err)

@@ -149,17 +149,31 @@ static int send_push(struct tr_batch *batch)
                               .message_size = trainer->out.size,
                               .pieces = &piece,
                               .n_pieces = piece.size > 0};
-    trainer->count.bytes_gradients += batch->gradients->size;
-    return rt_rpc_call(batch->middleware, WIRE_PUSH_GRADIENTS, &out, TR_DEADLINE_NS, on_pushed,
-                       batch);
+    err =
+        rt_rpc_call(batch->middleware, WIRE_PUSH_GRADIENTS, &out, TR_DEADLINE_NS, on_pushed, batch);
+    if (!err)
+        trainer->count.bytes_gradients += batch->gradients->size;
+    return err;
 }
 
 void tr_push_start(struct tr_batch *batch)
 {
     tr_batch_to(batch, TR_PUSHING);
     int err = send_push(batch);
-    if (err)
+    batch->waits = err == RT_EFULL; /* for tr_push_drained, which comes before its deadline would */
+    if (err && !batch->waits)
         strand(batch, rt_err_text());
+}
+
+void tr_push_drained(struct tr_trainer *trainer, const struct rt_peer *middleware)
+{
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&trainer->batches, &cursor, &id, &value)) {
+        struct tr_batch *batch = (struct tr_batch *)(uintptr_t)value;
+        if (batch->state == TR_PUSHING && batch->waits && batch->middleware == middleware)
+            tr_push_start(batch);
+    }
 }
 
 static void on_released(void *arg, int err, const struct rt_frame *reply)

@@ -67,6 +67,7 @@ struct tr_batch {
     double learning_rate;  /* factor of that step */
     bool computed;         /* `gradients` are of that step */
     bool telling;          /* the next rank is being told that it is finished */
+    bool waits;            /* PUSHING, but not sent: the link's credit is used up */
     uint32_t refused;      /* pushes that failed by themselves */
     bool failed;           /* it goes back for a reason of its own */
     double loss_sum;
@@ -259,6 +260,8 @@ bool tr_step_settled(const struct tr_trainer *trainer);
 
 /* push.c */
 void tr_push_start(struct tr_batch *batch);
+/* There is room on the link to this middleware again, or it is gone: send what waits for that. */
+void tr_push_drained(struct tr_trainer *trainer, const struct rt_peer *middleware);
 void tr_push_release(struct tr_batch *batch,
                      const char *reason); /* tell M that no gradients will come */
 

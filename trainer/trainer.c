@@ -107,6 +107,21 @@ static void on_peer_up(void *ctx, struct rt_peer *peer)
     tr_pump(trainer);
 }
 
+/* What was turned down for want of credit goes now, or finds that the connection is gone. */
+static void on_peer_drained(void *ctx, struct rt_peer *peer)
+{
+    struct tr_trainer *trainer = ctx;
+    uint32_t next = (trainer->conf.self.index + 1) % trainer->conf.world;
+    if (trainer->closing)
+        return;
+    if (rt_peer_role(peer) == RT_ROLE_MIDDLEWARE)
+        tr_push_drained(trainer, peer);
+    else if (rt_peer_index(peer) == next)
+        tr_ring_peer_up(trainer->collective);
+    tr_phase_check(trainer); /* scores */
+    tr_pump(trainer);
+}
+
 static void on_fenced(void *ctx, uint64_t held)
 {
     struct tr_trainer *trainer = ctx;
@@ -156,6 +171,8 @@ static int make_rpc(struct tr_trainer *trainer)
         .dead_ns = trainer->job->global.dead_ms * RT_MS,
         .ctx = trainer,
         .peer_up = on_peer_up,
+        .peer_drained = on_peer_drained,
+        .credit = trainer->job->global.credit,
         .fenced = on_fenced,
     };
     int err = rt_rpc_create(&conf, &trainer->rpc);
@@ -175,7 +192,7 @@ static int make_collective(struct tr_trainer *trainer)
     return tr_collective_ring(&conf, &trainer->collective);
 }
 
-#define REFUSED (RT_REFUSE_COMPRESSION | RT_REFUSE_CREDIT)
+#define REFUSED RT_REFUSE_COMPRESSION
 
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out)
 {

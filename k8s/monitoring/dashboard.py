@@ -181,6 +181,12 @@ ROWS = [
               "Written and not yet taken by the kernel. Normal: near 0, short peaks. Bad: stays high (SaffronSendQueueLong): the "
               "receiver or the network is slower than the sender.",
               ("sum by (role, instance) (%s)" % every("send_queue_bytes"), WHO)),
+        panel("Credit of links", "bytes",
+              "What waits to be sent, of the bytes that a process lends its links (4 x global.link.credit). Normal: near 0. Bad: stays high, or links "
+              "are paused: a peer does not read.",
+              ("sum by (role, instance) (%s)" % every("link_credit_bytes", 'kind="lent"'), WHO + " lent"),
+              ("max by (role) (%s)" % every("link_credit_bytes", 'kind="limit"'), "{{role}} limit"),
+              (rate(every("link_paused_total"), "role"), "{{role}} paused a second")),
         panel("Bytes reserved for batches", "bytes",
               "At middlewares, reserved at PutBatch for all that a batch will need, and at trainers, at TrainBatch. At its limit new batches wait (back-pressure).",
               ("sum by (instance) (%s)" % one("middleware_reserved_bytes"), "{{instance}}"),

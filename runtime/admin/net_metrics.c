@@ -8,6 +8,7 @@
 
 #define NAME_MAX_BYTES  96
 #define LABEL_MAX_BYTES 64
+#define CREDIT_HELP     "bytes that may wait to be sent, over all connections, and that do"
 
 struct place {
     struct rt_metrics *metrics;
@@ -74,6 +75,13 @@ void rt_metrics_rpc(struct rt_metrics *metrics, enum rt_role role, struct rt_rpc
     put(&at, RT_COUNTER, "reconnects_total", "connections to peers made anew", &stats->reconnects);
     put(&at, RT_COUNTER, "links_refused_total", "connections refused by us or by the other end",
         &stats->links_refused);
+    put(&at, RT_COUNTER, "link_paused_total",
+        "times that a connection was not read on, because its replies were not taken",
+        &stats->links_paused);
+    at.labels = "kind=\"limit\"";
+    put(&at, RT_GAUGE, "link_credit_bytes", CREDIT_HELP, &stats->credit_budget);
+    at.labels = "kind=\"lent\"";
+    put(&at, RT_GAUGE, "link_credit_bytes", CREDIT_HELP, &stats->credit_lent);
     at.labels = labels;
     for (size_t i = 0; i < wire_method_count; i++) {
         snprintf(labels, sizeof(labels), "method=\"%s\"", wire_methods[i].name);

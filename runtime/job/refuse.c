@@ -50,8 +50,6 @@ static int check_global(const struct rt_global_conf *global, uint32_t refused)
             return refuse(path[i].key, rt_dtype_name(path[i].dtype));
     if (refused & RT_REFUSE_COMPRESSION && global->wire.compression != RT_COMPRESS_NONE)
         return refuse("global.wire.compression", "lz4");
-    if (refused & RT_REFUSE_CREDIT && global->credit && global->credit != RT_LINK_CREDIT)
-        return refuse_number("global.link.credit", global->credit);
     return 0;
 }
 

@@ -70,6 +70,7 @@ static struct rt_link *link_new(struct rt_loop *loop, bool local, const char *na
 
 static void link_free(struct rt_link *link)
 {
+    rt_free(link->rest);
     *(link->prev ? &link->prev->next : &link->loop->links) = link->next;
     if (link->next)
         link->next->prev = link->prev;
@@ -98,6 +99,7 @@ void rt_conn_close(struct rt_link *link, int err, const char *why)
     snprintf(link->why, sizeof(link->why), "%s", why);
     rt_link_leave_round(link);
     rt_timer_stop(&link->loop->io, &link->connected);
+    rt_timer_stop(&link->loop->io, &link->resumed);
     if (was_open)
         rt_link_flush(link);
     uv_close(&link->uv.handle, on_closed);
@@ -133,7 +135,9 @@ bool rt_conn_checks(const struct rt_link *link)
 
 size_t rt_conn_queued(const struct rt_link *link)
 {
-    return link->queued;
+    if (!link->writing)
+        return link->queued;
+    return link->queued - (link->writing - uv_stream_get_write_queue_size(&link->uv.stream));
 }
 
 /* ---- in ---- */
@@ -261,20 +265,31 @@ static size_t feed_payload(struct rt_link *link, const uint8_t *data, size_t n)
     return take;
 }
 
-/* n bytes from the read buffer. Any callback in between may close the link. */
-static void feed(struct rt_link *link, const uint8_t *data, size_t n)
+/* n bytes from the read buffer. Any callback in between may close the link, or pause it. Returns what was used. */
+static size_t feed(struct rt_link *link, const uint8_t *data, size_t n)
 {
-    while (n > 0 && link->state == LINK_OPEN) {
-        size_t took;
+    size_t at = 0;
+    while (at < n && link->state == LINK_OPEN && !link->paused) {
         if (link->in == IN_HEADER)
-            took = feed_header(link, data, n);
+            at += feed_header(link, data + at, n - at);
         else if (link->in == IN_MESSAGE)
-            took = feed_message(link, data, n);
+            at += feed_message(link, data + at, n - at);
         else
-            took = feed_payload(link, data, n);
-        data += took;
-        n -= took;
+            at += feed_payload(link, data + at, n - at);
     }
+    return at;
+}
+
+/* Read with the frame that paused the link: at most one read buffer. */
+static void keep_rest(struct rt_link *link, const uint8_t *data, size_t n)
+{
+    if (n == 0 || link->state != LINK_OPEN)
+        return;
+    if (!link->rest)
+        link->rest = rt_xmalloc(RT_LOOP_READ_SIZE);
+    memcpy(link->rest, data, n);
+    link->rest_at = 0;
+    link->rest_size = n;
 }
 
 static bool reads_in_place(const struct rt_link *link)
@@ -311,8 +326,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         return;
     if (reads_in_place(link))
         took_payload(link, (const uint8_t *)buf->base, (size_t)n);
-    else
-        feed(link, (const uint8_t *)buf->base, (size_t)n);
+    else {
+        size_t used = feed(link, (const uint8_t *)buf->base, (size_t)n);
+        keep_rest(link, (const uint8_t *)buf->base + used, (size_t)n - used);
+    }
 }
 
 /* ---- connecting, accepting ---- */
@@ -329,6 +346,33 @@ static void start_reading(struct rt_link *link)
     int err = uv_read_start(&link->uv.stream, on_alloc, on_read);
     if (err)
         rt_link_fail(link, err, "read");
+}
+
+/* From the loop, as everything that is told: what was kept first, and then the socket. */
+static void on_resumed(void *arg)
+{
+    struct rt_link *link = arg;
+    rt_loop_woke(link->loop);
+    size_t used = feed(link, link->rest + link->rest_at, link->rest_size);
+    link->rest_at += used;
+    link->rest_size -= used;
+    if (link->state == LINK_OPEN && !link->paused)
+        start_reading(link);
+}
+
+void rt_conn_pause(struct rt_link *link, bool pause)
+{
+    if (link->state != LINK_OPEN || link->paused == pause)
+        return;
+    link->paused = pause;
+    if (pause) {
+        rt_timer_stop(&link->loop->io, &link->resumed);
+        uv_read_stop(&link->uv.stream);
+        return;
+    }
+    link->resumed.fire = on_resumed;
+    link->resumed.arg = link;
+    rt_timer_start(&link->loop->io, &link->resumed, 0);
 }
 
 static void on_connected(uv_connect_t *req, int err)

@@ -19,6 +19,8 @@ int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *mes
                  const struct rt_maker *maker);
 bool rt_conn_checks(const struct rt_link *link);
 size_t rt_conn_queued(const struct rt_link *link);
+void rt_conn_watch(struct rt_link *link, size_t low);
+void rt_conn_pause(struct rt_link *link, bool pause);
 void rt_conn_close(struct rt_link *link, int err, const char *why);
 const char *rt_conn_name(const struct rt_link *link);
 

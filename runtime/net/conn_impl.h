@@ -43,10 +43,17 @@ struct rt_link {
     const uint8_t *message_at; /* where the current message is */
     struct rt_buf *payload;
     uint32_t payload_crc;
+    bool paused;
+    struct rt_timer resumed;
+    uint8_t *
+        rest; /* [rest_size] from rest_at on: read when the link was paused, not yet looked at; NULL: never was */
+    size_t rest_at, rest_size;
 
     /* out */
     struct rt_out *first, **end;
     size_t queued, writing; /* bytes in all; bytes left with uv_write */
+    bool watched;
+    size_t low; /* drained() is due when at most so much is queued */
 };
 
 /* ---- conn.c ---- */

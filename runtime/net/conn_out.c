@@ -211,6 +211,24 @@ static unsigned gather(const struct rt_link *link, uv_buf_t *bufs, unsigned max,
     return n;
 }
 
+/* From the loop only: who sends does not hear of it before the call returns. */
+static void tell_drained(struct rt_link *link)
+{
+    if (!link->watched || link->queued > link->low || link->state != LINK_OPEN)
+        return;
+    link->watched = false;
+    link->events->drained(link->arg);
+}
+
+void rt_conn_watch(struct rt_link *link, size_t low)
+{
+    if (link->state != LINK_OPEN)
+        return;
+    link->watched = true;
+    link->low = low;
+    mark_dirty(link);
+}
+
 static void on_written(uv_write_t *req, int err)
 {
     struct rt_link *link = req->data;
@@ -225,6 +243,7 @@ static void on_written(uv_write_t *req, int err)
     link->writing = 0;
     advance(link, n);
     rt_link_flush(link);
+    tell_drained(link);
 }
 
 /* What the kernel takes now. */
@@ -267,6 +286,7 @@ void rt_conns_flush(struct rt_loop *loop)
         link->is_dirty = false;
         if (link->state == LINK_OPEN)
             rt_link_flush(link);
+        tell_drained(link);
     }
 }
 
@@ -359,7 +379,7 @@ int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *mes
         send_as_made(link, pieces, maker);
     else if (link->queued >= FLUSH_BYTES)
         push(link);
-    if (link->queued && link->state == LINK_OPEN)
+    if ((link->queued || link->watched) && link->state == LINK_OPEN)
         mark_dirty(link);
     return 0;
 }

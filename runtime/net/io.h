@@ -46,7 +46,8 @@ struct rt_link_events {
     int (*admit)(void *arg, const struct rt_header *header, struct rt_buf **out);
     void (*up)(void *arg); /* an outgoing connect succeeded */
     void (*frame)(void *arg, const struct rt_frame *frame);
-    void (*bytes)(void *arg);                          /* anything arrived: a sign of life */
+    void (*bytes)(void *arg);   /* anything arrived: a sign of life */
+    void (*drained)(void *arg); /* what link_watch asked for; NULL where nobody does */
     void (*down)(void *arg, int err, const char *why); /* last call; the link is gone after it */
 };
 
@@ -75,6 +76,12 @@ struct rt_io_ops {
                      const struct rt_maker *maker);
     bool (*link_checks)(const struct rt_link *link);   /* its payloads travel with a checksum */
     size_t (*link_queued)(const struct rt_link *link); /* bytes accepted, not yet with the kernel */
+    /* drained() is called once, later, when at most `low` bytes are queued. The latest call holds; a link that goes
+     * down does not tell. */
+    void (*link_watch)(struct rt_link *link, size_t low);
+    /* Stop reading after the frame that is being told of, or go on. Nothing is lost; what was sent here waits, with
+     * the end of the link if that comes. */
+    void (*link_pause)(struct rt_link *link, bool pause);
     /* down() follows, later. What fits into the kernel's buffer is still sent; nothing more is read. */
     void (*link_close)(struct rt_link *link, int err, const char *why);
     const char *(*link_name)(const struct rt_link *link); /* the other end, for messages */

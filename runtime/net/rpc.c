@@ -54,6 +54,8 @@ int rt_rpc_create(const struct rt_rpc_conf *conf, struct rt_rpc **out)
                          : conf->dead_ns ? conf->dead_ns
                                          : RT_GREET_NS;
     rpc->conf.backoff_ns = conf->backoff_ns ? conf->backoff_ns : RT_BACKOFF_NS;
+    rpc->conf.credit = conf->credit ? conf->credit : RT_CREDIT_BYTES;
+    rt_credit_join(rpc);
     rt_map_init(&rpc->held);
     index_methods(rpc);
     *out = rpc;
@@ -251,7 +253,9 @@ int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing 
     if (session->asks.count >= RT_CALLS_MAX)
         return RT_FAIL(RT_EFULL, "%s: %d requests wait for their replies", peer->name,
                        RT_CALLS_MAX);
-    int err = ask_add(session, &ask);
+    int err = rt_credit_check(session, out);
+    if (!err)
+        err = ask_add(session, &ask);
     if (err)
         return err;
     ask->method = method;

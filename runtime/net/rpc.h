@@ -12,12 +12,15 @@
  * of the new connection. A deadline missed closes the connection (and so fails its other calls too).
  * Fencing: a peer whose incarnation is lower than one seen before is refused; the refusal names
  * the number held. A frame with another incarnation than its link's handshake closes the link.
+ * Credit: what waits to be sent to one peer is bounded (credit.h). A call that would be over it is turned down with
+ * RT_EFULL, and peer_drained tells when to try again; of a peer that does not take its replies nothing more is read.
  * Everything runs on the io's thread. */
 #ifndef RT_RPC_H
 #define RT_RPC_H
 
 #include "runtime/base/histogram.h"
 #include "runtime/base/role.h"
+#include "runtime/net/credit.h"
 #include "runtime/net/io.h"
 
 #define RT_JOB_NAME_MAX 64
@@ -75,6 +78,11 @@ struct rt_rpc_conf {
     void (*peer_down)(void *ctx, struct rt_peer *peer, int err, const char *why); /* may be NULL */
     void (*fenced)(void *ctx,
                    uint64_t held); /* somebody holds a newer incarnation of us; may be NULL */
+    /* A call to this peer was turned down with RT_EFULL: there is room now, or the connection is gone. Comes once, by
+     * the time that a peer which takes nothing is dead at the latest. NULL: who calls tries again by a timer. */
+    void (*peer_drained)(void *ctx, struct rt_peer *peer);
+    size_t credit;            /* bytes that may wait on one connection; 0: RT_CREDIT_BYTES */
+    struct rt_credit *budget; /* of the process, shared by its rpcs; NULL: one of its own */
     uint64_t heartbeat_ns, dead_ns, greet_ns,
         backoff_ns; /* 0: the values above; greet_ns: dead_ns */
 };
@@ -121,7 +129,8 @@ struct rt_outgoing {
 typedef void (*rt_reply_fn)(void *arg, int err, const struct rt_frame *reply);
 
 /* Ask. deadline_ns counts from now; 0: as long as the connection lives. Returns 0 and calls `done` exactly once, later;
- * or an error (RT_EPEER when not up, RT_EFULL) and never calls it. */
+ * or an error (RT_EPEER when not up, RT_EFULL over the credit, or with RT_CALLS_MAX out) and never calls it. A call without
+ * payload is never over the credit, nor is any while less than half of it is used: so every size goes, one at a time. */
 int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing *out,
                 uint64_t deadline_ns, rt_reply_fn done, void *arg);
 
@@ -147,6 +156,10 @@ bool rt_call_checks(const struct rt_call *call);
 struct rt_rpc_stats {
     _Atomic uint64_t frames_in, frames_out, bytes_in, bytes_out, calls, calls_failed, reconnects,
         links_refused, frames_bad;
+    _Atomic uint64_t links_paused;      /* times that a connection was no longer read */
+    _Atomic uint64_t calls_over_credit; /* turned down */
+    _Atomic uint64_t credit_lent;       /* bytes */
+    _Atomic uint64_t credit_budget;     /* bytes; said by one rpc of those that share it */
 };
 const struct rt_rpc_stats *rt_rpc_stats(const struct rt_rpc *rpc);
 

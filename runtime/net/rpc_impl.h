@@ -58,7 +58,13 @@ struct rt_session {
     struct rt_ask *ask_first, *ask_last;
     uint64_t next_request_id;
     size_t refs, serving; /* refs: the link's and one per served call */
-    char name[64];        /* "middleware/0.1", or the address before the handshake */
+    uint64_t sent_bytes;  /* of all frames */
+    bool paused,
+        refused;   /* not read: its replies wait; a call was turned down: tell when there is room */
+    size_t low;    /* paused or refused: until at most so much waits */
+    uint64_t lent; /* bytes from the budget */
+    uint64_t written; /* paused: bytes that the kernel had taken when last looked */
+    char name[64];    /* "middleware/0.1", or the address before the handshake */
 };
 
 struct rt_peer {
@@ -107,6 +113,7 @@ struct rt_rpc {
     struct rt_call *free_calls;
     struct rt_rpc_stats stats;
     struct rt_said said;
+    struct rt_credit *budget, own_budget;
 };
 
 static inline void rt_rpc_count(_Atomic uint64_t *counter, uint64_t n)
@@ -127,6 +134,17 @@ void rt_session_close(struct rt_session *session, int err, const char *why); /* 
 void rt_session_unref(struct rt_session *session);
 /* Our calls on it fail with err, then it is gone; nothing is heard from its link any more. */
 void rt_session_abandon(struct rt_session *session, int err);
+
+/* ---- credit.c ---- */
+void rt_credit_join(struct rt_rpc *rpc);
+int rt_credit_check(struct rt_session *session,
+                    const struct rt_outgoing *out); /* may it be asked? */
+void rt_credit_sent(struct rt_session *session, uint64_t bytes);
+void rt_credit_drained(void *session);
+/* Of a session that is not read: did the other end take something since this was last asked? */
+bool rt_credit_progress(struct rt_session *session);
+/* The link is gone, and what was lent for it comes back. true: peer_drained is owed. */
+bool rt_credit_give_back(struct rt_session *session);
 
 /* ---- rpc.c ---- */
 const struct rt_method_def *rt_rpc_method(const struct rt_rpc *rpc, uint16_t method);

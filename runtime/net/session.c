@@ -88,6 +88,7 @@ int rt_session_send(struct rt_session *session, struct rt_header *header,
     uint64_t bytes = RT_FRAME_HEADER_SIZE + header->message_size + header->payload_size;
     rt_rpc_count(&rpc->stats.frames_out, 1);
     rt_rpc_count(&rpc->stats.bytes_out, bytes);
+    rt_credit_sent(session, bytes);
     if (session->state == RT_SESSION_UP) /* greetings go to a role that is not known yet */
         rt_purpose_sent(purpose_of(header), session->remote.role, bytes);
     return 0;
@@ -127,6 +128,8 @@ static void on_beat(void *arg)
     uint64_t now = rt_io_now(session->rpc->io);
     /* We were stopped ourselves: what they sent meanwhile is not read yet, so ask again later. */
     if (now - session->beat_due_ns > conf->heartbeat_ns)
+        session->heard_ns = now;
+    if (session->paused && rt_credit_progress(session))
         session->heard_ns = now;
     if (now - session->heard_ns >= conf->dead_ns) {
         char why[64];
@@ -459,9 +462,12 @@ static void on_down(void *arg, int err, const char *why)
         rt_log(RT_LOG_DEBUG, "link_down peer=%s reason=\"%s\"", session->name, why);
     }
     session_remove(session);
+    bool drained = rt_credit_give_back(session);
     rt_rpc_fail_asks(session, RT_EPEER, why);
     if (session->peer)
         rt_peer_session_down(session->peer, session->was_up, err, why);
+    if (drained && rpc->conf.peer_drained)
+        rpc->conf.peer_drained(rpc->conf.ctx, session->peer);
     rt_session_unref(session);
 }
 
@@ -470,6 +476,7 @@ static const struct rt_link_events session_events = {
     .up = on_up,
     .frame = on_frame,
     .bytes = on_bytes,
+    .drained = rt_credit_drained,
     .down = on_down,
 };
 
@@ -563,6 +570,7 @@ void rt_session_abandon(struct rt_session *session, int err)
     if (session->link)
         rpc->io->ops->link_set(session->link, NULL, NULL);
     session_remove(session);
+    rt_credit_give_back(session);
     rt_rpc_fail_asks(session, err, "given up by its owner");
     session->rpc = NULL;
     rt_session_unref(session);

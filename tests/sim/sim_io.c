@@ -27,9 +27,20 @@
 #define FIRST_PORT    1000
 #define DELAY_MAX_NS  200000000ull
 #define DROP_MAX_NS   50000000ull
+#define PAUSE_MAX_NS  3000000000ull
 #define RECORD        32 /* requests of a connection that may come again, besides the first */
 
-enum event_kind { EV_ASK_CONNECT, EV_UP, EV_DELIVER, EV_DOWN, EV_RESET, EV_WORK, EV_WORKED };
+enum event_kind {
+    EV_ASK_CONNECT,
+    EV_UP,
+    EV_DELIVER,
+    EV_DRAINED,
+    EV_WAKE,
+    EV_DOWN,
+    EV_RESET,
+    EV_WORK,
+    EV_WORKED
+};
 
 struct event {
     uint64_t at_ns, seq;
@@ -87,8 +98,12 @@ struct rt_link {
     uint64_t held_until_ns; /* SIM_DELAY: nothing arrives before */
     bool swallows;          /* SIM_DROP, SIM_HALF_OPEN: what comes here is gone, its end too */
     bool doubles, cuts;     /* SIM_DUPLICATE, SIM_TRUNCATE: the next frame that comes here */
-    struct record *record;  /* of an end that connected */
-    unsigned refs;          /* events that name it, and 1 until down() */
+    bool paused, asleep;    /* by its owner; SIM_PAUSE */
+    size_t unread;          /* deliveries that came meanwhile */
+    bool watched;
+    size_t low;
+    struct record *record; /* of an end that connected */
+    unsigned refs;         /* events that name it, and 1 until down() */
 };
 
 struct sim {
@@ -271,6 +286,38 @@ static size_t io_link_queued(const struct rt_link *link)
     return link->far ? link->far->inbox_bytes : 0;
 }
 
+/* Sending and reading call this; what is told comes as an event. */
+static void maybe_drained(struct rt_link *link)
+{
+    if (link && link->watched && link->state == END_OPEN && io_link_queued(link) <= link->low) {
+        link->watched = false;
+        push_event(
+            link->node->sim,
+            (struct event){.at_ns = link->node->sim->now_ns, .kind = EV_DRAINED, .link = link});
+    }
+}
+
+static void io_link_watch(struct rt_link *link, size_t low)
+{
+    link->watched = true;
+    link->low = low;
+    maybe_drained(link);
+}
+
+/* What came meanwhile is delivered now, in its order. */
+static void read_on(struct rt_link *link)
+{
+    struct sim *sim = link->node->sim;
+    for (; !link->paused && !link->asleep && link->unread > 0; link->unread--)
+        push_event(sim, (struct event){.at_ns = sim->now_ns, .kind = EV_DELIVER, .link = link});
+}
+
+static void io_link_pause(struct rt_link *link, bool pause)
+{
+    link->paused = pause;
+    read_on(link);
+}
+
 static void maybe_flip(const struct rt_link *link, uint8_t *bytes, size_t size)
 {
     struct sim *sim = link->node->sim;
@@ -408,10 +455,25 @@ static void receive_all(struct rt_link *link, const struct parcel *parcel)
         end_link(link, err, rt_err_text(), true);
 }
 
+/* Whoever writes to a connection that is gone hears of it, though he reads nothing. */
+static bool ends_here(const struct rt_link *link)
+{
+    const struct parcel *last = link->inbox;
+    while (last && last->next)
+        last = last->next;
+    return last && !last->bytes;
+}
+
 static void deliver(struct sim *sim, struct rt_link *link)
 {
     if (link->state >= END_CLOSING)
         return;
+    if (link->paused || link->asleep) {
+        link->unread++;
+        if (link->paused && ends_here(link))
+            end_link(link, RT_EPEER, "closed by the other end", false);
+        return;
+    }
     if (sim->cut[link->node->index][link->far_node->index]) {
         push_event(sim, (struct event){
                             .at_ns = sim->now_ns + CUT_POLL_NS, .kind = EV_DELIVER, .link = link});
@@ -419,6 +481,7 @@ static void deliver(struct sim *sim, struct rt_link *link)
     }
     struct parcel *parcel = take_parcel(link);
     rt_assert(parcel);
+    maybe_drained(link->far);
     if (link->swallows) {
         free_parcel(parcel);
         return;
@@ -617,6 +680,8 @@ static const struct rt_io_ops sim_ops = {
     .link_send = io_link_send,
     .link_checks = io_link_checks,
     .link_queued = io_link_queued,
+    .link_watch = io_link_watch,
+    .link_pause = io_link_pause,
     .link_close = io_link_close,
     .link_name = io_link_name,
     .work = io_work,
@@ -715,6 +780,14 @@ static void run_event(struct sim *sim, const struct event *ev)
     case EV_DOWN:
         go_down(ev->link);
         break;
+    case EV_DRAINED:
+        if (ev->link->state == END_OPEN)
+            ev->link->events->drained(ev->link->arg);
+        break;
+    case EV_WAKE:
+        ev->link->asleep = false;
+        read_on(ev->link);
+        break;
     case EV_RESET:
         reset(ev->link, "connection reset");
         break;
@@ -797,7 +870,7 @@ void sim_flip(struct sim *sim, unsigned a, unsigned b)
 const char *sim_fault_name(enum sim_fault kind)
 {
     static const char *const name[SIM_FAULTS] = {"delay",    "drop",  "duplicate", "replay",
-                                                 "truncate", "reset", "half_open"};
+                                                 "truncate", "reset", "half_open", "pause"};
     return name[kind];
 }
 
@@ -904,6 +977,12 @@ bool sim_fault(struct sim *sim, enum sim_fault kind)
         break;
     case SIM_RESET:
         reset(link, "connection reset");
+        break;
+    case SIM_PAUSE:
+        link->asleep = true;
+        push_event(sim, (struct event){.at_ns = sim->now_ns + draw_below(sim, PAUSE_MAX_NS),
+                                       .kind = EV_WAKE,
+                                       .link = link});
         break;
     default:
         half_open(sim, link);

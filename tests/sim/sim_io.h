@@ -49,6 +49,7 @@ enum sim_fault {
     SIM_TRUNCATE, /* the next frame ends in the middle, and the connection with it */
     SIM_RESET,    /* both ends hear down() */
     SIM_HALF_OPEN, /* one end hears down(), or none; the others hear nothing more, until they find out */
+    SIM_PAUSE, /* one end reads nothing for up to 3 s, and then all of it */
     SIM_FAULTS
 };
 const char *sim_fault_name(enum sim_fault kind);

@@ -15,6 +15,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
 
+#include "middleware/batch.h"
 #include "trainer/group.h"
 
 #include <setjmp.h>
@@ -32,7 +33,8 @@ enum {
     EPOCHS = 3,
     ROWS = 512,
     EXACT_RUNS = 30,
-    EXACT_KEPT = 1845
+    EXACT_KEPT = 1845,
+    CREDIT = 1500 /* bytes: one of the batches' messages, or two */
 };
 
 static const struct oracle_shape shape = {
@@ -55,7 +57,11 @@ static const struct {
      "(embedding_server/gather.c)",
      2477, true}};
 
+/* What happens beside the faults. */
+enum extra { NOTHING, RESTARTS, PAUSES };
+
 struct tally {
+    uint64_t paused, refused; /* links, and calls, for want of credit */
     uint64_t faults, by_kind[SIM_FAULTS], worlds;
     uint64_t longest_ns, longest_seed; /* from the last fault to the end */
 };
@@ -98,12 +104,15 @@ static void restart_one(struct job_world *w, uint64_t draw)
 }
 
 /* Faults follow one another within milliseconds; what is half open takes longer to be noticed than anything else. */
-static void make_faults(struct job_world *w, bool restarts, struct tally *tally)
+static void make_faults(struct job_world *w, enum extra extra, struct tally *tally)
 {
+    bool restarts = extra == RESTARTS;
     uint64_t key = rt_draw_key(w->conf.seed, "faults", NULL);
     uint64_t who = rt_draw_key(w->conf.seed, "restarts", NULL);
     for (unsigned i = 0; i < FAULTS_OF_ONE && !jw_is_over(w); i++) {
-        enum sim_fault kind = (enum sim_fault)rt_below(rt_draw(key, 3 * i), SIM_FAULTS);
+        enum sim_fault kind = (enum sim_fault)rt_below(rt_draw(key, 3 * i), SIM_PAUSE);
+        if (extra == PAUSES && i % 2)
+            kind = SIM_PAUSE;
         bool slow = kind == SIM_HALF_OPEN && rt_below(rt_draw(key, 3 * i + 1), 2);
         uint64_t pause = slow ? 6 * RT_S : 20 * RT_MS;
         bool done = sim_fault(w->sim, kind);
@@ -173,20 +182,35 @@ static void check_time(const struct job_world *w, uint64_t spent_ns, struct tall
     tally->longest_seed = w->conf.seed;
 }
 
-static void run_world(struct rt_job *const job[MODES], uint64_t seed, bool restarts,
+static void count_credit(const struct job_world *w, struct tally *tally)
+{
+    for (unsigned k = 0; k < w->conf.owners; k++)
+        tally->paused += ebs_owner_rpc_stats(w->owner[k])->links_paused;
+    for (unsigned m = 0; m < w->conf.middlewares; m++) {
+        const struct rt_rpc_stats *stats = rt_rpc_stats(w->middleware[m]->rpc);
+        tally->paused += stats->links_paused;
+        tally->refused += stats->calls_over_credit;
+    }
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        tally->refused += rt_rpc_stats(w->rank[r].trainer->rpc)->calls_over_credit;
+}
+
+static void run_world(struct rt_job *const job[MODES], uint64_t seed, enum extra extra,
                       struct tally *tally)
 {
     struct job_world w;
+    bool restarts = extra == RESTARTS;
     struct jw_conf conf = {.seed = seed,
                            .ranks = 1 + restarts + (unsigned)(seed / 3) % 3,
                            .composers = 1 + (unsigned)(seed / 9) % 2,
                            .middlewares = 1 + (unsigned)(seed / 2) % 2,
                            .job = job[seed % MODES]};
     jw_start(&w, &conf);
-    make_faults(&w, restarts, tally);
+    make_faults(&w, extra, tally);
     uint64_t well_ns = sim_now(w.sim);
     jw_run(&w);
     check_time(&w, sim_now(w.sim) - well_ns, tally);
+    count_credit(&w, tally);
     if (!restarts)
         check_accounts(&w);
     check_rows(&w, w.conf.ranks == 1 || w.job->global.mode == RT_MODE_ASYNC);
@@ -200,7 +224,7 @@ static uint64_t number(const char *name, uint64_t usual)
     return text ? strtoull(text, NULL, 10) : usual;
 }
 
-static void run_worlds(bool restarts, uint64_t usual)
+static void run_worlds(enum extra extra, uint64_t usual)
 {
     char dir[TEMP_PATH_MAX];
     struct rt_job *job[MODES];
@@ -210,12 +234,14 @@ static void run_worlds(bool restarts, uint64_t usual)
     oracle_write(dir, &shape);
     for (int m = 0; m < MODES; m++)
         job[m] = make_job(dir, mode[m]);
-    for (size_t i = 0; i < ARRAY_LEN(kept) && !one; i++)
-        if (kept[i].restarts == restarts)
-            run_world(job, kept[i].seed, restarts, &tally);
+    for (int m = 0; m < MODES && extra == PAUSES; m++)
+        job[m]->global.credit = CREDIT;
+    for (size_t i = 0; i < ARRAY_LEN(kept) && !one && extra != PAUSES; i++)
+        if (kept[i].restarts == (extra == RESTARTS))
+            run_world(job, kept[i].seed, extra, &tally);
     uint64_t seeds = number("TEST_FAULTS_SEEDS", 1);
     for (uint64_t seed = one ? one : 1; one ? seed < one + seeds : tally.faults < wanted; seed++)
-        run_world(job, seed, restarts, &tally);
+        run_world(job, seed, extra, &tally);
     print_message("%llu faults in %llu jobs:", (unsigned long long)tally.faults,
                   (unsigned long long)tally.worlds);
     for (int k = 0; k < SIM_FAULTS; k++)
@@ -223,6 +249,11 @@ static void run_worlds(bool restarts, uint64_t usual)
                       (unsigned long long)tally.by_kind[k]);
     print_message("; at most %.1f s from the last to the end (seed %llu)\n",
                   (double)tally.longest_ns * 1e-9, (unsigned long long)tally.longest_seed);
+    if (extra == PAUSES) {
+        print_message("%llu links paused, %llu calls turned down\n",
+                      (unsigned long long)tally.paused, (unsigned long long)tally.refused);
+        assert_true(one || (tally.paused > 0 && tally.refused > 0));
+    }
     for (int m = 0; m < MODES; m++)
         rt_job_destroy(job[m]);
 }
@@ -230,14 +261,21 @@ static void run_worlds(bool restarts, uint64_t usual)
 static void test_faults(void **state)
 {
     (void)state;
-    run_worlds(false, FAULTS_USUAL);
+    run_worlds(NOTHING, FAULTS_USUAL);
+}
+
+/* ... while a connection may have about one message waiting, and ends of them sleep for up to 3 s. */
+static void test_faults_and_pauses(void **state)
+{
+    (void)state;
+    run_worlds(PAUSES, FAULTS_USUAL / 4);
 }
 
 /* ... while ranks, composers and middlewares die, and come back with nothing. */
 static void test_faults_and_restarts(void **state)
 {
     (void)state;
-    run_worlds(true, FAULTS_USUAL / 4);
+    run_worlds(RESTARTS, FAULTS_USUAL / 4);
 }
 
 /* `exact`: whatever happens to connections, the same bits as in a run to which nothing does. EXACT_KEPT: an answer to
@@ -259,7 +297,7 @@ static void test_exact(void **state)
                 continue;
             jw_start(&w, &conf);
             if (seed > 0)
-                make_faults(&w, false, &tally);
+                make_faults(&w, NOTHING, &tally);
             jw_run(&w);
             struct tr_report r = jw_report(&w);
             assert_int_equal(r.samples_trained, JW_TRAIN_ROWS * 2);
@@ -278,8 +316,8 @@ static void test_exact(void **state)
 int main(void)
 {
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_INFO : RT_LOG_ERROR);
-    const struct CMUnitTest test[] = {cmocka_unit_test(test_faults),
-                                      cmocka_unit_test(test_faults_and_restarts),
-                                      cmocka_unit_test(test_exact)};
+    const struct CMUnitTest test[] = {
+        cmocka_unit_test(test_faults), cmocka_unit_test(test_faults_and_pauses),
+        cmocka_unit_test(test_faults_and_restarts), cmocka_unit_test(test_exact)};
     return cmocka_run_group_tests(test, NULL, NULL);
 }

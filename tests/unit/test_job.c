@@ -294,7 +294,6 @@ static void test_refused(void **state)
         {"global.wire.embeddings=float16", RT_REFUSE_EMBEDDINGS, "global.wire.embeddings: float16"},
         {"global.wire.gradients=float16", RT_REFUSE_GRADIENTS, "global.wire.gradients: float16"},
         {"global.wire.compression=lz4", RT_REFUSE_COMPRESSION, "global.wire.compression: lz4"},
-        {"global.link.credit=1048576", RT_REFUSE_CREDIT, "global.link.credit: 1048576 is not in"},
         {"embedding.features.user.pooling=none", RT_REFUSE_SEQUENCES,
          "embedding.features.user.pooling: none is not in this version"},
         {"embedding.tables.item.hash={functions: 2, rows: 9}", RT_REFUSE_HASHING,
