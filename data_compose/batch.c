@@ -8,6 +8,9 @@
  * comes before the next chunk. At the end of the pass the rest of every split goes out, the last batch
  * shorter. Hence the sequence of a split's batches has no other input than its rows and the plan.
  *
+ * A block of the binary form that is a chunk is not read row by row: batches are gathered from its columns (columns.h),
+ * behind the records that its split has kept, and what it leaves becomes records.
+ *
  * MEMORY. Rows wait as compact records (rows.h): at most one chunk (shuffle_rows; without shuffling
  * batch_size) and batch_size - 1 kept rows per own split. Where block_rows is a multiple of
  * shuffle_rows (the default) chunks fill one after another: then it is one chunk in all, and the kept
@@ -16,6 +19,7 @@
  *
  * TIME. One turn takes at most TURN_ROWS rows or TURN_BYTES of text from the feed, or builds one batch. */
 #include "data_compose/batch.h"
+#include "data_compose/columns.h"
 #include "data_compose/quarantine.h"
 #include "data_compose/rows.h"
 #include "data_compose/turn.h"
@@ -59,6 +63,9 @@ struct dc_batcher {
     struct split *draining; /* NULL: none */
     uint32_t *order;        /* rows of `draining`, as they go out */
     uint32_t order_capacity, n_order, at_order;
+    struct dc_columns *columns; /* NULL: all rows go through split.rows */
+    uint32_t
+        n_records; /* while draining: rows of split.rows; those of the feed's open block are counted on from them */
     uint32_t ending; /* own splits whose end was made, once the feed has ended */
     bool feed_ended;
     uint64_t rows_read, rows_quarantined;
@@ -99,6 +106,8 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
     b->conf = *conf;
     b->data = data;
     b->feed = dc_feed_create(&conf->feed);
+    if (dc_feed_binary(b->feed))
+        b->columns = dc_columns_create(job, dc_feed_binary(b->feed));
     b->shape = (struct dc_rows_shape){.n_features = job->n_features,
                                       .n_dense = data->n_dense,
                                       .n_labels = data->n_labels,
@@ -132,6 +141,7 @@ void dc_batcher_destroy(struct dc_batcher *batcher)
         dc_rows_release(&batcher->split[i].rows);
     dc_rows_release(&batcher->spare.large);
     dc_rows_release(&batcher->spare.small);
+    dc_columns_destroy(batcher->columns);
     dc_feed_destroy(batcher->feed);
     rt_free(batcher->split);
     rt_free(batcher->order);
@@ -193,10 +203,10 @@ static void permute(const struct dc_batcher *b, const struct split *split, uint3
     }
 }
 
-/* Close the split's chunk and begin to cut batches from its rows. */
-static int start_drain(struct dc_batcher *b, struct split *split)
+/* Close the split's chunk and begin to cut batches from its rows, and from `more` that lie in the feed's open block. */
+static int start_drain(struct dc_batcher *b, struct split *split, uint32_t more)
 {
-    uint32_t n = split->rows.n;
+    uint32_t n = split->rows.n + more;
 
     rt_assert(!b->draining);
     if (n > b->order_capacity) {
@@ -212,16 +222,38 @@ static int start_drain(struct dc_batcher *b, struct split *split)
         permute(b, split, b->order + split->n_queued, n - split->n_queued);
     split->chunk++;
     b->draining = split;
+    b->n_records = split->rows.n;
     b->n_order = n;
     b->at_order = 0;
     return 0;
 }
 
+/* What is left of a block is too little for a batch: it waits as records, for the next block takes its place. */
+static int keep_block_rows(struct dc_batcher *b)
+{
+    struct split *split = b->draining;
+    int err = 0;
+
+    for (uint32_t i = b->at_order; !err && i < b->n_order; i++) {
+        if (b->order[i] < b->n_records)
+            continue;
+        err = dc_feed_block_row(b->feed, b->order[i] - b->n_records);
+        if (!err)
+            err = dc_rows_add(&split->rows, &b->spare, &b->shape,
+                              dc_parser_view(b->conf.feed.parser));
+        b->order[i] = split->rows.n - 1;
+    }
+    return err;
+}
+
 static int stop_drain(struct dc_batcher *b)
 {
     struct split *split = b->draining;
-    int err =
-        dc_rows_keep(&split->rows, &b->spare, b->order + b->at_order, b->n_order - b->at_order);
+    int err = keep_block_rows(b);
+
+    if (!err)
+        err =
+            dc_rows_keep(&split->rows, &b->spare, b->order + b->at_order, b->n_order - b->at_order);
 
     split->n_queued = split->rows.n;
     b->draining = NULL;
@@ -275,14 +307,6 @@ static void *segment(struct rt_buf *buf, size_t *end, size_t bytes)
     return buf->data + at;
 }
 
-/* Where the next sample's parts go. */
-struct filling {
-    float *dense, *label, *weight; /* NULL: there is no such column */
-    uint64_t *group;
-    uint32_t *key_length;
-    char *key;
-};
-
 /* The ids of up to TILE samples, feature by feature. Sample by sample would write to all features' columns in
  * turn, which lie a power of two apart and so fight for the same few cache lines. */
 static void fill_ids(struct dc_batcher *b, const struct dc_record *r, uint32_t n)
@@ -317,7 +341,7 @@ static void fill_even_ids(struct dc_batcher *b, const struct dc_record *r, uint3
 }
 
 static void fill_samples(const struct dc_rows_shape *shape, const struct dc_record *r, uint32_t n,
-                         struct filling *at)
+                         struct dc_filling *at)
 {
     for (uint32_t s = 0; s < n; s++) {
         memcpy(at->dense, r[s].dense, shape->n_dense * sizeof(float));
@@ -346,8 +370,9 @@ static void lay_out_ids(struct dc_batcher *b, const uint32_t *order, struct dc_b
         if (batch->layout[f] == WIRE_LAYOUT_LENGTHS) {
             uint32_t *length = segment(batch->ids, &end, batch->samples * sizeof(*length));
             for (uint32_t s = 0; s < batch->samples; s++) {
-                dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
-                length[s] = r.count[f];
+                if (b->shape.varying)
+                    dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
+                length[s] = b->shape.varying ? r.count[f] : b->shape.count[f];
             }
         }
         b->cursor[f] = segment(batch->ids, &end, batch->n_ids[f] * sizeof(uint64_t));
@@ -355,11 +380,11 @@ static void lay_out_ids(struct dc_batcher *b, const uint32_t *order, struct dc_b
     rt_assert(end == batch->ids->size);
 }
 
-static struct filling lay_out_samples(const struct dc_rows_shape *shape, struct dc_batch *batch)
+static struct dc_filling lay_out_samples(const struct dc_rows_shape *shape, struct dc_batch *batch)
 {
     struct rt_buf *buf = batch->samples_payload;
     size_t n = batch->samples, end = 0;
-    struct filling at = {0};
+    struct dc_filling at = {0};
 
     at.dense = segment(buf, &end, n * sizeof(float) * shape->n_dense);
     at.label = segment(buf, &end, n * sizeof(float) * shape->n_labels);
@@ -375,25 +400,40 @@ static struct filling lay_out_samples(const struct dc_rows_shape *shape, struct 
     return at;
 }
 
-static void fill(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+/* The first n samples, which are records. */
+static void fill_records(struct dc_batcher *b, const uint32_t *order, uint32_t n,
+                         struct dc_filling *at)
 {
-    struct filling at = lay_out_samples(&b->shape, batch);
     struct dc_record r[TILE];
 
-    lay_out_ids(b, order, batch);
-    for (uint32_t from = 0; from < batch->samples; from += TILE) {
-        uint32_t n = batch->samples - from < TILE ? batch->samples - from : TILE;
+    for (uint32_t from = 0; from < n; from += TILE) {
+        uint32_t here = n - from < TILE ? n - from : TILE;
 
-        for (uint32_t s = 0; s < n; s++)
+        for (uint32_t s = 0; s < here; s++)
             dc_rows_at(&b->draining->rows, &b->shape, order[from + s], &r[s]);
-        for (uint32_t s = n; s < 2 * TILE && from + s < batch->samples; s++)
+        for (uint32_t s = here; s < 2 * TILE && from + s < n; s++)
             dc_rows_prefetch(&b->draining->rows, order[from + s]); /* of the next tile */
-        fill_samples(&b->shape, r, n, &at);
+        fill_samples(&b->shape, r, here, at);
         if (b->shape.varying)
-            fill_ids(b, r, n);
+            fill_ids(b, r, here);
         else
-            fill_even_ids(b, r, n);
+            fill_even_ids(b, r, here);
     }
+}
+
+/* Records are queued, so they come first; the others are gathered from the block. */
+static void fill(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
+{
+    struct dc_filling at = lay_out_samples(&b->shape, batch);
+    uint32_t n = batch->samples, records = 0;
+
+    lay_out_ids(b, order, batch);
+    while (records < n && order[records] < b->n_records)
+        records++;
+    fill_records(b, order, records, &at);
+    at.id = b->cursor;
+    if (records < n)
+        dc_columns_fill(b->columns, order + records, b->n_records, n - records, &at);
     batch->digest = rt_hash_bytes(batch->ids->data, batch->ids->size);
 }
 
@@ -527,8 +567,33 @@ static int take_row(struct dc_batcher *b, struct split *split)
     if (!err)
         err = dc_rows_add(&split->rows, &b->spare, &b->shape, dc_parser_view(b->conf.feed.parser));
     if (!err && split->rows.n - split->n_queued == b->chunk_rows)
-        err = start_drain(b, split);
+        err = start_drain(b, split, 0);
     return err;
+}
+
+/* Does a block begin at the row that is a whole chunk? Without shuffling any block does as well. */
+static bool block_is_chunk(const struct dc_batcher *b, const struct split *split)
+{
+    uint32_t rows = b->columns ? dc_feed_block_rows(b->feed) : 0;
+
+    return rows > 0 && split->rows.n == split->n_queued &&
+           dc_feed_number(b->feed) % b->data->block_rows + rows <= b->data->block_rows &&
+           (rows == b->chunk_rows || !b->data->shuffle || b->conf.feed.evaluate);
+}
+
+/* Its rows become batches from where they lie; all of them are good, or they are taken one by one. */
+static int take_block(struct dc_batcher *b, struct split *split)
+{
+    uint32_t rows = dc_feed_block_rows(b->feed);
+    const struct dc_block_view *view;
+    int err = dc_feed_open_block(b->feed, &view);
+
+    if (err || !dc_columns_bind(b->columns, view))
+        return err ? err : take_row(b, split);
+    dc_feed_skip_block(b->feed);
+    split->rows_read += rows;
+    b->rows_read += rows;
+    return start_drain(b, split, rows);
 }
 
 /* Read until a chunk is full or the slice is used up. */
@@ -549,7 +614,8 @@ static int read_rows(struct dc_batcher *b)
         uint32_t split = (uint32_t)(block % b->data->splits);
         if (split % b->conf.size != b->conf.index)
             continue;
-        rc = take_row(b, &b->split[split / b->conf.size]);
+        struct split *own = &b->split[split / b->conf.size];
+        rc = block_is_chunk(b, own) ? take_block(b, own) : take_row(b, own);
         if (rc)
             return rc;
     }
@@ -572,6 +638,6 @@ int dc_batcher_turn(struct dc_batcher *batcher, struct dc_batch **out)
     }
     if (b->ending == b->n_own)
         return DC_TURN_END;
-    err = start_drain(b, &b->split[b->ending++]);
+    err = start_drain(b, &b->split[b->ending++], 0);
     return err ? err : DC_TURN_AGAIN;
 }

@@ -121,22 +121,56 @@ static int next_binary(struct dc_feed *f)
     return 1;
 }
 
+const struct dc_binary *dc_feed_binary(const struct dc_feed *feed)
+{
+    return feed->blocks.binary;
+}
+
+uint32_t dc_feed_block_rows(const struct dc_feed *feed)
+{
+    const struct blocks *b = &feed->blocks;
+
+    return b->file && b->row == b->place.first + 1 ? b->place.rows : 0;
+}
+
+int dc_feed_open_block(struct dc_feed *feed, const struct dc_block_view **view)
+{
+    struct blocks *b = &feed->blocks;
+
+    *view = &b->view;
+    if (b->unpacked)
+        return 0;
+    int err = dc_block_read(b->file, b->block, &b->view);
+    b->broken = err != 0;
+    if (err)
+        return err;
+    b->unpacked = true;
+    dc_binary_begin(b->binary, &b->view);
+    if (feed->conf.bytes)
+        atomic_fetch_add_explicit(feed->conf.bytes, b->place.bytes, memory_order_relaxed);
+    return 0;
+}
+
+void dc_feed_skip_block(struct dc_feed *feed)
+{
+    struct blocks *b = &feed->blocks;
+    uint64_t left = b->place.first + b->place.rows - b->row;
+
+    b->row += left;
+    feed->next += left;
+}
+
+int dc_feed_block_row(struct dc_feed *feed, uint32_t i)
+{
+    return dc_binary_row(feed->blocks.binary, i);
+}
+
 static int parse_binary(struct dc_feed *f)
 {
-    struct blocks *b = &f->blocks;
+    const struct dc_block_view *view;
+    int err = dc_feed_open_block(f, &view);
 
-    if (!b->unpacked) {
-        int err = dc_block_read(b->file, b->block, &b->view);
-
-        b->broken = err != 0;
-        if (err)
-            return err;
-        b->unpacked = true;
-        dc_binary_begin(b->binary, &b->view);
-        if (f->conf.bytes)
-            atomic_fetch_add_explicit(f->conf.bytes, b->place.bytes, memory_order_relaxed);
-    }
-    return dc_binary_row(b->binary, (uint32_t)(b->row - 1 - b->place.first));
+    return err ? err : dc_feed_block_row(f, (uint32_t)(f->blocks.row - 1 - f->blocks.place.first));
 }
 
 /* ---- rows ---- */

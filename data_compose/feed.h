@@ -35,6 +35,23 @@ int dc_feed_next(struct dc_feed *feed);
 int dc_feed_parse(struct dc_feed *feed);
 /* dc_feed_parse() failed for what holds more than its row, as a block that is broken: nothing can be left out for it. */
 bool dc_feed_broken(const struct dc_feed *feed);
+
+/* ---- blocks of binary files, for who takes their rows together ---- */
+
+struct dc_binary;
+struct dc_block_view;
+const struct dc_binary *dc_feed_binary(const struct dc_feed *feed); /* NULL: rows come one by one */
+/* Rows of the block that begins at the row just told; 0: none begins there. */
+uint32_t dc_feed_block_rows(const struct dc_feed *feed);
+/* Verify and unpack the block of the row; *view is valid until the next dc_feed_next(). Errors as dc_feed_parse(). */
+int dc_feed_open_block(struct dc_feed *feed, const struct dc_block_view **view);
+/* Stand at the block's last row. */
+void dc_feed_skip_block(struct dc_feed *feed);
+/* Row i of the open block becomes the parser's. */
+int dc_feed_block_row(struct dc_feed *feed, uint32_t i);
+
+/* ---- where it stands ---- */
+
 uint64_t dc_feed_number(const struct dc_feed *feed);
 /* Of the row just read; NULL and 0 where rows are no text: generated, or binary. */
 const char *dc_feed_row_text(const struct dc_feed *feed);

@@ -188,6 +188,29 @@ const struct dc_block_shape *dc_binary_shape(const struct dc_binary *binary)
     return &binary->shape;
 }
 
+uint32_t dc_binary_n_fields(const struct dc_binary *binary)
+{
+    return binary->n_fields;
+}
+
+struct dc_binary_field dc_binary_field(const struct dc_binary *binary, uint32_t i)
+{
+    const struct field *f = &binary->field[i];
+    struct dc_binary_field out = {
+        .kind = RT_COLUMN_LABEL,
+        .at = f->at,
+        .counted = f->counted,
+        .standardized = f->standardized,
+    };
+
+    if (f->column) {
+        out.kind = f->column->conf->kind;
+        out.target = f->column->conf->target;
+        out.slot = f->column->slot;
+    }
+    return out;
+}
+
 /* ---- a row into a file ---- */
 
 static void put_counted(struct dc_block_writer *writer, const struct field *f, const void *value,

@@ -11,12 +11,25 @@
 #include "data_compose/block.h"
 #include "data_compose/parse.h"
 
+#include <stdbool.h>
+
 struct dc_binary;
 
 /* The parser outlives it. Of a job with `format: binary` it takes dense values as the file has them from now on. */
 struct dc_binary *dc_binary_create(struct dc_parser *parser);
 void dc_binary_destroy(struct dc_binary *binary); /* NULL is legal */
 const struct dc_block_shape *dc_binary_shape(const struct dc_binary *binary);
+
+/* What a stored column is, for who reads views without rows. */
+struct dc_binary_field {
+    uint32_t kind, target; /* enum rt_column_kind; rt_column_conf.target */
+    uint32_t slot;         /* feature: orders the columns of one */
+    uint32_t at;           /* column of its values in the file */
+    bool counted;          /* lengths are in the column before */
+    bool standardized;     /* float64, as it was read */
+};
+uint32_t dc_binary_n_fields(const struct dc_binary *binary);
+struct dc_binary_field dc_binary_field(const struct dc_binary *binary, uint32_t i);
 
 /* The parser's row; it replaces no rare ids (dc_parser_frequent) then. */
 void dc_binary_put(const struct dc_binary *binary, struct dc_block_writer *writer);
