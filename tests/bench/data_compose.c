@@ -5,9 +5,13 @@
  * is what data-compose does in an epoch: lines, fields, log1p, XXH3-64 of each category, chunks permuted, batches of 4,096
  * laid out in columns with their digests. Rates are of the text's bytes, in MB (10^6) a second of one thread's CPU time.
  *
- * The limit is a loop that reads the same file by pieces of 1 MiB and finds the ends of its lines: what any reader must
+ * Then the same of the binary form (block.h, LZ4), of the log that configs/bench trains on; rates are of samples.
+ *
+ * The limit of text is a loop that reads the same file by pieces of 1 MiB and finds the ends of its lines: what any reader must
  * do. Rounds of both are made in turns, the best of each counts. */
 #include "data_compose/batch.h"
+#include "data_compose/click_log.h"
+#include "data_compose/parse_binary.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -32,10 +36,12 @@ enum { ROWS = 400000, DENSE = 13, FEATURES = 26, BATCH = 4096, HELD = 4, ROUNDS 
 #define READ_BYTES (1u << 20)
 #define DEMANDED   600.0 /* MB/s */
 
+#define DEMANDED_BINARY 4e6 /* samples/s */
+
 struct world {
     char dir[TEMP_PATH_MAX];
     char *path;
-    size_t bytes; /* of the file */
+    uint64_t bytes; /* of the file */
     struct data_job dj;
     struct rt_io *io;
     struct dc_batch_pool pool;
@@ -247,10 +253,100 @@ static void text(struct bench *bench)
     stop(&w);
 }
 
+/* ---- the binary form ---- */
+
+static void write_click_log(struct world *w)
+{
+    const struct dc_click_log_conf conf = {
+        .features = FEATURES, .dense = DENSE, .ids = 100000, .seed = 1};
+    struct dc_click_log *log = dc_click_log_create(&conf);
+    char *line = rt_xmalloc(DC_CLICK_ROW_BYTES(FEATURES, DENSE));
+    FILE *file = fopen(w->path, "wb");
+    double probability;
+    float label;
+
+    rt_assert(file);
+    for (uint64_t row = 0; row < ROWS; row++)
+        fwrite(line, 1, dc_click_log_row(log, DC_SYNTHETIC_TRAIN, row, line, &probability, &label),
+               file);
+    fclose(file);
+    rt_free(line);
+    dc_click_log_destroy(log);
+}
+
+/* As `saffron-data-compose convert` does; the job's rows then come from the file made. */
+static void convert(struct world *w, char *path)
+{
+    static const char *paths[1];
+    struct dc_feed_conf conf = {.io = w->io, .job = &w->dj.job};
+    struct dc_block_writer *writer;
+    int rc;
+
+    must(dc_parser_create(&w->dj.job, &conf.parser));
+    struct dc_binary *binary = dc_binary_create(conf.parser);
+    struct dc_feed *feed = dc_feed_create(&conf);
+    must(dc_block_writer_create(path, dc_binary_shape(binary), DC_BLOCK_LZ4, &writer));
+    while ((rc = dc_feed_next(feed)) > 0) {
+        must(dc_feed_parse(feed));
+        dc_binary_put(binary, writer);
+        must(dc_block_end_row(writer));
+    }
+    must(rc);
+    must(dc_block_writer_finish(writer, &w->bytes));
+    dc_block_writer_destroy(writer);
+    dc_feed_destroy(feed);
+    dc_binary_destroy(binary);
+    dc_parser_destroy(conf.parser);
+    paths[0] = path;
+    w->dj.job.data.train = paths;
+    w->dj.job.data.format = RT_FORMAT_BINARY;
+}
+
+/* Samples a second of `mbs`, which are of the file's bytes. */
+static double samples(const struct world *w, double mbs)
+{
+    return mbs * 1e6 * ROWS / (double)w->bytes;
+}
+
+static void binary(struct bench *bench)
+{
+    static struct world w;
+    double made = 0, by_rows = 0, parsed = 0;
+
+    temp_folder(w.dir);
+    w.path = rt_path_join(w.dir, "log.tsv");
+    char *path = rt_path_join(w.dir, "log.sfb");
+    w.io = plain_io_create(64u << 20);
+    write_click_log(&w);
+    describe(&w);
+    convert(&w, path);
+    for (int round = 0; round <= ROUNDS; round++) {
+        w.dj.job.data.block_rows = 8192;
+        double m = batches(&w), p = rows(&w);
+        w.dj.job.data.block_rows =
+            4096; /* a block of the file is of two splits: taken row by row */
+        double r = batches(&w);
+
+        made = round ? fmax(made, m) : 0;
+        by_rows = round ? fmax(by_rows, r) : 0;
+        parsed = round ? fmax(parsed, p) : 0;
+    }
+    bench_more(bench, "binary to batches", samples(&w, made), "1/s", DEMANDED_BINARY,
+               "the rate that is demanded");
+    bench_demand(bench, 1);
+    bench_more(bench, "binary to batches, row by row", samples(&w, by_rows), "1/s", NAN, NULL);
+    bench_more(bench, "binary to rows", samples(&w, parsed), "1/s", NAN, NULL);
+    bench_more(bench, "binary, bytes of a sample", (double)w.bytes / ROWS, "B", NAN, NULL);
+    unlink(path);
+    rt_free(path);
+    stop(&w);
+}
+
 int main(void)
 {
     struct bench *bench = bench_create("data_compose");
 
     text(bench);
+    binary(bench);
     return bench_finish(bench);
 }
