@@ -336,17 +336,45 @@ static int unpack(const struct block *b, uint32_t column, uint8_t **to, const ui
     return good ? 0 : broken_column(b, column, "it cannot be unpacked");
 }
 
+typedef uint8_t codes8 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef uint16_t codes16 __attribute__((vector_size(16), aligned(2), may_alias));
+
+static uint32_t largest8(const uint8_t *code, uint32_t n)
+{
+    codes8 most = {0};
+    uint32_t i = 0, out = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        codes8 c = *(const codes8 *)(code + i), over = (codes8)(c > most);
+        most = (c & over) | (most & ~over);
+    }
+    for (uint32_t k = 0; k < 16; k++)
+        out = most[k] > out ? most[k] : out;
+    for (; i < n; i++)
+        out = code[i] > out ? code[i] : out;
+    return out;
+}
+
+static uint32_t largest16(const uint16_t *code, uint32_t n)
+{
+    codes16 most = {0};
+    uint32_t i = 0, out = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        codes16 c = *(const codes16 *)(code + i), over = (codes16)(c > most);
+        most = (c & over) | (most & ~over);
+    }
+    for (uint32_t k = 0; k < 8; k++)
+        out = most[k] > out ? most[k] : out;
+    for (; i < n; i++)
+        out = code[i] > out ? code[i] : out;
+    return out;
+}
+
 static bool codes_below(const struct dc_vector *v)
 {
-    uint32_t most = 0;
-
-    if (v->encoding == DC_DICT8)
-        for (uint32_t i = 0; i < v->n; i++)
-            most = ((const uint8_t *)v->code)[i] > most ? ((const uint8_t *)v->code)[i] : most;
-    else
-        for (uint32_t i = 0; i < v->n; i++)
-            most = ((const uint16_t *)v->code)[i] > most ? ((const uint16_t *)v->code)[i] : most;
-    return v->n == 0 || most < v->n_dict;
+    return v->n == 0 || (v->encoding == DC_DICT8 ? largest8(v->code, v->n)
+                                                 : largest16(v->code, v->n)) < v->n_dict;
 }
 
 static int set_vector(const struct block *b, uint32_t column, const uint8_t *raw,

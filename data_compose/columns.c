@@ -145,10 +145,18 @@ struct gather {
     size_t stride; /* values of the payload from one sample to the next */
 };
 
+/* What the loop needs is in locals: the compiler cannot know that what is written is not `g`. */
 #define GATHER(type, value)                                                                        \
-    for (uint32_t s = 0; s < g->n; s++) {                                                          \
-        uint32_t i = g->row[s] - g->base;                                                          \
-        ((type *)to)[s * g->stride] = (value);                                                     \
+    {                                                                                              \
+        const uint32_t *row = g->row;                                                              \
+        uint32_t base = g->base, n = g->n;                                                         \
+        size_t stride = g->stride;                                                                 \
+        type *out = to;                                                                            \
+                                                                                                   \
+        for (uint32_t s = 0; s < n; s++, out += stride) {                                          \
+            uint32_t i = row[s] - base;                                                            \
+            *out = (value);                                                                        \
+        }                                                                                          \
     }
 
 static void gather_64(const struct dc_vector *v, const struct gather *g, uint64_t *to)

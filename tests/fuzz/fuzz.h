@@ -19,6 +19,7 @@
     X(job)      /* runtime/job: the four files and --set lines, between lines of "====" */         \
     X(rows)     /* data_compose/parse.h: the first byte chooses format and columns */              \
     X(source)   /* data_compose/source.h: plain and gzip files, reads of any length */             \
+    X(block)    /* data_compose/block.h: the binary form, checksums made good by an odd first byte */ \
     X(model)    /* trainer/model/parse.h: a model file and overrides, between "====" */
 /* clang-format on */
 

@@ -439,6 +439,15 @@ static void rich_row(FILE *f, uint32_t i)
             i * i);
 }
 
+/* One id or number in each column; some blocks have few distinct ones, some many. */
+static void wide_row(FILE *f, uint32_t i)
+{
+    uint32_t few = i % 16384 < 8192 ? 100 : 100000;
+
+    fprintf(f, "%u\t%u.5\tu%u\tx\t%llu\tz%u\t%d\t%u\t%u\n", i % 2, i % 3, i * 7 % few,
+            i % 3 * 5000000000ull + i, i * 11 % few, (int)(i % 997) - 100, i % few, i / 10);
+}
+
 static void libsvm_row(FILE *f, uint32_t i)
 {
     fprintf(f, "%u %u:1 %u:%u %u:1\n", i % 2, i % 31, i, i % 3 != 0, 7 + i % 5);
@@ -480,7 +489,7 @@ static void compare(const char *text, const char *binary, const char *name)
     for (int evaluate = 0; evaluate < 2; evaluate++) {
         struct rt_map of_text = {0}, one = {0}, three = {0};
 
-        if (passes(was, evaluate, 1, &of_text) < 4)
+        if (passes(was, evaluate, 1, &of_text) < 3)
             fail_msg("%s: too few batches", name);
         passes(is, evaluate, 1, &one);
         passes(is, evaluate, 3, &three);
@@ -503,6 +512,21 @@ static void same_batches(void **state)
          plain_row},
         {"default plan",
          "batch_size: 1000\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: feature}\n",
+         20000, plain_row},
+        {"blocks of two chunks, every kind of a column that is gathered",
+         "batch_size: 300\nblock_rows: 16384\nsplits: 2\nheader: false\ncolumns:\n  y: label\n"
+         "  w: weight\n  a: {feature: u}\n  i: ignore\n  b: {feature: v, integer: true}\n  c: "
+         "{feature: u}\n"
+         "  d: {kind: dense, transform: log1p, clip: [-5, 1000]}\n  e: dense\n  g: {kind: group}\n",
+         40000, wide_row},
+        {"batches over blocks",
+         "batch_size: 9000\nsplits: 1\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: "
+         "feature}\n",
+         40000, plain_row},
+        {"no shuffle",
+         "batch_size: 700\nshuffle: false\nheader: false\ncolumns: {y: label, n: dense, u: "
+         "feature, "
+         "v: feature}\n",
          20000, plain_row},
         {"rich",
          SMALL_PLAN "header: false\ncolumns:\n  y: label\n  w: weight\n"
@@ -529,14 +553,12 @@ static void same_batches(void **state)
         char *text = rt_xasprintf("%s/text%zu", dir, i);
 
         write_text(text, &row[i]);
-        for (int zstd = 0; zstd < 2; zstd++) {
-            char *binary = rt_xasprintf("%s/binary%zu-%d", dir, i, zstd);
-            char *argv[] = {"convert", "--config", text, "--out", binary, "--zstd", NULL};
+        char *binary = rt_xasprintf("%s/binary%zu", dir, i);
+        char *argv[] = {"convert", "--config", text, "--out", binary, "--zstd", NULL};
 
-            assert_int_equal(dc_convert(5 + zstd, argv), 0);
-            compare(text, binary, row[i].name);
-            rt_free(binary);
-        }
+        assert_int_equal(dc_convert(5 + (int)(i % 2), argv), 0);
+        compare(text, binary, row[i].name);
+        rt_free(binary);
         rt_free(text);
     }
 }
