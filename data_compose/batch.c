@@ -74,7 +74,8 @@ struct dc_batcher {
         uint64_t id;
     } * before; /* [world] the last batch cut for a rank, wanted or not */
     struct dc_turns turns;
-    uint64_t **cursor; /* [n_features] scratch: where the next id goes */
+    uint64_t **cursor;     /* [n_features] scratch: where the next id goes */
+    float **weight_cursor; /* [n_features] and its weight, where ids have them */
 };
 
 /* ---- life ---- */
@@ -112,6 +113,7 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
                                       .n_dense = data->n_dense,
                                       .n_labels = data->n_labels,
                                       .varying = dc_parser_varying(conf->feed.parser),
+                                      .id_weighted = dc_parser_weighted(conf->feed.parser),
                                       .weighted = data->weighted,
                                       .grouped = data->grouped,
                                       .keyed = data->keyed,
@@ -124,7 +126,8 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
     b->conf.world = conf->world ? conf->world : 1;
     b->before = rt_xcalloc(b->conf.world, sizeof(*b->before));
     dc_turns_init(&b->turns, b->conf.world, data->window ? data->window : 1);
-    b->cursor = rt_xcalloc(job->n_features + 1, sizeof(*b->cursor));
+    b->cursor = (uint64_t **)rt_xcalloc(job->n_features + 1, sizeof(*b->cursor));
+    b->weight_cursor = (float **)rt_xcalloc(job->n_features + 1, sizeof(*b->weight_cursor));
     for (uint32_t i = 0; i < b->n_own; i++)
         if (conf->first_sequence)
             b->split[i].sequence = conf->first_sequence[conf->index + i * conf->size];
@@ -147,7 +150,8 @@ void dc_batcher_destroy(struct dc_batcher *batcher)
     rt_free(batcher->order);
     rt_free(batcher->before);
     dc_turns_release(&batcher->turns);
-    rt_free(batcher->cursor);
+    rt_free((void *)batcher->cursor);
+    rt_free((void *)batcher->weight_cursor);
     rt_free(batcher);
 }
 
@@ -294,6 +298,8 @@ static size_t ids_bytes(const struct dc_batch *batch, uint32_t n_features)
         if (batch->layout[f] == WIRE_LAYOUT_LENGTHS)
             rt_segment_put(&end, batch->samples * sizeof(uint32_t));
         rt_segment_put(&end, batch->n_ids[f] * sizeof(uint64_t));
+        if (batch->weighted && batch->weighted[f])
+            rt_segment_put(&end, batch->n_ids[f] * sizeof(float));
     }
     return end;
 }
@@ -340,6 +346,22 @@ static void fill_even_ids(struct dc_batcher *b, const struct dc_record *r, uint3
     }
 }
 
+/* And their weights, of the features whose ids have them. */
+static void fill_weights(struct dc_batcher *b, const struct dc_record *r, uint32_t n)
+{
+    uint32_t at[TILE] = {0};
+
+    for (uint32_t f = 0; f < b->shape.n_features; f++) {
+        for (uint32_t s = 0; s < n; s++) {
+            if (b->shape.id_weighted[f]) {
+                memcpy(b->weight_cursor[f], r[s].id_weight + at[s], r[s].count[f] * sizeof(float));
+                b->weight_cursor[f] += r[s].count[f];
+            }
+            at[s] += r[s].count[f];
+        }
+    }
+}
+
 static void fill_samples(const struct dc_rows_shape *shape, const struct dc_record *r, uint32_t n,
                          struct dc_filling *at)
 {
@@ -376,6 +398,8 @@ static void lay_out_ids(struct dc_batcher *b, const uint32_t *order, struct dc_b
             }
         }
         b->cursor[f] = segment(batch->ids, &end, batch->n_ids[f] * sizeof(uint64_t));
+        if (batch->weighted && batch->weighted[f])
+            b->weight_cursor[f] = segment(batch->ids, &end, batch->n_ids[f] * sizeof(float));
     }
     rt_assert(end == batch->ids->size);
 }
@@ -418,6 +442,8 @@ static void fill_records(struct dc_batcher *b, const uint32_t *order, uint32_t n
             fill_ids(b, r, here);
         else
             fill_even_ids(b, r, here);
+        if (b->shape.id_weighted)
+            fill_weights(b, r, here);
     }
 }
 
@@ -468,7 +494,8 @@ static void count_keys(const struct dc_batcher *b, const uint32_t *order, struct
 /* NULL: the pool is over its budget. */
 static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t *order, uint32_t n)
 {
-    struct dc_batch *batch = dc_batch_create(b->conf.pool, b->shape.n_features);
+    struct dc_batch *batch =
+        dc_batch_create(b->conf.pool, b->shape.n_features, b->shape.id_weighted);
     struct rt_io *io = b->conf.feed.io;
     const struct before *before = &b->before[rt_batch_rank(id, b->conf.world)];
 

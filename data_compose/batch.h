@@ -35,14 +35,16 @@ struct dc_batch {
     uint64_t digest;                /* XXH3-64 of the bytes of ids */
     uint32_t *n_ids;                /* [n_features] */
     uint32_t *layout;               /* [n_features] enum wire_layout */
+    uint8_t *weighted;              /* [n_features] 0/1: its ids have weights; NULL: none has */
     struct rt_buf *ids;             /* the payload of PutBatch */
     uint64_t key_bytes;             /* 0: no keys, or all are empty */
     struct rt_buf *samples_payload; /* of TrainBatch: dense, labels, weights, groups, keys */
     struct dc_batch_pool *pool;     /* NULL: freed when it is done */
     struct dc_batch *next;          /* of the idle ones */
 };
-/* All zero, with its arrays; without buffers. */
-struct dc_batch *dc_batch_create(struct dc_batch_pool *pool, uint32_t n_features);
+/* All zero, with its arrays; without buffers. weighted: [n_features] copied; NULL: no ids have weights. */
+struct dc_batch *dc_batch_create(struct dc_batch_pool *pool, uint32_t n_features,
+                                 const uint8_t *weighted);
 /* Give its buffers back, and it to its pool. NULL is legal. */
 void dc_batch_destroy(struct dc_batch *batch);
 

@@ -8,10 +8,11 @@
 /* One block: the struct, then its arrays. A pool's batches all have as many features. */
 static size_t arrays_bytes(uint32_t n_features)
 {
-    return 2 * sizeof(uint32_t) * n_features;
+    return (2 * sizeof(uint32_t) + sizeof(uint8_t)) * n_features;
 }
 
-struct dc_batch *dc_batch_create(struct dc_batch_pool *pool, uint32_t n_features)
+struct dc_batch *dc_batch_create(struct dc_batch_pool *pool, uint32_t n_features,
+                                 const uint8_t *weighted)
 {
     struct dc_batch *batch = pool ? pool->idle : NULL;
 
@@ -22,6 +23,8 @@ struct dc_batch *dc_batch_create(struct dc_batch_pool *pool, uint32_t n_features
     memset(batch, 0, sizeof(*batch) + arrays_bytes(n_features));
     batch->n_ids = (uint32_t *)(batch + 1);
     batch->layout = batch->n_ids + n_features;
+    if (weighted)
+        batch->weighted = memcpy(batch->layout + n_features, weighted, n_features);
     batch->pool = pool;
     return batch;
 }

@@ -237,8 +237,7 @@ static int make_rpc(struct dc_composer *c)
     return rt_rpc_create(&conf, &c->rpc);
 }
 
-#define REFUSED                                                                                    \
-    (RT_REFUSE_ID_WEIGHTS | RT_REFUSE_TRUNCATE | RT_REFUSE_LOOK_AHEAD | RT_REFUSE_COMPRESSION)
+#define REFUSED (RT_REFUSE_LOOK_AHEAD | RT_REFUSE_COMPRESSION)
 
 int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer **out)
 {

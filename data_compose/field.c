@@ -102,6 +102,36 @@ static int one_id(const struct dc_column *column, const char *text, size_t size,
     return 0;
 }
 
+/* An id, or `id:weight`; ids may have the separator in them, weights cannot. Without a weight it is 1. */
+static int weighted_id(struct dc_parser *p, const struct dc_column *column, const char *text,
+                       size_t size, uint32_t slot)
+{
+    char separator = column->conf->weight_separator;
+    size_t n = size;
+    double weight = 1;
+
+    while (n > 0 && text[n - 1] != separator)
+        n--;
+    if (n == 0) {
+        n = size; /* there is none */
+    } else if (!dc_parse_number(text + n, size - n, &weight) || !isfinite((float)weight)) {
+        return RT_FAIL(RT_EDATA, "%s: expected a finite number after '%c', got '%.*s'",
+                       column->conf->name, separator, dc_shown(size), text);
+    } else if (--n == 0) {
+        return RT_FAIL(RT_EDATA, "%s: expected an id before '%c', got '%.*s'", column->conf->name,
+                       separator, dc_shown(size), text);
+    }
+    p->slot_weight[slot] = (float)weight;
+    return one_id(column, text, n, &p->id[slot]);
+}
+
+static int put_id(struct dc_parser *p, const struct dc_column *column, const char *text,
+                  size_t size, uint32_t slot)
+{
+    return column->conf->weight_separator ? weighted_id(p, column, text, size, slot)
+                                          : one_id(column, text, size, &p->id[slot]);
+}
+
 static int too_long(const struct dc_parser *p, uint32_t feature, const char *what, size_t n)
 {
     const struct rt_feature_conf *conf = &p->job->feature[feature];
@@ -110,22 +140,56 @@ static int too_long(const struct dc_parser *p, uint32_t feature, const char *wha
                    what, conf->max_length, conf->name, n);
 }
 
-static int put_list(struct dc_parser *p, struct dc_column *column, const char *text, size_t size)
+/* The next item of a list that is not empty; false: there is none. *text moves past it. */
+static bool next_item(const char **text, const char *end, char separator, const char **item,
+                      size_t *size)
 {
-    const char *end = text + size;
-    size_t n = 0;
-
-    while (text < end) {
-        const char *stop = memchr(text, column->conf->separator, (size_t)(end - text));
+    while (*text < end) {
+        const char *stop = memchr(*text, separator, (size_t)(end - *text));
 
         stop = stop ? stop : end;
-        if (stop > text && n < column->room) {
-            int err = one_id(column, text, (size_t)(stop - text), &p->id[column->slot + n]);
-            if (err)
-                return err;
+        *item = *text;
+        *size = (size_t)(stop - *text);
+        *text = stop + 1;
+        if (*size > 0)
+            return true;
+    }
+    return false;
+}
+
+static size_t count_items(const char *text, const char *end, char separator)
+{
+    const char *item;
+    size_t size, n = 0;
+
+    while (next_item(&text, end, separator, &item, &size))
+        n++;
+    return n;
+}
+
+static int put_list(struct dc_parser *p, struct dc_column *column, const char *text, size_t size)
+{
+    uint32_t truncate = p->job->feature[column->conf->target].truncate;
+    char separator = column->conf->separator;
+    const char *end = text + size, *item;
+    size_t skip = 0, n = 0, item_size;
+
+    if (truncate == RT_TRUNCATE_HEAD) {
+        skip = count_items(text, end, separator);
+        skip = skip > column->room ? skip - column->room : 0;
+    }
+    while (next_item(&text, end, separator, &item, &item_size)) {
+        if (skip > 0) {
+            skip--;
+            continue;
         }
-        n += stop > text;
-        text = stop + 1;
+        if (n == column->room && truncate == RT_TRUNCATE_TAIL)
+            break;
+        if (n++ >= column->room)
+            continue;
+        int err = put_id(p, column, item, item_size, column->slot + (uint32_t)n - 1);
+        if (err)
+            return err;
     }
     column->n_ids = (uint32_t)n;
     return n > column->room ? too_long(p, column->conf->target, column->conf->name, n) : 0;
@@ -142,8 +206,10 @@ static int put_ids(struct dc_parser *p, struct dc_column *column, const char *te
     if (size > 0 && column->conf->separator)
         return put_list(p, column, text, size);
     if (size > 0)
-        return one_id(column, text, size, &p->id[column->slot]);
+        return put_id(p, column, text, size, column->slot);
     p->id[column->slot] = rt_hash_bytes(text, 0);
+    if (column->conf->weight_separator)
+        p->slot_weight[column->slot] = 1;
     return 0;
 }
 
@@ -271,17 +337,40 @@ static int weigh_ids(struct dc_parser *p)
     return 0;
 }
 
+/* The feature's columns up to the last-th have `over` ids too many: those of the first ones go. */
+static void cut_head(struct dc_parser *p, uint32_t last, uint32_t over)
+{
+    for (uint32_t i = 0; i <= last && over > 0; i++) {
+        struct dc_column *c = p->slot[i];
+        uint32_t cut = over < c->n_ids ? over : c->n_ids;
+
+        if (c->conf->target != p->slot[last]->conf->target)
+            continue;
+        over -= cut;
+        c->n_ids -= cut;
+        memmove(p->id + c->slot, p->id + c->slot + cut, c->n_ids * sizeof(*p->id));
+        if (c->conf->weight_separator)
+            memmove(p->slot_weight + c->slot, p->slot_weight + c->slot + cut,
+                    c->n_ids * sizeof(*p->slot_weight));
+    }
+}
+
 /* How many ids each feature has, over all its columns. */
 static int count_ids(struct dc_parser *p)
 {
     memset(p->count, 0, p->job->n_features * sizeof(*p->count));
     for (uint32_t i = 0; i < p->n_slots; i++) {
-        const struct dc_column *c = p->slot[i];
+        struct dc_column *c = p->slot[i];
         uint32_t f = c->conf->target, n = p->count[f] + c->n_ids;
+        uint32_t max = p->job->feature[f].max_length, truncate = p->job->feature[f].truncate;
 
-        if (n > p->job->feature[f].max_length)
+        if (n > max && truncate == RT_TRUNCATE_REFUSE)
             return too_long(p, f, "all columns together", n);
-        p->count[f] = (uint16_t)n;
+        if (n > max && truncate == RT_TRUNCATE_HEAD)
+            cut_head(p, i, n - max);
+        else if (n > max)
+            c->n_ids = max - p->count[f];
+        p->count[f] = (uint16_t)(n < max ? n : max);
     }
     return 0;
 }
@@ -295,6 +384,8 @@ static void close_gaps(struct dc_parser *p)
 
         if (to != c->slot)
             memmove(p->id + to, p->id + c->slot, c->n_ids * sizeof(*p->id));
+        if (p->weighted)
+            memcpy(p->id_weight + to, p->slot_weight + c->slot, c->n_ids * sizeof(*p->id_weight));
         to += c->n_ids;
     }
     p->row.n_ids = to;

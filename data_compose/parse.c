@@ -69,6 +69,14 @@ static int bind_positions(struct dc_parser *p)
     return 0;
 }
 
+static void plan_weights(struct dc_parser *p, size_t places)
+{
+    p->slot_weight = rt_xcalloc(places + 1, sizeof(*p->slot_weight));
+    p->id_weight = rt_xcalloc(places + 1, sizeof(*p->id_weight));
+    for (size_t i = 0; i < places; i++)
+        p->slot_weight[i] = 1;
+}
+
 /* The most ids of a row; where each feature's ids begin goes to first[]. */
 static int plan_ids(struct dc_parser *p, uint32_t *first)
 {
@@ -82,6 +90,10 @@ static int plan_ids(struct dc_parser *p, uint32_t *first)
         *c = (struct dc_column){.conf = &job->data.column[i], .room = 1, .n_ids = 1};
         if (c->conf->kind != RT_COLUMN_FEATURE)
             continue;
+        if (c->conf->weight_separator && !p->weighted)
+            p->weighted = rt_xcalloc(job->n_features, 1);
+        if (c->conf->weight_separator)
+            p->weighted[c->conf->target] = 1;
         if (c->conf->separator)
             c->room = job->feature[c->conf->target].max_length;
         p->varying = p->varying || c->conf->separator || c->conf->empty == RT_EMPTY_NONE;
@@ -108,6 +120,8 @@ static int plan_ids(struct dc_parser *p, uint32_t *first)
     p->row.n_ids = (uint32_t)total; /* exact where rows do not vary */
     if (!err)
         p->id = rt_xcalloc(total + 1, sizeof(*p->id));
+    if (!err && p->weighted)
+        plan_weights(p, (size_t)total);
     return err;
 }
 
@@ -196,8 +210,8 @@ static enum dc_run_sort sort_of(const struct rt_column_conf *conf)
 {
     if (conf->kind == RT_COLUMN_DENSE)
         return DC_RUN_DENSE;
-    if (conf->kind == RT_COLUMN_FEATURE && !conf->separator && !conf->integer &&
-        (conf->empty == RT_EMPTY_ID || conf->empty == RT_EMPTY_VALUE))
+    if (conf->kind == RT_COLUMN_FEATURE && !conf->separator && !conf->weight_separator &&
+        !conf->integer && (conf->empty == RT_EMPTY_ID || conf->empty == RT_EMPTY_VALUE))
         return DC_RUN_IDS;
     return DC_RUN_OTHER;
 }
@@ -259,6 +273,7 @@ int dc_parser_create(const struct rt_job *job, struct dc_parser **out)
     }
     p->row = (struct dc_row){.n_ids = p->row.n_ids,
                              .id = p->id,
+                             .id_weight = p->varying ? p->id_weight : p->slot_weight,
                              .count = p->count,
                              .dense = p->dense,
                              .label = p->label,
@@ -285,6 +300,9 @@ void dc_parser_destroy(struct dc_parser *parser)
     rt_free(parser->run);
     rt_free(parser->stop);
     rt_free(parser->id);
+    rt_free(parser->slot_weight);
+    rt_free(parser->id_weight);
+    rt_free(parser->weighted);
     rt_free(parser->count);
     rt_free(parser->dense);
     rt_free(parser->label);
@@ -301,6 +319,11 @@ const struct dc_row *dc_parser_view(const struct dc_parser *parser)
 uint32_t dc_parser_ids_max(const struct dc_parser *parser)
 {
     return parser->ids_max;
+}
+
+const uint8_t *dc_parser_weighted(const struct dc_parser *parser)
+{
+    return parser->weighted;
 }
 
 int dc_parser_varying(const struct dc_parser *parser)

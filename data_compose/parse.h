@@ -7,7 +7,9 @@
  *
  * A row is ids of feature 0, of feature 1, ... (count[f] each), dense values after clip, transform and
  * standardizing, labels. Textual formats take the XXH3-64 of a field's raw bytes as its id (see data.yml's
- * columns for lists, integers and empty fields); libsvm takes the integer. Touch: owner thread. */
+ * columns for lists, integers and empty fields); libsvm takes the integer. Where a column has a weight_separator its ids have
+ * weights; those of other columns weigh 1. A feature whose list is over its max_length makes a bad row, or loses the
+ * list's head or tail (`truncate`); what is cut off is not looked at. Touch: owner thread. */
 #ifndef DC_PARSE_H
 #define DC_PARSE_H
 
@@ -21,13 +23,14 @@ struct dc_parser;
 /* A parsed row; arrays belong to the parser and change with the next row. */
 struct dc_row {
     uint32_t n_ids;
-    const uint64_t *id;    /* [n_ids] */
-    const uint16_t *count; /* [n_features] sum is n_ids */
-    const float *dense;    /* [n_dense] */
-    const float *label;    /* [n_labels] */
-    float weight;          /* 1 without such a column */
-    uint64_t group;        /* 0 without such a column */
-    const char *key;       /* [key_size] <= RT_KEY_MAX */
+    const uint64_t *id;     /* [n_ids] */
+    const float *id_weight; /* [n_ids] finite; NULL: no column has weights */
+    const uint16_t *count;  /* [n_features] sum is n_ids */
+    const float *dense;     /* [n_dense] */
+    const float *label;     /* [n_labels] */
+    float weight;           /* 1 without such a column */
+    uint64_t group;         /* 0 without such a column */
+    const char *key;        /* [key_size] <= RT_KEY_MAX */
     uint32_t key_size;
 };
 
@@ -59,6 +62,8 @@ void dc_parser_frequent(struct dc_parser *parser, const struct dc_frequency *fre
 
 /* Do rows differ in their numbers of ids? If not, all are as dc_parser_view() says now. */
 int dc_parser_varying(const struct dc_parser *parser);
+/* [n_features] 1: ids of the feature have weights; NULL: none has. The parser's. */
+const uint8_t *dc_parser_weighted(const struct dc_parser *parser);
 uint32_t dc_parser_ids_max(const struct dc_parser *parser); /* ids of one row at most */
 
 #endif

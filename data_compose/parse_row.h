@@ -62,10 +62,13 @@ struct dc_parser {
     struct dc_frequency *counts;         /* NULL, or where the ids of good rows are counted */
     const struct dc_frequency *frequent; /* NULL, or which ids are not rare */
     struct dc_row row;
-    uint64_t *id;    /* by slot, then closed up */
-    uint16_t *count; /* [n_features] */
-    double *value;   /* [plan.n] dense as read */
-    float *dense;    /* [plan.n] and as given out */
+    uint64_t *id; /* by slot, then closed up */
+    /* Where ids have weights: by slot (1 for ever at the others' slots), closed up, and which features. NULL: none has. */
+    float *slot_weight, *id_weight;
+    uint8_t *weighted; /* [n_features] */
+    uint16_t *count;   /* [n_features] */
+    double *value;     /* [plan.n] dense as read */
+    float *dense;      /* [plan.n] and as given out */
     struct dc_dense_plan plan;
     float *label;
     char *key;      /* RT_KEY_MAX, where there is a key column */

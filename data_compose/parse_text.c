@@ -5,6 +5,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
+#include <math.h>
 #include <string.h>
 
 int dc_wrong_count(const struct dc_parser *parser, const char *text, size_t size, char separator)
@@ -94,6 +95,25 @@ static const char *next_word(const char *at, const char *end, size_t *size)
     return at;
 }
 
+/* What follows an id: `:1` or `:0`, is it there; or, where the column says so, its weight. Nothing is there with weight 0. */
+static int put_value(struct dc_parser *p, uint32_t position, const char *value, size_t size)
+{
+    struct dc_column *column = p->field[position];
+    double weight = 0;
+
+    if (!column->conf->weight_separator) {
+        if (size != 1 || (value[0] != '0' && value[0] != '1'))
+            return -1;
+        column->n_ids = value[0] == '1';
+        return 0;
+    }
+    if (!dc_parse_number(value, size, &weight) || !isfinite((float)weight))
+        return -1;
+    p->slot_weight[column->slot] = (float)weight;
+    column->n_ids = (float)weight != 0;
+    return 0;
+}
+
 static int put_pair(struct dc_parser *p, uint32_t position, const char *word, size_t size)
 {
     struct dc_column *column = p->field[position];
@@ -104,13 +124,13 @@ static int put_pair(struct dc_parser *p, uint32_t position, const char *word, si
         if (__builtin_mul_overflow(id, 10, &id) ||
             __builtin_add_overflow(id, (uint64_t)(word[i] - '0'), &id))
             return RT_FAIL(RT_EDATA, "position %u: id is over 64 bits", position);
-    if (i == 0 || i + 2 != size || word[i] != ':' || (word[i + 1] != '0' && word[i + 1] != '1'))
-        return RT_FAIL(RT_EDATA, "position %u: expected id:1 or id:0, got '%.*s'", position,
+    if (i == 0 || i == size || word[i] != ':' ||
+        put_value(p, position, word + i + 1, size - i - 1) != 0)
+        return RT_FAIL(RT_EDATA, "position %u: expected %s, got '%.*s'", position,
+                       column->conf->weight_separator ? "id:weight" : "id:1 or id:0",
                        dc_shown(size), word);
-    if (column->conf->kind == RT_COLUMN_FEATURE) {
+    if (column->conf->kind == RT_COLUMN_FEATURE)
         p->id[column->slot] = id;
-        column->n_ids = word[i + 1] == '1';
-    }
     return 0;
 }
 

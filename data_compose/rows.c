@@ -110,6 +110,10 @@ static uint64_t *put_counts(uint64_t *at, const struct dc_rows_shape *shape,
 
 static void put_values(float *value, const struct dc_rows_shape *shape, const struct dc_row *row)
 {
+    if (shape->id_weighted) {
+        memcpy(value, row->id_weight, row->n_ids * sizeof(float));
+        value += row->n_ids;
+    }
     memcpy(value, row->label, shape->n_labels * sizeof(float));
     memcpy(value + shape->n_labels, row->dense, shape->n_dense * sizeof(float));
     value += shape->n_labels + shape->n_dense;
@@ -125,8 +129,9 @@ int dc_rows_add(struct dc_rows *rows, struct dc_spares *spare, const struct dc_r
                 const struct dc_row *row)
 {
     size_t key = shape->keyed ? sizeof(uint32_t) + row->key_size : 0;
-    size_t words =
-        count_words(shape) + shape->grouped + row->n_ids + words_of(value_bytes(shape) + key);
+    size_t weights = shape->id_weighted ? row->n_ids * sizeof(float) : 0;
+    size_t words = count_words(shape) + shape->grouped + row->n_ids +
+                   words_of(weights + value_bytes(shape) + key);
 
     bool full = rows->n_words + words > rows->words_capacity || rows->n == rows->rows_capacity;
 
@@ -159,7 +164,8 @@ void dc_rows_at(const struct dc_rows *rows, const struct dc_rows_shape *shape, u
     out->group = at;
     at += shape->grouped;
     out->id = at;
-    out->label = (const float *)(at + n_ids);
+    out->id_weight = (const float *)(at + n_ids);
+    out->label = out->id_weight + (shape->id_weighted ? n_ids : 0);
     out->dense = out->label + shape->n_labels;
     out->weight = out->dense + shape->n_dense;
     const float *end = out->weight + shape->weighted;

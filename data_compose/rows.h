@@ -1,8 +1,8 @@
 /* data_compose/rows.h -- parsed rows kept compactly until their chunk is complete.
  *
  * A row is a record of 8-byte words: [number of ids u32, counts u16 x n_features, only where they vary]
- * [group, where there is one] [ids] [labels, dense, weight as float32; key: size u32 and bytes, where there
- * is one]. No pointers. Touch: owner thread. */
+ * [group, where there is one] [ids] [weights of the ids, where some have any; labels, dense, weight as float32; key: size u32
+ * and bytes, where there is one]. No pointers. Touch: owner thread. */
 #ifndef DC_ROWS_H
 #define DC_ROWS_H
 
@@ -14,7 +14,8 @@ struct dc_rows_shape {
     uint32_t n_features, n_dense, n_labels;
     bool varying; /* counts differ from row to row */
     bool weighted, grouped, keyed;
-    const uint16_t *count; /* [n_features] where they do not */
+    const uint8_t *id_weighted; /* [n_features] ids of those have weights; NULL: none has any */
+    const uint16_t *count;      /* [n_features] where they do not */
     uint32_t n_ids;
 };
 
@@ -30,6 +31,7 @@ struct dc_rows {
 struct dc_record {
     const uint16_t *count; /* [n_features] */
     const uint64_t *id;
+    const float *id_weight; /* [ids] where some feature's have weights */
     const float *label, *dense, *weight;
     const uint64_t *group;
     const char *key; /* [key_size] */

@@ -308,6 +308,7 @@ static int put(struct dc_open *o)
         .n_features = c->job->n_features,
         .n_ids = b->n_ids,
         .layout = b->layout,
+        .weighted = b->weighted,
         .composer_incarnation = c->conf.identity.incarnation,
         .world = c->world,
         .first = is_first(o),

@@ -134,7 +134,7 @@ static int read_weight_separator(const struct rt_node *node, const char *text,
     if (!text)
         return 0;
     node = rt_node_get(node, "weight_separator");
-    if (format == RT_FORMAT_SYNTHETIC)
+    if (format == RT_FORMAT_SYNTHETIC || format == RT_FORMAT_BINARY)
         return rt_node_fail(node, "goes with format tsv, csv, criteo or libsvm");
     if (format == RT_FORMAT_LIBSVM && strcmp(text, ":") != 0)
         return rt_node_fail(node, "expected ':' in libsvm, got '%s'", text);

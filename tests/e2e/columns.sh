@@ -51,6 +51,47 @@ expect "samples_read == 3 * 6000" "samples_quarantined == 0" "test_samples == 15
 grep -q 'frequencies ids=770 kept=20' "$work"/run/logs/data_compose-1.log ||
     fail "the second data-compose does not tell what it counted"
 
+# Weights of ids tell the label, nothing else does: each of two ids in random order weighs much or little. A feature keeps the last
+# three of its ids, the true one among them; every tenth row has none, and a wide table says what is missing then.
+mkdir "$work/weighted"
+cp "$work/job/global.yml" "$work/weighted"
+"$python" - "$work/weighted" <<'PY' || fail "the rows with weights could not be written"
+import sys
+def rows(name, n):
+    with open(f"{sys.argv[1]}/{name}", "w") as f:
+        f.write("y\tids\tempty\n")
+        for i in range(n):
+            truth = i * 7 // 3 % 2
+            pair = [f"a:{2 - 2 * truth}", f"b:{2 * truth}"]
+            ids = "|".join([f"x{i % 50}:nan"] * (i % 3) + pair[:: 1 - i // 5 % 2 * 2] + ["c"])
+            f.write(f"{truth}\t{'' if i % 10 == 0 else ids}\t{f'none{truth}' if i % 10 == 0 else ''}\n")
+rows("train.tsv", 4000)
+rows("test.tsv", 1000)
+open(f"{sys.argv[1]}/embedding.yml", "w").write(
+    "defaults: {dim: 8, optimizer: {type: adagrad, learning_rate: 0.1}}\n"
+    "tables: {ids: {}, empty: {}}\nfeatures: {ids: {max_length: 3, truncate: head}, empty: {}}\n")
+open(f"{sys.argv[1]}/model.yml", "w").write(
+    "layers:\n  - {name: all, type: concat, inputs: [features]}\n"
+    "  - {name: top, type: mlp, inputs: [all], sizes: [16, 1]}\n"
+    "  - {name: loss, type: bce, inputs: [top]}\noptimizer: {type: adam, learning_rate: 0.01}\n")
+open(f"{sys.argv[1]}/data.yml", "w").write("""
+train: [train.tsv]
+test: [test.tsv]
+batch_size: 64
+block_rows: 256
+shuffle_rows: 256
+epochs: 3
+columns:
+  y: label
+  ids: {kind: feature, separator: "|", weight_separator: ":"}
+  empty: {kind: feature, missing: none}
+""")
+PY
+local_run --config "$work/weighted"
+expect_success
+expect "samples_read == 3 * 4000" "samples_quarantined == 0" "test_samples == 1000" "test_auc > 0.95" \
+    "rows_total == 3 + 2"
+
 # One thing wrong at a time: exit 2 and a line that names it.
 while IFS='|' read -r set want; do
     "$B/saffron" local --config "$work/job" --run-dir "$work/bad" --set "$set" >"$work/out" 2>"$work/err"

@@ -27,6 +27,10 @@
     "u=feature:list,freq2 g=feature:freq2 w=weight h=group:int k=key x=dense:clip,log1p "          \
     "z=dense:bad"
 
+#define WEIGHTS                                                                                    \
+    "y=label a=feature:f,list,weights,head b=feature:f,list,int,weights c=feature:g,weights,tail " \
+    "d=feature:g,list e=feature:int,weights,freq2"
+
 static const struct {
     enum rt_format format;
     bool header;
@@ -43,6 +47,9 @@ static const struct {
     {RT_FORMAT_TSV, true, OPTIONS},
     {RT_FORMAT_CRITEO, false, OPTIONS},
     {RT_FORMAT_LIBSVM, false, "0=feature:u,freq2 1=feature:v,freq2"},
+    {RT_FORMAT_TSV, false, WEIGHTS},
+    {RT_FORMAT_CSV, false, WEIGHTS},
+    {RT_FORMAT_LIBSVM, false, "0=feature:u,weights 1=feature:v 2=feature:u,weights"},
 };
 
 static void check_row(const struct rt_job *job, const struct dc_parser *parser)
@@ -57,6 +64,9 @@ static void check_row(const struct rt_job *job, const struct dc_parser *parser)
         rt_assert(isfinite(row->dense[i]));
     for (uint32_t i = 0; i < job->data.n_labels; i++)
         rt_assert(row->label[i] == 0 || row->label[i] == 1);
+    rt_assert((row->id_weight == NULL) == (dc_parser_weighted(parser) == NULL));
+    for (uint32_t i = 0; row->id_weight && i < row->n_ids; i++)
+        rt_assert(isfinite(row->id_weight[i]));
     for (uint32_t f = 0; f < job->n_features; f++)
         rt_assert(row->count[f] <= job->feature[f].max_length);
     rt_assert(isfinite(row->weight) && row->weight >= 0 && row->key_size <= RT_KEY_MAX);

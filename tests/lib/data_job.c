@@ -29,6 +29,8 @@ static bool feature_option(struct rt_column_conf *c, const char *word)
     } else if (strcmp(word, "int") == 0) {
         c->integer = true;
         c->empty = c->separator ? c->empty : RT_EMPTY_BAD;
+    } else if (strcmp(word, "weights") == 0) {
+        c->weight_separator = ':';
     } else if (strcmp(word, "none") == 0) {
         c->empty = RT_EMPTY_NONE;
     } else if (strcmp(word, "bad") == 0) {
@@ -44,14 +46,21 @@ static bool feature_option(struct rt_column_conf *c, const char *word)
 static void add_feature(struct data_job *dj, struct rt_column_conf *c, char *more)
 {
     const char *name = c->name;
+    uint32_t truncate = RT_TRUNCATE_REFUSE;
     char *save = NULL;
 
     c->kind = RT_COLUMN_FEATURE;
     c->empty = RT_EMPTY_ID;
     for (char *w = more ? strtok_r(more, ",", &save) : NULL; w; w = strtok_r(NULL, ",", &save))
-        if (!feature_option(c, w))
+        if (strcmp(w, "head") == 0)
+            truncate = RT_TRUNCATE_HEAD;
+        else if (strcmp(w, "tail") == 0)
+            truncate = RT_TRUNCATE_TAIL;
+        else if (!feature_option(c, w))
             name = w;
     c->target = feature_of(dj, name);
+    if (truncate != RT_TRUNCATE_REFUSE)
+        dj->feature[c->target].truncate = truncate;
 }
 
 static void add_dense(struct data_job *dj, struct rt_column_conf *c, const char *more)

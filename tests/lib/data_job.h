@@ -15,7 +15,8 @@ struct data_job {
 /* columns: "label=label age=dense:std fnl=dense:log1p,missing c1=feature c2=feature:c1,list x=ignore": words
  * NAME=KIND, then after a colon, in any order:
  *   dense    log1p, std, missing (value 7), bad, clip (to [-2, 5])
- *   feature  its name; list (of `|`), int, none, bad, freqN (min_frequency N, one digit)
+ *   feature  its name; list (of `|`), int, none, bad, freqN (min_frequency N, one digit), weights (after `:`);
+ *            head, tail: which part of a longer list its feature loses
  *   group    int
  * Features have max_length 4. Batch size 16, blocks and chunks of 32 rows, 8 splits, seed 1, 1 MiB for counts. */
 void data_job_init(struct data_job *dj, enum rt_format format, bool header, const char *columns);

@@ -60,6 +60,26 @@ struct world {
 
 /* ---- the middleware ---- */
 
+/* What the message says of the payload: c1 has weights in every second world, all of them 1. */
+static void check_payload(const struct world *w, const struct wire_put_batch *head,
+                          const struct rt_buf *payload)
+{
+    struct rt_segments seg = rt_segments_of(payload);
+    const void *at;
+
+    assert_true((head->weighted != NULL) == (w->dj.column[3].weight_separator != 0));
+    for (uint32_t f = 0; f < head->n_features; f++) {
+        assert_int_equal(rt_segment_take(&seg, head->n_ids[f], sizeof(uint64_t), &at), 0);
+        if (!head->weighted || !head->weighted[f])
+            continue;
+        assert_int_equal(f, 0);
+        assert_int_equal(rt_segment_take(&seg, head->n_ids[f], sizeof(float), &at), 0);
+        for (uint32_t i = 0; i < head->n_ids[f]; i++)
+            assert_true(((const float *)at)[i] == 1);
+    }
+    assert_int_equal(rt_segments_end(&seg), 0);
+}
+
 static void serve_put(void *ctx, struct rt_call *call, const struct rt_frame *request)
 {
     struct world *w = ctx;
@@ -69,6 +89,7 @@ static void serve_put(void *ctx, struct rt_call *call, const struct rt_frame *re
     rt_arena_reset(w->arena);
     assert_int_equal(
         wire_put_batch_unpack(request->message, request->header.message_size, w->arena, &head), 0);
+    check_payload(w, &head, request->payload);
     w->puts++;
     if (w->full > 0) {
         w->full--;
@@ -348,7 +369,7 @@ static void start_with(struct world *w, uint64_t seed, const struct sizes *sizes
     w->rows = sizes->rows;
     w->sim = sim_create(&(struct sim_conf){.seed = seed, .n_nodes = NODES});
     data_job_init(&w->dj, RT_FORMAT_SYNTHETIC, false,
-                  seed % 2 ? "label=label x1=dense x4=dense:std c1=feature c5=feature:freq3"
+                  seed % 2 ? "label=label x1=dense x4=dense:std c1=feature:weights c5=feature:freq3"
                            : "label=label x1=dense x4=dense:std c1=feature c5=feature");
     snprintf(text, sizeof(text), "{rows: %u, test_rows: %d}", sizes->rows, TEST_ROWS);
     assert_int_equal(rt_yaml_parse("data.yml", text, strlen(text), &w->yaml), 0);

@@ -414,6 +414,78 @@ static void carried(void **state)
     rt_free(file);
 }
 
+/* Weights of ids, between ids that have none; row n has n % 7 ids, of which its feature keeps the last four. */
+static void check_weighted(const struct dc_batch *b)
+{
+    struct rt_segments seg = rt_segments_of(b->samples_payload);
+    const float *dense = take(&seg, b->samples, sizeof(*dense));
+
+    seg = rt_segments_of(b->ids);
+    const uint64_t *one = take(&seg, b->samples, sizeof(*one));
+    const uint32_t *length =
+        b->layout[1] == WIRE_LAYOUT_LENGTHS ? take(&seg, b->samples, sizeof(*length)) : NULL;
+    const uint64_t *id = take(&seg, b->n_ids[1], sizeof(*id));
+    const float *weight = take(&seg, b->n_ids[1], sizeof(*weight));
+    const uint64_t *last = take(&seg, b->samples, sizeof(*last));
+    const float *last_weight = take(&seg, b->samples, sizeof(*last_weight));
+
+    assert_int_equal(rt_segments_end(&seg), 0);
+    assert_true(b->digest == rt_hash_bytes(b->ids->data, b->ids->size));
+    assert_true(!b->weighted[0] && b->weighted[1] && b->weighted[2]);
+    for (uint32_t s = 0; s < b->samples; s++) {
+        uint32_t n = (uint32_t)dense[s], all = n % 7, first = all > 4 ? all - 4 : 0;
+
+        assert_int_equal(length ? length[s] : 1, all - first);
+        for (uint32_t k = first; k < all; k++)
+            assert_true(*id++ == n + k && *weight++ == (k % 2 ? (float)n / 8 : 1));
+        assert_true(one[s] == n && last[s] == n + 1 && last_weight[s] == -(float)n);
+    }
+}
+
+static void weighted(void **state)
+{
+    char *file = rt_path_join(dir, "weighted.tsv");
+    FILE *f = fopen(file, "w");
+    const char *list[] = {file};
+    struct data_job dj;
+    struct dc_batch_pool pool = {0};
+    uint32_t seen = 0;
+    int rc;
+
+    (void)state;
+    for (uint32_t n = 0; n < 500; n++) {
+        fprintf(f, "1\t%u\t%u\t", n, n);
+        for (uint32_t k = 0; k < n % 7; k++)
+            fprintf(f, k % 2 ? "%s%u:%g" : "%s%u", k ? "|" : "", n + k, n / 8.0);
+        fprintf(f, "\t%u:-%u\n", n + 1, n);
+    }
+    fclose(f);
+    data_job_init(&dj, RT_FORMAT_TSV, false,
+                  "label=label n=dense one=feature:int list=feature:list,int,weights,head "
+                  "last=feature:int,weights");
+    dj.job.data.train = list;
+    dj.job.data.n_train = 1;
+    struct dc_batcher_conf conf = {.feed = {.io = io, .job = &dj.job}, .size = 1, .pool = &pool};
+    struct dc_batcher *batcher;
+    struct dc_batch *batch;
+    assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
+    assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
+    while ((rc = dc_batcher_turn(batcher, &batch)) > 0) {
+        if (!batch)
+            continue;
+        check_weighted(batch);
+        seen += batch->samples;
+        dc_batch_destroy(batch);
+    }
+    assert_int_equal(rc, 0);
+    assert_int_equal(seen, 500);
+    dc_batcher_destroy(batcher);
+    dc_parser_destroy(conf.feed.parser);
+    dc_batch_pool_release(&pool);
+    unlink(file);
+    rt_free(file);
+}
+
 /* Lines are counted through the members of a gzip file, and shuffling does not move them. */
 static void bad_rows_gzip(void **state)
 {
@@ -660,9 +732,10 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(purity),    cmocka_unit_test(epochs),        cmocka_unit_test(bad_rows),
-        cmocka_unit_test(carried),   cmocka_unit_test(bad_rows_gzip), cmocka_unit_test(no_memory),
-        cmocka_unit_test(full_pool), cmocka_unit_test(steady),        cmocka_unit_test(too_large),
+        cmocka_unit_test(purity),    cmocka_unit_test(epochs),    cmocka_unit_test(bad_rows),
+        cmocka_unit_test(carried),   cmocka_unit_test(weighted),  cmocka_unit_test(bad_rows_gzip),
+        cmocka_unit_test(no_memory), cmocka_unit_test(full_pool), cmocka_unit_test(steady),
+        cmocka_unit_test(too_large),
     };
 
     return cmocka_run_group_tests(test, setup, teardown);

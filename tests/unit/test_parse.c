@@ -358,6 +358,158 @@ static void options(void **state)
     }
 }
 
+/* Ids that have weights, and lists that are cut. ids as above; weights: numbers, one blank between. */
+struct weight_case {
+    const char *name;
+    enum rt_format format;
+    const char *columns, *text, *ids, *weights, *reason;
+};
+
+#define PAIR "y=label a=feature:f,list,weights b=feature:f,list,weights"
+static const struct weight_case weight_case[] = {
+    {"list", RT_FORMAT_TSV, "y=label a=feature:list,weights b=feature", "1\tu:0.5|v|w:-2e1\tz",
+     "u v w z", "0.5 1 -20 1", NULL},
+    {"csv", RT_FORMAT_CSV, "y=label a=feature:list,weights b=feature", "1,\"u:0.5|v\",z", "u v z",
+     "0.5 1 1", NULL},
+    {"one", RT_FORMAT_TSV, "y=label a=feature:weights b=feature", "1\thttp://x:3\tz", "http://x z",
+     "3 1", NULL},
+    {"weight 0", RT_FORMAT_TSV, "y=label a=feature:weights", "1\tu:0", "u", "0", NULL},
+    {"empty list", RT_FORMAT_TSV, "y=label a=feature:list,weights b=feature", "1\t\tz", "z", "1",
+     NULL},
+    {"empty is a category", RT_FORMAT_TSV, "y=label a=feature:weights", "1\t", " ", "1", NULL},
+    {"integers", RT_FORMAT_TSV, "y=label a=feature:list,int,weights", "1\t12:0.5|-13",
+     "#12 #18446744073709551603", "0.5 1", NULL},
+    {"two columns", RT_FORMAT_TSV, "y=label a=feature:f,list,weights b=feature:f,none c=feature",
+     "1\tu:2|v:3\tx:4\tz", "u v x:4 z", "2 3 1 1", NULL},
+    {"tail", RT_FORMAT_TSV, "y=label a=feature:list,weights,tail", "1\tu:1|v:2|w:3|x:4|y:nan",
+     "u v w x", "1 2 3 4", NULL},
+    {"head", RT_FORMAT_TSV, "y=label a=feature:list,weights,head", "1\tt:nan|u:1||v:2|w:3|x:4|",
+     "u v w x", "1 2 3 4", NULL},
+    {"tail of both", RT_FORMAT_TSV, PAIR ",tail", "1\tu:1|v:2|w:3\tx:4|y:5|z:6", "u v w x",
+     "1 2 3 4", NULL},
+    {"tail: one has all", RT_FORMAT_TSV, PAIR ",tail", "1\ta|b|c|d|e\tx:4|y:5", "a b c d",
+     "1 1 1 1", NULL},
+    {"head of both", RT_FORMAT_TSV, PAIR ",head", "1\tu:1|v:2|w:3\tx:4|y:5|z:6", "w x y z",
+     "3 4 5 6", NULL},
+    {"head: one has all", RT_FORMAT_TSV, PAIR ",head", "1\tu:1|v:2\ta|b|c|d|e", "b c d e",
+     "1 1 1 1", NULL},
+    {"cut without weights", RT_FORMAT_TSV, "y=label a=feature:list,head b=feature:list,tail",
+     "1\ta|b|c|d|e\ta|b|c|d|e", "b c d e a b c d", "", NULL},
+    {"both too long", RT_FORMAT_TSV, PAIR, "1\tu:1|v:2|w:3\tx:4|y:5", NULL, NULL,
+     "expected at most 4 ids"},
+    {"nan", RT_FORMAT_TSV, "y=label a=feature:weights", "1\tu:nan", NULL, NULL,
+     "a: expected a finite number after ':', got 'u:nan'"},
+    {"over float", RT_FORMAT_TSV, "y=label a=feature:weights", "1\tu:1e39", NULL, NULL,
+     "a: expected a finite number after"},
+    {"no number", RT_FORMAT_TSV, "y=label a=feature:weights", "1\tu:", NULL, NULL,
+     "a: expected a finite number after"},
+    {"no id", RT_FORMAT_TSV, "y=label a=feature:list,weights", "1\tu|:0.5", NULL, NULL,
+     "a: expected an id before ':', got ':0.5'"},
+    {"no integer", RT_FORMAT_TSV, "y=label a=feature:int,weights", "1\tu:0.5", NULL, NULL,
+     "64 bits, got 'u'"},
+    {"libsvm", RT_FORMAT_LIBSVM, "0=feature:u,weights 1=feature:v 2=feature:u,weights",
+     "1 7:0.25  9:1 8:-3", "#7 #8 #9", "0.25 -3 1", NULL},
+    {"libsvm: 0 is none", RT_FORMAT_LIBSVM, "0=feature:u,weights 1=feature:v", "1 7:0.0  9:1", "#9",
+     "1", NULL},
+    {"libsvm: no number", RT_FORMAT_LIBSVM, "0=feature:weights", "1 7:x", NULL, NULL,
+     "position 0: expected id:weight, got '7:x'"},
+    {"libsvm: the other has none", RT_FORMAT_LIBSVM, "0=feature:weights 1=feature", "1 7:2 8:2",
+     NULL, NULL, "position 1: expected id:1 or id:0"},
+};
+#undef PAIR
+
+static void check_weights(const struct weight_case *c, const struct dc_row *row)
+{
+    char words[128], *save = NULL;
+    uint32_t n = 0;
+
+    assert_true((row->id_weight == NULL) == (c->weights[0] == 0));
+    snprintf(words, sizeof(words), "%s", c->weights);
+    for (char *w = strtok_r(words, " ", &save); w; w = strtok_r(NULL, " ", &save), n++)
+        if (n >= row->n_ids || row->id_weight[n] != strtof(w, NULL))
+            fail_msg("%s: weight %u is not %s", c->name, n, w);
+    if (row->id_weight && n != row->n_ids)
+        fail_msg("%s: %u ids, not %u", c->name, row->n_ids, n);
+}
+
+static void id_weights(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(weight_case); i++) {
+        const struct weight_case *c = &weight_case[i];
+        struct option_case ids = {.name = c->name, .ids = c->ids};
+        struct data_job dj;
+        struct dc_parser *parser;
+
+        data_job_init(&dj, c->format, false, c->columns);
+        assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+        for (int twice = 0; twice < 2; twice++) { /* nothing of a row stays in the parser */
+            int rc = dc_parser_row(parser, c->text, strlen(c->text));
+            if (rc != (c->reason ? RT_EDATA : 0) || (rc && !strstr(rt_err_text(), c->reason)))
+                fail_msg("%s: rc %d, text '%s'", c->name, rc, rt_err_text());
+            if (rc != 0)
+                continue;
+            const struct dc_row *row = dc_parser_view(parser);
+            memcpy(ids.count, row->count, dj.job.n_features * sizeof(ids.count[0]));
+            check_options(&ids, &dj.job, row);
+            check_weights(c, row);
+        }
+        dc_parser_destroy(parser);
+    }
+}
+
+/* Random rows of two columns of one feature against lists of (id, weight) that are joined, then cut. */
+static void random_lists(void **state)
+{
+    static const char *const columns[] = {
+        "y=label a=feature:f,list,int,weights,tail b=feature:f,list,int c=feature:int,weights",
+        "y=label a=feature:f,list,int,weights,head b=feature:f,list,int c=feature:int,weights"};
+    uint64_t key = 41, at = 0;
+
+    (void)state;
+    print_message("seed %llu\n", (unsigned long long)key);
+    for (int head = 0; head < 2; head++) {
+        struct data_job dj;
+        struct dc_parser *parser;
+
+        data_job_init(&dj, RT_FORMAT_TSV, false, columns[head]);
+        assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+        for (int i = 0; i < 5000; i++) {
+            char text[256] = "1";
+            uint32_t n = 0, end = 1, id[16];
+            float weight[16];
+
+            for (int column = 0; column < 2; column++) {
+                uint32_t length = (uint32_t)rt_below(rt_draw(key, at++), 8);
+
+                for (uint32_t k = 0; k < length; k++, n++) {
+                    bool plain = column == 1 || rt_below(rt_draw(key, at++), 3) == 0;
+
+                    id[n] = (uint32_t)rt_below(rt_draw(key, at++), 1000);
+                    weight[n] = plain ? 1 : (float)rt_below(rt_draw(key, at++), 64) / 8 - 4;
+                    end += (uint32_t)snprintf(text + end, sizeof(text) - end,
+                                              plain ? "%s%u" : "%s%u:%g", k ? "|" : "\t", id[n],
+                                              (double)weight[n]);
+                }
+                if (length == 0)
+                    text[end++] = '\t';
+            }
+            snprintf(text + end, sizeof(text) - end, "\t5:%d", i);
+            if (dc_parser_row(parser, text, strlen(text)) != 0)
+                fail_msg("'%s': %s", text, rt_err_text());
+            const struct dc_row *row = dc_parser_view(parser);
+            uint32_t kept = n < 4 ? n : 4, first = head ? n - kept : 0;
+            assert_int_equal(row->count[0], kept);
+            assert_int_equal(row->n_ids, kept + 1);
+            for (uint32_t k = 0; k < kept; k++)
+                if (row->id[k] != id[first + k] || row->id_weight[k] != weight[first + k])
+                    fail_msg("'%s': id %u", text, k);
+            assert_true(row->id[kept] == 5 && row->id_weight[kept] == (float)i);
+        }
+        dc_parser_destroy(parser);
+    }
+}
+
 /* Group and key are carried along; a key has a limit. */
 static void group_and_key(void **state)
 {
@@ -667,13 +819,18 @@ static void instruction_sets(void **state)
 /* Damaged rows are refused or read; never anything else (sanitizers watch). */
 static void random_damage(void **state)
 {
-    static const char *const good[] = {"1\t2.5\t3\tu\tv\tw\tzz", "1,+1,0,\"u,\"\"v\",\"\",w,\"\"",
-                                       "1 7:1  9:1\t8:1 ", "1\tu|v\t3|4\t1.5\tg\tkk\t1"};
+    static const char *const good[] = {
+        "1\t2.5\t3\tu\tv\tw\tzz",     "1,+1,0,\"u,\"\"v\",\"\",w,\"\"", "1 7:1  9:1\t8:1 ",
+        "1\tu|v\t3|4\t1.5\tg\tkk\t1", "1\tu:1|v:2|w|x\t3:0.5|4:-1|5",   "1 7:0.5 9:1 8:0"};
     static const enum rt_format format[] = {RT_FORMAT_TSV, RT_FORMAT_CSV, RT_FORMAT_LIBSVM,
-                                            RT_FORMAT_TSV};
+                                            RT_FORMAT_TSV, RT_FORMAT_TSV, RT_FORMAT_LIBSVM};
     static const char *const columns[] = {
-        MIXED, MIXED, "0=feature:u 1=feature:v 2=feature:u",
-        "y=label a=feature:list b=feature:list,int w=weight g=group k=key d=dense:clip,bad"};
+        MIXED,
+        MIXED,
+        "0=feature:u 1=feature:v 2=feature:u",
+        "y=label a=feature:list b=feature:list,int w=weight g=group k=key d=dense:clip,bad",
+        "y=label a=feature:f,list,weights,head b=feature:f,list,int,weights",
+        "0=feature:u,weights 1=feature:v 2=feature:u,weights"};
     static const char letter[] = "\t,\" :0123e.-\0a|";
     uint64_t key = 99, at = 0;
 
@@ -709,6 +866,8 @@ int main(void)
         cmocka_unit_test(headers),
         cmocka_unit_test(plans),
         cmocka_unit_test(options),
+        cmocka_unit_test(id_weights),
+        cmocka_unit_test(random_lists),
         cmocka_unit_test(group_and_key),
         cmocka_unit_test(logarithm),
         cmocka_unit_test(instruction_sets),
