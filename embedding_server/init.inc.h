@@ -133,23 +133,32 @@ static inline void uniform_block(uint64_t key, uint64_t first, float *restrict z
         z[j] = rt_unit_f32(rt_draw(key, first + j));
 }
 
-typedef void (*block_fn)(uint64_t key, uint64_t first, float *restrict z);
+/* A row, a block at a time. Whole blocks are copied as such: a copy whose length is not known here goes by 8 bytes, and takes
+ * half as long as the draws. */
+#define ROW(kind)                                                                                  \
+    static void kind##_row(const struct ebs_init *init, uint64_t key, float *weight, size_t dim)   \
+    {                                                                                              \
+        float offset = init->offset, scale = init->scale, z[BLOCK];                                \
+                                                                                                   \
+        for (size_t at = 0; at < dim; at += BLOCK) {                                               \
+            kind##_block(key, at, z);                                                              \
+            for (size_t j = 0; j < BLOCK; j++)                                                     \
+                z[j] = offset + scale * z[j];                                                      \
+            if (dim - at >= BLOCK)                                                                 \
+                memcpy(weight + at, z, sizeof(z));                                                 \
+            else                                                                                   \
+                memcpy(weight + at, z, (dim - at) * sizeof(*z));                                   \
+        }                                                                                          \
+    }
+ROW(uniform)
+ROW(normal)
+ROW(truncated)
 
 void INIT_NAME(const struct ebs_init *init, uint64_t id, float *weight, size_t dim)
 {
     uint64_t key = rt_draw_fold(init->key, id);
-    float offset = init->offset, scale = init->scale;
-    block_fn block = init->kind == RT_INIT_NORMAL             ? normal_block
-                     : init->kind == RT_INIT_TRUNCATED_NORMAL ? truncated_block
-                                                              : uniform_block;
 
-    for (size_t at = 0; at < dim; at += BLOCK) {
-        size_t n = dim - at < BLOCK ? dim - at : BLOCK;
-        float z[BLOCK];
-
-        block(key, at, z);
-        for (size_t j = 0; j < BLOCK; j++)
-            z[j] = offset + scale * z[j];
-        memcpy(weight + at, z, n * sizeof(*z));
-    }
+    (init->kind == RT_INIT_NORMAL             ? normal_row
+     : init->kind == RT_INIT_TRUNCATED_NORMAL ? truncated_row
+                                              : uniform_row)(init, key, weight, dim);
 }
