@@ -148,7 +148,7 @@ static void memory_is_touched_ahead_of_growth(void **test)
 
     (void)test;
     ebs_slab_init(&slab, ROW, NULL);
-    for (uint32_t i = 0; i < BLOCK; i++)
+    for (uint32_t i = 0; i < EBS_HUGE_FROM / 2 / ROW; i++)
         alloc(&slab, i);
     assert_false(ebs_slab_touch_ahead(&slab, 1)); /* small pages */
     for (uint32_t i = 0; i < 45 * BLOCK; i++)
