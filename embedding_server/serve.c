@@ -9,6 +9,7 @@
  * they leave from, in the wire's dtype: what is not float32 is converted a stretch of rows at a time, in the cache. What waits holds its payload and its call; both are given back when the answer is
  * known, also if the asker is gone by then. */
 #include "embedding_server/serve.h"
+#include "embedding_server/stage.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 
@@ -24,6 +25,8 @@ int ebs_check_ids(const struct ebs_owner *owner, const uint64_t *id, size_t n)
 {
     uint32_t width = owner->shard_end - owner->shard_first;
 
+    if (ebs_outside(id, n, owner->shard_first, width) == 0)
+        return 0;
     for (size_t i = 0; i < n; i++)
         if (rt_shard_of(id[i]) - owner->shard_first >= width)
             return RT_FAIL(RT_EOWNER, "id %016llx is in shard %u, this owner holds %u..%u",

@@ -45,6 +45,15 @@ void ebs_stage_avx2(const struct ebs_finder *finder, const uint64_t *id, size_t 
 void ebs_stage_avx512(const struct ebs_finder *finder, const uint64_t *id, size_t n,
                       struct ebs_stretch *out);
 
+/* How many of so many ids are of none of the `width` shards from `first` on (runtime/job/shard.h); any n. */
+size_t ebs_outside(const uint64_t *id, size_t n, uint32_t first, uint32_t width);
+
+/* The same by instruction set. */
+typedef size_t (*ebs_outside_fn)(const uint64_t *id, size_t n, uint32_t first, uint32_t width);
+size_t ebs_outside_plain(const uint64_t *id, size_t n, uint32_t first, uint32_t width);
+size_t ebs_outside_avx2(const uint64_t *id, size_t n, uint32_t first, uint32_t width);
+size_t ebs_outside_avx512(const uint64_t *id, size_t n, uint32_t first, uint32_t width);
+
 /* To L2, where a stretch's rows fit whatever their size. (For small rows L1 was as fast.) Each line once. */
 static inline void ebs_prefetch_row(const uint8_t *row, size_t bytes)
 {

@@ -1,4 +1,4 @@
-/* embedding_server/stage.inc.h -- the stages of stage.h in plain C; STAGE_NAME is the function's name. */
+/* embedding_server/stage.inc.h -- the loops of stage.h in plain C; STAGE_NAME and OUTSIDE_NAME are the functions' names. */
 
 /* At -O2, gcc 12 vectorizes only loops whose length it knows. */
 #if defined(__GNUC__) && !defined(__clang__)
@@ -6,6 +6,7 @@
 #endif
 
 #include "embedding_server/stage.h"
+#include "runtime/job/shard.h"
 
 static inline void hash_all(const struct ebs_index *index, const uint64_t *restrict id, size_t n,
                             uint32_t *restrict home, uint8_t *restrict tag)
@@ -57,4 +58,14 @@ void STAGE_NAME(const struct ebs_finder *from, const uint64_t *id, size_t n,
 
         out->row[later[i]] = ask_row(&finder, ebs_index_candidate(&finder.index, hash));
     }
+}
+
+/* Counted, not stopped at the first: so the compiler may take a register of them at a time. */
+size_t OUTSIDE_NAME(const uint64_t *id, size_t n, uint32_t first, uint32_t width)
+{
+    size_t outside = 0;
+
+    for (size_t i = 0; i < n; i++)
+        outside += rt_shard_of(id[i]) - first >= width;
+    return outside;
 }

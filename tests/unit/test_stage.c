@@ -3,6 +3,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/rand.h"
+#include "runtime/job/shard.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,9 +17,10 @@
 static const struct {
     enum rt_isa isa;
     ebs_stage_fn run;
-} stages[] = {{RT_ISA_PLAIN, ebs_stage_plain},
-              {RT_ISA_AVX2, ebs_stage_avx2},
-              {RT_ISA_AVX512, ebs_stage_avx512}};
+    ebs_outside_fn outside;
+} stages[] = {{RT_ISA_PLAIN, ebs_stage_plain, ebs_outside_plain},
+              {RT_ISA_AVX2, ebs_stage_avx2, ebs_outside_avx2},
+              {RT_ISA_AVX512, ebs_stage_avx512, ebs_outside_avx512}};
 
 /* n ids, of which a third has no row. */
 static void check(const struct ebs_index *index, const struct ebs_slab *slab, uint64_t rows,
@@ -100,11 +102,38 @@ static void where_the_home_line_does_not_tell(void **state)
     ebs_slab_release(&slab);
 }
 
+/* Against one id at a time: shards from the first to the last, none of them, all of them. */
+static void whose_ids_they_are(void **state)
+{
+    static const struct {
+        uint32_t first, width;
+    } range[] = {{0, 1},   {0, 30000},     {20000, 20000},    {RT_SHARDS - 1, 1},
+                 {100, 0}, {0, RT_SHARDS}, {1, RT_SHARDS - 1}};
+    uint64_t id[1000];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(id); i++)
+        id[i] = rt_draw(7, i);
+    for (size_t r = 0; r < ARRAY_LEN(range); r++)
+        for (size_t n = 0; n <= ARRAY_LEN(id); n = n < 20 ? n + 1 : n + 49) {
+            uint32_t first = range[r].first, width = range[r].width;
+            size_t want = 0;
+
+            for (size_t i = 0; i < n; i++)
+                want += rt_shard_of(id[i]) < first || rt_shard_of(id[i]) >= first + width;
+            for (size_t s = 0; s < ARRAY_LEN(stages); s++)
+                if (stages[s].isa <= rt_cpu_isa())
+                    assert_int_equal(stages[s].outside(id, n, first, width), want);
+            assert_int_equal(ebs_outside(id, n, first, width), want);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_the_index_grows),
         cmocka_unit_test(where_the_home_line_does_not_tell),
+        cmocka_unit_test(whose_ids_they_are),
     };
 
     if (rt_cpu_isa() < RT_ISA_AVX512)
