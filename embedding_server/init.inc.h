@@ -61,34 +61,37 @@ static inline double log_of(double x)
     return e * 0.693147180559945286 + 2.0 * (s + s * (z * sum));
 }
 
-/* cos(2 pi v), 0 <= v < 1: v = q/4 + r with |r| <= 1/8, then the sine or cosine of 2 pi r, by Taylor. */
+/* cos(2 pi v), 0 <= v < 1: v = q/4 + r with |r| <= 1/8, then the sine or cosine of 2 pi r, by Taylor. Both are the same
+ * steps with other numbers: to choose these costs less than to have both results and choose one. */
 static inline double cos_turn(double v)
 {
     double q = (4.0 * v + 0x1.8p52) - 0x1.8p52; /* to the nearest: 0..4 */
     double x = 6.28318530717958648 * (v - 0.25 * q), z = x * x;
-    double c = 1.0 / 479001600, s = -1.0 / 39916800;
-    uint64_t turn = as_bits(q + 0x1.0p52);
-    uint64_t odd = 0 - (turn & 1), sign = (turn + 1) << 62 & 1ull << 63;
+    uint64_t turn = as_bits(q + 0x1.0p52), sign = (turn + 1) << 62 & 1ull << 63;
+    bool odd = turn & 1;
+    double p = 1.0 / 479001600 * z - 1.0 / 3628800, last = odd ? x : 1.0;
 
-    c = c * z - 1.0 / 3628800;
-    c = c * z + 1.0 / 40320;
-    c = c * z - 1.0 / 720;
-    c = c * z + 1.0 / 24;
-    c = c * z - 0.5;
-    c = c * z + 1.0;
-    s = s * z + 1.0 / 362880;
-    s = s * z - 1.0 / 5040;
-    s = s * z + 1.0 / 120;
-    s = s * z - 1.0 / 6;
-    s = s * z * x + x;
+    p = odd ? -1.0 / 39916800 : p;
+    p = p * z + (odd ? 1.0 / 362880 : 1.0 / 40320);
+    p = p * z + (odd ? -1.0 / 5040 : -1.0 / 720);
+    p = p * z + (odd ? 1.0 / 120 : 1.0 / 24);
+    p = p * z + (odd ? -1.0 / 6 : -0.5);
+    p = p * z * last + last;
     /* q: 0 cos, 1 -sin, 2 -cos, 3 sin, 4 cos */
-    return as_double(((as_bits(s) & odd) | (as_bits(c) & ~odd)) ^ sign);
+    return as_double(as_bits(p) ^ sign);
+}
+
+/* So that rt_draw(the result, j) is rt_draw(key, first + j), and adds numbers known here instead of multiplying. */
+static inline uint64_t key_from(uint64_t key, uint64_t first)
+{
+    return key + first * 0x9e3779b97f4a7c15ULL;
 }
 
 static inline void normal_block(uint64_t key, uint64_t first, float *restrict z)
 {
+    key = key_from(key, first);
     for (uint64_t j = 0; j < BLOCK; j++) {
-        uint64_t draw = rt_draw(key, first + j);
+        uint64_t draw = rt_draw(key, j);
         double u = (from_u32(draw >> 32) + 1.0) * 0x1.0p-32;
         double v = from_u32(draw & UINT32_MAX) * 0x1.0p-32;
 
@@ -119,9 +122,10 @@ static inline double truncated_of(double u)
 
 static inline void truncated_block(uint64_t key, uint64_t first, float *restrict z)
 {
+    key = key_from(key, first);
     for (uint64_t j = 0; j < BLOCK; j++) {
         /* 52 bits as those of a number in [2, 4), which is in the middle of its step after + 2^-52 */
-        double u = as_double(0x4000000000000000ull | rt_draw(key, first + j) >> 12) - 3.0;
+        double u = as_double(0x4000000000000000ull | rt_draw(key, j) >> 12) - 3.0;
 
         z[j] = (float)truncated_of(u + 0x1.0p-52);
     }
@@ -129,8 +133,9 @@ static inline void truncated_block(uint64_t key, uint64_t first, float *restrict
 
 static inline void uniform_block(uint64_t key, uint64_t first, float *restrict z)
 {
+    key = key_from(key, first);
     for (uint64_t j = 0; j < BLOCK; j++)
-        z[j] = rt_unit_f32(rt_draw(key, first + j));
+        z[j] = rt_unit_f32(rt_draw(key, j));
 }
 
 /* A row, a block at a time. Whole blocks are copied as such: a copy whose length is not known here goes by 8 bytes, and takes
