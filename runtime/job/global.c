@@ -53,7 +53,7 @@ static const struct rt_option option[] = {
      "a connection that has sent nothing for so long says that it lives"},
     {"link.dead_ms", RT_OPT_U64, AT(dead_ms), "5000", 20, 600000, NULL,
      "a connection that has heard nothing for so long is closed; at least twice heartbeat_ms"},
-    {"link.credit", RT_OPT_U64, AT(credit), "268435456", 1 << 20, 1099511627776.0, NULL,
+    {"link.credit", RT_OPT_U64, AT(credit), "268435456", 1 << 20, 1 << 30, NULL,
      "bytes that may wait to be sent on one connection, or one message if that is more; four times "
      "as much in a process"},
     {"middleware.loops", RT_OPT_U32, AT(middleware_loops), "0", 0, 256, NULL,

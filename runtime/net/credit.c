@@ -8,9 +8,9 @@
  *
  * One message always may go: a call is refused only while more than half the credit waits, a reply never. So what
  * waits is at most the credit, or half of it and one message, and for a server the replies to what it had read before it
- * paused; those are bounded where requests are admitted (permits, windows, memory of batches). While the budget is
- * lent out, a connection's credit is 0: one message at a time, on each. A message is thus never larger than may be sent,
- * and nobody waits for another connection to drain, only for his own.
+ * paused. Those are bounded where requests are admitted (permits, windows, memory of batches); over RT_LINK_QUEUE_MAX a
+ * connection is closed. While the budget is lent out, a connection's credit is 0: one message at a time, on each. A message is
+ * thus never larger than may be sent, and nobody waits for another connection to drain, only for his own.
  *
  * NO DEADLOCK. Requests and replies travel on a connection in opposite directions. A caller reads its replies whatever
  * is queued or lent (a connection that was made by us is never paused; without memory a reply is thrown away). So the

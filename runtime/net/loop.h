@@ -11,7 +11,8 @@
 struct rt_loop;
 struct uv_loop_s;
 
-#define RT_LINK_QUEUE_MAX ((size_t)1 << 30)
+/* Above any credit (credit.h) and the largest frame: a link meets it only if its replies were admitted without bound. */
+#define RT_LINK_QUEUE_MAX ((size_t)4 << 30)
 
 struct rt_loop_conf {
     const char *name;   /* thread name, at most 15 bytes, static */
