@@ -147,14 +147,15 @@ static void narrow_sums(struct mw_batch *batch, uint32_t table, const float *are
     }
 }
 
-/* Zeroed sums of a hashed table's ids, which lie where the area of rows ends. */
+/* Zeroed sums of a hashed table's ids, by position. */
 static float **id_sums(struct mw_batch *batch, uint32_t table, float *sum)
 {
     struct mw_loop *loop = batch->loop;
     size_t dim = loop->conf.job->table[table].dim;
     void **at = loop->scratch.row;
 
-    memset(sum, 0, batch->composed[table].n_ids * dim * sizeof(float));
+    if (sum) /* NULL: no hashed table has ids in this batch */
+        memset(sum, 0, batch->composed[table].n_ids * dim * sizeof(float));
     for (uint32_t i = 0; i < batch->composed[table].n_ids; i++)
         at[i] = sum + i * dim;
     return (float **)at;
