@@ -21,6 +21,8 @@
 #include <math.h>
 #include <string.h>
 
+#define TILE 64u /* rows whose plain values are unpacked together */
+
 struct field {
     struct dc_column *column;
     uint32_t at;       /* its values' column in the file; lengths are in the one before */
@@ -33,8 +35,10 @@ struct dc_binary {
     struct dc_parser *parser;
     struct dc_block_shape shape;
     struct dc_block_column *column;
-    struct field *field; /* [n_fields] */
-    uint32_t n_fields;
+    struct field *field; /* [n_fields] those of one id or number per row come first */
+    uint32_t n_fields, n_plain;
+    uint64_t *tile; /* [n_plain][TILE] ids, or the bits of doubles, of rows tile_first and on */
+    uint32_t tile_first, n_tile;
     uint32_t *first; /* [n_columns] of data.yml: scratch of find_ids() */
     const struct dc_block_view *view;
     uint32_t row; /* where the fields' `next` stand */
@@ -147,6 +151,25 @@ static void take_as_they_are(struct dc_parser *p)
     }
 }
 
+static bool is_plain(const struct field *f)
+{
+    return f->column && !f->counted &&
+           (f->column->conf->kind == RT_COLUMN_FEATURE || f->column->conf->kind == RT_COLUMN_DENSE);
+}
+
+static void put_plain_first(struct dc_binary *b)
+{
+    for (uint32_t i = 0; i < b->n_fields; i++) {
+        struct field f = b->field[i];
+
+        if (!is_plain(&f))
+            continue;
+        b->field[i] = b->field[b->n_plain];
+        b->field[b->n_plain++] = f;
+    }
+    b->tile = rt_xcalloc((size_t)b->n_plain * TILE + 1, sizeof(*b->tile));
+}
+
 struct dc_binary *dc_binary_create(struct dc_parser *parser)
 {
     const struct rt_data_conf *data = &parser->job->data;
@@ -166,6 +189,7 @@ struct dc_binary *dc_binary_create(struct dc_parser *parser)
         add_label(b, &text);
     for (uint32_t i = 0; i < data->n_columns; i++)
         add_field(b, &parser->column[i], &text);
+    put_plain_first(b);
     b->shape.hash = rt_hash_bytes(text.text ? text.text : "", text.len);
     rt_strbuf_release(&text);
     if (data->format == RT_FORMAT_BINARY)
@@ -180,6 +204,7 @@ void dc_binary_destroy(struct dc_binary *binary)
     rt_free(binary->column);
     rt_free(binary->field);
     rt_free(binary->first);
+    rt_free(binary->tile);
     rt_free(binary);
 }
 
@@ -279,8 +304,8 @@ void dc_binary_put(const struct dc_binary *binary, struct dc_block_writer *write
 void dc_binary_begin(struct dc_binary *binary, const struct dc_block_view *view)
 {
     binary->view = view;
-    binary->row = 0;
-    for (uint32_t i = 0; i < binary->n_fields; i++)
+    binary->row = binary->n_tile = 0;
+    for (uint32_t i = binary->n_plain; i < binary->n_fields; i++)
         binary->field[i].next = 0;
 }
 
@@ -289,7 +314,7 @@ static void go_to(struct dc_binary *b, uint32_t i)
 {
     if (i < b->row)
         dc_binary_begin(b, b->view);
-    for (uint32_t k = 0; i > b->row && k < b->n_fields; k++) {
+    for (uint32_t k = b->n_plain; i > b->row && k < b->n_fields; k++) {
         struct field *f = &b->field[k];
 
         for (uint32_t row = b->row; f->counted && row < i; row++)
@@ -384,12 +409,77 @@ static int take_field(struct dc_binary *b, const struct field *f, uint32_t i)
     }
 }
 
-int dc_binary_row(struct dc_binary *binary, uint32_t i)
+/* ---- plain values, of many rows at a time ---- */
+
+static void unpack_ids(const struct dc_vector *v, uint32_t first, uint32_t n, uint64_t *to)
 {
+    const uint64_t *dict = v->dict;
+    const uint16_t *code = v->code;
+
+    if (v->encoding == DC_DICT16)
+        for (uint32_t i = 0; i < n; i++)
+            to[i] = dict[code[first + i]];
+    else
+        for (uint32_t i = 0; i < n; i++)
+            to[i] = dc_vector_u64(v, first + i);
+}
+
+static void unpack_numbers(const struct field *f, const struct dc_vector *v, uint32_t first,
+                           uint32_t n, uint64_t *to)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        double value = number(f, v, first + i);
+        memcpy(&to[i], &value, sizeof(value));
+    }
+}
+
+static void unpack_tile(struct dc_binary *b, uint32_t first)
+{
+    uint32_t left = b->view->rows - first, n = left < TILE ? left : TILE;
+
+    for (uint32_t k = 0; k < b->n_plain; k++) {
+        const struct field *f = &b->field[k];
+        const struct dc_vector *v = &b->view->column[f->at];
+
+        if (f->column->conf->kind == RT_COLUMN_FEATURE)
+            unpack_ids(v, first, n, b->tile + (size_t)k * TILE);
+        else
+            unpack_numbers(f, v, first, n, b->tile + (size_t)k * TILE);
+    }
+    b->tile_first = first;
+    b->n_tile = n;
+}
+
+/* The plain values of row i. Rows one after another come from tiles; a row by itself is not worth one. */
+static int take_plain(struct dc_binary *b, uint32_t i, bool follows)
+{
+    struct dc_parser *p = b->parser;
     int err = 0;
 
+    if (follows && i % TILE == 0)
+        unpack_tile(b, i);
+    uint32_t at = i - b->tile_first;
+    bool there = i >= b->tile_first && at < b->n_tile;
+    for (uint32_t k = 0; !err && k < b->n_plain; k++) {
+        const struct field *f = &b->field[k];
+
+        if (!there)
+            err = take_field(b, f, i);
+        else if (f->column->conf->kind == RT_COLUMN_FEATURE)
+            p->id[f->column->slot] = b->tile[(size_t)k * TILE + at];
+        else
+            memcpy(&p->value[f->column->slot], &b->tile[(size_t)k * TILE + at], sizeof(double));
+    }
+    return err;
+}
+
+int dc_binary_row(struct dc_binary *binary, uint32_t i)
+{
+    bool follows = i == 0 || i == binary->row + 1;
+
     go_to(binary, i);
-    for (uint32_t k = 0; !err && k < binary->n_fields; k++)
+    int err = take_plain(binary, i, follows);
+    for (uint32_t k = binary->n_plain; !err && k < binary->n_fields; k++)
         err = take_field(binary, &binary->field[k], i);
     return err ? err : dc_finish_row(binary->parser);
 }
