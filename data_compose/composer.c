@@ -227,6 +227,7 @@ static int make_rpc(struct dc_composer *c)
         .reply_max = REPLY_MAX,
         .heartbeat_ns = c->job->global.heartbeat_ms * RT_MS,
         .dead_ns = c->job->global.dead_ms * RT_MS,
+        .lz4 = c->job->global.wire.compression == RT_COMPRESS_LZ4,
         .ctx = c,
         .peer_up = on_peer_up,
         .peer_drained = on_peer_drained,
@@ -237,7 +238,7 @@ static int make_rpc(struct dc_composer *c)
     return rt_rpc_create(&conf, &c->rpc);
 }
 
-#define REFUSED (RT_REFUSE_LOOK_AHEAD | RT_REFUSE_COMPRESSION)
+#define REFUSED RT_REFUSE_LOOK_AHEAD
 
 int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer **out)
 {

@@ -77,14 +77,13 @@ static int listen_on(struct ebs_owner *owner)
                               .dead_ns = conf->job->global.dead_ms * RT_MS,
                               .credit = conf->job->global.credit,
                               .budget = conf->budget,
+                              .lz4 = conf->job->global.wire.compression == RT_COMPRESS_LZ4,
                               .ctx = owner,
                               .fenced = on_fenced};
     int err = rt_rpc_create(&rpc, &owner->rpc);
 
     return err ? err : rt_rpc_listen(owner->rpc, conf->listen, owner->address);
 }
-
-#define REFUSED RT_REFUSE_COMPRESSION
 
 int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
 {
@@ -97,9 +96,7 @@ int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
     owner->shard_first = rt_shard_first(conf->shards, conf->owner);
     owner->shard_end = rt_shard_first(conf->shards, conf->owner + 1);
     owner->last = &owner->first;
-    err = rt_job_refuse(conf->job, REFUSED);
-    if (!err)
-        err = rt_arena_create(EBS_UNPACK_BYTES_MAX, &owner->arena);
+    err = rt_arena_create(EBS_UNPACK_BYTES_MAX, &owner->arena);
     if (!err)
         err = create_tables(owner);
     if (!err)

@@ -258,6 +258,7 @@ static int start(struct mw_loop *loop)
         .reply_max = RT_PAYLOAD_MAX,
         .heartbeat_ns = conf->job->global.heartbeat_ms * RT_MS,
         .dead_ns = conf->job->global.dead_ms * RT_MS,
+        .lz4 = conf->job->global.wire.compression == RT_COMPRESS_LZ4,
         .ctx = loop,
         .peer_up = on_peer_up,
         .peer_down = on_peer_down,
@@ -275,8 +276,6 @@ static int start(struct mw_loop *loop)
     return err;
 }
 
-#define REFUSED RT_REFUSE_COMPRESSION
-
 int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
 {
     struct mw_loop *loop = rt_xcalloc(1, sizeof(*loop));
@@ -291,9 +290,7 @@ int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
     loop->dim = rt_xcalloc(n, sizeof(*loop->dim));
     loop->feature_order = rt_xcalloc(n, sizeof(*loop->feature_order));
     order_features(loop);
-    err = rt_job_refuse(conf->job, REFUSED);
-    if (!err)
-        err = start(loop);
+    err = start(loop);
     if (err) {
         mw_loop_destroy(loop);
         return err;

@@ -169,6 +169,7 @@ static int make_rpc(struct tr_trainer *trainer)
         .reply_max = RT_PAYLOAD_MAX,
         .heartbeat_ns = trainer->job->global.heartbeat_ms * RT_MS,
         .dead_ns = trainer->job->global.dead_ms * RT_MS,
+        .lz4 = trainer->job->global.wire.compression == RT_COMPRESS_LZ4,
         .ctx = trainer,
         .peer_up = on_peer_up,
         .peer_drained = on_peer_drained,
@@ -192,8 +193,6 @@ static int make_collective(struct tr_trainer *trainer)
     return tr_collective_ring(&conf, &trainer->collective);
 }
 
-#define REFUSED RT_REFUSE_COMPRESSION
-
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out)
 {
     rt_assert(conf->world >= 1 && conf->self.index < conf->world);
@@ -211,9 +210,7 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     bool one = conf->job->global.mode == RT_MODE_FULL;
     trainer->permits.limit = one ? 1 : conf->job->global.staleness;
     trainer->lookups.limit = trainer->permits.limit;
-    int err = rt_job_refuse(conf->job, REFUSED);
-    if (!err)
-        err = tr_batch_check_job(trainer);
+    int err = tr_batch_check_job(trainer);
     if (!err)
         err = rt_arena_create(8 << 20, &trainer->scratch);
     if (!err)

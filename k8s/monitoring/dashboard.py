@@ -312,7 +312,8 @@ ROWS = [
     ("Network", [
         panel("Bytes sent a second, by role", "Bps",
               "All that a role's processes send. The largest is trainers' and middlewares' embeddings and gradients; global.wire.dtype halves it.",
-              (rate(every("sent_bytes_total"), "role"), "{{role}}")),
+              (rate(every("sent_bytes_total"), "role"), "{{role}}"),
+              (rate(every("saved_bytes_total"), "role"), "{{role}}, saved by packing")),
         panel("Bytes received a second, by role", "Bps", "All that a role's processes receive; see what they send.",
               (rate(every("received_bytes_total"), "role"), "{{role}}")),
         panel("Bytes a sample, by hop", "bytes",

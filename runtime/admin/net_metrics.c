@@ -69,6 +69,8 @@ void rt_metrics_rpc(struct rt_metrics *metrics, enum rt_role role, struct rt_rpc
     char labels[LABEL_MAX_BYTES];
 
     put(&at, RT_COUNTER, "sent_bytes_total", "bytes of frames sent", &stats->bytes_out);
+    put(&at, RT_COUNTER, "saved_bytes_total", "bytes that packing took off payloads sent",
+        &stats->bytes_saved);
     put(&at, RT_COUNTER, "received_bytes_total", "bytes of frames received", &stats->bytes_in);
     put(&at, RT_COUNTER, "frames_bad_total", "malformed frames; each closed its connection",
         &stats->frames_bad);

@@ -241,7 +241,6 @@ enum rt_refusal {
     RT_REFUSE_ROW_GRADIENTS = 1 << 1, /* and so on */
     RT_REFUSE_EMBEDDINGS = 1 << 2,
     RT_REFUSE_GRADIENTS = 1 << 3,
-    RT_REFUSE_COMPRESSION = 1 << 4,
     RT_REFUSE_SEQUENCES = 1 << 6, /* pooling none */
     RT_REFUSE_HASHING = 1 << 7,   /* embedding.tables.NAME.hash */
     RT_REFUSE_TRUNCATE = 1 << 8,

@@ -48,8 +48,6 @@ static int check_global(const struct rt_global_conf *global, uint32_t refused)
     for (size_t i = 0; i < ARRAY_LEN(path); i++)
         if (refused & path[i].bit && path[i].dtype != WIRE_F32)
             return refuse(path[i].key, rt_dtype_name(path[i].dtype));
-    if (refused & RT_REFUSE_COMPRESSION && global->wire.compression != RT_COMPRESS_NONE)
-        return refuse("global.wire.compression", "lz4");
     return 0;
 }
 

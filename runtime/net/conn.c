@@ -77,6 +77,7 @@ static void link_free(struct rt_link *link)
     rt_link_drop_outs(link);
     rt_buf_unref(link->payload);
     rt_free(link->message);
+    rt_unlz_release(&link->unlz);
     rt_free(link);
 }
 
@@ -162,15 +163,23 @@ static void begin_frame(struct rt_link *link)
         rt_assert(link->discard || header->payload_size == 0);
     }
     link->payload_crc = 0;
+    link->packed_got = 0;
     link->in = IN_MESSAGE;
     link->got = 0;
+}
+
+/* The checksum is that of the raw bytes, which a packed payload that is thrown away is never turned into. */
+static bool has_checksum(const struct rt_link *link)
+{
+    return !(link->header.flags & RT_FRAME_NO_PAYLOAD_CRC) &&
+           !(link->discard && (link->header.flags & RT_FRAME_LZ4));
 }
 
 static void end_frame(struct rt_link *link)
 {
     struct rt_header *header = &link->header;
     struct rt_buf *payload = link->payload;
-    if (!(header->flags & RT_FRAME_NO_PAYLOAD_CRC) && link->payload_crc != header->payload_crc) {
+    if (has_checksum(link) && link->payload_crc != header->payload_crc) {
         rt_fail(RT_EPROTO, "frame field payload_crc: expected 0x%08x, got 0x%08x",
                 link->payload_crc, header->payload_crc);
         rt_conn_close(link, RT_EPROTO, rt_err_text());
@@ -178,6 +187,7 @@ static void end_frame(struct rt_link *link)
     }
     if (link->discard)
         header->flags |= RT_FRAME_DISCARDED;
+    header->flags &= (uint16_t)~RT_FRAME_LZ4;
     link->in = IN_HEADER;
     link->got = 0;
     link->payload = NULL;
@@ -204,7 +214,7 @@ static void end_message(struct rt_link *link)
 
 static void took_payload(struct rt_link *link, const uint8_t *at, size_t n)
 {
-    if (!(link->header.flags & RT_FRAME_NO_PAYLOAD_CRC))
+    if (has_checksum(link))
         link->payload_crc = rt_crc32c(link->payload_crc, at, n);
     link->got += n;
     if (link->got == link->header.payload_size)
@@ -227,11 +237,13 @@ static size_t feed_header(struct rt_link *link, const uint8_t *data, size_t n)
     return take;
 }
 
-/* A message is used where it was read if the rest of its frame is there too; else it is kept. */
+/* A message is used where it was read if the rest of its frame is there too; else it is kept. (A packed payload may be
+ * longer than it is raw, by the heads of its blocks.) */
 static size_t feed_message(struct rt_link *link, const uint8_t *data, size_t n)
 {
     size_t size = link->header.message_size, take = size - link->got;
-    if (link->got == 0 && n >= size && n - size >= link->header.payload_size) {
+    if (link->got == 0 && n >= size && n - size >= link->header.payload_size &&
+        !(link->header.flags & RT_FRAME_LZ4)) {
         link->message_at = data;
         end_message(link);
         return size;
@@ -255,8 +267,34 @@ static size_t feed_message(struct rt_link *link, const uint8_t *data, size_t n)
     return take;
 }
 
+/* One block of a packed payload, or what there is of it. */
+static size_t feed_packed(struct rt_link *link, const uint8_t *data, size_t n)
+{
+    const struct rt_header *header = &link->header;
+    size_t left = header->payload_size - link->got, room = header->packed_size - link->packed_got;
+    uint8_t *out = link->discard ? NULL : link->payload->data + link->got;
+    size_t took, made;
+    int err = rt_unlz_feed(&link->unlz, data, n < room ? n : room, left, out, &took, &made);
+    link->packed_got += took;
+    if (!err && (link->packed_got == header->packed_size) != (made == left))
+        err = RT_FAIL(RT_EPROTO,
+                      "frame field packed_size: expected the payload's %llu bytes in %u, got %zu "
+                      "bytes in %zu",
+                      (unsigned long long)header->payload_size, header->packed_size,
+                      (size_t)(header->payload_size - left + made), link->packed_got);
+    if (err) {
+        rt_conn_close(link, err, rt_err_text());
+        return n;
+    }
+    if (made > 0)
+        took_payload(link, out, made);
+    return took;
+}
+
 static size_t feed_payload(struct rt_link *link, const uint8_t *data, size_t n)
 {
+    if (link->header.flags & RT_FRAME_LZ4)
+        return feed_packed(link, data, n);
     uint64_t left = link->header.payload_size - link->got;
     size_t take = left < n ? (size_t)left : n;
     if (!link->discard)
@@ -294,7 +332,7 @@ static void keep_rest(struct rt_link *link, const uint8_t *data, size_t n)
 
 static bool reads_in_place(const struct rt_link *link)
 {
-    return link->in == IN_PAYLOAD && !link->discard;
+    return link->in == IN_PAYLOAD && !link->discard && !(link->header.flags & RT_FRAME_LZ4);
 }
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *out)

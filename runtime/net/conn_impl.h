@@ -4,6 +4,7 @@
 
 #include "runtime/net/conn.h"
 #include "runtime/net/loop_impl.h"
+#include "runtime/net/lz.h"
 
 #define RT_KEPT_BYTES (64u << 10) /* larger message blocks are not kept */
 
@@ -48,6 +49,8 @@ struct rt_link {
     uint8_t *
         rest; /* [rest_size] from rest_at on: read when the link was paused, not yet looked at; NULL: never was */
     size_t rest_at, rest_size;
+    struct rt_unlz unlz; /* of a packed payload; `got` then counts raw bytes */
+    size_t packed_got;
 
     /* out */
     struct rt_out *first, **end;

@@ -142,6 +142,35 @@ static uint64_t out_payload(struct rt_out *out, const struct rt_piece *pieces, s
     return end;
 }
 
+/* The payload's stretches, packed; they stay as they are where that gains nothing, or finds no memory. Packing is for
+ * another machine: to a Unix socket it would cost more than it saves. */
+static void pack(struct rt_link *link, struct rt_out *out, struct rt_header *header)
+{
+    struct rt_loop *loop = link->loop;
+    struct rt_buf *buf = NULL;
+    header->flags &= (uint16_t)~RT_FRAME_LZ4;
+    if (link->local || header->payload_size < RT_LZ_MIN)
+        return;
+    if (!loop->lz)
+        loop->lz = rt_lz_create();
+    if (loop->lz)
+        buf = rt_io_buf(&loop->io, rt_lz_bound(header->payload_size));
+    if (!buf)
+        return;
+    buf->size = rt_lz_pack(loop->lz, out->stretch + 1, out->n - 1, buf->data);
+    if (buf->size == 0) {
+        rt_buf_unref(buf);
+        return;
+    }
+    for (unsigned i = 0; i < out->n_refs; i++)
+        rt_buf_unref(out->ref[i]);
+    out->n = out->n_refs = 1;
+    out->ref[0] = buf;
+    out_add(out, buf->data, buf->size);
+    header->flags |= RT_FRAME_LZ4;
+    header->packed_size = (uint32_t)buf->size;
+}
+
 /* Size of the payload, or RT_PAYLOAD_MAX + 1 when it is over that. */
 static uint64_t payload_size(const struct rt_piece *pieces, size_t n_pieces)
 {
@@ -370,11 +399,14 @@ int rt_conn_send(struct rt_link *link, struct rt_header *header, const void *mes
     if (!as_made)
         out_payload(out, pieces, n_pieces,
                     link->local || crc_known || maker ? NULL : &header->payload_crc);
+    header->packed_size = 0;
+    if (header->flags & RT_FRAME_LZ4)
+        pack(link, out, header);
     rt_header_encode(header, out->head);
     if (message_size)
         memcpy(out->head + RT_FRAME_HEADER_SIZE, message, message_size);
     rt_header_seal(out->head, out->head + RT_FRAME_HEADER_SIZE, message_size);
-    queue(link, out, head_size + (as_made ? 0 : header->payload_size));
+    queue(link, out, as_made ? head_size : rt_frame_bytes(header));
     if (as_made)
         send_as_made(link, pieces, maker);
     else if (link->queued >= FLUSH_BYTES)
@@ -392,4 +424,5 @@ void rt_conns_release(struct rt_loop *loop)
         loop->free_outs = out->next;
         out_free(out);
     }
+    rt_lz_destroy(loop->lz);
 }

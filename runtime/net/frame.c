@@ -9,12 +9,14 @@
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
+#include "runtime/net/lz.h"
 
 #include <endian.h>
 #include <string.h>
 
-#define FLAGS_ON_WIRE (RT_FRAME_REPLY | RT_FRAME_TRACE | RT_FRAME_NO_PAYLOAD_CRC)
-#define HEAD_CRC_AT   64
+#define FLAGS_ON_WIRE  (RT_FRAME_REPLY | RT_FRAME_TRACE | RT_FRAME_NO_PAYLOAD_CRC | RT_FRAME_LZ4)
+#define HEAD_CRC_AT    64
+#define PACKED_SIZE_AT 68
 
 static void put16(uint8_t *at, uint16_t v)
 {
@@ -72,19 +74,37 @@ void rt_header_encode(const struct rt_header *h, uint8_t out[RT_FRAME_HEADER_SIZ
     put32(out + 52, h->payload_crc);
     put64(out + 56, h->payload_size);
     put32(out + HEAD_CRC_AT, 0);
-    put32(out + 68, 0);
+    put32(out + PACKED_SIZE_AT, h->packed_size);
 }
 
 static uint32_t head_crc(const uint8_t head[RT_FRAME_HEADER_SIZE], const uint8_t *message,
                          size_t size)
 {
     uint32_t crc = rt_crc32c(0, head, HEAD_CRC_AT);
+    if (get32(head + PACKED_SIZE_AT))
+        crc = rt_crc32c(crc, head + PACKED_SIZE_AT, 4);
     return size ? rt_crc32c(crc, message, size) : crc;
 }
 
 void rt_header_seal(uint8_t head[RT_FRAME_HEADER_SIZE], const uint8_t *message, size_t size)
 {
     put32(head + HEAD_CRC_AT, head_crc(head, message, size));
+}
+
+/* A payload may not grow by more than LZ4 can pack, so nobody reserves memory for bytes that cannot come. */
+static int check_packed(const struct rt_header *h)
+{
+    bool packed = h->flags & RT_FRAME_LZ4;
+    uint64_t least = packed ? h->payload_size / RT_LZ_RATIO_MAX + 1 : 0;
+    uint64_t most = packed ? rt_lz_bound(h->payload_size) : 0;
+    if (h->packed_size < least || h->packed_size > most || (packed && h->payload_size == 0))
+        return RT_FAIL(
+            RT_EPROTO,
+            "frame field packed_size: expected %llu to %llu for a payload of %llu bytes, "
+            "got %u",
+            (unsigned long long)least, (unsigned long long)most,
+            (unsigned long long)h->payload_size, h->packed_size);
+    return 0;
 }
 
 static int check_limits(const struct rt_header *h)
@@ -104,7 +124,7 @@ static int check_limits(const struct rt_header *h)
     if ((h->flags & RT_FRAME_NO_PAYLOAD_CRC) && h->payload_crc)
         return RT_FAIL(RT_EPROTO, "frame field payload_crc: expected 0 by its flag, got 0x%08x",
                        h->payload_crc);
-    return 0;
+    return check_packed(h);
 }
 
 int rt_header_decode(const uint8_t in[RT_FRAME_HEADER_SIZE], struct rt_header *out)
@@ -115,9 +135,8 @@ int rt_header_decode(const uint8_t in[RT_FRAME_HEADER_SIZE], struct rt_header *o
     if (get16(in + 4) != RT_WIRE_VERSION)
         return RT_FAIL(RT_EPROTO, "frame field version: expected %d, got %d", RT_WIRE_VERSION,
                        get16(in + 4));
-    if (get16(in + 10) || get32(in + 68))
-        return RT_FAIL(RT_EPROTO, "frame field reserved: expected 0, got 0x%x and 0x%x",
-                       get16(in + 10), get32(in + 68));
+    if (get16(in + 10))
+        return RT_FAIL(RT_EPROTO, "frame field reserved: expected 0, got 0x%x", get16(in + 10));
     *out = (struct rt_header){
         .version = get16(in + 4),
         .method = get16(in + 6),
@@ -132,6 +151,7 @@ int rt_header_decode(const uint8_t in[RT_FRAME_HEADER_SIZE], struct rt_header *o
         .payload_crc = get32(in + 52),
         .payload_size = get64(in + 56),
         .head_crc = get32(in + HEAD_CRC_AT),
+        .packed_size = get32(in + PACKED_SIZE_AT),
     };
     return check_limits(out);
 }

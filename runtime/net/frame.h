@@ -15,8 +15,8 @@
  *       48    4 message_size      <= RT_MESSAGE_MAX
  *       52    4 payload_crc       CRC32C of the payload; 0 with RT_FRAME_NO_PAYLOAD_CRC (Unix sockets)
  *       56    8 payload_size      <= the method's own limit
- *       64    4 head_crc          CRC32C of bytes 0..63 and of the message
- *       68    4 reserved          zero
+ *       64    4 head_crc          CRC32C of bytes 0..63, of packed_size if it is not 0, and of the message
+ *       68    4 packed_size       bytes of the payload on the wire with RT_FRAME_LZ4 (lz.h); else 0
  *
  * The payload is a row of segments (ids, rows, tensors). Segment i starts at the first multiple of 64
  * after segment i-1; which segments there are follows from the message alone. A payload arrives in
@@ -43,7 +43,8 @@ enum rt_frame_flag {
     RT_FRAME_TRACE = 2,
     RT_FRAME_NO_PAYLOAD_CRC = 4,
     RT_FRAME_DISCARDED =
-        8, /* never on the wire: the payload was read and thrown away (over budget) */
+        8,             /* never on the wire: the payload was read and thrown away (over budget) */
+    RT_FRAME_LZ4 = 32, /* on the wire: the payload is packed; to link_send: it may be */
     RT_FRAME_CRC_KNOWN = 16, /* never on the wire, to link_send: payload_crc is the payload's */
 };
 
@@ -61,7 +62,15 @@ struct rt_header {
     uint32_t message_size, payload_crc;
     uint64_t payload_size;
     uint32_t head_crc;
+    uint32_t packed_size;
 };
+
+/* Bytes of a whole frame on the wire. */
+static inline uint64_t rt_frame_bytes(const struct rt_header *header)
+{
+    return RT_FRAME_HEADER_SIZE + header->message_size +
+           (header->packed_size ? header->packed_size : header->payload_size);
+}
 
 /* A message as it was received. `message` is valid during the callback only; `payload` is borrowed:
  * rt_buf_ref() it to keep it. NULL payload when payload_size is 0 (or discarded). */

@@ -57,6 +57,7 @@ struct rt_loop {
     struct rt_listener *listeners;
     struct rt_out *free_outs;
     size_t n_free_outs;
+    struct rt_lz *lz;     /* NULL: nothing was packed yet */
     uint8_t *read_buffer; /* RT_LOOP_READ_SIZE; used up within one read callback */
 };
 

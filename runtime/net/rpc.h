@@ -85,6 +85,7 @@ struct rt_rpc_conf {
     struct rt_credit *budget; /* of the process, shared by its rpcs; NULL: one of its own */
     uint64_t heartbeat_ns, dead_ns, greet_ns,
         backoff_ns; /* 0: the values above; greet_ns: dead_ns */
+    bool lz4;       /* payloads to other machines are packed (lz.h) */
 };
 
 int rt_rpc_create(const struct rt_rpc_conf *conf, struct rt_rpc **out);
@@ -154,7 +155,7 @@ bool rt_call_checks(const struct rt_call *call);
 
 /* Counters of this rpc, for metrics. Relaxed atomics: any thread may read them. */
 struct rt_rpc_stats {
-    _Atomic uint64_t frames_in, frames_out, bytes_in, bytes_out, calls, calls_failed, reconnects,
+    _Atomic uint64_t frames_in, frames_out, bytes_in, bytes_out, bytes_saved, calls, calls_failed, reconnects,
         links_refused, frames_bad;
     _Atomic uint64_t links_paused;      /* times that a connection was no longer read */
     _Atomic uint64_t calls_over_credit; /* turned down */

@@ -73,6 +73,8 @@ int rt_session_send(struct rt_session *session, struct rt_header *header,
 {
     struct rt_rpc *rpc = session->rpc;
     header->flags |= out->flags & (RT_FRAME_TRACE | RT_FRAME_CRC_KNOWN);
+    if (rpc->conf.lz4)
+        header->flags |= RT_FRAME_LZ4;
     header->payload_crc = out->payload_crc;
     header->incarnation = rpc->conf.self.incarnation;
     header->group_epoch = rpc->group_epoch;
@@ -85,10 +87,12 @@ int rt_session_send(struct rt_session *session, struct rt_header *header,
     if (out->maker) /* its work is not that of sending */
         now = rt_io_now(rpc->io);
     session->sent_ns = now;
-    uint64_t bytes = RT_FRAME_HEADER_SIZE + header->message_size + header->payload_size;
+    uint64_t bytes = rt_frame_bytes(header);
     rt_rpc_count(&rpc->stats.frames_out, 1);
     rt_rpc_count(&rpc->stats.bytes_out, bytes);
     rt_credit_sent(session, bytes);
+    if (header->flags & RT_FRAME_LZ4)
+        rt_rpc_count(&rpc->stats.bytes_saved, header->payload_size - header->packed_size);
     if (session->state == RT_SESSION_UP) /* greetings go to a role that is not known yet */
         rt_purpose_sent(purpose_of(header), session->remote.role, bytes);
     return 0;
@@ -415,8 +419,7 @@ static void on_frame(void *arg, const struct rt_frame *frame)
     struct rt_session *session = arg;
     struct rt_rpc *rpc = session->rpc;
     rt_rpc_count(&rpc->stats.frames_in, 1);
-    rt_rpc_count(&rpc->stats.bytes_in,
-                 RT_FRAME_HEADER_SIZE + frame->header.message_size + frame->header.payload_size);
+    rt_rpc_count(&rpc->stats.bytes_in, rt_frame_bytes(&frame->header));
     if (session->state == RT_SESSION_CLOSED || frame->header.method == RT_METHOD_PING)
         return;
     if (frame->header.method == RT_METHOD_HANDSHAKE)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two of each role with a proxy between all of them that delays, drops, doubles, replays, cuts, resets and half-opens
 # connections (tests/lib/proxy.h); at the end of each job every row of the data has been applied once in each epoch, no
-# more and no less (tests/lib/oracle.h). Jobs in all three modes, until there have been FAULTS faults (`make faults` asks
+# more and no less (tests/lib/oracle.h). Jobs in all three modes, every other one with packed payloads, until there have been FAULTS faults (`make faults` asks
 # for 10,000), by seeds from SEED on.
 . "$(dirname "$0")/lib.sh"
 FAULTS=${FAULTS:-300} SEED=${SEED:-1} EPOCHS=${EPOCHS:-12} RATE=${RATE:-60}
@@ -65,11 +65,23 @@ sys.exit(sums != {"samples_trained": int(sys.argv[2]), "samples_dropped": 0, "pe
 PY
 }
 
+# The middlewares' payloads were made smaller, or, without compression, were left alone.
+packed() {
+    local i admin saved=0
+    for i in 0 1; do
+        admin=$(sed -n 's/.* admin=127\.0\.0\.2:\([0-9]*\)$/\1/p' "$work/run/logs/middleware-$i.log" | head -n 1)
+        saved=$((saved + $(curl -s -m 2 "http://127.0.0.1:$admin/metrics" |
+            awk '/^saffron_middleware_saved_bytes_total/ { n += $2 } END { printf "%d", n }')))
+    done
+    [ "$([ "$saved" -gt 0 ] && echo lz4 || echo none)" = "$1" ]
+}
+
 # one_job MODE SEED FAULTS -- one job from its start to the count; faults that there were are added to $made.
 one_job() {
-    local mode=$1 seed=$2 most=$3 i proxy tries pid line
+    local mode=$1 seed=$2 most=$3 i proxy tries pid line compression
     local owners=("${port[2]}" "$((port[2] + 1))" "${port[3]}" "$((port[3] + 1))")
-    local settings=("global.mode=$mode" "data.epochs=$EPOCHS" global.middleware.loops=2 global.sync_every=3
+    compression=$([ $((seed % 2)) -eq 0 ] && echo lz4 || echo none)
+    local settings=("global.mode=$mode" "global.wire.compression=$compression" "data.epochs=$EPOCHS" global.middleware.loops=2 global.sync_every=3
         global.link.heartbeat_ms=80 global.link.dead_ms=$((400 * slow)))
     job=faults$seed flags=() pids=()
     for i in "${settings[@]}"; do
@@ -95,6 +107,7 @@ one_job() {
         [ "$tries" -gt 0 ] || fail "seed $seed ($mode): not done after $limit_s s: $(cat "$work/out" "$work"/status-?)"
         sleep 0.2
     done
+    packed "$compression" || fail "seed $seed ($mode): payloads are not as global.wire.compression=$compression says"
     kill "$proxy"
     wait "$proxy" || fail "the proxy: $(cat "$work/proxy")"
     line=$("$faults" check "$work/job" "$job" 2 2 "${owners[@]}" "${settings[@]}" 2>&1) ||

@@ -14,8 +14,8 @@ SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\
 # Made by the runtime, so in every role.
 COMMON = """info start_time_seconds ready nats_connected cpu_seconds_total memory_bytes peak_resident_bytes open_files
 open_files_limit log_messages_total send_queue_bytes loop_busy_seconds_total loop_turn_seconds sent_bytes_total
-received_bytes_total frames_bad_total reconnects_total links_refused_total purpose_cpu_seconds_total hop_bytes_total
-link_credit_bytes link_paused_total""".split()
+saved_bytes_total received_bytes_total frames_bad_total reconnects_total links_refused_total purpose_cpu_seconds_total
+hop_bytes_total link_credit_bytes link_paused_total""".split()
 ASKS = {
     "data_compose": ["PutBatch", "TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet"],
     "trainer": ["LookupBatch", "PushGradients", "ReleaseBatch"],

@@ -14,6 +14,7 @@
     X(frame)    /* runtime/net/frame.h: header, checksum */                                        \
     X(segments) /* runtime/net/frame.h: cursor over a payload */                                   \
     X(link)     /* runtime/net: an rpc that hears any bytes, behind a handshake or not */           \
+    X(lz)       /* runtime/net/lz.h: a packed payload in pieces */                                 \
     X(wire)     /* runtime/wire: the first byte chooses the codec */                               \
     X(yaml)     /* runtime/conf: a document, written and read back */                              \
     X(job)      /* runtime/job: the four files and --set lines, between lines of "====" */         \

@@ -248,7 +248,7 @@ static size_t of_frame(const struct stream *s, struct rt_header *header, size_t 
     if (s->frame.size >= RT_FRAME_HEADER_SIZE) {
         if (rt_header_decode(s->frame.data, header) != 0)
             return 0;
-        want += header->message_size + header->payload_size;
+        want = rt_frame_bytes(header);
     }
     want -= s->frame.size;
     return want < n ? want : n;

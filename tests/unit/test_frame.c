@@ -69,8 +69,8 @@ static void test_bad_headers(void **state)
         {"magic: expected 0x4e524653, got 0x4e524600", 0, 1, 0},
         {"version: expected 1, got 2", 4, 2, 2},
         {"version: expected 1, got 0", 4, 2, 0},
-        {"flags: expected a subset of 0x7, got 0xb", 8, 2, 11},
-        {"flags: expected a subset of 0x7, got 0x8003", 8, 2, 0x8003},
+        {"flags: expected a subset of 0x27, got 0xb", 8, 2, 11},
+        {"flags: expected a subset of 0x27, got 0x8003", 8, 2, 0x8003},
         {"reserved: expected 0, got 0x1", 10, 2, 1},
         {"status: expected 0 or an error, got 5", 12, 4, 5},
         {"status: expected 0 in a request, got -5011", 8, 2, 0},
@@ -79,7 +79,8 @@ static void test_bad_headers(void **state)
         {"payload_crc: expected 0 by its flag", 8, 2, 5},
         {"payload_size: expected at most 1073741824, got 1073741825", 56, 8, RT_PAYLOAD_MAX + 1},
         {"payload_size: expected at most 1073741824, got 18446744073709551615", 56, 8, UINT64_MAX},
-        {"reserved: expected 0, got 0x0 and 0x80", 68, 4, 0x80},
+        {"packed_size: expected 0 to 0 for a payload of", 68, 4, 0x80},
+        {"packed_size: expected ", 8, 2, RT_FRAME_REPLY | RT_FRAME_LZ4},
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {

@@ -293,7 +293,6 @@ static void test_refused(void **state)
          "global.wire.row_gradients: float16 is not in this version"},
         {"global.wire.embeddings=float16", RT_REFUSE_EMBEDDINGS, "global.wire.embeddings: float16"},
         {"global.wire.gradients=float16", RT_REFUSE_GRADIENTS, "global.wire.gradients: float16"},
-        {"global.wire.compression=lz4", RT_REFUSE_COMPRESSION, "global.wire.compression: lz4"},
         {"embedding.features.user.pooling=none", RT_REFUSE_SEQUENCES,
          "embedding.features.user.pooling: none is not in this version"},
         {"embedding.tables.item.hash={functions: 2, rows: 9}", RT_REFUSE_HASHING,

@@ -5,6 +5,7 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/net/lz.h"
 #include "runtime/net/near.h"
 #include "tests/lib/rpc_world.h"
 
@@ -153,6 +154,75 @@ static void test_no_malloc(void **state)
         rt_buf_unref(buf);
         rw_close(&w);
     }
+}
+
+/* Packed on TCP, and as it is on Unix sockets; what packing saves is counted, and the receiver counts what came. */
+static void test_packed(void **state)
+{
+    static const size_t size[][2] = {
+        {100, 3}, {5000, 1}, {70000, 70000}, {1 << 20, 99}, {2000000, 65537}};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct world w;
+        struct answer a = {0};
+        rw_open(&w, rw_address(i));
+        struct rt_rpc_conf conf = rw_conf(&w, &w.client, RT_ROLE_MIDDLEWARE, 200);
+        conf.lz4 = true;
+        rw_start_client(&w, &conf);
+        rw_wait(&w, &w.client.ups, 1, "connection");
+        const struct rt_rpc_stats *us = rt_rpc_stats(w.client.rpc),
+                                  *it = rt_rpc_stats(w.server.rpc);
+        for (size_t row = 0; row < ARRAY_LEN(size); row++) {
+            uint64_t saved = us->bytes_saved;
+            struct rt_piece piece[2];
+            for (int k = 0; k < 2; k++) {
+                struct rt_buf *buf = rw_filled(&w, size[row][k], (uint8_t)k);
+                piece[k] = (struct rt_piece){buf->data, buf->size, buf};
+            }
+            struct rt_outgoing out = {
+                .message = "hello", .message_size = 5, .pieces = piece, .n_pieces = 2};
+            assert_int_equal(rt_rpc_call(w.peer, METHOD_ECHO, &out, 20 * RT_S, rw_on_answer, &a),
+                             0);
+            rw_wait(&w, &a.count, 1, "reply");
+            assert_int_equal(a.err, 0);
+            check_payload(a.payload, piece, 2);
+            assert_int_equal(us->bytes_saved > saved,
+                             i == 0 && size[row][0] + size[row][1] > RT_LZ_MIN);
+            assert_int_equal(us->bytes_out, it->bytes_in);
+            rw_answer_reset(&a);
+            for (int k = 0; k < 2; k++)
+                rt_buf_unref(piece[k].buf);
+        }
+        rw_close(&w);
+    }
+}
+
+/* What the receiver has no room for is thrown away packed; the connection goes on. */
+static void test_packed_for_nobody(void **state)
+{
+    struct world w;
+    struct answer a = {0}, b = {0};
+    (void)state;
+    rw_open(&w, rw_address(0));
+    struct rt_rpc_conf conf = rw_conf(&w, &w.client, RT_ROLE_MIDDLEWARE, 200);
+    conf.lz4 = true;
+    rw_start_client(&w, &conf);
+    rw_wait(&w, &w.client.ups, 1, "connection");
+    struct rt_buf *mine = rw_filled(&w, 6u << 20, 1),
+                  *rest = rt_io_buf(rt_loop_io(w.loop), 16u << 20);
+    struct rt_piece piece = {mine->data, mine->size, mine};
+    struct rt_outgoing out = {.pieces = &piece, .n_pieces = 1};
+    assert_non_null(rest);
+    assert_int_equal(rt_rpc_call(w.peer, METHOD_ECHO, &out, 0, rw_on_answer, &a), 0);
+    assert_int_equal(rw_call(&w, METHOD_ECHO, 0, &b), 0);
+    rw_wait(&w, &b.count, 1, "reply");
+    assert_true(rt_rpc_stats(w.client.rpc)->bytes_saved > 0);
+    assert_int_equal(a.err, RT_EFULL);
+    assert_int_equal(b.err, 0);
+    assert_int_equal(w.client.downs, 0);
+    rt_buf_unref(rest);
+    rt_buf_unref(mine);
+    rw_close(&w);
 }
 
 /* A checksum that the sender knows already is taken as it is: the receiver finds out, where there is one. */
@@ -808,6 +878,8 @@ int main(void)
         cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_many_small),
         cmocka_unit_test(test_no_malloc),
+        cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_packed_for_nobody),
         cmocka_unit_test(test_known_checksum),
         cmocka_unit_test(test_made),
         cmocka_unit_test(test_made_for_nobody),
