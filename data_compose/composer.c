@@ -238,8 +238,6 @@ static int make_rpc(struct dc_composer *c)
     return rt_rpc_create(&conf, &c->rpc);
 }
 
-#define REFUSED RT_REFUSE_LOOK_AHEAD
-
 int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer **out)
 {
     struct dc_composer *c = rt_xcalloc(1, sizeof(*c));
@@ -260,8 +258,6 @@ int dc_composer_create(const struct dc_composer_conf *conf, struct dc_composer *
                       "exact: expected 1 data-compose, got %u; the order of their batches would "
                       "be that of the network",
                       conf->size);
-    if (!err)
-        err = rt_job_refuse(conf->job, REFUSED);
     if (!err)
         err = dc_send_init(c);
     if (!err)

@@ -264,6 +264,17 @@ static int check_free(const char *out)
     return err;
 }
 
+static int check_weights(const struct rt_job *job)
+{
+    for (uint32_t i = 0; i < job->data.n_columns; i++)
+        if (job->data.column[i].weight_separator)
+            return RT_FAIL(RT_EUSAGE,
+                           "data.columns.%s.weight_separator: the binary form keeps no weights of "
+                           "ids: train on the text",
+                           job->data.column[i].name);
+    return 0;
+}
+
 static int load(struct convert *c)
 {
     c->source.models_dir = getenv("SAFFRON_MODELS_DIR");
@@ -273,7 +284,7 @@ static int load(struct convert *c)
     if (!err && c->job->data.format == RT_FORMAT_BINARY)
         err = RT_FAIL(RT_EUSAGE, "%s: the job is in the binary form already", c->source.folder);
     if (!err)
-        err = rt_job_refuse(c->job, RT_REFUSE_ID_WEIGHTS | RT_REFUSE_TRUNCATE);
+        err = check_weights(c->job);
     if (!err && c->job->data.format == RT_FORMAT_SYNTHETIC) {
         err = dc_synthetic_conf_read(c->job->data.synthetic, NULL, &c->synthetic_conf);
         if (!err)

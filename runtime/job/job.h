@@ -176,7 +176,6 @@ struct rt_data_conf {
     uint64_t train_bytes;                   /* of the train files together, for progress */
     uint32_t batch_size, epochs, splits, block_rows, shuffle_rows, window;
     bool shuffle;
-    uint32_t look_ahead; /* finished batches that data-compose has ready for each rank */
     double max_bad_ratio;
     uint64_t frequency_memory;       /* bytes for the counts behind min_frequency */
     const struct rt_node *synthetic; /* the `synthetic:` section, or NULL: defaults */
@@ -234,22 +233,6 @@ static inline bool rt_feature_is_sequence(const struct rt_job *job, uint32_t fea
 {
     return job->feature[feature].pooling == RT_POOL_NONE;
 }
-
-/* Values that roles learn one after the other. Each role names, at its creation, those that it cannot do. */
-enum rt_refusal {
-    RT_REFUSE_ROWS = 1 << 0,          /* global.wire.rows but float32 */
-    RT_REFUSE_ROW_GRADIENTS = 1 << 1, /* and so on */
-    RT_REFUSE_EMBEDDINGS = 1 << 2,
-    RT_REFUSE_GRADIENTS = 1 << 3,
-    RT_REFUSE_SEQUENCES = 1 << 6, /* pooling none */
-    RT_REFUSE_HASHING = 1 << 7,   /* embedding.tables.NAME.hash */
-    RT_REFUSE_TRUNCATE = 1 << 8,
-    RT_REFUSE_ID_WEIGHTS = 1 << 9,  /* data.columns.NAME.weight_separator */
-    RT_REFUSE_BINARY = 1 << 10,     /* data.format */
-    RT_REFUSE_LOOK_AHEAD = 1 << 11, /* data.look_ahead but the default */
-};
-/* @refused: of enum rt_refusal. RT_EUSAGE: the job asks for one of them; key and value are in the text. */
-int rt_job_refuse(const struct rt_job *job, uint32_t refused);
 
 /* Write the effective files into `dir` (global.yml ... and models/NAME.yml): a job folder that stands
  * alone and means the same. Do it before other threads read the job's trees. */

@@ -418,7 +418,8 @@ static void expect_same(const struct rt_map *a, const struct rt_map *b, const ch
 
 #define EMBEDDING                                                                                  \
     "defaults: {dim: 4, optimizer: {type: sgd, learning_rate: 0.1}}\n"                             \
-    "tables: {u: {}}\nfeatures: {u: {table: u, max_length: 6}, v: {table: u, max_length: 6}}\n"
+    "tables: {u: {}}\nfeatures: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3, "      \
+    "truncate: tail}}\n"
 #define MODEL                                                                                      \
     "layers:\n  - {name: top, type: mlp, inputs: [features], sizes: [1]}\n"                        \
     "  - {name: loss, type: bce, inputs: [top]}\noptimizer: {type: sgd, learning_rate: 0.1}\n"

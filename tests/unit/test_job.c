@@ -131,7 +131,6 @@ static void test_hashes(void **state)
         {"global.wire.rows=float32", false, false, -1},
         {"global.wire.compression=lz4", true, false, WIRE_PART_GLOBAL},
         {"global.link={heartbeat_ms: 50, dead_ms: 200, credit: 1048576}", false, false, -1},
-        {"data.look_ahead=5", false, false, -1},
         {"data.format=binary", true, true, WIRE_PART_DATA},
         {"data.columns.user={weight_separator: ':'}", true, true, WIRE_PART_DATA},
         {"global.embedding_server={memory: 1048576, pin: true}", false, false, -1},
@@ -214,7 +213,6 @@ static const struct {
     {"data.columns.user={separator: '.', weight_separator: ':'}", "another one and in no"},
     {"data.columns.age={kind: dense, weight_separator: ':'}",
      "columns.age.weight_separator: goes with kind feature"},
-    {"data.look_ahead=65", "expected an integer in 0..64"},
     {"data.columns.user={missing: 0}", "missing: expected id, none or bad, got '0'"},
     {"data.columns.user={missing: id, integer: true}", "expected none or bad, got 'id'"},
     {"data.columns.user={min_frequency: 0}", "expected an integer in 1..1000000000, got '0'"},
@@ -251,8 +249,7 @@ static void test_new_values(void **state)
                          "embedding.features.other={table: item, pooling: none, max_length: 20}",
                          "embedding.features.user={truncate: tail}",
                          "embedding.tables.item.hash={functions: 3, rows: 1000}",
-                         "data.columns.user={separator: '|', weight_separator: ':'}",
-                         "data.look_ahead=0"};
+                         "data.columns.user={separator: '|', weight_separator: ':'}"};
     struct rt_job *job;
     if (load(set, ARRAY_LEN(set), &job) != 0)
         fail_msg("%s", rt_err_text());
@@ -276,50 +273,7 @@ static void test_new_values(void **state)
     assert_int_equal(job->table[1].hash_rows, 1000);
     assert_int_equal(job->data.column[2].weight_separator, ':');
     assert_int_equal(job->data.column[3].weight_separator, 0);
-    assert_int_equal(job->data.look_ahead, 0);
     rt_job_destroy(job);
-}
-
-/* Each value is refused by who names it, and by nobody else. */
-static void test_refused(void **state)
-{
-    static const struct {
-        const char *set;
-        uint32_t bit;
-        const char *want;
-    } row[] = {
-        {"global.wire.rows=bfloat16", RT_REFUSE_ROWS, "global.wire.rows: bfloat16 is not in this"},
-        {"global.wire.row_gradients=float16", RT_REFUSE_ROW_GRADIENTS,
-         "global.wire.row_gradients: float16 is not in this version"},
-        {"global.wire.embeddings=float16", RT_REFUSE_EMBEDDINGS, "global.wire.embeddings: float16"},
-        {"global.wire.gradients=float16", RT_REFUSE_GRADIENTS, "global.wire.gradients: float16"},
-        {"embedding.features.user.pooling=none", RT_REFUSE_SEQUENCES,
-         "embedding.features.user.pooling: none is not in this version"},
-        {"embedding.tables.item.hash={functions: 2, rows: 9}", RT_REFUSE_HASHING,
-         "embedding.tables.item.hash: hashing is not in this version"},
-        {"embedding.features.item.truncate=head", RT_REFUSE_TRUNCATE,
-         "embedding.features.item.truncate: head"},
-        {"embedding.features.item.truncate=tail", RT_REFUSE_TRUNCATE, "item.truncate: tail"},
-        {"data.columns.user={weight_separator: ':'}", RT_REFUSE_ID_WEIGHTS,
-         "data.columns.user.weight_separator: a weight for each id is not in this version"},
-        {"data.format=binary", RT_REFUSE_BINARY, "data.format: binary is not in this version"},
-        {"data.look_ahead=3", RT_REFUSE_LOOK_AHEAD, "data.look_ahead: 3 is not in this version"},
-    };
-    struct rt_job *job;
-
-    (void)state;
-    assert_int_equal(load(NULL, 0, &job), 0);
-    assert_int_equal(rt_job_refuse(job, UINT32_MAX), 0);
-    rt_job_destroy(job);
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        if (load(&row[i].set, 1, &job) != 0)
-            fail_msg("%s: %s", row[i].set, rt_err_text());
-        if (rt_job_refuse(job, ~row[i].bit) != 0)
-            fail_msg("%s: refused by others: %s", row[i].set, rt_err_text());
-        if (rt_job_refuse(job, row[i].bit) != RT_EUSAGE || !strstr(rt_err_text(), row[i].want))
-            fail_msg("%s: got '%s', want '%s'", row[i].set, rt_err_text(), row[i].want);
-        rt_job_destroy(job);
-    }
 }
 
 /* A sample of two hashed lists: 2 x 256 + 3 x 256 rows of 2^20. */
@@ -390,9 +344,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(test_good),    cmocka_unit_test(test_hashes),
-        cmocka_unit_test(test_bad),     cmocka_unit_test(test_new_values),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_hashed_rows),
-        cmocka_unit_test(test_write),   cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_good),        cmocka_unit_test(test_hashes),
+        cmocka_unit_test(test_bad),         cmocka_unit_test(test_new_values),
+        cmocka_unit_test(test_hashed_rows), cmocka_unit_test(test_write),
+        cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(test, setup, teardown);
 }
