@@ -289,6 +289,7 @@ void dc_composer_destroy(struct dc_composer *composer)
     dc_send_drop(c, true);
     dc_phase_release(c);
     dc_send_release(c);
+    dc_recall_release(c);
     rt_free(c->rank);
     rt_free((void *)c->middleware);
     wire_out_release(&c->out);

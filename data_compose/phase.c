@@ -139,6 +139,7 @@ void dc_phase_reset(struct dc_composer *composer)
 {
     struct dc_composer *c = composer;
 
+    dc_recall_forget(c);
     if (c->stage == DC_FREQUENCIES) /* nothing of a phase is here yet */
         return;
     if (c->stage == DC_DONE) /* the trainer that is new hears of it from us: AwaitPhase tells */
@@ -158,6 +159,7 @@ void dc_phase_reset(struct dc_composer *composer)
 void dc_phase_rank_lost(struct dc_composer *composer, struct dc_rank *rank)
 {
     rank->end_acked = rank->nothing_told = false;
+    rank->recall = true;
     if (composer->stage == DC_WAITING && dc_pass_now(composer)->exists)
         composer->stage = DC_ENDING; /* all others have acked, and need not be told again */
 }
@@ -566,8 +568,10 @@ static int ask(struct dc_composer *c)
 void dc_phase_pump(struct dc_composer *composer)
 {
     struct dc_composer *c = composer;
-    int err = dc_end_pump(c);
+    int err = dc_recall_pump(c);
 
+    if (!err)
+        err = dc_end_pump(c);
     if (!err && awaits(c) && !c->asking && dc_rank_up(c, 0) &&
         rt_io_now(c->io) >= c->ask_not_before_ns)
         err = ask(c);

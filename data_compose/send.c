@@ -229,6 +229,8 @@ static void close_batch(struct dc_open *o, const struct wire_train_batch_reply *
     atomic_fetch_add_explicit(&c->batches_done, 1, memory_order_relaxed);
     rt_histogram_observe(&c->batch_seconds, RT_HISTOGRAM_SECONDS, rt_io_now(c->io) - o->put_ns);
     c->pool_full = false;
+    if (!o->evaluate)
+        dc_recall_add(c, o->batch->id);
     forget(o);
     release(o);
 }

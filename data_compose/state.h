@@ -1,9 +1,10 @@
-/* data_compose/state.h -- a composer from the inside; private to composer.c, phase.c, send.c, end.c.
+/* data_compose/state.h -- a composer from the inside; private to composer.c, phase.c, send.c, end.c, recall.c.
  *
  *   composer.c  life, peers, the two timers
  *   phase.c     what to do now: ask, one pass over a set in slices, say that splits have ended
  *   send.c      open batches: put, train, again, done
- *   end.c       what comes no more: EndOfEpoch, NothingYet */
+ *   end.c       what comes no more: EndOfEpoch, NothingYet
+ *   recall.c    what is done, told to a rank that was started anew: TellFinished */
 #ifndef DC_STATE_H
 #define DC_STATE_H
 
@@ -91,6 +92,14 @@ struct dc_rank {
     uint32_t end_phase; /* counts resets: a late reply of an earlier EndOfEpoch is not this one's */
     bool nothing_out, nothing_told; /* NothingYet */
     struct wire_nothing_yet nothing;
+    bool recall, recall_out; /* TellFinished is due, is on its way */
+};
+
+/* The latest training batches that are done. */
+struct dc_recall {
+    uint64_t *batch; /* [capacity] a ring; NULL: none yet */
+    uint64_t next;   /* of all; the latest is the one before */
+    uint32_t capacity;
 };
 
 struct dc_composer {
@@ -130,6 +139,7 @@ struct dc_composer {
     struct dc_set set[2]; /* training, test */
     bool recorded[2];     /* bad rows of the set are in the quarantine file */
 
+    struct dc_recall recall;
     struct dc_open *first, *last; /* open batches, oldest first */
     uint32_t n_open;
     struct dc_open *idle;         /* those that are done, to be used again: a list by `next` */
@@ -186,5 +196,12 @@ void dc_send_drop(struct dc_composer *composer, bool evaluate);
 void dc_end_begin(struct dc_composer *composer);  /* the pass was read: tell all ranks */
 int dc_end_pump(struct dc_composer *composer);    /* EndOfEpoch, NothingYet */
 void dc_end_forget(struct dc_composer *composer); /* what ranks were told is of another phase */
+
+/* recall.c */
+void dc_recall_add(struct dc_composer *composer, uint64_t batch_id); /* it is done */
+/* trainer/0 is another: nothing was done in its time. */
+void dc_recall_forget(struct dc_composer *composer);
+void dc_recall_release(struct dc_composer *composer);
+int dc_recall_pump(struct dc_composer *composer);
 
 #endif

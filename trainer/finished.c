@@ -7,6 +7,7 @@
  *   acked by all owners -tr_group_finish-> NoteFinished at rank + 1 -on_told-> TrainBatch answered, news
  *   news -header of a round-> every rank's ledger, and what the batch owes is forgotten
  *   the rank dies before: its neighbour's note counts when the group forms (tr_group_believe_notes)
+ *   both die before: data-compose, which has been told, says so to the rank that returns (tr_group_serve_finished)
  *
  * `owed` is what a rank that returns would need to run a batch again that is stepped and not finished. */
 #include "trainer/group.h"
@@ -15,6 +16,8 @@
 #include "runtime/job/batch_id.h"
 #include "trainer/header.h"
 #include "trainer/state.h"
+
+#include <inttypes.h>
 
 #define AGAIN_NS (5 * 1000000ull)
 
@@ -185,4 +188,44 @@ void tr_group_take_news(struct tr_group *group, const struct wire_step_header *h
         if (err)
             tr_fail(group->trainer, err);
     }
+}
+
+/* In a group that has formed this rank has all that the others know of its batches. */
+static int hear_finished(struct tr_group *group, uint64_t id)
+{
+    struct tr_trainer *trainer = group->trainer;
+    struct tr_header_rules rules = tr_group_rules(group);
+    int err = tr_header_check_own(&rules, "TellFinished", group->self, id);
+    if (err || rt_ledger_is_finished(trainer->ledger, id) ||
+        rt_map_get_ptr(&trainer->batches, id)) /* it is here again: that will finish it */
+        return err;
+    err = rt_ledger_finished(trainer->ledger, id);
+    if (!err)
+        tr_group_news(group, id);
+    return err;
+}
+
+void tr_group_serve_finished(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct tr_trainer *trainer = ctx;
+    struct tr_group *group = trainer->group;
+    struct wire_tell_finished m;
+    rt_arena_reset(trainer->scratch);
+    int err = wire_tell_finished_unpack(request->message, request->header.message_size,
+                                        trainer->scratch, &m);
+    if (!err && group->state != TR_FORMED)
+        err = RT_FAIL(RT_ENOTREADY, "TellFinished: the group forms again");
+    if (!err && m.leader != group->incarnation[0])
+        err = RT_FAIL(RT_ESTALE,
+                      "TellFinished: of trainer/0's incarnation %" PRIu64 ", here is %" PRIu64,
+                      m.leader, group->incarnation[0]);
+    for (uint32_t i = 0; i < m.n_batches && !err; i++)
+        err = hear_finished(group, m.batch[i]);
+    if (err) {
+        rt_call_fail(call, err, rt_err_text());
+        return;
+    }
+    rt_call_reply(call, &(struct rt_outgoing){0});
+    tr_phase_check(trainer);
+    tr_pump(trainer);
 }

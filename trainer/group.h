@@ -109,6 +109,7 @@ void tr_group_heard(struct tr_group *group, uint32_t rank, uint64_t incarnation)
  * knowledge could die, and then nobody would ever finish the batch. */
 void tr_group_finish(struct tr_batch *batch);
 void tr_group_serve_note(void *trainer, struct rt_call *call, const struct rt_frame *request);
+void tr_group_serve_finished(void *trainer, struct rt_call *call, const struct rt_frame *request);
 /* The next rank is reached: tell it of all batches that wait for that. */
 void tr_group_tell_neighbour(struct tr_group *group);
 /* What the ranks before us told us counts, though they did not live to tell it in a round. */

@@ -152,6 +152,8 @@ static const struct rt_method_def method[] = {
     {WIRE_STEP_HEADER, "StepHeader", RANKS, RT_MESSAGE_MAX, 0, tr_group_serve_header},
     {WIRE_REDUCE_CHUNK, "ReduceChunk", RANKS, RT_MESSAGE_MAX, CHUNK_BYTES, serve_chunk},
     {WIRE_NOTE_FINISHED, "NoteFinished", RANKS | RT_ANY_EPOCH, 0, 0, tr_group_serve_note},
+    {WIRE_TELL_FINISHED, "TellFinished", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX, 0,
+     tr_group_serve_finished},
     {WIRE_TELL_PHASE, "TellPhase", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, 0, tr_tell_serve},
     {WIRE_SCORES, "Scores", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, SCORES_BYTES,
      tr_evaluate_serve_scores},

@@ -180,6 +180,15 @@ int wire_nothing_yet_pack(const struct wire_nothing_yet *in, struct wire_out *ou
 int wire_nothing_yet_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                             struct wire_nothing_yet *out);
 
+struct wire_tell_finished {
+    uint64_t leader; /* incarnation of trainer/0 */
+    uint32_t n_batches;
+    const uint64_t *batch; /* [n_batches] ids */
+};
+int wire_tell_finished_pack(const struct wire_tell_finished *in, struct wire_out *out);
+int wire_tell_finished_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                              struct wire_tell_finished *out);
+
 struct wire_tell_phase {
     uint64_t phase;
     enum wire_phase_kind kind;
@@ -202,6 +211,6 @@ struct wire_scores {
 int wire_scores_pack(const struct wire_scores *in, struct wire_out *out);
 int wire_scores_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                        struct wire_scores *out);
-/* NothingYetReply, TellPhaseReply and ScoresReply are empty messages: size 0. */
+/* NothingYetReply, TellFinishedReply, TellPhaseReply and ScoresReply are empty messages: size 0. */
 
 #endif

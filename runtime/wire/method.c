@@ -20,6 +20,6 @@ const struct wire_method_info wire_methods[] = {
     {WIRE_STEP_HEADER, "StepHeader", T, T},       {WIRE_JOIN_GROUP, "JoinGroup", T, T},
     {WIRE_FETCH_STATE, "FetchState", T, T},       {WIRE_REDUCE_CHUNK, "ReduceChunk", T, T},
     {WIRE_TELL_PHASE, "TellPhase", T, T},         {WIRE_SCORES, "Scores", T, T},
-    {WIRE_NOTE_FINISHED, "NoteFinished", T, T},
+    {WIRE_NOTE_FINISHED, "NoteFinished", T, T},   {WIRE_TELL_FINISHED, "TellFinished", C, T},
 };
 const size_t wire_method_count = sizeof(wire_methods) / sizeof(wire_methods[0]);

@@ -16,6 +16,7 @@ enum wire_method {
     WIRE_AWAIT_PHASE = 33,     /* C -> T */
     WIRE_END_OF_EPOCH = 34,    /* C -> T */
     WIRE_NOTHING_YET = 35,     /* C -> T */
+    WIRE_TELL_FINISHED = 36,   /* C -> T */
     WIRE_LOOKUP_ROWS = 48,     /* M -> E */
     WIRE_APPLY_GRADIENTS = 49, /* M -> E */
     WIRE_CUT = 50,             /* T -> E */

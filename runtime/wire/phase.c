@@ -1,5 +1,5 @@
 /* runtime/wire/phase.c -- codec of what data-compose and trainer say about phases: statistics, ledger,
- * AwaitPhase, EndOfEpoch, NothingYet; and trainer ranks: TellPhase, Scores. The only messages with messages inside:
+ * AwaitPhase, EndOfEpoch, NothingYet, TellFinished; and trainer ranks: TellPhase, Scores. The only messages with messages inside:
  * their counts are limited, and so is the memory that they unpack to (runtime/wire/codec.c). */
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -337,6 +337,39 @@ int wire_nothing_yet_unpack(const uint8_t *data, size_t size, struct rt_arena *a
         return err;
     *out = (struct wire_nothing_yet){m->phase, m->composer, m->composers, m->has_until, m->until};
     return check_nothing_yet(out);
+}
+
+/* ---- TellFinished ---- */
+
+static int check_tell_finished(const struct wire_tell_finished *m)
+{
+    return wire_range("TellFinished", "count of batch", m->n_batches, 0, WIRE_FINISHED_MAX);
+}
+
+int wire_tell_finished_pack(const struct wire_tell_finished *in, struct wire_out *out)
+{
+    Saffron__TellFinished m = SAFFRON__TELL_FINISHED__INIT;
+
+    wire_assert_ok(check_tell_finished(in));
+    m.leader = in->leader;
+    m.n_batch = in->n_batches;
+    m.batch = (uint64_t *)in->batch;
+    return wire_encode(&m.base, out);
+}
+
+int wire_tell_finished_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                              struct wire_tell_finished *out)
+{
+    const Saffron__TellFinished *m;
+    int err;
+
+    m = wire_decode(&saffron__tell_finished__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    if (m->n_batch > WIRE_FINISHED_MAX)
+        return wire_range("TellFinished", "count of batch", m->n_batch, 0, WIRE_FINISHED_MAX);
+    *out = (struct wire_tell_finished){m->leader, (uint32_t)m->n_batch, m->batch};
+    return 0;
 }
 
 /* ---- TellPhase ---- */

@@ -17,7 +17,7 @@ open_files_limit log_messages_total send_queue_bytes loop_busy_seconds_total loo
 saved_bytes_total received_bytes_total frames_bad_total reconnects_total links_refused_total purpose_cpu_seconds_total
 hop_bytes_total link_credit_bytes link_paused_total""".split()
 ASKS = {
-    "data_compose": ["PutBatch", "TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet"],
+    "data_compose": ["PutBatch", "TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet", "TellFinished"],
     "trainer": ["LookupBatch", "PushGradients", "ReleaseBatch"],
     "middleware": ["LookupRows", "ApplyGradients"],
     "embedding_server": [],
@@ -25,7 +25,7 @@ ASKS = {
 GROUP = ["StepHeader", "JoinGroup", "FetchState", "ReduceChunk", "TellPhase", "Scores", "NoteFinished"]
 SERVES = {
     "data_compose": [],
-    "trainer": ["TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet"],
+    "trainer": ["TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet", "TellFinished"],
     "middleware": ["PutBatch", "LookupBatch", "PushGradients", "ReleaseBatch"],
     "embedding_server": ["LookupRows", "ApplyGradients"],
 }
@@ -129,7 +129,7 @@ def agree(folder):
         samples += more
     for asker in ASKS:
         for server in SERVES:
-            for method in set(ASKS[asker]) & set(SERVES[server]) - {"AwaitPhase", "EndOfEpoch", "NothingYet"}:
+            for method in set(ASKS[asker]) & set(SERVES[server]) - {"AwaitPhase", "EndOfEpoch", "NothingYet", "TellFinished"}:
                 asked = total(samples, "saffron_%s_request_seconds_count" % asker, method=method)
                 served = total(samples, "saffron_%s_serve_seconds_count" % server, method=method)
                 failed = total(samples, "saffron_%s_requests_failed_total" % asker, method=method)

@@ -43,7 +43,7 @@ static int wire_handshake_pack(const struct wire_handshake *in, struct wire_out 
     X(apply_gradients) X(apply_gradients_reply) X(cut) X(step_header) X(hello) X(who) \
     X(control_request) X(control_reply) X(step_headers) X(join_group) X(join_group_reply) \
     X(fetch_state) X(fetch_state_reply) X(reduce_chunk) \
-    X(nothing_yet) X(tell_phase) X(scores) X(held) X(handshake)
+    X(nothing_yet) X(tell_phase) X(scores) X(held) X(handshake) X(tell_finished)
 /* clang-format on */
 
 /* Unpack and pack; an error is the message's fault only in the unpacking. */

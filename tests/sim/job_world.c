@@ -258,24 +258,47 @@ static void check_numbers(const struct job_world *w, const struct tr_trainer *tr
                     trainer->last_ack_ns - trainer->started_ns); /* no ack is outstanding there */
 }
 
-void jw_restart_rank(struct job_world *w, unsigned r)
+static void cut_rank(struct job_world *w, unsigned r)
 {
-    struct jw_rank *rank = &w->rank[r];
     for (unsigned other = 0; other < jw_node_owner(w, 0); other++)
         if (other != jw_node_rank(w, r))
             sim_break(w->sim, other, jw_node_rank(w, r));
     for (unsigned i = 0; i < w->conf.ranks; i++)
         sim_cut(w->sim, jw_node_rank(w, i), jw_node_rank(w, r), i != r);
-    sim_run_until(w->sim, NULL, NULL, 5 * RT_MS); /* the step thread comes to rest */
-    check_numbers(w, rank->trainer);
-    tr_trainer_destroy(rank->trainer);
-    rank->trainer = NULL;
+}
+
+static void stop_rank(struct job_world *w, unsigned r)
+{
+    check_numbers(w, w->rank[r].trainer);
+    tr_trainer_destroy(w->rank[r].trainer);
+    w->rank[r].trainer = NULL;
+}
+
+static void come_back(struct job_world *w, unsigned r)
+{
     for (unsigned i = 0; i < w->conf.ranks; i++)
         sim_cut(w->sim, jw_node_rank(w, i), jw_node_rank(w, r), false);
-    rank->restarts++;
+    w->rank[r].restarts++;
     start_rank(w, r);
+}
+
+void jw_restart_ranks(struct job_world *w, unsigned first, unsigned n)
+{
+    rt_assert(n <= w->conf.ranks);
+    for (unsigned i = 0; i < n; i++)
+        cut_rank(w, (first + i) % w->conf.ranks);
+    sim_run_until(w->sim, NULL, NULL, 5 * RT_MS); /* the step threads come to rest */
+    for (unsigned i = 0; i < n; i++)
+        stop_rank(w, (first + i) % w->conf.ranks);
+    for (unsigned i = 0; i < n; i++)
+        come_back(w, (first + i) % w->conf.ranks);
     for (unsigned i = 0; i < w->conf.ranks; i++)
         hello_of_rank(w, i);
+}
+
+void jw_restart_rank(struct job_world *w, unsigned r)
+{
+    jw_restart_ranks(w, r, 1);
 }
 
 void jw_restart_composer(struct job_world *w, unsigned c)

@@ -56,6 +56,8 @@ void jw_run(struct job_world *w);
 /* The rank's process dies and comes back with a higher incarnation and no state. A step that is being
  * computed ends first: a job of the step thread cannot be taken back in the simulator. */
 void jw_restart_rank(struct job_world *w, unsigned rank);
+/* The same of several at once: neighbours in the ring, `first` and those after it. */
+void jw_restart_ranks(struct job_world *w, unsigned first, unsigned n);
 /* Run on while links break, one every few milliseconds of simulated time, until there were so many or the job is
  * over; between any two nodes, or (among_ranks) every second time between two ranks. */
 void jw_break_links(struct job_world *w, unsigned breaks, bool among_ranks);

@@ -77,27 +77,32 @@ static struct rt_job *make_job(const char *dir, const char *of_mode)
     return job;
 }
 
-/* That a batch is finished is known to its rank and to the next, until the next round or the next group: two that die
- * one after the other before it take the knowledge with them. So no rank dies while the group forms. */
-static bool is_formed(const struct job_world *w)
+/* Weights that were trained live in ranks alone: one that has them stays, if any has. */
+static bool may_restart(const struct job_world *w, unsigned first, unsigned n)
 {
-    const struct tr_group *first = w->rank[0].trainer->group;
-    for (unsigned r = 0; r < w->conf.ranks; r++) {
-        const struct tr_group *group = w->rank[r].trainer->group;
-        if (group->state != TR_FORMED || group->epoch != first->epoch)
-            return false;
+    bool trained = false, stays = false;
+    for (unsigned i = 0; i < w->conf.ranks; i++) {
+        bool has = w->rank[(first + i) % w->conf.ranks].trainer->step > 0;
+        trained = trained || has;
+        stays = stays || (has && i >= n);
     }
-    return true;
+    return stays || !trained;
+}
+
+static void restart_ranks(struct job_world *w, unsigned first, bool two)
+{
+    unsigned n = 1 + (two && w->conf.ranks > 2);
+    if (may_restart(w, first, n))
+        jw_restart_ranks(w, first, n);
 }
 
 static void restart_one(struct job_world *w, uint64_t draw)
 {
     unsigned which =
         (unsigned)rt_below(draw, w->conf.ranks + w->conf.composers + w->conf.middlewares);
-    if (which < w->conf.ranks) {
-        if (is_formed(w))
-            jw_restart_rank(w, which);
-    } else if (which < w->conf.ranks + w->conf.composers)
+    if (which < w->conf.ranks)
+        restart_ranks(w, which, draw & 1);
+    else if (which < w->conf.ranks + w->conf.composers)
         jw_restart_composer(w, which - w->conf.ranks);
     else
         jw_restart_middleware(w, which - w->conf.ranks - w->conf.composers);
@@ -271,7 +276,7 @@ static void test_faults_and_pauses(void **state)
     run_worlds(PAUSES, FAULTS_USUAL / 4);
 }
 
-/* ... while ranks, composers and middlewares die, and come back with nothing. */
+/* ... while ranks, one or two neighbours at once, composers and middlewares die, and come back with nothing. */
 static void test_faults_and_restarts(void **state)
 {
     (void)state;
