@@ -96,6 +96,7 @@ static int plan_ids(struct dc_parser *p, uint32_t *first)
             p->weighted[c->conf->target] = 1;
         if (c->conf->separator)
             c->room = job->feature[c->conf->target].max_length;
+        p->cuts = p->cuts || job->feature[c->conf->target].truncate != RT_TRUNCATE_REFUSE;
         p->varying = p->varying || c->conf->separator || c->conf->empty == RT_EMPTY_NONE;
         room[c->conf->target] += c->room;
         p->count[c->conf->target]++;
@@ -343,6 +344,9 @@ void dc_parser_frequent(struct dc_parser *parser, const struct dc_frequency *fre
 
 int dc_parser_row(struct dc_parser *parser, const char *text, size_t size)
 {
+    /* A column of one id has that again, whatever was cut off the row before. */
+    for (uint32_t i = 0; parser->cuts && i < parser->n_slots; i++)
+        parser->slot[i]->n_ids = 1;
     return parser->line(parser, text, size);
 }
 

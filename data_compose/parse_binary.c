@@ -13,6 +13,7 @@
 #include "data_compose/parse_binary.h"
 #include "data_compose/parse_row.h"
 
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
@@ -69,11 +70,13 @@ static void add_feature(struct dc_binary *b, struct field *f, struct rt_strbuf *
     const struct rt_feature_conf *feature = &b->parser->job->feature[conf->target];
     uint32_t empty = empty_of(b, conf);
 
+    bool cut = feature->truncate != RT_TRUNCATE_REFUSE; /* by what other columns of it have */
+
     rt_strbuf_addf(text, " of %s separator %d integer %d empty %u", feature->name, conf->separator,
-                   conf->integer, empty);
-    if (conf->separator)
+                   conf->integer && b->parser->job->data.format != RT_FORMAT_LIBSVM, empty);
+    if (conf->separator || cut)
         rt_strbuf_addf(text, " max %u truncate %u", feature->max_length, feature->truncate);
-    if (conf->separator || empty == RT_EMPTY_NONE)
+    if (conf->separator || empty == RT_EMPTY_NONE || cut)
         add_counted(b, f, 8, f->column->room);
     else
         f->at = add_column(b, 8, 0, 0);
@@ -241,6 +244,7 @@ struct dc_binary_field dc_binary_field(const struct dc_binary *binary, uint32_t 
 static void put_counted(struct dc_block_writer *writer, const struct field *f, const void *value,
                         uint32_t n)
 {
+    rt_assert(f->counted || n == 1);
     if (f->counted)
         dc_block_put(writer, f->at - 1, &n, 1);
     dc_block_put(writer, f->at, value, n);

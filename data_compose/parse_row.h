@@ -58,6 +58,7 @@ struct dc_parser {
     struct dc_column **slot; /* [n_slots] feature columns by slot */
     uint32_t n_slots;
     uint32_t ids_max;                    /* of one row */
+    bool cuts;                           /* some feature loses ids over its max_length */
     bool varying;                        /* rows differ in their numbers of ids */
     struct dc_frequency *counts;         /* NULL, or where the ids of good rows are counted */
     const struct dc_frequency *frequent; /* NULL, or which ids are not rare */

@@ -62,8 +62,9 @@ static void on_told(void *arg, int err, const struct rt_frame *reply)
     if (!err)
         rank->recall = false;
     else if (err == RT_EPEER || err == RT_EDEADLINE || err == RT_ECANCELED || err == RT_ENOTREADY ||
-             err == RT_ESTALE)
-        dc_pause(c); /* the group has not formed; or trainer/0 is another, which we shall hear */
+             err == RT_ESTALE || err == RT_EFULL || err == RT_ENOMEM)
+        dc_pause(
+            c); /* the group has not formed, or it is short of memory; or trainer/0 is another, which we shall hear */
     else
         dc_fail(c, rt_fail_prefix(err, "TellFinished at %s: ", rt_peer_name(rank->peer)));
 }

@@ -399,6 +399,8 @@ static bool advance(struct dc_open *o, uint64_t now)
     }
     err = o->state == DC_PUT_NEXT ? put(o) : train(o);
     o->full = err == RT_EFULL; /* of the link: it need not wait for the pause (dc_send_drained) */
+    if (o->full && o->state == DC_PUT_NEXT)
+        o->middleware = NULL; /* another loop may have room */
     if (err && passing(err))
         again(o, o->state);
     else if (err)

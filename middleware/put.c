@@ -173,7 +173,6 @@ static int grow_scratch(struct mw_scratch *scratch, uint32_t n_ids, bool hashed)
         return 0;
     while (n < n_ids)
         n *= 2;
-    scratch->n_ids = 0;
     err = hashed ? grow_hashed(scratch, n) : 0;
     if (!err)
         err = grow((void **)&scratch->slot, n * sizeof(*scratch->slot));

@@ -224,14 +224,6 @@ void rt_job_describe_tables(const struct rt_job *job, struct rt_strbuf *out)
     }
 }
 
-uint32_t rt_feature_width(const struct rt_job *job, uint32_t feature)
-{
-    const struct rt_feature_conf *conf = &job->feature[feature];
-    uint32_t dim = job->table[conf->table].dim;
-
-    return conf->pooling == RT_POOL_NONE ? conf->max_length * dim : dim;
-}
-
 void rt_job_document_embedding(struct rt_strbuf *out)
 {
     rt_options_help(table_option, ARRAY_LEN(table_option), "embedding.tables.NAME.", out);

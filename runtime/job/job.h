@@ -40,8 +40,6 @@ struct rt_wire_conf {
     uint32_t compression;   /* enum rt_compress, of payloads */
 };
 
-#define RT_LINK_CREDIT (256ull << 20) /* default of global.link.credit */
-
 /* global.yml. `embedding_server.workers` and `middleware.loops`: 0 = min(cores, 8) and min(cores, 4). */
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
@@ -227,8 +225,6 @@ const char *rt_mode_name(uint32_t mode);     /* "hybrid" of RT_MODE_HYBRID */
 const char *rt_dtype_name(uint32_t dtype);   /* "bfloat16" of WIRE_BF16 */
 const char *rt_eviction_name(uint32_t kind); /* "lru" of RT_EVICT_LRU */
 
-/* Width of what the network sees of a feature: dim, or max_length x dim where pooling is RT_POOL_NONE. */
-uint32_t rt_feature_width(const struct rt_job *job, uint32_t feature);
 static inline bool rt_feature_is_sequence(const struct rt_job *job, uint32_t feature)
 {
     return job->feature[feature].pooling == RT_POOL_NONE;

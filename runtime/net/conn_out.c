@@ -147,21 +147,20 @@ static uint64_t out_payload(struct rt_out *out, const struct rt_piece *pieces, s
 static void pack(struct rt_link *link, struct rt_out *out, struct rt_header *header)
 {
     struct rt_loop *loop = link->loop;
-    struct rt_buf *buf = NULL;
     header->flags &= (uint16_t)~RT_FRAME_LZ4;
-    if (link->local || header->payload_size < RT_LZ_MIN)
+    if (link->local || header->payload_size < RT_LZ_MIN || header->payload_size > RT_LZ_MAX)
         return;
     if (!loop->lz)
         loop->lz = rt_lz_create();
-    if (loop->lz)
-        buf = rt_io_buf(&loop->io, rt_lz_bound(header->payload_size));
+    if (!loop->lz)
+        return;
+    const uint8_t *packed;
+    size_t size = rt_lz_pack(loop->lz, out->stretch + 1, out->n - 1, &packed);
+    struct rt_buf *buf = size ? rt_io_buf(&loop->io, size) : NULL;
     if (!buf)
         return;
-    buf->size = rt_lz_pack(loop->lz, out->stretch + 1, out->n - 1, buf->data);
-    if (buf->size == 0) {
-        rt_buf_unref(buf);
-        return;
-    }
+    memcpy(buf->data, packed, size);
+    buf->size = size;
     for (unsigned i = 0; i < out->n_refs; i++)
         rt_buf_unref(out->ref[i]);
     out->n = out->n_refs = 1;

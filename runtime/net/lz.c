@@ -18,6 +18,7 @@
 struct rt_lz {
     uint8_t raw[RT_LZ_BLOCK]; /* of several stretches */
     void *state;
+    uint8_t *out; /* rt_lz_bound(RT_LZ_MAX); touched as far as it was used */
 };
 
 struct rt_lz *rt_lz_create(void)
@@ -26,9 +27,11 @@ struct rt_lz *rt_lz_create(void)
 
     if (!lz)
         return NULL;
+    lz->out = NULL;
     lz->state = rt_try_malloc((size_t)LZ4_sizeofState());
-    if (!lz->state) {
-        rt_free(lz);
+    lz->out = rt_try_malloc(rt_lz_bound(RT_LZ_MAX));
+    if (!lz->state || !lz->out) {
+        rt_lz_destroy(lz);
         return NULL;
     }
     return lz;
@@ -36,8 +39,10 @@ struct rt_lz *rt_lz_create(void)
 
 void rt_lz_destroy(struct rt_lz *lz)
 {
-    if (lz)
+    if (lz) {
         rt_free(lz->state);
+        rt_free(lz->out);
+    }
     rt_free(lz);
 }
 
@@ -96,20 +101,28 @@ static size_t next_block(struct rt_lz *lz, const uv_buf_t *stretch, unsigned n, 
     return have;
 }
 
-size_t rt_lz_pack(struct rt_lz *lz, const uv_buf_t *stretch, unsigned n, uint8_t *out)
+static bool is_worth(size_t packed, size_t raw)
+{
+    return packed <= raw - raw / 10;
+}
+
+size_t rt_lz_pack(struct rt_lz *lz, const uv_buf_t *stretch, unsigned n, const uint8_t **out)
 {
     const uint8_t *raw;
-    size_t size, end = 0, at = 0;
+    size_t size, all = 0, end = 0, at = 0;
     unsigned i = 0;
 
     while ((size = next_block(lz, stretch, n, &i, &at, &raw)) > 0) {
-        bool is_first = end == 0;
+        bool is_first = all == 0;
 
-        end += pack_block(lz, raw, size, out + end);
-        if (is_first && end > size - size / 10)
+        all += size;
+        rt_assert(all <= RT_LZ_MAX);
+        end += pack_block(lz, raw, size, lz->out + end);
+        if (is_first && !is_worth(end, all))
             return 0;
     }
-    return end;
+    *out = lz->out;
+    return is_worth(end, all) ? end : 0;
 }
 
 /* ---- in ---- */

@@ -19,8 +19,9 @@
 
 #define RT_LZ_BLOCK     ((size_t)64 << 10)
 #define RT_LZ_STORED    (1u << 31)
-#define RT_LZ_RATIO_MAX 255               /* what LZ4 can pack at most */
-#define RT_LZ_MIN       ((size_t)2 << 10) /* smaller ones leave in a packet or two as they are */
+#define RT_LZ_RATIO_MAX 255                /* what LZ4 can pack at most */
+#define RT_LZ_MAX       ((size_t)16 << 20) /* nor larger ones: the loop has other links */
+#define RT_LZ_MIN       ((size_t)2 << 10)  /* smaller ones leave in a packet or two as they are */
 
 /* What packing needs beside its output; one per loop. NULL: no memory. */
 struct rt_lz;
@@ -30,9 +31,9 @@ void rt_lz_destroy(struct rt_lz *lz);
 /* Bytes that `raw` bytes take at most. */
 size_t rt_lz_bound(size_t raw);
 
-/* Pack the stretches, one after the other, to `out` (rt_lz_bound() of their sum). Return: bytes, or 0 when
- * it is not worth it: the first block did not become a tenth smaller. */
-size_t rt_lz_pack(struct rt_lz *lz, const uv_buf_t *stretch, unsigned n, uint8_t *out);
+/* Pack the stretches, one after the other, at most RT_LZ_MAX together. Return: bytes, *out is where until the next call; or 0 when
+ * it is not worth it: the first block, or all of it, did not become a tenth smaller. */
+size_t rt_lz_pack(struct rt_lz *lz, const uv_buf_t *stretch, unsigned n, const uint8_t **out);
 
 /* A packed payload that arrives; zero-initialise, release. */
 struct rt_unlz {

@@ -155,8 +155,8 @@ bool rt_call_checks(const struct rt_call *call);
 
 /* Counters of this rpc, for metrics. Relaxed atomics: any thread may read them. */
 struct rt_rpc_stats {
-    _Atomic uint64_t frames_in, frames_out, bytes_in, bytes_out, bytes_saved, calls, calls_failed, reconnects,
-        links_refused, frames_bad;
+    _Atomic uint64_t frames_in, frames_out, bytes_in, bytes_out, bytes_saved, calls, calls_failed,
+        reconnects, links_refused, frames_bad;
     _Atomic uint64_t links_paused;      /* times that a connection was no longer read */
     _Atomic uint64_t calls_over_credit; /* turned down */
     _Atomic uint64_t credit_lent;       /* bytes */

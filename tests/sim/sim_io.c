@@ -378,7 +378,7 @@ static int io_link_send(struct rt_link *link, struct rt_header *header, const vo
     header->payload_size = size;
     if (!(header->flags & RT_FRAME_CRC_KNOWN))
         header->payload_crc = rt_crc32c(0, payload, size);
-    header->flags &= (uint16_t)~(RT_FRAME_CRC_KNOWN | RT_FRAME_LZ4);
+    header->flags &= (uint16_t) ~(RT_FRAME_CRC_KNOWN | RT_FRAME_LZ4);
     rt_header_encode(header, bytes);
     rt_header_seal(bytes, at_message, message_size);
     size += RT_FRAME_HEADER_SIZE + message_size;

@@ -430,6 +430,14 @@ static void plain_row(FILE *f, uint32_t i)
     fprintf(f, "%u\t%u\tx%u\ty%u\n", i % 2, i, i % 97, i % 1201);
 }
 
+static void list_row(FILE *f, uint32_t i)
+{
+    fprintf(f, "%u\t%u\t", i % 2, i);
+    for (uint32_t k = 0; k < i % 6; k++)
+        fprintf(f, "%st%u", k ? "|" : "", (i + k * k) % 41);
+    fprintf(f, "\ty%u\tz%u\n", i % 1201, i % 7);
+}
+
 /* Lists, integers, empty fields, rare ids, clip, log1p, standardizing, weights, groups, keys. */
 static void rich_row(FILE *f, uint32_t i)
 {
@@ -537,6 +545,11 @@ static void same_batches(void **state)
                     "  e: {kind: dense, transform: log1p, clip: [-5, 1000]}\n"
                     "  g: {kind: group, integer: true}\n  k: key\n",
          2100, rich_row},
+        {"two columns of a feature that is cut",
+         SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n"
+                    "  a: {kind: feature, feature: v, separator: \"|\"}\n  b: {feature: v}\n  c: "
+                    "{feature: u}\n",
+         2100, list_row},
         {"libsvm",
          SMALL_PLAN "format: libsvm\ncolumns:\n  0: {feature: u, min_frequency: 2}\n"
                     "  1: {feature: v}\n  2: {feature: u}\n",

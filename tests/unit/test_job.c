@@ -261,13 +261,10 @@ static void test_new_values(void **state)
     assert_int_equal(wire->compression, RT_COMPRESS_NONE);
     assert_int_equal(job->global.heartbeat_ms, 50);
     assert_int_equal(job->global.dead_ms, 200);
-    assert_int_equal(job->global.credit, RT_LINK_CREDIT);
+    assert_int_equal(job->global.credit, 256u << 20);
     assert_int_equal(job->feature[2].pooling, RT_POOL_NONE);
     assert_int_equal(job->feature[0].truncate, RT_TRUNCATE_TAIL);
     assert_int_equal(job->feature[1].truncate, RT_TRUNCATE_REFUSE);
-    assert_int_equal(rt_feature_width(job, 0), 8);
-    assert_int_equal(rt_feature_width(job, 1), 4);
-    assert_int_equal(rt_feature_width(job, 2), 80);
     assert_int_equal(job->table[0].hash_functions, 0);
     assert_int_equal(job->table[1].hash_functions, 3);
     assert_int_equal(job->table[1].hash_rows, 1000);

@@ -458,6 +458,35 @@ static void id_weights(void **state)
     }
 }
 
+/* A list that fills its feature leaves another column of it nothing, in that row only. */
+static void a_cut_is_of_one_row(void **state)
+{
+    static const char *const columns[] = {"y=label a=feature:f,list,tail b=feature:f c=feature:f",
+                                          "y=label b=feature:f c=feature:f a=feature:f,list,head"};
+    static const char *const row[][2] = {{"1\tu|v|w|x\tp\tq", "1\tu\tp\tq"},
+                                         {"1\tp\tq\tu|v|w|x", "1\tp\tq\tu"}};
+    static const enum rt_format format[] = {RT_FORMAT_TSV, RT_FORMAT_CSV};
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        struct data_job dj;
+        struct dc_parser *parser;
+
+        data_job_init(&dj, format[i / 2], false, columns[i % 2]);
+        assert_int_equal(dc_parser_create(&dj.job, &parser), 0);
+        for (int twice = 0; twice < 4; twice++) {
+            char text[64];
+
+            snprintf(text, sizeof(text), "%s", row[i % 2][twice % 2]);
+            for (char *t = text; i / 2 && (t = strchr(t, '\t'));)
+                *t = ',';
+            assert_int_equal(dc_parser_row(parser, text, strlen(text)), 0);
+            assert_int_equal(dc_parser_view(parser)->n_ids, twice % 2 ? 3 : 4);
+        }
+        dc_parser_destroy(parser);
+    }
+}
+
 /* Random rows of two columns of one feature against lists of (id, weight) that are joined, then cut. */
 static void random_lists(void **state)
 {
@@ -862,17 +891,12 @@ static void random_damage(void **state)
 int main(void)
 {
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(rows),
-        cmocka_unit_test(headers),
-        cmocka_unit_test(plans),
-        cmocka_unit_test(options),
-        cmocka_unit_test(id_weights),
-        cmocka_unit_test(random_lists),
-        cmocka_unit_test(group_and_key),
-        cmocka_unit_test(logarithm),
-        cmocka_unit_test(instruction_sets),
-        cmocka_unit_test(edge_numbers),
-        cmocka_unit_test(random_numbers),
+        cmocka_unit_test(rows),          cmocka_unit_test(headers),
+        cmocka_unit_test(plans),         cmocka_unit_test(options),
+        cmocka_unit_test(id_weights),    cmocka_unit_test(a_cut_is_of_one_row),
+        cmocka_unit_test(random_lists),  cmocka_unit_test(group_and_key),
+        cmocka_unit_test(logarithm),     cmocka_unit_test(instruction_sets),
+        cmocka_unit_test(edge_numbers),  cmocka_unit_test(random_numbers),
         cmocka_unit_test(random_damage),
     };
 

@@ -107,19 +107,12 @@ void bench_pin(unsigned core)
 
 double bench_process_cpu(int pid)
 {
-    char path[64], line[1024], *at = NULL;
-    unsigned long user = 0, kernel = 0;
-    FILE *file;
+    clockid_t clock;
+    struct timespec t;
 
-    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-    file = fopen(path, "r");
-    if (file && fgets(line, sizeof(line), file))
-        at = strrchr(line, ')');
-    if (!at ||
-        sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2)
-        die("%s cannot be read", path);
-    fclose(file);
-    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+    if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &t) != 0)
+        die("the processor time of process %d cannot be read", pid);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ---- memory ---- */

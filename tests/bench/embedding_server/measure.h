@@ -21,7 +21,7 @@ uint64_t bench_rows(double rows);
 size_t bench_requests(void); /* of a round: 64, fewer for small sizes */
 
 uint64_t bench_wall_ns(void);
-double bench_process_cpu(int pid);      /* seconds, user and system, of all its threads; to 10 ms */
+double bench_process_cpu(int pid);      /* seconds, of all its threads */
 double median(double *value, size_t n); /* sorts them */
 bool same_floats(const float *a, const float *b, size_t n);
 double quantile(double *value, size_t n, double q);
