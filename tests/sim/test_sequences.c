@@ -66,9 +66,8 @@ static int remove_lists(void **state)
     return 0;
 }
 
-#define COLUMNS                                                                                    \
-    "data.columns={y: label, a: dense, b: dense, user: feature, "                                  \
-    "item: {kind: feature, separator: \"|\", missing: none}}"
+static const char columns[] = "data.columns={y: label, a: dense, b: dense, user: feature, "
+                              "item: {kind: feature, separator: \"|\", missing: none}}";
 
 struct result {
     uint64_t digest;
@@ -92,7 +91,7 @@ static struct result train(const struct run *run)
         workers,
         run->pooling,
         run->model,
-        COLUMNS,
+        columns,
         "embedding.features.item.max_length=4",
         "embedding.defaults.initializer={type: normal, std: 0.3}",
         "embedding.defaults.optimizer={type: adagrad, learning_rate: 0.1}",
