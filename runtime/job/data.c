@@ -49,8 +49,8 @@ static const struct rt_option option[] = {
     {"shuffle_rows", RT_OPT_U32, AT(conf.shuffle_rows), "8192", 1, 1 << 24, NULL,
      "rows of a split that are permuted together"},
     {"window", RT_OPT_U32, AT(conf.window), "8", 1, 1024, NULL,
-     "batches for each trainer rank that are made and not done: global.staleness of them are in "
-     "training, the others wait ready"},
+     "batches for each trainer rank that are made and not done; those beyond what it trains at a "
+     "time wait ready"},
     {"max_bad_ratio", RT_OPT_F64, AT(conf.max_bad_ratio), "0.001", 0, 1, NULL,
      "share of bad rows that stops the job; more than 10 of them before a pass ends; each "
      "data-compose "
