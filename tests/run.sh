@@ -70,6 +70,8 @@ start() {
 show_failure() {
     local name=$1 why=$2
     echo "FAILED  $name: $why; the end of $logs/$name.log:"
+    # A script that fails prints its reason first and the logs of its run after it: show both.
+    grep -a -m 1 -B 7 '^FAILED: ' "$logs/$name.log" | sed 's/^/    /'
     tail -n 25 "$logs/$name.log" | sed 's/^/    /'
 }
 

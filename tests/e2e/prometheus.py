@@ -24,6 +24,7 @@ import urllib.request
 
 ROLES = ("data_compose", "embedding_server", "middleware", "trainer")
 SCRAPES = 10  # rates over RATE then have their points
+SPAN = 10     # seconds of the job that scripts/plot asks for
 RATE = "8s"
 POD = "__meta_kubernetes_pod_"
 PUSHED_ONLY = {"saffron_<role>_gateway_pages_total"}
@@ -192,7 +193,9 @@ def ready(url):
     instances = {"saffron-%s-%d%s" % (role.replace("_", "-"), i, "-%d" % i if i else "") for role in ROLES for i in (0, 1)}
     return ({labels["role"] for labels, _ in counts} == set(ROLES)
             and {labels["instance"] for labels, _ in counts} == instances and min(count for _, count in counts) >= SCRAPES
-            and any(value > 0.5 for _, value in values(url, "saffron_trainer_test_auc")))
+            and any(value > 0.5 for _, value in values(url, "saffron_trainer_test_auc"))
+            and any(value > SPAN for _, value in values(url, "%s - %s" % tuple(
+                which + "_over_time(timestamp(sum(saffron_trainer_steps_total))[2h:1s])" for which in ("max", "min")))))
 
 
 def wait(url, seconds):
@@ -204,8 +207,8 @@ def wait(url, seconds):
         except (OSError, json.JSONDecodeError):
             pass  # it does not listen yet, or says in plain words that it begins
         time.sleep(0.2)
-    bad("in vain: %d scrapes of each target and an evaluation; targets: %s" % (
-        SCRAPES, [(t["labels"], t["health"], t["lastError"]) for t in api(url, "targets")["activeTargets"]]))
+    bad("in vain: %d scrapes of each target, %d s of steps and an evaluation; targets: %s" % (
+        SCRAPES, SPAN, [(t["labels"], t["health"], t["lastError"]) for t in api(url, "targets")["activeTargets"]]))
 
 
 def page_series(text):
