@@ -124,6 +124,8 @@ struct sample {
     double row_weights, row_gradients; /* bytes of them, without ids */
     double ids;                        /* bytes, lists' lengths among them */
     double embeddings, gradients;      /* bytes between middleware and trainer */
+    double sums;                       /* float32 of hashed tables' ids, in a middleware */
+    double sequence_sums;              /* float32 of sequences' 16-bit gradients, in a trainer */
 };
 
 static const struct rt_table_conf *table_of(const struct ctl_question *q, uint32_t f)
@@ -151,6 +153,10 @@ static void add_feature(const struct ctl_question *q, uint32_t f, struct sample 
     out->ids += q->ids[f] * sizeof(uint64_t) + (q->ids[f] == 1 ? 0 : sizeof(uint32_t));
     out->embeddings += n * embeddings + (sequence ? (q->ids[f] + 1) * sizeof(uint32_t) : 0);
     out->gradients += n * gradients;
+    if (table_of(q, f)->hash_functions)
+        out->sums += q->ids[f] * q->distinct * dim * sizeof(float);
+    if (sequence && wire->gradients != WIRE_F32)
+        out->sequence_sums += q->job->feature[f].max_length * dim * sizeof(float);
 }
 
 static struct sample sum_features(const struct ctl_question *q)
@@ -281,20 +287,21 @@ static void sum_memory(const struct ctl_question *q, struct ctl_plan *out)
     p[RT_ROLE_DATA_COMPOSE].memory =
         PROCESS_BYTES + LOOP_BYTES +
         (uint64_t)((samples * ranks + 2.0 * data->shuffle_rows) * (sample.ids + dense));
-    /* Ids, their places, the pooled embeddings, the gradients of rows, and a quarter (middleware/put.c). */
+    /* Ids, their places and sums, the pooled embeddings, the gradients of rows, and a quarter (middleware/put.c). */
     p[RT_ROLE_MIDDLEWARE].memory =
         PROCESS_BYTES + (uint64_t)q->loops * LOOP_BYTES +
         (uint64_t)(samples * composers * ranks / q->replicas[RT_ROLE_MIDDLEWARE] * 1.25 *
-                   (1.5 * sample.ids + sample.embeddings + sample.rows * sizeof(uint64_t) +
-                    sample.row_gradients));
+                   (1.5 * sample.ids + sample.sums + sample.embeddings +
+                    sample.rows * sizeof(uint64_t) + sample.row_gradients));
     p[RT_ROLE_MIDDLEWARE].memory_max =
         PROCESS_BYTES +
         q->loops * (LOOP_BYTES + pool + (pool / 2 > POOL_LEAST ? pool / 2 : POOL_LEAST));
-    /* Weights, gradients, two of optimizer state and what is being reduced. */
+    /* Weights, gradients, two of optimizer state and what is being reduced; sums of the step that runs. */
     p[RT_ROLE_TRAINER].memory = TRAINER_BYTES + q->dense_parameters * sizeof(float) * 5 +
                                 (uint64_t)(samples * composers * dense +
                                            q->job->global.staleness * (double)data->batch_size *
-                                               (sample.embeddings + sample.gradients));
+                                               (sample.embeddings + sample.gradients) +
+                                           (double)data->batch_size * sample.sequence_sums);
 }
 
 /* ---- servers ---- */

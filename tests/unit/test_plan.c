@@ -345,6 +345,32 @@ static void hops_by_type(void **state)
     ctl_plan_release(&plan);
 }
 
+/* Sums in float32: of a hashed table's ids in the middleware, of a sequence's 16-bit gradients in the trainer. */
+static void sums_take_memory(void **state)
+{
+    struct sheet s;
+    struct ctl_plan plain, hashed, half;
+    double window = 8 * 1024, pooled_gradient = 16 * (4 - 2), sequence_gradients = 2 * 16 * (4 - 2);
+
+    (void)state;
+    sheet_init(&s);
+    s.job.n_tables = s.job.n_features = 2;
+    s.ids[1] = 4;
+    s.feature[1].pooling = RT_POOL_NONE;
+    plain = sum(&s);
+    s.table[1].hash_functions = 1; /* as many rows as ids */
+    hashed = sum(&s);
+    s.job.global.wire.gradients = WIRE_F16;
+    half = sum(&s);
+    CLOSE(hashed.process[RT_ROLE_MIDDLEWARE].memory - plain.process[RT_ROLE_MIDDLEWARE].memory,
+          window * 1.25 * 4 * 0.5 * 16 * sizeof(float), 1e-6);
+    CLOSE(half.process[RT_ROLE_TRAINER].memory - plain.process[RT_ROLE_TRAINER].memory,
+          1024 * (256 * 16 * sizeof(float) - 4 * (pooled_gradient + sequence_gradients)), 1e-6);
+    ctl_plan_release(&plain);
+    ctl_plan_release(&hashed);
+    ctl_plan_release(&half);
+}
+
 static void amounts_read(void **state)
 {
     static const struct {
@@ -417,12 +443,12 @@ static void json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(scale_on_paper),  cmocka_unit_test(capacities),
-        cmocka_unit_test(needs),           cmocka_unit_test(fullest),
-        cmocka_unit_test(refusals),        cmocka_unit_test(hops),
-        cmocka_unit_test(hops_by_type),    cmocka_unit_test(amounts_read),
-        cmocka_unit_test(amounts_written), cmocka_unit_test(json),
-        cmocka_unit_test(least),
+        cmocka_unit_test(scale_on_paper), cmocka_unit_test(capacities),
+        cmocka_unit_test(needs),          cmocka_unit_test(fullest),
+        cmocka_unit_test(refusals),       cmocka_unit_test(hops),
+        cmocka_unit_test(hops_by_type),   cmocka_unit_test(sums_take_memory),
+        cmocka_unit_test(amounts_read),   cmocka_unit_test(amounts_written),
+        cmocka_unit_test(json),           cmocka_unit_test(least),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
