@@ -4,6 +4,7 @@
 #include "runtime/base/strbuf.h"
 #include "runtime/job/job.h"
 #include "trainer/model/parse.h"
+#include "trainer/optimizer_conf.h"
 
 #include <stdio.h>
 
@@ -11,6 +12,12 @@ static void data(struct rt_strbuf *out)
 {
     rt_job_document_data(out);
     dc_synthetic_document(out);
+}
+
+static void model(struct rt_strbuf *out)
+{
+    tr_parse_document(out);
+    tr_optimizer_document(out);
 }
 
 int main(void)
@@ -26,7 +33,7 @@ int main(void)
          "maps from name to keys",
          rt_job_document_embedding},
         {"data.yml", "what is read; a column is `NAME: kind` or `NAME: {kind: ..., ...}`", data},
-        {"model.yml", "the dense network", tr_parse_document},
+        {"model.yml", "the dense network", model},
     };
     struct rt_strbuf out;
     rt_strbuf_init(&out);

@@ -7,6 +7,7 @@
 #include "trainer/model/parse.h"
 #include "trainer/model/spec.h"
 #include "trainer/optimizer.h"
+#include "trainer/optimizer_conf.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -12,6 +12,7 @@
 #include "trainer/model/parse.h"
 #include "trainer/model/spec.h"
 #include "trainer/optimizer.h"
+#include "trainer/optimizer_conf.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -17,6 +17,7 @@
 #include "trainer/model/parse.h"
 #include "trainer/model/spec.h"
 #include "trainer/optimizer.h"
+#include "trainer/optimizer_conf.h"
 
 static struct rt_yaml *yaml_of(const char *name, const char *text)
 {
