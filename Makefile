@@ -108,6 +108,14 @@ $(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $< $(TESTLIB_O) -Wl,--start-group $(LIBS) \
 	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
 
+# The dense network in float64, for one test: trainer/backend/real.h.
+REAL_O := $(patsubst %.c,$(B)/double/%.o,tests/unit/test_gradients.c $(filter-out %/parse.c,$(wildcard trainer/model/*.c)) \
+          $(wildcard trainer/backend/cpu/reference*.c) trainer/backend/cpu/loops.c trainer/backend/cpu/backend.c)
+$(B)/double/%.o: %.c | $(GEN_C)
+	$(Q)mkdir -p $(@D) && echo "  CC    $< (float64)" && $(CC) $(CPPFLAGS) -DTR_REAL_DOUBLE $(CFLAGS) -MMD -MP -c $< -o $@
+$(B)/tests/unit/test_gradients: $(REAL_O) $(B)/tests/unit/spec_text.o $(B)/libruntime.a
+	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
 EBS_PEER_O := $(call objects,$(addprefix tests/bench/embedding_server/,ids.c entry.c measure.c) tests/lib/bench.c)
 $(EBS_BENCH)/bench: $(EBS_BENCH_O) $(TESTLIB_O) $(LIBS)
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $(EBS_BENCH_O) $(TESTLIB_O) -Wl,--start-group $(LIBS) \

@@ -225,7 +225,7 @@ static struct tr_linear linear_forward(const struct linear *l, bool relu)
                               .b = l->b,
                               .x_stride = l->in_stride,
                               .y_stride = l->out_stride,
-                              .relu = relu,
+                              .act = relu ? TR_ACT_RELU : TR_ACT_NONE,
                               .y = l->y};
 }
 
@@ -351,12 +351,20 @@ static void check_small(size_t n)
     float *start = fill(ROWS * n, 1), *grad = fill(ROWS * n, 3);
     uint32_t columns = (uint32_t)n;
     struct tr_linear act = {
-        .samples = ROWS, .outputs = columns, .b = b, .y_stride = n, .relu = true, .y = y};
-    struct tr_relu_grad relu = {ROWS, columns, y, n, n, dy};
+        .samples = ROWS, .outputs = columns, .b = b, .y_stride = n, .act = TR_ACT_RELU, .y = y};
+    struct tr_act_grad relu = {.samples = ROWS,
+                               .columns = columns,
+                               .kind = TR_ACT_RELU,
+                               .y = y,
+                               .stride = n,
+                               .dy_stride = n,
+                               .dy = dy};
+    struct tr_backend backend;
+    assert_int_equal(tr_backend_init(&backend, NULL, 1), 0);
     struct tr_linear_grad bias = {
         .samples = ROWS, .outputs = columns, .dy = dy, .dy_stride = n, .db = sum};
     k->bias_act(&act);
-    k->relu_backward(&relu);
+    backend.loops->act_backward(&backend, &relu);
     k->bias_grad(&bias);
     for (size_t c = 0; c < n; c++) {
         double want = 0;
@@ -368,7 +376,7 @@ static void check_small(size_t n)
         }
         assert_true(fabs(sum[c] - want) < 1e-4);
     }
-    act.relu = false;
+    act.act = TR_ACT_NONE;
     act.y = start;
     k->bias_act(&act);
     for (size_t i = 0; i < ROWS * n; i++)
@@ -402,7 +410,7 @@ static void check_within(void)
     for (size_t i = 0; i < ARRAY_LEN(value); i++)
         value[i] = NAN;
     struct tr_linear act = {
-        .samples = 1, .outputs = 40, .b = zero, .y_stride = 40, .relu = true, .y = value};
+        .samples = 1, .outputs = 40, .b = zero, .y_stride = 40, .act = TR_ACT_RELU, .y = value};
     tr_kernels_get()->bias_act(&act);
     for (size_t i = 0; i < ARRAY_LEN(value); i++)
         assert_true(isnan(value[i]));

@@ -13,6 +13,7 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
 #include "tests/unit/dense_golden.h"
+#include "tests/unit/spec_text.h"
 #include "trainer/model/model.h"
 #include "trainer/model/spec.h"
 #include "trainer/optimizer.h"
@@ -285,39 +286,6 @@ static void test_step_allocates_nothing(void **state)
 
 /* ---- descriptions that are refused, and the words ---- */
 
-/* "l mlp c0 sizes=8,1; loss bce l": layers with inputs and options, for tables. */
-static struct tr_spec *spec_of(const char *text)
-{
-    struct tr_spec *spec = NULL;
-    assert_int_equal(tr_spec_create("t.yml", &spec), 0);
-    char name[64], type[64], word[8][64];
-    const char *words[8];
-    int used = 0;
-    for (int line = 1; sscanf(text, " %63s %63s%n", name, type, &used) == 2; line++) {
-        uint32_t n = 0;
-        text += used;
-        while (n < 8 && sscanf(text, " %63[^=; ]%n", word[n], &used) == 1 && text[used] != '=') {
-            words[n] = word[n];
-            n++;
-            text += used;
-        }
-        char where[32];
-        snprintf(where, sizeof where, "t.yml:%d", line);
-        assert_int_equal(tr_spec_layer(spec, name, type, words, n, where), 0);
-        char key[64];
-        while (sscanf(text, " %63[^=; ]=%n", key, &used) == 1) {
-            text += used;
-            for (n = 0; sscanf(text, "%63[^,; ]%n", word[n], &used) == 1; n++) {
-                words[n] = word[n];
-                text += used + (text[used] == ',');
-            }
-            assert_int_equal(tr_spec_option(spec, key, words, n, where), 0);
-        }
-        text += *text == ';';
-    }
-    return spec;
-}
-
 /* Two dense columns (age, income) and features c0, c1 of dim 4, c2 of dim 2. */
 static const struct {
     const char *what, *layers;
@@ -338,8 +306,16 @@ static const struct {
     {"size 0", "l mlp c0 sizes=0", "expected an integer in 1..1048576, got '0'"},
     {"size 8x", "l mlp c0 sizes=4,8x", "got '8x'"},
     {"size -1", "l mlp c0 sizes=-1", "got '-1'"},
-    {"last", "l mlp c0 sizes=1 last=tanh", "last: expected none|relu, got 'tanh'"},
-    {"two words", "l mlp c0 sizes=1 last=none,relu", "last: expected one word, got 2"},
+    {"last", "l mlp c0 sizes=1 last=thanh",
+     "last: expected none|relu|gelu|sigmoid|tanh|prelu, got 'thanh'"},
+    {"two words", "l mlp c0 sizes=1 last=none,relu", "last: expected 1..1 words, got 2"},
+    {"activations", "l mlp c0 sizes=4,3,1 activation=relu,tanh",
+     "activation: expected one word, or one for each of 3 sizes, got 2"},
+    {"activation and last", "l mlp c0 sizes=4,1 activation=relu,tanh last=relu",
+     "last: activation says already what follows each layer"},
+    {"linear size", "l linear c0 size=0", "t.yml:1: layer 'l': size: expected an integer in 1.."},
+    {"linear bias", "l linear c0 size=1 bias=no", "bias: expected false|true, got 'no'"},
+    {"linear of two", "l linear c0 c1 size=1", "put a concat before it"},
     {"two tensors", "l mlp c0 c1 sizes=1", "put a concat before it"},
     {"dot of unequal", "d dot_interaction c0 c2",
      "t.yml:1: layer 'd': input 'c2': expected [samples][4] as 'c0' has, got [samples][2]"},

@@ -9,33 +9,13 @@
  * Nothing sized by a batch is allocated here: layers state what they need, model.c sums it up. */
 #include "trainer/model/build.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/strbuf.h"
-
-struct known {
-    const char *name;
-    struct tr_value *value; /* NULL: left out */
-};
-
-struct tr_build {
-    struct tr_model *model;
-    const struct tr_spec *spec;
-    const struct tr_layer_spec *now; /* being built */
-    const char *where; /* what a complaint is about: the layer, or one of its options */
-    struct tr_layer *layer;
-    struct known known[TR_LAYERS_MAX];
-    uint32_t n_known;
-    struct tr_value *in[TR_LAYER_INPUTS_MAX];
-    uint32_t n_in;
-    size_t n_tensors_max;
-};
 
 int tr_build_fail(const struct tr_build *build, const char *fmt, ...)
 {
@@ -54,94 +34,8 @@ void *tr_build_alloc(struct tr_build *build, size_t count, size_t size)
     return rt_arena_calloc(build->model->arena, count, size);
 }
 
-const struct tr_words *tr_build_option(struct tr_build *build, const char *key)
-{
-    build->where = build->now->where;
-    for (uint32_t i = 0; i < build->now->n_options; i++) {
-        if (strcmp(build->now->option[i].key, key) == 0) {
-            build->where = build->now->option[i].value.where;
-            return &build->now->option[i].value;
-        }
-    }
-    return NULL;
-}
-
-int tr_build_sizes(struct tr_build *build, const char *key, uint32_t max, uint32_t *size,
-                   uint32_t *n)
-{
-    const struct tr_words *words = tr_build_option(build, key);
-    if (!words)
-        return tr_build_fail(build, "%s: expected a list of sizes, got nothing", key);
-    if (words->n < 1 || words->n > max)
-        return tr_build_fail(build, "%s: expected 1..%u sizes, got %u", key, max, words->n);
-    for (uint32_t i = 0; i < words->n; i++) {
-        char *end = NULL;
-        errno = 0;
-        unsigned long long value = strtoull(words->word[i], &end, 10);
-        if (errno || *end || words->word[i][0] < '0' || words->word[i][0] > '9' || value < 1 ||
-            value > TR_WIDTH_MAX)
-            return tr_build_fail(build, "%s: expected an integer in 1..%u, got '%.40s'", key,
-                                 TR_WIDTH_MAX, words->word[i]);
-        size[i] = (uint32_t)value;
-    }
-    *n = words->n;
-    return 0;
-}
-
-/* The single word of an option; NULL in *word when the option is absent. */
-static int build_word(struct tr_build *build, const char *key, const char **word)
-{
-    const struct tr_words *words = tr_build_option(build, key);
-    *word = NULL;
-    if (!words)
-        return 0;
-    if (words->n != 1)
-        return tr_build_fail(build, "%s: expected one word, got %u", key, words->n);
-    *word = words->word[0];
-    return 0;
-}
-
-int tr_build_choice(struct tr_build *build, const char *key, const char *const *choices, uint32_t n,
-                    uint32_t *out)
-{
-    const char *word = NULL;
-    int err = build_word(build, key, &word);
-    *out = 0;
-    if (err || !word)
-        return err;
-    char list[200] = "";
-    for (uint32_t i = 0; i < n; i++) {
-        if (strcmp(word, choices[i]) == 0) {
-            *out = i;
-            return 0;
-        }
-        size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, "%s%s", i ? "|" : "", choices[i]);
-    }
-    return tr_build_fail(build, "%s: expected %s, got '%.40s'", key, list, word);
-}
-
-int tr_build_label(struct tr_build *build, const char *key, struct tr_value **out)
-{
-    struct tr_model *model = build->model;
-    const char *word = NULL;
-    int err = build_word(build, key, &word);
-    if (err)
-        return err;
-    if (!word && model->n_labels != 1)
-        return tr_build_fail(build, "%s: the data has %u labels, say which", key, model->n_labels);
-    for (uint32_t i = 0; i < model->n_labels; i++) {
-        if (!word || strcmp(model->label[i].name, word) == 0) {
-            model->label[i].readers++;
-            *out = &model->label[i];
-            return 0;
-        }
-    }
-    return tr_build_fail(build, "%s: no label is called '%.80s'", key, word);
-}
-
 static int add_tensor(struct tr_build *build, const char *role, uint32_t rows, uint32_t columns,
-                      uint32_t rank, double bound)
+                      uint32_t rank, struct tr_start start)
 {
     struct tr_model *model = build->model;
     struct tr_layer *layer = build->layer;
@@ -163,7 +57,7 @@ static int add_tensor(struct tr_build *build, const char *role, uint32_t rows, u
     };
     if (!tensor->name)
         return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);
-    model->bound[model->n_tensors++] = bound;
+    model->start[model->n_tensors++] = start;
     model->count += count;
     layer->n_params++;
     return 0;
@@ -172,12 +66,17 @@ static int add_tensor(struct tr_build *build, const char *role, uint32_t rows, u
 int tr_build_weight(struct tr_build *build, const char *role, uint32_t rows, uint32_t columns,
                     double bound)
 {
-    return add_tensor(build, role, rows, columns, 2, bound);
+    return add_tensor(build, role, rows, columns, 2, (struct tr_start){.bound = bound});
 }
 
 int tr_build_bias(struct tr_build *build, const char *role, uint32_t rows, double bound)
 {
-    return add_tensor(build, role, rows, 1, 1, bound);
+    return add_tensor(build, role, rows, 1, 1, (struct tr_start){.bound = bound});
+}
+
+int tr_build_constant(struct tr_build *build, const char *role, uint32_t rows, double value)
+{
+    return add_tensor(build, role, rows, 1, 1, (struct tr_start){.middle = value});
 }
 
 int tr_build_scratch(struct tr_build *build, size_t floats)
@@ -204,8 +103,46 @@ int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t wid
     if (width < 1 || width > TR_WIDTH_MAX)
         return tr_build_fail(build, "output: expected a width in 1..%u, got %llu", TR_WIDTH_MAX,
                              (unsigned long long)width);
-    layer->out.width = (uint32_t)width;
+    layer->out.rows = 1;
+    layer->out.columns = layer->out.width = (uint32_t)width;
     layer->out.stride = tr_stride(width);
+    return 0;
+}
+
+int tr_build_rows(struct tr_build *build, struct tr_layer *layer, uint32_t rows, uint32_t columns)
+{
+    int err = tr_build_output(build, layer, (uint64_t)rows * columns);
+    layer->out.rows = rows;
+    layer->out.columns = columns;
+    return err;
+}
+
+struct tr_shape_text tr_shape(const struct tr_value *value)
+{
+    struct tr_shape_text shape;
+    if (value->rows > 1)
+        snprintf(shape.text, sizeof shape.text, "[samples][%u][%u]", value->rows, value->columns);
+    else
+        snprintf(shape.text, sizeof shape.text, "[samples][%u]", value->width);
+    return shape;
+}
+
+int tr_build_one_input(const struct tr_build *build, const struct tr_layer *layer)
+{
+    if (layer->n_in == 1)
+        return 0;
+    return tr_build_fail(build, "expected one tensor as input, got %u: put a concat before it",
+                         layer->n_in);
+}
+
+int tr_build_same_shape(const struct tr_build *build, const struct tr_layer *layer)
+{
+    const struct tr_value *first = layer->in[0];
+    for (uint32_t i = 1; i < layer->n_in; i++)
+        if (layer->in[i]->rows != first->rows || layer->in[i]->columns != first->columns)
+            return tr_build_fail(build, "input '%s': expected %s as '%s' has, got %s",
+                                 layer->in[i]->name, tr_shape(first).text, first->name,
+                                 tr_shape(layer->in[i]).text);
     return 0;
 }
 
@@ -240,7 +177,7 @@ static struct tr_value *find_mask(const struct tr_model *model, const char *name
     return NULL;
 }
 
-static const struct known *find_known(const struct tr_build *build, const char *name)
+static const struct tr_known *find_known(const struct tr_build *build, const char *name)
 {
     for (uint32_t i = 0; i < build->n_known; i++)
         if (strcmp(build->known[i].name, name) == 0)
@@ -277,7 +214,7 @@ static int unknown_input(struct tr_build *build, const char *name)
 static int resolve_input(struct tr_build *build, const char *name)
 {
     struct tr_model *model = build->model;
-    const struct known *earlier = find_known(build, name);
+    const struct tr_known *earlier = find_known(build, name);
     if (earlier)
         return add_input(build, earlier->value);
     if (strcmp(name, "dense") == 0)
@@ -407,7 +344,7 @@ static int build_layer(struct tr_build *build)
     if (model->n_layers && model->layer[model->n_layers - 1].type->loss)
         return tr_build_fail(build, "comes after the loss '%s', which ends a model",
                              model->layer[model->n_layers - 1].name);
-    struct known *known = &build->known[build->n_known];
+    struct tr_known *known = &build->known[build->n_known];
     if (build->n_in) {
         err = place_layer(build, type);
         if (err)
@@ -474,6 +411,8 @@ static int name_values(struct tr_model *model, struct tr_value **out, const char
     for (uint32_t i = 0; i < n; i++) {
         value[i].name = rt_arena_strdup(model->arena, name[i]);
         value[i].width = width ? width[i] : 1;
+        value[i].rows = 1;
+        value[i].columns = value[i].width;
         value[i].stride = value[i].width;
         value[i].trainable = trainable;
         if (!value[i].name)
@@ -509,10 +448,14 @@ static int name_sequences(struct tr_model *model, const struct tr_model_inputs *
         if (!name || !sequence->mask)
             return RT_FAIL(RT_ENOMEM, "%u inputs of a model", n);
         snprintf(name, size, "%s.mask", feature->name);
-        *sequence->mask =
-            (struct tr_value){.name = name, .width = (uint32_t)length, .stride = (uint32_t)length};
+        *sequence->mask = (struct tr_value){.name = name,
+                                            .rows = 1,
+                                            .columns = (uint32_t)length,
+                                            .width = (uint32_t)length,
+                                            .stride = (uint32_t)length};
         sequence->length = (uint32_t)length;
         sequence->dim = feature->width;
+        feature->rows = (uint32_t)length;
         feature->width = (uint32_t)width;
         feature->stride = feature->width;
     }
@@ -524,8 +467,11 @@ static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inp
     model->n_dense = inputs->n_dense;
     model->n_features = inputs->n_features;
     model->n_labels = inputs->n_labels;
-    model->dense =
-        (struct tr_value){.name = "dense", .width = inputs->n_dense, .stride = inputs->n_dense};
+    model->dense = (struct tr_value){.name = "dense",
+                                     .rows = 1,
+                                     .columns = inputs->n_dense,
+                                     .width = inputs->n_dense,
+                                     .stride = inputs->n_dense};
     int err = name_values(model, &model->dense_column, inputs->dense, NULL, inputs->n_dense, false);
     if (!err)
         err = name_values(model, &model->feature, inputs->feature, inputs->feature_dim,
@@ -533,7 +479,7 @@ static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inp
     if (!err)
         err = name_sequences(model, inputs);
     size_t n = inputs->n_features ? inputs->n_features : 1;
-    if (!err && !(model->feature_space = rt_arena_array(model->arena, float *, n)))
+    if (!err && !(model->feature_space = rt_arena_array(model->arena, tr_real *, n)))
         err = RT_FAIL(RT_ENOMEM, "%u inputs of a model", inputs->n_features);
     if (!err)
         err = name_values(model, &model->label, inputs->label, NULL, inputs->n_labels, false);
@@ -552,8 +498,8 @@ int tr_build_model(struct tr_model *model, const struct tr_spec *spec,
     size_t layers = spec->n_layers ? spec->n_layers : 1;
     model->layer = rt_arena_array(model->arena, struct tr_layer, layers);
     model->tensor = rt_arena_array(model->arena, struct tr_param, layers * TR_LAYER_PARAMS_MAX);
-    model->bound = rt_arena_array(model->arena, double, layers *TR_LAYER_PARAMS_MAX);
-    int err = model->layer && model->tensor && model->bound
+    model->start = rt_arena_array(model->arena, struct tr_start, layers * TR_LAYER_PARAMS_MAX);
+    int err = model->layer && model->tensor && model->start
                   ? name_inputs(model, inputs)
                   : RT_FAIL(RT_ENOMEM, "%s: %u layers", spec->file, spec->n_layers);
     for (uint32_t i = 0; !err && i < spec->n_layers; i++) {

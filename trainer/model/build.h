@@ -7,6 +7,11 @@
 #include "trainer/model/model.h"
 #include "trainer/model/sequence.h"
 
+/* Initial values are uniform in [middle - bound, middle + bound). */
+struct tr_start {
+    double middle, bound;
+};
+
 struct tr_model {
     struct rt_arena *arena; /* names, values, layers and their states */
     struct tr_backend backend;
@@ -20,7 +25,7 @@ struct tr_model {
     struct tr_value
         *dense_column;        /* [n_dense], copied out in each forward where a layer reads one */
     struct tr_value *feature; /* [n_features], the caller's memory; a slice of ours if 16 bits */
-    float **feature_space;    /* [n_features] a slice's gradients before they are narrowed */
+    tr_real **feature_space;  /* [n_features] a slice's gradients before they are narrowed */
     struct tr_sequence *sequence; /* [n_features] */
     struct tr_value *label;       /* [n_labels] */
 
@@ -28,11 +33,31 @@ struct tr_model {
     uint32_t n_layers;
 
     struct tr_param *tensor; /* [n_tensors] */
-    double *bound;           /* [n_tensors] initial values are uniform within */
+    struct tr_start *start;  /* [n_tensors] */
     size_t n_tensors;
-    size_t count;          /* floats in params and in grads */
-    float *params, *grads; /* one allocation each */
-    float *memory;         /* activations, their gradients, scratch: one allocation */
+    size_t count;            /* floats in params and in grads */
+    tr_real *params, *grads; /* one allocation each */
+    tr_real *memory;         /* activations, their gradients, scratch: one allocation */
+};
+
+/* What a name in `inputs` may stand for. */
+struct tr_known {
+    const char *name;
+    struct tr_value *value; /* NULL: left out */
+};
+
+/* A model under construction. */
+struct tr_build {
+    struct tr_model *model;
+    const struct tr_spec *spec;
+    const struct tr_layer_spec *now; /* being built */
+    const char *where; /* what a complaint is about: the layer, or one of its options */
+    struct tr_layer *layer;
+    struct tr_known known[TR_LAYERS_MAX];
+    uint32_t n_known;
+    struct tr_value *in[TR_LAYER_INPUTS_MAX];
+    uint32_t n_in;
+    size_t n_tensors_max;
 };
 
 /* Everything but the memory: names, layers, tensors, sizes. model->arena, samples_max and slice are set. */

@@ -17,9 +17,9 @@
  * add. Gradients of parameters are overwritten in the batch's first slice and added to in the others
  * (pass->add_params). out.grad is the layer's own and may be changed in place.
  *
- * Rows: data and grad of a value have one stride; the rows may lie inside those of a concat that reads it
+ * Places: data and grad of a value have one stride; a sample's may lie inside that of a concat that reads it
  * (concat then has nothing to copy). A layer that needs its input without gaps says so in build:
- * in[i]->packed = true. */
+ * in[i]->packed = true. A sample's own rows have no gaps between them. */
 #ifndef TR_LAYER_H
 #define TR_LAYER_H
 
@@ -30,16 +30,17 @@
 #include "trainer/backend/backend.h"
 #include "trainer/model/spec.h"
 
-#define TR_LAYER_PARAMS_MAX  64u
-#define TR_LAYER_BUFFERS_MAX 64u
+#define TR_LAYER_PARAMS_MAX  96u
+#define TR_LAYER_BUFFERS_MAX 96u
 #define TR_LAYER_INPUTS_MAX  4096u /* tensors, after `features` is written out */
 
 struct tr_model_inputs;
 
-/* A tensor [samples][width]: a layer's output, a feature, dense columns or a label. */
+/* A tensor [samples][rows][columns]: a layer's output, a feature, dense columns or a label. */
 struct tr_value {
     const char *name;
-    uint32_t width;
+    uint32_t rows, columns;      /* of a sample: 1 row, but of a sequence and what is made of one */
+    uint32_t width;              /* rows x columns: those one after the other */
     uint32_t readers;            /* layers that take it */
     bool ours;                   /* a layer's output, in the model's memory */
     bool packed;                 /* a reader wants stride == width */
@@ -48,13 +49,13 @@ struct tr_value {
     size_t home_at;
     bool
         trainable; /* a gradient is wanted: features, and layers that depend on one or on parameters */
-    float *data;
-    float *grad;  /* NULL: not wanted */
-    bool written; /* this backward pass has written grad */
+    tr_real *data;
+    tr_real *grad; /* NULL: not wanted */
+    bool written;  /* this backward pass has written grad */
 };
 
 struct tr_layer_param {
-    float *value, *grad;
+    tr_real *value, *grad;
 };
 
 struct tr_layer {
@@ -65,7 +66,7 @@ struct tr_layer {
     struct tr_value out;
     struct tr_layer_param param[TR_LAYER_PARAMS_MAX];
     uint32_t n_params, first_param; /* first_param: in tr_model_tensors() */
-    float *buffer[TR_LAYER_BUFFERS_MAX];
+    tr_real *buffer[TR_LAYER_BUFFERS_MAX];
     size_t buffer_floats[TR_LAYER_BUFFERS_MAX];
     uint32_t n_buffers;
     void *state; /* the type's own, in the model's arena */
@@ -75,10 +76,13 @@ struct tr_layer {
 struct tr_pass {
     struct tr_backend *backend;
     uint32_t samples;
-    bool add_params;     /* backward: not the batch's first slice */
-    const float *weight; /* [samples] or NULL */
-    double scale;        /* backward: 1 / global samples */
-    double loss_sum;     /* forward: set by the loss layer */
+    uint32_t first;        /* the slice's first sample is this one of the batch */
+    bool training;         /* a backward pass follows */
+    uint64_t draw;         /* what random numbers of this step and rank are drawn from: rand.h */
+    bool add_params;       /* backward: not the batch's first slice */
+    const tr_real *weight; /* [samples] or NULL */
+    double scale;          /* backward: 1 / global samples */
+    double loss_sum;       /* forward: set by the loss layer */
 };
 
 struct tr_build; /* the model under construction: build.c */
@@ -103,14 +107,26 @@ const char *const *tr_layer_type_names(size_t *n);
 int tr_build_weight(struct tr_build *build, const char *role, uint32_t rows, uint32_t columns,
                     double bound);
 int tr_build_bias(struct tr_build *build, const char *role, uint32_t rows, double bound);
+int tr_build_constant(struct tr_build *build, const char *role, uint32_t rows, double value);
 /* The k-th buffer: floats for each sample of a slice, or floats in all. */
 int tr_build_buffer(struct tr_build *build, size_t floats_per_sample);
 int tr_build_scratch(struct tr_build *build, size_t floats);
 void *tr_build_alloc(struct tr_build *build, size_t count, size_t size); /* zeroed; NULL */
 uint32_t tr_build_samples(const struct tr_build *build);                 /* of the largest slice */
 
-/* Width of the output, 1..TR_WIDTH_MAX or an error. */
+/* Width of the output, 1..TR_WIDTH_MAX or an error; one row, or several. */
 int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t width);
+int tr_build_rows(struct tr_build *build, struct tr_layer *layer, uint32_t rows, uint32_t columns);
+
+/* Complaints about inputs: there must be one; all must have the first one's shape. */
+int tr_build_one_input(const struct tr_build *build, const struct tr_layer *layer);
+int tr_build_same_shape(const struct tr_build *build, const struct tr_layer *layer);
+
+/* "[samples][16]", or "[samples][20][16]" where there are rows. */
+struct tr_shape_text {
+    char text[48];
+};
+struct tr_shape_text tr_shape(const struct tr_value *value);
 
 /* The words of an option, or NULL. Complaints from here on name the option's place (the layer's, if
  * absent), until the next option is asked for. */
@@ -121,6 +137,14 @@ int tr_build_sizes(struct tr_build *build, const char *key, uint32_t max, uint32
 /* One word out of choices[n]; absent gives choice 0. */
 int tr_build_choice(struct tr_build *build, const char *key, const char *const *choices, uint32_t n,
                     uint32_t *out);
+/* An integer in min..max, a number in min..max, true or false; *out stays as it is where the option is absent. */
+int tr_build_integer(struct tr_build *build, const char *key, uint32_t min, uint32_t max,
+                     uint32_t *out);
+int tr_build_real(struct tr_build *build, const char *key, double min, double max, double *out);
+int tr_build_flag(struct tr_build *build, const char *key, bool *out);
+/* Names of activations, 1 to max of them; *n = 0 where the option is absent. */
+int tr_build_acts(struct tr_build *build, const char *key, uint32_t max, enum tr_act_kind *act,
+                  uint32_t *n);
 /* The label an option names; absent: the only label there is. */
 int tr_build_label(struct tr_build *build, const char *key, struct tr_value **out);
 

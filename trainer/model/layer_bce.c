@@ -13,8 +13,8 @@ static int bce_build(struct tr_build *build, struct tr_layer *layer)
     if (layer->n_in != 1)
         return tr_build_fail(build, "expected one input, the logit, got %u tensors", layer->n_in);
     if (layer->in[0]->width != 1)
-        return tr_build_fail(build, "input '%s': expected [samples][1], got [samples][%u]",
-                             layer->in[0]->name, layer->in[0]->width);
+        return tr_build_fail(build, "input '%s': expected [samples][1], got %s", layer->in[0]->name,
+                             tr_shape(layer->in[0]).text);
     layer->in[0]->packed = true;
     struct bce_state *state = tr_build_alloc(build, 1, sizeof *state);
     if (!state)

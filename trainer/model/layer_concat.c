@@ -33,7 +33,7 @@ static int concat_forward(struct tr_layer *layer, struct tr_pass *pass)
 }
 
 /* to += from, or to = from. */
-static void hand_down(float *to, const float *from, uint32_t width, bool add)
+static void hand_down(tr_real *to, const tr_real *from, uint32_t width, bool add)
 {
     if (!add) {
         memcpy(to, from, width * sizeof *to);

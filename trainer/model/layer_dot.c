@@ -6,9 +6,9 @@
 #define DOT_INPUTS_MAX 1024u /* 523,776 pairs */
 
 struct dot_state {
-    const float **x; /* [n_in], filled in each pass: features bring their own memory */
+    const tr_real **x; /* [n_in], filled in each pass: features bring their own memory */
     size_t *x_stride;
-    float **dx;
+    tr_real **dx;
     bool *add;
 };
 
@@ -19,11 +19,9 @@ static int dot_check(struct tr_build *build, const struct tr_layer *layer)
                              layer->n_in);
     for (uint32_t i = 1; i < layer->n_in; i++)
         if (layer->in[i]->width != layer->in[0]->width)
-            return tr_build_fail(build,
-                                 "input '%s': expected [samples][%u] as '%s' has, "
-                                 "got [samples][%u]",
-                                 layer->in[i]->name, layer->in[0]->width, layer->in[0]->name,
-                                 layer->in[i]->width);
+            return tr_build_fail(build, "input '%s': expected %s as '%s' has, got %s",
+                                 layer->in[i]->name, tr_shape(layer->in[0]).text,
+                                 layer->in[0]->name, tr_shape(layer->in[i]).text);
     return 0;
 }
 

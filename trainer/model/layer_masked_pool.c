@@ -29,16 +29,16 @@ static int masked_pool_build(struct tr_build *build, struct tr_layer *layer)
     if (x->width % mask->width)
         return tr_build_fail(build,
                              "input '%s': expected a multiple of the %u places that '%s' has, "
-                             "got [samples][%u]",
-                             x->name, mask->width, mask->name, x->width);
+                             "got %s",
+                             x->name, mask->width, mask->name, tr_shape(x).text);
     int err = tr_build_choice(build, "pooling", kinds, 2, &state->kind);
     return err ? err : tr_build_output(build, layer, x->width / mask->width);
 }
 
 /* What each place of a sample counts for, besides the mask. */
-static float scale_of(const struct pool_state *state, const float *mask, uint32_t length)
+static tr_real scale_of(const struct pool_state *state, const tr_real *mask, uint32_t length)
 {
-    float sum = 0;
+    tr_real sum = 0;
     if (state->kind == POOL_SUM)
         return 1;
     for (uint32_t i = 0; i < length; i++)
@@ -51,9 +51,9 @@ static int masked_pool_forward(struct tr_layer *layer, struct tr_pass *pass)
     const struct tr_value *x = layer->in[0], *mask = layer->in[1];
     uint32_t dim = layer->out.width, length = mask->width;
     for (uint32_t s = 0; s < pass->samples; s++) {
-        const float *m = mask->data + s * mask->stride, *row = x->data + s * x->stride;
-        float *out = layer->out.data + s * layer->out.stride;
-        float scale = scale_of(layer->state, m, length);
+        const tr_real *m = mask->data + s * mask->stride, *row = x->data + s * x->stride;
+        tr_real *out = layer->out.data + s * layer->out.stride;
+        tr_real scale = scale_of(layer->state, m, length);
         memset(out, 0, dim * sizeof *out);
         for (uint32_t i = 0; i < length; i++, row += dim)
             for (uint32_t j = 0; m[i] != 0 && j < dim; j++)
@@ -73,9 +73,9 @@ static int masked_pool_backward(struct tr_layer *layer, struct tr_pass *pass)
         return 0;
     bool add = tr_value_add(x);
     for (uint32_t s = 0; s < pass->samples; s++) {
-        const float *m = mask->data + s * mask->stride;
-        const float *from = layer->out.grad + s * layer->out.stride;
-        float *to = x->grad + s * x->stride, scale = scale_of(layer->state, m, length);
+        const tr_real *m = mask->data + s * mask->stride;
+        const tr_real *from = layer->out.grad + s * layer->out.stride;
+        tr_real *to = x->grad + s * x->stride, scale = scale_of(layer->state, m, length);
         for (uint32_t i = 0; i < length; i++, to += dim)
             for (uint32_t j = 0; j < dim; j++)
                 to[j] = (add ? to[j] : 0) + scale * m[i] * from[j];

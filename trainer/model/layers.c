@@ -6,8 +6,8 @@
 #include "runtime/base/assert.h"
 
 static const struct tr_layer_type *const types[] = {
-    &tr_layer_bce,         &tr_layer_concat, &tr_layer_dot_interaction,
-    &tr_layer_masked_pool, &tr_layer_mlp,
+    &tr_layer_bce,    &tr_layer_concat,      &tr_layer_dot_interaction,
+    &tr_layer_linear, &tr_layer_masked_pool, &tr_layer_mlp,
 };
 
 const struct tr_layer_type *tr_layer_type_find(const char *name)

@@ -7,6 +7,7 @@
 extern const struct tr_layer_type tr_layer_bce;
 extern const struct tr_layer_type tr_layer_concat;
 extern const struct tr_layer_type tr_layer_dot_interaction;
+extern const struct tr_layer_type tr_layer_linear;
 extern const struct tr_layer_type tr_layer_masked_pool;
 extern const struct tr_layer_type tr_layer_mlp;
 

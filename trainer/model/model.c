@@ -22,8 +22,8 @@
 #include "runtime/base/half.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
-#include "trainer/backend/cpu/kernels.h"
 #include "trainer/model/build.h"
+#include "trainer/model/convert.h"
 
 #define MODEL_ARENA_MAX (256u << 20)
 #define PIECE_ALIGN     16u      /* floats: 64 bytes */
@@ -38,7 +38,7 @@ static uint32_t at_most(uint32_t value, uint32_t limit)
 /* ---- memory ---- */
 
 /* Take `floats` from the plan; when `base` is there, *out points to them. False on overflow. */
-static bool cut_piece(float *base, size_t *used, size_t floats, float **out)
+static bool cut_piece(tr_real *base, size_t *used, size_t floats, tr_real **out)
 {
     size_t next;
     if (!rt_add_size(*used, floats, &next) || !rt_add_size(next, PIECE_ALIGN - 1, &next))
@@ -49,7 +49,7 @@ static bool cut_piece(float *base, size_t *used, size_t floats, float **out)
     return true;
 }
 
-static bool cut_layer(struct tr_layer *layer, uint32_t samples, float *base, size_t *used)
+static bool cut_layer(struct tr_layer *layer, uint32_t samples, tr_real *base, size_t *used)
 {
     struct tr_value *out = &layer->out;
     bool ok = out->home || cut_piece(base, used, out->stride * samples, &out->data);
@@ -61,7 +61,7 @@ static bool cut_layer(struct tr_layer *layer, uint32_t samples, float *base, siz
 }
 
 /* What a layer reads of a feature in 16 bits, widened; and its gradients before they are narrowed. */
-static bool cut_feature(struct tr_model *model, uint32_t i, float *base, size_t *used)
+static bool cut_feature(struct tr_model *model, uint32_t i, tr_real *base, size_t *used)
 {
     struct tr_value *feature = &model->feature[i];
     size_t floats = (size_t)model->slice * feature->width;
@@ -77,7 +77,7 @@ static bool cut_feature(struct tr_model *model, uint32_t i, float *base, size_t 
 }
 
 /* Lay out all pieces; with base NULL only *used is computed. */
-static bool cut_memory(struct tr_model *model, float *base, size_t *used)
+static bool cut_memory(struct tr_model *model, tr_real *base, size_t *used)
 {
     bool ok = true;
     *used = 0;
@@ -116,7 +116,7 @@ static int allocate_sums(struct tr_model *model)
         if (!sequence->length)
             continue;
         if (rt_mul_size(model->samples_max, model->feature[i].width, &bytes) &&
-            rt_mul_size(bytes, sizeof(float), &bytes))
+            rt_mul_size(bytes, sizeof(tr_real), &bytes))
             sequence->sum = rt_try_aligned(bytes);
         if (!sequence->sum)
             return RT_FAIL(RT_ENOMEM, "model: no memory for gradients of %u samples of '%s'",
@@ -129,11 +129,11 @@ static int allocate(struct tr_model *model)
 {
     size_t floats = 0, bytes = 0;
     size_t count = model->count ? model->count : 1;
-    if (!cut_memory(model, NULL, &floats) || !rt_mul_size(floats, sizeof(float), &bytes))
+    if (!cut_memory(model, NULL, &floats) || !rt_mul_size(floats, sizeof(tr_real), &bytes))
         return RT_FAIL(RT_ELIMIT, "model: activations of %u samples overflow", model->slice);
     model->memory = rt_try_aligned(bytes);
-    model->params = rt_try_aligned(count * sizeof(float));
-    model->grads = rt_try_aligned(count * sizeof(float));
+    model->params = rt_try_aligned(count * sizeof(tr_real));
+    model->grads = rt_try_aligned(count * sizeof(tr_real));
     if (!model->memory || !model->params || !model->grads)
         return RT_FAIL(RT_ENOMEM,
                        "model: no memory for %zu parameters and %zu MiB of activations "
@@ -163,9 +163,10 @@ static void init_params(struct tr_model *model, uint64_t seed)
     for (size_t t = 0; t < model->n_tensors; t++) {
         const struct tr_param *tensor = &model->tensor[t];
         uint64_t key = rt_draw_key(seed, "init", tensor->name);
-        float bound = (float)model->bound[t];
+        tr_real bound = (tr_real)model->start[t].bound, middle = (tr_real)model->start[t].middle;
         for (size_t i = 0; i < tensor->count; i++)
-            model->params[tensor->offset + i] = (2 * rt_unit_f32(rt_draw(key, i)) - 1) * bound;
+            model->params[tensor->offset + i] =
+                middle + (2 * rt_unit_f32(rt_draw(key, i)) - 1) * bound;
     }
 }
 
@@ -228,7 +229,7 @@ struct slice {
     uint32_t first, samples;
 };
 
-static void copy_column(float *to, const float *from, uint32_t samples, uint32_t stride)
+static void copy_column(tr_real *to, const tr_real *from, uint32_t samples, uint32_t stride)
 {
     for (uint32_t s = 0; s < samples; s++)
         to[s] = from[(size_t)s * stride];
@@ -237,8 +238,7 @@ static void copy_column(float *to, const float *from, uint32_t samples, uint32_t
 /* Where a slice of a feature begins in the caller's memory. */
 static void *slice_of(const void *whole, const struct slice *slice, uint32_t width, uint32_t dtype)
 {
-    size_t element = dtype == RT_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
-    return (char *)(uintptr_t)whole + (size_t)slice->first * width * element;
+    return (char *)(uintptr_t)whole + (size_t)slice->first * width * tr_element(dtype);
 }
 
 static void bind_feature(struct tr_model *model, const struct slice *slice, uint32_t i)
@@ -252,41 +252,45 @@ static void bind_feature(struct tr_model *model, const struct slice *slice, uint
     if (model->feature_dtype == RT_DTYPE_F32)
         feature->data = data;
     else if (feature->readers)
-        rt_widen(model->feature_dtype, data, feature->data,
+        tr_widen(model->feature_dtype, data, feature->data,
                  (size_t)slice->samples * feature->width);
 }
 
 static void bind_inputs(struct tr_model *model, const struct slice *slice)
 {
     const struct tr_batch_view *batch = slice->batch;
-    const float *dense = batch->dense + (size_t)slice->first * model->n_dense;
-    const float *labels = batch->labels + (size_t)slice->first * model->n_labels;
-    model->dense.data = (float *)dense;
+    const tr_real *dense = batch->dense + (size_t)slice->first * model->n_dense;
+    const tr_real *labels = batch->labels + (size_t)slice->first * model->n_labels;
+    model->dense.data = (tr_real *)dense;
     for (uint32_t i = 0; i < model->n_dense; i++)
         if (model->dense_column[i].readers)
             copy_column(model->dense_column[i].data, dense + i, slice->samples, model->n_dense);
     for (uint32_t i = 0; i < model->n_features; i++)
         bind_feature(model, slice, i);
     if (model->n_labels == 1)
-        model->label[0].data = (float *)labels;
+        model->label[0].data = (tr_real *)labels;
     for (uint32_t i = 0; model->n_labels > 1 && i < model->n_labels; i++)
         if (model->label[i].readers)
             copy_column(model->label[i].data, labels + i, slice->samples, model->n_labels);
 }
 
-static struct tr_pass pass_of(struct tr_model *model, const struct slice *slice)
+static struct tr_pass pass_of(struct tr_model *model, const struct slice *slice, bool training)
 {
     return (struct tr_pass){
         .backend = &model->backend,
         .samples = slice->samples,
+        .first = slice->first,
+        .training = training,
+        .draw = slice->batch->draw,
         .add_params = slice->first > 0,
         .weight = slice->batch->weight ? slice->batch->weight + slice->first : NULL,
     };
 }
 
-static int forward(struct tr_model *model, const struct slice *slice, struct tr_forward_out *out)
+static int forward(struct tr_model *model, const struct slice *slice, bool training,
+                   struct tr_forward_out *out)
 {
-    struct tr_pass pass = pass_of(model, slice);
+    struct tr_pass pass = pass_of(model, slice, training);
     bind_inputs(model, slice);
     for (uint32_t i = 0; i < model->n_layers; i++) {
         struct tr_layer *layer = &model->layer[i];
@@ -295,7 +299,7 @@ static int forward(struct tr_model *model, const struct slice *slice, struct tr_
             return rt_fail_prefix(err, "layer '%s', forward: ", layer->name);
     }
     const struct tr_layer *loss = &model->layer[model->n_layers - 1];
-    size_t bytes = slice->samples * sizeof(float);
+    size_t bytes = slice->samples * sizeof(tr_real);
     if (out->logit)
         memcpy(out->logit + slice->first, loss->in[0]->data, bytes);
     if (out->score)
@@ -319,7 +323,7 @@ static void bind_grads(struct tr_model *model, const struct slice *slice,
         size_t n = (size_t)slice->samples * feature->width;
         void *out = slice_of(feature_grad[i].out, slice, feature->width, dtype);
         if (!feature->readers)
-            memset(out, 0, n * (dtype == RT_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t)));
+            memset(out, 0, n * tr_element(dtype));
         else
             feature->grad = dtype == RT_DTYPE_F32 ? out : model->feature_space[i];
     }
@@ -330,7 +334,7 @@ static void bind_grads(struct tr_model *model, const struct slice *slice,
 static int backward(struct tr_model *model, const struct slice *slice, double scale,
                     const struct tr_feature_grad *feature_grad)
 {
-    struct tr_pass pass = pass_of(model, slice);
+    struct tr_pass pass = pass_of(model, slice, true);
     pass.scale = scale;
     bind_grads(model, slice, feature_grad);
     for (uint32_t i = model->n_layers; i-- > 0;) {
@@ -357,25 +361,25 @@ static bool finite_features(const struct tr_model *model, uint32_t samples)
     return finite;
 }
 
-static uint64_t count_over(const float *value, size_t n, float max)
+static uint64_t count_over(const tr_real *value, size_t n, float max)
 {
     uint64_t over = 0;
     for (size_t i = 0; i < n; i++)
-        over += fabsf(value[i]) > max;
+        over += fabs(value[i]) > max;
     return over;
 }
 
 /* At most SLICE_SAMPLES samples, whatever the slice: the scale does not depend on the threads. Zeros say nothing of it.
  * Return: how many were too large. */
-static uint64_t narrow_some(uint32_t dtype, const float *value, size_t n,
+static uint64_t narrow_some(uint32_t dtype, const tr_real *value, size_t n,
                             struct tr_feature_grad *grad, void *out)
 {
     static const float largest[] = {[RT_DTYPE_F16] = 65504, [RT_DTYPE_BF16] = 0x1.fep127f};
     if (dtype == RT_DTYPE_F16 && grad->scale == 0 && !tr_within(value, n, 0))
-        grad->scale = rt_half_scale(value, n) * F16_ROOM;
+        grad->scale = tr_narrow_scale(value, n) * F16_ROOM;
     float scale = grad->scale > 0 ? grad->scale : 1;
     float max = fminf(largest[dtype] / scale, FLT_MAX);
-    rt_narrow_scaled(dtype, scale, value, out, n);
+    tr_narrow(dtype, scale, value, out, n);
     return tr_within(value, n, max) ? 0 : count_over(value, n, max);
 }
 
@@ -447,7 +451,7 @@ int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
     out->loss_sum = 0;
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
-        err = forward(model, &slice, out);
+        err = forward(model, &slice, false, out);
     }
     return err;
 }
@@ -467,7 +471,7 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     clear_sums(model, batch, feature_grad);
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
-        err = forward(model, &slice, out);
+        err = forward(model, &slice, true, out);
         if (!err)
             err = backward(model, &slice, 1.0 / (double)global_samples, feature_grad);
         if (!err)
@@ -487,12 +491,12 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
 
 /* ---- looking at it ---- */
 
-float *tr_model_params(struct tr_model *model)
+tr_real *tr_model_params(struct tr_model *model)
 {
     return model->params;
 }
 
-float *tr_model_grads(struct tr_model *model)
+tr_real *tr_model_grads(struct tr_model *model)
 {
     return model->grads;
 }
@@ -510,7 +514,7 @@ const struct tr_param *tr_model_tensors(const struct tr_model *model, size_t *n)
 
 void tr_model_clear_grads(struct tr_model *model)
 {
-    memset(model->grads, 0, model->count * sizeof(float));
+    memset(model->grads, 0, model->count * sizeof(tr_real));
 }
 
 void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, const char *text),
@@ -522,13 +526,8 @@ void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, con
         for (uint32_t k = 0; k < layer->n_params; k++)
             count += model->tensor[layer->first_param + k].count;
         char text[200];
-        snprintf(text, sizeof text, "%s: %s [samples][%u] %zu parameters", layer->name,
-                 layer->type->name, layer->out.width, count);
+        snprintf(text, sizeof text, "%s: %s %s %zu parameters", layer->name, layer->type->name,
+                 tr_shape(&layer->out).text, count);
         line(arg, text);
     }
-}
-
-bool tr_within(const float *value, size_t n, float max)
-{
-    return tr_kernels_get()->within(value, n, max);
 }

@@ -27,6 +27,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "trainer/backend/real.h"
+
 #define TR_SAMPLES_MAX (1u << 20)   /* samples of a batch */
 #define TR_WIDTH_MAX   (1u << 20)   /* width of a tensor */
 #define TR_PARAMS_MAX  (1ull << 31) /* parameters of a model */
@@ -67,13 +69,15 @@ struct tr_sequence_view {
 
 /* One batch, all memory the caller's. */
 struct tr_batch_view {
-    uint32_t samples;   /* 1..samples_max */
-    const float *dense; /* [samples][n_dense]; may be NULL when n_dense is 0 */
+    uint32_t samples;     /* 1..samples_max */
+    const tr_real *dense; /* [samples][n_dense]; may be NULL when n_dense is 0 */
     /* [n_features] -> [samples][feature_dim[f]] of feature_dtype; of a sequence [rows][feature_dim[f]] */
     const void *const *feature;
     const struct tr_sequence_view *sequence; /* [n_features] of those; NULL: none is a sequence */
-    const float *labels;                     /* [samples][n_labels] */
-    const float *weight;                     /* [samples], or NULL: every sample weighs 1 */
+    const tr_real *labels;                   /* [samples][n_labels] */
+    uint64_t
+        draw; /* random numbers of dropout are drawn from it: of the seed, the step and the rank */
+    const tr_real *weight; /* [samples], or NULL: every sample weighs 1 */
 };
 
 /* Where the gradients of a feature go. float16 has too few exponents for gradients: they are multiplied by `scale`, a power
@@ -87,8 +91,8 @@ struct tr_feature_grad {
 };
 
 struct tr_forward_out {
-    float *logit;    /* [samples] caller's memory, or NULL when not wanted */
-    float *score;    /* [samples] sigmoid(logit); or NULL */
+    tr_real *logit;  /* [samples] caller's memory, or NULL when not wanted */
+    tr_real *score;  /* [samples] sigmoid(logit); or NULL */
     double loss_sum; /* set: sum over the samples of weight * binary cross entropy. The mean loss of
                       * a step is the sum of all ranks' loss_sum over the global sample count. */
     bool finite;     /* set by train: loss_sum is finite, all gradients are within conf's limits */
@@ -126,8 +130,8 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
 
 /* The flat vectors, [tr_model_count()] each, 64-byte aligned, owned by the model. The caller may
  * write both (all-reduce in place, optimizer, restore) between steps. */
-float *tr_model_params(struct tr_model *model);
-float *tr_model_grads(struct tr_model *model);
+tr_real *tr_model_params(struct tr_model *model);
+tr_real *tr_model_grads(struct tr_model *model);
 size_t tr_model_count(const struct tr_model *model); /* parameters; 0 is possible */
 const struct tr_param *tr_model_tensors(const struct tr_model *model, size_t *n);
 
@@ -140,6 +144,6 @@ void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, con
                        void *arg);
 
 /* True when no element is NaN or has a magnitude over max, which is finite. n may be 0. Any thread. */
-bool tr_within(const float *value, size_t n, float max);
+bool tr_within(const tr_real *value, size_t n, float max);
 
 #endif

@@ -16,7 +16,7 @@ struct tr_value;
 struct tr_sequence {
     uint32_t length, dim;  /* most places of a sample; width of a row */
     struct tr_value *mask; /* NAME.mask, [samples][length] of 0 and 1 */
-    float *sum;            /* [rows][dim] where gradients are wanted in 16 bits; ours */
+    tr_real *sum;          /* [rows][dim] where gradients are wanted in 16 bits; ours */
     size_t begin, end;     /* of the slice, in the index */
 };
 

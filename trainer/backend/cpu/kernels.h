@@ -21,9 +21,8 @@ struct tr_update {
 struct tr_kernels {
     void (*dot_forward)(const struct tr_dot *op);
     void (*dot_backward)(const struct tr_dot_grad *op);
-    /* y[samples][outputs] += b[outputs], then max(0, .) when relu */
+    /* y[samples][outputs] += b[outputs], then max(0, .) where act is relu, which is all it knows */
     void (*bias_act)(const struct tr_linear *op);
-    void (*relu_backward)(const struct tr_relu_grad *op);
     /* No element's magnitude is over max (finite, >= 0); NaN is over any. */
     bool (*within)(const float *value, size_t n, float max);
     void (*sgd)(const struct tr_update *op);

@@ -250,32 +250,18 @@ static void dot_backward(const struct tr_dot_grad *op)
 static void bias_act(const struct tr_linear *op)
 {
     vec zero = {0};
+    bool relu = op->act == TR_ACT_RELU;
     float *y = op->y;
     for (uint32_t r = 0; r < op->samples; r++, y += op->y_stride) {
         uint32_t c = 0;
         for (; c + LANES <= op->outputs; c += LANES) {
             vec v = load(y + c) + load(op->b + c);
-            store(y + c, op->relu ? (vec)((vec_i32)v & ~(v < zero)) : v); /* keeps NaN */
+            store(y + c, relu ? (vec)((vec_i32)v & ~(v < zero)) : v); /* keeps NaN */
         }
         for (; c < op->outputs; c++) {
             float v = y[c] + op->b[c];
-            y[c] = op->relu && v < 0 ? 0 : v;
+            y[c] = relu && v < 0 ? 0 : v;
         }
-    }
-}
-
-static void relu_backward(const struct tr_relu_grad *op)
-{
-    vec zero = {0};
-    for (uint32_t r = 0; r < op->samples; r++) {
-        const float *y = op->y + r * op->y_stride;
-        float *dy = op->dy + r * op->dy_stride;
-        uint32_t c = 0;
-        for (; c + LANES <= op->columns; c += LANES)
-            store(dy + c, (vec)((vec_i32)load(dy + c) & ~(load(y + c) == zero)));
-        for (; c < op->columns; c++)
-            if (y[c] == 0)
-                dy[c] = 0;
     }
 }
 
@@ -398,7 +384,6 @@ const struct tr_kernels KERNELS = {
     .dot_forward = dot_forward,
     .dot_backward = dot_backward,
     .bias_act = bias_act,
-    .relu_backward = relu_backward,
     .within = within,
     .sgd = sgd,
     .adagrad = adagrad,

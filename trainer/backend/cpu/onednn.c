@@ -56,6 +56,32 @@ static int product_run(const struct tr_backend *backend, const struct product *p
     return 0;
 }
 
+/* What comes after the product, which is in z, or in y where z is not kept. */
+static int finish_linear(struct tr_backend *backend, const struct tr_linear *op)
+{
+    struct tr_linear bias = *op;
+    struct tr_act act = {
+        .samples = op->samples,
+        .columns = op->outputs,
+        .kind = op->act,
+        .x = op->z ? op->z : op->y,
+        .slope = op->slope,
+        .x_stride = op->z ? op->z_stride : op->y_stride,
+        .y_stride = op->y_stride,
+        .y = op->y,
+    };
+    bias.y = op->z ? op->z : op->y;
+    bias.y_stride = act.x_stride;
+    bool fused = op->b && !op->z && (op->act == TR_ACT_NONE || op->act == TR_ACT_RELU);
+    if (!fused)
+        bias.act = TR_ACT_NONE;
+    if (op->b)
+        tr_kernels_get()->bias_act(&bias);
+    if (fused || op->act == TR_ACT_NONE)
+        return 0;
+    return backend->loops->act_forward(backend, &act);
+}
+
 static int linear_forward(struct tr_backend *backend, const struct tr_linear *op)
 {
     struct product xw = {
@@ -65,15 +91,13 @@ static int linear_forward(struct tr_backend *backend, const struct tr_linear *op
         .k = op->inputs,
         .a = op->x,
         .b = op->w,
-        .c = op->y,
+        .c = op->z ? op->z : op->y,
         .lda = op->x_stride,
         .ldb = op->inputs,
-        .ldc = op->y_stride,
+        .ldc = op->z ? op->z_stride : op->y_stride,
     };
     int err = product_run(backend, &xw);
-    if (!err)
-        tr_kernels_get()->bias_act(op);
-    return err;
+    return err ? err : finish_linear(backend, op);
 }
 
 static int linear_backward(struct tr_backend *backend, const struct tr_linear_grad *op)
@@ -94,7 +118,8 @@ static int linear_backward(struct tr_backend *backend, const struct tr_linear_gr
     int err = product_run(backend, &dw);
     if (err)
         return err;
-    tr_kernels_get()->bias_grad(op);
+    if (op->db)
+        tr_kernels_get()->bias_grad(op);
     if (!op->dx)
         return 0;
     struct product dx = {
@@ -110,13 +135,6 @@ static int linear_backward(struct tr_backend *backend, const struct tr_linear_gr
         .ldc = op->dx_stride,
     };
     return product_run(backend, &dx);
-}
-
-static int relu_backward(struct tr_backend *backend, const struct tr_relu_grad *op)
-{
-    (void)backend;
-    tr_kernels_get()->relu_backward(op);
-    return 0;
 }
 
 static int dot_forward(struct tr_backend *backend, const struct tr_dot *op)
@@ -147,7 +165,6 @@ const struct tr_backend_ops tr_backend_onednn = {
     .name = "onednn",
     .linear_forward = linear_forward,
     .linear_backward = linear_backward,
-    .relu_backward = relu_backward,
     .dot_forward = dot_forward,
     .dot_backward = dot_backward,
     .bce_forward = bce_forward,

@@ -2,46 +2,55 @@
  * is compared with.
  *
  * Matrix products and sums over samples accumulate in float64 and round once, so the difference to
- * another backend is that backend's own rounding. The interaction accumulates in float32 in a
+ * another backend is that backend's own rounding. The interaction accumulates in tr_real in a
  * stated order (ascending d, ascending j, multiply then add, never fused), which the vector code in
  * kernels.inc.h keeps: there both agree bit for bit. The loss is computed in float64 here and used
  * by both backends: it is a few exponentials a sample, nothing beside the products. */
 #include <math.h>
-#include <string.h>
 
-#include "runtime/base/assert.h"
-#include "runtime/base/err.h"
 #include "trainer/backend/backend.h"
 
 static int ref_linear_forward(struct tr_backend *backend, const struct tr_linear *op)
 {
-    (void)backend;
+    tr_real *z = op->z ? op->z : op->y;
+    size_t z_stride = op->z ? op->z_stride : op->y_stride;
     for (uint32_t s = 0; s < op->samples; s++) {
-        const float *x = op->x + s * op->x_stride;
+        const tr_real *x = op->x + s * op->x_stride;
         for (uint32_t o = 0; o < op->outputs; o++) {
-            const float *w = op->w + (size_t)o * op->inputs;
-            double sum = op->b[o];
+            const tr_real *w = op->w + (size_t)o * op->inputs;
+            double sum = op->b ? op->b[o] : 0;
             for (uint32_t i = 0; i < op->inputs; i++)
                 sum += (double)x[i] * w[i];
-            op->y[s * op->y_stride + o] = op->relu && sum < 0 ? 0.0f : (float)sum;
+            z[s * z_stride + o] = (tr_real)sum;
         }
     }
-    return 0;
+    struct tr_act act = {
+        .samples = op->samples,
+        .columns = op->outputs,
+        .kind = op->act,
+        .x = z,
+        .slope = op->slope,
+        .x_stride = z_stride,
+        .y_stride = op->y_stride,
+        .y = op->y,
+    };
+    return op->act == TR_ACT_NONE ? 0 : backend->loops->act_forward(backend, &act);
 }
 
 static void ref_weight_grad(const struct tr_linear_grad *op)
 {
     for (uint32_t o = 0; o < op->outputs; o++) {
-        double bias = op->add_params ? op->db[o] : 0;
+        double bias = op->db && op->add_params ? op->db[o] : 0;
         for (uint32_t s = 0; s < op->samples; s++)
             bias += op->dy[s * op->dy_stride + o];
-        op->db[o] = (float)bias;
+        if (op->db)
+            op->db[o] = (tr_real)bias;
         for (uint32_t i = 0; i < op->inputs; i++) {
-            float *dw = &op->dw[(size_t)o * op->inputs + i];
+            tr_real *dw = &op->dw[(size_t)o * op->inputs + i];
             double sum = op->add_params ? *dw : 0;
             for (uint32_t s = 0; s < op->samples; s++)
                 sum += (double)op->dy[s * op->dy_stride + o] * op->x[s * op->x_stride + i];
-            *dw = (float)sum;
+            *dw = (tr_real)sum;
         }
     }
 }
@@ -54,23 +63,13 @@ static int ref_linear_backward(struct tr_backend *backend, const struct tr_linea
         return 0;
     for (uint32_t s = 0; s < op->samples; s++) {
         for (uint32_t i = 0; i < op->inputs; i++) {
-            float *dx = &op->dx[s * op->dx_stride + i];
+            tr_real *dx = &op->dx[s * op->dx_stride + i];
             double sum = op->add_dx ? *dx : 0;
             for (uint32_t o = 0; o < op->outputs; o++)
                 sum += (double)op->dy[s * op->dy_stride + o] * op->w[(size_t)o * op->inputs + i];
-            *dx = (float)sum;
+            *dx = (tr_real)sum;
         }
     }
-    return 0;
-}
-
-static int ref_relu_backward(struct tr_backend *backend, const struct tr_relu_grad *op)
-{
-    (void)backend;
-    for (uint32_t s = 0; s < op->samples; s++)
-        for (uint32_t c = 0; c < op->columns; c++)
-            if (op->y[s * op->y_stride + c] == 0)
-                op->dy[s * op->dy_stride + c] = 0;
     return 0;
 }
 
@@ -78,10 +77,10 @@ static int ref_dot_forward(struct tr_backend *backend, const struct tr_dot *op)
 {
     (void)backend;
     for (uint32_t s = 0; s < op->samples; s++) {
-        float *y = op->y + s * op->y_stride;
+        tr_real *y = op->y + s * op->y_stride;
         for (uint32_t i = 0; i < op->n; i++) {
             for (uint32_t j = i + 1; j < op->n; j++) {
-                float sum = 0;
+                tr_real sum = 0;
                 for (uint32_t d = 0; d < op->dim; d++)
                     sum += op->x[i][s * op->x_stride[i] + d] * op->x[j][s * op->x_stride[j] + d];
                 *y++ = sum;
@@ -97,10 +96,10 @@ static size_t pair_index(uint32_t n, uint32_t i, uint32_t j)
     return (size_t)i * n - (size_t)i * (i + 1) / 2 + (j - i - 1);
 }
 
-static float ref_dot_dx(const struct tr_dot_grad *op, uint32_t s, uint32_t i, uint32_t d)
+static tr_real ref_dot_dx(const struct tr_dot_grad *op, uint32_t s, uint32_t i, uint32_t d)
 {
-    const float *dy = op->dy + s * op->dy_stride;
-    float sum = 0;
+    const tr_real *dy = op->dy + s * op->dy_stride;
+    tr_real sum = 0;
     for (uint32_t j = 0; j < op->n; j++)
         if (j != i)
             sum += dy[i < j ? pair_index(op->n, i, j) : pair_index(op->n, j, i)] *
@@ -116,8 +115,8 @@ static int ref_dot_backward(struct tr_backend *backend, const struct tr_dot_grad
             continue;
         for (uint32_t s = 0; s < op->samples; s++) {
             for (uint32_t d = 0; d < op->dim; d++) {
-                float *dx = &op->dx[i][s * op->x_stride[i] + d];
-                float sum = ref_dot_dx(op, s, i, d);
+                tr_real *dx = &op->dx[i][s * op->x_stride[i] + d];
+                tr_real sum = ref_dot_dx(op, s, i, d);
                 *dx = op->add[i] ? *dx + sum : sum;
             }
         }
@@ -133,7 +132,7 @@ static int ref_bce_forward(struct tr_backend *backend, struct tr_bce *op)
         double z = op->logit[s], y = op->label[s], e = exp(-fabs(z));
         double loss = (z > 0 ? z : 0) - z * y + log1p(e);
         total += op->weight ? op->weight[s] * loss : loss;
-        op->score[s] = (float)(z >= 0 ? 1 / (1 + e) : e / (1 + e));
+        op->score[s] = (tr_real)(z >= 0 ? 1 / (1 + e) : e / (1 + e));
     }
     op->loss_sum = total;
     return 0;
@@ -146,7 +145,7 @@ static int ref_bce_backward(struct tr_backend *backend, const struct tr_bce_grad
         double g = ((double)op->score[s] - op->label[s]) * op->scale;
         if (op->weight)
             g *= op->weight[s];
-        op->dlogit[s] = op->add ? op->dlogit[s] + (float)g : (float)g;
+        op->dlogit[s] = op->add ? op->dlogit[s] + (tr_real)g : (tr_real)g;
     }
     return 0;
 }
@@ -155,22 +154,8 @@ const struct tr_backend_ops tr_backend_reference = {
     .name = "reference",
     .linear_forward = ref_linear_forward,
     .linear_backward = ref_linear_backward,
-    .relu_backward = ref_relu_backward,
     .dot_forward = ref_dot_forward,
     .dot_backward = ref_dot_backward,
     .bce_forward = ref_bce_forward,
     .bce_backward = ref_bce_backward,
 };
-
-int tr_backend_init(struct tr_backend *backend, const char *name, int threads)
-{
-    backend->threads = threads < 1 ? 1 : threads;
-    if (!name || strcmp(name, tr_backend_onednn.name) == 0)
-        backend->ops = &tr_backend_onednn;
-    else if (strcmp(name, tr_backend_reference.name) == 0)
-        backend->ops = &tr_backend_reference;
-    else
-        return RT_FAIL(RT_EUSAGE, "backend '%s': expected %s or %s", name, tr_backend_onednn.name,
-                       tr_backend_reference.name);
-    return 0;
-}

@@ -1,0 +1,183 @@
+/* tests/unit/test_gradients.c -- the backward pass of every layer against central differences, in float64: model/ and the plain
+ * C loops compiled with -DTR_REAL_DOUBLE, where a difference over 2e-5 is exact to some 1e-9 and a wrong term cannot hide in rounding.
+ *
+ * A row of the table is a network whose last layer is `x`; a linear layer and the loss follow. All its parameters, and all
+ * inputs of a few samples, are moved one at a time. Sizes are odd, and the batch is two slices, of which the second is short. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "tests/unit/spec_text.h"
+#include "trainer/model/model.h"
+#include "trainer/model/spec.h"
+
+enum { SAMPLES = 131, DENSE = 3, FEATURES = 5, LENGTH = 4, ROWS = 6, WIDTH_MAX = 7 };
+
+/* a, b and c of width 5, d of width 7, s a sequence of up to 4 rows of width 3; dense p, q, r. */
+static const char *const dense_names[] = {"p", "q", "r"}, *const labels[] = {"y"};
+static const char *const names[FEATURES] = {"a", "b", "c", "d", "s"};
+static const uint32_t dims[FEATURES] = {5, 5, 5, 7, 3}, lengths[FEATURES] = {0, 0, 0, 0, LENGTH};
+
+static const char *const networks[] = {
+    "x concat a d a",
+    "x linear d size=3",
+    "x linear d size=3 bias=false activation=tanh",
+    "x mlp a sizes=4,3",
+    "x mlp d sizes=5,4,3 last=relu",
+    "x mlp d sizes=5,3,4 activation=gelu last=sigmoid",
+    "x mlp d sizes=3,5,4,2 activation=tanh,prelu,none,prelu",
+    "m mlp d sizes=5 last=prelu; n linear d size=4 activation=gelu; x concat m d n",
+    "x dot_interaction a b c",
+    "x dot_interaction a b a",
+    "x masked_pool s s.mask",
+    "x masked_pool s s.mask pooling=sum",
+    "m linear a size=5; n mlp m sizes=5; x concat m n m a",
+};
+
+struct bed {
+    tr_real dense[SAMPLES * DENSE], label[SAMPLES], weight[SAMPLES];
+    tr_real feature[FEATURES][SAMPLES * WIDTH_MAX], grad[FEATURES][SAMPLES * WIDTH_MAX];
+    uint32_t index[SAMPLES * LENGTH], length[SAMPLES];
+    struct tr_sequence_view sequence[FEATURES];
+    struct tr_model *model;
+};
+
+static void bed_init(struct bed *bed)
+{
+    uint64_t draw = 0;
+    uint32_t places = 0;
+    for (size_t i = 0; i < ARRAY_LEN(bed->dense); i++)
+        bed->dense[i] = rt_normal_f32(rt_draw(3, draw++));
+    for (uint32_t f = 0; f < FEATURES; f++)
+        for (size_t i = 0; i < ARRAY_LEN(bed->feature[f]); i++)
+            bed->feature[f][i] = rt_normal_f32(rt_draw(3, draw++));
+    for (uint32_t s = 0; s < SAMPLES; s++) {
+        bed->label[s] = (tr_real)(rt_draw(3, draw++) & 1);
+        bed->weight[s] = (tr_real)0.5 + (tr_real)(s % 3);
+        bed->length[s] = (uint32_t)rt_below(rt_draw(3, draw++), LENGTH + 1);
+        for (uint32_t i = 0; i < bed->length[s]; i++)
+            bed->index[places++] = (uint32_t)rt_below(rt_draw(3, draw++), ROWS);
+    }
+    bed->sequence[4] = (struct tr_sequence_view){bed->index, bed->length, ROWS};
+}
+
+static void bed_create(struct bed *bed, const char *network)
+{
+    char text[400];
+    snprintf(text, sizeof text, "%s; logit linear x size=1; loss bce logit", network);
+    struct tr_spec *spec = spec_of(text);
+    const struct tr_model_inputs inputs = {.dense = dense_names,
+                                           .n_dense = DENSE,
+                                           .feature = names,
+                                           .feature_dim = dims,
+                                           .feature_length = lengths,
+                                           .n_features = FEATURES,
+                                           .label = labels,
+                                           .n_labels = 1};
+    const struct tr_model_conf conf = {.seed = 5, .samples_max = SAMPLES};
+    if (tr_model_create(spec, &inputs, &conf, &bed->model))
+        fail_msg("%s: %s", network, rt_err_text());
+    tr_spec_destroy(spec);
+    tr_real *param = tr_model_params(bed->model); /* off their initial zeros and ones */
+    for (size_t i = 0; i < tr_model_count(bed->model); i++)
+        param[i] += (tr_real)0.1 * rt_normal_f32(rt_draw(11, i));
+}
+
+/* The loss of the mean, which is what gradients are of. */
+static double value(struct bed *bed)
+{
+    const void *feature[FEATURES];
+    struct tr_feature_grad grad[FEATURES];
+    for (uint32_t f = 0; f < FEATURES; f++) {
+        feature[f] = bed->feature[f];
+        grad[f].out = bed->grad[f];
+    }
+    struct tr_batch_view view = {.samples = SAMPLES,
+                                 .dense = bed->dense,
+                                 .feature = feature,
+                                 .sequence = bed->sequence,
+                                 .labels = bed->label,
+                                 .weight = bed->weight,
+                                 .draw = 17};
+    struct tr_forward_out out = {0};
+    assert_int_equal(tr_model_train(bed->model, &view, SAMPLES, grad, &out), 0);
+    assert_true(out.finite);
+    return out.loss_sum / SAMPLES;
+}
+
+static void check(struct bed *bed, tr_real *at, double got, const char *network, const char *what,
+                  size_t i)
+{
+    const double step = 1e-5;
+    tr_real keep = *at;
+    *at = keep + step;
+    double up = value(bed);
+    *at = keep - step;
+    double want = (up - value(bed)) / (2 * step);
+    *at = keep;
+    if (!(fabs(got - want) <= 1e-8 + 1e-6 * fabs(want)))
+        fail_msg("%s: %s[%zu]: got %.12g, want %.12g", network, what, i, got, want);
+}
+
+static void check_params(struct bed *bed, const char *network)
+{
+    size_t n = 0, count = tr_model_count(bed->model);
+    const struct tr_param *tensor = tr_model_tensors(bed->model, &n);
+    tr_real *grad = rt_xcalloc(count, sizeof *grad);
+    for (size_t i = 0; i < count; i++)
+        grad[i] = tr_model_grads(bed->model)[i];
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < tensor[t].count; i++)
+            check(bed, tr_model_params(bed->model) + tensor[t].offset + i,
+                  grad[tensor[t].offset + i], network, tensor[t].name, i);
+    rt_free(grad);
+}
+
+/* Of the first, of the last of the first slice, and of the second slice; of a sequence all rows. */
+static void check_inputs(struct bed *bed, const char *network)
+{
+    static const uint32_t sample[] = {0, 127, 128, 130};
+    static tr_real grad[FEATURES][SAMPLES * WIDTH_MAX];
+    memcpy(grad, bed->grad, sizeof grad);
+    for (uint32_t f = 0; f < FEATURES; f++) {
+        uint32_t n = lengths[f] ? ROWS : ARRAY_LEN(sample);
+        for (uint32_t k = 0; k < n; k++) {
+            for (uint32_t c = 0; c < dims[f]; c++) {
+                size_t i = (size_t)(lengths[f] ? k : sample[k]) * dims[f] + c;
+                check(bed, &bed->feature[f][i], grad[f][i], network, names[f], i);
+            }
+        }
+    }
+}
+
+static void test_gradients(void **state)
+{
+    (void)state;
+    static struct bed bed;
+    assert_int_equal(sizeof(tr_real), sizeof(double)); /* compiled with -DTR_REAL_DOUBLE */
+    for (size_t i = 0; i < ARRAY_LEN(networks); i++) {
+        bed_init(&bed);
+        bed_create(&bed, networks[i]);
+        value(&bed);
+        check_params(&bed, networks[i]);
+        value(&bed);
+        check_inputs(&bed, networks[i]);
+        tr_model_destroy(bed.model);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gradients),
+    };
+    return cmocka_run_group_tests_name("gradients", tests, NULL, NULL);
+}
