@@ -87,6 +87,16 @@ void tr_group_forget_finished(struct tr_group *group)
     group->owed = kept;
 }
 
+void tr_group_forget_owed(struct tr_group *group)
+{
+    size_t cursor = 0;
+    uint64_t id, value;
+    while (rt_map_next(&group->owed, &cursor, &id, &value))
+        rt_free((void *)(uintptr_t)value);
+    rt_map_release(&group->owed);
+    rt_map_init(&group->owed);
+}
+
 static void tell_again(void *arg);
 
 static void on_told(void *arg, int err, const struct rt_frame *reply)
@@ -148,7 +158,9 @@ void tr_group_serve_note(void *ctx, struct rt_call *call, const struct rt_frame 
     struct tr_header_rules rules = tr_group_rules(group);
     uint32_t from = rt_call_from(call)->index;
     uint64_t id = request->header.batch_id;
-    int err = tr_header_check_own(&rules, "NoteFinished", from, id);
+    int err = tr_form_check_known(group, "NoteFinished");
+    if (!err)
+        err = tr_header_check_own(&rules, "NoteFinished", from, id);
     if (!err && (from + 1) % group->world != group->self)
         err = RT_FAIL(RT_EPROTO, "NoteFinished of rank %u of %u, at rank %u", from, group->world,
                       group->self);

@@ -7,6 +7,11 @@
  * gradients are still here at once, one that died with its rank after it was run again with dense
  * weight zero (step.c), for which the list of what is owed has the step, its samples and its place.
  *
+ * What a rank says counts when the group forms with it, and what the group knows counts at a rank when the weights are
+ * there: till then neither is in its ledger or its phase. A rank may be lost with weights that nobody else has, and those
+ * who had only heard of them would take batches for stepped that are in no weights, and wait in an epoch that has to
+ * be made again. So a rank that was never in the group is told no phase and no end of an epoch either.
+ *
  * Ledgers are merged, not replaced: each rank may have heard of a batch finished that the others have not,
  * and all that any of them says did happen. In mode `async` weights differ between ranks anyway: only a rank
  * that has none yet fetches, and the first thing that the new group does is an average. */
@@ -15,6 +20,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
+#include "runtime/job/batch_id.h"
 #include "trainer/state.h"
 
 #include <inttypes.h>
@@ -31,22 +37,67 @@ struct ask {
 
 /* ---- state that every rank tells: phase and ledger ---- */
 
-static int pack_state(struct tr_trainer *trainer)
+static struct wire_await_phase_reply own_phase(const struct tr_trainer *trainer)
 {
-    struct wire_split_ledger *ledger = NULL;
-    struct wire_await_phase_reply state = {.phase = trainer->phase,
+    return (struct wire_await_phase_reply){.phase = trainer->phase,
                                            .kind = trainer->kind,
                                            .epoch = trainer->epoch,
-                                           .pass = trainer->pass,
-                                           .n_statistics = trainer->n_statistics,
-                                           .statistics = trainer->statistics};
+                                           .pass = trainer->pass};
+}
+
+/* The phase, with that ledger and our statistics. */
+static int pack_state(struct tr_trainer *trainer, struct wire_await_phase_reply state,
+                      const struct rt_ledger *of)
+{
+    struct wire_split_ledger *ledger = NULL;
     rt_arena_reset(trainer->scratch);
-    int err = rt_ledger_export(trainer->ledger, trainer->scratch, &ledger, &state.n_ledger);
+    int err = rt_ledger_export(of, trainer->scratch, &ledger, &state.n_ledger);
     state.ledger = ledger;
+    state.n_statistics = trainer->n_statistics;
+    state.statistics = trainer->statistics;
     return err ? err : wire_await_phase_reply_pack(&state, &trainer->group->last);
 }
 
-/* What another rank (or rank 0 for all) tells. The scratch arena is the caller's. */
+/* Add what a rank told, or we know ourselves, to what all know. */
+static int add_state(struct tr_trainer *trainer, const uint8_t *data, size_t size,
+                     struct wire_await_phase_reply *all, struct rt_ledger *ledger)
+{
+    struct wire_await_phase_reply state;
+    rt_arena_reset(trainer->scratch);
+    int err = wire_await_phase_reply_unpack(data, size, trainer->scratch, &state);
+    if (!err)
+        err = rt_ledger_merge(ledger, state.ledger, state.n_ledger);
+    if (!err)
+        err = tr_phase_take_statistics(trainer, state.statistics, state.n_statistics);
+    if (!err && state.phase > all->phase) {
+        all->phase = state.phase;
+        all->kind = state.kind;
+        all->epoch = state.epoch;
+        all->pass = state.pass;
+    }
+    return err;
+}
+
+/* What all ranks know, as one. It becomes ours as it becomes theirs: by the reply. */
+static int pack_all(struct tr_group *group)
+{
+    struct tr_trainer *trainer = group->trainer;
+    struct wire_await_phase_reply all = own_phase(trainer);
+    struct rt_ledger *ledger = NULL;
+    int err = rt_ledger_create(RT_BATCH_WINDOW, &ledger);
+    if (!err)
+        err = pack_state(trainer, all, trainer->ledger);
+    if (!err)
+        err = add_state(trainer, group->last.data, group->last.size, &all, ledger);
+    for (uint32_t r = 1; r < group->world && !err; r++)
+        err = add_state(trainer, group->seat[r].state, group->seat[r].state_size, &all, ledger);
+    if (!err)
+        err = pack_state(trainer, all, ledger);
+    rt_ledger_destroy(ledger);
+    return err;
+}
+
+/* Of rank 0 for all. The scratch arena is the caller's. */
 static int take_state(struct tr_trainer *trainer, const uint8_t *data, size_t size)
 {
     struct wire_await_phase_reply state;
@@ -62,6 +113,7 @@ static void join_done(struct tr_group *group)
 {
     struct tr_trainer *trainer = group->trainer;
     group->state = TR_FORMED;
+    group->was_formed = true;
     tr_group_forget_finished(group);
     rt_log(RT_LOG_INFO, "group_formed epoch=%" PRIu64 " ranks=%u step=%" PRIu64, group->epoch,
            group->world, trainer->step);
@@ -88,6 +140,30 @@ static uint64_t number_of_attempts(const struct tr_group *group)
            (group->epoch & (((uint64_t)1 << ATTEMPT_BITS) - 1));
 }
 
+static uint8_t *copy_of(const uint8_t *data, size_t size)
+{
+    uint8_t *copy = rt_try_malloc(size + 1);
+    if (copy && size > 0)
+        memcpy(copy, data, size);
+    return copy;
+}
+
+void tr_form_forget(struct tr_group *group)
+{
+    rt_free(group->fetched);
+    group->fetched = NULL;
+    rt_free(group->heard);
+    group->heard = NULL;
+}
+
+int tr_form_check_known(const struct tr_group *group, const char *what)
+{
+    if (!group || group->was_formed)
+        return 0;
+    return RT_FAIL(RT_ENOTREADY, "%s: this rank was started anew, and the group has not formed",
+                   what);
+}
+
 static int take_group(struct tr_group *group, const struct wire_join_group_reply *reply)
 {
     struct tr_trainer *trainer = group->trainer;
@@ -112,9 +188,16 @@ static int take_group(struct tr_group *group, const struct wire_join_group_reply
     group->leader = reply->rank;
     group->leader_step = reply->step;
     if (!is_behind(group)) {
-        join_done(group);
-        return 0;
+        int err = take_state(trainer, reply->state, reply->state_size);
+        if (!err)
+            join_done(group);
+        return err;
     }
+    group->heard = copy_of(reply->state, reply->state_size);
+    if (!group->heard)
+        return RT_FAIL(RT_ENOMEM, "no memory for the group's ledger of %zu bytes",
+                       reply->state_size);
+    group->heard_size = reply->state_size;
     group->state = TR_FETCHING;
     group->sent = false;
     group->n_fetched = 0;
@@ -153,7 +236,7 @@ static int pack_group(struct tr_group *group, struct wire_join_group_reply *repl
     reply->group_epoch = group->epoch_known + 1;
     reply->n_ranks = group->world;
     reply->incarnation = group->incarnation;
-    int err = pack_state(group->trainer);
+    int err = pack_all(group);
     reply->state = group->last.data;
     reply->state_size = group->last.size;
     return err ? err : wire_join_group_reply_pack(reply, &group->formed);
@@ -177,9 +260,27 @@ static void try_form(struct tr_group *group)
             rt_call_reply(group->seat[r].join_call, &out);
         group->seat[r].join_call = NULL;
     }
+    rt_arena_reset(group->trainer->scratch);
     err = take_group(group, &reply);
     if (err)
         tr_fail(group->trainer, err);
+}
+
+static int keep_state(struct tr_trainer *trainer, struct tr_seat *seat,
+                      const struct wire_join_group *join)
+{
+    struct wire_await_phase_reply state;
+    int err =
+        wire_await_phase_reply_unpack(join->state, join->state_size, trainer->scratch, &state);
+    uint8_t *copy = err ? NULL : copy_of(join->state, join->state_size);
+    if (!err && !copy)
+        err = RT_FAIL(RT_ENOMEM, "no memory for a ledger of %zu bytes", join->state_size);
+    if (err)
+        return err;
+    rt_free(seat->state);
+    seat->state = copy;
+    seat->state_size = join->state_size;
+    return 0;
 }
 
 /* epoch: that the rank held when it asked. */
@@ -201,10 +302,10 @@ static int serve_join(struct tr_group *group, struct rt_call *call,
                        epoch, group->seat[from->index].epoch_heard);
     if (group->state != TR_JOINING)
         tr_group_break(group, same ? "a rank gives up" : "a rank has started again");
-    int err = take_state(group->trainer, join->state, join->state_size);
+    struct tr_seat *seat = &group->seat[from->index];
+    int err = keep_state(group->trainer, seat, join);
     if (err)
         return err;
-    struct tr_seat *seat = &group->seat[from->index];
     if (seat->join_call)
         rt_call_fail(seat->join_call, RT_ESTALE, "JoinGroup was sent again");
     seat->join_call = call;
@@ -276,8 +377,6 @@ static void on_joined(void *arg, int err, const struct rt_frame *frame)
     err = wire_join_group_reply_unpack(frame->message, frame->header.message_size, trainer->scratch,
                                        &reply);
     if (!err)
-        err = take_state(trainer, reply.state, reply.state_size);
-    if (!err)
         err = take_group(group, &reply);
     if (err)
         tr_fail(trainer, err);
@@ -289,7 +388,7 @@ static void on_joined(void *arg, int err, const struct rt_frame *frame)
 static int send_join(struct tr_group *group)
 {
     struct tr_trainer *trainer = group->trainer;
-    int err = pack_state(trainer);
+    int err = pack_state(trainer, own_phase(trainer), trainer->ledger);
     if (err)
         return err;
     struct wire_join_group join = {.group_epoch = group->epoch_known,
@@ -382,9 +481,13 @@ static void adopt(struct tr_group *group, const struct wire_fetch_state_reply *r
         memcpy(state, group->fetched + n, n_state * sizeof(float));
     tr_optimizer_set_steps(trainer->optimizer, reply->optimizer_steps);
     trainer->step = reply->step;
-    rt_free(group->fetched);
-    group->fetched = NULL;
-    join_done(group);
+    rt_arena_reset(trainer->scratch);
+    int err = take_state(trainer, group->heard, group->heard_size);
+    tr_form_forget(group);
+    if (err)
+        tr_fail(trainer, err);
+    else
+        join_done(group);
 }
 
 static void fetch_again(void *arg)

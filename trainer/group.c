@@ -444,8 +444,9 @@ void tr_group_break(struct tr_group *group, const char *why)
     group->state = TR_JOINING;
     tr_group_believe_notes(group);
     tr_group_reset(group);
-    rt_free(group->fetched);
-    group->fetched = NULL;
+    tr_form_forget(group);
+    if (!group->was_formed) /* what the steps owe whose weights we did not get */
+        tr_group_forget_owed(group);
     trainer->collective->ops->abort(trainer->collective);
     for (uint32_t r = 1; r < group->world && group->self == 0; r++)
         tr_form_invite(group, tr_rank(trainer, r));
@@ -507,20 +508,19 @@ void tr_group_close(struct tr_group *group)
 
 void tr_group_destroy(struct tr_group *group)
 {
-    uint64_t key, value;
     if (!group)
         return;
-    for (size_t at = 0; rt_map_next(&group->owed, &at, &key, &value);)
-        rt_free((void *)(uintptr_t)value);
-    rt_map_release(&group->owed);
+    tr_group_forget_owed(group);
     rt_map_release(&group->noted);
     wire_out_release(&group->last);
     wire_out_release(&group->formed);
+    for (uint32_t r = 0; r < group->world; r++)
+        rt_free(group->seat[r].state);
+    tr_form_forget(group);
     rt_free(group->next.share);
     rt_free(group->current.share);
     rt_free(group->incarnation);
     rt_free(group->seat);
     rt_free(group->news);
-    rt_free(group->fetched);
     rt_free(group);
 }

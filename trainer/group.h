@@ -46,6 +46,8 @@ struct tr_seat {
     struct wire_step_header header; /* finished: ours to free */
     struct rt_call *join_call;      /* its JoinGroup's, owed the group */
     bool joined;
+    uint8_t *state; /* that came with it: counts when the group forms */
+    size_t state_size;
     uint64_t step, group_epoch;
     uint64_t epoch_heard; /* the latest that a frame of this incarnation was sent in */
 };
@@ -54,6 +56,8 @@ struct tr_group {
     struct tr_trainer *trainer;
     uint32_t world, self;
     enum tr_group_state state;
+    bool
+        was_formed; /* in this life: what we know of ledger and phase goes with weights that are here */
     uint64_t epoch, epoch_known; /* of the group; the highest that was heard of */
     uint64_t epoch_over;         /* rank 0 has said that it forms the group again after this one */
 
@@ -85,6 +89,8 @@ struct tr_group {
     uint64_t leader_step;
     float *fetched; /* parameters and optimizer state on their way */
     size_t n_fetched;
+    uint8_t *heard; /* meanwhile, the group's ledger and phase: they count with the weights */
+    size_t heard_size;
     struct rt_timer tell_again; /* NoteFinished that failed */
     struct rt_timer again;      /* the leader is not in the group yet: ask once more */
 };
@@ -126,10 +132,15 @@ void tr_group_owe(struct tr_group *group, const struct wire_owed *owed);
 bool tr_group_owes(const struct tr_group *group);
 /* What all ranks' ledgers together know as finished is owed no more. */
 void tr_group_forget_finished(struct tr_group *group);
+void tr_group_forget_owed(struct tr_group *group);
 /* What headers and notes of this group have to be. */
 struct tr_header_rules tr_group_rules(const struct tr_group *group);
 
 /* form.c */
+void tr_form_forget(
+    struct tr_group *group); /* what was fetched and heard of a group that has broken */
+/* A rank of a group that was never in it in this life takes nothing that goes with the weights: RT_ENOTREADY. */
+int tr_form_check_known(const struct tr_group *group, const char *what);
 void tr_form_pump(struct tr_group *group);
 void tr_form_invite(struct tr_group *group, struct rt_peer *peer);
 void tr_form_serve_join(void *trainer, struct rt_call *call, const struct rt_frame *request);

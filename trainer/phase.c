@@ -45,6 +45,8 @@ static bool has_test(const struct rt_job *job)
 static void on_again(void *arg)
 {
     struct tr_trainer *trainer = arg;
+    for (uint32_t r = 0; r < trainer->conf.world; r++)
+        trainer->other[r].refused = false;
     tr_phase_check(trainer);
     tr_pump(trainer);
 }
@@ -295,15 +297,19 @@ static int keep_statistics(struct tr_trainer *trainer, const struct wire_statist
     return 0;
 }
 
+int tr_phase_take_statistics(struct tr_trainer *trainer, const struct wire_statistics *statistics,
+                             uint32_t n)
+{
+    return trainer->n_statistics == 0 && n > 0 ? keep_statistics(trainer, statistics, n) : 0;
+}
+
 /* ---- what other ranks say of the phase ---- */
 
 int tr_phase_enter(struct tr_trainer *trainer, const struct wire_tell_phase *phase)
 {
-    if (trainer->n_statistics == 0 && phase->n_statistics > 0) {
-        int err = keep_statistics(trainer, phase->statistics, phase->n_statistics);
-        if (err)
-            return err;
-    }
+    int err = tr_phase_take_statistics(trainer, phase->statistics, phase->n_statistics);
+    if (err)
+        return err;
     if (phase->composers > 0)
         trainer->composers = phase->composers;
     if (phase->phase > trainer->phase)
@@ -561,8 +567,9 @@ void tr_phase_serve_end(void *ctx, struct rt_call *call, const struct rt_frame *
     rt_arena_reset(trainer->scratch);
     int err = wire_end_of_epoch_unpack(frame->message, frame->header.message_size, trainer->scratch,
                                        &end);
-    /* Of an earlier phase: it is known, or is told again when that training goes on. A rank that came back
-     * does not know the phase before the group has formed. */
+    /* Of an earlier phase: it is known, or is told again when that training goes on. */
+    if (!err)
+        err = tr_form_check_known(trainer->group, "EndOfEpoch");
     if (!err && end.phase > trainer->phase)
         err = RT_FAIL(RT_ENOTREADY, "EndOfEpoch of phase %" PRIu64 ", here is %" PRIu64, end.phase,
                       trainer->phase);
@@ -587,6 +594,8 @@ void tr_phase_serve_nothing(void *ctx, struct rt_call *call, const struct rt_fra
     if (!err && (said.composer >= TR_COMPOSERS_MAX || said.composer != rt_call_from(call)->index))
         err = RT_FAIL(RT_EPROTO, "NothingYet: of composer %u from data_compose/%u, at most %u",
                       said.composer, rt_call_from(call)->index, TR_COMPOSERS_MAX - 1);
+    if (!err)
+        err = tr_form_check_known(trainer->group, "NothingYet");
     if (!err && said.phase > trainer->phase)
         err = RT_FAIL(RT_ENOTREADY, "NothingYet of phase %" PRIu64 ", here is %" PRIu64, said.phase,
                       trainer->phase);

@@ -101,6 +101,7 @@ struct tr_other {
     uint64_t told;        /* phase that it acked */
     uint64_t incarnation; /* whose ack that was */
     uint64_t telling;     /* phase of the call that is out; 0: none */
+    bool refused;         /* it could not take it: told again when phase_timer fires */
     uint32_t parts;       /* of its scores that are here, in this evaluation */
     bool scored;          /* all of them */
 };
@@ -276,6 +277,9 @@ void tr_phase_release(struct tr_trainer *trainer);
 int tr_phase_enter(struct tr_trainer *trainer, const struct wire_tell_phase *phase);
 /* A TrainBatch of this composer: what it said of having nothing is over. */
 void tr_phase_has_batch(struct tr_trainer *trainer, uint32_t composer);
+/* Of the data alone, so they hold whoever tells them; kept where there are none yet. */
+int tr_phase_take_statistics(struct tr_trainer *trainer, const struct wire_statistics *statistics,
+                             uint32_t n);
 /* Are batches stepped here and not finished? */
 bool tr_phase_owes(const struct tr_trainer *trainer);
 /* What is heard of the phase when the group forms. RT_EPEER: an evaluation has lost its rank 0. */

@@ -2,7 +2,11 @@
  *
  * A long call, answered when the rank is in the phase, no step is under way and what it has stepped is finished
  * (during training there is nothing to wait for). It is idempotent: a connection that breaks, or a rank that was started anew, is told
- * again. An evaluation cannot go on without the scores of a rank that has forgotten them: that fails the job. */
+ * again.
+ *
+ * With the phase goes rank 0's ledger. An epoch is over when that has all of its batches, the latest of its own among
+ * them, which the others hear of in a round; were it lost before that round, ranks that are in the next epoch by its
+ * word would wait for a batch that nobody brings any more. An evaluation cannot go on without the scores of a rank that has forgotten them: that fails the job. */
 #include "trainer/state.h"
 
 #include "runtime/base/err.h"
@@ -32,13 +36,15 @@ static void on_told(void *arg, int err, const struct rt_frame *reply)
     if (trainer->closing)
         return;
     other->telling = 0;
-    if (!err)
+    if (!err) {
         other->told = phase;
-    else if (tr_feed_lost(err) || err == RT_ESTALE)
+    } else if (tr_feed_lost(err) || err == RT_ESTALE) {
+        other->refused = true;
         tr_phase_again(trainer);
-    else
+    } else {
         tr_fail(trainer, rt_fail_prefix(err, "trainer/%u refuses a phase: ",
                                         (unsigned)(other - trainer->other)));
+    }
     tr_phase_check(trainer);
     tr_pump(trainer);
 }
@@ -47,6 +53,7 @@ static int tell(struct tr_trainer *trainer, uint32_t rank)
 {
     struct tr_other *other = &trainer->other[rank];
     struct rt_peer *peer = tr_rank(trainer, rank);
+    struct wire_split_ledger *ledger = NULL;
     struct wire_tell_phase phase = {
         .phase = trainer->phase,
         .kind = trainer->kind,
@@ -57,7 +64,11 @@ static int tell(struct tr_trainer *trainer, uint32_t rank)
         .statistics = trainer->statistics,
         .composers = trainer->composers,
     };
-    int err = wire_tell_phase_pack(&phase, &trainer->out);
+    rt_arena_reset(trainer->scratch);
+    int err = rt_ledger_export(trainer->ledger, trainer->scratch, &ledger, &phase.n_ledger);
+    phase.ledger = ledger;
+    if (!err)
+        err = wire_tell_phase_pack(&phase, &trainer->out);
     if (err)
         return err;
     struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
@@ -75,7 +86,7 @@ static int tell_all(struct tr_trainer *trainer)
     for (uint32_t r = 1; r < trainer->conf.world; r++) {
         struct tr_other *other = &trainer->other[r];
         struct rt_peer *peer = tr_rank(trainer, r);
-        if (is_told(trainer, r) || other->telling || !rt_peer_is_up(peer))
+        if (is_told(trainer, r) || other->telling || other->refused || !rt_peer_is_up(peer))
             continue;
         if (other->told == trainer->phase && trainer->kind == WIRE_PHASE_EVALUATE)
             return RT_FAIL(RT_ESTALE, "trainer/%u was started anew in the midst of an evaluation",
@@ -116,6 +127,8 @@ void tr_tell_pump(struct tr_trainer *trainer)
     }
     if (trainer->conf.world > 1 && trainer->composers == 0) /* they say how many they are */
         return;
+    if (trainer->group && !trainer->group->was_formed) /* it may be another phase */
+        return;
     int err = tell_all(trainer);
     if (err)
         tr_fail(trainer, err);
@@ -137,6 +150,10 @@ void tr_tell_serve(void *ctx, struct rt_call *call, const struct rt_frame *frame
     if (!err && phase.composers > TR_COMPOSERS_MAX)
         err = RT_FAIL(RT_ELIMIT, "TellPhase: %u composers, at most %u", phase.composers,
                       TR_COMPOSERS_MAX);
+    if (!err)
+        err = tr_form_check_known(trainer->group, "TellPhase");
+    if (!err)
+        err = rt_ledger_merge(trainer->ledger, phase.ledger, phase.n_ledger);
     if (!err)
         err = tr_phase_enter(trainer, &phase);
     if (err) {

@@ -197,6 +197,8 @@ struct wire_tell_phase {
     uint32_t n_statistics;
     const struct wire_statistics *statistics;
     uint32_t composers;
+    uint32_t n_ledger;
+    const struct wire_split_ledger *ledger;
 };
 int wire_tell_phase_pack(const struct wire_tell_phase *in, struct wire_out *out);
 int wire_tell_phase_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -383,6 +383,8 @@ static int check_tell_phase(const struct wire_tell_phase *m)
         err = wire_range(name, "phase", m->phase, 1, UINT64_MAX);
     if (!err)
         err = wire_range(name, "composers", m->composers, 1, WIRE_REPLICAS_MAX);
+    if (!err)
+        err = check_ledger(name, m->ledger, m->n_ledger);
     return err ? err : check_statistics(name, m->statistics, m->n_statistics);
 }
 
@@ -400,9 +402,13 @@ int wire_tell_phase_pack(const struct wire_tell_phase *in, struct wire_out *out)
     m.composers = in->composers;
     m.n_statistics = in->n_statistics;
     m.statistics = put_statistics(in->statistics, in->n_statistics);
-    if (!m.statistics)
-        return RT_FAIL(RT_ENOMEM, "TellPhase: out of memory for %u statistics", in->n_statistics);
-    err = wire_encode(&m.base, out);
+    m.n_ledger = in->n_ledger;
+    m.ledger = put_ledger(in->ledger, in->n_ledger);
+    if (m.ledger && m.statistics)
+        err = wire_encode(&m.base, out);
+    else
+        err = RT_FAIL(RT_ENOMEM, "TellPhase: out of memory for %u splits", in->n_ledger);
+    rt_free(m.ledger);
     rt_free(m.statistics);
     return err;
 }
@@ -424,6 +430,8 @@ int wire_tell_phase_unpack(const uint8_t *data, size_t size, struct rt_arena *ar
                                     .composers = m->composers};
     err = take_statistics("TellPhase", m->statistics, m->n_statistics, arena, &out->statistics,
                           &out->n_statistics);
+    if (!err)
+        err = take_ledger("TellPhase", m->ledger, m->n_ledger, arena, &out->ledger, &out->n_ledger);
     return err ? err : check_tell_phase(out);
 }
 

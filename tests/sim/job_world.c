@@ -6,6 +6,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/rand.h"
+#include "runtime/job/batch_id.h"
 #include "runtime/wire/member.h"
 
 #include <setjmp.h>
@@ -407,8 +408,35 @@ static void tell_batches(const struct tr_trainer *trainer)
     }
 }
 
+/* What is not finished of the splits, as the rank knows it. */
+static void tell_splits(const struct job_world *w, const struct tr_trainer *trainer)
+{
+    struct rt_arena *arena;
+    struct wire_split_ledger *split;
+    uint32_t n;
+    check(rt_arena_create(1 << 20, &arena));
+    check(rt_ledger_export(trainer->ledger, arena, &split, &n));
+    for (uint32_t i = 0; i < n; i++)
+        if (split[i].finished_low < split[i].end_sequence)
+            print_message(
+                "    split %u: end %llu, stepped below %llu, finished below %llu, the next is of "
+                "rank %u\n",
+                split[i].split, (unsigned long long)split[i].end_sequence,
+                (unsigned long long)split[i].stepped_low, (unsigned long long)split[i].finished_low,
+                rt_batch_rank(rt_batch_id(split[i].split, split[i].finished_low), w->conf.ranks));
+    print_message("    splits ended: %s\n",
+                  rt_ledger_epoch_ended(trainer->ledger, w->job->data.splits) ? "all" : "not all");
+    rt_arena_destroy(arena);
+}
+
 static void tell_where(const struct job_world *w)
 {
+    for (unsigned c = 0; c < w->conf.composers; c++) {
+        struct dc_status status;
+        dc_composer_status(w->composer[c], &status);
+        print_message("composer %u: %s %llu, open %u\n", c, status.stage,
+                      (unsigned long long)status.epoch, status.batches_open);
+    }
     for (unsigned r = 0; r < w->conf.ranks; r++) {
         struct tr_report r_report;
         tr_trainer_report(w->rank[r].trainer, &r_report);
@@ -418,6 +446,7 @@ static void tell_where(const struct job_world *w)
                       (unsigned long long)r_report.step, (unsigned long long)r_report.group_epoch,
                       (unsigned long long)r_report.samples_trained,
                       (unsigned long long)r_report.batches_open, r_report.permits_used);
+        tell_splits(w, w->rank[r].trainer);
         tell_batches(w->rank[r].trainer);
     }
 }

@@ -55,7 +55,12 @@ static const struct {
      708, true},
     {"half of a step that was lost, applied with half of the one made in its place "
      "(embedding_server/gather.c)",
-     2477, true}};
+     2477, true},
+    {"an epoch that was over by what two neighbours knew, and both died (trainer/tell.c)", 1519,
+     true},
+    {"the same, of a batch that had been stepped", 3009, true},
+    {"a ledger of weights that were lost while they were fetched (trainer/form.c)", 814, true},
+    {"the same", 914, true}};
 
 /* What happens beside the faults. */
 enum extra { NOTHING, RESTARTS, PAUSES };
@@ -63,6 +68,7 @@ enum extra { NOTHING, RESTARTS, PAUSES };
 struct tally {
     uint64_t paused, refused; /* links, and calls, for want of credit */
     uint64_t faults, by_kind[SIM_FAULTS], worlds;
+    uint64_t losses;                   /* of all the weights that there were */
     uint64_t longest_ns, longest_seed; /* from the last fault to the end */
 };
 
@@ -77,8 +83,7 @@ static struct rt_job *make_job(const char *dir, const char *of_mode)
     return job;
 }
 
-/* Weights that were trained live in ranks alone: one that has them stays, if any has. */
-static bool may_restart(const struct job_world *w, unsigned first, unsigned n)
+static void count_losses(const struct job_world *w, unsigned first, unsigned n, struct tally *tally)
 {
     bool trained = false, stays = false;
     for (unsigned i = 0; i < w->conf.ranks; i++) {
@@ -86,22 +91,23 @@ static bool may_restart(const struct job_world *w, unsigned first, unsigned n)
         trained = trained || has;
         stays = stays || (has && i >= n);
     }
-    return stays || !trained;
+    tally->losses += trained && !stays;
 }
 
-static void restart_ranks(struct job_world *w, unsigned first, bool two)
+/* All who have weights may be among them: then the job is trained again from the start, and its rows are not. */
+static void restart_ranks(struct job_world *w, unsigned first, bool two, struct tally *tally)
 {
-    unsigned n = 1 + (two && w->conf.ranks > 2);
-    if (may_restart(w, first, n))
-        jw_restart_ranks(w, first, n);
+    unsigned n = 1 + two;
+    count_losses(w, first, n, tally);
+    jw_restart_ranks(w, first, n);
 }
 
-static void restart_one(struct job_world *w, uint64_t draw)
+static void restart_one(struct job_world *w, uint64_t draw, struct tally *tally)
 {
     unsigned which =
         (unsigned)rt_below(draw, w->conf.ranks + w->conf.composers + w->conf.middlewares);
     if (which < w->conf.ranks)
-        restart_ranks(w, which, draw & 1);
+        restart_ranks(w, which, (draw & 1) && (w->conf.ranks > 2 || (draw & 2)), tally);
     else if (which < w->conf.ranks + w->conf.composers)
         jw_restart_composer(w, which - w->conf.ranks);
     else
@@ -125,7 +131,7 @@ static void make_faults(struct job_world *w, enum extra extra, struct tally *tal
         tally->faults += done;
         sim_run_until(w->sim, jw_is_over, w, rt_below(rt_draw(key, 3 * i + 2), pause));
         if (restarts && rt_below(rt_draw(who, 2 * i), 10) == 0 && !jw_is_over(w))
-            restart_one(w, rt_draw(who, 2 * i + 1));
+            restart_one(w, rt_draw(who, 2 * i + 1), tally);
     }
 }
 
@@ -259,6 +265,8 @@ static void run_worlds(enum extra extra, uint64_t usual)
                       (unsigned long long)tally.paused, (unsigned long long)tally.refused);
         assert_true(one || (tally.paused > 0 && tally.refused > 0));
     }
+    if (extra == RESTARTS)
+        print_message("all weights were lost %llu times\n", (unsigned long long)tally.losses);
     for (int m = 0; m < MODES; m++)
         rt_job_destroy(job[m]);
 }

@@ -67,7 +67,7 @@ static const struct wire_nothing_yet nothing_yet = {7, 1, 2, true, 12};
 static const uint64_t incarnation[] = {4, 5};
 static const struct wire_tell_finished tell_finished = {7, 2, incarnation};
 static const struct wire_tell_phase tell_phase = {7, WIRE_PHASE_EVALUATE, 2, 3, true,
-                                                  2, statistics,          2};
+                                                  2, statistics,          2, 1, ledger};
 static const struct wire_scores scores = {7, 1, true, 2, 100};
 static const struct wire_lookup_rows lookup_rows = {99, 11, 2, table, n_ids, WIRE_F16};
 static const struct wire_lookup_rows_reply lookup_rows_reply = {2, n_ids, WIRE_BF16};
@@ -115,7 +115,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(put_batch, 10) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
     X(lookup_batch, 4) X(lookup_batch_reply, 5) X(push_gradients, 13) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
-    X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 7) X(scores, 5) \
+    X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 15) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
     X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 5) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 6) \
