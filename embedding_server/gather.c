@@ -1,7 +1,11 @@
 /* embedding_server/gather.c -- open batches by id, open steps by number.
  *
  * A batch knows its parts; a step knows the batches of its ranks. Both are small maps, because what is
- * open is bounded by the batches in flight; what is large (ids, gradients) stays in the payloads. */
+ * open is bounded by the batches in flight; what is large (ids, gradients) stays in the payloads.
+ *
+ * NO DEADLOCK. Parts of several batches could fill the memory for payloads, and none of the batches be whole. So beyond
+ * bytes_max only parts of the oldest of them are taken, for which there is room then (gather.h); when it is whole,
+ * the next is the oldest. Steps of the group are not counted: all of one has to fit anyhow, and there is one at a time. */
 #include "embedding_server/gather.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -10,7 +14,9 @@
 
 struct ebs_batch {
     uint64_t id, step, attempt, digest;
+    uint64_t number; /* grows from batch to batch */
     uint32_t rank, world, parts, arrived;
+    size_t bytes; /* of its parts' payloads */
     bool synchronous;
     struct ebs_part part[]; /* [parts]; arena NULL: not here yet */
 };
@@ -26,8 +32,10 @@ struct step {
 };
 
 struct ebs_gather {
-    struct rt_map batches; /* id -> struct ebs_batch */
-    struct rt_map steps;   /* number -> struct step */
+    struct rt_map batches;   /* id -> struct ebs_batch */
+    struct rt_map steps;     /* number -> struct step */
+    uint64_t n_batches;      /* ever */
+    size_t bytes, bytes_max; /* of batches that are not of a step */
 };
 
 void ebs_part_release(struct ebs_part *part)
@@ -45,12 +53,13 @@ static void fail_call(struct ebs_part *part, int err, const char *why)
     part->call = NULL;
 }
 
-int ebs_gather_create(struct ebs_gather **out)
+int ebs_gather_create(size_t bytes_max, struct ebs_gather **out)
 {
     struct ebs_gather *gather = rt_xcalloc(1, sizeof(*gather));
 
     rt_map_init(&gather->batches);
     rt_map_init(&gather->steps);
+    gather->bytes_max = bytes_max;
     *out = gather;
     return 0;
 }
@@ -75,6 +84,7 @@ static void batch_take(struct ebs_gather *gather, struct ebs_batch *batch)
     if (batch->synchronous && step && step->rank[batch->rank].batch == batch)
         step->rank[batch->rank].batch = NULL;
     rt_map_remove(&gather->batches, batch->id);
+    gather->bytes -= batch->synchronous ? 0 : batch->bytes;
 }
 
 static void batch_free(struct ebs_gather *gather, struct ebs_batch *batch, int err, const char *why)
@@ -146,9 +156,6 @@ static int batch_add(struct ebs_gather *gather, const struct ebs_part *part, str
     struct ebs_batch *batch;
     int err;
 
-    if (m->parts > EBS_PARTS_MAX)
-        return RT_FAIL(RT_EPROTO, "ApplyGradients: parts is %u, expected at most %u", m->parts,
-                       EBS_PARTS_MAX);
     err = make_room(gather);
     if (err)
         return err;
@@ -158,6 +165,7 @@ static int batch_add(struct ebs_gather *gather, const struct ebs_part *part, str
         return RT_FAIL(RT_ENOMEM, "no memory for a batch of %u parts", m->parts);
     }
     batch->id = part->batch_id;
+    batch->number = gather->n_batches++;
     batch->step = m->step;
     batch->attempt = m->attempt;
     batch->digest = m->digest;
@@ -274,6 +282,44 @@ static int enter_step(struct ebs_gather *gather, struct ebs_batch *batch,
 
 /* ---- parts ---- */
 
+/* Of the batches that wait for parts. Those whose callers are gone make way; they come again if they still matter. */
+static bool is_oldest(struct ebs_gather *gather, const struct ebs_batch *batch)
+{
+    uint64_t key, value;
+
+    for (size_t at = 0; rt_map_next(&gather->batches, &at, &key, &value);) {
+        struct ebs_batch *other = rt_map_get_ptr(&gather->batches, key);
+
+        if (other->synchronous || other->number >= batch->number)
+            continue;
+        if (!is_abandoned(other))
+            return false;
+        batch_free(gather, other, RT_ECANCELED, "given up");
+        at = 0; /* removal moves entries */
+    }
+    return true;
+}
+
+static int check_room(struct ebs_gather *gather, const struct ebs_batch *batch, size_t bytes)
+{
+    if (batch->synchronous || batch->parts == 1 || gather->bytes + bytes <= gather->bytes_max ||
+        is_oldest(gather, batch))
+        return 0;
+    return RT_FAIL(RT_EFULL, "%zu bytes wait for the other parts of their batches, %zu may",
+                   gather->bytes, gather->bytes_max);
+}
+
+/* Its bytes, to those that wait; or, less, from them. */
+static void count_bytes(struct ebs_gather *gather, struct ebs_batch *batch,
+                        const struct ebs_part *part, bool less)
+{
+    size_t bytes = part->payload ? part->payload->capacity : 0;
+
+    bytes = less ? 0 - bytes : bytes;
+    batch->bytes += bytes;
+    gather->bytes += batch->synchronous ? 0 : bytes;
+}
+
 int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part)
 {
     struct ebs_batch *batch = NULL;
@@ -282,21 +328,26 @@ int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part)
 
     rt_assert(part->arena && part->m.part < part->m.parts && part->m.rank < part->m.world);
     err = batch_of(gather, part, &batch);
-    if (!err && batch->synchronous) {
-        err = enter_step(gather, batch, part);
-        if (err && batch->arrived == 0)
-            batch_free(gather, batch, RT_EUNKNOWN, "");
-    }
     if (err)
         return err;
+    err = batch->synchronous
+              ? enter_step(gather, batch, part)
+              : check_room(gather, batch, part->payload ? part->payload->capacity : 0);
+    if (err) {
+        if (batch->arrived == 0)
+            batch_free(gather, batch, RT_EUNKNOWN, "");
+        return err;
+    }
     slot = &batch->part[part->m.part];
     if (slot->arena) {
         fail_call(slot, RT_ECANCELED, "asked again");
+        count_bytes(gather, batch, slot, true);
         ebs_part_release(slot);
         batch->arrived--;
     }
     *slot = *part;
     batch->arrived++;
+    count_bytes(gather, batch, slot, false);
     return 0;
 }
 
@@ -447,6 +498,7 @@ static bool take_back(struct ebs_gather *gather, struct ebs_batch *batch)
         return false;
     if (batch->synchronous)
         step->rank[batch->rank].batch = batch;
+    gather->bytes += batch->synchronous ? 0 : batch->bytes;
     return true;
 }
 

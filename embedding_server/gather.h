@@ -25,7 +25,6 @@
 #include "runtime/wire/rows.h"
 
 #define EBS_OPEN_MAX  1024u /* batches that wait for parts or ranks */
-#define EBS_PARTS_MAX 256u  /* parts of one batch */
 #define EBS_WORLD_MAX 4096u /* ranks of a group */
 
 /* One ApplyGradients, read and checked. The arrays live in `arena` and in the payload. */
@@ -44,11 +43,13 @@ void ebs_part_release(struct ebs_part *part);
 
 struct ebs_gather;
 
-int ebs_gather_create(struct ebs_gather **out);
+/* @bytes_max: over that only the oldest of the batches that wait for their parts gets more of them. It must be so
+ * far below the pool's budget that one batch fits beside it. */
+int ebs_gather_create(size_t bytes_max, struct ebs_gather **out);
 void ebs_gather_destroy(struct ebs_gather *gather); /* fails the calls with RT_ECANCELED */
 
 /* Keep a part: its arena, payload reference and call are the gather's now (on an error they are not).
- * RT_EDIGEST: another digest than the batch's other parts. RT_EPROTO: too many parts. RT_EFULL.
+ * RT_EDIGEST: another digest than the batch's other parts. RT_EFULL: later.
  * A batch that comes again cut or placed differently replaces what was there of it, and so does another batch
  * of the same step and rank. */
 int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part);

@@ -12,7 +12,7 @@
 #include <stdio.h>
 
 #define WORKERS_DEFAULT_MAX 8
-#define POOL_BYTES          ((size_t)1 << 30) /* payloads in flight, per owner */
+#define POOL_BYTES          ((size_t)1 << 30) /* payloads in flight, per owner: of a batch at most half */
 
 struct worker {
     struct rt_loop *loop;

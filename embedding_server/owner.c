@@ -88,6 +88,8 @@ static int listen_on(struct ebs_owner *owner)
 int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
 {
     struct ebs_owner *owner = rt_xcalloc(1, sizeof(*owner));
+    size_t parts_bytes =
+        conf->parts_bytes ? conf->parts_bytes : rt_pool_budget(conf->io->ops->pool(conf->io)) / 4;
     int err;
 
     rt_assert(conf->owner < conf->shards->owners);
@@ -102,7 +104,7 @@ int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
     if (!err)
         err = ebs_filter_create(conf->window ? conf->window : RT_BATCH_WINDOW, &owner->filter);
     if (!err)
-        err = ebs_gather_create(&owner->gather);
+        err = ebs_gather_create(parts_bytes, &owner->gather);
     if (!err) {
         ebs_turn_start(owner);
         err = listen_on(owner);

@@ -29,6 +29,8 @@ struct ebs_owner_conf {
     /* Requests of more rows are done in pieces of so many, one in each turn of the loop; 0: requests that take
      * longer than some 1.5 ms are, and a turn has about 1 ms of them. Tests set it. */
     uint32_t slice_rows;
+    size_t
+        parts_bytes; /* that wait for their batches' other parts (gather.h); 0: a fourth of the pool. Tests set it. */
     void *ctx;
     void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */
 };

@@ -43,7 +43,7 @@ int mw_batch_new(struct mw_loop *loop, struct mw_batch **out)
 
 void mw_batch_drop_buffers(struct mw_batch *batch)
 {
-    for (uint32_t i = 0; batch->part && i < batch->loop->map.owners; i++) {
+    for (uint32_t i = 0; i < batch->n_parts; i++) {
         rt_buf_unref(batch->part[i].rows);
         batch->part[i].rows = NULL;
     }
@@ -271,7 +271,7 @@ void **mw_batch_rows(struct mw_batch *batch, uint32_t table, size_t size)
     struct mw_loop *loop = batch->loop;
     size_t stride = loop->conf.job->table[table].dim * size, position = 0;
 
-    for (uint32_t k = 0; k < loop->map.owners; k++) {
+    for (uint32_t k = 0; k < batch->n_parts; k++) {
         const struct mw_part *part = &batch->part[k];
         uint32_t at = mw_part_table(part, table);
 

@@ -3,7 +3,8 @@
  *   put.c      PutBatch: checks, deduplicates, lays out, reserves       -> HELD
  *   lookup.c   LookupBatch: rows from the owners, pooled                -> LOOKING -> SERVED
  *   push.c     PushGradients, ReleaseBatch: gradients to the owners     -> PUSHING -> forgotten
- *   fanout.c   one request per owner, sent again when it must be
+ *   cut.c      what each owner is asked for, in parts
+ *   fanout.c   one request per part, sent again when it must be
  *   batch.c    the batches of a loop: found, aged, forgotten; who waits for them
  *   loop.c     the diagram of the states; connections; what happens on each */
 #ifndef MW_BATCH_H
@@ -19,11 +20,14 @@
 #include "runtime/wire/batch.h"
 #include "runtime/wire/rows.h"
 
-#define MW_WAITERS_MAX 8                    /* repeats of one call; the oldest gives way */
-#define MW_SPARE_MAX   64                   /* batch objects kept for use again */
-#define MW_DEADLINE_NS (30 * 1000000000ull) /* of a request to an owner */
-#define MW_RETRY_NS    (100 * 1000000ull)   /* until a busy owner is asked again */
-#define MW_IDLE_NS     (60 * 1000000000ull) /* a batch that nobody asked for may then make room */
+#define MW_WAITERS_MAX    8                    /* repeats of one call; the oldest gives way */
+#define MW_SPARE_MAX      64                   /* batch objects kept for use again */
+#define MW_DEADLINE_NS    (30 * 1000000000ull) /* of a request to an owner */
+#define MW_RETRY_NS       (100 * 1000000ull)   /* until a busy owner is asked again */
+#define MW_PART_BYTES_MIN ((size_t)4 << 20)    /* of a cut: MW_OWNER_BYTES_MAX is few parts then */
+#define MW_OWNER_BYTES_MAX                                                                         \
+    ((size_t)(RT_PAYLOAD_MAX / 2))      /* of a batch: half of an owner's memory for payloads */
+#define MW_IDLE_NS (60 * 1000000000ull) /* a batch that nobody asked for may then make room */
 
 enum mw_state { MW_HELD, MW_LOOKING, MW_SERVED, MW_PUSHING };
 
@@ -34,10 +38,12 @@ enum mw_part_state {
     MW_PART_DONE,
 };
 
-/* What one owner has of a batch. Table lists are those of its requests: only tables with ids. */
+/* What one owner has of a batch, or a part of it (cut.c): one request looks it up, another brings its gradients.
+ * Table lists are those of its requests: only tables with ids. */
 struct mw_part {
     struct mw_batch *batch;
     uint32_t owner;
+    uint32_t number, of; /* of the owner's parts, the how manieth, and how many */
     enum mw_part_state state;
     uint32_t n_tables;
     const uint32_t *table, *n_ids; /* [n_tables] */
@@ -45,6 +51,7 @@ struct mw_part {
     void **row; /* [n_tables] -> [n_ids][dim], of the reply to read; of the gradients to write */
     size_t ids_at, ids_size;             /* its ids in batch->held: one request's payload */
     size_t gradients_at, gradients_size; /* ids and gradients in batch->gradients: likewise */
+    size_t rows_size;                    /* of the owner's reply */
     struct rt_buf *rows;                 /* the owner's reply, until pooled */
 };
 
@@ -74,11 +81,13 @@ struct mw_batch {
     uint32_t composer;
     uint64_t composer_incarnation;
     enum mw_state state;
-    bool gone;                    /* forgotten; freed when no request of it is out */
-    size_t reserved;              /* bytes promised */
-    struct rt_arena *arena;       /* feature, part and their lists */
-    struct mw_feature *feature;   /* [job features] */
-    struct mw_part *part;         /* [owners] */
+    bool gone;                  /* forgotten; freed when no request of it is out */
+    size_t reserved;            /* bytes promised */
+    struct rt_arena *arena;     /* feature, part and their lists */
+    struct mw_feature *feature; /* [job features] */
+    struct mw_part
+        *part; /* [n_parts] by owner, of each in the order of its rows; each has one or more */
+    uint32_t n_parts;
     uint32_t *distinct;           /* [job tables] rows */
     struct mw_composed *composed; /* [job tables] */
     size_t sum_bytes;             /* of the sums of its largest table; 0: they are made in place */
@@ -140,6 +149,7 @@ struct mw_loop {
     struct mw_ask *asks;     /* kept for use again, by next */
     struct rt_arena *arena;  /* of the message at hand */
     struct wire_out out;     /* the message being packed */
+    size_t part_bytes;       /* most of a part, either way */
     uint32_t *dim;           /* [job features] */
     uint32_t *feature_order; /* [job features] by table, stable */
     struct rt_timer retry;
@@ -191,16 +201,36 @@ static inline size_t mw_frame_bytes(const struct rt_outgoing *out)
     return RT_FRAME_HEADER_SIZE + out->message_size + (out->n_pieces ? out->pieces[0].size : 0);
 }
 
+/* ---- cut.c ---- */
+
+/* Ids of a table that an owner has, of the batch that scratch was filled for. */
+static inline uint32_t mw_count_of(const struct mw_batch *batch, uint32_t table, uint32_t owner)
+{
+    const struct mw_loop *loop = batch->loop;
+
+    return batch->distinct[table] ? loop->scratch.count[(size_t)table * loop->map.owners + owner]
+                                  : 0;
+}
+
+/* What the payloads of a batch's parts take together. */
+struct mw_cut {
+    size_t ids, rows, gradients;
+};
+/* batch->part, from scratch.count and batch->distinct. Ids of one table and owner lie behind one another, whatever parts they
+ * are of. RT_ELIMIT, RT_ENOMEM. */
+int mw_cut(struct mw_batch *batch, struct mw_cut *out);
+
 /* ---- fanout.c ---- */
 
-/* Ask every owner that has rows (all: every owner) as the batch's state says; what is out of before is void. */
+/* Ask for every part that has rows (all: every part) as the batch's state says; what is out of before is void. */
 void mw_fanout_begin(struct mw_batch *batch, bool all);
 /* What is out is void; buffers are given back. The caller answers who waits and sets the state. */
 void mw_fanout_abandon(struct mw_batch *batch);
 void mw_fanout_release(struct mw_loop *loop); /* what is kept for use again; nothing is out */
 /* Send what waits for an owner; NULL: for all that are up. */
 void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner);
-/* It was started anew, with nothing: in `full` it is to be sent again also what it has acked of open batches. */
+/* It was started anew, without what waited there: it is to be sent again also parts that it has acked, of batches that
+ * it has not acked whole, and in `full` of all that are open. */
 void mw_fanout_repeat(struct mw_loop *loop, const struct mw_owner *owner);
 
 /* ---- put.c, lookup.c, push.c ---- */

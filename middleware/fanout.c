@@ -1,12 +1,12 @@
-/* middleware/fanout.c -- one request to each owner of a batch, and again, until all have answered.
+/* middleware/fanout.c -- one request for each part of a batch, and again, until all are answered.
  *
  *   part: NONE   WAIT -send_part-> SENT -on_reply-> DONE
  *                ^-------- lost or busy --'          (mw_fanout_begin puts all at WAIT)
  *
- * An owner that is lost leaves its part at WAIT: mw_fanout_resend sends it when the owner is up again, and
- * the other owners keep what they did; in `full` one that was started anew gets again what it had acked
- * (mw_fanout_repeat). An owner that is busy is asked again after MW_RETRY_NS. Any other error ends the fan-out when the
- * rest of it has answered (settle).
+ * An owner that is lost leaves its parts at WAIT: mw_fanout_resend sends them when the owner is up again, and
+ * the other owners keep what they did. One that was started anew gets again what it had acked of a batch that it
+ * has not acked whole, and in `full` of any (mw_fanout_repeat). An owner that is busy is asked again after
+ * MW_RETRY_NS. Any other error ends the fan-out when the rest of it has answered (settle).
  *
  * A fan-out may be begun anew or given up while requests of it are out: an owner may hold one until a step
  * of the group that will never be made. So each request carries the number of its attempt, and the reply to
@@ -189,20 +189,18 @@ void mw_fanout_abandon(struct mw_batch *batch)
     batch->attempt++;
     batch->parts_out = batch->parts_left = 0;
     batch->err = 0;
-    for (uint32_t i = 0; i < batch->loop->map.owners; i++)
+    for (uint32_t i = 0; i < batch->n_parts; i++)
         batch->part[i].state = MW_PART_NONE;
     mw_batch_drop_buffers(batch);
 }
 
 void mw_fanout_begin(struct mw_batch *batch, bool all)
 {
-    uint32_t owners = batch->loop->map.owners;
-
     mw_batch_touch(batch);
     batch->attempt++;
     batch->err = 0;
     batch->parts_out = batch->parts_left = 0;
-    for (uint32_t i = 0; i < owners; i++) {
+    for (uint32_t i = 0; i < batch->n_parts; i++) {
         struct mw_part *part = &batch->part[i];
 
         part->state = all || part->n_tables ? MW_PART_WAIT : MW_PART_NONE;
@@ -210,7 +208,7 @@ void mw_fanout_begin(struct mw_batch *batch, bool all)
         rt_buf_unref(part->rows);
         part->rows = NULL;
     }
-    for (uint32_t i = 0; i < owners && !batch->err; i++)
+    for (uint32_t i = 0; i < batch->n_parts && !batch->err; i++)
         if (batch->part[i].state == MW_PART_WAIT)
             send_part(&batch->part[i]);
     settle(batch);
@@ -227,8 +225,8 @@ void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner)
         next = batch->next;
         if (!busy || batch->err)
             continue;
-        for (uint32_t i = 0; i < loop->map.owners && !batch->err; i++) {
-            const struct mw_owner *at = &loop->owner[i];
+        for (uint32_t i = 0; i < batch->n_parts && !batch->err; i++) {
+            const struct mw_owner *at = &loop->owner[batch->part[i].owner];
 
             if (batch->part[i].state == MW_PART_WAIT && (owner ? at == owner : at->up))
                 send_part(&batch->part[i]);
@@ -238,15 +236,31 @@ void mw_fanout_resend(struct mw_loop *loop, const struct mw_owner *owner)
     }
 }
 
-/* There other ranks' parts of the step may come again, which wait for this one. In the other modes nobody waits. */
+/* Of the batch's parts that an owner has, is one not acked? */
+static bool is_owed(const struct mw_batch *batch, uint32_t owner)
+{
+    for (uint32_t i = 0; i < batch->n_parts; i++)
+        if (batch->part[i].owner == owner && batch->part[i].state == MW_PART_WAIT)
+            return true;
+    return false;
+}
+
+/* Parts that are not acked wait there for all others of their batch. And in `full` other ranks' batches of the step may come
+ * again, which wait for this one; in the other modes nobody does. */
 void mw_fanout_repeat(struct mw_loop *loop, const struct mw_owner *owner)
 {
-    for (struct mw_batch *batch = loop->oldest; batch; batch = batch->next) {
-        struct mw_part *part = &batch->part[owner - loop->owner];
+    uint32_t number = (uint32_t)(owner - loop->owner);
 
-        if (batch->state != MW_PUSHING || !batch->push.synchronous || part->state != MW_PART_DONE)
+    for (struct mw_batch *batch = loop->oldest; batch; batch = batch->next) {
+        if (batch->state != MW_PUSHING || !(batch->push.synchronous || is_owed(batch, number)))
             continue;
-        part->state = MW_PART_WAIT;
-        batch->parts_left++;
+        for (uint32_t i = 0; i < batch->n_parts; i++) {
+            struct mw_part *part = &batch->part[i];
+
+            if (part->owner != number || part->state != MW_PART_DONE)
+                continue;
+            part->state = MW_PART_WAIT;
+            batch->parts_left++;
+        }
     }
 }

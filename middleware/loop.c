@@ -229,6 +229,14 @@ size_t mw_pool_budget(const struct rt_job *job)
     return memory + (memory / 2 > least ? memory / 2 : least);
 }
 
+/* A fourth of the credit: while one part leaves the next may wait, and others' requests get in between. */
+static size_t part_bytes(const struct mw_loop_conf *conf)
+{
+    size_t bytes = conf->part_bytes ? conf->part_bytes : conf->job->global.credit / 4;
+
+    return conf->part_bytes || bytes > MW_PART_BYTES_MIN ? bytes : MW_PART_BYTES_MIN;
+}
+
 /* Features by table, in the job's order within a table: what shares a table is deduplicated together. */
 static void order_features(struct mw_loop *loop)
 {
@@ -283,6 +291,7 @@ int mw_loop_create(const struct mw_loop_conf *conf, struct mw_loop **out)
     int err;
 
     loop->conf = *conf;
+    loop->part_bytes = part_bytes(conf);
     rt_map_init(&loop->batches);
     rt_map_init(&loop->composers);
     rt_map_init(&loop->reserved_of);

@@ -22,7 +22,9 @@ struct mw_loop_conf {
     const struct rt_greeting *greeting;
     const char *listen;       /* "tcp:127.0.0.1:0"; NULL: serve nobody */
     struct rt_credit *budget; /* of the process (net/credit.h); NULL: one of its own */
-    void *ctx;                /* for fenced */
+    size_t
+        part_bytes; /* of a message to or from an owner; 0: by the credit (cut.c). Tests set it. */
+    void *ctx;      /* for fenced */
     void (*fenced)(void *ctx, uint64_t held); /* a newer incarnation of us exists; may be NULL */
 };
 

@@ -1,6 +1,6 @@
 /* middleware/push.c -- PushGradients: sums per distinct row, to the owners; ReleaseBatch.
  *
- * The gradients of a batch are laid out at once as the payloads of its ApplyGradients: for each owner and
+ * The gradients of a batch are laid out at once as the payloads of its ApplyGradients: for each part (cut.c) and
  * table the ids, then one row of sums per id. They stay until every owner has acked, so an owner that was lost gets the
  * same bytes again. Owners know by the batch's id what they applied already; so M forgets a batch with its
  * last ack, and needs to remember nothing.
@@ -79,7 +79,7 @@ static int lay_out(struct mw_batch *batch)
     struct mw_loop *loop = batch->loop;
     size_t element = wire_dtype_size(loop->conf.job->global.wire.row_gradients), end = 0;
 
-    for (uint32_t k = 0; k < loop->map.owners; k++) {
+    for (uint32_t k = 0; k < batch->n_parts; k++) {
         struct mw_part *part = &batch->part[k];
 
         part->gradients_at = rt_segment_put(&end, part->gradients_size);
@@ -89,7 +89,7 @@ static int lay_out(struct mw_batch *batch)
     batch->gradients = rt_io_buf(loop->conf.io, end);
     if (!batch->gradients)
         return RT_FAIL(RT_EFULL, "no room for the %zu bytes of gradients of a batch", end);
-    for (uint32_t k = 0; k < loop->map.owners; k++)
+    for (uint32_t k = 0; k < batch->n_parts; k++)
         lay_out_part(batch, &batch->part[k], element);
     return 0;
 }
@@ -113,7 +113,7 @@ static float **table_sums(struct mw_batch *batch, uint32_t table, float *area)
             sum[i] = area + i * dim;
         return (float **)sum;
     }
-    for (uint32_t k = 0; k < loop->map.owners; k++) {
+    for (uint32_t k = 0; k < batch->n_parts; k++) {
         struct mw_part *part = &batch->part[k];
         uint32_t at = mw_part_table(part, table);
 
@@ -123,7 +123,7 @@ static float **table_sums(struct mw_batch *batch, uint32_t table, float *area)
     return (float **)mw_batch_rows(batch, table, sizeof(float));
 }
 
-/* From the area into the payload of each owner: positions are in the order of owners. */
+/* From the area into the payload of each part: positions are in the order of parts. */
 static void narrow_sums(struct mw_batch *batch, uint32_t table, const float *area)
 {
     struct mw_loop *loop = batch->loop;
@@ -131,7 +131,7 @@ static void narrow_sums(struct mw_batch *batch, uint32_t table, const float *are
     size_t dim = loop->conf.job->table[table].dim;
     float scale = dtype == WIRE_F16 ? rt_half_scale(area, batch->distinct[table] * dim) : 1;
 
-    for (uint32_t k = 0; k < loop->map.owners; k++) {
+    for (uint32_t k = 0; k < batch->n_parts; k++) {
         struct mw_part *part = &batch->part[k];
         uint32_t at = mw_part_table(part, table);
 
@@ -287,8 +287,8 @@ int mw_push_pack(struct mw_part *part)
     struct mw_loop *loop = part->batch->loop;
     struct wire_apply_gradients m = {
         .shard_map = loop->map.version,
-        .part = 0,
-        .parts = 1,
+        .part = part->number,
+        .parts = part->of,
         .step = push->step,
         .learning_rate = push->learning_rate,
         .rank = push->rank,

@@ -1,7 +1,7 @@
 /* middleware/put.c -- PutBatch: ids in, a batch with all the memory it will ever need out.
  *
  *   payload --take--> features --find_distinct--> distinct ids per table, slots   (scratch)
- *           --list_parts--> what each owner will be asked for                     (the batch's arena)
+ *           --mw_cut--> what each owner will be asked for                         (the batch's arena)
  *           --reserve--> promised memory, or RT_EFULL
  *           --fill--> slots as positions, lengths, weights, ids by owner and table (one held buffer)
  *
@@ -49,10 +49,11 @@ struct put {
     uint32_t n_distinct; /* rows of all tables */
     uint32_t n_composed; /* rows of the ids of hashed tables, one for each function */
     uint64_t n_room;     /* what scratch must have room for */
-    size_t *ids_at;      /* [owners] within the ids */
-    size_t ids_bytes, held_bytes;
-    size_t row_bytes, embedding_bytes;            /* while it is looked up: in, out */
-    size_t sample_gradient_bytes, gradient_bytes; /* while it is pushed: in, out */
+    size_t *ids_at;      /* [owners] where the next table's go, in the held buffer */
+    struct mw_cut cut;   /* ids that are held; rows that are looked up; gradients that are pushed */
+    size_t held_bytes;
+    size_t embedding_bytes;       /* while it is looked up: out */
+    size_t sample_gradient_bytes; /* while it is pushed: in */
 };
 
 /* ---- what arrived ---- */
@@ -290,82 +291,6 @@ static int find_distinct(struct put *put)
     return err;
 }
 
-/* ---- what each owner will be asked for ---- */
-
-static uint32_t count_of(const struct put *put, uint32_t table, uint32_t owner)
-{
-    const struct mw_loop *loop = put->loop;
-
-    return put->batch->distinct[table]
-               ? loop->scratch.count[(size_t)table * loop->map.owners + owner]
-               : 0;
-}
-
-static int list_part(struct put *put, struct mw_part *part)
-{
-    const struct rt_job *job = put->loop->conf.job;
-    const struct rt_wire_conf *wire = &job->global.wire;
-    struct rt_arena *arena = put->batch->arena;
-    uint32_t *table, *n_ids, n = 0;
-    size_t rows_size = 0, larger;
-
-    for (uint32_t t = 0; t < job->n_tables; t++)
-        n += count_of(put, t, part->owner) != 0;
-    table = rt_arena_array(arena, uint32_t, n);
-    n_ids = rt_arena_array(arena, uint32_t, n);
-    part->row = rt_arena_array(arena, void *, n);
-    if (wire->row_gradients == WIRE_F16)
-        part->scale = rt_arena_array(arena, float, n);
-    if (!table || !n_ids || !part->row || (wire->row_gradients == WIRE_F16 && !part->scale))
-        return RT_FAIL(RT_ENOMEM, "no memory for %u tables of owner %u", n, part->owner);
-    for (uint32_t t = 0; t < job->n_tables; t++) {
-        size_t count = count_of(put, t, part->owner), values = count * job->table[t].dim;
-
-        if (count == 0)
-            continue;
-        table[part->n_tables] = t;
-        n_ids[part->n_tables++] = (uint32_t)count;
-        rt_segment_put(&part->ids_size, count * sizeof(uint64_t));
-        rt_segment_put(&part->gradients_size, count * sizeof(uint64_t));
-        rt_segment_put(&part->gradients_size, values * wire_dtype_size(wire->row_gradients));
-        rt_segment_put(&rows_size, values * wire_dtype_size(wire->rows));
-    }
-    part->table = table;
-    part->n_ids = n_ids;
-    rt_segment_put(&put->row_bytes, rows_size);
-    rt_segment_put(&put->gradient_bytes, part->gradients_size);
-    larger = rows_size > part->gradients_size ? rows_size : part->gradients_size;
-    if (larger > RT_PAYLOAD_MAX)
-        return RT_FAIL(RT_ELIMIT,
-                       "the rows of owner %u are %zu bytes, at most %llu fit a message: use a "
-                       "smaller data.batch_size",
-                       part->owner, larger, (unsigned long long)RT_PAYLOAD_MAX);
-    return 0;
-}
-
-static int list_parts(struct put *put)
-{
-    uint32_t owners = put->loop->map.owners;
-    struct mw_batch *batch = put->batch;
-    int err = 0;
-
-    batch->part = rt_arena_array(batch->arena, struct mw_part, owners);
-    put->ids_at = rt_arena_array(put->loop->arena, size_t, owners);
-    if (!batch->part || !put->ids_at) {
-        batch->part = NULL;
-        return RT_FAIL(RT_ENOMEM, "no memory for %u owners", owners);
-    }
-    for (uint32_t k = 0; k < owners && !err; k++) {
-        struct mw_part *part = &batch->part[k];
-
-        part->batch = batch;
-        part->owner = k;
-        err = list_part(put, part);
-        put->ids_at[k] = rt_segment_put(&put->ids_bytes, part->ids_size);
-    }
-    return err;
-}
-
 /* ---- memory ---- */
 
 /* Room for a batch of `bytes` in the loop's memory, and in its rank's part of it. */
@@ -404,7 +329,7 @@ static void count_bytes(struct put *put)
     const struct rt_wire_conf *wire = &job->global.wire;
     size_t samples = put->m->samples;
 
-    rt_segment_put(&put->held_bytes, put->ids_bytes);
+    rt_segment_put(&put->held_bytes, put->cut.ids);
     rt_segment_put(&put->held_bytes, put->n_ids * sizeof(uint32_t));
     rt_segment_put(&put->held_bytes, put->n_composed * sizeof(uint32_t));
     for (uint32_t f = 0; f < job->n_features; f++) {
@@ -436,9 +361,9 @@ static void count_bytes(struct put *put)
 /* What it takes beside the held buffer, of its two turns the larger. */
 static size_t turn_bytes(const struct put *put)
 {
-    size_t lookup = put->row_bytes + mw_compose_bytes(put->batch) + put->embedding_bytes;
+    size_t lookup = put->cut.rows + mw_compose_bytes(put->batch) + put->embedding_bytes;
     size_t push = put->sample_gradient_bytes + put->batch->sum_bytes + mw_compose_most(put->batch) +
-                  put->gradient_bytes;
+                  put->cut.gradients;
 
     return lookup > push ? lookup : push;
 }
@@ -458,7 +383,7 @@ static int reserve(struct put *put)
                        (unsigned long long)RT_PAYLOAD_MAX);
     bytes = put->held_bytes + turn_bytes(put);
     bytes += bytes / 4 + rt_arena_used(put->batch->arena) + sizeof(struct mw_batch) +
-             (size_t)(loop->map.owners + 4) * BUF_MIN;
+             (size_t)(put->batch->n_parts + 4) * BUF_MIN;
     if (bytes > memory)
         return RT_FAIL(RT_ELIMIT,
                        "it needs %zu bytes, global.middleware.memory is %llu: raise it, or use "
@@ -477,16 +402,15 @@ static int reserve(struct put *put)
 
 /* ---- the held buffer ---- */
 
+/* Ids are the first in the held buffer. */
 static void fill_ids(struct put *put)
 {
-    struct mw_loop *loop = put->loop;
-    struct mw_batch *batch = put->batch;
+    const struct mw_batch *batch = put->batch;
 
-    for (uint32_t k = 0; k < loop->map.owners; k++) {
-        batch->part[k].ids_at = put->ids_at[k]; /* ids are the first in the held buffer */
-        put->ids_at[k] = 0;                     /* from here: within the part */
-    }
-    memset(batch->held->data, 0, put->ids_bytes); /* nobody else's bytes leave as padding */
+    for (uint32_t i = 0; i < batch->n_parts; i++)
+        if (batch->part[i].number == 0)
+            put->ids_at[batch->part[i].owner] = batch->part[i].ids_at;
+    memset(batch->held->data, 0, put->cut.ids); /* nobody else's bytes leave as padding */
 }
 
 /* Where the rows of a table are, in the held buffer. */
@@ -508,8 +432,8 @@ static void fill_table(struct put *put, uint32_t from, uint32_t to, struct filli
     uint32_t position = 0;
 
     for (uint32_t k = 0; k < loop->map.owners; k++) {
-        uint32_t count = count_of(put, table, k);
-        uint8_t *base = put->batch->held->data + put->batch->part[k].ids_at;
+        uint32_t count = mw_count_of(put->batch, table, k);
+        uint8_t *base = put->batch->held->data;
 
         if (count == 0)
             continue;
@@ -561,14 +485,15 @@ static int fill(struct put *put)
     struct filling at = {0};
     size_t end = 0;
 
+    put->ids_at = rt_arena_array(loop->arena, size_t, loop->map.owners);
     batch->feature = rt_arena_array(batch->arena, struct mw_feature, job->n_features);
-    batch->held = batch->feature ? rt_io_buf(loop->conf.io, put->held_bytes) : NULL;
+    batch->held = put->ids_at && batch->feature ? rt_io_buf(loop->conf.io, put->held_bytes) : NULL;
     if (!batch->held) {
         mw_count(&loop->stats.refused_full, 1);
         return RT_FAIL(RT_EFULL, "no room for %zu bytes", put->held_bytes);
     }
     fill_ids(put);
-    rt_segment_put(&end, put->ids_bytes);
+    rt_segment_put(&end, put->cut.ids);
     at.slots = (uint32_t *)(void *)(batch->held->data +
                                     rt_segment_put(&end, put->n_ids * sizeof(uint32_t)));
     at.positions = (uint32_t *)(void *)(batch->held->data +
@@ -620,7 +545,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
     if (!err)
         err = find_distinct(&put);
     if (!err)
-        err = list_parts(&put);
+        err = mw_cut(put.batch, &put.cut);
     if (!err)
         err = reserve(&put);
     if (!err)

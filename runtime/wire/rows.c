@@ -109,7 +109,7 @@ int wire_lookup_rows_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
 static int check_apply_gradients(const struct wire_apply_gradients *m)
 {
     static const char name[] = "ApplyGradients";
-    int err = wire_range(name, "parts", m->parts, 1, WIRE_PARTS_MAX);
+    int err = wire_range(name, "parts", m->parts, 1, WIRE_BATCH_PARTS_MAX);
 
     if (!err)
         err = wire_range(name, "part", m->part, 0, m->parts - 1);

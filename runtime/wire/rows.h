@@ -6,6 +6,8 @@
 #include "runtime/base/mem.h"
 #include "runtime/wire/method.h"
 
+#define WIRE_BATCH_PARTS_MAX 512u /* ApplyGradients of one batch to one owner */
+
 struct wire_lookup_rows {
     uint64_t shard_map, step;
     uint32_t n_tables;

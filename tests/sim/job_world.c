@@ -128,7 +128,8 @@ static void start_middleware(struct job_world *w, unsigned m)
         .identity = identity(w, RT_ROLE_MIDDLEWARE, m, 0, middleware_incarnation(w, m)),
         .job = w->job,
         .greeting = &wire_greeting,
-        .listen = listen};
+        .listen = listen,
+        .part_bytes = w->conf.part_bytes};
     check(mw_loop_create(&conf, &w->middleware[m]));
     hello_of_server(w, m);
 }

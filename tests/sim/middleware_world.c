@@ -110,6 +110,11 @@ static bool intercept(struct owner *owner, struct rt_call *call)
     return owner->hold;
 }
 
+static void count_bytes(struct owner *owner, size_t bytes)
+{
+    owner->bytes_max = bytes > owner->bytes_max ? bytes : owner->bytes_max;
+}
+
 static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *request)
 {
     struct owner *owner = ctx;
@@ -121,6 +126,7 @@ static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *r
 
     owner->lookups++;
     rt_arena_reset(w->arena);
+    count_bytes(owner, request->header.payload_size);
     if (!buf ||
         wire_lookup_rows_unpack(request->message, request->header.message_size, w->arena, &m)) {
         rt_buf_unref(buf);
@@ -142,6 +148,7 @@ static void serve_rows(void *ctx, struct rt_call *call, const struct rt_frame *r
         }
     }
     assert_int_equal(rt_segments_end(&seg), 0);
+    count_bytes(owner, end);
     if (!intercept(owner, call)) {
         struct wire_lookup_rows_reply reply = {m.n_tables, m.n_ids, m.dtype};
         struct rt_piece piece = {buf->data, end, buf};
@@ -189,15 +196,20 @@ static void serve_apply(void *ctx, struct rt_call *call, const struct rt_frame *
 {
     struct owner *owner = ctx;
     struct world *w = owner->world;
-    uint64_t id = request->header.batch_id;
-    bool again = rt_map_get(&owner->applied, id, NULL);
-    struct wire_apply_gradients m;
+    struct wire_apply_gradients m = {0};
+    int err;
+    uint64_t key;
+    bool again;
 
+    rt_arena_reset(w->arena);
+    err = wire_apply_gradients_unpack(request->message, request->header.message_size, w->arena, &m);
+    key = mwt_part_key(request->header.batch_id, m.part);
+    again = rt_map_get(&owner->applied, key, NULL);
     owner->applies++;
     owner->again += again;
-    rt_arena_reset(w->arena);
-    if (wire_apply_gradients_unpack(request->message, request->header.message_size, w->arena, &m) ||
-        (owner->fail_times == 0 && rt_map_put(&owner->applied, id, 1) != 0)) {
+    owner->parts_max = m.parts > owner->parts_max ? m.parts : owner->parts_max;
+    count_bytes(owner, request->header.payload_size);
+    if (err || (owner->fail_times == 0 && rt_map_put(&owner->applied, key, 1) != 0)) {
         rt_call_fail(call, RT_EFULL, rt_err_text());
         return;
     }
@@ -313,6 +325,12 @@ void mwt_start(struct world *w, const char *const *set, size_t n_set)
 
 void mwt_start_with(struct world *w, unsigned owners, const char *const *set, size_t n_set)
 {
+    mwt_start_parts(w, owners, 0, set, n_set);
+}
+
+void mwt_start_parts(struct world *w, unsigned owners, size_t part_bytes, const char *const *set,
+                     size_t n_set)
+{
     const char *all[1 + SETTINGS_MAX] = {"global.embedding_server.workers=1"};
     struct sim_conf sim = {.seed = 7, .n_nodes = NODES};
     struct rt_identity trainer;
@@ -330,7 +348,8 @@ void mwt_start_with(struct world *w, unsigned owners, const char *const *set, si
                                  .identity = identity(RT_ROLE_MIDDLEWARE, 0, 5, w->job),
                                  .job = w->job,
                                  .greeting = &wire_greeting,
-                                 .listen = "sim:0:1"};
+                                 .listen = "sim:0:1",
+                                 .part_bytes = part_bytes};
     assert_int_equal(mw_loop_create(&conf, &w->loop), 0);
     trainer = identity(RT_ROLE_TRAINER, 0, 5, w->job);
     w->trainer = make_rpc(w, NODE_T, &trainer, NULL);

@@ -1,7 +1,7 @@
 /* tests/sim/middleware_world.h -- one loop of the middleware between a scripted composer and trainer and two
  * scripted owners, in the simulator.
  *
- * The owners keep rows that begin at 0 and take 1 * gradient away, and apply a batch once; beside them
+ * The owners keep rows that begin at 0 and take 1 * gradient away, and apply each part of a batch once; beside them
  * stands one plain array of the same rows (struct model), pooled and scattered by naive loops. Ids are
  * small integers scrambled, so the model's row of an id is known by its place. All send and expect the dtypes of
  * global.wire; gradients are small integers, so where pooling is a sum 16 bits are exact. Gradients in float16
@@ -32,12 +32,19 @@ struct owner {
     unsigned index;
     uint64_t incarnation;
     float row[TABLES][IDS][DIM];
-    struct rt_map applied;
-    int fail, fail_times; /* answer so, so many times */
-    bool hold;            /* keep requests unanswered */
+    struct rt_map applied; /* mwt_part_key() */
+    int fail, fail_times;  /* answer so, so many times */
+    bool hold;             /* keep requests unanswered */
     struct rt_call *held[64];
     unsigned n_held, lookups, applies, empty, again, scaled;
+    unsigned parts_max; /* of a batch */
+    size_t bytes_max;   /* of a payload, either way */
 };
+/* Of part 0 it is the batch's id. */
+static inline uint64_t mwt_part_key(uint64_t batch_id, uint32_t part)
+{
+    return batch_id ^ (uint64_t)part << 56;
+}
 
 struct world {
     struct sim *sim;
@@ -78,6 +85,9 @@ struct input {
 void mwt_start(struct world *w, const char *const *set, size_t n_set);
 void mwt_start_with(struct world *w, unsigned owners, const char *const *set, size_t n_set);
 void mwt_stop(struct world *w);
+/* ... that cuts what is over so many bytes. */
+void mwt_start_parts(struct world *w, unsigned owners, size_t part_bytes, const char *const *set,
+                     size_t n_set);
 /* Until all are connected. */
 void mwt_settle(struct world *w);
 /* An owner comes up, or comes back with its rows; goes. */

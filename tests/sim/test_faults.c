@@ -34,6 +34,7 @@ enum {
     ROWS = 512,
     EXACT_RUNS = 30,
     EXACT_KEPT = 1845,
+    OWNERS = 2,   /* of a world */
     CREDIT = 1500 /* bytes: one of the batches' messages, or two */
 };
 
@@ -63,10 +64,11 @@ static const struct {
     {"the same", 914, true}};
 
 /* What happens beside the faults. */
-enum extra { NOTHING, RESTARTS, PAUSES };
+enum extra { NOTHING, RESTARTS, PAUSES, PARTS };
 
 struct tally {
     uint64_t paused, refused; /* links, and calls, for want of credit */
+    uint64_t batches, calls;  /* of middlewares: pushed; to owners, again too */
     uint64_t faults, by_kind[SIM_FAULTS], worlds;
     uint64_t losses;                   /* of all the weights that there were */
     uint64_t longest_ns, longest_seed; /* from the last fault to the end */
@@ -114,10 +116,15 @@ static void restart_one(struct job_world *w, uint64_t draw, struct tally *tally)
         jw_restart_middleware(w, which - w->conf.ranks - w->conf.composers);
 }
 
+static bool has_restarts(enum extra extra, uint64_t seed)
+{
+    return extra == RESTARTS || (extra == PARTS && seed % 2);
+}
+
 /* Faults follow one another within milliseconds; what is half open takes longer to be noticed than anything else. */
 static void make_faults(struct job_world *w, enum extra extra, struct tally *tally)
 {
-    bool restarts = extra == RESTARTS;
+    bool restarts = has_restarts(extra, w->conf.seed);
     uint64_t key = rt_draw_key(w->conf.seed, "faults", NULL);
     uint64_t who = rt_draw_key(w->conf.seed, "restarts", NULL);
     for (unsigned i = 0; i < FAULTS_OF_ONE && !jw_is_over(w); i++) {
@@ -201,6 +208,8 @@ static void count_credit(const struct job_world *w, struct tally *tally)
         const struct rt_rpc_stats *stats = rt_rpc_stats(w->middleware[m]->rpc);
         tally->paused += stats->links_paused;
         tally->refused += stats->calls_over_credit;
+        tally->batches += w->middleware[m]->stats.pushes;
+        tally->calls += stats->calls;
     }
     for (unsigned r = 0; r < w->conf.ranks; r++)
         tally->refused += rt_rpc_stats(w->rank[r].trainer->rpc)->calls_over_credit;
@@ -210,12 +219,13 @@ static void run_world(struct rt_job *const job[MODES], uint64_t seed, enum extra
                       struct tally *tally)
 {
     struct job_world w;
-    bool restarts = extra == RESTARTS;
+    bool restarts = has_restarts(extra, seed);
     struct jw_conf conf = {.seed = seed,
                            .ranks = 1 + restarts + (unsigned)(seed / 3) % 3,
                            .composers = 1 + (unsigned)(seed / 9) % 2,
                            .middlewares = 1 + (unsigned)(seed / 2) % 2,
-                           .job = job[seed % MODES]};
+                           .job = job[seed % MODES],
+                           .part_bytes = extra == PARTS ? 1 + seed * 97 % 600 : 0};
     jw_start(&w, &conf);
     make_faults(&w, extra, tally);
     uint64_t well_ns = sim_now(w.sim);
@@ -247,7 +257,7 @@ static void run_worlds(enum extra extra, uint64_t usual)
         job[m] = make_job(dir, mode[m]);
     for (int m = 0; m < MODES && extra == PAUSES; m++)
         job[m]->global.credit = CREDIT;
-    for (size_t i = 0; i < ARRAY_LEN(kept) && !one && extra != PAUSES; i++)
+    for (size_t i = 0; i < ARRAY_LEN(kept) && !one && (extra == NOTHING || extra == RESTARTS); i++)
         if (kept[i].restarts == (extra == RESTARTS))
             run_world(job, kept[i].seed, extra, &tally);
     uint64_t seeds = number("TEST_FAULTS_SEEDS", 1);
@@ -267,6 +277,11 @@ static void run_worlds(enum extra extra, uint64_t usual)
     }
     if (extra == RESTARTS)
         print_message("all weights were lost %llu times\n", (unsigned long long)tally.losses);
+    if (extra == PARTS) {
+        print_message("%llu batches pushed, with %llu calls to owners\n",
+                      (unsigned long long)tally.batches, (unsigned long long)tally.calls);
+        assert_true(tally.calls > 2 * 2 * OWNERS * tally.batches); /* a lookup and a push, uncut */
+    }
     for (int m = 0; m < MODES; m++)
         rt_job_destroy(job[m]);
 }
@@ -291,7 +306,15 @@ static void test_faults_and_restarts(void **state)
     run_worlds(RESTARTS, FAULTS_USUAL / 4);
 }
 
-/* `exact`: whatever happens to connections, the same bits as in a run to which nothing does. EXACT_KEPT: an answer to
+/* ... and in every second job nobody dies, while a part of a batch is at most some hundred bytes. */
+static void test_faults_in_parts(void **state)
+{
+    (void)state;
+    run_worlds(PARTS, FAULTS_USUAL / 4);
+}
+
+/* `exact`: whatever happens to connections, and however batches are cut, the same bits as in a run to which nothing
+ * does. EXACT_KEPT: an answer to
  * EndOfEpoch was taken for that to the next one (data_compose/end.c). */
 static void test_exact(void **state)
 {
@@ -305,7 +328,10 @@ static void test_exact(void **state)
         for (uint64_t i = 0; i <= runs; i++) {
             struct job_world w;
             uint64_t seed = i == runs ? EXACT_KEPT : i;
-            struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job};
+            struct jw_conf conf = {.seed = seed,
+                                   .ranks = ranks,
+                                   .job = job,
+                                   .part_bytes = seed % 2 ? 1 + 7 * seed : 0};
             if (one && seed && seed != one)
                 continue;
             jw_start(&w, &conf);
@@ -331,6 +357,7 @@ int main(void)
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_INFO : RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_faults), cmocka_unit_test(test_faults_and_pauses),
-        cmocka_unit_test(test_faults_and_restarts), cmocka_unit_test(test_exact)};
+        cmocka_unit_test(test_faults_and_restarts), cmocka_unit_test(test_faults_in_parts),
+        cmocka_unit_test(test_exact)};
     return cmocka_run_group_tests(test, NULL, NULL);
 }

@@ -35,6 +35,7 @@ enum {
     TTL = 60
 };
 enum { PLAIN, FAULTS, EVICTION, EXPIRY, STEPWISE }; /* what a world is like */
+/* FAULTS: besides, with odd seeds there is room for the parts of one batch at a time. */
 
 struct world;
 
@@ -74,7 +75,7 @@ struct world {
     struct ebs_owner *owner;
     struct asker asker[ASKERS];
     struct batch batch[BATCHES > STEPS *ASKERS ? BATCHES : STEPS *ASKERS];
-    unsigned n_batches, n_done, open, lookups, torn;
+    unsigned n_batches, n_done, open, lookups, torn, full;
     uint64_t step_done;
     uint64_t id[IDS];
     uint32_t sent[IDS], acked[IDS]; /* batches that may be, and that are applied */
@@ -184,6 +185,7 @@ static void on_applied(void *arg, int err, const struct rt_frame *reply)
     (void)reply;
     rt_fault_alloc(-1);
     w->open--;
+    w->full += err == RT_EFULL;
     if (err && w->kind != FAULTS && err != RT_EPEER && err != RT_ECANCELED && err != RT_EUNKNOWN)
         fail_msg("batch %016llx: %d: %s", (unsigned long long)b->id, err, rt_err_text());
     if (!err && !b->done && ask->attempt == b->attempt) {
@@ -380,7 +382,8 @@ static void start(struct world *w, int kind, uint64_t seed, uint32_t slice)
     struct ebs_owner_conf conf = {.identity = identity(RT_ROLE_EMBEDDING_SERVER, 0),
                                   .greeting = &wire_greeting,
                                   .listen = "sim:0:1",
-                                  .slice_rows = slice};
+                                  .slice_rows = slice,
+                                  .parts_bytes = kind == FAULTS && seed % 2};
 
     memset(w, 0, sizeof(*w));
     w->kind = kind;
@@ -470,7 +473,7 @@ static void run(struct world *w, int kind, uint64_t seed, uint32_t slice)
 static void every_gradient_is_applied_once(void **state)
 {
     static struct world w;
-    uint64_t sliced = 0, lookups = 0, refused = 0;
+    uint64_t sliced = 0, lookups = 0, refused = 0, full = 0;
 
     (void)state;
     for (int kind = PLAIN; kind <= FAULTS; kind++) {
@@ -493,12 +496,14 @@ static void every_gradient_is_applied_once(void **state)
             assert_int_equal(ebs_owner_stats(w.owner)->open, 0);
             sliced += ebs_owner_stats(w.owner)->sliced;
             lookups += w.lookups;
+            full += seed % 2 ? w.full : 0;
             stop(&w);
         }
     }
-    print_message("%llu requests in pieces, %llu lookups checked\n", (unsigned long long)sliced,
-                  (unsigned long long)lookups);
-    assert_true(sliced > 1000 && lookups > 1000 && refused > 0);
+    print_message("%llu requests in pieces, %llu lookups checked, %llu parts had to wait\n",
+                  (unsigned long long)sliced, (unsigned long long)lookups,
+                  (unsigned long long)full);
+    assert_true(sliced > 1000 && lookups > 1000 && refused > 0 && full > 0);
 }
 
 /* Rows come and go: none has more updates than were sent to it, the counts of the table agree, and what

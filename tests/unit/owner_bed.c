@@ -34,6 +34,7 @@ void owner_bed_open(struct owner_bed *bed, const struct owner_bed_conf *conf)
                                    .greeting = &wire_greeting,
                                    .listen = "tcp:127.0.0.1:0",
                                    .memory = conf->memory,
+                                   .parts_bytes = conf->parts_bytes,
                                    .slice_rows = conf->slice_rows};
 
     memset(bed, 0, sizeof(*bed));

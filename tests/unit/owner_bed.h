@@ -28,6 +28,7 @@ struct owner_bed_conf {
     uint32_t owners;          /* 0: one; the bed's is owner 0 of them */
     bool thread;              /* the owner has a loop of its own, for owner_bed_run() */
     uint32_t slice_rows;      /* as in struct ebs_owner_conf */
+    size_t parts_bytes;       /* likewise */
     uint64_t memory;
 };
 

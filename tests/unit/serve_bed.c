@@ -31,15 +31,27 @@ static struct serve_answer answers[ANSWERS];
 static unsigned asked;
 static int wanted; /* answers, before the loop stops */
 
-int serve_set_up(void **state)
+static int set_up(size_t parts_bytes)
 {
-    (void)state;
     memset(answers, 0, sizeof(answers));
     asked = 0;
     wanted = 0;
-    owner_bed_open(&serve, &(struct owner_bed_conf){.job = &job, .owners = 2});
+    owner_bed_open(&serve,
+                   &(struct owner_bed_conf){.job = &job, .owners = 2, .parts_bytes = parts_bytes});
     owner_bed_connect(&serve, 0);
     return 0;
+}
+
+int serve_set_up(void **state)
+{
+    (void)state;
+    return set_up(0);
+}
+
+int serve_set_up_narrow(void **state)
+{
+    (void)state;
+    return set_up(1);
 }
 
 void serve_reconnect(void)

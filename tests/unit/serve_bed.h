@@ -32,6 +32,8 @@ extern struct owner_bed serve;
 
 /* For cmocka. At the end it is checked that all the owner's numbers agree. */
 int serve_set_up(void **state);
+int serve_set_up_narrow(
+    void **state); /* where parts of one batch may wait for the others, and no more */
 int serve_tear_down(void **state);
 
 /* Middleware 0 is gone with what it asked, and a new one is there. */

@@ -113,6 +113,51 @@ static void another_cut_replaces_the_first(void **state)
 }
 
 /* Two ranks make one update of the sum; Adagrad would tell it from two updates. */
+static struct serve_answer *send_part(uint64_t batch, uint32_t part, const uint64_t *id)
+{
+    static const float grad[SERVE_DIM] = {1, 1};
+
+    return serve_send(&(struct serve_update){
+        .batch_id = batch, .part = part, .parts = 2, .id = id + part, .grad = grad, .n = 1});
+}
+
+/* Where there is no room for the parts of two batches: one is begun when the other is whole. What needs no other part is not
+ * kept waiting, nor is anybody by one whose asker is gone. */
+static void parts_leave_room_for_those_of_one(void **state)
+{
+    const uint64_t id[] = {serve_pick(0, true), serve_pick(1, true), serve_pick(2, true)};
+    const uint64_t a = rt_batch_id(0, 0), b = rt_batch_id(0, 1), c = rt_batch_id(0, 2);
+    struct serve_answer *first = send_part(a, 0, id), *second = send_part(b, 1, id), *third;
+
+    (void)state;
+    serve_run(1);
+    assert_true(second->err == RT_EFULL && !first->done);
+    assert_int_equal(ebs_owner_stats(serve.owner)->open, 1);
+    second = serve_send(
+        &(struct serve_update){.batch_id = c, .id = id + 2, .grad = (float[]){1, 1}, .n = 1});
+    serve_run(1);
+    assert_int_equal(second->applied.outcome, WIRE_APPLIED);
+    second = send_part(a, 1, id);
+    serve_run(2);
+    assert_true(first->applied.outcome == WIRE_APPLIED && second->applied.outcome == WIRE_APPLIED);
+    send_part(b, 1, id);
+    assert_true(serve_value(0, id[0]) == 0.5f);
+    serve_reconnect();
+    first = send_part(rt_batch_id(0, 3), 0, id);
+    second = send_part(b, 0, id);
+    serve_run(1);
+    assert_true(second->err == RT_EFULL && !first->done);
+    third = send_part(rt_batch_id(0, 3), 1, id);
+    serve_run(2);
+    assert_true(first->applied.outcome == WIRE_APPLIED && third->applied.outcome == WIRE_APPLIED);
+    first = send_part(b, 0, id);
+    second = send_part(b, 1, id);
+    serve_run(2);
+    assert_true(first->applied.outcome == WIRE_APPLIED && second->applied.outcome == WIRE_APPLIED);
+    assert_true(serve_value(0, id[0]) == -0.5f && serve_value(0, id[1]) == -0.5f);
+    assert_int_equal(ebs_owner_stats(serve.owner)->open, 0);
+}
+
 static void a_step_waits_for_all_ranks(void **state)
 {
     uint64_t id[] = {serve_pick(0, true), serve_pick(1, true)};
@@ -400,6 +445,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_repeat_changes_nothing, serve_set_up, serve_tear_down),
         cmocka_unit_test_setup_teardown(parts_are_applied_together, serve_set_up, serve_tear_down),
         cmocka_unit_test_setup_teardown(another_cut_replaces_the_first, serve_set_up,
+                                        serve_tear_down),
+        cmocka_unit_test_setup_teardown(parts_leave_room_for_those_of_one, serve_set_up_narrow,
                                         serve_tear_down),
         cmocka_unit_test_setup_teardown(a_step_waits_for_all_ranks, serve_set_up, serve_tear_down),
         cmocka_unit_test_setup_teardown(a_lost_asker_does_not_wait, serve_set_up, serve_tear_down),
