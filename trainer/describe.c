@@ -8,7 +8,9 @@
 #include "trainer/model/spec.h"
 #include "trainer/optimizer.h"
 #include "trainer/optimizer_conf.h"
+#include "trainer/schedule.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -66,10 +68,23 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
     return err;
 }
 
-int tr_job_optimizer(const struct rt_job *job, struct tr_optimizer_conf *conf,
-                     double *learning_rate)
+int tr_job_optimizer(const struct rt_job *job, const struct tr_model *model,
+                     struct tr_optimizer **out, double *learning_rate, struct tr_schedule *schedule)
 {
-    return tr_parse_optimizer(rt_node_get(job->model_conf, "optimizer"), conf, learning_rate);
+    const struct rt_node *section = rt_node_get(job->model_conf, "optimizer");
+    struct tr_optimizer_conf conf;
+    size_t n, n_spans = 0;
+    const struct tr_param *tensor = tr_model_tensors(model, &n);
+    struct tr_span *span = rt_xcalloc(n + 1, sizeof *span);
+    int err = tr_parse_optimizer(section, &conf, learning_rate);
+    if (!err)
+        err = tr_parse_spans(section, &conf, tensor, n, span, &n_spans);
+    if (!err)
+        err = tr_parse_schedule(rt_node_get(job->model_conf, "schedule"), schedule);
+    if (!err)
+        err = tr_optimizer_create_spans(&conf, tr_model_count(model), span, n_spans, out);
+    rt_free(span);
+    return err;
 }
 
 static void print_layer(void *arg, const char *text)
@@ -78,19 +93,33 @@ static void print_layer(void *arg, const char *text)
     printf("  %s\n", text);
 }
 
+static void print_schedule(const struct tr_schedule *s)
+{
+    if (s->warmup > 0)
+        printf(", warm-up of %" PRIu64 " steps from factor %g", s->warmup, s->warmup_start);
+    if (s->kind == TR_SCHEDULE_STEP)
+        printf(", times %g every %" PRIu64 " steps", s->gamma, s->every);
+    else if (s->kind != TR_SCHEDULE_CONSTANT)
+        printf(", %s to factor %g at step %" PRIu64, tr_schedule_name(s->kind), s->final, s->steps);
+}
+
 int tr_describe(const struct rt_job *job)
 {
     struct tr_model *model = NULL;
-    struct tr_optimizer_conf optimizer;
+    struct tr_optimizer *optimizer = NULL;
+    struct tr_schedule schedule;
     double learning_rate;
     int err = tr_job_model(job, 1, 1, &model);
     if (!err)
-        err = tr_job_optimizer(job, &optimizer, &learning_rate);
+        err = tr_job_optimizer(job, model, &optimizer, &learning_rate, &schedule);
     if (!err) {
         printf("model %s, from the first layer to the loss:\n", job->model_name);
         tr_model_describe(model, print_layer, NULL);
-        printf("%zu dense parameters, learning rate %g\n", tr_model_count(model), learning_rate);
+        printf("%zu dense parameters, learning rate %g", tr_model_count(model), learning_rate);
+        print_schedule(&schedule);
+        printf("\n");
     }
+    tr_optimizer_destroy(optimizer);
     tr_model_destroy(model);
     return err;
 }

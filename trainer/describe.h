@@ -6,14 +6,17 @@
 
 struct rt_job;
 struct tr_model;
-struct tr_optimizer_conf;
+struct tr_optimizer;
+struct tr_schedule;
 
 /* RT_EUSAGE names file:line, layer, input, expected and got shape. *out is the caller's. A batch is finite where
  * the sums over `world` ranks are sure to be, of parameters as of rows: all ranks decide by flags alone. */
 int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
                  struct tr_model **out);
-int tr_job_optimizer(const struct rt_job *job, struct tr_optimizer_conf *conf,
-                     double *learning_rate);
+/* The optimizer of this model; learning rate and schedule are told with each step. *out is the caller's. */
+int tr_job_optimizer(const struct rt_job *job, const struct tr_model *model,
+                     struct tr_optimizer **out, double *learning_rate,
+                     struct tr_schedule *schedule);
 
 /* For `saffron-trainer --describe`: the layers with shapes and parameters on standard output, or the
  * complaint that the trainer would have at its start. Makes the model for one sample and frees it. */

@@ -17,6 +17,8 @@ void tr_numbers_init(struct tr_trainer *trainer)
     tr_set(&n->group_epoch, trainer->conf.world == 1);
     tr_set(&n->epochs, trainer->job->data.epochs);
     tr_set_real(&n->learning_rate, trainer->learning_rate);
+    tr_set_real(&n->learning_rate_factor, 1);
+    tr_set_real(&n->gradient_norm, NAN);
     tr_set_real(&n->loss, NAN);
     tr_set_real(&n->epoch_loss, NAN);
     tr_set_real(&n->test_auc, NAN);
@@ -96,6 +98,8 @@ void tr_count_step(struct tr_trainer *trainer)
     tr_parts_step(&n->parts, rt_io_now(trainer->io));
     tr_set(&n->steps, trainer->step);
     tr_set_real(&n->learning_rate, trainer->learning_rate * trainer->step_factor);
+    tr_set_real(&n->learning_rate_factor, trainer->step_factor);
+    tr_set_real(&n->gradient_norm, tr_optimizer_grad_norm(trainer->optimizer));
     tr_set_real(&n->wait_seconds, 1e-9 * (double)n->parts.seconds[TR_PART_WAIT].sum);
 }
 
@@ -158,6 +162,13 @@ static void register_reals(const struct tr_numbers *n, struct rt_metrics *metric
          &n->test_logloss},
         {RT_GAUGE, "saffron_trainer_learning_rate",
          "of the dense weights in the latest step, factor included", &n->learning_rate},
+        {RT_GAUGE, "saffron_trainer_learning_rate_factor",
+         "what the latest step multiplied all learning rates by, the tables' too: schedule and "
+         "operator",
+         &n->learning_rate_factor},
+        {RT_GAUGE, "saffron_trainer_gradient_norm",
+         "norm of the dense gradients of the latest step before clipping; NaN without clip_norm",
+         &n->gradient_norm},
         {RT_COUNTER, "saffron_trainer_step_seconds_total", "time of the step thread in steps",
          &n->step_seconds},
         {RT_COUNTER, "saffron_trainer_wait_seconds_total",

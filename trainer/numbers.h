@@ -17,6 +17,7 @@ struct tr_numbers {
     _Atomic uint64_t batches[TR_BATCH_STATES]; /* held, by their state; their sum: batches_open */
     _Atomic uint64_t phase[TR_PHASE_KINDS];    /* 1: the one that the rank is in */
     _Atomic double loss, epoch_loss, test_auc, test_logloss, learning_rate; /* NaN: not known */
+    _Atomic double learning_rate_factor, gradient_norm;
     _Atomic double step_seconds, wait_seconds;
     struct rt_histogram staleness, evaluate_seconds;
     struct tr_parts parts;

@@ -1,6 +1,6 @@
-/* trainer/optimizer.c -- dense optimizers: the table of kinds, state, and the check before a step.
+/* trainer/optimizer.c -- dense optimizers: the table of kinds, spans, state, and the check before a step.
  *
- * The arithmetic is in backend/cpu/kernels.inc.h, once per instruction set and with the same bits in
+ * The arithmetic is in backend/cpu/optimizers.inc.h, once per instruction set and with the same bits in
  * all; scalars that torch computes in float64 (1 - beta, bias corrections) are computed so here and
  * rounded once. Gradients are checked before anything is written, so a refused step leaves no trace. */
 #include "trainer/optimizer.h"
@@ -21,7 +21,10 @@ struct tr_optimizer {
     size_t n;
     size_t slots;
     float *state; /* [slots][n] */
+    struct tr_span *span;
+    size_t n_spans;
     uint64_t steps;
+    double grad_norm;
 };
 
 /* Names of state as torch's state_dict has them. */
@@ -35,7 +38,16 @@ static const struct {
     [TR_ADAM] = {"adam",
                  {"exp_avg", "exp_avg_sq"},
                  {.kind = TR_ADAM, .eps = 1e-8, .beta1 = 0.9, .beta2 = 0.999}},
+    [TR_ADAMW] =
+        {"adamw",
+         {"exp_avg", "exp_avg_sq"},
+         {.kind = TR_ADAMW, .eps = 1e-8, .beta1 = 0.9, .beta2 = 0.999, .weight_decay = 0.01}},
+    [TR_LAMB] =
+        {"lamb",
+         {"exp_avg", "exp_avg_sq"},
+         {.kind = TR_LAMB, .eps = 1e-6, .beta1 = 0.9, .beta2 = 0.999, .weight_decay = 0.01}},
 };
+_Static_assert(ARRAY_LEN(kinds) == TR_OPTIMIZERS, "a row for each kind");
 
 int tr_optimizer_defaults(const char *name, struct tr_optimizer_conf *conf)
 {
@@ -48,8 +60,8 @@ int tr_optimizer_defaults(const char *name, struct tr_optimizer_conf *conf)
         }
     }
     const char *near = rt_nearest(name, names, ARRAY_LEN(names));
-    return RT_FAIL(RT_EUSAGE, "optimizer '%.40s': expected sgd, adagrad or adam%s%s%s", name,
-                   near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    return RT_FAIL(RT_EUSAGE, "optimizer '%.40s': expected sgd, adagrad, adam, adamw or lamb%s%s%s",
+                   name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
 }
 
 const char *tr_optimizer_name(enum tr_optimizer_kind kind)
@@ -72,6 +84,7 @@ static int check_conf(const struct tr_optimizer_conf *conf)
         {"initial_accumulator", conf->initial_accumulator, conf->initial_accumulator >= 0,
          "at least 0"},
         {"weight_decay", conf->weight_decay, conf->weight_decay >= 0, "at least 0"},
+        {"clip_norm", conf->clip_norm, conf->clip_norm >= 0, "at least 0"},
     };
     for (size_t i = 0; i < ARRAY_LEN(check); i++)
         if (!check[i].ok || !isfinite(check[i].value))
@@ -84,30 +97,63 @@ static size_t count_slots(const struct tr_optimizer_conf *conf)
 {
     if (conf->kind == TR_SGD)
         return conf->momentum > 0 ? 1 : 0;
-    return conf->kind == TR_ADAM ? 2 : 1;
+    return conf->kind == TR_ADAGRAD ? 1 : 2;
 }
 
-int tr_optimizer_create(const struct tr_optimizer_conf *conf, size_t n, struct tr_optimizer **out)
+static void check_spans(size_t n, const struct tr_span *span, size_t n_spans)
+{
+    size_t end = 0;
+    for (size_t i = 0; i < n_spans; i++) {
+        rt_assert(span[i].offset >= end && span[i].offset <= n &&
+                  span[i].count <= n - span[i].offset);
+        rt_assert(isfinite(span[i].lr_factor) && span[i].lr_factor >= 0);
+        end = span[i].offset + span[i].count;
+    }
+}
+
+static bool allocate(struct tr_optimizer *optimizer)
+{
+    size_t count = 0, bytes = 0, spans = optimizer->n_spans;
+    if (!rt_mul_size(optimizer->slots, optimizer->n, &count) ||
+        !rt_mul_size(count, sizeof(float), &bytes))
+        return false;
+    optimizer->state = rt_try_aligned(bytes ? bytes : sizeof(float));
+    optimizer->span = rt_try_malloc((spans ? spans : 1) * sizeof *optimizer->span);
+    if (!optimizer->state || !optimizer->span)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        optimizer->state[i] = (float)optimizer->conf.initial_accumulator;
+    return true;
+}
+
+int tr_optimizer_create_spans(const struct tr_optimizer_conf *conf, size_t n,
+                              const struct tr_span *span, size_t n_spans, struct tr_optimizer **out)
 {
     int err = check_conf(conf);
     if (err)
         return err;
+    check_spans(n, span, n_spans);
     struct tr_optimizer *optimizer = rt_xcalloc(1, sizeof *optimizer);
     optimizer->conf = *conf;
     optimizer->n = n;
     optimizer->slots = count_slots(conf);
-    size_t count = 0, bytes = 0;
-    if (rt_mul_size(optimizer->slots, n, &count) && rt_mul_size(count, sizeof(float), &bytes))
-        optimizer->state = rt_try_aligned(bytes ? bytes : sizeof(float));
-    if (!optimizer->state) {
-        rt_free(optimizer);
+    optimizer->n_spans = n_spans;
+    optimizer->grad_norm = NAN;
+    if (!allocate(optimizer)) {
+        tr_optimizer_destroy(optimizer);
         return RT_FAIL(RT_ENOMEM, "optimizer %s: no memory for the state of %zu parameters",
                        kinds[conf->kind].name, n);
     }
-    for (size_t i = 0; i < count; i++)
-        optimizer->state[i] = (float)conf->initial_accumulator;
+    if (n_spans > 0)
+        memcpy(optimizer->span, span, n_spans * sizeof *span);
     *out = optimizer;
     return 0;
+}
+
+int tr_optimizer_create(const struct tr_optimizer_conf *conf, size_t n, struct tr_optimizer **out)
+{
+    struct tr_span whole = {.count = n, .lr_factor = 1, .decays = true};
+    return tr_optimizer_create_spans(conf, n, &whole, 1, out);
 }
 
 void tr_optimizer_destroy(struct tr_optimizer *optimizer)
@@ -115,6 +161,7 @@ void tr_optimizer_destroy(struct tr_optimizer *optimizer)
     if (!optimizer)
         return;
     rt_free(optimizer->state);
+    rt_free(optimizer->span);
     rt_free(optimizer);
 }
 
@@ -127,38 +174,108 @@ static int refuse(const struct tr_optimizer *optimizer, const float *grad)
                    kinds[optimizer->conf.kind].name, i, optimizer->n, (double)grad[i]);
 }
 
-int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *grad, float *param)
+/* What the gradients are multiplied by. */
+static double clip(struct tr_optimizer *optimizer, const float *grad)
+{
+    double max = optimizer->conf.clip_norm, sum = 0;
+    if (max == 0)
+        return 1;
+    for (size_t i = 0; i < optimizer->n_spans; i++)
+        sum += tr_kernels_get()->sum_squares(grad + optimizer->span[i].offset,
+                                             optimizer->span[i].count);
+    optimizer->grad_norm = sqrt(sum);
+    return fmin(1, max / (optimizer->grad_norm + 1e-6));
+}
+
+/* What all spans have in common. */
+static struct tr_update update_of(const struct tr_optimizer *optimizer, double grad_scale)
 {
     const struct tr_optimizer_conf *conf = &optimizer->conf;
-    const struct tr_kernels *kernels = tr_kernels_get();
-    if (!isfinite(lr))
-        return RT_FAIL(RT_EDATA, "optimizer %s: learning rate is %g", kinds[conf->kind].name, lr);
-    if (!kernels->within(grad, optimizer->n, FLT_MAX))
-        return refuse(optimizer, grad);
-    double t = (double)++optimizer->steps;
-    struct tr_update op = {
-        .n = optimizer->n,
-        .grad = grad,
-        .param = param,
-        .state = {optimizer->slots > 0 ? optimizer->state : NULL,
-                  optimizer->slots > 1 ? optimizer->state + optimizer->n : NULL},
-        .lr = (float)(conf->kind == TR_ADAM ? lr / (1 - pow(conf->beta1, t)) : lr),
+    double t = (double)optimizer->steps;
+    return (struct tr_update){
+        .grad_scale = (float)grad_scale,
         .eps = (float)conf->eps,
-        .weight_decay = (float)conf->weight_decay,
         .momentum = (float)conf->momentum,
         .beta1 = (float)conf->beta1,
         .rest1 = (float)(1 - conf->beta1),
         .beta2 = (float)conf->beta2,
         .rest2 = (float)(1 - conf->beta2),
         .correction = (float)sqrt(1 - pow(conf->beta2, t)),
+        .keep = 1,
+        .unbias1 = (float)(1 / (1 - pow(conf->beta1, t))),
     };
-    if (conf->kind == TR_SGD)
+}
+
+/* Norms that float32 could not hold inverted count as 0. */
+static double trust_ratio(double param_squares, double update_squares)
+{
+    double param = sqrt(param_squares), update = sqrt(update_squares);
+    return param > 0 && update > FLT_MIN ? param / update : 1;
+}
+
+static void step_lamb(struct tr_update *op, double lr)
+{
+    double param_squares, update_squares;
+    tr_kernels_get()->lamb_moments(op, &param_squares, &update_squares);
+    op->lr = (float)fmin(lr * trust_ratio(param_squares, update_squares), FLT_MAX);
+    tr_kernels_get()->lamb(op);
+}
+
+static void step_span(const struct tr_optimizer *optimizer, const struct tr_span *span, double lr,
+                      struct tr_update op)
+{
+    const struct tr_optimizer_conf *conf = &optimizer->conf;
+    const struct tr_kernels *kernels = tr_kernels_get();
+    double rate = lr * span->lr_factor, decay = span->decays ? conf->weight_decay : 0;
+    op.weight_decay = (float)decay;
+    op.lr = (float)rate;
+    switch (conf->kind) {
+    case TR_SGD:
         kernels->sgd(&op);
-    else if (conf->kind == TR_ADAGRAD)
+        break;
+    case TR_ADAGRAD:
         kernels->adagrad(&op);
-    else
+        break;
+    case TR_ADAMW:
+        op.keep = (float)(1 - rate * decay);
+        op.weight_decay = 0;
+        /* fall through */
+    case TR_ADAM:
+        op.lr = (float)(rate / (1 - pow(conf->beta1, (double)optimizer->steps)));
         kernels->adam(&op);
+        break;
+    case TR_LAMB:
+        step_lamb(&op, rate);
+        break;
+    case TR_OPTIMIZERS:
+        rt_assert(false);
+    }
+}
+
+int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *grad, float *param)
+{
+    const char *name = kinds[optimizer->conf.kind].name;
+    if (!isfinite(lr))
+        return RT_FAIL(RT_EDATA, "optimizer %s: learning rate is %g", name, lr);
+    if (!tr_kernels_get()->within(grad, optimizer->n, FLT_MAX))
+        return refuse(optimizer, grad);
+    optimizer->steps++;
+    struct tr_update op = update_of(optimizer, clip(optimizer, grad));
+    for (size_t i = 0; i < optimizer->n_spans; i++) {
+        const struct tr_span *span = &optimizer->span[i];
+        op.n = span->count;
+        op.grad = grad + span->offset;
+        op.param = param + span->offset;
+        for (size_t k = 0; k < optimizer->slots; k++)
+            op.state[k] = optimizer->state + k * optimizer->n + span->offset;
+        step_span(optimizer, span, lr, op);
+    }
     return 0;
+}
+
+double tr_optimizer_grad_norm(const struct tr_optimizer *optimizer)
+{
+    return optimizer->grad_norm;
 }
 
 float *tr_optimizer_state(struct tr_optimizer *optimizer, size_t *count)

@@ -27,6 +27,7 @@
 #include "trainer/numbers.h"
 #include "trainer/optimizer.h"
 #include "trainer/permit.h"
+#include "trainer/schedule.h"
 #include "trainer/trainer.h"
 
 #define TR_OPEN_MAX      4096 /* batches held at once; data-compose keeps far fewer open */
@@ -135,8 +136,9 @@ struct tr_trainer {
     struct tr_model *model; /* the step thread's while a step is running */
     struct tr_optimizer *optimizer;
     struct tr_collective *collective;
-    double learning_rate; /* of model.yml; times the factor */
-    double learning_factor;
+    double learning_rate; /* of model.yml; times the factor of a step: step_factor */
+    struct tr_schedule schedule;
+    double learning_factor; /* the operator's; times the schedule's */
     struct tr_group *group; /* NULL: a world of 1 */
     bool step_open;         /* one thing of step.c is under way: */
     enum tr_step_kind step_kind;

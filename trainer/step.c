@@ -31,13 +31,11 @@
 
 int tr_step_init(struct tr_trainer *trainer)
 {
-    struct tr_optimizer_conf conf;
     int err = tr_job_model(trainer->job, trainer->job->data.batch_size, trainer->conf.world,
                            &trainer->model);
     if (!err)
-        err = tr_job_optimizer(trainer->job, &conf, &trainer->learning_rate);
-    if (!err)
-        err = tr_optimizer_create(&conf, tr_model_count(trainer->model), &trainer->optimizer);
+        err = tr_job_optimizer(trainer->job, trainer->model, &trainer->optimizer,
+                               &trainer->learning_rate, &trainer->schedule);
     if (!err)
         err = tr_auc_create(TR_AUC_SAMPLES_MAX, &trainer->auc);
     return err;
@@ -54,7 +52,7 @@ void tr_step_release(struct tr_trainer *trainer)
 
 static int update(struct tr_trainer *trainer)
 {
-    float rate = (float)(trainer->learning_rate * trainer->step_factor);
+    double rate = trainer->learning_rate * trainer->step_factor;
     return tr_optimizer_step(trainer->optimizer, rate, tr_model_grads(trainer->model),
                              tr_model_params(trainer->model));
 }
@@ -372,11 +370,17 @@ static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum
     start_work(trainer, compute, compute_done);
 }
 
+/* The factor on all learning rates in this step; `factor` is the operator's. */
+static double rate_factor(const struct tr_trainer *trainer, double factor, uint64_t step)
+{
+    return factor * tr_schedule_factor(&trainer->schedule, step);
+}
+
 static void start_alone(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     trainer->global_samples = batch->head.samples;
-    trainer->step_factor = trainer->learning_factor;
     batch->step = ++trainer->step;
+    trainer->step_factor = rate_factor(trainer, trainer->learning_factor, trainer->step);
     batch->among = 1;
     batch->learning_rate = trainer->step_factor;
     start_batch(trainer, batch, TR_ALONE);
@@ -406,7 +410,7 @@ static void start_shared(struct tr_trainer *trainer)
     trainer->step++;
     trainer->step_open = true;
     trainer->step_kind = TR_SHARED;
-    trainer->step_factor = group->current.learning_rate;
+    trainer->step_factor = rate_factor(trainer, group->current.learning_rate, trainer->step);
     trainer->step_finite = true;
     if (!batch) {
         tr_model_clear_grads(trainer->model);
@@ -517,7 +521,8 @@ static bool run_again(struct tr_trainer *trainer)
     batch->attempt = owed ? owed->attempt : trainer->group->attempt;
     batch->place = owed ? owed->place : 0;
     batch->among = owed ? owed->among : 1;
-    batch->learning_rate = owed ? owed->learning_rate : trainer->learning_factor;
+    batch->learning_rate =
+        owed ? owed->learning_rate : rate_factor(trainer, trainer->learning_factor, batch->step);
     start_batch(trainer, batch, TR_AGAIN);
     return true;
 }

@@ -123,13 +123,19 @@ ROWS = [
               "Of a trainer's time, the share in which no batch was ready. Above 0.3 an alert says whether the cause is behind the "
               "lookup (SaffronStalenessAtBound) or before it (SaffronTrainersStarved).",
               ("%s / %s" % (rate(one("trainer_step_seconds_sum", 'part="wait"'), "instance"),
-                            rate(one("trainer_step_seconds_sum"), "instance")), "{{instance}}"), max=1),
+                            rate(one("trainer_step_seconds_sum"), "instance")), "{{instance}}"), max=1, width=6),
         panel("Steps a second", "short",
               "Dense steps; all trainers make the same steps, so lines lie on each other. Apart: a trainer is catching up.",
-              (rate(one("trainer_steps_total"), "instance"), "{{instance}}")),
+              (rate(one("trainer_steps_total"), "instance"), "{{instance}}"), width=6),
         panel("Learning rate", "short",
-              "Of the dense optimizer, as its schedule has it now. A loss that jumps where this does has its cause here.",
-              ("max(%s)" % one("trainer_learning_rate"), "dense")),
+              "Of the dense optimizer, as its schedule has it now, and the factor on it and on those of the tables. A loss that "
+              "jumps where these do has its cause here.",
+              ("max(%s)" % one("trainer_learning_rate"), "dense"),
+              ("max(%s)" % one("trainer_learning_rate_factor"), "factor"), width=6),
+        panel("Gradient norm", "short",
+              "Of all dense gradients before clipping, where clip_norm is set. Bad: it rises step after step: the learning rate is "
+              "too large. Always above clip_norm: every step is scaled down.",
+              ("max(%s)" % one("trainer_gradient_norm"), "norm"), width=6),
     ]),
     ("Latency of each hop", [
         panel("Request to reply, p50", "s",

@@ -96,7 +96,8 @@ static int read_model(const struct rt_job_source *source, struct rt_job *job)
 {
     const struct rt_node *root = rt_yaml_root(job->file[RT_FILE_MODEL]);
     const struct rt_node *use = rt_node_get(root, "use");
-    static const char *const known[] = {"use", "params", "layers", "optimizer", "precision"};
+    static const char *const known[] = {"use",       "params",   "layers",
+                                        "optimizer", "schedule", "precision"};
     int err = rt_node_known_keys(root, known, ARRAY_LEN(known));
     if (err)
         return err;

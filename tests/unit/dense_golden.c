@@ -18,9 +18,14 @@
 
 void golden_load(struct golden *golden)
 {
-    FILE *file = fopen(GOLDEN_FILE, "r");
+    golden_load_from(golden, GOLDEN_FILE);
+}
+
+void golden_load_from(struct golden *golden, const char *path)
+{
+    FILE *file = fopen(path, "r");
     if (!file)
-        fail_msg("%s: not found; tests run in the repository's root", GOLDEN_FILE);
+        fail_msg("%s: not found; tests run in the repository's root", path);
     char word[64], owner[32] = "";
     golden->n = 0;
     while (fscanf(file, "%63s", word) == 1) {

@@ -18,6 +18,7 @@ struct golden {
 };
 
 void golden_load(struct golden *golden); /* fails the test when the file is not there */
+void golden_load_from(struct golden *golden, const char *path); /* another file of that format */
 void golden_release(struct golden *golden);
 /* NULL when the case has no such array; "%u" style names: golden_get(g, "dlrm", "feature.%u", 2). */
 const struct golden_array *golden_get(const struct golden *golden, const char *owner,

@@ -1,5 +1,5 @@
-/* tests/unit/test_model_parse.c -- model files and the optimizer section: what is read, what is refused and
- * how; and the files in configs/models build. */
+/* tests/unit/test_model_parse.c -- model files: what is read, what is refused and how; and the files in configs/models
+ * build. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,8 +16,6 @@
 #include "trainer/model/model.h"
 #include "trainer/model/parse.h"
 #include "trainer/model/spec.h"
-#include "trainer/optimizer.h"
-#include "trainer/optimizer_conf.h"
 
 static struct rt_yaml *yaml_of(const char *name, const char *text)
 {
@@ -160,50 +158,6 @@ static void test_shipped(void **state)
     }
 }
 
-/* ---- optimizer ---- */
-
-static void test_optimizer(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *text;
-        enum tr_optimizer_kind kind;
-        double rate, eps, momentum;
-        const char *want;
-    } section[] = {
-        {"", TR_ADAM, 0.001, 1e-8, 0, NULL},
-        {"type: adam", TR_ADAM, 0.001, 1e-8, 0, NULL},
-        {"{type: adam, learning_rate: 0.5, eps: 0.25}", TR_ADAM, 0.5, 0.25, 0, NULL},
-        {"{type: sgd, momentum: 0.5}", TR_SGD, 0.01, 0, 0.5, NULL},
-        {"{type: adagrad}", TR_ADAGRAD, 0.01, 1e-10, 0, NULL},
-        {"{type: adams}", TR_ADAM, 0, 0, 0,
-         "model.yml:1: optimizer 'adams': expected sgd, adagrad "
-         "or adam (did you mean 'adam'?)"},
-        {"{type: adam, momentum: 0.5}", TR_ADAM, 0, 0, 0, "model.yml:1: unknown key 'momentum'"},
-        {"{learning_rate: fast}", TR_ADAM, 0, 0, 0, "learning_rate: expected"},
-        {"{learning_rate: -1}", TR_ADAM, 0, 0, 0, "learning_rate: expected"},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(section); i++) {
-        struct rt_yaml *yaml = yaml_of("model.yml", section[i].text);
-        struct tr_optimizer_conf conf;
-        double rate = -1;
-        int err = tr_parse_optimizer(rt_yaml_root(yaml), &conf, &rate);
-        if (section[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), section[i].want)))
-            fail_msg("%s: got %d '%s'", section[i].text, err, rt_err_text());
-        if (!section[i].want) {
-            assert_int_equal(err, 0);
-            assert_int_equal(conf.kind, section[i].kind);
-            assert_true(rate == section[i].rate && conf.eps == section[i].eps &&
-                        conf.momentum == section[i].momentum);
-        }
-        rt_yaml_destroy(yaml);
-    }
-    struct tr_optimizer_conf conf;
-    double rate = 0;
-    assert_int_equal(tr_parse_optimizer(NULL, &conf, &rate), 0);
-    assert_int_equal(conf.kind, TR_ADAM);
-}
-
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -227,7 +181,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_shipped),
-        cmocka_unit_test(test_optimizer),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("model_parse", tests, NULL, NULL);

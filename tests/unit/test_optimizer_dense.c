@@ -75,7 +75,7 @@ static void test_torch(void **state)
 static void test_same_bits(void **state)
 {
     (void)state;
-    static const char *const name[] = {"sgd", "adagrad", "adam"};
+    static const char *const name[] = {"sgd", "adagrad", "adam", "adamw", "lamb"};
     enum { N = 35 };
     enum rt_isa best = rt_cpu_isa();
     for (size_t k = 0; k < ARRAY_LEN(name) * N; k++) {
@@ -83,6 +83,7 @@ static void test_same_bits(void **state)
         float want[N + 1], param[N + 1], grad[N];
         struct tr_optimizer_conf conf;
         tr_optimizer_defaults(name[k % ARRAY_LEN(name)], &conf);
+        conf.clip_norm = k % 2;
         for (int isa = RT_ISA_PLAIN; isa <= (int)best; isa++) {
             rt_cpu_set_isa((enum rt_isa)isa);
             struct tr_optimizer *optimizer = create(&conf, n);
@@ -138,11 +139,12 @@ static void test_not_finite(void **state)
 static void test_restore(void **state)
 {
     (void)state;
-    static const char *const name[] = {"sgd", "adagrad", "adam"};
+    static const char *const name[] = {"sgd", "adagrad", "adam", "adamw", "lamb"};
     for (size_t k = 0; k < ARRAY_LEN(name); k++) {
         struct tr_optimizer_conf conf;
         tr_optimizer_defaults(name[k], &conf);
         conf.momentum = conf.kind == TR_SGD ? 0.5 : 0;
+        conf.clip_norm = 1;
         struct tr_optimizer *a = create(&conf, 5), *b = create(&conf, 5);
         float grad[5] = {1, -2, 3, 0, 1e-20f}, p[5] = {1, 2, 3, 4, 5}, q[5];
         for (int t = 0; t < 3; t++)
@@ -179,6 +181,9 @@ static void test_refused(void **state)
         {"beta2", {.kind = TR_ADAM, .eps = 1, .beta2 = 1}},
         {"initial_accumulator", {.kind = TR_ADAGRAD, .eps = 1, .initial_accumulator = -1}},
         {"weight_decay", {.kind = TR_SGD, .weight_decay = -1}},
+        {"clip_norm", {.kind = TR_SGD, .clip_norm = -1}},
+        {"optimizer adamw: eps", {.kind = TR_ADAMW}},
+        {"optimizer lamb: beta2", {.kind = TR_LAMB, .eps = 1, .beta2 = 1}},
     };
     struct tr_optimizer *optimizer = NULL;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
@@ -188,11 +193,18 @@ static void test_refused(void **state)
     }
     struct tr_optimizer_conf conf = {.kind = TR_ADAM, .eps = 1};
     assert_int_equal(tr_optimizer_create(&conf, SIZE_MAX / 4, &optimizer), RT_ENOMEM);
-    assert_int_equal(tr_optimizer_defaults("lamb", &conf), RT_EUSAGE);
-    rt_fault_alloc(0);
-    assert_int_equal(tr_optimizer_create(&conf, 4, &optimizer), RT_ENOMEM);
-    rt_fault_alloc(-1);
+    assert_int_equal(tr_optimizer_defaults("lam", &conf), RT_EUSAGE);
     assert_null(optimizer);
+    int err = RT_ENOMEM, faults = 0;
+    for (int nth = 0; err; nth++) {
+        rt_fault_alloc(nth);
+        err = tr_optimizer_create(&conf, 4, &optimizer);
+        rt_fault_alloc(-1);
+        assert_true(err == 0 || (err == RT_ENOMEM && !optimizer));
+        faults += err != 0;
+    }
+    assert_int_equal(faults, 2); /* state, spans */
+    tr_optimizer_destroy(optimizer);
 }
 
 int main(void)

@@ -203,8 +203,9 @@ static void file_of(const struct rt_node *node, char *file, size_t size)
 int tr_parse_model(const struct rt_node *file_root, const struct rt_node *params,
                    struct tr_spec **out)
 {
-    /* The last three are model.yml's, which may hold its layers itself. */
-    static const char *const known[] = {"params", "layers", "use", "optimizer", "precision"};
+    /* The last four are model.yml's, which may hold its layers itself. */
+    static const char *const known[] = {"params",    "layers",   "use",
+                                        "optimizer", "schedule", "precision"};
     int err = rt_node_known_keys(file_root, known, ARRAY_LEN(known));
     if (err)
         return err;

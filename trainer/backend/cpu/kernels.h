@@ -11,11 +11,14 @@ struct tr_update {
     size_t n;
     const float *grad;
     float *param;
-    float *state[2]; /* sgd: momentum or NULL; adagrad: sum; adam: first and second moment */
-    float lr;        /* adam: lr / (1 - beta1^t) */
+    float *state[2];  /* sgd: momentum or NULL; adagrad: sum; the others: first and second moment */
+    float grad_scale; /* of clipping; 1: none */
+    float lr;         /* adam: lr / (1 - beta1^t); lamb: times the trust ratio */
     float eps, weight_decay, momentum;
     float beta1, rest1, beta2, rest2; /* rest = 1 - beta, rounded from float64 */
-    float correction;                 /* adam: sqrt(1 - beta2^t) */
+    float correction;                 /* adam, lamb: sqrt(1 - beta2^t) */
+    float keep;    /* adam: what a parameter is multiplied by; adamw: 1 - lr * decay */
+    float unbias1; /* lamb: 1 / (1 - beta1^t) */
 };
 
 struct tr_kernels {
@@ -28,6 +31,10 @@ struct tr_kernels {
     void (*sgd)(const struct tr_update *op);
     void (*adagrad)(const struct tr_update *op);
     void (*adam)(const struct tr_update *op);
+    /* LAMB's moments, and the sums of squares of parameters and of updates; lamb then subtracts lr * update. */
+    void (*lamb_moments)(const struct tr_update *op, double *param_squares, double *update_squares);
+    void (*lamb)(const struct tr_update *op);
+    double (*sum_squares)(const float *value, size_t n); /* in float64 */
     /* db = (or +=) column sums of dy, in blocks of 64 rows */
     void (*bias_grad)(const struct tr_linear_grad *op);
 };

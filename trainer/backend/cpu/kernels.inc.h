@@ -309,76 +309,7 @@ static bool within(const float *value, size_t n, float max)
     return !any;
 }
 
-/* ---- optimizers ---- */
-
-INLINE vec root(vec v)
-{
-#if LANES == 16
-    return (vec)_mm512_sqrt_ps((__m512)v);
-#elif LANES == 8
-    return (vec)_mm256_sqrt_ps((__m256)v);
-#else
-    return (vec)_mm_sqrt_ps((__m128)v);
-#endif
-}
-
-/* The last register of a vector may be a part of one. */
-INLINE vec load_part(const float *p, size_t n)
-{
-    vec v = {0};
-    if (n >= LANES)
-        return load(p);
-    memcpy(&v, p, n * sizeof *p);
-    return v;
-}
-
-INLINE void store_part(float *p, vec v, size_t n)
-{
-    if (n >= LANES)
-        store(p, v);
-    else
-        memcpy(p, &v, n * sizeof *p);
-}
-
-static void sgd(const struct tr_update *op)
-{
-    for (size_t i = 0; i < op->n; i += LANES) {
-        size_t n = op->n - i;
-        vec p = load_part(op->param + i, n);
-        vec g = load_part(op->grad + i, n) + op->weight_decay * p;
-        if (op->state[0]) {
-            g += op->momentum * load_part(op->state[0] + i, n);
-            store_part(op->state[0] + i, g, n);
-        }
-        store_part(op->param + i, p - op->lr * g, n);
-    }
-}
-
-static void adagrad(const struct tr_update *op)
-{
-    for (size_t i = 0; i < op->n; i += LANES) {
-        size_t n = op->n - i;
-        vec p = load_part(op->param + i, n);
-        vec g = load_part(op->grad + i, n) + op->weight_decay * p;
-        vec sum = load_part(op->state[0] + i, n) + g * g;
-        store_part(op->state[0] + i, sum, n);
-        store_part(op->param + i, p - op->lr * g / (root(sum) + op->eps), n);
-    }
-}
-
-static void adam(const struct tr_update *op)
-{
-    for (size_t i = 0; i < op->n; i += LANES) {
-        size_t n = op->n - i;
-        vec p = load_part(op->param + i, n);
-        vec g = load_part(op->grad + i, n) + op->weight_decay * p;
-        vec m = op->beta1 * load_part(op->state[0] + i, n) + op->rest1 * g;
-        vec v = op->beta2 * load_part(op->state[1] + i, n) + op->rest2 * (g * g);
-        store_part(op->state[0] + i, m, n);
-        store_part(op->state[1] + i, v, n);
-        store_part(op->param + i, p - op->lr * m / (root(v) / op->correction + op->eps), n);
-    }
-}
+#include "trainer/backend/cpu/optimizers.inc.h"
 
 const struct tr_kernels KERNELS = {
     .dot_forward = dot_forward,
@@ -388,5 +319,8 @@ const struct tr_kernels KERNELS = {
     .sgd = sgd,
     .adagrad = adagrad,
     .adam = adam,
+    .lamb_moments = lamb_moments,
+    .lamb = lamb,
+    .sum_squares = sum_squares,
     .bias_grad = bias_grad,
 };
