@@ -40,6 +40,7 @@ A role takes its place from the environment (an option given on the command line
   SAFFRON_ADVERTISE         address that peers connect to (default: SAFFRON_BIND, or that of the default route)
   SAFFRON_METRICS_GATEWAY_ADDR
                             Prometheus push gateway that gets the metrics too, HOST:PORT (default: none)
+  SAFFRON_TRACE             N: what each N-th batch went through, into trace/ of SAFFRON_RUN_DIR (default 0: nothing)
   LOG_LEVEL                 error, warn, info or debug (default info)
 All others, as NCCL's own (NCCL_SOCKET_IFNAME ...), reach the programs as they are.
 

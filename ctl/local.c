@@ -22,6 +22,7 @@
 #include "ctl/progress.h"
 #include "ctl/rundir.h"
 #include "ctl/summary.h"
+#include "ctl/trace.h"
 #include "ctl/view.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -327,6 +328,9 @@ static int start_role(struct local *local, enum rt_role role, uint32_t index)
     ctl_child_arg(child, local->nats_url);
     ctl_child_arg(child, "--run-dir");
     ctl_child_arg(child, local->run_dir);
+    ctl_child_arg(child, "--trace"); /* 0 too: what SAFFRON_TRACE says is for roles of a cluster */
+    snprintf(number, sizeof(number), "%u", options->trace);
+    ctl_child_arg(child, number);
     ctl_job_args(options, child);
     err = ctl_child_start(child);
     local->role_of[local->n_roles++] = role;
@@ -512,6 +516,24 @@ static void write_summary(struct local *local)
     }
 }
 
+/* Of a run that failed too: it may tell why. */
+static void write_trace(struct local *local)
+{
+    size_t events, files;
+
+    if (local->options.trace == 0)
+        return;
+    if (ctl_trace_merge(local->run_dir, &events, &files) != 0) {
+        fprintf(stderr, "saffron local: %s\n", rt_err_text());
+        if (local->exit_code == 0)
+            local->exit_code = 1;
+    } else {
+        ctl_progress_say(&local->progress,
+                         "%zu events of %zu processes: %s/trace.json, for ui.perfetto.dev", events,
+                         files, local->run_dir);
+    }
+}
+
 static void release(struct local *local)
 {
     for (size_t i = 0; i < local->n_roles; i++)
@@ -574,6 +596,7 @@ int ctl_local(int argc, char **argv)
     uv_run(&local.loop, UV_RUN_DEFAULT);
     close_loop(&local);
     write_summary(&local);
+    write_trace(&local);
     err = local.exit_code;
     release(&local);
     return err;

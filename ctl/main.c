@@ -4,6 +4,7 @@
 #include "ctl/program.h"
 #include "ctl/ranks.h"
 #include "ctl/status.h"
+#include "ctl/trace.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
 #include "runtime/process/version.h"
@@ -21,6 +22,7 @@ static const struct command {
     {"status", ctl_status, "what the roles of a running job are doing"},
     {"stop", ctl_stop, "stop a running job"},
     {"plan", ctl_plan, "what a job takes: servers, memory, connections, traffic; starts nothing"},
+    {"trace", ctl_trace, "the traces of a run's processes (--trace) made one file"},
     {"ranks", ctl_ranks, "a trainer's processes of one host, in a container (launch.sh calls it)"},
 };
 

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TRACE_EVERY "100" /* --trace without a number */
+
 enum option_key {
     KEY_CONFIG = 256,
     KEY_DATA,
@@ -25,6 +27,7 @@ enum option_key {
     KEY_TIMEOUT,
     KEY_QUIET,
     KEY_MAX_STEPS,
+    KEY_TRACE,
     KEY_RESTART, /* reserved: refused, as is the one below */
     KEY_RESTORE,
     KEY_REPLICAS, /* + enum rt_role; the last */
@@ -54,6 +57,10 @@ static const struct argp_option option[] = {
     {"nats", KEY_NATS, "URL", 0, "use this NATS (default: a nats-server of its own on a free port)",
      2},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this time (default 0: never)", 2},
+    {"trace", KEY_TRACE, "N", OPTION_ARG_OPTIONAL,
+     "write what each N-th batch (default each 100th) went through in all roles into trace.json of "
+     "the run directory, for ui.perfetto.dev",
+     2},
     {"quiet", KEY_QUIET, NULL, 0, "no progress, only the result, or the one line of the error", 2},
     {"restart", KEY_RESTART, "WHEN", OPTION_HIDDEN, NULL, 2},
     {"restore", KEY_RESTORE, "NAME", OPTION_HIDDEN, NULL, 2},
@@ -147,6 +154,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case KEY_SET:
         add_set(state, options, rt_xstrdup(arg));
+        break;
+    case KEY_TRACE:
+        options->trace = (uint32_t)number(state, "trace", arg ? arg : TRACE_EVERY, 1, UINT32_MAX);
         break;
     case KEY_MAX_STEPS:
         number(state, "max-steps", arg, 1, UINT64_MAX);

@@ -16,6 +16,7 @@ struct ctl_options {
     const char *config, *data, *run_dir, *model, *nats; /* but for config: NULL when not given */
     uint32_t replicas[RT_ROLE_COUNT];
     uint32_t timeout_s; /* 0: none */
+    uint32_t trace;     /* each so-many-th batch; 0: none */
     bool quiet;
     size_t n_set;
     char *set[CTL_SETS_MAX + 2]; /* "data.epochs=2", in the order in which they were given */

@@ -17,6 +17,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
 
 #include <inttypes.h>
@@ -300,6 +301,12 @@ static int make_batch(struct dc_composer *c, struct dc_batch **batch)
     uint64_t begin = rt_io_now(c->io);
     int rc = dc_batcher_turn(dc_pass_now(c)->batcher, batch);
 
+    if (rc == DC_TURN_BATCH && rt_trace_wants((*batch)->id)) {
+        if (c->read_from_ns)
+            rt_trace_put((*batch)->id, 0, "read and parse", c->read_from_ns, begin);
+        rt_trace_span((*batch)->id, 0, "build", begin);
+    }
+    c->read_from_ns = rc == DC_TURN_BATCH ? 0 : c->read_from_ns ? c->read_from_ns : begin;
     if (c->stage == DC_PASS)
         c->making_ns += rt_io_now(c->io) - begin;
     if (rc == DC_TURN_BATCH) {

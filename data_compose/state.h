@@ -153,6 +153,7 @@ struct dc_composer {
     _Atomic uint64_t bytes_read; /* of data files, by all passes */
     _Atomic uint64_t queue;      /* batches that are made and that no trainer has */
     uint64_t making_ns;          /* work since the latest batch was made */
+    uint64_t read_from_ns;       /* its beginning; 0: none yet */
     struct rt_histogram parse_seconds, batch_seconds;
 };
 

@@ -13,6 +13,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
 
 /* ---- reading ---- */
@@ -151,6 +152,8 @@ static int apply_now(struct ebs_owner *owner, struct ebs_part *const *part, size
     uint64_t begin = rt_io_now(io);
     int err = ebs_apply_parts(&owner->applier, part, n, merge, begin / RT_MS);
 
+    for (size_t i = 0; i < n; i++)
+        rt_trace_span(part[i]->batch_id, owner->conf.identity.loop, "apply", begin);
     settle(owner, part, n, err, rt_io_now(io) - begin);
     return err;
 }

@@ -11,6 +11,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/trace.h"
 
 #include <string.h>
 
@@ -130,6 +131,7 @@ static size_t make(void *arg, uint8_t *at, size_t room)
         put += put_rows(owner, lookup, at + put, rows_left(lookup, (room - put - pad) / row));
     }
     lookup->took_ns += rt_io_now(owner->conf.io) - begin;
+    rt_trace_span(rt_call_batch(lookup->call), owner->conf.identity.loop, "lookup", begin);
     return put;
 }
 

@@ -18,6 +18,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/trace.h"
 
 #include <string.h>
 
@@ -122,6 +123,7 @@ static void lookup_piece(struct ebs_owner *owner)
     }
     err = ebs_lookup_piece(owner, lookup, rows_of_piece(owner, lookup));
     lookup->took_ns += rt_io_now(owner->conf.io) - begin;
+    rt_trace_span(rt_call_batch(lookup->call), owner->conf.identity.loop, "lookup", begin);
     if (!err && lookup->at_table < lookup->n_tables)
         return;
     take_lookup(&owner->turn);
@@ -287,6 +289,9 @@ static void job_piece(struct ebs_owner *owner)
     else
         err = begin_job(owner);
     turn->job->took_ns += rt_io_now(owner->conf.io) - begin;
+    for (size_t i = 0; i < turn->job->ready.n; i++)
+        rt_trace_span(turn->job->ready.part[i]->batch_id, owner->conf.identity.loop, "apply",
+                      begin);
     if (err || turn->applier.phase == EBS_APPLY_DONE)
         ebs_apply_finish(owner, take_job(turn), err);
 }

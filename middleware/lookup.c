@@ -17,6 +17,7 @@
 #include "middleware/pool.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/trace.h"
 
 #include <string.h>
 
@@ -293,6 +294,7 @@ static size_t make(void *arg, uint8_t *at, size_t room)
         put += n;
     }
     making->took_ns += rt_io_now(loop->conf.io) - begin;
+    rt_trace_span(making->batch->id, loop->conf.identity.loop, "pool", begin);
     return put;
 }
 

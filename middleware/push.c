@@ -16,6 +16,7 @@
 #include "middleware/scatter.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/trace.h"
 
 #include <string.h>
 
@@ -222,6 +223,7 @@ static int take_gradients(struct mw_batch *batch, const struct rt_buf *payload, 
     if (!err) {
         scatter_all(batch, gradient, scale, &areas);
         mw_took(&loop->stats.scatter, begin, rt_io_now(loop->conf.io));
+        rt_trace_span(batch->id, loop->conf.identity.loop, "scatter", begin);
     }
     rt_buf_unref(area);
     return err;

@@ -25,6 +25,7 @@
 #include "middleware/split.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/trace.h"
 
 #include <math.h>
 #include <string.h>
@@ -529,7 +530,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
                  const struct rt_frame *request, uint32_t composer)
 {
     struct put put = {.loop = loop, .m = m};
-    uint64_t begin = rt_io_now(loop->conf.io);
+    uint64_t begin = rt_io_now(loop->conf.io), at = begin;
     int err = mw_batch_new(loop, &put.batch);
 
     if (err)
@@ -544,6 +545,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
     err = take(&put, request->payload);
     if (!err)
         err = find_distinct(&put);
+    at = rt_trace_span(put.batch->id, loop->conf.identity.loop, "dedup", at);
     if (!err)
         err = mw_cut(put.batch, &put.cut);
     if (!err)
@@ -552,6 +554,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
         err = fill(&put);
     if (!err)
         err = mw_batch_open(put.batch);
+    rt_trace_span(request->header.batch_id, loop->conf.identity.loop, "split", at);
     if (err) {
         mw_batch_free(put.batch);
         return err;

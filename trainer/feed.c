@@ -8,6 +8,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
+#include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
 
 #include <inttypes.h>
@@ -51,6 +52,7 @@ void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const cha
         if (err)
             tr_fail(trainer, err);
     }
+    tr_batch_trace(batch);
     tr_feed_answer(batch, outcome, reason);
     rt_map_remove(&trainer->batches, batch->id);
     tr_count_held(batch, false);
@@ -342,6 +344,7 @@ static int view_input(struct tr_batch *batch)
         err = rt_segments_end(&seg);
     if (err)
         return rt_fail_prefix(err, "TrainBatch: ");
+    batch->view.batch_id = batch->id;
     batch->view.samples = head->samples;
     batch->view.dense = head->n_dense ? dense : NULL;
     batch->view.labels = labels;
@@ -392,6 +395,7 @@ static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct 
     batch->call = call;
     batch->composer = rt_call_from(call)->index;
     tr_count_held(batch, true); /* QUEUED, as zero is */
+    batch->since_ns = rt_trace_begin(batch->id);
     if (request->payload && !head->evaluate)
         trainer->count.bytes_train_batch += request->payload->size;
     if (trainer->started_ns == 0)

@@ -1,6 +1,7 @@
 /* trainer/numbers.c -- a rank's numbers: what changes several of them at once, and where each stands on the page. */
 #include "trainer/numbers.h"
 #include "runtime/admin/net_metrics.h"
+#include "runtime/base/trace.h"
 #include "trainer/state.h"
 
 #include <math.h>
@@ -47,9 +48,25 @@ void tr_numbers_report(const struct tr_trainer *trainer, struct tr_report *out)
 
 /* ---- batches ---- */
 
+static const char *const state_name[TR_BATCH_STATES] = {
+    [TR_QUEUED] = "queued",     [TR_LOOKING] = "looking",   [TR_READY] = "ready",
+    [TR_ENTERED] = "entered",   [TR_STEPPING] = "stepping", [TR_PUSHING] = "pushing",
+    [TR_STRANDED] = "stranded", [TR_TELLING] = "telling",
+};
+
+/* One that is stranded has been answered: what it is in is no part of that call. */
+void tr_batch_trace(struct tr_batch *batch)
+{
+    uint64_t since_ns = batch->since_ns;
+    batch->since_ns = rt_trace_begin(batch->id);
+    if (since_ns && batch->since_ns && batch->state != TR_STRANDED)
+        rt_trace_put(batch->id, 0, state_name[batch->state], since_ns, batch->since_ns);
+}
+
 void tr_batch_to(struct tr_batch *batch, enum tr_batch_state state)
 {
     struct tr_numbers *n = &batch->trainer->metric;
+    tr_batch_trace(batch);
     tr_count(&n->batches[batch->state], (uint64_t)-1);
     tr_count(&n->batches[state], 1);
     batch->state = state;
@@ -180,14 +197,9 @@ static void register_reals(const struct tr_numbers *n, struct rt_metrics *metric
 
 static void register_batches(const struct tr_numbers *n, struct rt_metrics *metrics)
 {
-    static const char *const state[TR_BATCH_STATES] = {
-        [TR_QUEUED] = "queued",     [TR_LOOKING] = "looking",   [TR_READY] = "ready",
-        [TR_ENTERED] = "entered",   [TR_STEPPING] = "stepping", [TR_PUSHING] = "pushing",
-        [TR_STRANDED] = "stranded", [TR_TELLING] = "telling",
-    };
     char labels[32];
     for (int s = 0; s < TR_BATCH_STATES; s++) {
-        snprintf(labels, sizeof labels, "state=\"%s\"", state[s]);
+        snprintf(labels, sizeof labels, "state=\"%s\"", state_name[s]);
         rt_metrics_u64(metrics, RT_GAUGE, "saffron_trainer_queue_batches", labels,
                        "batches held, by what they wait for or are in", &n->batches[s]);
     }

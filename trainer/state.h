@@ -50,6 +50,7 @@ enum tr_batch_state {
 struct tr_batch {
     uint64_t id;
     enum tr_batch_state state;
+    uint64_t since_ns;            /* in that state, of a batch that is traced; else 0 */
     struct wire_train_batch head; /* as C described it, latest attempt */
     struct rt_call *call;         /* the TrainBatch to answer; NULL when the caller is gone */
     uint32_t composer;            /* whose */
@@ -145,6 +146,7 @@ struct tr_trainer {
     struct tr_batch *stepping; /* our batch in it; NULL: we have none */
     double step_factor;        /* learning rate factor of it */
     struct rt_work work;
+    uint64_t reducing_ns; /* when the latest all-reduce began */
     bool step_finite;
     int step_err;
     char step_text[256];
@@ -216,6 +218,8 @@ void tr_numbers_phase(struct tr_trainer *trainer);
 void tr_numbers_report(const struct tr_trainer *trainer, struct tr_report *out);
 void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *metrics);
 void tr_batch_to(struct tr_batch *batch, enum tr_batch_state state);
+void tr_batch_trace(
+    struct tr_batch *batch); /* what it was in until now; before it changes, or is forgotten */
 void tr_count_held(struct tr_batch *batch, bool held); /* it came into `batches`, or left it */
 void tr_count_dropped(struct tr_batch *batch);
 /* The time of this rank goes to `part` from now on (parts.h), if it is training; idle: it waits for a batch, or for

@@ -20,6 +20,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
+#include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
 #include "trainer/describe.h"
 
@@ -113,6 +114,8 @@ static void optimize(void *arg)
     uint64_t begin = rt_io_now(trainer->io);
     trainer->step_err = update(trainer);
     count_work(trainer, begin);
+    if (trainer->stepping)
+        rt_trace_span(trainer->stepping->id, 0, "optimize", begin);
     if (trainer->step_err)
         snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
 }
@@ -258,6 +261,8 @@ static void reduced(void *arg, int err, const uint8_t *nonfinite)
 {
     struct tr_trainer *trainer = arg;
     bool all = true;
+    if (trainer->stepping)
+        rt_trace_span(trainer->stepping->id, 0, "all_reduce", trainer->reducing_ns);
     if (err) {
         tr_group_break(trainer->group, rt_err_text());
         undo_shared(trainer);
@@ -280,6 +285,7 @@ static void reduce(struct tr_trainer *trainer)
         return;
     }
     tr_part(trainer, TR_PART_REDUCE);
+    trainer->reducing_ns = rt_io_now(trainer->io);
     trainer->collective->ops->all_reduce(trainer->collective, tr_model_grads(trainer->model),
                                          tr_model_count(trainer->model), !trainer->step_finite,
                                          reduced, trainer);

@@ -15,6 +15,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/trace.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -169,6 +170,54 @@ static void stats_end(struct rt_method_stats *stats, uint64_t from_ns, uint64_t 
         rt_rpc_count(&stats->failed, 1);
 }
 
+/* ---- traced calls ---- */
+
+static struct rt_trace_place place_of(const struct rt_identity *id)
+{
+    return (struct rt_trace_place){id->role, id->index, id->loop};
+}
+
+static void trace_ask(const struct rt_ask *ask, uint64_t end_ns, int err)
+{
+    const struct rt_peer *peer = ask->session->peer;
+    rt_trace_asked(&(struct rt_trace_call){.batch_id = ask->batch_id,
+                                           .request_id = ask->request_id,
+                                           .method = ask->method,
+                                           .err = err,
+                                           .from = place_of(&peer->rpc->conf.self),
+                                           .to = {peer->role, peer->index, peer->loop},
+                                           .begin_ns = ask->asked_ns,
+                                           .end_ns = end_ns});
+}
+
+static void trace_call(const struct rt_call *call, uint64_t end_ns, int err)
+{
+    const struct rt_session *session = call->session;
+    rt_trace_served(&(struct rt_trace_call){.batch_id = call->batch_id,
+                                            .request_id = call->request_id,
+                                            .method = call->method,
+                                            .err = err,
+                                            .from = place_of(&session->remote),
+                                            .to = place_of(&session->rpc->conf.self),
+                                            .begin_ns = call->came_ns,
+                                            .end_ns = call->made_ns ? call->made_ns : end_ns});
+}
+
+/* A reply that is made while it is sent may have arrived before we are back here: it was served when the last of it was
+ * made, or else the asker would have been answered before. */
+struct noting {
+    const struct rt_maker *maker;
+    struct rt_call *call;
+};
+
+static size_t make_and_note(void *arg, uint8_t *at, size_t room)
+{
+    const struct noting *noting = arg;
+    size_t n = noting->maker->make(noting->maker->arg, at, room);
+    noting->call->made_ns = rt_io_now(noting->call->session->rpc->io);
+    return n;
+}
+
 /* ---- asking ---- */
 
 struct rt_ask *rt_rpc_ask_find(const struct rt_session *session, uint64_t request_id)
@@ -194,8 +243,11 @@ static void ask_fail(struct rt_ask *ask, int err)
     rt_reply_fn done = ask->done;
     void *arg = ask->arg;
     struct rt_rpc *rpc = ask->session->rpc;
+    uint64_t now = rt_io_now(rpc->io);
     rt_rpc_count(&rpc->stats.calls_failed, 1);
-    stats_end(ask->stats, ask->asked_ns, rt_io_now(rpc->io), err);
+    stats_end(ask->stats, ask->asked_ns, now, err);
+    if (rt_trace_wants(ask->batch_id))
+        trace_ask(ask, now, err);
     ask_free(ask);
     done(arg, err, NULL);
 }
@@ -259,6 +311,7 @@ int rt_rpc_call(struct rt_peer *peer, uint16_t method, const struct rt_outgoing 
     if (err)
         return err;
     ask->method = method;
+    ask->batch_id = out->batch_id;
     ask->done = done;
     ask->arg = arg;
     struct rt_header header = {
@@ -313,6 +366,8 @@ void rt_rpc_on_reply(struct rt_session *session, const struct rt_frame *reply)
     rt_reply_fn done = ask->done;
     void *arg = ask->arg;
     stats_end(ask->stats, ask->asked_ns, session->heard_ns, 0);
+    if (rt_trace_wants(ask->batch_id))
+        trace_ask(ask, session->heard_ns, 0);
     ask_free(ask);
     done(arg, 0, reply);
 }
@@ -328,6 +383,8 @@ static void call_free(struct rt_call *call, int status)
         bool sent = rt_call_alive(call) && session->sent_ns >= call->came_ns;
         uint64_t now = sent ? session->sent_ns : rt_io_now(rpc->io);
         stats_end(&rpc->served[call->method - RT_METHOD_ROLE_FIRST], call->came_ns, now, status);
+        if (rt_trace_wants(call->batch_id))
+            trace_call(call, now, status);
         call->next = rpc->free_calls;
         rpc->free_calls = call;
     } else {
@@ -376,6 +433,11 @@ int rt_call_alive(const struct rt_call *call)
     return call->session->state == RT_SESSION_UP;
 }
 
+uint64_t rt_call_batch(const struct rt_call *call)
+{
+    return call->batch_id;
+}
+
 bool rt_call_checks(const struct rt_call *call)
 {
     return rt_call_alive(call) && call->session->rpc->io->ops->link_checks(call->session->link);
@@ -395,6 +457,12 @@ static int call_send(struct rt_call *call, int status, const struct rt_outgoing 
         .request_id = call->request_id,
         .batch_id = out->batch_id ? out->batch_id : call->batch_id,
     };
+    if (out->maker && rt_trace_wants(call->batch_id)) {
+        struct rt_maker noting = {make_and_note, &(struct noting){out->maker, call}};
+        struct rt_outgoing noted = *out;
+        noted.maker = &noting;
+        return rt_session_send(call->session, &header, &noted);
+    }
     return rt_session_send(call->session, &header, out);
 }
 

@@ -149,6 +149,7 @@ void rt_call_reply(struct rt_call *call, const struct rt_outgoing *out);
 void rt_call_fail(struct rt_call *call, int status, const char *text);
 const struct rt_identity *rt_call_from(const struct rt_call *call);
 int rt_call_alive(const struct rt_call *call);
+uint64_t rt_call_batch(const struct rt_call *call); /* of the request's frame; 0: none */
 /* The reply's payload travels with a checksum. Of a large one it is better known beforehand (RT_FRAME_CRC_KNOWN), taken
  * stretch by stretch as it is made: rt_call_reply would hold the loop for as long as it takes. */
 bool rt_call_checks(const struct rt_call *call);

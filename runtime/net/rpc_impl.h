@@ -22,7 +22,7 @@ struct rt_ask {
     struct rt_ask *prev, *next; /* in order of sending; `next` links the free list too */
     struct rt_session *session;
     struct rt_method_stats *stats;
-    uint64_t request_id, asked_ns;
+    uint64_t request_id, batch_id, asked_ns;
     uint64_t deadline_ns; /* as asked for, for the error text */
     uint16_t method;
     rt_reply_fn done;
@@ -34,6 +34,8 @@ struct rt_call {
     struct rt_call *next; /* in the free list */
     struct rt_session *session;
     uint64_t request_id, batch_id, came_ns;
+    uint64_t
+        made_ns; /* its batch is traced, and the reply was made while it was sent: when all was made; else 0 */
     uint16_t method, flags;
 };
 

@@ -48,6 +48,7 @@ enum key {
     KEY_SEED,
     KEY_SET,
     KEY_LOG_LEVEL,
+    KEY_TRACE,
     KEY_DESCRIBE,
 };
 
@@ -74,6 +75,7 @@ static const struct {
     {"SAFFRON_CHECKPOINT_DIR", KEY_CHECKPOINT_DIR},
     {"SAFFRON_METRICS_GATEWAY_ADDR", KEY_GATEWAY},
     {"LOG_LEVEL", KEY_LOG_LEVEL},
+    {"SAFFRON_TRACE", KEY_TRACE},
 };
 
 static const struct argp_option option[] = {
@@ -145,6 +147,10 @@ static const struct argp_option option[] = {
      "(SAFFRON_METRICS_GATEWAY_ADDR; default: none is)",
      0},
     {"log-level", KEY_LOG_LEVEL, "LEVEL", 0, "error, warn, info or debug (LOG_LEVEL; default info)",
+     0},
+    {"trace", KEY_TRACE, "N", 0,
+     "write what each N-th batch went through into trace/ of --run-dir, for ui.perfetto.dev; the "
+     "same N for all roles (SAFFRON_TRACE; default 0: nothing)",
      0},
     {"describe", KEY_DESCRIBE, 0, 0,
      "check the job's files, print what this role makes of them, and end", 0},
@@ -302,6 +308,8 @@ static int take(struct parsing *parsing, int key, const char *text)
         return take_set(o, text);
     case KEY_LOG_LEVEL:
         return rt_log_level_parse(text, &o->log_level);
+    case KEY_TRACE:
+        return take_u32(text, 0, UINT32_MAX, &o->trace);
     default:
         return take_word(o, key, text);
     }
@@ -406,6 +414,9 @@ static void check_sources(const struct rt_flags *o, struct argp_state *state)
     }
     if (!o->config && !o->job)
         argp_error(state, "without --config the job needs a name: give --job or SAFFRON_JOB");
+    if (o->trace && !o->run_dir && !o->describe)
+        argp_error(state, "--trace (or SAFFRON_TRACE) writes into the run directory: give "
+                          "--run-dir or SAFFRON_RUN_DIR");
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
@@ -428,7 +439,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
         parsing->options->fixed_ports = true;
         break;
     default:
-        if (key < KEY_INDEX || key > KEY_LOG_LEVEL)
+        if (key < KEY_INDEX || key > KEY_TRACE)
             return ARGP_ERR_UNKNOWN;
         if (take(parsing, key, text) != 0)
             argp_error(state, "--%s: %s", flag_of(key), rt_err_text());

@@ -25,6 +25,7 @@ struct rt_flags {
     int port, admin_port; /* -1: not given */
     bool fixed_ports, describe;
     enum rt_log_level log_level;
+    uint32_t trace; /* each so-many-th batch; 0: none */
     const char *set[RT_SETS_MAX];
     size_t n_set;
     char *seed_set; /* "global.seed=N" */

@@ -16,7 +16,9 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/trace.h"
 #include "runtime/member/stranger.h"
 #include "runtime/process/address.h"
 #include "runtime/process/flags.h"
@@ -387,6 +389,30 @@ static int describe(struct rt_process *p)
     return err;
 }
 
+/* Into the run directory, a file for each process. */
+static int open_trace(const struct rt_process *p)
+{
+    struct rt_trace_conf conf = {.every = p->flags.trace,
+                                 .role = p->role.role,
+                                 .index = p->flags.index,
+                                 .host = p->host_id,
+                                 .method_name = wire_method_name};
+    char *dir, *path;
+    int err;
+
+    if (conf.every == 0)
+        return 0;
+    dir = rt_path_join(p->flags.run_dir, "trace");
+    path = rt_xasprintf("%s/%s-%u.json", dir, rt_role_name(p->role.role), p->flags.index);
+    conf.path = path;
+    err = rt_mkdir_all(dir);
+    if (!err)
+        err = rt_trace_open(&conf);
+    rt_free(dir);
+    rt_free(path);
+    return err;
+}
+
 static int set_up(struct rt_process *p)
 {
     int err = rt_place_check(&p->flags, p->role.role, true);
@@ -398,6 +424,8 @@ static int set_up(struct rt_process *p)
     if (!err)
         rt_incarnation_take(&p->start, p->flags.run_dir, p->role.role, p->flags.index);
     p->incarnation = p->start.number;
+    if (!err)
+        err = open_trace(p);
     if (!err)
         err = make_loop(p);
     if (!err)
@@ -625,6 +653,7 @@ int rt_process_end(struct rt_process *process, int err)
     rt_member_destroy(p->member);
     rt_page_destroy(p->page);
     rt_loop_destroy(p->loop);
+    rt_trace_close();
     rt_job_destroy(p->job);
     for (uint32_t i = 0; i < p->n_addresses; i++)
         rt_free(p->address[i]);

@@ -23,3 +23,12 @@ const struct wire_method_info wire_methods[] = {
     {WIRE_NOTE_FINISHED, "NoteFinished", T, T},   {WIRE_TELL_FINISHED, "TellFinished", C, T},
 };
 const size_t wire_method_count = sizeof(wire_methods) / sizeof(wire_methods[0]);
+
+const char *wire_method_name(uint16_t method)
+{
+    for (size_t i = 0; i < wire_method_count; i++) {
+        if (wire_methods[i].method == method)
+            return wire_methods[i].name;
+    }
+    return NULL;
+}

@@ -37,6 +37,7 @@ struct wire_method_info {
 };
 extern const struct wire_method_info wire_methods[];
 extern const size_t wire_method_count;
+const char *wire_method_name(uint16_t method); /* NULL: none */
 
 enum wire_dtype { WIRE_F32 = 0, WIRE_F16 = 1, WIRE_BF16 = 2 };
 

@@ -22,6 +22,7 @@
 #include "runtime/base/half.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
+#include "runtime/base/trace.h"
 #include "trainer/model/build.h"
 #include "trainer/model/convert.h"
 
@@ -451,7 +452,9 @@ int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
     out->loss_sum = 0;
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
+        uint64_t at = rt_trace_begin(batch->batch_id);
         err = forward(model, &slice, false, out);
+        rt_trace_span(batch->batch_id, 0, "forward", at);
     }
     return err;
 }
@@ -471,7 +474,9 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     clear_sums(model, batch, feature_grad);
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
+        uint64_t at = rt_trace_begin(batch->batch_id);
         err = forward(model, &slice, true, out);
+        at = rt_trace_span(batch->batch_id, 0, "forward", at);
         if (!err)
             err = backward(model, &slice, 1.0 / (double)global_samples, feature_grad);
         if (!err)
@@ -480,6 +485,7 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
             add_sums(model, &slice, feature_grad);
         if (!err && narrow && out->finite)
             out->saturated += narrow_slice(model, &slice, feature_grad);
+        rt_trace_span(batch->batch_id, 0, "backward", at);
     }
     if (!err && narrow && out->finite)
         out->saturated += narrow_sums(model, batch, feature_grad);

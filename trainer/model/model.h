@@ -69,6 +69,7 @@ struct tr_sequence_view {
 
 /* One batch, all memory the caller's. */
 struct tr_batch_view {
+    uint64_t batch_id;    /* for the trace; 0: it has none */
     uint32_t samples;     /* 1..samples_max */
     const tr_real *dense; /* [samples][n_dense]; may be NULL when n_dense is 0 */
     /* [n_features] -> [samples][feature_dim[f]] of feature_dtype; of a sequence [rows][feature_dim[f]] */
