@@ -174,26 +174,24 @@ static int refuse(const struct tr_optimizer *optimizer, const float *grad)
                    kinds[optimizer->conf.kind].name, i, optimizer->n, (double)grad[i]);
 }
 
-/* What the gradients are multiplied by. */
-static double clip(struct tr_optimizer *optimizer, const float *grad)
+/* A sum of squares of float32 in float64 is finite exactly when they are: this is the check, too. */
+static double norm_of(const struct tr_optimizer *optimizer, const float *grad)
 {
-    double max = optimizer->conf.clip_norm, sum = 0;
-    if (max == 0)
-        return 1;
+    double sum = 0;
     for (size_t i = 0; i < optimizer->n_spans; i++)
         sum += tr_kernels_get()->sum_squares(grad + optimizer->span[i].offset,
                                              optimizer->span[i].count);
-    optimizer->grad_norm = sqrt(sum);
-    return fmin(1, max / (optimizer->grad_norm + 1e-6));
+    return sqrt(sum);
 }
 
 /* What all spans have in common. */
-static struct tr_update update_of(const struct tr_optimizer *optimizer, double grad_scale)
+static struct tr_update update_of(const struct tr_optimizer *optimizer)
 {
     const struct tr_optimizer_conf *conf = &optimizer->conf;
+    double max = conf->clip_norm;
     double t = (double)optimizer->steps;
     return (struct tr_update){
-        .grad_scale = (float)grad_scale,
+        .grad_scale = (float)(max > 0 ? fmin(1, max / (optimizer->grad_norm + 1e-6)) : 1),
         .eps = (float)conf->eps,
         .momentum = (float)conf->momentum,
         .beta1 = (float)conf->beta1,
@@ -257,10 +255,12 @@ int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *gr
     const char *name = kinds[optimizer->conf.kind].name;
     if (!isfinite(lr))
         return RT_FAIL(RT_EDATA, "optimizer %s: learning rate is %g", name, lr);
-    if (!tr_kernels_get()->within(grad, optimizer->n, FLT_MAX))
+    double norm = norm_of(optimizer, grad);
+    if (!isfinite(norm))
         return refuse(optimizer, grad);
+    optimizer->grad_norm = norm;
     optimizer->steps++;
-    struct tr_update op = update_of(optimizer, clip(optimizer, grad));
+    struct tr_update op = update_of(optimizer);
     for (size_t i = 0; i < optimizer->n_spans; i++) {
         const struct tr_span *span = &optimizer->span[i];
         op.n = span->count;

@@ -54,7 +54,7 @@ const char *tr_optimizer_name(enum tr_optimizer_kind kind);
 struct tr_optimizer;
 
 /* State for n parameters. RT_EUSAGE for a value out of range, RT_ENOMEM. The second form: span[n_spans] lie within n in
- * ascending order; parameters in none of them are left alone, and count in no norm. The spans are copied. */
+ * ascending order; parameters in none of them are left alone, and their gradients are not looked at. The spans are copied. */
 int tr_optimizer_create(const struct tr_optimizer_conf *conf, size_t n, struct tr_optimizer **out);
 int tr_optimizer_create_spans(const struct tr_optimizer_conf *conf, size_t n,
                               const struct tr_span *span, size_t n_spans,
@@ -65,7 +65,7 @@ void tr_optimizer_destroy(struct tr_optimizer *optimizer); /* NULL is legal */
  * finite; if not, RT_EDATA names the first bad index and nothing has changed, t included. Allocates nothing. */
 int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *grad, float *param);
 
-/* |g| of the latest step, before clipping; NaN without clip_norm and before the first. */
+/* |g| of the latest step, before clipping; NaN before the first. */
 double tr_optimizer_grad_norm(const struct tr_optimizer *optimizer);
 
 /* State for checkpoints: [slots * n] floats (NULL when slots is 0), writable; and the steps taken. */

@@ -133,7 +133,7 @@ ROWS = [
               ("max(%s)" % one("trainer_learning_rate"), "dense"),
               ("max(%s)" % one("trainer_learning_rate_factor"), "factor"), width=6),
         panel("Gradient norm", "short",
-              "Of all dense gradients before clipping, where clip_norm is set. Bad: it rises step after step: the learning rate is "
+              "Of all dense gradients before clipping. Bad: it rises step after step: the learning rate is "
               "too large. Always above clip_norm: every step is scaled down.",
               ("max(%s)" % one("trainer_gradient_norm"), "norm"), width=6),
     ]),

@@ -216,7 +216,7 @@ static void test_clip(void **state)
             assert_int_equal(tr_optimizer_step(a, 0.1, grad, plain), 0);
             assert_int_equal(tr_optimizer_step(b, 0.1, grad, clipped), 0);
             assert_memory_equal(plain, clipped, n * sizeof *plain);
-            assert_true(isnan(tr_optimizer_grad_norm(a)));
+            assert_true(tr_optimizer_grad_norm(a) == tr_optimizer_grad_norm(b));
             assert_true(fabs(tr_optimizer_grad_norm(b) - sqrt(sum)) <= 1e-14 * sqrt(sum));
             assert_true(isa == RT_ISA_PLAIN || tr_optimizer_grad_norm(b) == norm);
             norm = tr_optimizer_grad_norm(b);
