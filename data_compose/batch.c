@@ -80,27 +80,11 @@ struct dc_batcher {
 
 /* ---- life ---- */
 
-static int check_limits(const struct dc_batcher_conf *conf)
-{
-    const struct rt_job *job = conf->feed.job;
-    uint64_t ids = (uint64_t)dc_parser_ids_max(conf->feed.parser) * job->data.batch_size;
-
-    if (ids > WIRE_IDS_MAX)
-        return RT_FAIL(RT_EUSAGE,
-                       "data.yml: batch_size %u x %u ids per row is over %u ids per batch; "
-                       "expected a batch_size of at most %u, or features with a smaller max_length",
-                       job->data.batch_size, dc_parser_ids_max(conf->feed.parser), WIRE_IDS_MAX,
-                       WIRE_IDS_MAX / dc_parser_ids_max(conf->feed.parser));
-    return 0;
-}
-
 int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **out)
 {
     const struct rt_job *job = conf->feed.job;
     const struct rt_data_conf *data = &job->data;
-    int err = check_limits(conf);
-    if (err)
-        return err;
+    rt_assert((uint64_t)dc_parser_ids_max(conf->feed.parser) * data->batch_size <= WIRE_IDS_MAX);
     struct dc_batcher *b = rt_xcalloc(1, sizeof(*b));
     const struct dc_row *row = dc_parser_view(conf->feed.parser);
 

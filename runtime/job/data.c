@@ -115,6 +115,29 @@ static int check_sequences(const struct rt_node *root, const struct rt_job *job)
                         (unsigned long long)places, WIRE_IDS_MAX);
 }
 
+/* What a batch may have if every list is as long as it may be. No feature has more ids than its max_length. */
+static int check_ids(const struct rt_node *root, const struct rt_job *job)
+{
+    const struct rt_data_conf *d = &job->data;
+    uint64_t ids = 0;
+
+    for (uint32_t f = 0; f < job->n_features; f++) {
+        uint64_t room = 0, max = job->feature[f].max_length;
+
+        for (uint32_t i = 0; i < d->n_columns; i++)
+            if (d->column[i].kind == RT_COLUMN_FEATURE && d->column[i].target == f)
+                room += d->column[i].separator ? max : 1;
+        ids += room < max ? room : max;
+    }
+    if (ids * d->batch_size <= WIRE_IDS_MAX)
+        return 0;
+    return rt_node_fail(root,
+                        "batch_size: expected at most %llu, got %u: a sample may have %llu ids "
+                        "(max_length of lists), and a batch %u",
+                        (unsigned long long)(WIRE_IDS_MAX / ids), d->batch_size,
+                        (unsigned long long)ids, WIRE_IDS_MAX);
+}
+
 static int check(const struct rt_node *root, const struct rt_job *job, bool looked)
 {
     const struct rt_data_conf *d = &job->data;
@@ -140,7 +163,9 @@ static int check(const struct rt_node *root, const struct rt_job *job, bool look
                                 job->feature[f].name);
     }
     int err = check_sequences(root, job);
-    return err ? err : check_hashed(root, job);
+    if (!err)
+        err = check_hashed(root, job);
+    return err ? err : check_ids(root, job);
 }
 
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base)

@@ -679,20 +679,6 @@ static void steady(void **state)
     rt_free(file);
 }
 
-static void too_large(void **state)
-{
-    struct data_job dj;
-    struct dc_batcher *batcher = NULL;
-
-    (void)state;
-    init(&dj, false);
-    dj.job.data.batch_size = WIRE_IDS_MAX / 3 + 1;
-    struct dc_batcher_conf conf = {.feed = {.io = io, .job = &dj.job}, .size = 1};
-    assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
-    assert_int_equal(dc_batcher_create(&conf, &batcher), RT_EUSAGE);
-    dc_parser_destroy(conf.feed.parser);
-}
-
 static int setup(void **state)
 {
     static const char *const name[] = {"0.tsv", "1.tsv", "2.tsv", "all.libsvm"};
@@ -735,7 +721,6 @@ int main(void)
         cmocka_unit_test(purity),    cmocka_unit_test(epochs),    cmocka_unit_test(bad_rows),
         cmocka_unit_test(carried),   cmocka_unit_test(weighted),  cmocka_unit_test(bad_rows_gzip),
         cmocka_unit_test(no_memory), cmocka_unit_test(full_pool), cmocka_unit_test(steady),
-        cmocka_unit_test(too_large),
     };
 
     return cmocka_run_group_tests(test, setup, teardown);

@@ -293,6 +293,31 @@ static void test_hashed_rows(void **state)
     rt_job_destroy(job);
 }
 
+/* Lists of 255 and of 256 at most, the first of them from two columns, and a single id, of 2^20. */
+static void test_ids(void **state)
+{
+    static const char *const set[] = {
+        "embedding.features.user.max_length=255",
+        "data.columns={y: label, user: {separator: '|'}, also: {feature: user}, item: {separator: "
+        "'|'}, other: feature}",
+        "data.batch_size=2049"};
+    const char *less[] = {set[0], set[1], "data.batch_size=2048"},
+               *more[] = {"data.batch_size=65536"};
+    struct rt_job *job = NULL;
+
+    (void)state;
+    assert_int_equal(load(set, ARRAY_LEN(set), &job), RT_EUSAGE);
+    if (!strstr(rt_err_text(),
+                "batch_size: expected at most 2048, got 2049: a sample may have 512 ids "
+                "(max_length of lists), and a batch 1048576"))
+        fail_msg("%s", rt_err_text());
+    assert_int_equal(load(less, ARRAY_LEN(less), &job), 0);
+    rt_job_destroy(job);
+    assert_int_equal(load(more, ARRAY_LEN(more), &job), RT_EUSAGE);
+    if (!strstr(rt_err_text(), "batch_size: expected an integer in 1..65535, got '65536'"))
+        fail_msg("%s", rt_err_text());
+}
+
 /* What was written stands alone: loaded from elsewhere it is the same job. */
 static void test_write(void **state)
 {
@@ -343,7 +368,7 @@ int main(void)
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_good),        cmocka_unit_test(test_hashes),
         cmocka_unit_test(test_bad),         cmocka_unit_test(test_new_values),
-        cmocka_unit_test(test_hashed_rows), cmocka_unit_test(test_write),
-        cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_hashed_rows), cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_write),       cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(test, setup, teardown);
 }
