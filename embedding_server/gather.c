@@ -222,6 +222,22 @@ static void replace_step(struct ebs_gather *gather, struct step *step)
     step_free(gather, step);
 }
 
+/* Who makes a step in a later attempt has gone back to the one before it: what is here of steps after it, of attempts
+ * before, is of the lost ranks. */
+static void drop_lost(struct ebs_gather *gather, const struct wire_apply_gradients *m)
+{
+    uint64_t key, value;
+
+    for (size_t at = 0; rt_map_next(&gather->steps, &at, &key, &value);) {
+        struct step *step = rt_map_get_ptr(&gather->steps, key);
+
+        if (key <= m->step || step->attempt >= m->attempt)
+            continue;
+        replace_step(gather, step);
+        at = 0; /* removal moves entries */
+    }
+}
+
 static int step_of(struct ebs_gather *gather, const struct wire_apply_gradients *m,
                    struct step **out)
 {
@@ -235,6 +251,7 @@ static int step_of(struct ebs_gather *gather, const struct wire_apply_gradients 
         step = NULL;
     }
     if (!step) {
+        drop_lost(gather, m);
         if (m->world > EBS_WORLD_MAX || gather->steps.count >= EBS_OPEN_MAX)
             return RT_FAIL(RT_ELIMIT,
                            "step %llu: %u ranks and %zu open steps, expected at most %u, %u",

@@ -338,6 +338,39 @@ static void attempts_at_a_step_are_kept_apart(void **state)
     assert_int_equal(ebs_owner_stats(serve.owner)->open, 0);
 }
 
+/* The step after it, of that attempt, is complete here, as nothing of it is this owner's: it does not go before the one
+ * that is made in its place. */
+static void later_steps_of_a_lost_attempt_are_lost(void **state)
+{
+    uint64_t id = serve_pick(0, true);
+    float grad[] = {1, 1};
+    struct serve_update u = {.batch_id = rt_batch_id(1, 0),
+                             .step = 2,
+                             .attempt = 5,
+                             .world = 1,
+                             .synchronous = true,
+                             .id = &id,
+                             .grad = grad};
+    struct serve_answer *lost = serve_send(&u), *first, *second, *lookup;
+
+    (void)state;
+    u.attempt = 6;
+    u.step = 1;
+    u.batch_id = rt_batch_id(0, 7);
+    first = serve_send(&u);
+    lookup = serve_look_up(0, &id, 1, 2);
+    serve_run(2);
+    assert_true(lost->err == RT_EUNKNOWN && first->applied.outcome == WIRE_APPLIED);
+    assert_false(lookup->done);
+    u.step = 2;
+    u.batch_id = rt_batch_id(1, 7);
+    u.n = 1;
+    second = serve_send(&u);
+    serve_run(2);
+    assert_int_equal(second->applied.outcome, WIRE_APPLIED);
+    assert_true(lookup->done && lookup->value[0] == 0.5f);
+}
+
 /* Ranks without a batch do not count: each step has a world of its own, and so has each attempt at one. */
 static void worlds_differ_from_step_to_step(void **state)
 {
@@ -454,6 +487,8 @@ int main(void)
                                         serve_tear_down),
         cmocka_unit_test_setup_teardown(a_successor_takes_the_place, serve_set_up, serve_tear_down),
         cmocka_unit_test_setup_teardown(attempts_at_a_step_are_kept_apart, serve_set_up,
+                                        serve_tear_down),
+        cmocka_unit_test_setup_teardown(later_steps_of_a_lost_attempt_are_lost, serve_set_up,
                                         serve_tear_down),
         cmocka_unit_test_setup_teardown(worlds_differ_from_step_to_step, serve_set_up,
                                         serve_tear_down),
