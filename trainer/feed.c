@@ -442,8 +442,8 @@ static void join(struct tr_batch *batch, struct rt_call *call, const struct wire
 }
 
 /* Why a batch cannot be taken now; NULL: it can. Training batches may come while an evaluation is made. */
-static const char *not_now(struct tr_trainer *trainer, const struct wire_train_batch *head,
-                           bool is_here)
+static const char *not_now(struct tr_trainer *trainer, uint64_t id,
+                           const struct wire_train_batch *head, bool is_here)
 {
     if (head->evaluate ? trainer->kind != WIRE_PHASE_EVALUATE
                        : trainer->kind == WIRE_PHASE_STATISTICS ||
@@ -451,6 +451,9 @@ static const char *not_now(struct tr_trainer *trainer, const struct wire_train_b
         return "the job is in another phase";
     if (!tr_middleware(trainer, head->middleware, head->middleware_loop))
         return "that middleware is not known here yet";
+    /* Of a composer that has not heard yet that all trainers were lost; or we have not heard yet where the group is. */
+    if (!head->evaluate && !rt_ledger_has_room(trainer->ledger, id))
+        return "it is too far ahead of the ledger here";
     return NULL;
 }
 
@@ -478,7 +481,7 @@ void tr_feed_serve(void *ctx, struct rt_call *call, const struct rt_frame *reque
         return;
     }
     struct tr_batch *batch = rt_map_get_ptr(&trainer->batches, id);
-    const char *why = not_now(trainer, &head, batch != NULL);
+    const char *why = not_now(trainer, id, &head, batch != NULL);
     if (!head.evaluate)
         tr_phase_has_batch(trainer, rt_call_from(call)->index);
     if (is_over(trainer, id, batch, head.evaluate)) {

@@ -29,6 +29,8 @@
 #define PART_ELEMENTS (2u << 20) /* 8 MiB */
 #define AGAIN_NS      (5 * 1000000ull)
 #define ATTEMPT_BITS  20 /* for the group epoch */
+#define INCARNATION_MAX                                                                            \
+    ((uint64_t)1 << (63 - ATTEMPT_BITS)) /* the year 2248, and room for the epoch */
 
 struct ask {
     struct tr_group *group;
@@ -131,13 +133,28 @@ static bool is_behind(const struct tr_group *group)
 
 static void fetch(struct tr_group *group);
 
-/* Owners go by the order of these (embedding_server/gather.h). Where all ranks were lost at once nobody knows a group
- * epoch any more, and they begin anew: rank 0's incarnation, which has grown, comes first. In milliseconds of the wall
- * clock that fits for 500 years, and a million groups of one rank 0 keep their order. */
+/* Owners go by the order of these (embedding_server/gather.h), which grow with the group epoch. Where all ranks were lost
+ * at once nobody knows a group epoch any more, and they begin anew: so rank 0's incarnation, which has grown, counts
+ * more. It is in milliseconds, and no group forms a million times in one. */
 static uint64_t number_of_attempts(const struct tr_group *group)
 {
-    return group->incarnation[0] << ATTEMPT_BITS |
-           (group->epoch & (((uint64_t)1 << ATTEMPT_BITS) - 1));
+    return (group->incarnation[0] << ATTEMPT_BITS) + group->epoch;
+}
+
+static int check_group(const struct tr_group *group, const struct wire_join_group_reply *reply)
+{
+    if (reply->n_ranks != group->world || reply->rank >= group->world ||
+        reply->group_epoch <= group->epoch || reply->group_epoch > UINT32_MAX)
+        return RT_FAIL(RT_EPROTO,
+                       "JoinGroup reply: %u ranks, leader %u, group epoch %" PRIu64
+                       "; expected %u ranks and an epoch above %" PRIu64 " in 32 bits",
+                       reply->n_ranks, reply->rank, reply->group_epoch, group->world, group->epoch);
+    if (reply->incarnation[0] > INCARNATION_MAX)
+        return RT_FAIL(RT_EPROTO,
+                       "JoinGroup reply: incarnation %" PRIu64
+                       " of trainer/0, expected milliseconds since 1970, at most %" PRIu64,
+                       reply->incarnation[0], INCARNATION_MAX);
+    return 0;
 }
 
 static uint8_t *copy_of(const uint8_t *data, size_t size)
@@ -167,12 +184,9 @@ int tr_form_check_known(const struct tr_group *group, const char *what)
 static int take_group(struct tr_group *group, const struct wire_join_group_reply *reply)
 {
     struct tr_trainer *trainer = group->trainer;
-    if (reply->n_ranks != group->world || reply->rank >= group->world ||
-        reply->group_epoch <= group->epoch)
-        return RT_FAIL(RT_EPROTO,
-                       "JoinGroup reply: %u ranks, leader %u, group epoch %" PRIu64
-                       "; expected %u ranks and an epoch above %" PRIu64,
-                       reply->n_ranks, reply->rank, reply->group_epoch, group->world, group->epoch);
+    int err = check_group(group, reply);
+    if (err)
+        return err;
     group->epoch = reply->group_epoch;
     tr_set(&trainer->metric.group_epoch, group->epoch);
     group->epoch_known = reply->group_epoch;
@@ -188,7 +202,7 @@ static int take_group(struct tr_group *group, const struct wire_join_group_reply
     group->leader = reply->rank;
     group->leader_step = reply->step;
     if (!is_behind(group)) {
-        int err = take_state(trainer, reply->state, reply->state_size);
+        err = take_state(trainer, reply->state, reply->state_size);
         if (!err)
             join_done(group);
         return err;

@@ -49,7 +49,7 @@ struct world {
     /* composer */
     struct wire_await_phase_reply phase;
     unsigned phases;
-    int outcome[64];  /* by sequence */
+    int outcome[64];  /* by sequence % 64 */
     bool own_failure; /* of the latest outcome */
     uint32_t loop;    /* where batches are put */
     unsigned answers;
@@ -187,7 +187,7 @@ static void on_outcome(void *arg, int err, const struct rt_frame *reply)
     if (!err)
         err = wire_train_batch_reply_unpack(reply->message, reply->header.message_size, w->arena,
                                             &head);
-    w->outcome[q->sequence] = err ? err : (int)head.outcome;
+    w->outcome[q->sequence % 64] = err ? err : (int)head.outcome;
     w->own_failure = !err && head.failed;
     w->answers++;
     rt_free(q);
@@ -217,7 +217,7 @@ static void send_batch(struct world *w, uint32_t split, uint64_t sequence, uint3
     struct rt_piece piece = {buf->data, end, buf};
     struct question *q = rt_xcalloc(1, sizeof *q);
     *q = (struct question){w, sequence};
-    w->outcome[sequence] = 0;
+    w->outcome[sequence % 64] = 0;
     struct rt_outgoing out = {.batch_id = rt_batch_id(split, sequence),
                               .message = w->out.data,
                               .message_size = w->out.size,
@@ -659,6 +659,22 @@ static void test_repeat(void **state)
     stop(&w);
 }
 
+/* Of a composer that has not heard that all trainers were lost, and its rows begin anew: no header would take it. */
+static void test_too_far(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w, NULL, 0);
+    send_batch(&w, 0, RT_BATCH_WINDOW + 1, 1);
+    run_until(&w, (struct goal){.answers = 1});
+    assert_int_equal(w.outcome[1], WIRE_RETRY);
+    assert_false(w.own_failure);
+    send_batch(&w, 0, RT_BATCH_WINDOW - 1, 1);
+    run_until(&w, (struct goal){.answers = 2});
+    assert_int_equal(w.outcome[63], WIRE_TRAINED);
+    stop(&w);
+}
+
 /* What is lost on the way is not the batch's fault: only an error of its own is told as one. */
 static void test_attempts(void **state)
 {
@@ -898,7 +914,7 @@ int main(void)
         cmocka_unit_test(test_poisoned),     cmocka_unit_test(test_push_refused),
         cmocka_unit_test(test_half_wire),    cmocka_unit_test(test_full),
         cmocka_unit_test(test_full_in_turn), cmocka_unit_test(test_no_gradient_buffer),
-        cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_too_large),    cmocka_unit_test(test_too_far),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
