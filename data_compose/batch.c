@@ -20,6 +20,7 @@
  * TIME. One turn takes at most TURN_ROWS rows or TURN_BYTES of text from the feed, or builds one batch. */
 #include "data_compose/batch.h"
 #include "data_compose/columns.h"
+#include "data_compose/payload.h"
 #include "data_compose/quarantine.h"
 #include "data_compose/rows.h"
 #include "data_compose/turn.h"
@@ -39,7 +40,6 @@
 
 #define TURN_ROWS  4096u
 #define TURN_BYTES (2u << 20)
-#define TILE       32u /* samples whose ids are laid out together */
 
 struct split {
     struct dc_rows rows;
@@ -74,8 +74,9 @@ struct dc_batcher {
         uint64_t id;
     } * before; /* [world] the last batch cut for a rank, wanted or not */
     struct dc_turns turns;
-    uint64_t **cursor;     /* [n_features] scratch: where the next id goes */
-    float **weight_cursor; /* [n_features] and its weight, where ids have them */
+    struct dc_payload *payload;
+    uint64_t block_end; /* number of the row behind the block of rows that is read */
+    struct split *own;  /* whose that block is; NULL: another composer's */
 };
 
 /* ---- life ---- */
@@ -110,8 +111,7 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
     b->conf.world = conf->world ? conf->world : 1;
     b->before = rt_xcalloc(b->conf.world, sizeof(*b->before));
     dc_turns_init(&b->turns, b->conf.world, data->window ? data->window : 1);
-    b->cursor = (uint64_t **)rt_xcalloc(job->n_features + 1, sizeof(*b->cursor));
-    b->weight_cursor = (float **)rt_xcalloc(job->n_features + 1, sizeof(*b->weight_cursor));
+    b->payload = dc_payload_create(conf->feed.io, &b->shape, b->columns);
     for (uint32_t i = 0; i < b->n_own; i++)
         if (conf->first_sequence)
             b->split[i].sequence = conf->first_sequence[conf->index + i * conf->size];
@@ -134,8 +134,7 @@ void dc_batcher_destroy(struct dc_batcher *batcher)
     rt_free(batcher->order);
     rt_free(batcher->before);
     dc_turns_release(&batcher->turns);
-    rt_free((void *)batcher->cursor);
-    rt_free((void *)batcher->weight_cursor);
+    dc_payload_destroy(batcher->payload);
     rt_free(batcher);
 }
 
@@ -240,239 +239,12 @@ static int stop_drain(struct dc_batcher *b)
     int err = keep_block_rows(b);
 
     if (!err)
-        err =
-            dc_rows_keep(&split->rows, &b->spare, b->order + b->at_order, b->n_order - b->at_order);
+        err = dc_rows_keep(&split->rows, &b->spare, &b->shape, b->order + b->at_order,
+                           b->n_order - b->at_order);
 
     split->n_queued = split->rows.n;
     b->draining = NULL;
     return err;
-}
-
-/* ---- one batch ---- */
-
-/* Ids of each feature, and whether all samples have one. */
-static void count_ids(const struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
-{
-    uint32_t n_features = b->shape.n_features;
-    struct dc_record r;
-
-    for (uint32_t f = 0; f < n_features; f++) {
-        batch->layout[f] = WIRE_LAYOUT_ONE;
-        if (b->shape.varying)
-            continue;
-        batch->n_ids[f] = batch->samples * b->shape.count[f];
-        if (b->shape.count[f] != 1)
-            batch->layout[f] = WIRE_LAYOUT_LENGTHS;
-    }
-    for (uint32_t s = 0; b->shape.varying && s < batch->samples; s++) {
-        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
-        for (uint32_t f = 0; f < n_features; f++) {
-            batch->n_ids[f] += r.count[f];
-            if (r.count[f] != 1)
-                batch->layout[f] = WIRE_LAYOUT_LENGTHS;
-        }
-    }
-}
-
-static size_t ids_bytes(const struct dc_batch *batch, uint32_t n_features)
-{
-    size_t end = 0;
-
-    for (uint32_t f = 0; f < n_features; f++) {
-        if (batch->layout[f] == WIRE_LAYOUT_LENGTHS)
-            rt_segment_put(&end, batch->samples * sizeof(uint32_t));
-        rt_segment_put(&end, batch->n_ids[f] * sizeof(uint64_t));
-        if (batch->weighted && batch->weighted[f])
-            rt_segment_put(&end, batch->n_ids[f] * sizeof(float));
-    }
-    return end;
-}
-
-/* The next segment at *end, with the padding before it cleared: the digest covers it. */
-static void *segment(struct rt_buf *buf, size_t *end, size_t bytes)
-{
-    size_t before = *end, at = rt_segment_put(end, bytes);
-
-    memset(buf->data + before, 0, at - before);
-    return buf->data + at;
-}
-
-/* The ids of up to TILE samples, feature by feature. Sample by sample would write to all features' columns in
- * turn, which lie a power of two apart and so fight for the same few cache lines. */
-static void fill_ids(struct dc_batcher *b, const struct dc_record *r, uint32_t n)
-{
-    uint32_t at[TILE] = {0};
-
-    for (uint32_t f = 0; f < b->shape.n_features; f++) {
-        uint64_t *to = b->cursor[f];
-
-        for (uint32_t s = 0; s < n; s++)
-            for (uint32_t k = 0; k < r[s].count[f]; k++)
-                *to++ = r[s].id[at[s]++];
-        b->cursor[f] = to;
-    }
-}
-
-/* The same where all samples have as many ids. */
-static void fill_even_ids(struct dc_batcher *b, const struct dc_record *r, uint32_t n)
-{
-    uint32_t at = 0;
-
-    for (uint32_t f = 0; f < b->shape.n_features; f++) {
-        uint32_t count = b->shape.count[f];
-        uint64_t *to = b->cursor[f];
-
-        for (uint32_t s = 0; s < n; s++)
-            for (uint32_t k = 0; k < count; k++)
-                *to++ = r[s].id[at + k];
-        b->cursor[f] = to;
-        at += count;
-    }
-}
-
-/* And their weights, of the features whose ids have them. */
-static void fill_weights(struct dc_batcher *b, const struct dc_record *r, uint32_t n)
-{
-    uint32_t at[TILE] = {0};
-
-    for (uint32_t f = 0; f < b->shape.n_features; f++) {
-        for (uint32_t s = 0; s < n; s++) {
-            if (b->shape.id_weighted[f]) {
-                memcpy(b->weight_cursor[f], r[s].id_weight + at[s], r[s].count[f] * sizeof(float));
-                b->weight_cursor[f] += r[s].count[f];
-            }
-            at[s] += r[s].count[f];
-        }
-    }
-}
-
-static void fill_samples(const struct dc_rows_shape *shape, const struct dc_record *r, uint32_t n,
-                         struct dc_filling *at)
-{
-    for (uint32_t s = 0; s < n; s++) {
-        memcpy(at->dense, r[s].dense, shape->n_dense * sizeof(float));
-        memcpy(at->label, r[s].label, shape->n_labels * sizeof(float));
-        at->dense += shape->n_dense;
-        at->label += shape->n_labels;
-        if (at->weight)
-            *at->weight++ = *r[s].weight;
-        if (at->group)
-            *at->group++ = *r[s].group;
-        if (!at->key)
-            continue;
-        *at->key_length++ = r[s].key_size;
-        memcpy(at->key, r[s].key, r[s].key_size);
-        at->key += r[s].key_size;
-    }
-}
-
-/* Segments of the ids, with the lengths filled in. */
-static void lay_out_ids(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
-{
-    size_t end = 0;
-    struct dc_record r;
-
-    for (uint32_t f = 0; f < b->shape.n_features; f++) {
-        if (batch->layout[f] == WIRE_LAYOUT_LENGTHS) {
-            uint32_t *length = segment(batch->ids, &end, batch->samples * sizeof(*length));
-            for (uint32_t s = 0; s < batch->samples; s++) {
-                if (b->shape.varying)
-                    dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
-                length[s] = b->shape.varying ? r.count[f] : b->shape.count[f];
-            }
-        }
-        b->cursor[f] = segment(batch->ids, &end, batch->n_ids[f] * sizeof(uint64_t));
-        if (batch->weighted && batch->weighted[f])
-            b->weight_cursor[f] = segment(batch->ids, &end, batch->n_ids[f] * sizeof(float));
-    }
-    rt_assert(end == batch->ids->size);
-}
-
-static struct dc_filling lay_out_samples(const struct dc_rows_shape *shape, struct dc_batch *batch)
-{
-    struct rt_buf *buf = batch->samples_payload;
-    size_t n = batch->samples, end = 0;
-    struct dc_filling at = {0};
-
-    at.dense = segment(buf, &end, n * sizeof(float) * shape->n_dense);
-    at.label = segment(buf, &end, n * sizeof(float) * shape->n_labels);
-    if (shape->weighted)
-        at.weight = segment(buf, &end, n * sizeof(float));
-    if (shape->grouped)
-        at.group = segment(buf, &end, n * sizeof(uint64_t));
-    if (batch->key_bytes) {
-        at.key_length = segment(buf, &end, n * sizeof(uint32_t));
-        at.key = segment(buf, &end, batch->key_bytes);
-    }
-    rt_assert(end == buf->size);
-    return at;
-}
-
-/* The first n samples, which are records. */
-static void fill_records(struct dc_batcher *b, const uint32_t *order, uint32_t n,
-                         struct dc_filling *at)
-{
-    struct dc_record r[TILE];
-
-    for (uint32_t from = 0; from < n; from += TILE) {
-        uint32_t here = n - from < TILE ? n - from : TILE;
-
-        for (uint32_t s = 0; s < here; s++)
-            dc_rows_at(&b->draining->rows, &b->shape, order[from + s], &r[s]);
-        for (uint32_t s = here; s < 2 * TILE && from + s < n; s++)
-            dc_rows_prefetch(&b->draining->rows, order[from + s]); /* of the next tile */
-        fill_samples(&b->shape, r, here, at);
-        if (b->shape.varying)
-            fill_ids(b, r, here);
-        else
-            fill_even_ids(b, r, here);
-        if (b->shape.id_weighted)
-            fill_weights(b, r, here);
-    }
-}
-
-/* Records are queued, so they come first; the others are gathered from the block. */
-static void fill(struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
-{
-    struct dc_filling at = lay_out_samples(&b->shape, batch);
-    uint32_t n = batch->samples, records = 0;
-
-    lay_out_ids(b, order, batch);
-    while (records < n && order[records] < b->n_records)
-        records++;
-    fill_records(b, order, records, &at);
-    at.id = b->cursor;
-    if (records < n)
-        dc_columns_fill(b->columns, order + records, b->n_records, n - records, &at);
-    batch->digest = rt_hash_bytes(batch->ids->data, batch->ids->size);
-}
-
-/* Bytes of the segments beside the ids. */
-static size_t samples_bytes(const struct dc_rows_shape *shape, const struct dc_batch *batch)
-{
-    size_t n = batch->samples, end = 0;
-
-    rt_segment_put(&end, n * sizeof(float) * shape->n_dense);
-    rt_segment_put(&end, n * sizeof(float) * shape->n_labels);
-    if (shape->weighted)
-        rt_segment_put(&end, n * sizeof(float));
-    if (shape->grouped)
-        rt_segment_put(&end, n * sizeof(uint64_t));
-    if (batch->key_bytes)
-        rt_segment_put(&end, n * sizeof(uint32_t));
-    if (batch->key_bytes)
-        rt_segment_put(&end, batch->key_bytes);
-    return end;
-}
-
-static void count_keys(const struct dc_batcher *b, const uint32_t *order, struct dc_batch *batch)
-{
-    struct dc_record r;
-
-    for (uint32_t s = 0; b->shape.keyed && s < batch->samples; s++) {
-        dc_rows_at(&b->draining->rows, &b->shape, order[s], &r);
-        batch->key_bytes += r.key_size;
-    }
 }
 
 /* NULL: the pool is over its budget. */
@@ -480,27 +252,16 @@ static struct dc_batch *build(struct dc_batcher *b, uint64_t id, const uint32_t 
 {
     struct dc_batch *batch =
         dc_batch_create(b->conf.pool, b->shape.n_features, b->shape.id_weighted);
-    struct rt_io *io = b->conf.feed.io;
     const struct before *before = &b->before[rt_batch_rank(id, b->conf.world)];
 
     batch->id = id;
     batch->samples = n;
     batch->has_before = before->has;
     batch->before = before->id;
-    count_ids(b, order, batch);
-    size_t ids = ids_bytes(batch, b->shape.n_features);
-    count_keys(b, order, batch);
-    size_t values = samples_bytes(&b->shape, batch);
-    batch->ids = rt_io_buf(io, ids);
-    batch->samples_payload = rt_io_buf(io, values);
-    if (!batch->ids || !batch->samples_payload) {
-        dc_batch_destroy(batch);
-        return NULL;
-    }
-    batch->ids->size = ids;
-    batch->samples_payload->size = values;
-    fill(b, order, batch);
-    return batch;
+    if (dc_payload_build(b->payload, &b->draining->rows, b->n_records, order, batch))
+        return batch;
+    dc_batch_destroy(batch);
+    return NULL;
 }
 
 /* The batch was cut, wanted (then it is `batch`) or not: who comes after it. */
@@ -607,6 +368,22 @@ static int take_block(struct dc_batcher *b, struct split *split)
     return start_drain(b, split, rows);
 }
 
+/* The split of the feed's row; NULL: it is another composer's. Divides once a block: by row that took a thirtieth of all
+ * time. */
+static struct split *split_of_row(struct dc_batcher *b)
+{
+    uint64_t row = dc_feed_number(b->feed);
+
+    if (row >= b->block_end) {
+        uint64_t block = row / b->data->block_rows;
+        uint32_t split = (uint32_t)(block % b->data->splits);
+
+        b->block_end = (block + 1) * b->data->block_rows;
+        b->own = split % b->conf.size == b->conf.index ? &b->split[split / b->conf.size] : NULL;
+    }
+    return b->own;
+}
+
 /* Read until a chunk is full or the slice is used up. */
 static int read_rows(struct dc_batcher *b)
 {
@@ -621,11 +398,9 @@ static int read_rows(struct dc_batcher *b)
             break;
         }
         bytes += dc_feed_row_bytes(b->feed);
-        uint64_t block = dc_feed_number(b->feed) / b->data->block_rows;
-        uint32_t split = (uint32_t)(block % b->data->splits);
-        if (split % b->conf.size != b->conf.index)
+        struct split *own = split_of_row(b);
+        if (!own)
             continue;
-        struct split *own = &b->split[split / b->conf.size];
         rc = block_is_chunk(b, own) ? take_block(b, own) : take_row(b, own);
         if (rc)
             return rc;

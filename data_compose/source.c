@@ -250,7 +250,8 @@ static int fill_packed(struct dc_source *s)
 
 static int fill_plain(struct dc_source *s)
 {
-    ssize_t n = read_some(s, s->buffer + s->end, BUFFER_BYTES - s->end);
+    size_t room = BUFFER_BYTES - s->end;
+    ssize_t n = read_some(s, s->buffer + s->end, room < INPUT_BYTES ? room : INPUT_BYTES);
 
     if (n < 0)
         return (int)n;
