@@ -11,10 +11,10 @@
  * A block of the binary form that is a chunk is not read row by row: batches are gathered from its columns (columns.h),
  * behind the records that its split has kept, and what it leaves becomes records.
  *
- * MEMORY. Rows wait as compact records (rows.h): at most one chunk (shuffle_rows; without shuffling
+ * MEMORY. Rows wait in compact stores (rows.h): at most one chunk (shuffle_rows; without shuffling
  * batch_size) and batch_size - 1 kept rows per own split. Where block_rows is a multiple of
  * shuffle_rows (the default) chunks fill one after another: then it is one chunk in all, and the kept
- * rows. Criteo's record is 264 bytes: 2 MB for the chunk, at most 21 MB kept for 64 splits of batch size
+ * rows. Criteo's row is 272 bytes: 2 MB for the chunk, at most 21 MB kept for 64 splits of batch size
  * 1,024. A finished batch lies in two buffers of the io's pool, which has its own budget.
  *
  * TIME. One turn takes at most TURN_ROWS rows or TURN_BYTES of text from the feed, or builds one batch. */

@@ -1,5 +1,6 @@
 /* tests/unit/test_hash.c -- published vectors, and the fast CRC against the plain one. */
 #include "runtime/base/assert.h"
+#include "runtime/base/cpu.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/rand.h"
 
@@ -93,12 +94,37 @@ static void id_vectors(void **state)
     assert_int_equal(rt_hash_id(UINT64_MAX), 0x64b5720b4b825f21ULL);
 }
 
+/* Digests name batches between roles: whatever the CPU, the same. */
+static void xxh3_any_isa(void **state)
+{
+    enum { SIZE = 70000 };
+    enum rt_isa own = rt_cpu_isa();
+    uint8_t *data = malloc(SIZE);
+
+    (void)state;
+    for (size_t i = 0; i < SIZE; i++)
+        data[i] = (uint8_t)rt_draw(9, i);
+    for (uint64_t i = 0; i < 200; i++) {
+        size_t from = (size_t)rt_below(rt_draw(10, 2 * i), 64);
+        size_t size = (size_t)rt_below(rt_draw(10, 2 * i + 1), i < 100 ? 6000 : SIZE - 64);
+
+        rt_cpu_set_isa(RT_ISA_PLAIN);
+        uint64_t want = rt_hash_bytes(data + from, size);
+        for (uint32_t isa = RT_ISA_AVX2; isa <= (uint32_t)own; isa++) {
+            rt_cpu_set_isa((enum rt_isa)isa);
+            if (rt_hash_bytes(data + from, size) != want)
+                fail_msg("%s: %zu bytes from %zu", rt_isa_name((enum rt_isa)isa), size, from);
+        }
+    }
+    rt_cpu_set_isa(own);
+    free(data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(crc_vectors),
-        cmocka_unit_test(crc_fast_equals_portable),
-        cmocka_unit_test(xxh3_vectors),
+        cmocka_unit_test(crc_vectors),  cmocka_unit_test(crc_fast_equals_portable),
+        cmocka_unit_test(xxh3_vectors), cmocka_unit_test(xxh3_any_isa),
         cmocka_unit_test(id_vectors),
     };
 

@@ -1,0 +1,11 @@
+/* runtime/base/hash_long.h -- XXH3-64 of many bytes, compiled per instruction set; for hash.c only. */
+#ifndef RT_HASH_LONG_H
+#define RT_HASH_LONG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+uint64_t rt_hash_long_avx2(const void *data, size_t size);
+uint64_t rt_hash_long_avx512(const void *data, size_t size);
+
+#endif
