@@ -67,7 +67,7 @@ struct dc_columns *dc_columns_create(const struct rt_job *job, const struct dc_b
     for (uint32_t i = 0; i < n; i++) {
         struct dc_binary_field f = dc_binary_field(binary, i);
 
-        able = able && !f.counted && !f.standardized;
+        able = able && !f.counted && !f.weighted && !f.standardized;
         add_field(c, &f);
     }
     if (!able) {

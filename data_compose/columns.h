@@ -22,7 +22,8 @@ struct dc_filling {
     char *key;
 };
 
-/* NULL: this job's rows differ in length, have keys, are standardized, or rare ids are replaced. `binary` outlives it. */
+/* NULL: this job's rows differ in length, have keys or weights of ids, are standardized, or rare ids are replaced. `binary`
+ * outlives it. */
 struct dc_columns *dc_columns_create(const struct rt_job *job, const struct dc_binary *binary);
 void dc_columns_destroy(struct dc_columns *columns); /* NULL is legal */
 

@@ -198,7 +198,8 @@ static void describe_column(const struct rt_job *job, const struct rt_column_con
         rt_strbuf_addf(out, ", feature: \"%s\", min_frequency: %u", job->feature[col->target].name,
                        col->min_frequency ? col->min_frequency : 1);
     if (col->kind == RT_COLUMN_FEATURE && job->data.format == RT_FORMAT_LIBSVM)
-        rt_strbuf_addf(out, ", missing: none");
+        rt_strbuf_addf(out, ", missing: none%s",
+                       col->weight_separator ? ", weight_separator: \":\"" : "");
     if (col->kind == RT_COLUMN_DENSE && col->transform == RT_TRANSFORM_LOG1P)
         rt_strbuf_addf(out, ", transform: log1p");
     rt_strbuf_addf(out, "}, ");
@@ -264,17 +265,6 @@ static int check_free(const char *out)
     return err;
 }
 
-static int check_weights(const struct rt_job *job)
-{
-    for (uint32_t i = 0; i < job->data.n_columns; i++)
-        if (job->data.column[i].weight_separator)
-            return RT_FAIL(RT_EUSAGE,
-                           "data.columns.%s.weight_separator: the binary form keeps no weights of "
-                           "ids: train on the text",
-                           job->data.column[i].name);
-    return 0;
-}
-
 static int load(struct convert *c)
 {
     c->source.models_dir = getenv("SAFFRON_MODELS_DIR");
@@ -283,8 +273,6 @@ static int load(struct convert *c)
 
     if (!err && c->job->data.format == RT_FORMAT_BINARY)
         err = RT_FAIL(RT_EUSAGE, "%s: the job is in the binary form already", c->source.folder);
-    if (!err)
-        err = check_weights(c->job);
     if (!err && c->job->data.format == RT_FORMAT_SYNTHETIC) {
         err = dc_synthetic_conf_read(c->job->data.synthetic, NULL, &c->synthetic_conf);
         if (!err)

@@ -1,6 +1,7 @@
 /* data_compose/parse_binary.c -- a job's columns as columns of block.h, and rows in and out of them.
  *
  *   feature  [lengths, where rows differ in them] ids of 8 bytes     label, weight  float32
+ *            [weights of the ids, float32, as many]
  *   dense    float32 as it is trained on                              group          8 bytes
  *            float64 as it was read, where it is standardized         key            lengths, bytes
  *
@@ -26,8 +27,10 @@
 
 struct field {
     struct dc_column *column;
-    uint32_t at;       /* its values' column in the file; lengths are in the one before */
+    uint32_t
+        at; /* its values' column in the file; lengths are in the one before, weights of ids in the one behind */
     bool counted;      /* there are lengths */
+    bool weighted;     /* there are weights of ids */
     bool standardized; /* float64 */
     uint32_t next;     /* counted: of the row that `row` names, where its values begin */
 };
@@ -80,6 +83,12 @@ static void add_feature(struct dc_binary *b, struct field *f, struct rt_strbuf *
         add_counted(b, f, 8, f->column->room);
     else
         f->at = add_column(b, 8, 0, 0);
+    f->weighted = conf->weight_separator != 0;
+    if (!f->weighted)
+        return;
+    rt_strbuf_addf(text, " weights %d", conf->weight_separator);
+    add_column(b, 4, f->counted ? f->at : 0,
+               0); /* of as many as there are ids: lengths are column at - 1 */
 }
 
 static void add_dense(struct dc_binary *b, struct field *f, struct rt_strbuf *text)
@@ -156,7 +165,7 @@ static void take_as_they_are(struct dc_parser *p)
 
 static bool is_plain(const struct field *f)
 {
-    return f->column && !f->counted &&
+    return f->column && !f->counted && !f->weighted &&
            (f->column->conf->kind == RT_COLUMN_FEATURE || f->column->conf->kind == RT_COLUMN_DENSE);
 }
 
@@ -181,7 +190,7 @@ struct dc_binary *dc_binary_create(struct dc_parser *parser)
     bool labelled = false;
 
     b->parser = parser;
-    b->column = rt_xcalloc(2 * (size_t)data->n_columns + 1, sizeof(*b->column));
+    b->column = rt_xcalloc(3 * (size_t)data->n_columns + 1, sizeof(*b->column));
     b->field = rt_xcalloc((size_t)data->n_columns + 1, sizeof(*b->field));
     b->first = rt_xcalloc((size_t)data->n_columns + 1, sizeof(*b->first));
     b->shape.column = b->column;
@@ -228,6 +237,7 @@ struct dc_binary_field dc_binary_field(const struct dc_binary *binary, uint32_t 
         .kind = RT_COLUMN_LABEL,
         .at = f->at,
         .counted = f->counted,
+        .weighted = f->weighted,
         .standardized = f->standardized,
     };
 
@@ -264,6 +274,17 @@ static void find_ids(const struct dc_binary *b)
     }
 }
 
+static void put_ids(const struct dc_binary *b, const struct field *f,
+                    struct dc_block_writer *writer)
+{
+    const struct dc_parser *p = b->parser;
+    uint32_t first = b->first[f->column - p->column];
+
+    put_counted(writer, f, p->id + first, f->column->n_ids);
+    if (f->weighted)
+        dc_block_put(writer, f->at + 1, p->row.id_weight + first, f->column->n_ids);
+}
+
 static void put_field(const struct dc_binary *b, const struct field *f,
                       struct dc_block_writer *writer)
 {
@@ -271,7 +292,7 @@ static void put_field(const struct dc_binary *b, const struct field *f,
 
     switch (f->column ? (enum rt_column_kind)f->column->conf->kind : RT_COLUMN_LABEL) {
     case RT_COLUMN_FEATURE:
-        put_counted(writer, f, p->id + b->first[f->column - p->column], f->column->n_ids);
+        put_ids(b, f, writer);
         break;
     case RT_COLUMN_DENSE:
         dc_block_put(writer, f->at,
@@ -347,19 +368,33 @@ static double number(const struct field *f, const struct dc_vector *v, uint32_t 
     return value;
 }
 
-static void take_ids(struct dc_parser *p, const struct field *f, const struct dc_block_view *view,
-                     uint32_t i)
+/* Those of the ids at `first` of their column in the view. */
+static int take_id_weights(struct dc_parser *p, const struct field *f, const struct dc_vector *v,
+                           uint32_t first)
+{
+    float *to = p->slot_weight + f->column->slot;
+
+    for (uint32_t k = 0; k < f->column->n_ids; k++) {
+        to[k] = single(v, first + k);
+        if (!isfinite(to[k]))
+            return RT_FAIL(RT_EDATA, "%s: expected a finite weight of an id, got '%g'",
+                           f->column->conf->name, (double)to[k]);
+    }
+    return 0;
+}
+
+static int take_ids(struct dc_parser *p, const struct field *f, const struct dc_block_view *view,
+                    uint32_t i)
 {
     const struct dc_vector *v = &view->column[f->at];
     struct dc_column *c = f->column;
+    uint32_t first = f->counted ? f->next : i;
 
-    if (!f->counted) {
-        p->id[c->slot] = dc_vector_u64(v, i);
-        return;
-    }
-    c->n_ids = dc_vector_u32(v - 1, i);
+    if (f->counted)
+        c->n_ids = dc_vector_u32(v - 1, i);
     for (uint32_t k = 0; k < c->n_ids; k++)
-        p->id[c->slot + k] = dc_vector_u64(v, f->next + k);
+        p->id[c->slot + k] = dc_vector_u64(v, first + k);
+    return f->weighted ? take_id_weights(p, f, v + 1, first) : 0;
 }
 
 static int take_label(struct dc_parser *p, const struct field *f, float value)
@@ -393,8 +428,7 @@ static int take_field(struct dc_binary *b, const struct field *f, uint32_t i)
 
     switch (f->column ? (enum rt_column_kind)f->column->conf->kind : RT_COLUMN_LABEL) {
     case RT_COLUMN_FEATURE:
-        take_ids(p, f, b->view, i);
-        return 0;
+        return take_ids(p, f, b->view, i);
     case RT_COLUMN_DENSE:
         p->value[f->column->slot] = number(f, v, i);
         return 0;

@@ -26,6 +26,7 @@ struct dc_binary_field {
     uint32_t slot;         /* feature: orders the columns of one */
     uint32_t at;           /* column of its values in the file */
     bool counted;          /* lengths are in the column before */
+    bool weighted;         /* weights of the ids are in the column behind */
     bool standardized;     /* float64, as it was read */
 };
 uint32_t dc_binary_n_fields(const struct dc_binary *binary);

@@ -134,12 +134,12 @@ static int read_weight_separator(const struct rt_node *node, const char *text,
     if (!text)
         return 0;
     node = rt_node_get(node, "weight_separator");
-    if (format == RT_FORMAT_SYNTHETIC || format == RT_FORMAT_BINARY)
-        return rt_node_fail(node, "goes with format tsv, csv, criteo or libsvm");
+    if (format == RT_FORMAT_SYNTHETIC)
+        return rt_node_fail(node, "goes with format tsv, csv, criteo, libsvm or binary");
     if (format == RT_FORMAT_LIBSVM && strcmp(text, ":") != 0)
         return rt_node_fail(node, "expected ':' in libsvm, got '%s'", text);
     if (strlen(text) != 1 || strchr("\"\r\n", text[0]) || strchr(number, text[0]) ||
-        (text[0] == '\t' && format != RT_FORMAT_CSV))
+        (text[0] == '\t' && format != RT_FORMAT_CSV && format != RT_FORMAT_BINARY))
         return rt_node_fail(node,
                             "expected one character that can stand in a field and in no number, "
                             "got '%s'",

@@ -416,10 +416,15 @@ static void expect_same(const struct rt_map *a, const struct rt_map *b, const ch
             fail_msg("%s: batch %llx differs", name, (unsigned long long)id);
 }
 
-#define EMBEDDING                                                                                  \
-    "defaults: {dim: 4, optimizer: {type: sgd, learning_rate: 0.1}}\n"                             \
-    "tables: {u: {}}\nfeatures: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3, "      \
-    "truncate: tail}}\n"
+#define TABLES "defaults: {dim: 4, optimizer: {type: sgd, learning_rate: 0.1}}\ntables: {u: {}}\n"
+/* Where no list is cut, blocks are gathered column by column (columns.h). */
+#define WHOLE TABLES "features: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3}}\n"
+#define TAIL                                                                                       \
+    TABLES                                                                                         \
+        "features: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3, truncate: tail}}\n"
+#define HEAD                                                                                       \
+    TABLES                                                                                         \
+        "features: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3, truncate: head}}\n"
 #define MODEL                                                                                      \
     "layers:\n  - {name: top, type: mlp, inputs: [features], sizes: [1]}\n"                        \
     "  - {name: loss, type: bce, inputs: [top]}\noptimizer: {type: sgd, learning_rate: 0.1}\n"
@@ -436,6 +441,20 @@ static void list_row(FILE *f, uint32_t i)
     for (uint32_t k = 0; k < i % 6; k++)
         fprintf(f, "%st%u", k ? "|" : "", (i + k * k) % 41);
     fprintf(f, "\ty%u\tz%u\n", i % 1201, i % 7);
+}
+
+/* Weights of a list's ids, one in three without; a column of one id that has one, or none. */
+static void weighted_row(FILE *f, uint32_t i)
+{
+    fprintf(f, "%u\t%u\t", i % 2, i);
+    for (uint32_t k = 0; k < i % 6; k++)
+        fprintf(f, k % 3 ? "%st%u:-%u.25" : "%st%u", k ? "|" : "", (i + k * k) % 41, i + k);
+    fprintf(f, i % 5 ? "\ty%u\tz%u=0.5\n" : "\ty%u\tz%u\n", i % 1201, i % 7);
+}
+
+static void libsvm_weighted_row(FILE *f, uint32_t i)
+{
+    fprintf(f, "%u %u:1 %u:%g %u:1\n", i % 2, i % 31, i, i % 3 * 0.375, 7 + i % 5);
 }
 
 /* Lists, integers, empty fields, rare ids, clip, log1p, standardizing, weights, groups, keys. */
@@ -463,7 +482,7 @@ static void libsvm_row(FILE *f, uint32_t i)
 }
 
 struct job_row {
-    const char *name, *data;
+    const char *name, *embedding, *data;
     uint32_t rows; /* of the training set, half as many in the other; 0: no files */
     void (*print_row)(FILE *f, uint32_t i);
 };
@@ -475,7 +494,7 @@ static void write_text(const char *folder, const struct job_row *row)
 
     assert_int_equal(rt_mkdir_all(folder), 0);
     put_file(folder, "global.yml", "seed: 5\n");
-    put_file(folder, "embedding.yml", EMBEDDING);
+    put_file(folder, "embedding.yml", row->embedding);
     put_file(folder, "model.yml", MODEL);
     put_file(folder, "data.yml", data);
     for (uint32_t set = 0; set < 2 && row->rows; set++) {
@@ -516,28 +535,28 @@ static void compare(const char *text, const char *binary, const char *name)
 static void same_batches(void **state)
 {
     static const struct job_row row[] = {
-        {"plain",
+        {"plain", WHOLE,
          SMALL_PLAN "header: false\ncolumns: {y: label, n: dense, u: feature, v: feature}\n", 2100,
          plain_row},
-        {"default plan",
+        {"default plan", WHOLE,
          "batch_size: 1000\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: feature}\n",
          20000, plain_row},
-        {"blocks of two chunks, every kind of a column that is gathered",
+        {"blocks of two chunks, every kind of a column that is gathered", WHOLE,
          "batch_size: 300\nblock_rows: 16384\nsplits: 2\nheader: false\ncolumns:\n  y: label\n"
          "  w: weight\n  a: {feature: u}\n  i: ignore\n  b: {feature: v, integer: true}\n  c: "
          "{feature: u}\n"
          "  d: {kind: dense, transform: log1p, clip: [-5, 1000]}\n  e: dense\n  g: {kind: group}\n",
          40000, wide_row},
-        {"batches over blocks",
+        {"batches over blocks", WHOLE,
          "batch_size: 9000\nsplits: 1\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: "
          "feature}\n",
          40000, plain_row},
-        {"no shuffle",
+        {"no shuffle", WHOLE,
          "batch_size: 700\nshuffle: false\nheader: false\ncolumns: {y: label, n: dense, u: "
          "feature, "
          "v: feature}\n",
          20000, plain_row},
-        {"rich",
+        {"rich", TAIL,
          SMALL_PLAN "header: false\ncolumns:\n  y: label\n  w: weight\n"
                     "  a: {kind: feature, feature: u, integer: true, min_frequency: 3}\n"
                     "  t: {kind: feature, feature: v, separator: \"|\", min_frequency: 2}\n"
@@ -545,16 +564,35 @@ static void same_batches(void **state)
                     "  e: {kind: dense, transform: log1p, clip: [-5, 1000]}\n"
                     "  g: {kind: group, integer: true}\n  k: key\n",
          2100, rich_row},
-        {"two columns of a feature that is cut",
+        {"two columns of a feature that is cut", TAIL,
          SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n"
                     "  a: {kind: feature, feature: v, separator: \"|\"}\n  b: {feature: v}\n  c: "
                     "{feature: u}\n",
          2100, list_row},
-        {"libsvm",
+        {"libsvm", WHOLE,
          SMALL_PLAN "format: libsvm\ncolumns:\n  0: {feature: u, min_frequency: 2}\n"
                     "  1: {feature: v}\n  2: {feature: u}\n",
          2100, libsvm_row},
-        {"synthetic",
+        {"weights of ids, of which the last are cut", TAIL,
+         SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n"
+                    "  a: {kind: feature, feature: v, separator: \"|\", weight_separator: \":\"}\n"
+                    "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\"}\n",
+         2100, weighted_row},
+        {"weights of ids, of which the first are cut", HEAD,
+         SMALL_PLAN
+         "header: false\ncolumns:\n  y: label\n  n: dense\n"
+         "  a: {kind: feature, feature: v, separator: \"|\", weight_separator: \":\"}\n"
+         "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\", min_frequency: 100}\n",
+         2100, weighted_row},
+        {"one id in each column, some with weights", WHOLE,
+         SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n  a: ignore\n"
+                    "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\"}\n",
+         2100, weighted_row},
+        {"libsvm with weights", WHOLE,
+         SMALL_PLAN "format: libsvm\ncolumns:\n  0: {feature: u}\n"
+                    "  1: {feature: v, weight_separator: \":\"}\n  2: {feature: u}\n",
+         2100, libsvm_weighted_row},
+        {"synthetic", WHOLE,
          SMALL_PLAN "format: synthetic\nsynthetic: {rows: 3000, test_rows: 700}\n"
                     "columns: {label: label, x1: {kind: dense, standardize: true}, "
                     "x3: {kind: dense, transform: log1p}, "
