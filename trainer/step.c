@@ -20,6 +20,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
+#include "runtime/base/rand.h"
 #include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
 #include "trainer/describe.h"
@@ -61,6 +62,8 @@ static int update(struct tr_trainer *trainer)
 static int train(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     struct tr_forward_out out = {0};
+    uint64_t draw = rt_draw_key(trainer->job->global.seed, "step", NULL);
+    batch->view.draw = rt_draw_fold(rt_draw_fold(draw, batch->step), trainer->conf.self.index);
     int err = tr_model_train(trainer->model, &batch->view, trainer->global_samples,
                              batch->feature_grad, &out);
     if (err)

@@ -75,21 +75,24 @@ struct tr_linear_grad {
     bool add_dx;      /* dx += instead of dx = */
 };
 
-/* y[s][p] = x[i][s] . x[j][s] for the pairs i < j in row-major order (torch.triu_indices(n, n, 1)). */
+/* y[s][p] = x[i][s] . x[j][s] for the pairs i < j in row-major order (torch.triu_indices(n, n, 1)); with `self` those of
+ * i == j too (torch.triu_indices(n, n, 0)). */
 struct tr_dot {
     uint32_t samples, n, dim;
+    bool self;
     const tr_real *const *x; /* [n] -> [samples][dim] */
     const size_t *x_stride;  /* [n] */
-    tr_real *y;              /* [samples][n(n-1)/2] */
+    tr_real *y;              /* [samples][tr_dot_columns(n, self)] */
     size_t y_stride;
     tr_real *
         scratch; /* [tr_dot_scratch(samples, n, dim)] floats, 64-byte aligned; backward finds x there */
 };
 
-/* dx[i][s] = sum over j != i, ascending, of dy[s][pair(i,j)] * x[j][s]. The latest forward with this
+/* dx[i][s] = sum over j != i, ascending, of dy[s][pair(i,j)] * x[j][s]; with `self`, j == i counts twice. The latest forward with this
  * scratch was that of the same x. */
 struct tr_dot_grad {
     uint32_t samples, n, dim;
+    bool self;
     const tr_real *const *x;
     const tr_real *dy;
     size_t dy_stride;
@@ -114,6 +117,147 @@ struct tr_bce_grad {
     bool add;
 };
 
+/* ---- one pass over memory ---- */
+
+/* y = x, or y += x; y[samples][width]. */
+struct tr_copy {
+    uint32_t samples, width;
+    const tr_real *x;
+    size_t x_stride, y_stride;
+    tr_real *y;
+    bool add;
+};
+
+/* y = x[0] x[1] ... element by element. Of an x that is `spread` there is one column, for all columns of a row. */
+struct tr_mul {
+    uint32_t samples, rows, columns, n;
+    const tr_real *const *x; /* [n] */
+    const size_t *x_stride;  /* [n], of x and dx */
+    const bool *spread;      /* [n] */
+    tr_real *y;
+    size_t y_stride;
+};
+/* dx[i] = (or +=) dy times the others. */
+struct tr_mul_grad {
+    struct tr_mul of; /* y is not read */
+    const tr_real *dy;
+    size_t dy_stride;
+    tr_real *const *dx; /* [n], an entry is NULL when nobody wants it */
+    const bool *add;    /* [n] */
+    tr_real *scratch;   /* [rows x columns] */
+};
+
+/* y[s][r] = scale * sum over c of x[s][r][c]; over_rows: y[s][c], over r. */
+struct tr_reduce {
+    uint32_t samples, rows, columns;
+    bool over_rows;
+    tr_real scale;
+    const tr_real *x;
+    size_t x_stride, y_stride;
+    tr_real *y;
+};
+struct tr_reduce_grad {
+    uint32_t samples, rows, columns;
+    bool over_rows;
+    tr_real scale;
+    const tr_real *dy;
+    size_t dy_stride, dx_stride;
+    tr_real *dx;
+    bool add;
+};
+
+/* Over the columns of each row. Where mask is 0, y is, and where all of a row is masked. */
+struct tr_softmax {
+    uint32_t samples, rows, columns;
+    const tr_real *x;
+    const tr_real
+        *mask; /* [samples][columns], or [samples][rows][columns] when mask_rows; NULL: none */
+    bool mask_rows;
+    size_t x_stride, mask_stride, y_stride;
+    tr_real *y;
+};
+struct tr_softmax_grad {
+    uint32_t samples, rows, columns;
+    const tr_real *y, *dy;
+    size_t y_stride, dy_stride, dx_stride;
+    tr_real *dx;
+    bool add;
+};
+
+/* y = w (x - mean) / sqrt(variance + eps) + b over the columns of each row, the variance being biased: torch.nn.LayerNorm. */
+struct tr_layernorm {
+    uint32_t samples, rows, columns;
+    double eps;
+    const tr_real *x, *w, *b; /* w, b [columns] */
+    size_t x_stride, y_stride;
+    tr_real *y;
+    tr_real *stat; /* [samples][rows][2]: mean, 1 / sqrt(variance + eps); backward reads them */
+};
+struct tr_layernorm_grad {
+    uint32_t samples, rows, columns;
+    const tr_real *x, *w, *dy, *stat;
+    size_t x_stride, dy_stride, dx_stride;
+    tr_real *dw, *db;
+    bool add_params;
+    tr_real *dx; /* NULL when nobody wants it */
+    bool add;
+};
+
+/* y = (or +=) x / (1 - rate), or 0 for a share `rate` of all elements, drawn by (key, first + sample, column). Forward and
+ * backward are this one. */
+struct tr_dropout {
+    uint32_t samples, width, first;
+    double rate;
+    uint64_t key;
+    const tr_real *x;
+    size_t x_stride, y_stride;
+    tr_real *y;
+    bool add;
+};
+
+/* y = x0 z + b + x; z has one column for all where `one`. b NULL: none. */
+struct tr_cross {
+    uint32_t samples, width;
+    bool one;
+    const tr_real *x0, *x, *z, *b;
+    size_t x0_stride, x_stride, z_stride, y_stride;
+    tr_real *y;
+};
+/* dz = dy x0 (its sum, where `one`); dx0 = (or +=) dy z; db = (or +=) sums over samples of dy. */
+struct tr_cross_grad {
+    uint32_t samples, width;
+    bool one;
+    const tr_real *x0, *z, *dy;
+    size_t x0_stride, z_stride, dy_stride; /* dx0 has x0's, dz has z's */
+    tr_real *dz;
+    tr_real *dx0; /* NULL when nobody wants it */
+    bool add;
+    tr_real *db; /* NULL: there is no b */
+    bool add_params;
+};
+
+/* y[s][d] = ((sum of x)^2 - sum of x^2) / 2 over n vectors: the products of all pairs, added; `whole`: and over d, y[s][0]. */
+struct tr_fm {
+    uint32_t samples, n, dim;
+    bool whole;
+    const tr_real *const *x; /* [n] -> [samples][dim] */
+    const size_t *x_stride;  /* [n] */
+    tr_real *y;
+    size_t y_stride;
+    tr_real *sum, *square; /* [samples][dim] each; backward reads sum */
+};
+/* dx[i] = (or +=) dy (sum - x[i]). */
+struct tr_fm_grad {
+    uint32_t samples, n, dim;
+    bool whole;
+    const tr_real *const *x;
+    const size_t *x_stride; /* [n] of x and dx */
+    const tr_real *dy, *sum;
+    size_t dy_stride;
+    tr_real *const *dx; /* [n], an entry is NULL when nobody wants it */
+    const bool *add;    /* [n], done in ascending i */
+};
+
 struct tr_backend;
 struct tr_backend_ops {
     const char *name;
@@ -128,6 +272,20 @@ struct tr_backend_ops {
 struct tr_backend_loops {
     int (*act_forward)(struct tr_backend *backend, const struct tr_act *op);
     int (*act_backward)(struct tr_backend *backend, const struct tr_act_grad *op);
+    int (*copy)(struct tr_backend *backend, const struct tr_copy *op);
+    int (*mul_forward)(struct tr_backend *backend, const struct tr_mul *op);
+    int (*mul_backward)(struct tr_backend *backend, const struct tr_mul_grad *op);
+    int (*reduce_forward)(struct tr_backend *backend, const struct tr_reduce *op);
+    int (*reduce_backward)(struct tr_backend *backend, const struct tr_reduce_grad *op);
+    int (*softmax_forward)(struct tr_backend *backend, const struct tr_softmax *op);
+    int (*softmax_backward)(struct tr_backend *backend, const struct tr_softmax_grad *op);
+    int (*layernorm_forward)(struct tr_backend *backend, const struct tr_layernorm *op);
+    int (*layernorm_backward)(struct tr_backend *backend, const struct tr_layernorm_grad *op);
+    int (*dropout)(struct tr_backend *backend, const struct tr_dropout *op);
+    int (*cross_forward)(struct tr_backend *backend, const struct tr_cross *op);
+    int (*cross_backward)(struct tr_backend *backend, const struct tr_cross_grad *op);
+    int (*fm_forward)(struct tr_backend *backend, const struct tr_fm *op);
+    int (*fm_backward)(struct tr_backend *backend, const struct tr_fm_grad *op);
 };
 
 struct tr_backend {
@@ -139,7 +297,7 @@ struct tr_backend {
 extern const struct tr_backend_ops tr_backend_reference; /* backend/cpu/reference.c */
 extern const struct tr_backend_ops tr_backend_onednn;    /* backend/cpu/onednn.c */
 
-/* By instruction set; tr_backend_init() takes the plain ones for "reference". Where no sum runs over columns, all have the same bits. */
+/* By instruction set; tr_backend_init() takes the plain ones for "reference". All have the same bits. */
 extern const struct tr_backend_loops tr_loops_plain, tr_loops_avx2, tr_loops_avx512;
 
 /* name: NULL or "onednn", or "reference". RT_EUSAGE for another. threads below 1 means 1. */
@@ -149,10 +307,15 @@ static inline uint32_t tr_dot_pairs(uint32_t n)
 {
     return n * (n - 1) / 2; /* n is at most 1024: see layer_dot.c */
 }
+static inline uint32_t tr_dot_columns(uint32_t n, bool self)
+{
+    return tr_dot_pairs(n) + (self ? n : 0);
+}
 /* Floats of scratch: x of all samples transposed, in groups of 16; y and one dx of a group. */
 static inline size_t tr_dot_scratch(uint32_t samples, uint32_t n, uint32_t dim)
 {
-    return ((size_t)samples + 15) / 16 * 16 * n * dim + 16 * ((size_t)dim + tr_dot_pairs(n));
+    return ((size_t)samples + 15) / 16 * 16 * n * dim +
+           16 * ((size_t)dim + tr_dot_columns(n, true));
 }
 
 #endif

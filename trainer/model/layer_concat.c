@@ -1,7 +1,5 @@
 /* trainer/model/layer_concat.c -- its inputs side by side, in the order written. Those that live in its rows
  * (struct tr_value, home) are there already, and so are their gradients. */
-#include <string.h>
-
 #include "trainer/model/layers.h"
 
 static int concat_build(struct tr_build *build, struct tr_layer *layer)
@@ -21,43 +19,44 @@ static bool lives_here(const struct tr_layer *layer, const struct tr_value *in, 
 static int concat_forward(struct tr_layer *layer, struct tr_pass *pass)
 {
     size_t at = 0;
-    for (uint32_t i = 0; i < layer->n_in; at += layer->in[i]->width, i++) {
+    int err = 0;
+    for (uint32_t i = 0; !err && i < layer->n_in; at += layer->in[i]->width, i++) {
         const struct tr_value *in = layer->in[i];
-        if (lives_here(layer, in, at))
-            continue;
-        for (uint32_t s = 0; s < pass->samples; s++)
-            memcpy(layer->out.data + s * layer->out.stride + at, in->data + s * in->stride,
-                   in->width * sizeof *in->data);
+        struct tr_copy op = {
+            .samples = pass->samples,
+            .width = in->width,
+            .x = in->data,
+            .x_stride = in->stride,
+            .y = layer->out.data + at,
+            .y_stride = layer->out.stride,
+        };
+        if (!lives_here(layer, in, at))
+            err = pass->backend->loops->copy(pass->backend, &op);
     }
-    return 0;
-}
-
-/* to += from, or to = from. */
-static void hand_down(tr_real *to, const tr_real *from, uint32_t width, bool add)
-{
-    if (!add) {
-        memcpy(to, from, width * sizeof *to);
-        return;
-    }
-    for (uint32_t i = 0; i < width; i++)
-        to[i] += from[i];
+    return err;
 }
 
 static int concat_backward(struct tr_layer *layer, struct tr_pass *pass)
 {
     size_t at = 0;
-    for (uint32_t i = 0; i < layer->n_in; at += layer->in[i]->width, i++) {
+    int err = 0;
+    for (uint32_t i = 0; !err && i < layer->n_in; at += layer->in[i]->width, i++) {
         struct tr_value *in = layer->in[i];
         if (!in->grad)
             continue;
-        bool add = tr_value_add(in);
-        if (lives_here(layer, in, at))
-            continue;
-        for (uint32_t s = 0; s < pass->samples; s++)
-            hand_down(in->grad + s * in->stride, layer->out.grad + s * layer->out.stride + at,
-                      in->width, add);
+        struct tr_copy op = {
+            .samples = pass->samples,
+            .width = in->width,
+            .x = layer->out.grad + at,
+            .x_stride = layer->out.stride,
+            .y = in->grad,
+            .y_stride = in->stride,
+            .add = tr_value_add(in),
+        };
+        if (!lives_here(layer, in, at))
+            err = pass->backend->loops->copy(pass->backend, &op);
     }
-    return 0;
+    return err;
 }
 
 static const char *const options[] = {NULL};

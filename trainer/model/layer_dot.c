@@ -1,93 +1,104 @@
-/* trainer/model/layer_dot.c -- `dot_interaction`: the dot product of every pair of its inputs, all of
- * one width. n inputs give n(n-1)/2 columns, pairs i < j in row-major order (DLRM). */
+/* trainer/model/layer_dot.c -- `dot_interaction`: the dot product of every pair of vectors, which are its inputs, all of one width,
+ * or the rows of its only one. n vectors give n(n-1)/2 columns, pairs i < j in row-major order (DLRM).
+ *
+ * Options: `self`, pairs of a vector and itself too: n(n+1)/2 columns; `pass`, the vectors themselves stand before the products. */
 #include "runtime/base/err.h"
 #include "trainer/model/layers.h"
-
-#define DOT_INPUTS_MAX 1024u /* 523,776 pairs */
+#include "trainer/model/vectors.h"
 
 struct dot_state {
-    const tr_real **x; /* [n_in], filled in each pass: features bring their own memory */
-    size_t *x_stride;
-    tr_real **dx;
-    bool *add;
+    struct tr_vectors vectors;
+    bool self, pass;
+    size_t at; /* of the first product in the output */
 };
-
-static int dot_check(struct tr_build *build, const struct tr_layer *layer)
-{
-    if (layer->n_in < 2 || layer->n_in > DOT_INPUTS_MAX)
-        return tr_build_fail(build, "expected 2..%u tensors as inputs, got %u", DOT_INPUTS_MAX,
-                             layer->n_in);
-    for (uint32_t i = 1; i < layer->n_in; i++)
-        if (layer->in[i]->width != layer->in[0]->width)
-            return tr_build_fail(build, "input '%s': expected %s as '%s' has, got %s",
-                                 layer->in[i]->name, tr_shape(layer->in[0]).text,
-                                 layer->in[0]->name, tr_shape(layer->in[i]).text);
-    return 0;
-}
 
 static int dot_build(struct tr_build *build, struct tr_layer *layer)
 {
-    int err = dot_check(build, layer);
+    struct dot_state *state = tr_build_alloc(build, 1, sizeof *state);
+    if (!state)
+        return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);
+    layer->state = state;
+    struct tr_vectors *vectors = &state->vectors;
+    int err = tr_vectors_build(build, layer, vectors);
+    if (!err)
+        err = tr_build_flag(build, "self", &state->self);
+    if (!err)
+        err = tr_build_flag(build, "pass", &state->pass);
+    if (!err)
+        err = tr_build_scratch(build,
+                               tr_dot_scratch(tr_build_samples(build), vectors->n, vectors->dim));
     if (err)
         return err;
-    struct dot_state *state = tr_build_alloc(build, 1, sizeof *state);
-    if (state) {
-        layer->state = state;
-        state->x = tr_build_alloc(build, layer->n_in, sizeof *state->x);
-        state->x_stride = tr_build_alloc(build, layer->n_in, sizeof *state->x_stride);
-        state->dx = tr_build_alloc(build, layer->n_in, sizeof *state->dx);
-        state->add = tr_build_alloc(build, layer->n_in, sizeof *state->add);
+    state->at = state->pass ? (size_t)vectors->n * vectors->dim : 0;
+    return tr_build_output(build, layer, state->at + tr_dot_columns(vectors->n, state->self));
+}
+
+/* The vectors into the output, or their part of its gradient back. */
+static int pass_on(struct tr_layer *layer, struct tr_pass *pass, bool back)
+{
+    struct dot_state *state = layer->state;
+    struct tr_vectors *vectors = &state->vectors;
+    int err = 0;
+    for (uint32_t i = 0; !err && i < vectors->n; i++) {
+        size_t at = (size_t)i * vectors->dim;
+        struct tr_copy op = {
+            .samples = pass->samples,
+            .width = vectors->dim,
+            .x = back ? layer->out.grad + at : vectors->x[i],
+            .x_stride = back ? layer->out.stride : vectors->stride[i],
+            .y = back ? vectors->dx[i] : layer->out.data + at,
+            .y_stride = back ? vectors->stride[i] : layer->out.stride,
+            .add = back,
+        };
+        if (op.y)
+            err = pass->backend->loops->copy(pass->backend, &op);
     }
-    if (!state || !state->x || !state->x_stride || !state->dx || !state->add)
-        return RT_FAIL(RT_ENOMEM, "layer '%s': %u inputs", layer->name, layer->n_in);
-    err = tr_build_scratch(
-        build, tr_dot_scratch(tr_build_samples(build), layer->n_in, layer->in[0]->width));
-    return err ? err : tr_build_output(build, layer, tr_dot_pairs(layer->n_in));
+    return err;
 }
 
 static int dot_forward(struct tr_layer *layer, struct tr_pass *pass)
 {
     struct dot_state *state = layer->state;
-    for (uint32_t i = 0; i < layer->n_in; i++) {
-        state->x[i] = layer->in[i]->data;
-        state->x_stride[i] = layer->in[i]->stride;
-    }
+    struct tr_vectors *vectors = &state->vectors;
+    tr_vectors_bind(layer, vectors);
     struct tr_dot op = {
         .samples = pass->samples,
-        .n = layer->n_in,
-        .dim = layer->in[0]->width,
-        .x = state->x,
-        .x_stride = state->x_stride,
-        .y = layer->out.data,
+        .n = vectors->n,
+        .dim = vectors->dim,
+        .self = state->self,
+        .x = vectors->x,
+        .x_stride = vectors->stride,
+        .y = layer->out.data + state->at,
         .y_stride = layer->out.stride,
         .scratch = layer->buffer[0],
     };
-    return pass->backend->ops->dot_forward(pass->backend, &op);
+    int err = pass->backend->ops->dot_forward(pass->backend, &op);
+    return err || !state->pass ? err : pass_on(layer, pass, false);
 }
 
 static int dot_backward(struct tr_layer *layer, struct tr_pass *pass)
 {
     struct dot_state *state = layer->state;
-    for (uint32_t i = 0; i < layer->n_in; i++) {
-        state->dx[i] = layer->in[i]->grad;
-        state->add[i] = state->dx[i] && tr_value_add(layer->in[i]);
-    }
+    struct tr_vectors *vectors = &state->vectors;
+    tr_vectors_bind_grad(layer, vectors);
     struct tr_dot_grad op = {
         .samples = pass->samples,
-        .n = layer->n_in,
-        .dim = layer->in[0]->width,
-        .x = state->x,
-        .dy = layer->out.grad,
+        .n = vectors->n,
+        .dim = vectors->dim,
+        .self = state->self,
+        .x = vectors->x,
+        .dy = layer->out.grad + state->at,
         .dy_stride = layer->out.stride,
-        .dx = state->dx,
-        .x_stride = state->x_stride,
-        .add = state->add,
+        .dx = vectors->dx,
+        .x_stride = vectors->stride,
+        .add = vectors->add,
         .scratch = layer->buffer[0],
     };
-    return pass->backend->ops->dot_backward(pass->backend, &op);
+    int err = pass->backend->ops->dot_backward(pass->backend, &op);
+    return err || !state->pass ? err : pass_on(layer, pass, true);
 }
 
-static const char *const options[] = {NULL};
+static const char *const options[] = {"self", "pass", NULL};
 
 const struct tr_layer_type tr_layer_dot_interaction = {
     .name = "dot_interaction",

@@ -6,8 +6,25 @@
 #include "runtime/base/assert.h"
 
 static const struct tr_layer_type *const types[] = {
-    &tr_layer_bce,    &tr_layer_concat,      &tr_layer_dot_interaction,
-    &tr_layer_linear, &tr_layer_masked_pool, &tr_layer_mlp,
+    &tr_layer_activation,
+    &tr_layer_add,
+    &tr_layer_bce,
+    &tr_layer_concat,
+    &tr_layer_cross,
+    &tr_layer_cross_v1,
+    &tr_layer_dot_interaction,
+    &tr_layer_dropout,
+    &tr_layer_fm,
+    &tr_layer_layernorm,
+    &tr_layer_linear,
+    &tr_layer_masked_pool,
+    &tr_layer_mean,
+    &tr_layer_mlp,
+    &tr_layer_mul,
+    &tr_layer_reshape,
+    &tr_layer_slice,
+    &tr_layer_softmax,
+    &tr_layer_sum,
 };
 
 const struct tr_layer_type *tr_layer_type_find(const char *name)

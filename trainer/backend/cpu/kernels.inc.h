@@ -160,11 +160,11 @@ static void dot_rest(const float *a, const float *b, uint32_t dim, float *y, uin
 }
 
 /* All pairs of one group: xt[n][dim][LANES] -> yt[pairs][LANES]. */
-static void dot_pairs(const float *xt, uint32_t n, uint32_t dim, float *yt)
+static void dot_pairs(const float *xt, uint32_t n, uint32_t dim, bool self, float *yt)
 {
     size_t block = (size_t)dim * LANES;
-    for (uint32_t i = 0; i + 1 < n; i++) {
-        uint32_t j = i + 1;
+    for (uint32_t i = 0; i + !self < n; i++) {
+        uint32_t j = i + !self;
         for (; j + 8 <= n; j += 8, yt += 8 * LANES)
             dot_some(xt + i * block, xt + j * block, dim, yt, 8);
         dot_rest(xt + i * block, xt + j * block, dim, yt, n - j);
@@ -174,11 +174,11 @@ static void dot_pairs(const float *xt, uint32_t n, uint32_t dim, float *yt)
 
 static void dot_forward(const struct tr_dot *op)
 {
-    uint32_t n = op->n, dim = op->dim, pairs = tr_dot_pairs(n);
+    uint32_t n = op->n, dim = op->dim, pairs = tr_dot_columns(n, op->self);
     float *xt = op->scratch, *yt = behind_x(op->scratch, op->samples, n, dim);
     gather(op);
     for (uint32_t s = 0; s < op->samples; s += LANES, xt += (size_t)LANES * n * dim) {
-        dot_pairs(xt, n, dim, yt);
+        dot_pairs(xt, n, dim, op->self, yt);
         from_lanes(yt, at_most(op->samples - s, LANES), pairs, op->y + s * op->y_stride,
                    op->y_stride);
     }
@@ -190,18 +190,25 @@ static void dot_forward(const struct tr_dot *op)
 INLINE void dot_grad_some(const struct tr_dot_grad *op, uint32_t i, uint32_t d, const float *xt,
                           const float *gt, float *dx, int count)
 {
-    uint32_t n = op->n;
+    uint32_t n = op->n, self = op->self;
     size_t block = (size_t)op->dim * LANES;
     vec sum[DIMS] = {0};
-    const float *g = gt + ((size_t)i - 1) * LANES; /* pair (0, i), then (1, i), ... */
+    const float *g = gt + ((size_t)i + self - 1) * LANES; /* pair (0, i), then (1, i), ... */
     for (uint32_t j = 0; j < i; j++) {
         vec left = load(g);
 #pragma GCC unroll 16
         for (int k = 0; k < count; k++)
             sum[k] += left * load(xt + j * block + (size_t)(d + k) * LANES);
-        g += (size_t)(n - j - 2) * LANES;
+        g += (size_t)(n + self - j - 2) * LANES;
     }
-    g = gt + ((size_t)i * n - (size_t)i * (i + 1) / 2) * LANES; /* pair (i, i+1), ... */
+    g = gt + ((size_t)i * n - (size_t)i * (i + 1) / 2 + self * i) * LANES; /* pair (i, i+1), ... */
+    if (self) {
+        vec left = 2 * load(g);
+#pragma GCC unroll 16
+        for (int k = 0; k < count; k++)
+            sum[k] += left * load(xt + i * block + (size_t)(d + k) * LANES);
+        g += LANES;
+    }
     for (uint32_t j = i + 1; j < n; j++, g += LANES) {
         vec left = load(g);
 #pragma GCC unroll 16
@@ -227,7 +234,7 @@ static void dot_grad_vector(const struct tr_dot_grad *op, uint32_t i, const floa
 static void dot_grad_group(const struct tr_dot_grad *op, uint32_t first, uint32_t samples,
                            const float *xt, float *gt, float *dxt)
 {
-    uint32_t pairs = tr_dot_pairs(op->n);
+    uint32_t pairs = tr_dot_columns(op->n, op->self);
     to_lanes(op->dy + first * op->dy_stride, op->dy_stride, samples, pairs, gt);
     for (uint32_t i = 0; i < op->n; i++) {
         if (!op->dx[i])
@@ -242,7 +249,7 @@ static void dot_backward(const struct tr_dot_grad *op)
 {
     uint32_t n = op->n, dim = op->dim;
     float *xt = op->scratch, *gt = behind_x(op->scratch, op->samples, n, dim);
-    float *dxt = gt + (size_t)LANES * tr_dot_pairs(n);
+    float *dxt = gt + (size_t)LANES * tr_dot_columns(n, op->self);
     for (uint32_t s = 0; s < op->samples; s += LANES, xt += (size_t)LANES * n * dim)
         dot_grad_group(op, s, at_most(op->samples - s, LANES), xt, gt, dxt);
 }

@@ -79,7 +79,7 @@ static int ref_dot_forward(struct tr_backend *backend, const struct tr_dot *op)
     for (uint32_t s = 0; s < op->samples; s++) {
         tr_real *y = op->y + s * op->y_stride;
         for (uint32_t i = 0; i < op->n; i++) {
-            for (uint32_t j = i + 1; j < op->n; j++) {
+            for (uint32_t j = op->self ? i : i + 1; j < op->n; j++) {
                 tr_real sum = 0;
                 for (uint32_t d = 0; d < op->dim; d++)
                     sum += op->x[i][s * op->x_stride[i] + d] * op->x[j][s * op->x_stride[j] + d];
@@ -90,20 +90,24 @@ static int ref_dot_forward(struct tr_backend *backend, const struct tr_dot *op)
     return 0;
 }
 
-/* Position of the pair i < j among n(n-1)/2. */
-static size_t pair_index(uint32_t n, uint32_t i, uint32_t j)
+/* Position of the pair i < j among all; with self, i <= j. */
+static size_t pair_index(const struct tr_dot_grad *op, uint32_t i, uint32_t j)
 {
-    return (size_t)i * n - (size_t)i * (i + 1) / 2 + (j - i - 1);
+    size_t before = (size_t)i * op->n - (size_t)i * (i + 1) / 2 + (op->self ? i : 0);
+    return before + (op->self ? j - i : j - i - 1);
 }
 
 static tr_real ref_dot_dx(const struct tr_dot_grad *op, uint32_t s, uint32_t i, uint32_t d)
 {
     const tr_real *dy = op->dy + s * op->dy_stride;
     tr_real sum = 0;
-    for (uint32_t j = 0; j < op->n; j++)
+    for (uint32_t j = 0; j < op->n; j++) {
+        tr_real x = op->x[j][s * op->x_stride[j] + d];
         if (j != i)
-            sum += dy[i < j ? pair_index(op->n, i, j) : pair_index(op->n, j, i)] *
-                   op->x[j][s * op->x_stride[j] + d];
+            sum += dy[i < j ? pair_index(op, i, j) : pair_index(op, j, i)] * x;
+        else if (op->self)
+            sum += 2 * dy[pair_index(op, i, i)] * x;
+    }
     return sum;
 }
 

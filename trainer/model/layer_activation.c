@@ -1,0 +1,82 @@
+/* trainer/model/layer_activation.c -- an activation by itself. Option `kind`; a prelu's parameter is "slope", one for each element. */
+#include "runtime/base/err.h"
+#include "trainer/model/layers.h"
+
+struct activation_state {
+    enum tr_act_kind kind;
+};
+
+static int activation_build(struct tr_build *build, struct tr_layer *layer)
+{
+    struct activation_state *state = tr_build_alloc(build, 1, sizeof *state);
+    if (!state)
+        return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);
+    layer->state = state;
+    uint32_t n = 0;
+    int err = tr_build_one_input(build, layer);
+    if (!err)
+        err = tr_build_acts(build, "kind", 1, &state->kind, &n);
+    if (!err && !n)
+        err = tr_build_fail(build, "kind: expected the name of an activation, got nothing");
+    if (!err && state->kind == TR_ACT_PRELU)
+        err = tr_build_constant(build, "slope", layer->in[0]->width, 0.25);
+    return err ? err : tr_build_rows(build, layer, layer->in[0]->rows, layer->in[0]->columns);
+}
+
+static int activation_forward(struct tr_layer *layer, struct tr_pass *pass)
+{
+    const struct activation_state *state = layer->state;
+    struct tr_act op = {
+        .samples = pass->samples,
+        .columns = layer->out.width,
+        .kind = state->kind,
+        .x = layer->in[0]->data,
+        .slope = layer->n_params ? layer->param[0].value : NULL,
+        .x_stride = layer->in[0]->stride,
+        .y_stride = layer->out.stride,
+        .y = layer->out.data,
+    };
+    return pass->backend->loops->act_forward(pass->backend, &op);
+}
+
+static int activation_backward(struct tr_layer *layer, struct tr_pass *pass)
+{
+    const struct activation_state *state = layer->state;
+    struct tr_value *in = layer->in[0];
+    struct tr_act_grad op = {
+        .samples = pass->samples,
+        .columns = layer->out.width,
+        .kind = state->kind,
+        .x = in->data,
+        .y = layer->out.data,
+        .slope = layer->n_params ? layer->param[0].value : NULL,
+        .stride = tr_act_keeps_x(state->kind) ? in->stride : layer->out.stride,
+        .dy_stride = layer->out.stride,
+        .dy = layer->out.grad,
+        .dslope = layer->n_params ? layer->param[0].grad : NULL,
+        .add_params = pass->add_params,
+    };
+    int err = pass->backend->loops->act_backward(pass->backend, &op);
+    if (err || !in->grad)
+        return err;
+    struct tr_copy down = {
+        .samples = pass->samples,
+        .width = in->width,
+        .x = layer->out.grad,
+        .x_stride = layer->out.stride,
+        .y = in->grad,
+        .y_stride = in->stride,
+        .add = tr_value_add(in),
+    };
+    return pass->backend->loops->copy(pass->backend, &down);
+}
+
+static const char *const options[] = {"kind", NULL};
+
+const struct tr_layer_type tr_layer_activation = {
+    .name = "activation",
+    .options = options,
+    .build = activation_build,
+    .forward = activation_forward,
+    .backward = activation_backward,
+};

@@ -1,0 +1,24 @@
+/* trainer/model/vectors.h -- the inputs of a layer that takes vectors of one width: several tensors, or the rows of one. Private to
+ * trainer/model/. */
+#ifndef TR_VECTORS_H
+#define TR_VECTORS_H
+
+#include "trainer/model/layer.h"
+
+#define TR_VECTORS_MAX 1024u /* 523,776 pairs */
+
+struct tr_vectors {
+    uint32_t n, dim;
+    const tr_real **x; /* [n], filled in each pass: features bring their own memory */
+    size_t *stride;    /* [n] of x and dx */
+    tr_real **dx;      /* [n] */
+    bool *add;         /* [n] */
+};
+
+/* 2..TR_VECTORS_MAX of them, of one width. */
+int tr_vectors_build(struct tr_build *build, const struct tr_layer *layer, struct tr_vectors *out);
+void tr_vectors_bind(const struct tr_layer *layer, struct tr_vectors *vectors);
+/* dx and add, in a backward pass: once. */
+void tr_vectors_bind_grad(const struct tr_layer *layer, struct tr_vectors *vectors);
+
+#endif
