@@ -27,14 +27,22 @@ void golden_load_from(struct golden *golden, const char *path)
     if (!file)
         fail_msg("%s: not found; tests run in the repository's root", path);
     char word[64], owner[32] = "";
-    golden->n = 0;
+    golden->n = golden->n_cases = 0;
     while (fscanf(file, "%63s", word) == 1) {
         if (word[0] == '#') {
             rt_assert(fscanf(file, "%*[^\n]") >= 0);
             continue;
         }
         if (strcmp(word, "case") == 0) {
-            rt_assert(fscanf(file, "%31s", owner) == 1);
+            rt_assert(golden->n_cases < GOLDEN_CASES_MAX && fscanf(file, "%31s", owner) == 1);
+            struct golden_case *one = &golden->one[golden->n_cases++];
+            memcpy(one->name, owner, sizeof one->name);
+            one->spec[0] = '\0';
+            continue;
+        }
+        if (strcmp(word, "spec") == 0) {
+            rt_assert(golden->n_cases > 0);
+            rt_assert(fscanf(file, " %199[^\n]", golden->one[golden->n_cases - 1].spec) == 1);
             continue;
         }
         rt_assert(golden->n < GOLDEN_ARRAYS_MAX);

@@ -1,4 +1,4 @@
-/* tests/unit/dense_golden.h -- tests/golden/dense_model.txt (what PyTorch computes) in memory, and the
+/* tests/unit/dense_golden.h -- tests/golden/dense_model.txt (what PyTorch computes) and its kin in memory, and the
  * two shipped models described in C. */
 #ifndef DENSE_GOLDEN_H
 #define DENSE_GOLDEN_H
@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GOLDEN_ARRAYS_MAX 256
+#define GOLDEN_ARRAYS_MAX 600
+#define GOLDEN_CASES_MAX  80
 
 struct golden {
     struct golden_array {
@@ -15,6 +16,10 @@ struct golden {
         size_t n;
     } array[GOLDEN_ARRAYS_MAX];
     size_t n;
+    struct golden_case {
+        char name[32], spec[200]; /* spec: "" where the case has none */
+    } one[GOLDEN_CASES_MAX];
+    size_t n_cases;
 };
 
 void golden_load(struct golden *golden); /* fails the test when the file is not there */
