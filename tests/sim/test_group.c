@@ -450,6 +450,42 @@ static void test_sums_overflow(void **state)
     }
 }
 
+/* ---- schedules ---- */
+
+/* The rate is that of the step in every mode, at every rank, and after a rank has died: it is told no step, it has it
+ * from the others with the weights. */
+static void test_schedule(void **state)
+{
+    (void)state;
+    const struct tr_schedule schedule = {
+        .kind = TR_SCHEDULE_LINEAR, .warmup = 2, .warmup_start = 0.5, .steps = 40, .final = 0.125};
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(12); seed++) {
+        const char *set[] = {EPOCHS, "data.test=[]", mode[seed % MODES],
+                             "model.schedule={type: linear, warmup: 2, warmup_start: 0.5, "
+                             "steps: 40, final: 0.125}",
+                             "model.optimizer={type: lamb, clip_norm: 0.1}"};
+        struct jw_conf conf = {.seed = seed, .ranks = 2, .set = set, .n_set = ARRAY_LEN(set)};
+        struct job_world w;
+        unsigned checked = 2 - seed % 2;
+        jw_start(&w, &conf);
+        sim_run_until(w.sim, jw_is_over, &w, 5 * RT_MS);
+        assert_false(jw_is_over(&w));
+        if (checked == 1)
+            jw_restart_rank(&w, 1);
+        jw_run(&w);
+        for (unsigned r = 0; r < checked; r++) {
+            struct tr_report report = rank_report(&w, r);
+            double want = 0.001 * tr_schedule_factor(&schedule, report.step);
+            if (report.learning_rate != want)
+                fail_msg("seed %llu, rank %u, step %llu: rate %.17g, want %.17g",
+                         (unsigned long long)seed, r, (unsigned long long)report.step,
+                         report.learning_rate, want);
+        }
+        assert_true(tr_trainer_digest(w.rank[0].trainer) == tr_trainer_digest(w.rank[1].trainer));
+        jw_stop(&w);
+    }
+}
+
 int main(void)
 {
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);
@@ -463,6 +499,7 @@ int main(void)
         cmocka_unit_test(test_restart_server),
         cmocka_unit_test(test_lying_rank),
         cmocka_unit_test(test_news_do_not_pile_up),
+        cmocka_unit_test(test_schedule),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

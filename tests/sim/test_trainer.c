@@ -12,6 +12,7 @@
 #include "runtime/job/batch_id.h"
 #include "runtime/wire/batch.h"
 #include "runtime/wire/member.h"
+#include "trainer/schedule.h"
 #include "trainer/trainer.h"
 
 #include <math.h>
@@ -46,6 +47,8 @@ struct world {
     unsigned n_held;
     bool poison;                                              /* embeddings are NaN */
     float gradient[FEATURES][SAMPLES * DIM], scale[FEATURES]; /* of the latest push, widened */
+    double push_rate; /* of it: factor on the tables' rates */
+    uint64_t push_step;
     /* composer */
     struct wire_await_phase_reply phase;
     unsigned phases;
@@ -139,6 +142,8 @@ static void serve_push(void *ctx, struct rt_call *call, const struct rt_frame *r
     assert_int_equal(head.applied_through, head.synchronous ? head.step - 1 : 0);
     take_gradients(w, &head, request->payload);
     w->pushes++;
+    w->push_rate = head.learning_rate;
+    w->push_step = head.step;
     if (w->fail_push > 0) {
         w->fail_push--;
         rt_call_fail(call, w->fail_with ? w->fail_with : RT_EUNKNOWN, "it cannot be pushed");
@@ -549,6 +554,46 @@ static void test_staleness(void **state)
     }
 }
 
+/* The schedule's factor is in the dense rate and in what the tables are told, of one step the same; a push that is
+ * sent again has that of its step; the operator's factor is on top. */
+static void test_schedule(void **state)
+{
+    (void)state;
+    enum { STEPS = 10 };
+    const struct tr_schedule schedule = {
+        .kind = TR_SCHEDULE_COSINE, .warmup = 3, .warmup_start = 0.001, .steps = 8, .final = 0.25};
+    struct world w;
+    start(&w,
+          (const char *[]){"model.schedule={type: cosine, warmup: 3, steps: 8, final: 0.25}",
+                           "model.optimizer.clip_norm=1e-9"},
+          2);
+    for (unsigned step = 1; step <= STEPS; step++) {
+        double operator_s = step > STEPS / 2 ? 0.5 : 1;
+        double want = operator_s * tr_schedule_factor(&schedule, step);
+        assert_int_equal(tr_trainer_set_learning_rate(w.trainer, operator_s), 0);
+        w.fail_push = step == 2; /* lost: data-compose puts the batch again */
+        send_batch(&w, 0, step - 1, 1);
+        run_until(&w, (struct goal){.pushes = w.pushes + 1});
+        assert_int_equal(w.push_step, step);
+        assert_true(w.push_rate == want);
+        if (step == 2) {
+            w.push_rate = 0;
+            sim_run_until(w.sim, NULL, NULL, RT_S);
+            assert_int_equal(w.outcome[1], WIRE_RETRY);
+            send_batch(&w, 0, 1, 2);
+            run_until(&w, (struct goal){.pushes = w.pushes + 1});
+            assert_true(w.push_rate == want && w.push_step == step);
+        }
+        sim_run_until(w.sim, NULL, NULL, RT_S);
+        assert_int_equal(w.outcome[step - 1], WIRE_TRAINED);
+        assert_true(fabs(page(&w, "learning_rate_factor") - want) < 1e-12);
+        assert_true(fabs(page(&w, "learning_rate") - 0.1 * want) < 1e-12); /* 0.1: of the fixture */
+        assert_true(page(&w, "gradient_norm") > 0);
+    }
+    assert_true(w.push_rate == 0.5 * 0.25);
+    stop(&w);
+}
+
 /* Lost before the step: nothing has happened, the batch comes again and is trained once. */
 static void test_lookup_lost(void **state)
 {
@@ -915,6 +960,7 @@ int main(void)
         cmocka_unit_test(test_half_wire),    cmocka_unit_test(test_full),
         cmocka_unit_test(test_full_in_turn), cmocka_unit_test(test_no_gradient_buffer),
         cmocka_unit_test(test_too_large),    cmocka_unit_test(test_too_far),
+        cmocka_unit_test(test_schedule),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
