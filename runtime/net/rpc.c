@@ -170,14 +170,16 @@ static void stats_end(struct rt_method_stats *stats, uint64_t from_ns, uint64_t 
         rt_rpc_count(&stats->failed, 1);
 }
 
-/* ---- traced calls ---- */
+/* ---- traced calls: kept out of the others, which would save registers for it ---- */
+
+#define SELDOM __attribute__((noinline, cold))
 
 static struct rt_trace_place place_of(const struct rt_identity *id)
 {
     return (struct rt_trace_place){id->role, id->index, id->loop};
 }
 
-static void trace_ask(const struct rt_ask *ask, uint64_t end_ns, int err)
+SELDOM static void trace_ask(const struct rt_ask *ask, uint64_t end_ns, int err)
 {
     const struct rt_peer *peer = ask->session->peer;
     rt_trace_asked(&(struct rt_trace_call){.batch_id = ask->batch_id,
@@ -190,7 +192,7 @@ static void trace_ask(const struct rt_ask *ask, uint64_t end_ns, int err)
                                            .end_ns = end_ns});
 }
 
-static void trace_call(const struct rt_call *call, uint64_t end_ns, int err)
+SELDOM static void trace_call(const struct rt_call *call, uint64_t end_ns, int err)
 {
     const struct rt_session *session = call->session;
     rt_trace_served(&(struct rt_trace_call){.batch_id = call->batch_id,
@@ -216,6 +218,15 @@ static size_t make_and_note(void *arg, uint8_t *at, size_t room)
     size_t n = noting->maker->make(noting->maker->arg, at, room);
     noting->call->made_ns = rt_io_now(noting->call->session->rpc->io);
     return n;
+}
+
+SELDOM static int send_and_note(struct rt_call *call, struct rt_header *header,
+                                const struct rt_outgoing *out)
+{
+    struct rt_maker noting = {make_and_note, &(struct noting){out->maker, call}};
+    struct rt_outgoing noted = *out;
+    noted.maker = &noting;
+    return rt_session_send(call->session, header, &noted);
 }
 
 /* ---- asking ---- */
@@ -457,12 +468,8 @@ static int call_send(struct rt_call *call, int status, const struct rt_outgoing 
         .request_id = call->request_id,
         .batch_id = out->batch_id ? out->batch_id : call->batch_id,
     };
-    if (out->maker && rt_trace_wants(call->batch_id)) {
-        struct rt_maker noting = {make_and_note, &(struct noting){out->maker, call}};
-        struct rt_outgoing noted = *out;
-        noted.maker = &noting;
-        return rt_session_send(call->session, &header, &noted);
-    }
+    if (out->maker && rt_trace_wants(call->batch_id))
+        return send_and_note(call, &header, out);
     return rt_session_send(call->session, &header, out);
 }
 
