@@ -3,7 +3,7 @@
  *   | in use, zero where never written | addresses only, no memory |
  *   at                             at + size              at + reserved
  *
- * From 2 MiB on in huge pages, before that in small ones: what it holds is what it uses, but for less than one page.
+ * From 1 MiB on in huge pages, before that in small ones: what it holds is what it uses, but for less than one page.
  * When its addresses run out the page tables move to a larger range, not the bytes but for those of a small region: pointers into
  * a region end when it grows. Touch: owner thread only. */
 #ifndef EBS_REGION_H

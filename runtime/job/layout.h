@@ -34,7 +34,7 @@ static inline uint32_t rt_index_more(uint32_t lines) /* that it has after growin
  * RT_AHEAD_MAX (embedding_server/slab.c). */
 #define RT_SMALL_PAGE ((size_t)4096)
 #define RT_HUGE_PAGE  ((size_t)2 << 20)
-#define RT_HUGE_FROM  ((size_t)2 << 20)
+#define RT_HUGE_FROM  ((size_t)1 << 20)
 #define RT_STEP_SMALL ((size_t)64 << 10)
 #define RT_AHEAD_PART 64u
 #define RT_AHEAD_MAX  ((size_t)4 << 20)

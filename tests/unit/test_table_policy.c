@@ -296,7 +296,7 @@ static void bytes_stay_below(void **test)
         struct ebs_table *table;
         size_t sum;
 
-        conf.eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU, .bytes = 2 << 20};
+        conf.eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU, .bytes = 1 << 20};
         table = table_bed_create(&conf);
         for (uint64_t at = 0; at < 300000; at += N) {
             for (size_t i = 0; i < N; i++)
@@ -305,7 +305,7 @@ static void bytes_stay_below(void **test)
         }
         bytes = ebs_table_bytes(table);
         sum = bytes.rows + bytes.index + bytes.slack + bytes.allocator;
-        assert_true(ebs_table_counts(table)->evicted > N && sum <= 2 << 20 && sum > 3 << 19);
+        assert_true(ebs_table_counts(table)->evicted > N && sum <= 1 << 20 && sum > 3 << 18);
         table_bed_check(table);
         ebs_table_destroy(table);
     }
