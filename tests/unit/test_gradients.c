@@ -47,8 +47,8 @@ static const char *const networks[] = {
     "m linear a size=1; x mul b m c",
     "m linear a size=4; n reshape m rows=4; x mul s n",
     "x slice d first=2 count=3",
-    "m slice s over=rows first=1 count=2; n slice s first=1 count=2; o slice d count=4; x concat m "
-    "n o",
+    "m slice s over=rows first=1 count=2; n slice s first=1 count=2; x concat m n",
+    "m linear d size=3; n slice d count=4; x concat m n",
     "x reshape d rows=7",
     "m reshape d columns=1; n sum m over=rows; o sum m; x concat n o",
     "x sum s",

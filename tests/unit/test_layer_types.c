@@ -11,6 +11,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
 #include "tests/unit/dense_golden.h"
@@ -97,8 +98,9 @@ static void compare_grads(const struct golden *golden, const char *name, struct 
     }
 }
 
-static void check_case(const struct golden *golden, const struct golden_case *one,
-                       const char *backend)
+/* A hash of all bits that came out. */
+static uint64_t check_case(const struct golden *golden, const struct golden_case *one,
+                           const char *backend)
 {
     static float grad[FEATURES][SAMPLES * WIDTH_MAX];
     struct tr_model *model = create(one->spec, backend, SAMPLES);
@@ -123,10 +125,13 @@ static void check_case(const struct golden *golden, const struct golden_case *on
     compare(golden, one->name, "loss", &loss, 1);
     compare(golden, one->name, "logit", logit, SAMPLES);
     compare_grads(golden, one->name, model, grad);
+    uint64_t bits = rt_hash_bytes(tr_model_grads(model), tr_model_count(model) * sizeof(float));
+    bits ^= 3 * rt_hash_bytes(grad, sizeof grad) + 5 * rt_hash_bytes(logit, sizeof logit);
     tr_model_destroy(model);
+    return bits;
 }
 
-/* On every instruction set. */
+/* On every instruction set, and with the same bits there. */
 static void test_torch(void **state)
 {
     (void)state;
@@ -135,10 +140,15 @@ static void test_torch(void **state)
     golden_load_from(golden, "tests/golden/layers.txt");
     assert_true(golden->n_cases > 30);
     for (size_t i = 1; i < golden->n_cases; i++) {
+        uint64_t plain = 0;
         check_case(golden, &golden->one[i], "reference");
         for (int isa = RT_ISA_PLAIN; isa <= (int)best; isa++) {
             rt_cpu_set_isa((enum rt_isa)isa);
-            check_case(golden, &golden->one[i], "onednn");
+            uint64_t bits = check_case(golden, &golden->one[i], "onednn");
+            if (isa != RT_ISA_PLAIN && bits != plain)
+                fail_msg("%s: other bits with %s", golden->one[i].name,
+                         rt_isa_name((enum rt_isa)isa));
+            plain = bits;
         }
         rt_cpu_set_isa(best);
     }
