@@ -4,8 +4,8 @@
  *   OUT/quarantine/data_compose-0.tsv  rows that could not be parsed: they are left out, counted, judged as in training
  *   OUT/{global,embedding,data,model}.yml, OUT/models/   written last: the job, with `format: binary`
  *
- * So OUT is a job of its own that trains at once, and there is no job before all of its rows are. Files of rows are
- * made anew if an earlier run left some; a folder that has a job already is refused: it may be the one that is read. */
+ * So OUT is a job of its own that trains at once, and there is no job before all of its rows are. Files of rows and the
+ * list of bad ones are made anew if an earlier run left some; a folder that has a job already is refused: it may be the one that is read. */
 #include "data_compose/convert.h"
 #include "data_compose/feed.h"
 #include "data_compose/parse_binary.h"
@@ -298,6 +298,7 @@ static int convert(struct convert *c)
     const bool wanted[2] = {true,
                             c->synthetic ? c->synthetic_conf.test_rows > 0 : data->n_test > 0};
     c->quarantine = dc_quarantine_create(c->out, 0, data->max_bad_ratio);
+    dc_quarantine_renew(c->quarantine); /* of a run that failed: its rows are read again */
     for (int set = 0; set < 2 && !err; set++)
         if (wanted[set])
             err = write_set(c, set == 1);

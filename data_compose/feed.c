@@ -235,6 +235,15 @@ size_t dc_feed_row_bytes(const struct dc_feed *feed)
     return feed->line.size;
 }
 
+/* Behind the row: of its own block as many as it has rows up to there. */
+static double binary_bytes(const struct blocks *b)
+{
+    double own =
+        b->file && b->place.rows ? (double)(b->row - b->place.first) / (double)b->place.rows : 0;
+
+    return (double)b->bytes + own * (double)b->place.bytes;
+}
+
 double dc_feed_share(const struct dc_feed *feed)
 {
     uint64_t total = feed->conf.job->data.train_bytes;
@@ -242,7 +251,7 @@ double dc_feed_share(const struct dc_feed *feed)
     if (feed->conf.synthetic)
         return (double)feed->next / (double)feed->conf.synthetic_rows;
     if (feed->blocks.binary)
-        return feed->blocks.bytes ? (double)feed->blocks.bytes / (double)total : (double)NAN;
+        return feed->next ? binary_bytes(&feed->blocks) / (double)total : (double)NAN;
     if (total < SHARE_BYTES_MIN)
         return (double)NAN;
     return (double)dc_source_bytes(feed->source) / (double)total;

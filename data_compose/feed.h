@@ -57,7 +57,7 @@ uint64_t dc_feed_number(const struct dc_feed *feed);
 const char *dc_feed_row_text(const struct dc_feed *feed);
 size_t dc_feed_row_bytes(const struct dc_feed *feed);
 /* How far through the training set this is, 0..1, for progress; NaN where the files are so small that a
- * read takes much of them: less than 16 MiB of text, or a block of binary rows. */
+ * read takes much of them, less than 16 MiB of text, and before the first binary row. */
 double dc_feed_share(const struct dc_feed *feed);
 /* Where the row stands, for messages; the line of a binary file's row is its number, from 1. */
 const char *dc_feed_file(const struct dc_feed *feed);

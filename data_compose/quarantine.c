@@ -56,6 +56,12 @@ void dc_quarantine_destroy(struct dc_quarantine *quarantine)
     rt_free(quarantine);
 }
 
+void dc_quarantine_renew(struct dc_quarantine *quarantine)
+{
+    if (quarantine->path)
+        unlink(quarantine->path);
+}
+
 static void give_up(struct dc_quarantine *q, const char *what)
 {
     rt_log(RT_LOG_WARN, "quarantine_not_written path=%s why=\"%s\"", q->path, what);

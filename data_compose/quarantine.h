@@ -26,6 +26,9 @@ struct dc_quarantine;
 struct dc_quarantine *dc_quarantine_create(const char *run_dir, uint32_t index, double max_ratio);
 void dc_quarantine_destroy(struct dc_quarantine *quarantine); /* NULL is legal */
 
+/* Remove a list that an earlier run has left. One that cannot be removed is appended to. */
+void dc_quarantine_renew(struct dc_quarantine *quarantine);
+
 /* A bad row of the training or (evaluate) the test set; `row` NULL: there is no text. A file that cannot be written is logged once and given up; the
  * job goes on. */
 void dc_quarantine_add(struct dc_quarantine *quarantine, bool evaluate, const char *file,

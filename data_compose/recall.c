@@ -10,6 +10,7 @@
  * went into are gone, and they must come again. */
 #include "data_compose/state.h"
 
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 
@@ -18,11 +19,11 @@
 static uint32_t most_untold(const struct dc_composer *c)
 {
     const struct rt_global_conf *global = &c->job->global;
-    uint64_t steps = global->mode == RT_MODE_ASYNC ? global->sync_every : 2;
-    uint64_t n =
-        (steps + 2 * (uint64_t)c->job->data.window + 2 * (uint64_t)global->staleness) * c->world;
+    uint32_t steps = global->mode == RT_MODE_ASYNC ? global->sync_every : 2;
+    uint32_t n = steps + 2 * c->job->data.window + 2 * global->staleness;
 
-    return n < WIRE_FINISHED_MAX ? (uint32_t)n : WIRE_FINISHED_MAX;
+    rt_assert(n <= WIRE_FINISHED_MAX); /* by the options' limits */
+    return n * c->world;
 }
 
 void dc_recall_add(struct dc_composer *composer, uint64_t batch_id)
@@ -74,12 +75,25 @@ static int tell(struct dc_composer *c, uint32_t r)
 {
     const struct dc_recall *recall = &c->recall;
     uint64_t held = recall->next < recall->capacity ? recall->next : recall->capacity;
-    uint64_t *batch = rt_xcalloc(held + 1, sizeof(*batch));
+    uint64_t *batch = rt_xcalloc(WIRE_FINISHED_MAX, sizeof(*batch));
     struct wire_tell_finished message = {.leader = c->rank[0].incarnation, .batch = batch};
 
+    uint32_t of_rank = recall->capacity / c->world, skip = 0;
     for (uint64_t i = recall->next - held; i < recall->next; i++)
-        if (rt_batch_rank(recall->batch[i % recall->capacity], c->world) == r)
-            batch[message.n_batches++] = recall->batch[i % recall->capacity];
+        skip += rt_batch_rank(recall->batch[i % recall->capacity], c->world) == r;
+    skip = skip > of_rank
+               ? skip - of_rank
+               : 0; /* the ranks do not take the same number at any time: the latest count */
+    for (uint64_t i = recall->next - held; i < recall->next; i++) {
+        uint64_t id = recall->batch[i % recall->capacity];
+
+        if (rt_batch_rank(id, c->world) != r)
+            continue;
+        if (skip > 0)
+            skip--;
+        else
+            batch[message.n_batches++] = id;
+    }
     int err = wire_tell_finished_pack(&message, &c->out);
     rt_free(batch);
     if (err)

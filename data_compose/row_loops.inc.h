@@ -372,7 +372,8 @@ static inline vec log1p_vec(vec x)
     return k * 0x1.62e42fefa39efp-1 + s * (2 + z * (even + z * odd));
 }
 
-/* false: a result is not finite in float32. */
+/* false: a result is not finite in float32. Nor may it be before it is standardized, for passes without statistics (they
+ * are being made, or files converted) judge rows as training does; such a value becomes NaN here. */
 static bool dense_values(const struct dc_dense_plan *plan, const double *value, float *out)
 {
     flags bad = {0};
@@ -391,9 +392,13 @@ static bool dense_values(const struct dc_dense_plan *plan, const double *value, 
             vec none = positive - positive; /* 0, but NaN of a NaN: log1p_vec would give a number */
             x = choose(wanted, log1p_vec(positive) + none, x);
         }
-        if (plan->any_standardized)
-            x = (x - *(const vec *)(plan->mean + i)) / *(const vec *)(plan->deviation + i);
         single y = __builtin_convertvector(x, single);
+        if (plan->any_standardized) {
+            flags over = (flags)((y - y) != 0);
+
+            x = (x - *(const vec *)(plan->mean + i)) / *(const vec *)(plan->deviation + i);
+            y = (single)((flags) __builtin_convertvector(x, single) | over);
+        }
         bad |= (flags)((y - y) != 0);
         *(single *)(out + i) = y;
     }

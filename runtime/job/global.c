@@ -25,7 +25,7 @@ static const struct rt_option option[] = {
      "every order and draw fixed, results bit for bit the same; needs `mode: full`"},
     {"staleness", RT_OPT_U32, AT(staleness), "4", 1, 1024, NULL,
      "permits per trainer rank: batches looked up whose gradients are not yet acked"},
-    {"sync_every", RT_OPT_U32, AT(sync_every), "16", 1, 1000000, NULL,
+    {"sync_every", RT_OPT_U32, AT(sync_every), "16", 1, RT_SYNC_EVERY_MAX, NULL,
      "mode `async`: local steps of each rank between two averages of the dense weights"},
     {"max_steps", RT_OPT_U64, AT(max_steps), "0", 0, 9007199254740992.0, NULL,
      "training ends after so many steps of the group, wherever in an epoch that is; 0: no limit. "

@@ -41,11 +41,15 @@ struct rt_wire_conf {
 };
 
 /* global.yml. `embedding_server.workers` and `middleware.loops`: 0 = min(cores, 8) and min(cores, 4). */
+#define RT_SYNC_EVERY_MAX                                                                          \
+    60000u /* what is finished between two averages must fit into one message */
+
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
     bool exact;
     uint32_t staleness;
-    uint32_t sync_every;     /* async: local steps between two averages of the weights */
+    uint32_t
+        sync_every; /* 1..RT_SYNC_EVERY_MAX; async: local steps between two averages of the weights */
     uint64_t max_steps;      /* 0: no limit */
     uint64_t evaluate_every; /* steps; 0: at the ends of epochs only */
     uint64_t seed;

@@ -421,10 +421,10 @@ static void expect_same(const struct rt_map *a, const struct rt_map *b, const ch
 #define WHOLE TABLES "features: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3}}\n"
 #define TAIL                                                                                       \
     TABLES                                                                                         \
-        "features: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3, truncate: tail}}\n"
+    "features: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3, truncate: tail}}\n"
 #define HEAD                                                                                       \
     TABLES                                                                                         \
-        "features: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3, truncate: head}}\n"
+    "features: {u: {table: u, max_length: 6}, v: {table: u, max_length: 3, truncate: head}}\n"
 #define MODEL                                                                                      \
     "layers:\n  - {name: top, type: mlp, inputs: [features], sizes: [1]}\n"                        \
     "  - {name: loss, type: bce, inputs: [top]}\noptimizer: {type: sgd, learning_rate: 0.1}\n"
@@ -615,6 +615,91 @@ static void same_batches(void **state)
     }
 }
 
+/* A value that is over float32 before it is standardized is a bad row of the text and of `convert`; what an earlier run of
+ * `convert` has left of its list is not there twice. */
+static void bad_rows(void **state)
+{
+    static const struct job_row row = {
+        "bad rows", WHOLE,
+        SMALL_PLAN "header: false\nmax_bad_ratio: 0.5\ncolumns:\n  y: label\n"
+                   "  n: {kind: dense, standardize: true}\n  u: feature\n  v: feature\n",
+        1, plain_row};
+    char *text = rt_path_join(dir, "over"), *out = rt_path_join(dir, "over-binary"), *list;
+    char *argv[] = {"convert", "--config", text, "--out", out, NULL};
+    size_t size;
+
+    (void)state;
+    write_text(text, &row);
+    for (int set = 0; set < 2; set++)
+        put_file(text, set ? "test.txt" : "train.txt", "0\t1\tx\ty\n1\t1e60\tx\ty\n1\t3\tx\ty\n");
+    struct rt_job *job = load(text);
+    struct dc_parser *parser;
+    assert_int_equal(dc_parser_create(job, &parser), 0);
+    dc_parser_standardize(parser, 0, 0, 1e30);
+    assert_int_equal(dc_parser_row(parser, "0\t-1e30\tx\ty", 11), 0);
+    assert_true(dc_parser_view(parser)->dense[0] == -1);
+    assert_int_equal(dc_parser_row(parser, "1\t1e60\tx\ty", 10), RT_EDATA);
+    assert_string_equal(rt_err_text(), "n: 1e+60 is out of the range of float32");
+    dc_parser_destroy(parser);
+    rt_job_destroy(job);
+    for (int run = 0; run < 2; run++) {
+        static const char *const job_file[] = {"global.yml", "embedding.yml", "data.yml",
+                                               "model.yml"};
+
+        for (size_t i = 0; i < ARRAY_LEN(job_file);
+             i++) { /* as if the run before had failed late */
+            char *made = rt_path_join(out, job_file[i]);
+            unlink(made);
+            rt_free(made);
+        }
+        assert_int_equal(dc_convert(5, argv), 0);
+        char *made = rt_path_join(out, "quarantine/data_compose-0.tsv");
+        assert_int_equal(rt_file_read(made, 1u << 20, &list, &size), 0);
+        uint32_t lines = 0;
+        for (size_t i = 0; i < size; i++)
+            lines += list[i] == '\n';
+        assert_int_equal(lines, 2); /* one of each set */
+        rt_free(list);
+        rt_free(made);
+    }
+    rt_free(out);
+    rt_free(text);
+}
+
+/* How many rows a pass will have is known from its first block on, and not a block too many. */
+static void expected_rows(void **state)
+{
+    static const struct job_row row = {
+        "expected", WHOLE,
+        "batch_size: 1000\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: feature}\n",
+        40000, plain_row};
+    char *text = rt_path_join(dir, "many"), *out = rt_path_join(dir, "many-binary");
+    char *argv[] = {"convert", "--config", text, "--out", out, NULL};
+    struct dc_batcher_conf conf = {.size = 1};
+    struct dc_batcher *batcher;
+    struct dc_batch *batch;
+
+    (void)state;
+    write_text(text, &row);
+    assert_int_equal(dc_convert(5, argv), 0);
+    struct rt_job *job = load(out);
+    conf.feed = (struct dc_feed_conf){.io = io, .job = job};
+    assert_int_equal(dc_parser_create(job, &conf.feed.parser), 0);
+    assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
+    while (dc_batcher_turn(batcher, &batch) > 0) {
+        double expected = dc_batcher_expected(batcher);
+
+        if (batch && (expected < 36000 || expected > 44000))
+            fail_msg("%g rows are expected", expected);
+        dc_batch_destroy(batch);
+    }
+    dc_batcher_destroy(batcher);
+    dc_parser_destroy(conf.feed.parser);
+    rt_job_destroy(job);
+    rt_free(out);
+    rt_free(text);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -639,6 +724,8 @@ int main(void)
         cmocka_unit_test(other_files),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(same_batches),
+        cmocka_unit_test(bad_rows),
+        cmocka_unit_test(expected_rows),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
