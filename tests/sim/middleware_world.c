@@ -425,6 +425,13 @@ static bool has_ended(void *arg)
     return ((struct ask *)arg)->ended != 0;
 }
 
+bool mwt_both_hold(void *world)
+{
+    const struct world *w = world;
+
+    return w->owner[0].n_held && w->owner[1].n_held;
+}
+
 int mwt_wait_for(struct world *w, struct ask *ask)
 {
     if (!sim_run_until(w->sim, has_ended, ask, 40 * RT_S))

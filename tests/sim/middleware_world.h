@@ -100,6 +100,7 @@ uint64_t mwt_number(struct world *w, const char *key);
 /* A batch with the ids that follow from its number; after a change: its payload and digest again. */
 void mwt_make_input(struct input *in, uint64_t batch);
 void mwt_make_payload(struct input *in);
+bool mwt_both_hold(void *world); /* each owner a request: for sim_run_until() */
 /* Its error, or 0. */
 int mwt_wait_for(struct world *w, struct ask *ask);
 /* Send w->out. */
