@@ -2,11 +2,14 @@
  *
  * Checksums would keep a fuzzer at the door. So where the first byte is odd they are made good first: the header's, the
  * footer's, the index's and those of the blocks and columns that the index leads to. A block that is accepted then keeps
- * what block.h promises, and each of its rows is complete or refused.
+ * what block.h promises, and each of its rows is complete or refused; a block that is gathered column by column gives what
+ * its rows give one by one.
  *
- * The seeds are a digit and a train.sfb that `saffron-data-compose convert` made of a few rows with JOB's columns. */
+ * The seeds are a digit and a train.sfb that `saffron-data-compose convert` made of a few rows with columns as those of a job
+ * here: digits 0 and 1 of the first, 2 and 3 of the second, 4 and 5 of the third. */
 #include "data_compose/block.h"
 #include "data_compose/block_form.h"
+#include "data_compose/columns.h"
 #include "data_compose/parse_binary.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -18,7 +21,12 @@
 #include <math.h>
 #include <string.h>
 
-#define JOB "y=label w=weight a=feature:f b=feature:f,list g=group k=key x=dense:log1p z=dense:std"
+static const char *const job_columns[4] = {
+    "y=label w=weight a=feature:f b=feature:f,list g=group k=key x=dense:log1p z=dense:std",
+    "y=label w=weight a=feature:f b=feature:f g=group x=dense:log1p", /* even: gathered */
+    "y=label a=feature:f,list,weights b=feature:f c=feature:f,weights",
+    "y=label w=weight a=feature:f b=feature:f,list g=group k=key x=dense:log1p z=dense:std",
+};
 
 /* ---- checksums made good ---- */
 
@@ -109,9 +117,41 @@ static void check_row(const struct rt_job *job, const struct dc_parser *parser)
     rt_assert(isfinite(row->weight) && row->weight >= 0);
 }
 
+/* The rows of the view, last first, from its columns: what each of them is by itself. The even job's: one feature of two
+ * columns, one dense value, one label. */
+static void check_gathered(struct dc_parser *parser, struct dc_binary *binary,
+                           const struct dc_columns *columns, const struct dc_block_view *view)
+{
+    uint32_t n = view->rows;
+    uint64_t *id = rt_xcalloc(3 * (size_t)n, sizeof(*id)), *group = id + 2 * (size_t)n;
+    float *value = rt_xcalloc(3 * (size_t)n, sizeof(*value));
+    uint32_t *row = rt_xcalloc(n, sizeof(*row));
+    uint64_t *ids = id;
+    struct dc_filling at = {&ids, value, value + n, value + 2 * (size_t)n, group, NULL, NULL};
+
+    for (uint32_t s = 0; s < n; s++)
+        row[s] = 7 + n - 1 - s;
+    dc_columns_fill(columns, row, 7, n, &at);
+    for (uint32_t s = 0; s < n; s++) {
+        int err = dc_binary_row(binary, n - 1 - s);
+        const struct dc_row *one = dc_parser_view(parser);
+
+        rt_assert(err == 0 && one->n_ids == 2);
+        rt_assert(memcmp(one->id, id + 2 * (size_t)s, 2 * sizeof(*id)) == 0);
+        rt_assert(memcmp(one->dense, value + s, sizeof(float)) == 0);
+        rt_assert(memcmp(one->label, value + n + s, sizeof(float)) == 0);
+        rt_assert(memcmp(&one->weight, value + 2 * (size_t)n + s, sizeof(float)) == 0);
+        rt_assert(one->group == group[s]);
+    }
+    rt_free(id);
+    rt_free(value);
+    rt_free(row);
+}
+
 static void read_all(const struct rt_job *job, struct dc_parser *parser, struct dc_binary *binary,
                      const struct dc_block_file *file)
 {
+    struct dc_columns *columns = dc_columns_create(job, binary);
     struct dc_block_view view = {0};
 
     for (uint32_t b = 0; b < dc_block_count(file); b++) {
@@ -129,7 +169,10 @@ static void read_all(const struct rt_job *job, struct dc_parser *parser, struct 
             if (!err)
                 check_row(job, parser);
         }
+        if (columns && view.rows && dc_columns_bind(columns, &view))
+            check_gathered(parser, binary, columns, &view);
     }
+    dc_columns_destroy(columns);
     dc_block_view_release(&view);
 }
 
@@ -142,7 +185,7 @@ int fuzz_block(const uint8_t *data, size_t size)
     if (size < 1)
         return 0;
     bool sealed = data[0] & 1;
-    data_job_init(&dj, RT_FORMAT_BINARY, false, JOB);
+    data_job_init(&dj, RT_FORMAT_BINARY, false, job_columns[data[0] >> 1 & 3]);
     int err = dc_parser_create(&dj.job, &parser);
     rt_assert(err == 0);
     struct dc_binary *binary = dc_binary_create(parser);
