@@ -3,7 +3,7 @@
 # one, clip, empty fields, weights, groups, keys. Every third label is a lie of weight 0, so both the loss and the
 # AUC must use the weights.
 . "$(dirname "$0")/lib.sh"
-mkdir "$work/job"
+job_folder job 3 features,dense
 "$python" - "$work/job" <<'PY' || fail "the rows could not be written"
 import sys
 def rows(name, n):
@@ -17,23 +17,10 @@ def rows(name, n):
             f.write(f"{truth ^ lie}\t{0 if lie else 1 + i % 2}\t{user}\t{tags}\t{age}\t{i // 4}\trow {i}\tx\n")
 rows("train.tsv", 6000)
 rows("test.tsv", 1500)
-open(f"{sys.argv[1]}/global.yml", "w").write("mode: hybrid\nstaleness: 2\n")
 open(f"{sys.argv[1]}/embedding.yml", "w").write(
     "defaults: {dim: 8, optimizer: {type: adagrad, learning_rate: 0.1}}\n"
     "tables: {user: {}, tags: {}}\nfeatures: {user: {}, tags: {pooling: mean, max_length: 2}}\n")
-open(f"{sys.argv[1]}/model.yml", "w").write(
-    "layers:\n  - {name: all, type: concat, inputs: [features, dense]}\n"
-    "  - {name: top, type: mlp, inputs: [all], sizes: [16, 1]}\n"
-    "  - {name: loss, type: bce, inputs: [top]}\noptimizer: {type: adam, learning_rate: 0.01}\n")
-open(f"{sys.argv[1]}/data.yml", "w").write("""
-train: [train.tsv]
-test: [test.tsv]
-batch_size: 64
-block_rows: 256
-shuffle_rows: 256
-epochs: 3
-columns:
-  y: label
+open(f"{sys.argv[1]}/data.yml", "a").write("""  y: label
   w: weight
   user: {kind: feature, integer: true, min_frequency: 20}
   tags: {kind: feature, separator: "|"}
@@ -53,8 +40,7 @@ grep -q 'frequencies ids=770 kept=20' "$work"/run/logs/data_compose-1.log ||
 
 # Weights of ids tell the label, nothing else does: each of two ids in random order weighs much or little. A feature keeps the last
 # three of its ids, the true one among them; every tenth row has none, and a wide table says what is missing then.
-mkdir "$work/weighted"
-cp "$work/job/global.yml" "$work/weighted"
+job_folder weighted 3 features
 "$python" - "$work/weighted" <<'PY' || fail "the rows with weights could not be written"
 import sys
 def rows(name, n):
@@ -70,19 +56,7 @@ rows("test.tsv", 1000)
 open(f"{sys.argv[1]}/embedding.yml", "w").write(
     "defaults: {dim: 8, optimizer: {type: adagrad, learning_rate: 0.1}}\n"
     "tables: {ids: {}, empty: {}}\nfeatures: {ids: {max_length: 3, truncate: head}, empty: {}}\n")
-open(f"{sys.argv[1]}/model.yml", "w").write(
-    "layers:\n  - {name: all, type: concat, inputs: [features]}\n"
-    "  - {name: top, type: mlp, inputs: [all], sizes: [16, 1]}\n"
-    "  - {name: loss, type: bce, inputs: [top]}\noptimizer: {type: adam, learning_rate: 0.01}\n")
-open(f"{sys.argv[1]}/data.yml", "w").write("""
-train: [train.tsv]
-test: [test.tsv]
-batch_size: 64
-block_rows: 256
-shuffle_rows: 256
-epochs: 3
-columns:
-  y: label
+open(f"{sys.argv[1]}/data.yml", "a").write("""  y: label
   ids: {kind: feature, separator: "|", weight_separator: ":"}
   empty: {kind: feature, missing: none}
 """)

@@ -54,6 +54,18 @@ need_data() {
     [ -d "$data/$1" ] || skip "no data set $1: $data/$1 is not there (SAFFRON_TEST_DATA says where sets are)"
 }
 
+# job_folder NAME EPOCHS INPUTS -- $work/NAME with all of a small job but its rows, embedding.yml and columns: data.yml ends
+# in `columns:`, to be appended to; the net is one layer of 16 over INPUTS.
+job_folder() {
+    mkdir "$work/$1"
+    printf 'mode: hybrid\nstaleness: 2\n' >"$work/$1/global.yml"
+    printf 'train: [train.tsv]\ntest: [test.tsv]\nbatch_size: 64\nblock_rows: 256\nshuffle_rows: 256\nepochs: %s\ncolumns:\n' \
+        "$2" >"$work/$1/data.yml"
+    printf 'layers:\n  - {name: all, type: concat, inputs: [%s]}\n  - {name: top, type: mlp, inputs: [all], sizes: [16, 1]}\n' \
+        "$3" >"$work/$1/model.yml"
+    printf '  - {name: loss, type: bce, inputs: [top]}\noptimizer: {type: adam, learning_rate: 0.01}\n' >>"$work/$1/model.yml"
+}
+
 # local_run ARG... -- `saffron local` to its end in $work/run; exit status in $status.
 local_run() {
     rm -rf "$work/run"

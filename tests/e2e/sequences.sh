@@ -2,7 +2,7 @@
 # A job with a sequence (pooling none, its mean taken in the network) and a table whose ids are hashed into few rows, with all
 # roles as processes: it learns, the table stays within its rows, and its bytes are those that `saffron plan` counts.
 . "$(dirname "$0")/lib.sh"
-mkdir "$work/job"
+job_folder job 2 user,liked,history,seen
 "$python" - "$work/job" <<'PY' || fail "the rows could not be written"
 import random, sys
 draw = random.Random(5)
@@ -19,7 +19,6 @@ def rows(name, n):
             f.write(f"{int(liked)}\tu{user}\t{'|'.join(f'i{k}' for k in items)}\t{seen}\n")
 rows("train.tsv", 20000)
 rows("test.tsv", 2000)
-open(f"{sys.argv[1]}/global.yml", "w").write("mode: hybrid\nstaleness: 2\n")
 open(f"{sys.argv[1]}/embedding.yml", "w").write("""
 defaults: {dim: 8, optimizer: {type: adagrad, learning_rate: 0.1}}
 tables: {user: {hash: {functions: 2, rows: 120}}, item: {}, seen: {hash: {functions: 2, rows: 1000000000}}}
@@ -28,23 +27,10 @@ features:
   history: {table: item, pooling: none, max_length: 8}
   seen: {pooling: none, max_length: 3}
 """)
-open(f"{sys.argv[1]}/model.yml", "w").write("""
-layers:
-  - {name: liked, type: masked_pool, inputs: [history, history.mask], pooling: sum}
-  - {name: all, type: concat, inputs: [user, liked, history, seen]}
-  - {name: top, type: mlp, inputs: [all], sizes: [16, 1]}
-  - {name: loss, type: bce, inputs: [top]}
-optimizer: {type: adam, learning_rate: 0.01}
-""")
-open(f"{sys.argv[1]}/data.yml", "w").write("""
-train: [train.tsv]
-test: [test.tsv]
-batch_size: 64
-block_rows: 256
-shuffle_rows: 256
-epochs: 2
-columns:
-  y: label
+layers = open(f"{sys.argv[1]}/model.yml").read().split("\n", 1)
+liked = "  - {name: liked, type: masked_pool, inputs: [history, history.mask], pooling: sum}"
+open(f"{sys.argv[1]}/model.yml", "w").write("\n".join([layers[0], liked, layers[1]]))
+open(f"{sys.argv[1]}/data.yml", "a").write("""  y: label
   user: feature
   history: {kind: feature, separator: "|"}
   seen: {kind: feature, separator: "|"}
@@ -54,7 +40,7 @@ PY
 local_run --config "$work/job" --embedding-servers 2
 expect_success
 # Rows: those of 300 users are at most 120, of items 200; of `seen` 2 for each of 3 ids of 20,000 samples.
-expect "samples_trained == 2 * 20000" "samples_dropped == 0" "test_samples == 2000" "test_auc > 0.9" \
+expect "samples_trained == 2 * 20000" "samples_dropped == 0" "test_samples == 2000" "test_auc > 0.87" \
     "320 + 119000 <= rows_total <= 320 + 120000"
 
 # Of `seen` alone the bytes are known: no id comes twice.
