@@ -37,10 +37,11 @@ open(f"{sys.argv[1]}/data.yml", "a").write("""  y: label
 """)
 PY
 
-local_run --config "$work/job" --embedding-servers 2
+# One epoch: in the second the net learns `seen` by heart, and its AUC falls by chance as far as to 0.85.
+local_run --config "$work/job" --embedding-servers 2 --set data.epochs=1
 expect_success
 # Rows: those of 300 users are at most 120, of items 200; of `seen` 2 for each of 3 ids of 20,000 samples.
-expect "samples_trained == 2 * 20000" "samples_dropped == 0" "test_samples == 2000" "test_auc > 0.87" \
+expect "samples_trained == 20000" "samples_dropped == 0" "test_samples == 2000" "test_auc > 0.9" \
     "320 + 119000 <= rows_total <= 320 + 120000"
 
 # Of `seen` alone the bytes are known: no id comes twice.
