@@ -56,7 +56,7 @@ static const struct {
      708, true},
     {"half of a step that was lost, applied with half of the one made in its place "
      "(embedding_server/gather.c)",
-     2477, true},
+     875, true},
     {"an epoch that was over by what two neighbours knew, and both died (trainer/tell.c)", 1519,
      true},
     {"the same, of a batch that had been stepped", 3009, true},
