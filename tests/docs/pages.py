@@ -133,15 +133,15 @@ def layers():
     rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", table, flags=re.M))
     types = set()
     for path in glob.glob("trainer/model/layer_*.c"):
-        name = re.search(r"\.name = \"(\w+)\"", read(path)).group(1)
         options = re.findall(r'"(\w+)"', re.search(r"options\[\] = \{(.*?)\}", read(path)).group(1))
-        types.add(name)
-        if name not in rows:
-            finding(page, f"layer type {name} has no row")
-            continue
-        shown = re.findall(r"`(\w+)`:", rows[name].split("|")[1])
-        if sorted(shown) != sorted(options):
-            finding(page, f"layer type {name}: options {shown}, the source has {options}")
+        for name in re.findall(r"\.name = \"(\w+)\"", read(path)):
+            types.add(name)
+            if name not in rows:
+                finding(page, f"layer type {name} has no row")
+                continue
+            shown = re.findall(r"`(\w+)`:", rows[name].split("|")[1])
+            if sorted(shown) != sorted(options):
+                finding(page, f"layer type {name}: options {shown}, the source has {options}")
     registered = set(re.findall(r"&tr_layer_(\w+),", read("trainer/model/layers.c")))
     if registered != types:
         finding(page, f"layers.c registers {sorted(registered)}, the files define {sorted(types)}")
