@@ -240,7 +240,7 @@ cp -r docs "$work/tree/docs"
 (
     cd "$work/tree/docs" || exit 1
     sed -i 's/`given twice`/`given thrice`/; /^| `RT_EFULL`/d; s/^### SaffronNoProgress/### Saffron/' trouble.md
-    sed -i '/^| `concat`/d; s/^| `bce` |/| `softmax` |/' own-model.md
+    sed -i '/^| `concat`/d; s/^| `bce` |/| `no_such` |/' own-model.md
     sed -i 's/--admin-port 9101/--admin-prot 9101/; s/SAFFRON_ADVERTISE/SAFFRON_ADVERTISED/' machines.md
     sed -i 's/saffron_trainer_permits)/saffron_trainer_permit)/; s/trouble\.md#saffronbatchesretried/trouble.md#none/' slow.md
     sed -i 's/own-model\.md/my-model.md/' own-data.md
@@ -258,7 +258,7 @@ no entry for the error name RT_EFULL
 no anchor for the alert SaffronNoProgress
 layer type concat has no row
 layer type bce has no row
-layer type softmax is not there
+layer type no_such is not there
 flag --admin-prot: no --help has it
 variable SAFFRON_ADVERTISED: nothing reads it
 metric saffron_trainer_permit: no source registers it
