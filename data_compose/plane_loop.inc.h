@@ -71,8 +71,8 @@ static inline void turn(const struct dc_plane_copy *c, uint32_t s)
         for (uint32_t k = 0; k < DC_PLANE; k += 2) {
             couple x = *(const couple *)(one + k), y = *(const couple *)(two + k);
 
-            *(couple *)(c->to[k] + i) = __builtin_shuffle(x, y, (couple){0, 2});
-            *(couple *)(c->to[k + 1] + i) = __builtin_shuffle(x, y, (couple){1, 3});
+            *(couple *)(c->to[k] + i) = (couple){x[0], y[0]};
+            *(couple *)(c->to[k + 1] + i) = (couple){x[1], y[1]};
         }
     }
 }

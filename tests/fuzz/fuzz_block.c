@@ -117,6 +117,14 @@ static void check_row(const struct rt_job *job, const struct dc_parser *parser)
     rt_assert(isfinite(row->weight) && row->weight >= 0);
 }
 
+static uint32_t bits(float value)
+{
+    uint32_t of;
+
+    memcpy(&of, &value, sizeof(of));
+    return of;
+}
+
 /* The rows of the view, last first, from its columns: what each of them is by itself. The even job's: one feature of two
  * columns, one dense value, one label. */
 static void check_gathered(struct dc_parser *parser, struct dc_binary *binary,
@@ -138,9 +146,9 @@ static void check_gathered(struct dc_parser *parser, struct dc_binary *binary,
 
         rt_assert(err == 0 && one->n_ids == 2);
         rt_assert(memcmp(one->id, id + 2 * (size_t)s, 2 * sizeof(*id)) == 0);
-        rt_assert(memcmp(one->dense, value + s, sizeof(float)) == 0);
-        rt_assert(memcmp(one->label, value + n + s, sizeof(float)) == 0);
-        rt_assert(memcmp(&one->weight, value + 2 * (size_t)n + s, sizeof(float)) == 0);
+        rt_assert(bits(one->dense[0]) == bits(value[s]));
+        rt_assert(bits(one->label[0]) == bits(value[n + s]));
+        rt_assert(bits(one->weight) == bits(value[2 * (size_t)n + s]));
         rt_assert(one->group == group[s]);
     }
     rt_free(id);

@@ -460,9 +460,9 @@ static void test_schedule(void **state)
     const struct tr_schedule schedule = {
         .kind = TR_SCHEDULE_LINEAR, .warmup = 2, .warmup_start = 0.5, .steps = 40, .final = 0.125};
     for (uint64_t seed = first_seed(); seed < first_seed() + runs(12); seed++) {
-        const char *set[] = {EPOCHS, "data.test=[]", mode[seed % MODES],
-                             "model.schedule={type: linear, warmup: 2, warmup_start: 0.5, "
-                             "steps: 40, final: 0.125}",
+        static const char linear[] = "model.schedule={type: linear, warmup: 2, warmup_start: 0.5, "
+                                     "steps: 40, final: 0.125}";
+        const char *set[] = {EPOCHS, "data.test=[]", mode[seed % MODES], linear,
                              "model.optimizer={type: lamb, clip_norm: 0.1}"};
         struct jw_conf conf = {.seed = seed, .ranks = 2, .set = set, .n_set = ARRAY_LEN(set)};
         struct job_world w;

@@ -328,7 +328,8 @@ double tw_page(const struct trainer_world *w, const char *what)
 static void check_batches(const struct trainer_world *w)
 {
     assert_true(page_sum(w->metrics, "saffron_trainer_phase") == 1);
-    assert_true(page_sum(w->metrics, "saffron_trainer_queue_batches") == tw_page(w, "batches_open"));
+    assert_true(page_sum(w->metrics, "saffron_trainer_queue_batches") ==
+                tw_page(w, "batches_open"));
 }
 
 void tw_stop(struct trainer_world *w)
@@ -377,4 +378,3 @@ bool tw_has_failed(void *arg)
 {
     return ((struct trainer_world *)arg)->failed != 0;
 }
-

@@ -531,85 +531,86 @@ static void compare(const char *text, const char *binary, const char *name)
     rt_job_destroy(is);
 }
 
+/* Jobs whose batches are the same of the text and of what convert makes of it. */
+static const struct job_row whole[] = {
+    {"plain", WHOLE,
+     SMALL_PLAN "header: false\ncolumns: {y: label, n: dense, u: feature, v: feature}\n", 2100,
+     plain_row},
+    {"default plan", WHOLE,
+     "batch_size: 1000\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: feature}\n",
+     20000, plain_row},
+    {"blocks of two chunks, every kind of a column that is gathered", WHOLE,
+     "batch_size: 300\nblock_rows: 16384\nsplits: 2\nheader: false\ncolumns:\n  y: label\n"
+     "  w: weight\n  a: {feature: u}\n  i: ignore\n  b: {feature: v, integer: true}\n  c: "
+     "{feature: u}\n"
+     "  d: {kind: dense, transform: log1p, clip: [-5, 1000]}\n  e: dense\n  g: {kind: group}\n",
+     40000, wide_row},
+    {"batches over blocks", WHOLE,
+     "batch_size: 9000\nsplits: 1\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: "
+     "feature}\n",
+     40000, plain_row},
+    {"no shuffle", WHOLE,
+     "batch_size: 700\nshuffle: false\nheader: false\ncolumns: {y: label, n: dense, u: "
+     "feature, "
+     "v: feature}\n",
+     20000, plain_row},
+    {"rich", TAIL,
+     SMALL_PLAN "header: false\ncolumns:\n  y: label\n  w: weight\n"
+                "  a: {kind: feature, feature: u, integer: true, min_frequency: 3}\n"
+                "  t: {kind: feature, feature: v, separator: \"|\", min_frequency: 2}\n"
+                "  d: {kind: dense, clip: [-50, 150], transform: log1p, standardize: true}\n"
+                "  e: {kind: dense, transform: log1p, clip: [-5, 1000]}\n"
+                "  g: {kind: group, integer: true}\n  k: key\n",
+     2100, rich_row},
+    {"two columns of a feature that is cut", TAIL,
+     SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n"
+                "  a: {kind: feature, feature: v, separator: \"|\"}\n  b: {feature: v}\n  c: "
+                "{feature: u}\n",
+     2100, list_row},
+    {"libsvm", WHOLE,
+     SMALL_PLAN "format: libsvm\ncolumns:\n  0: {feature: u, min_frequency: 2}\n"
+                "  1: {feature: v}\n  2: {feature: u}\n",
+     2100, libsvm_row},
+    {"weights of ids, of which the last are cut", TAIL,
+     SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n"
+                "  a: {kind: feature, feature: v, separator: \"|\", weight_separator: \":\"}\n"
+                "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\"}\n",
+     2100, weighted_row},
+    {"weights of ids, of which the first are cut", HEAD,
+     SMALL_PLAN
+     "header: false\ncolumns:\n  y: label\n  n: dense\n"
+     "  a: {kind: feature, feature: v, separator: \"|\", weight_separator: \":\"}\n"
+     "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\", min_frequency: 100}\n",
+     2100, weighted_row},
+    {"one id in each column, some with weights", WHOLE,
+     SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n  a: ignore\n"
+                "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\"}\n",
+     2100, weighted_row},
+    {"libsvm with weights", WHOLE,
+     SMALL_PLAN "format: libsvm\ncolumns:\n  0: {feature: u}\n"
+                "  1: {feature: v, weight_separator: \":\"}\n  2: {feature: u}\n",
+     2100, libsvm_weighted_row},
+    {"synthetic", WHOLE,
+     SMALL_PLAN "format: synthetic\nsynthetic: {rows: 3000, test_rows: 700}\n"
+                "columns: {label: label, x1: {kind: dense, standardize: true}, "
+                "x3: {kind: dense, transform: log1p}, "
+                "c1: {feature: u}, c2: {feature: v}, c3: {feature: v}}\n",
+     0, NULL},
+};
+
 /* Every batch of every set, by one composer and by three, of the text and of what convert makes of it. */
 static void same_batches(void **state)
 {
-    static const struct job_row row[] = {
-        {"plain", WHOLE,
-         SMALL_PLAN "header: false\ncolumns: {y: label, n: dense, u: feature, v: feature}\n", 2100,
-         plain_row},
-        {"default plan", WHOLE,
-         "batch_size: 1000\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: feature}\n",
-         20000, plain_row},
-        {"blocks of two chunks, every kind of a column that is gathered", WHOLE,
-         "batch_size: 300\nblock_rows: 16384\nsplits: 2\nheader: false\ncolumns:\n  y: label\n"
-         "  w: weight\n  a: {feature: u}\n  i: ignore\n  b: {feature: v, integer: true}\n  c: "
-         "{feature: u}\n"
-         "  d: {kind: dense, transform: log1p, clip: [-5, 1000]}\n  e: dense\n  g: {kind: group}\n",
-         40000, wide_row},
-        {"batches over blocks", WHOLE,
-         "batch_size: 9000\nsplits: 1\nheader: false\ncolumns: {y: label, n: dense, u: feature, v: "
-         "feature}\n",
-         40000, plain_row},
-        {"no shuffle", WHOLE,
-         "batch_size: 700\nshuffle: false\nheader: false\ncolumns: {y: label, n: dense, u: "
-         "feature, "
-         "v: feature}\n",
-         20000, plain_row},
-        {"rich", TAIL,
-         SMALL_PLAN "header: false\ncolumns:\n  y: label\n  w: weight\n"
-                    "  a: {kind: feature, feature: u, integer: true, min_frequency: 3}\n"
-                    "  t: {kind: feature, feature: v, separator: \"|\", min_frequency: 2}\n"
-                    "  d: {kind: dense, clip: [-50, 150], transform: log1p, standardize: true}\n"
-                    "  e: {kind: dense, transform: log1p, clip: [-5, 1000]}\n"
-                    "  g: {kind: group, integer: true}\n  k: key\n",
-         2100, rich_row},
-        {"two columns of a feature that is cut", TAIL,
-         SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n"
-                    "  a: {kind: feature, feature: v, separator: \"|\"}\n  b: {feature: v}\n  c: "
-                    "{feature: u}\n",
-         2100, list_row},
-        {"libsvm", WHOLE,
-         SMALL_PLAN "format: libsvm\ncolumns:\n  0: {feature: u, min_frequency: 2}\n"
-                    "  1: {feature: v}\n  2: {feature: u}\n",
-         2100, libsvm_row},
-        {"weights of ids, of which the last are cut", TAIL,
-         SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n"
-                    "  a: {kind: feature, feature: v, separator: \"|\", weight_separator: \":\"}\n"
-                    "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\"}\n",
-         2100, weighted_row},
-        {"weights of ids, of which the first are cut", HEAD,
-         SMALL_PLAN
-         "header: false\ncolumns:\n  y: label\n  n: dense\n"
-         "  a: {kind: feature, feature: v, separator: \"|\", weight_separator: \":\"}\n"
-         "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\", min_frequency: 100}\n",
-         2100, weighted_row},
-        {"one id in each column, some with weights", WHOLE,
-         SMALL_PLAN "header: false\ncolumns:\n  y: label\n  n: dense\n  a: ignore\n"
-                    "  b: {feature: v}\n  c: {feature: u, weight_separator: \"=\"}\n",
-         2100, weighted_row},
-        {"libsvm with weights", WHOLE,
-         SMALL_PLAN "format: libsvm\ncolumns:\n  0: {feature: u}\n"
-                    "  1: {feature: v, weight_separator: \":\"}\n  2: {feature: u}\n",
-         2100, libsvm_weighted_row},
-        {"synthetic", WHOLE,
-         SMALL_PLAN "format: synthetic\nsynthetic: {rows: 3000, test_rows: 700}\n"
-                    "columns: {label: label, x1: {kind: dense, standardize: true}, "
-                    "x3: {kind: dense, transform: log1p}, "
-                    "c1: {feature: u}, c2: {feature: v}, c3: {feature: v}}\n",
-         0, NULL},
-    };
-
     (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(whole); i++) {
         char *text = rt_xasprintf("%s/text%zu", dir, i);
 
-        write_text(text, &row[i]);
+        write_text(text, &whole[i]);
         char *binary = rt_xasprintf("%s/binary%zu", dir, i);
         char *argv[] = {"convert", "--config", text, "--out", binary, "--zstd", NULL};
 
         assert_int_equal(dc_convert(5 + (int)(i % 2), argv), 0);
-        compare(text, binary, row[i].name);
+        compare(text, binary, whole[i].name);
         rt_free(binary);
         rt_free(text);
     }
