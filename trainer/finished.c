@@ -158,7 +158,7 @@ void tr_group_serve_note(void *ctx, struct rt_call *call, const struct rt_frame 
     struct tr_header_rules rules = tr_group_rules(group);
     uint32_t from = rt_call_from(call)->index;
     uint64_t id = request->header.batch_id;
-    int err = tr_form_check_known(group, "NoteFinished");
+    int err = tr_form_check_formed(group, "NoteFinished");
     if (!err)
         err = tr_header_check_own(&rules, "NoteFinished", from, id);
     if (!err && (from + 1) % group->world != group->self)
@@ -225,8 +225,8 @@ void tr_group_serve_finished(void *ctx, struct rt_call *call, const struct rt_fr
     rt_arena_reset(trainer->scratch);
     int err = wire_tell_finished_unpack(request->message, request->header.message_size,
                                         trainer->scratch, &m);
-    if (!err && group->state != TR_FORMED)
-        err = RT_FAIL(RT_ENOTREADY, "TellFinished: the group forms again");
+    if (!err)
+        err = tr_form_check_formed(group, "TellFinished");
     if (!err && m.leader != group->incarnation[0])
         err = RT_FAIL(RT_ESTALE,
                       "TellFinished: of trainer/0's incarnation %" PRIu64 ", here is %" PRIu64,

@@ -26,7 +26,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define PART_ELEMENTS (2u << 20) /* 8 MiB */
+#define PART_ELEMENTS (2u << 20) /* 8 MiB, but for tests */
 #define AGAIN_NS      (5 * 1000000ull)
 #define ATTEMPT_BITS  20 /* for the group epoch */
 #define INCARNATION_MAX                                                                            \
@@ -169,8 +169,18 @@ void tr_form_forget(struct tr_group *group)
 {
     rt_free(group->fetched);
     group->fetched = NULL;
+    rt_free(group->fetched_owed);
+    group->fetched_owed = NULL;
+    group->n_fetched_owed = 0;
     rt_free(group->heard);
     group->heard = NULL;
+}
+
+int tr_form_check_formed(const struct tr_group *group, const char *what)
+{
+    if (!group || group->state == TR_FORMED)
+        return 0;
+    return RT_FAIL(RT_ENOTREADY, "%s: the group forms again", what);
 }
 
 int tr_form_check_known(const struct tr_group *group, const char *what)
@@ -446,16 +456,28 @@ void tr_form_pump(struct tr_group *group)
 
 /* ---- fetching the dense state ---- */
 
+static size_t part_elements(const struct tr_trainer *trainer)
+{
+    return trainer->conf.state_part ? trainer->conf.state_part : PART_ELEMENTS;
+}
+
 static size_t state_elements(struct tr_trainer *trainer, float **state, size_t *n_state)
 {
     *state = tr_optimizer_state(trainer->optimizer, n_state);
     return tr_model_count(trainer->model) + *n_state;
 }
 
-static int take_owed(struct tr_group *group, const struct wire_fetch_state_reply *reply)
+/* What the steps of the weights that come still owe: it counts with them. */
+static int keep_owed(struct tr_group *group, const struct wire_fetch_state_reply *reply)
 {
-    for (uint32_t i = 0; i < reply->n_owed; i++)
-        tr_group_owe(group, &reply->owed[i]);
+    size_t bytes = reply->n_owed * sizeof *group->fetched_owed;
+    rt_free(group->fetched_owed);
+    group->fetched_owed = rt_try_malloc(bytes + 1);
+    group->n_fetched_owed = group->fetched_owed ? reply->n_owed : 0;
+    if (!group->fetched_owed)
+        return RT_FAIL(RT_ENOMEM, "no memory for %u batches that are owed", reply->n_owed);
+    if (bytes > 0)
+        memcpy(group->fetched_owed, reply->owed, bytes);
     return 0;
 }
 
@@ -464,16 +486,16 @@ static int take_part(struct tr_group *group, const struct wire_fetch_state_reply
 {
     float *state;
     size_t n_state, elements = state_elements(group->trainer, &state, &n_state);
-    size_t at = (size_t)reply->part * PART_ELEMENTS;
+    size_t most = part_elements(group->trainer), at = (size_t)reply->part * most;
     size_t n = elements - (at < elements ? at : elements);
-    n = n < PART_ELEMENTS ? n : PART_ELEMENTS;
+    n = n < most ? n : most;
     if (reply->elements != elements || at != group->n_fetched ||
         (payload ? payload->size : 0) != n * sizeof(float))
         return RT_FAIL(RT_EPROTO,
                        "FetchState reply: part %u of %zu elements with %zu bytes, expected part "
                        "%zu of %zu elements",
                        reply->part, (size_t)reply->elements, payload ? payload->size : 0,
-                       group->n_fetched / PART_ELEMENTS, elements);
+                       group->n_fetched / most, elements);
     if (!group->fetched)
         group->fetched = rt_try_malloc((elements + 1) * sizeof(float));
     if (!group->fetched)
@@ -481,7 +503,7 @@ static int take_part(struct tr_group *group, const struct wire_fetch_state_reply
     if (n > 0)
         memcpy(group->fetched + at, payload->data, n * sizeof(float));
     group->n_fetched += n;
-    return reply->part == 0 ? take_owed(group, reply) : 0;
+    return reply->part == 0 ? keep_owed(group, reply) : 0;
 }
 
 /* All parts are here: ours is replaced at once, never half. */
@@ -497,6 +519,8 @@ static void adopt(struct tr_group *group, const struct wire_fetch_state_reply *r
     trainer->step = reply->step;
     rt_arena_reset(trainer->scratch);
     int err = take_state(trainer, group->heard, group->heard_size);
+    for (uint32_t i = 0; i < group->n_fetched_owed; i++)
+        tr_group_owe(group, &group->fetched_owed[i]);
     tr_form_forget(group);
     if (err)
         tr_fail(trainer, err);
@@ -548,8 +572,8 @@ static void on_state(void *arg, int err, const struct rt_frame *frame)
 static void fetch(struct tr_group *group)
 {
     struct tr_trainer *trainer = group->trainer;
-    struct wire_fetch_state request = {.group_epoch = group->epoch,
-                                       .part = (uint32_t)(group->n_fetched / PART_ELEMENTS)};
+    struct wire_fetch_state request = {
+        .group_epoch = group->epoch, .part = (uint32_t)(group->n_fetched / part_elements(trainer))};
     struct rt_peer *peer = tr_rank(trainer, group->leader);
     if (group->sent || !peer || wire_fetch_state_pack(&request, &trainer->out) != 0)
         return;
@@ -596,7 +620,8 @@ static int give_part(struct tr_group *group, struct rt_call *call,
     struct tr_trainer *trainer = group->trainer;
     float *state;
     size_t n_state, elements = state_elements(trainer, &state, &n_state);
-    size_t parts = elements / PART_ELEMENTS + 1, at = (size_t)request->part * PART_ELEMENTS;
+    size_t most = part_elements(trainer), parts = elements / most + 1;
+    size_t at = (size_t)request->part * most;
     if (group->state != TR_FORMED || request->group_epoch != group->epoch)
         return RT_FAIL(RT_ENOTREADY, "FetchState of group epoch %" PRIu64 ", here is %" PRIu64,
                        request->group_epoch, group->epoch);
@@ -612,7 +637,7 @@ static int give_part(struct tr_group *group, struct rt_call *call,
         rt_arena_reset(trainer->scratch);
         reply.owed = list_owed(group, &reply.n_owed);
     }
-    size_t n = elements - at < PART_ELEMENTS ? elements - at : PART_ELEMENTS;
+    size_t n = elements - at < most ? elements - at : most;
     struct rt_buf *buf = copy_part(trainer, at, n);
     int err = buf ? wire_fetch_state_reply_pack(&reply, &trainer->out)
                   : RT_FAIL(RT_EFULL, "no payload memory for a part of the state");

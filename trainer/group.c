@@ -445,8 +445,6 @@ void tr_group_break(struct tr_group *group, const char *why)
     tr_group_believe_notes(group);
     tr_group_reset(group);
     tr_form_forget(group);
-    if (!group->was_formed) /* what the steps owe whose weights we did not get */
-        tr_group_forget_owed(group);
     trainer->collective->ops->abort(trainer->collective);
     for (uint32_t r = 1; r < group->world && group->self == 0; r++)
         tr_form_invite(group, tr_rank(trainer, r));

@@ -89,6 +89,8 @@ struct tr_group {
     uint64_t leader_step;
     float *fetched; /* parameters and optimizer state on their way */
     size_t n_fetched;
+    struct wire_owed *fetched_owed; /* of the steps in them */
+    uint32_t n_fetched_owed;
     uint8_t *heard; /* meanwhile, the group's ledger and phase: they count with the weights */
     size_t heard_size;
     struct rt_timer tell_again; /* NoteFinished that failed */
@@ -141,6 +143,8 @@ void tr_form_forget(
     struct tr_group *group); /* what was fetched and heard of a group that has broken */
 /* A rank of a group that was never in it in this life takes nothing that goes with the weights: RT_ENOTREADY. */
 int tr_form_check_known(const struct tr_group *group, const char *what);
+/* Nor, while the group forms, what is finished by others' weights: those may be lost before we have them. RT_ENOTREADY. */
+int tr_form_check_formed(const struct tr_group *group, const char *what);
 void tr_form_pump(struct tr_group *group);
 void tr_form_invite(struct tr_group *group, struct rt_peer *peer);
 void tr_form_serve_join(void *trainer, struct rt_call *call, const struct rt_frame *request);

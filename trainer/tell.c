@@ -151,7 +151,7 @@ void tr_tell_serve(void *ctx, struct rt_call *call, const struct rt_frame *frame
         err = RT_FAIL(RT_ELIMIT, "TellPhase: %u composers, at most %u", phase.composers,
                       TR_COMPOSERS_MAX);
     if (!err)
-        err = tr_form_check_known(trainer->group, "TellPhase");
+        err = tr_form_check_formed(trainer->group, "TellPhase");
     if (!err)
         err = rt_ledger_merge(trainer->ledger, phase.ledger, phase.n_ledger);
     if (!err)

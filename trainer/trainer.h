@@ -18,6 +18,7 @@ struct tr_trainer_conf {
     const struct rt_job *job;
     uint32_t world;             /* ranks of the group */
     const char *listen;         /* address for data-compose and the other ranks */
+    size_t state_part;          /* parameters in a message of FetchState; 0: 2 Mi. Tests set it. */
     struct rt_metrics *metrics; /* or NULL */
     void *ctx;
     void (*failed)(void *ctx, int err); /* the job cannot go on; text in rt_err_text() */

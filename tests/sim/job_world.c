@@ -143,6 +143,7 @@ static void start_rank(struct job_world *w, unsigned r)
     rank->done = false;
     listen_at(listen, jw_node_rank(w, r), rank->incarnation);
     struct tr_trainer_conf conf = {.io = sim_node(w->sim, jw_node_rank(w, r)),
+                                   .state_part = w->conf.state_part,
                                    .self = identity(w, RT_ROLE_TRAINER, r, 0, rank->incarnation),
                                    .job = w->job,
                                    .world = w->conf.ranks,

@@ -225,7 +225,10 @@ static void run_world(struct rt_job *const job[MODES], uint64_t seed, enum extra
                            .composers = 1 + (unsigned)(seed / 9) % 2,
                            .middlewares = 1 + (unsigned)(seed / 2) % 2,
                            .job = job[seed % MODES],
-                           .part_bytes = extra == PARTS ? 1 + seed * 97 % 600 : 0};
+                           .part_bytes = extra == PARTS ? 1 + seed * 97 % 600 : 0,
+                           /* Ranks die while weights come in many parts. */
+                           .state_part =
+                               restarts && (seed % 5 == 1 || seed % 5 == 2) ? 1 + seed % 8 : 0};
     jw_start(&w, &conf);
     make_faults(&w, extra, tally);
     uint64_t well_ns = sim_now(w.sim);
