@@ -103,6 +103,9 @@ static int reserve_even(struct dc_rows *rows, const struct dc_rows_shape *shape,
         return 0;
     capacity = capacity > PLANE_ROWS ? capacity : PLANE_ROWS;
     capacity = rt_align_up(capacity > want ? capacity : want, DC_PLANE); /* planes begin at lines */
+    if (capacity >
+        UINT32_MAX / even_words(shape)) /* twice is too much, what is needed may not be */
+        capacity = rt_align_up(want, DC_PLANE);
     if (capacity > UINT32_MAX / even_words(shape))
         return too_many_rows();
     grown.words_capacity = capacity * even_words(shape);

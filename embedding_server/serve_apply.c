@@ -153,7 +153,8 @@ static int apply_now(struct ebs_owner *owner, struct ebs_part *const *part, size
     int err = ebs_apply_parts(&owner->applier, part, n, merge, begin / RT_MS);
 
     for (size_t i = 0; i < n; i++)
-        rt_trace_span(part[i]->batch_id, owner->conf.identity.loop, "apply", begin);
+        if (part[i]->m.part == 0) /* once for each batch */
+            rt_trace_span(part[i]->batch_id, owner->conf.identity.loop, "apply", begin);
     settle(owner, part, n, err, rt_io_now(io) - begin);
     return err;
 }

@@ -290,8 +290,9 @@ static void job_piece(struct ebs_owner *owner)
         err = begin_job(owner);
     turn->job->took_ns += rt_io_now(owner->conf.io) - begin;
     for (size_t i = 0; i < turn->job->ready.n; i++)
-        rt_trace_span(turn->job->ready.part[i]->batch_id, owner->conf.identity.loop, "apply",
-                      begin);
+        if (turn->job->ready.part[i]->m.part == 0) /* once for each batch */
+            rt_trace_span(turn->job->ready.part[i]->batch_id, owner->conf.identity.loop, "apply",
+                          begin);
     if (err || turn->applier.phase == EBS_APPLY_DONE)
         ebs_apply_finish(owner, take_job(turn), err);
 }

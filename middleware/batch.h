@@ -26,7 +26,8 @@
 #define MW_RETRY_NS       (100 * 1000000ull)   /* until a busy owner is asked again */
 #define MW_PART_BYTES_MIN ((size_t)4 << 20)    /* of a cut: MW_OWNER_BYTES_MAX is few parts then */
 #define MW_OWNER_BYTES_MAX                                                                         \
-    ((size_t)(RT_PAYLOAD_MAX / 2))      /* of a batch: half of an owner's memory for payloads */
+    ((size_t)(RT_PAYLOAD_MAX /                                                                     \
+              2)) /* of a batch, or of all of a step: half of an owner's memory for payloads */
 #define MW_IDLE_NS (60 * 1000000000ull) /* a batch that nobody asked for may then make room */
 
 enum mw_state { MW_HELD, MW_LOOKING, MW_SERVED, MW_PUSHING };
@@ -217,8 +218,8 @@ struct mw_cut {
     size_t ids, rows, gradients;
 };
 /* batch->part, from scratch.count and batch->distinct. Ids of one table and owner lie behind one another, whatever parts they
- * are of. RT_ELIMIT, RT_ENOMEM. */
-int mw_cut(struct mw_batch *batch, struct mw_cut *out);
+ * are of. @together: batches that an owner must have room for at once, above 0. RT_ELIMIT, RT_ENOMEM. */
+int mw_cut(struct mw_batch *batch, uint32_t together, struct mw_cut *out);
 
 /* ---- fanout.c ---- */
 

@@ -152,7 +152,8 @@ static int make_lists(struct cutting *cutting)
 }
 
 /* What one owner has to hold of the batch, until all its parts are there. */
-static int check_owner(const struct mw_batch *batch, uint32_t first)
+/* Together: batches whose gradients an owner has to hold at once, those of a step's ranks in mode `full`. */
+static int check_owner(const struct mw_batch *batch, uint32_t first, uint32_t together)
 {
     const struct mw_part *part = &batch->part[first];
     size_t rows = 0, gradients = 0, larger;
@@ -162,16 +163,16 @@ static int check_owner(const struct mw_batch *batch, uint32_t first)
         gradients += part[i].gradients_size;
     }
     larger = rows > gradients ? rows : gradients;
-    if (larger > MW_OWNER_BYTES_MAX || part->of > WIRE_BATCH_PARTS_MAX)
+    if (larger > MW_OWNER_BYTES_MAX / together || part->of > WIRE_BATCH_PARTS_MAX)
         return RT_FAIL(
             RT_ELIMIT,
             "the rows of owner %u are %zu bytes in %u parts, expected at most %zu in %u: "
             "use a smaller data.batch_size",
-            part->owner, larger, part->of, MW_OWNER_BYTES_MAX, WIRE_BATCH_PARTS_MAX);
+            part->owner, larger, part->of, MW_OWNER_BYTES_MAX / together, WIRE_BATCH_PARTS_MAX);
     return 0;
 }
 
-int mw_cut(struct mw_batch *batch, struct mw_cut *out)
+int mw_cut(struct mw_batch *batch, uint32_t together, struct mw_cut *out)
 {
     struct cutting cutting = {.batch = batch};
     int err;
@@ -188,7 +189,7 @@ int mw_cut(struct mw_batch *batch, struct mw_cut *out)
         struct mw_part *part = &batch->part[i];
 
         if (part->number == 0)
-            err = check_owner(batch, i);
+            err = check_owner(batch, i, together);
         part->ids_at = rt_segment_put(&out->ids, part->ids_size);
         rt_segment_put(&out->rows, part->rows_size);
         rt_segment_put(&out->gradients, part->gradients_size);

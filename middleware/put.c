@@ -526,6 +526,14 @@ static int fill(struct put *put)
 
 /* ---- the call ---- */
 
+/* Batches of one step, which an owner applies as one update. */
+static uint32_t together(const struct put *put)
+{
+    bool full = put->loop->conf.job->global.mode == RT_MODE_FULL;
+
+    return full && put->m->world > 1 ? put->m->world : 1;
+}
+
 static int build(struct mw_loop *loop, const struct wire_put_batch *m,
                  const struct rt_frame *request, uint32_t composer)
 {
@@ -547,7 +555,7 @@ static int build(struct mw_loop *loop, const struct wire_put_batch *m,
         err = find_distinct(&put);
     at = rt_trace_span(put.batch->id, loop->conf.identity.loop, "dedup", at);
     if (!err)
-        err = mw_cut(put.batch, &put.cut);
+        err = mw_cut(put.batch, together(&put), &put.cut);
     if (!err)
         err = reserve(&put);
     if (!err)

@@ -115,8 +115,8 @@ static int check_sequences(const struct rt_node *root, const struct rt_job *job)
                         (unsigned long long)places, WIRE_IDS_MAX);
 }
 
-/* What a batch may have if every list is as long as it may be. No feature has more ids than its max_length. */
-static int check_ids(const struct rt_node *root, const struct rt_job *job)
+/* Of a sample whose lists are all as long as they may be. No feature has more ids than its max_length. */
+static uint64_t most_ids(const struct rt_job *job)
 {
     const struct rt_data_conf *d = &job->data;
     uint64_t ids = 0;
@@ -129,6 +129,26 @@ static int check_ids(const struct rt_node *root, const struct rt_job *job)
                 room += d->column[i].separator ? max : 1;
         ids += room < max ? room : max;
     }
+    return ids;
+}
+
+static int check_sample(const struct rt_node *root, const struct rt_job *job)
+{
+    uint64_t ids = most_ids(job);
+
+    if (ids <= WIRE_IDS_MAX)
+        return 0;
+    return rt_node_fail(root,
+                        "columns: a sample may have %llu ids (max_length of lists), expected at "
+                        "most %u",
+                        (unsigned long long)ids, WIRE_IDS_MAX);
+}
+
+static int check_batch(const struct rt_node *root, const struct rt_job *job)
+{
+    const struct rt_data_conf *d = &job->data;
+    uint64_t ids = most_ids(job);
+
     if (ids * d->batch_size <= WIRE_IDS_MAX)
         return 0;
     return rt_node_fail(root,
@@ -162,10 +182,12 @@ static int check(const struct rt_node *root, const struct rt_job *job, bool look
                                 "column, '%s' has none",
                                 job->feature[f].name);
     }
-    int err = check_sequences(root, job);
+    int err = check_sample(root, job);
+    if (!err)
+        err = check_sequences(root, job);
     if (!err)
         err = check_hashed(root, job);
-    return err ? err : check_ids(root, job);
+    return err ? err : check_batch(root, job);
 }
 
 int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char *base)

@@ -293,6 +293,28 @@ static void test_hashed_rows(void **state)
     rt_job_destroy(job);
 }
 
+/* Seventeen lists of 65,535 each: no batch has room for one such sample. */
+static void test_sample_of_too_many_ids(void **state)
+{
+    char features[1024] = "embedding.features={", columns[1024] = "data.columns={y: label";
+    const char *set[] = {features, columns};
+    struct rt_job *job = NULL;
+
+    (void)state;
+    for (int i = 0; i < 17; i++) {
+        size_t f = strlen(features), c = strlen(columns);
+        snprintf(features + f, sizeof features - f, "%sf%d: {table: user, max_length: 65535}",
+                 i ? ", " : "", i);
+        snprintf(columns + c, sizeof columns - c, ", f%d: {separator: '|'}", i);
+    }
+    snprintf(features + strlen(features), 2, "}");
+    snprintf(columns + strlen(columns), 2, "}");
+    assert_int_equal(load(set, ARRAY_LEN(set), &job), RT_EUSAGE);
+    if (!strstr(rt_err_text(), "columns: a sample may have 1114095 ids (max_length of lists), "
+                               "expected at most 1048576"))
+        fail_msg("%s", rt_err_text());
+}
+
 /* Lists of 255 and of 256 at most, the first of them from two columns, and a single id, of 2^20. */
 static void test_ids(void **state)
 {
@@ -368,7 +390,8 @@ int main(void)
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_good),        cmocka_unit_test(test_hashes),
         cmocka_unit_test(test_bad),         cmocka_unit_test(test_new_values),
-        cmocka_unit_test(test_hashed_rows), cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_write),       cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_hashed_rows), cmocka_unit_test(test_sample_of_too_many_ids),
+        cmocka_unit_test(test_ids),         cmocka_unit_test(test_write),
+        cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(test, setup, teardown);
 }
