@@ -80,10 +80,10 @@ static uint32_t window_of(const struct ebs_applier *applier, const struct wire_a
 static struct ebs_run run_of(const struct ebs_applier *applier, size_t part, uint32_t table)
 {
     const struct wire_apply_gradients *m = &applier->part[part]->m;
-    double lr = (double)applier->lr[table] * m->learning_rate;
+    float lr = ebs_table_lr(applier->table[table], applier->lr[table], m->learning_rate);
 
     return (struct ebs_run){
-        .update = {.lr = (float)lr,
+        .update = {.lr = lr,
                    .step = m->step,
                    .draw = m->synchronous ? m->step : applier->part[part]->batch_id,
                    .window = window_of(applier, m)},

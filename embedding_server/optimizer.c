@@ -143,6 +143,13 @@ void ebs_optimizer_state_fill(const struct ebs_optimizer *optimizer, float *stat
         state[j] = optimizer->initial_state;
 }
 
+float ebs_optimizer_lr(const struct ebs_optimizer *optimizer, float lr, double factor)
+{
+    if (optimizer->kind == RT_OPT_FTRL && factor != 0.0)
+        return lr;
+    return (float)((double)lr * factor);
+}
+
 struct ebs_step ebs_optimizer_step(const struct ebs_optimizer *optimizer, float lr, uint64_t step,
                                    uint64_t draw)
 {

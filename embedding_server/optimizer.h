@@ -24,7 +24,9 @@
  *        where b = -sqrt(n), but beta while n is 0: the paper's sigma is the growth of 1 / eta = (beta + sqrt(n)) / alpha,
  *        which before the first gradient is 0. The paper's rows start at 0, where this makes no difference; so
  *        others start from their initial value (and with l1 = l2 = 0 and a constant lr move as by Adagrad with
- *        eps = beta). An element whose n' is 0 stays as it is, and so does a row when lr < EBS_FTRL_LR_MIN;
+ *        eps = beta). An element whose n' is 0 stays as it is, and so does a row when lr < EBS_FTRL_LR_MIN.
+ *        z is a sum of terms over lr: read with another lr than it was made with, it is another row. So the factor of
+ *        a schedule or an operator is not on a table of this optimizer, see ebs_optimizer_lr();
  *
  *   5. bound: with weight_bound b > 0, w is clamped to +- b; in 16 bits to the largest that they have within it;
  *   6. 16-bit weights are rounded stochastically, by draws that are a pure function of (seed, "round", table, id,
@@ -99,6 +101,10 @@ int ebs_optimizer_prepare(struct ebs_optimizer *out, const struct rt_table_conf 
 
 /* Write the state of a row that was never trained: [state_count] floats. */
 void ebs_optimizer_state_fill(const struct ebs_optimizer *optimizer, float *state);
+
+/* ebs_optimizer_lr() - the learning rate of an update: the table's times the factor told with it. FTRL keeps the
+ * table's, but a factor of 0 is 0 there as well: nothing moves. */
+float ebs_optimizer_lr(const struct ebs_optimizer *optimizer, float lr, double factor);
 
 /* @step: the group's step from 1 on; only Adam reads it, 0 counts as 1.
  * @draw: what the rounding of 16-bit weights is drawn by: no two updates of a job should share it. */

@@ -132,6 +132,11 @@ uint32_t ebs_table_dim(const struct ebs_table *table)
     return table->dim;
 }
 
+float ebs_table_lr(const struct ebs_table *table, float lr, double factor)
+{
+    return ebs_optimizer_lr(&table->optimizer, lr, factor);
+}
+
 /* ---- look-up ---- */
 
 #define LONG_ROW 128u /* bytes: of longer ones no more is asked for */

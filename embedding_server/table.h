@@ -72,6 +72,9 @@ struct ebs_applied {
  * applied. @time_ms: a clock that time to live is counted on; it may stand still, and should not go back. */
 void ebs_table_tick(struct ebs_table *table, uint64_t time_ms);
 
+/* The learning rate of an update that comes with a factor, see ebs_optimizer_lr(). */
+float ebs_table_lr(const struct ebs_table *table, float lr, double factor);
+
 /* ebs_table_apply() - run the optimizer on the rows of an update, creating those that are missing and are
  * admitted. A gradient with a value that is not usable is left out as a whole and creates nothing.
  * It cannot fail: where there is no room for a new row, or no memory, its id is counted as refused and the others

@@ -237,6 +237,56 @@ static void wrong_requests_are_refused_by_name(void **state)
     assert_true(serve_value(0, ours) == 1.0f);
 }
 
+/* One row of a table of this optimizer after updates of gradient 1, each with its factor on the learning rate. */
+static float row_after(uint32_t kind, const double *factor, size_t n)
+{
+    struct rt_table_conf job = {.name = "t",
+                                .dim = 1,
+                                .dtype = WIRE_F32,
+                                .optimizer = {.kind = kind, .ftrl_beta = 1.0, .l1 = 0.01},
+                                .init.kind = RT_INIT_CONSTANT};
+    struct ebs_table_conf conf = {.job = &job, .shards = RT_SHARDS};
+    struct ebs_table *table = NULL;
+    uint64_t id = 7;
+    float grad = 1.0f, lr = 0.5f, got;
+    const uint64_t *ids = &id;
+    const void *grads = &grad;
+    uint32_t number = 0, n_ids = 1;
+
+    assert_int_equal(ebs_table_create(&conf, &table), 0);
+    for (size_t i = 0; i < n; i++) {
+        struct ebs_part part = {.m = {.learning_rate = factor[i],
+                                      .world = 1,
+                                      .step = i + 1,
+                                      .n_tables = 1,
+                                      .table = &number,
+                                      .n_ids = &n_ids},
+                                .id = &ids,
+                                .grad = &grads};
+        struct ebs_part *parts = &part;
+        struct ebs_applier applier = {.table = &table, .lr = &lr, .n_tables = 1};
+
+        assert_int_equal(ebs_apply_parts(&applier, &parts, 1, false, 0), 0);
+        ebs_applier_release(&applier);
+    }
+    ebs_table_lookup(table, &id, 1, &got);
+    ebs_table_destroy(table);
+    return got;
+}
+
+/* FTRL's state is worth something with one learning rate only: of a factor it takes 0 and no other. */
+static void ftrl_keeps_its_learning_rate(void **state)
+{
+    static const double constant[] = {1, 1, 1, 1}, changing[] = {0.001, 0.5, 1, 0.01},
+                        stopped[] = {0, 0.5, 1, 0.01, 0, 0, 1};
+
+    (void)state;
+    assert_true(row_after(RT_OPT_FTRL, constant, 4) < 0.0f);
+    assert_true(row_after(RT_OPT_FTRL, changing, 4) == row_after(RT_OPT_FTRL, constant, 4));
+    assert_true(row_after(RT_OPT_FTRL, stopped, 7) == row_after(RT_OPT_FTRL, constant, 4));
+    assert_true(row_after(RT_OPT_SGD, changing, 4) > row_after(RT_OPT_SGD, constant, 4));
+}
+
 /* Without the network: an update over two tables, each allocation failing in turn, does not begin and changes
  * nothing, or is done but for gradients that found no room for their row, which are counted. */
 static void no_memory_is_told_or_counted(void **state)
@@ -304,6 +354,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(answers_of_any_size, set_up_tcp, tear_down_tcp),
         cmocka_unit_test_setup_teardown(wrong_requests_are_refused_by_name, serve_set_up,
                                         serve_tear_down),
+        cmocka_unit_test(ftrl_keeps_its_learning_rate),
         cmocka_unit_test(no_memory_is_told_or_counted),
     };
 
