@@ -216,16 +216,19 @@ static int by_key(const void *a, const void *b)
     return strcmp((*x)->key, (*y)->key);
 }
 
-static void put_canonical_map(const struct rt_node *map, struct rt_strbuf *out)
+/* @without: a key that is left out; NULL: none. */
+static void put_canonical_map(const struct rt_node *map, const char *without, struct rt_strbuf *out)
 {
     const struct rt_node **sorted = rt_xcalloc(map->count, sizeof(struct rt_node *));
+    size_t n = 0;
 
     for (size_t i = 0; i < map->count; i++)
-        sorted[i] = map->child[i];
-    if (map->count)
-        qsort(sorted, map->count, sizeof(struct rt_node *), by_key);
+        if (!without || strcmp(map->child[i]->key, without) != 0)
+            sorted[n++] = map->child[i];
+    if (n)
+        qsort(sorted, n, sizeof(struct rt_node *), by_key);
     rt_strbuf_add(out, "{", 1);
-    for (size_t i = 0; i < map->count; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (i)
             rt_strbuf_add(out, ",", 1);
         put_quoted(sorted[i]->key, out);
@@ -243,7 +246,7 @@ void rt_yaml_canonical(const struct rt_node *node, struct rt_strbuf *out)
         return;
     }
     if (node->kind == RT_NODE_MAP) {
-        put_canonical_map(node, out);
+        put_canonical_map(node, NULL, out);
         return;
     }
     rt_strbuf_add(out, "[", 1);
@@ -253,4 +256,9 @@ void rt_yaml_canonical(const struct rt_node *node, struct rt_strbuf *out)
         rt_yaml_canonical(node->child[i], out);
     }
     rt_strbuf_add(out, "]", 1);
+}
+
+void rt_yaml_canonical_without(const struct rt_node *map, const char *key, struct rt_strbuf *out)
+{
+    put_canonical_map(map, key, out);
 }

@@ -42,6 +42,8 @@ void rt_yaml_write(const struct rt_node *node, struct rt_strbuf *out);
 /* Append one line that is the same for trees that mean the same: keys sorted, numbers in one notation,
  * quotes and layout gone. For hashing. */
 void rt_yaml_canonical(const struct rt_node *node, struct rt_strbuf *out);
+/* A map, without one of its keys. */
+void rt_yaml_canonical_without(const struct rt_node *map, const char *key, struct rt_strbuf *out);
 
 /* ---- nodes ---- */
 

@@ -140,6 +140,39 @@ static size_t end_part(struct rt_job *job, enum wire_job_part part, const struct
     return text->len;
 }
 
+static void describe_section(const struct rt_node *map, const char *key, struct rt_strbuf *text)
+{
+    const struct rt_node *node = rt_node_get(map, key);
+
+    if (!node || rt_node_is_null(node))
+        return;
+    rt_strbuf_addf(text, "%s ", key);
+    rt_yaml_canonical(node, text);
+}
+
+/* Also one that says nothing but the learning rate is as none. */
+static void describe_optimizer(const struct rt_node *node, struct rt_strbuf *text)
+{
+    static const char rate[] = "learning_rate";
+
+    if (!node || rt_node_kind(node) != RT_NODE_MAP ||
+        rt_node_count(node) == (rt_node_get(node, rate) != NULL))
+        return;
+    rt_strbuf_addf(text, "optimizer ");
+    rt_yaml_canonical_without(node, rate, text);
+}
+
+/* The layers, what fills them in, and what their weights are changed by; a learning rate may change. */
+static void describe_model(const struct rt_job *job, struct rt_strbuf *text)
+{
+    describe_section(job->model, "layers", text);
+    describe_section(job->model, "params", text);
+    if (job->model != job->model_conf)
+        describe_section(job->model_conf, "params", text);
+    describe_optimizer(rt_node_get(job->model_conf, "optimizer"), text);
+    describe_section(job->model_conf, "schedule", text);
+}
+
 /* The plan is the seed, data and files; the configuration is all of it. */
 static void hash_job(struct rt_job *job)
 {
@@ -159,9 +192,7 @@ static void hash_job(struct rt_job *job)
     at = end_part(job, WIRE_PART_GLOBAL, &text, at);
     rt_job_describe_tables(job, &text);
     at = end_part(job, WIRE_PART_EMBEDDING, &text, at);
-    rt_yaml_canonical(job->model, &text);
-    if (job->params)
-        rt_yaml_canonical(job->params, &text);
+    describe_model(job, &text);
     end_part(job, WIRE_PART_MODEL, &text, at);
     job->config_hash = rt_hash_bytes(text.text, text.len);
     rt_strbuf_release(&text);

@@ -198,7 +198,7 @@ struct rt_job {
     const struct rt_node *model_conf; /* model.yml itself: optimizer, precision */
     const char *model_name;
     uint64_t
-        config_hash; /* tables, optimizers, seed, shards, wire, data plan; not the learning rate */
+        config_hash; /* tables, layers, optimizers, schedule, seed, shards, wire, data plan; not the learning rate */
     uint64_t plan_hash;                  /* files (names and sizes), splits, batch size, seed */
     uint64_t part_hash[WIRE_PART_COUNT]; /* of what the config hash is made of */
     struct rt_arena *arena;

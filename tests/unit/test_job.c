@@ -144,6 +144,12 @@ static void test_hashes(void **state)
         {"data.columns.user={missing: none}", true, true, WIRE_PART_DATA},
         {"data.columns.age.clip=[0, 9]", true, true, WIRE_PART_DATA},
         {"model.use=other", true, false, WIRE_PART_MODEL},
+        {"model.params={top: [8, 1]}", true, false, WIRE_PART_MODEL},
+        {"model.optimizer.type=adagrad", true, false, WIRE_PART_MODEL},
+        {"model.optimizer.weight_decay=0.1", true, false, WIRE_PART_MODEL},
+        {"model.optimizer.layers={top: {lr_factor: 0.5}}", true, false, WIRE_PART_MODEL},
+        {"model.optimizer.learning_rate=0.1", false, false, -1},
+        {"model.schedule={warmup: 10}", true, false, WIRE_PART_MODEL},
         {"data.frequency_memory=99999", false, false, -1},
     };
     struct rt_job *plain;
@@ -340,6 +346,39 @@ static void test_ids(void **state)
         fail_msg("%s", rt_err_text());
 }
 
+/* A model.yml with layers of its own: the same is covered, and the same is not. */
+static void test_hash_of_layers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model;
+        bool same;
+    } row[] = {
+        {"layers: []\noptimizer: {learning_rate: 0.5}\n", true},
+        {"optimizer: {}\nlayers: []\n", true},
+        {"optimizer:\nschedule:\nlayers: []\n", true},
+        {"layers: [{}]\n", false},
+        {"layers: []\nparams: {a: 1}\n", false},
+        {"layers: []\noptimizer: {type: adagrad}\n", false},
+        {"layers: []\noptimizer: {learning_rate: 0.5, type: adagrad}\n", false},
+        {"layers: []\nschedule: {warmup: 10}\n", false},
+    };
+    struct rt_job *plain;
+    put("model.yml", "layers: []\n");
+    assert_int_equal(load(NULL, 0, &plain), 0);
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct rt_job *job;
+        put("model.yml", row[i].model);
+        if (load(NULL, 0, &job) != 0)
+            fail_msg("%s: %s", row[i].model, rt_err_text());
+        if ((job->config_hash == plain->config_hash) != row[i].same)
+            fail_msg("%s: config hash is wrong", row[i].model);
+        rt_job_destroy(job);
+    }
+    put("model.yml", model_yml);
+    rt_job_destroy(plain);
+}
+
 /* What was written stands alone: loaded from elsewhere it is the same job. */
 static void test_write(void **state)
 {
@@ -392,6 +431,6 @@ int main(void)
         cmocka_unit_test(test_bad),         cmocka_unit_test(test_new_values),
         cmocka_unit_test(test_hashed_rows), cmocka_unit_test(test_sample_of_too_many_ids),
         cmocka_unit_test(test_ids),         cmocka_unit_test(test_write),
-        cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_no_memory),   cmocka_unit_test(test_hash_of_layers)};
     return cmocka_run_group_tests(test, setup, teardown);
 }
