@@ -385,10 +385,10 @@ static void layernorm_weight_grad(const struct tr_layernorm_grad *op)
     for (uint32_t first = 0; first < op->columns; first += COLUMNS) {
         uint32_t n = at_most(op->columns - first, COLUMNS);
         tr_real part[COLUMNS] = {0};
-        for (uint32_t k = 0; k < op->samples * op->rows; k++) {
-            size_t s = k / op->rows, at = (size_t)(k % op->rows) * op->columns + first;
+        for (size_t k = 0; k < (size_t)op->samples * op->rows; k++) {
+            size_t s = k / op->rows, at = k % op->rows * op->columns + first;
             const tr_real *x = op->x + s * op->x_stride + at;
-            const tr_real *dy = op->dy + s * op->dy_stride + at, *stat = op->stat + 2 * (size_t)k;
+            const tr_real *dy = op->dy + s * op->dy_stride + at, *stat = op->stat + 2 * k;
             for (uint32_t c = 0; c < n; c++)
                 part[c] += dy[c] * ((x[c] - stat[0]) * stat[1]);
         }
@@ -422,10 +422,10 @@ static int layernorm_backward(struct tr_backend *backend, const struct tr_layern
     (void)backend;
     layernorm_weight_grad(op);
     column_sums(op->dy, op->dy_stride, op->samples, op->rows, op->columns, op->db, op->add_params);
-    for (uint32_t k = 0; op->dx && k < op->samples * op->rows; k++) {
-        size_t s = k / op->rows, at = (size_t)(k % op->rows) * op->columns;
+    for (size_t k = 0; op->dx && k < (size_t)op->samples * op->rows; k++) {
+        size_t s = k / op->rows, at = k % op->rows * op->columns;
         layernorm_row_grad(op, op->x + s * op->x_stride + at, op->dy + s * op->dy_stride + at,
-                           op->stat + 2 * (size_t)k, op->dx + s * op->dx_stride + at);
+                           op->stat + 2 * k, op->dx + s * op->dx_stride + at);
     }
     return 0;
 }
