@@ -68,6 +68,9 @@ static const char *const networks[] = {
     "m linear d size=20; n activation m kind=prelu; o activation m kind=sigmoid; x concat n o m",
     "x activation s kind=tanh",
     "x activation dense kind=prelu",
+    "x activation s kind=prelu",
+    "m activation s kind=prelu; n linear d size=12; o reshape n rows=4; t activation o kind=prelu; "
+    "x concat m t s",
     "x cross d",
     "x cross d layers=3",
     "x cross d rank=2",

@@ -1,4 +1,5 @@
-/* trainer/model/layer_activation.c -- an activation by itself. Option `kind`; a prelu's parameter is "slope", one for each element. */
+/* trainer/model/layer_activation.c -- an activation by itself. Option `kind`; a prelu's parameter is "slope", one for each
+ * column: where a sample has several rows, its rows are to the loops what samples are. */
 #include "runtime/base/err.h"
 #include "trainer/model/layers.h"
 
@@ -19,8 +20,47 @@ static int activation_build(struct tr_build *build, struct tr_layer *layer)
     if (!err && !n)
         err = tr_build_fail(build, "kind: expected the name of an activation, got nothing");
     if (!err && state->kind == TR_ACT_PRELU)
-        err = tr_build_constant(build, "slope", layer->in[0]->width, 0.25);
+        err = tr_build_constant(build, "slope", layer->in[0]->columns, 0.25);
     return err ? err : tr_build_rows(build, layer, layer->in[0]->rows, layer->in[0]->columns);
+}
+
+static bool by_rows(const struct tr_layer *layer)
+{
+    const struct activation_state *state = layer->state;
+
+    return state->kind == TR_ACT_PRELU && layer->out.rows > 1;
+}
+
+static int forward_rows(const struct tr_layer *layer, struct tr_pass *pass, struct tr_act op)
+{
+    int err = 0;
+
+    op.samples = layer->out.rows;
+    op.columns = layer->out.columns;
+    op.x_stride = op.y_stride = layer->out.columns;
+    for (uint32_t s = 0; !err && s < pass->samples; s++) {
+        op.x = layer->in[0]->data + s * layer->in[0]->stride;
+        op.y = layer->out.data + s * layer->out.stride;
+        err = pass->backend->loops->act_forward(pass->backend, &op);
+    }
+    return err;
+}
+
+static int backward_rows(const struct tr_layer *layer, struct tr_pass *pass, struct tr_act_grad op)
+{
+    int err = 0;
+
+    op.samples = layer->out.rows;
+    op.columns = layer->out.columns;
+    op.stride = op.dy_stride = layer->out.columns;
+    for (uint32_t s = 0; !err && s < pass->samples; s++) {
+        op.x = layer->in[0]->data + s * layer->in[0]->stride;
+        op.y = layer->out.data + s * layer->out.stride;
+        op.dy = layer->out.grad + s * layer->out.stride;
+        err = pass->backend->loops->act_backward(pass->backend, &op);
+        op.add_params = true; /* to what the first sample had */
+    }
+    return err;
 }
 
 static int activation_forward(struct tr_layer *layer, struct tr_pass *pass)
@@ -36,6 +76,8 @@ static int activation_forward(struct tr_layer *layer, struct tr_pass *pass)
         .y_stride = layer->out.stride,
         .y = layer->out.data,
     };
+    if (by_rows(layer))
+        return forward_rows(layer, pass, op);
     return pass->backend->loops->act_forward(pass->backend, &op);
 }
 
@@ -56,7 +98,8 @@ static int activation_backward(struct tr_layer *layer, struct tr_pass *pass)
         .dslope = layer->n_params ? layer->param[0].grad : NULL,
         .add_params = pass->add_params,
     };
-    int err = pass->backend->loops->act_backward(pass->backend, &op);
+    int err = by_rows(layer) ? backward_rows(layer, pass, op)
+                             : pass->backend->loops->act_backward(pass->backend, &op);
     if (err || !in->grad)
         return err;
     struct tr_copy down = {
