@@ -58,7 +58,7 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
     };
     limit_gradients(job, world, &conf);
     struct tr_spec *spec = NULL;
-    int err = tr_parse_model(job->model, job->params, &spec);
+    int err = tr_parse_model(job->model, job->model == job->model_conf, job->params, &spec);
     if (!err)
         err = tr_model_create(spec, &inputs, &conf, out);
     tr_spec_destroy(spec);

@@ -78,6 +78,13 @@ static const struct {
 };
 #undef AT
 
+static bool given(const struct rt_node *map, const char *key)
+{
+    const struct rt_node *node = rt_node_get(map, key);
+
+    return node && !rt_node_is_null(node);
+}
+
 static int parse_time(const struct rt_node *map, size_t i, struct tr_schedule *s)
 {
     const struct rt_node *node = rt_node_get(map, times[i].key);
@@ -111,6 +118,8 @@ int tr_parse_schedule(const struct rt_node *node, struct tr_schedule *s)
     for (size_t i = 0; !err && i < ARRAY_LEN(times); i++)
         if (times[i].kinds >> kind & 1)
             err = parse_time(node, i, s);
+    if (!err && s->warmup == 0 && given(node, "warmup_start"))
+        err = rt_node_fail(node, "warmup_start: expected warmup above 0 with it");
     if (err)
         return err;
     err = tr_schedule_check(s);
@@ -176,6 +185,8 @@ int tr_parse_optimizer(const struct rt_node *node, struct tr_optimizer_conf *con
         return rt_fail_prefix(err, "%s: ", rt_node_where(type, where, sizeof where));
     *learning_rate = conf->kind == TR_SGD || conf->kind == TR_ADAGRAD ? 0.01 : 0.001;
     err = parse_numbers(node, conf);
+    if (!err && conf->weight_decay == 0 && given(node, "weight_decay_on"))
+        err = rt_node_fail(node, "weight_decay_on: expected weight_decay above 0 with it");
     return err ? err : rt_node_f64(rt_node_get(node, "learning_rate"), 0, 1e6, learning_rate);
 }
 

@@ -79,7 +79,7 @@ static void use_job(const struct rt_job *job)
             (void)dc_parser_row(parser, "0\t1\t1", 5);
         dc_parser_destroy(parser);
     }
-    if (tr_parse_model(job->model, job->params, &spec) == 0)
+    if (tr_parse_model(job->model, job->model == job->model_conf, job->params, &spec) == 0)
         tr_spec_destroy(spec);
     (void)tr_parse_optimizer(rt_node_get(job->model_conf, "optimizer"), &conf, &rate);
 }

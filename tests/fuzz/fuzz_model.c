@@ -75,7 +75,7 @@ int fuzz_model(const uint8_t *data, size_t size)
         err = rt_yaml_parse("fuzz.yml", part, part_size, &yaml[i]);
         rt_free(part);
     }
-    if (!err && tr_parse_model(root(yaml[MODEL]), root(yaml[PARAMS]), &spec) == 0)
+    if (!err && tr_parse_model(root(yaml[MODEL]), false, root(yaml[PARAMS]), &spec) == 0)
         check_spec(spec);
     if (!err)
         use_optimizer(root(yaml[OPTIMIZER]));

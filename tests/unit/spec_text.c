@@ -3,6 +3,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -31,11 +32,16 @@ struct tr_spec *spec_of(const char *text)
         char key[64];
         while (sscanf(text, " %63[^=; ]=%n", key, &used) == 1) {
             text += used;
+            bool list = false;
             for (n = 0; sscanf(text, "%63[^,; ]%n", word[n], &used) == 1; n++) {
                 words[n] = word[n];
-                text += used + (text[used] == ',');
+                text += used;
+                list |= *text == ',';
+                text += *text == ',';
             }
             assert_int_equal(tr_spec_option(spec, key, words, n, where), 0);
+            if (list)
+                tr_spec_list(spec);
         }
         text += *text == ';';
     }

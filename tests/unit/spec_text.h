@@ -4,7 +4,8 @@
 
 struct tr_spec;
 
-/* "l mlp c0 sizes=8,1; loss bce l": layers with inputs and options, the k-th of them in line k of "t.yml". */
+/* "l mlp c0 sizes=8,1; loss bce l": layers with inputs and options, the k-th of them in line k of "t.yml".
+ * "activation=relu," is a list of one word. */
 struct tr_spec *spec_of(const char *text);
 
 #endif

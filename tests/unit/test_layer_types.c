@@ -212,9 +212,36 @@ static void test_dropout(void **state)
     tr_model_destroy(threads);
 }
 
+/* How many parameters there are says what was built. */
+static void test_slopes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t count;
+    } row[] = {
+        {"l mlp d sizes=1 activation=prelu; loss bce l", 7 + 1},
+        {"l mlp d sizes=1 activation=prelu,; loss bce l", 7 + 1 + 1},
+        {"l mlp d sizes=1 last=prelu; loss bce l", 7 + 1 + 1},
+        {"m linear d size=12; n activation m kind=prelu; l linear n size=1; loss bce l",
+         7 * 12 + 12 + 12 + 12 + 1},
+        {"m linear d size=12; r reshape m rows=4; n activation r kind=prelu; l linear n size=1; "
+         "loss bce l",
+         7 * 12 + 12 + 3 + 12 + 1},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct tr_model *model = create(row[i].text, NULL, SAMPLES);
+        if (tr_model_count(model) != row[i].count)
+            fail_msg("%s: %zu parameters, want %zu", row[i].text, tr_model_count(model),
+                     row[i].count);
+        tr_model_destroy(model);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_slopes),
         cmocka_unit_test(test_torch),
         cmocka_unit_test(test_dropout),
     };

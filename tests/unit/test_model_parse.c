@@ -57,6 +57,11 @@ static const struct {
     {"no layers", "params: {}\n", NULL, "missing key 'layers'", NULL},
     {"layers is no list", "layers: {a: 1}\n", NULL, "expected a list", NULL},
     {"unknown top key", "layer: []\n", NULL, "unknown key 'layer' (did you mean 'layers'?)", NULL},
+    {"optimizer", "optimizer: {type: sgd}\n" LAYER(""), NULL,
+     "m.yml:1: optimizer: belongs in model.yml", NULL},
+    {"schedule", "schedule: {warmup: 9}\n" LAYER(""), NULL, "schedule: belongs in model.yml", NULL},
+    {"precision", "precision: float32\n" LAYER(""), NULL, "precision: belongs in model.yml", NULL},
+    {"use", "use: mlp\n" LAYER(""), NULL, "use: belongs in model.yml", NULL},
     {"no name", "layers:\n  - {type: mlp, inputs: dense}\n", NULL, "missing key 'name'", NULL},
     {"no type", "layers:\n  - {name: a, inputs: dense}\n", NULL, "missing key 'type'", NULL},
     {"no inputs", "layers:\n  - {name: a, type: mlp}\n", NULL, "missing key 'inputs'", NULL},
@@ -86,8 +91,8 @@ static void test_files(void **state)
         struct rt_yaml *file = yaml_of("m.yml", row[i].file);
         struct rt_yaml *params = yaml_of("p.yml", row[i].params ? row[i].params : "");
         struct tr_spec *spec = NULL;
-        int err =
-            tr_parse_model(rt_yaml_root(file), row[i].params ? rt_yaml_root(params) : NULL, &spec);
+        int err = tr_parse_model(rt_yaml_root(file), false,
+                                 row[i].params ? rt_yaml_root(params) : NULL, &spec);
         if (!row[i].want && err)
             fail_msg("%s: refused: %s", row[i].what, rt_err_text());
         if (row[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), row[i].want)))
@@ -97,6 +102,42 @@ static void test_files(void **state)
         tr_spec_destroy(spec);
         rt_yaml_destroy(file);
         rt_yaml_destroy(params);
+    }
+}
+
+/* model.yml with layers of its own may say how they learn. */
+static void test_model_yml(void **state)
+{
+    (void)state;
+    struct rt_yaml *file = yaml_of("model.yml", "optimizer: {type: sgd}\nschedule: {warmup: 9}\n"
+                                                "precision: float32\n" LAYER(""));
+    struct tr_spec *spec = NULL;
+    assert_int_equal(tr_parse_model(rt_yaml_root(file), true, NULL, &spec), 0);
+    tr_spec_destroy(spec);
+    rt_yaml_destroy(file);
+}
+
+/* A list of one word is not that word. */
+static void test_lists(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file;
+        bool list;
+    } lists[] = {
+        {LAYER(", sizes: 4"), false},
+        {LAYER(", sizes: [4]"), true},
+        {"params: {s: 4}\n" LAYER(", sizes: $s"), false},
+        {"params: {s: [4]}\n" LAYER(", sizes: $s"), true},
+        {"params: {s: 4}\n" LAYER(", sizes: [$s]"), true},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        struct rt_yaml *file = yaml_of("m.yml", lists[i].file);
+        struct tr_spec *spec = NULL;
+        assert_int_equal(tr_parse_model(rt_yaml_root(file), false, NULL, &spec), 0);
+        assert_true(spec->layer[0].option[0].value.list == lists[i].list);
+        tr_spec_destroy(spec);
+        rt_yaml_destroy(file);
     }
 }
 
@@ -114,7 +155,7 @@ static int build(const char *path, const char *params_text, uint32_t n_dense,
     struct tr_spec *spec = NULL;
     int err = rt_yaml_load(path, &file);
     if (!err)
-        err = tr_parse_model(rt_yaml_root(file), rt_yaml_root(params), &spec);
+        err = tr_parse_model(rt_yaml_root(file), false, rt_yaml_root(params), &spec);
     if (!err)
         err = tr_model_create(spec, &inputs, &conf, model);
     tr_spec_destroy(spec);
@@ -166,7 +207,7 @@ static void test_no_memory(void **state)
     for (int nth = 0; err && nth < 50; nth++) {
         struct tr_spec *spec = NULL;
         rt_fault_alloc(nth);
-        err = tr_parse_model(rt_yaml_root(file), NULL, &spec);
+        err = tr_parse_model(rt_yaml_root(file), false, NULL, &spec);
         if (rt_fault_hit())
             assert_int_equal(err, RT_ENOMEM);
         rt_fault_alloc(-1);
@@ -179,8 +220,8 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_files),
-        cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_files),     cmocka_unit_test(test_model_yml),
+        cmocka_unit_test(test_lists),     cmocka_unit_test(test_shipped),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("model_parse", tests, NULL, NULL);

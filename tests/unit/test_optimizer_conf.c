@@ -58,6 +58,10 @@ static void test_optimizer(void **state)
         {"{learning_rate: -1}", 0, 0, 0, 0, 0, 0, "learning_rate: expected"},
         {"{clip_norm: -1}", 0, 0, 0, 0, 0, 0, "clip_norm: expected"},
         {"{clip_nom: 1}", 0, 0, 0, 0, 0, 0, "unknown key 'clip_nom' (did you mean 'clip_norm'?)"},
+        {"{type: adam, weight_decay_on: matrices}", 0, 0, 0, 0, 0, 0,
+         "weight_decay_on: expected weight_decay above 0 with it"},
+        {"{type: adamw, weight_decay: 0, weight_decay_on: all}", 0, 0, 0, 0, 0, 0,
+         "weight_decay_on: expected weight_decay above 0 with it"},
         {"[adam]", 0, 0, 0, 0, 0, 0, "model.yml:1: expected a map"},
     };
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
@@ -106,6 +110,8 @@ static void test_schedule(void **state)
          "model.yml:1: schedule linear: steps: expected more than the 9 of the warm-up, got 9"},
         {"{warmup: -1}", {0}, "model.yml:1: warmup: expected an integer"},
         {"{warmup: 10, warmup_start: 1.5}", {0}, "warmup_start: expected a number in 0..1"},
+        {"{warmup_start: 0.1}", {0}, "warmup_start: expected warmup above 0 with it"},
+        {"{warmup: 0, warmup_start: 0.1}", {0}, "warmup_start: expected warmup above 0 with it"},
         {"{warm_up: 10}", {0}, "unknown key 'warm_up' (did you mean 'warmup'?)"},
         {"[cosine]", {0}, "model.yml:1: expected a map"},
     };
@@ -173,7 +179,10 @@ static void test_spans(void **state)
         {"layers: {top: {lr_factor: -1}}", {{0}}, 0, "layers.top.lr_factor: expected a number"},
         {"layers: {top: 0.5}", {{0}}, 0, "model.yml:1: layers.top: expected a map"},
         {"layers: [top]", {{0}}, 0, "layers: expected a map"},
-        {"weight_decay_on: weights", {{0}}, 0, "weight_decay_on: expected all|matrices"},
+        {"{type: adamw, weight_decay_on: weights}",
+         {{0}},
+         0,
+         "weight_decay_on: expected all|matrices"},
     };
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         struct rt_yaml *yaml = yaml_of(row[i].text);

@@ -1,7 +1,7 @@
 /* trainer/model/layer_mlp.c -- fully connected layers, one after the other.
  *
  * Options: `sizes`, the output size of each (the input size is known); `activation`, what follows each but the last, relu
- * if nothing is said, or as many of them as there are sizes; `last`, what follows the last one. Parameters of linear layer l:
+ * if nothing is said, or a list of as many as there are sizes; `last`, what follows the last one. Parameters of linear layer l:
  * "<l>.weight" [size][inputs], "<l>.bias", of a prelu "<l>.slope". */
 #include <stdio.h>
 
@@ -15,7 +15,7 @@ struct sizes {
     enum tr_act_kind act[TR_MLP_MAX];
 };
 
-/* One word stands for all between, several for one each. */
+/* One word stands for all between, a list for one each; [word] is the list of one size, else as the word. */
 static int read_acts(struct tr_build *build, struct sizes *sizes)
 {
     enum tr_act_kind last = TR_ACT_NONE;
@@ -30,10 +30,12 @@ static int read_acts(struct tr_build *build, struct sizes *sizes)
     err = tr_build_acts(build, "last", 1, &last, &n_last);
     if (err)
         return err;
-    if (sizes->n_acts > 1 && n_last)
+    const struct tr_words *words = tr_build_option(build, "activation");
+    bool each = sizes->n_acts > 1 || (sizes->n == 1 && words && words->list);
+    if (each && n_last)
         return tr_build_fail(build, "last: activation says already what follows each layer");
     enum tr_act_kind between = sizes->n_acts ? sizes->act[0] : TR_ACT_RELU;
-    for (uint32_t l = 0; sizes->n_acts <= 1 && l < sizes->n; l++)
+    for (uint32_t l = 0; !each && l < sizes->n; l++)
         sizes->act[l] = l + 1 < sizes->n ? between : last;
     return 0;
 }

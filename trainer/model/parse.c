@@ -33,6 +33,7 @@ struct parse {
     struct params params;
     const char *word[TR_WORDS_MAX]; /* of the value being read */
     uint32_t n_words;
+    bool list; /* it is written as a list */
     struct tr_spec *spec;
 };
 
@@ -135,6 +136,7 @@ static int read_words(struct parse *parse, const struct rt_node *node, char *whe
         err = find_param(&parse->params, node, &value);
     if (!err && rt_node_kind(node) != RT_NODE_LIST)
         err = add_plain(parse, value);
+    parse->list = rt_node_kind(value) == RT_NODE_LIST;
     rt_node_where(value, where, WHERE_MAX);
     return err;
 }
@@ -176,6 +178,8 @@ static int parse_layer(struct parse *parse, const struct rt_node *map)
         err = read_words(parse, rt_node_at(map, i), where);
         if (!err)
             err = tr_spec_option(parse->spec, key, parse->word, parse->n_words, where);
+        if (!err && parse->list)
+            tr_spec_list(parse->spec);
     }
     return err;
 }
@@ -200,13 +204,24 @@ static void file_of(const struct rt_node *node, char *file, size_t size)
         *colon = '\0';
 }
 
-int tr_parse_model(const struct rt_node *file_root, const struct rt_node *params,
-                   struct tr_spec **out)
+/* What model.yml says beside the layers it may hold itself would do nothing elsewhere. */
+static int check_keys(const struct rt_node *file_root, bool is_model_yml)
 {
-    /* The last four are model.yml's, which may hold its layers itself. */
     static const char *const known[] = {"params",    "layers",   "use",
                                         "optimizer", "schedule", "precision"};
     int err = rt_node_known_keys(file_root, known, ARRAY_LEN(known));
+    for (size_t i = 2; !err && !is_model_yml && i < ARRAY_LEN(known); i++) {
+        const struct rt_node *node = rt_node_get(file_root, known[i]);
+        if (node)
+            err = rt_node_fail(node, "belongs in model.yml, this is the model file it names");
+    }
+    return err;
+}
+
+int tr_parse_model(const struct rt_node *file_root, bool is_model_yml, const struct rt_node *params,
+                   struct tr_spec **out)
+{
+    int err = check_keys(file_root, is_model_yml);
     if (err)
         return err;
     struct parse *parse = rt_xcalloc(1, sizeof *parse);

@@ -94,3 +94,10 @@ int tr_spec_option(struct tr_spec *spec, const char *key, const char *const *wor
         layer->n_options++;
     return err;
 }
+
+void tr_spec_list(struct tr_spec *spec)
+{
+    struct tr_layer_spec *layer = &spec->layer[spec->n_layers - 1];
+
+    layer->option[layer->n_options - 1].value.list = true;
+}

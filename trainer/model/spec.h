@@ -19,6 +19,7 @@
 #ifndef TR_SPEC_H
 #define TR_SPEC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,6 +31,7 @@
 struct tr_words {
     const char **word;
     uint32_t n;
+    bool list;         /* written as one, also of one word */
     const char *where; /* "dlrm.yml:12", for messages */
 };
 
@@ -64,5 +66,6 @@ int tr_spec_layer(struct tr_spec *spec, const char *name, const char *type,
                   const char *const *inputs, uint32_t n_inputs, const char *where);
 int tr_spec_option(struct tr_spec *spec, const char *key, const char *const *words, uint32_t n,
                    const char *where);
+void tr_spec_list(struct tr_spec *spec); /* the option set last is a list */
 
 #endif
