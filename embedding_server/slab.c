@@ -78,7 +78,10 @@ static int grow(struct ebs_slab *slab)
     else if (step > STEP_SMALL)
         step = STEP_SMALL;
     least = ((size_t)slab->capacity + 1) * slab->row_bytes;
-    size = ebs_region_round(size + step < least ? least : size + step);
+    size += step;
+    if (size > RT_SMALL_MOST && least <= RT_SMALL_MOST)
+        size = RT_SMALL_MOST; /* huge pages are for rows, not for a step */
+    size = ebs_region_round(size < least ? least : size);
     err = grow_bits(slab, rows_in(slab, size));
     if (!err)
         err = ebs_region_grow(&slab->rows, size);

@@ -67,20 +67,42 @@ static uint64_t sketch_bytes(const struct rt_table_conf *table)
     return table->admission.kind == RT_ADMIT_COUNT ? table->admission.sketch_bytes : 0;
 }
 
+static uint64_t bits_bytes(uint64_t rows)
+{
+    return (rows + 63) / 64 * (64 * RT_ROW_BITS / 8);
+}
+
+/* The array of `rows` bytes of rows, with what is touched ahead. In small pages it grows by an eighth, at most
+ * RT_STEP_SMALL, and not into huge ones for that; most: right after such a step. */
+static uint64_t array_bytes(uint64_t rows, bool most)
+{
+    uint64_t ahead = rows / RT_AHEAD_PART < RT_AHEAD_MAX ? rows / RT_AHEAD_PART : RT_AHEAD_MAX;
+    uint64_t step = rows / 8 < RT_STEP_SMALL ? rows / 8 : RT_STEP_SMALL;
+
+    if (rows > RT_SMALL_MOST)
+        return rt_whole_pages(rows + ahead);
+    if (!most)
+        return rt_whole_pages(rows);
+    return rt_whole_pages(rows + step < RT_SMALL_MOST ? rows + step : RT_SMALL_MOST);
+}
+
+static struct rt_table_size size_of(const struct rt_table_conf *table, uint64_t rows,
+                                    uint32_t owners, bool most)
+{
+    uint32_t row_bytes = rt_row_layout(table).row_bytes;
+    struct rt_table_size out = {.rows = rows * row_bytes, .index = index_bytes(rows)};
+    uint64_t array = array_bytes(out.rows, most), bits = bits_bytes(rows);
+
+    out.slack = bits + sketch_bytes(table) / owners + RT_TABLE_BYTES;
+    out.allocator = array - out.rows + rt_whole_pages(out.index) - out.index +
+                    rt_whole_pages(bits_bytes(array / row_bytes)) - bits;
+    return out;
+}
+
 struct rt_table_size rt_table_size(const struct rt_table_conf *table, uint64_t rows,
                                    uint32_t owners)
 {
-    uint64_t bits = (rows + 63) / 64 * (64 * RT_ROW_BITS / 8), ahead;
-    struct rt_table_size out = {.rows = rows * rt_row_layout(table).row_bytes,
-                                .index = index_bytes(rows)};
-
-    ahead = out.rows / RT_AHEAD_PART < RT_AHEAD_MAX ? out.rows / RT_AHEAD_PART : RT_AHEAD_MAX;
-    if (out.rows < RT_HUGE_FROM)
-        ahead = 0;
-    out.slack = bits + sketch_bytes(table) / owners + RT_TABLE_BYTES;
-    out.allocator = rt_whole_pages(out.rows + ahead) - out.rows + rt_whole_pages(out.index) -
-                    out.index + rt_whole_pages(bits) - bits;
-    return out;
+    return size_of(table, rows, owners, false);
 }
 
 uint64_t rt_table_capacity(const struct rt_table_conf *table)
@@ -107,14 +129,6 @@ static uint64_t share_of(uint64_t whole, uint32_t shards)
     return (uint64_t)((parts + RT_SHARDS - 1) / RT_SHARDS);
 }
 
-/* While they are in small pages, the rows' array grows by an eighth, at most RT_STEP_SMALL, which is held but not used. */
-static uint64_t step_of(uint64_t rows_bytes)
-{
-    if (rows_bytes >= RT_HUGE_FROM)
-        return 0;
-    return rows_bytes / 8 < RT_STEP_SMALL ? rows_bytes / 8 : RT_STEP_SMALL;
-}
-
 /* Found by halving, for pages and units of the index make steps. */
 static uint64_t rows_in(const struct rt_table_conf *table, uint64_t bytes, uint32_t owners)
 {
@@ -122,9 +136,9 @@ static uint64_t rows_in(const struct rt_table_conf *table, uint64_t bytes, uint3
 
     while (low < high) {
         uint64_t rows = low + (high - low + 1) / 2;
-        struct rt_table_size size = rt_table_size(table, rows, owners);
+        struct rt_table_size size = size_of(table, rows, owners, true);
 
-        if (size.rows + size.index + size.slack + size.allocator + step_of(size.rows) <= bytes)
+        if (size.rows + size.index + size.slack + size.allocator <= bytes)
             low = rows;
         else
             high = rows - 1;

@@ -35,6 +35,7 @@ static inline uint32_t rt_index_more(uint32_t lines) /* that it has after growin
 #define RT_SMALL_PAGE ((size_t)4096)
 #define RT_HUGE_PAGE  ((size_t)2 << 20)
 #define RT_HUGE_FROM  ((size_t)1 << 20)
+#define RT_SMALL_MOST (RT_HUGE_FROM - RT_SMALL_PAGE) /* the largest array in small pages */
 #define RT_STEP_SMALL ((size_t)64 << 10)
 #define RT_AHEAD_PART 64u
 #define RT_AHEAD_MAX  ((size_t)4 << 20)
@@ -46,7 +47,7 @@ static inline uint32_t rt_index_more(uint32_t lines) /* that it has after growin
 
 static inline size_t rt_whole_pages(size_t bytes)
 {
-    size_t page = bytes < RT_HUGE_FROM ? RT_SMALL_PAGE : RT_HUGE_PAGE;
+    size_t page = bytes <= RT_SMALL_MOST ? RT_SMALL_PAGE : RT_HUGE_PAGE;
 
     return (bytes + page - 1) & ~(page - 1);
 }
