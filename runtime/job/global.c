@@ -55,7 +55,8 @@ static const struct rt_option option[] = {
      "a connection that has heard nothing for so long is closed; at least twice heartbeat_ms"},
     {"link.credit", RT_OPT_U64, AT(credit), "268435456", 1 << 20, 1 << 30, NULL,
      "bytes that may wait to be sent on one connection, or one message if that is more; four times "
-     "as much in a process. Rows and their gradients go in parts of at most a fourth of it, and at least 4 MiB"},
+     "as much in a process. Rows and their gradients go in parts of at most a fourth of it, and at "
+     "least 4 MiB"},
     {"middleware.loops", RT_OPT_U32, AT(middleware_loops), "0", 0, 256, NULL,
      "event loops per middleware; 0: min(cores, 4)"},
     {"middleware.memory", RT_OPT_U64, AT(middleware_memory), "1073741824", 1 << 20, 1099511627776.0,

@@ -69,8 +69,7 @@ static const char *const networks[] = {
     "x activation s kind=tanh",
     "x activation dense kind=prelu",
     "x activation s kind=prelu",
-    "m activation s kind=prelu; n linear d size=12; o reshape n rows=4; t activation o kind=prelu; "
-    "x concat m t s",
+    "n linear d size=12; o reshape n rows=4; t activation o kind=prelu; x concat t s",
     "x cross d",
     "x cross d layers=3",
     "x cross d rank=2",
