@@ -42,7 +42,7 @@ void golden_load_from(struct golden *golden, const char *path)
         }
         if (strcmp(word, "spec") == 0) {
             rt_assert(golden->n_cases > 0);
-            rt_assert(fscanf(file, " %199[^\n]", golden->one[golden->n_cases - 1].spec) == 1);
+            rt_assert(fscanf(file, " %399[^\n]", golden->one[golden->n_cases - 1].spec) == 1);
             continue;
         }
         rt_assert(golden->n < GOLDEN_ARRAYS_MAX);

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GOLDEN_ARRAYS_MAX 600
+#define GOLDEN_ARRAYS_MAX 900
 #define GOLDEN_CASES_MAX  80
 
 struct golden {
@@ -17,7 +17,7 @@ struct golden {
     } array[GOLDEN_ARRAYS_MAX];
     size_t n;
     struct golden_case {
-        char name[32], spec[200]; /* spec: "" where the case has none */
+        char name[32], spec[400]; /* spec: "" where the case has none */
     } one[GOLDEN_CASES_MAX];
     size_t n_cases;
 };

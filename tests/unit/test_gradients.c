@@ -88,6 +88,11 @@ static const char *const networks[] = {
     "m linear d size=5; x dot_interaction m a m b self=true pass=true",
     "x dot_interaction s self=true",
     "m dot_interaction s; x concat m s",
+    "m linear d size=3; x gate m a b c",
+    "m linear d size=4; x gate m s",
+    "e linear d size=5; g linear d size=2; m gate g e a; n gate g a e; x concat m n e",
+    "m linear d size=5; n linear a size=2; x gate n m a",
+    "n linear d size=2; x gate n n n",
 };
 
 struct bed {

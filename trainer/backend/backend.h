@@ -258,6 +258,25 @@ struct tr_fm_grad {
     const bool *add;    /* [n], done in ascending i */
 };
 
+/* y[s][d] = sum over i of weight[s][i] x[i][s][d]: n vectors of a sample, mixed. */
+struct tr_mix {
+    uint32_t samples, n, dim;
+    const tr_real *weight;   /* [samples][n] */
+    const tr_real *const *x; /* [n] -> [samples][dim] */
+    const size_t *x_stride;  /* [n] of x and dx */
+    size_t weight_stride, y_stride;
+    tr_real *y;
+};
+/* dx[i] = (or +=) weight dy; dweight[s][i] = dy . x[i]. */
+struct tr_mix_grad {
+    struct tr_mix of; /* y is not read */
+    const tr_real *dy;
+    size_t dy_stride;
+    tr_real *const *dx; /* [n], an entry is NULL when nobody wants it */
+    const bool *add;    /* [n], done in ascending i */
+    tr_real *dweight;   /* [samples][n], weight's stride */
+};
+
 struct tr_backend;
 struct tr_backend_ops {
     const char *name;
@@ -286,6 +305,8 @@ struct tr_backend_loops {
     int (*cross_backward)(struct tr_backend *backend, const struct tr_cross_grad *op);
     int (*fm_forward)(struct tr_backend *backend, const struct tr_fm *op);
     int (*fm_backward)(struct tr_backend *backend, const struct tr_fm_grad *op);
+    int (*mix_forward)(struct tr_backend *backend, const struct tr_mix *op);
+    int (*mix_backward)(struct tr_backend *backend, const struct tr_mix_grad *op);
 };
 
 struct tr_backend {

@@ -15,6 +15,7 @@ static const struct tr_layer_type *const types[] = {
     &tr_layer_dot_interaction,
     &tr_layer_dropout,
     &tr_layer_fm,
+    &tr_layer_gate,
     &tr_layer_layernorm,
     &tr_layer_linear,
     &tr_layer_masked_pool,

@@ -13,6 +13,7 @@ extern const struct tr_layer_type tr_layer_cross_v1;
 extern const struct tr_layer_type tr_layer_dot_interaction;
 extern const struct tr_layer_type tr_layer_dropout;
 extern const struct tr_layer_type tr_layer_fm;
+extern const struct tr_layer_type tr_layer_gate;
 extern const struct tr_layer_type tr_layer_layernorm;
 extern const struct tr_layer_type tr_layer_linear;
 extern const struct tr_layer_type tr_layer_masked_pool;

@@ -528,6 +528,8 @@ static int fm_backward(struct tr_backend *backend, const struct tr_fm_grad *op)
     return 0;
 }
 
+#include "trainer/backend/cpu/attention.inc.h"
+
 const struct tr_backend_loops LOOPS = {
     .act_forward = act_forward,
     .act_backward = act_backward,
@@ -545,4 +547,6 @@ const struct tr_backend_loops LOOPS = {
     .cross_backward = cross_backward,
     .fm_forward = fm_forward,
     .fm_backward = fm_backward,
+    .mix_forward = mix_forward,
+    .mix_backward = mix_backward,
 };
