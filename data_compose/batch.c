@@ -81,6 +81,33 @@ struct dc_batcher {
 
 /* ---- life ---- */
 
+static struct dc_rows emptied(struct dc_rows *rows)
+{
+    struct dc_rows empty = *rows;
+
+    *rows = (struct dc_rows){0};
+    empty.n = 0;
+    empty.n_words = 0;
+    return empty;
+}
+
+/* What grew in the pass before, for the same rows come again. Given back and taken again in other sizes and another order,
+ * it spreads over the heap: 15 % in an hour of passes of half a minute. */
+static void take_memory(struct dc_batcher *b, struct dc_batcher *last)
+{
+    rt_assert(last->n_own == b->n_own && !last->draining);
+    for (uint32_t i = 0; i < b->n_own; i++)
+        b->split[i].rows = emptied(&last->split[i].rows);
+    b->spare = last->spare;
+    b->order = last->order;
+    b->order_capacity = last->order_capacity;
+    last->spare = (struct dc_spares){0};
+    last->order = NULL;
+    b->conf.last = NULL;
+    b->conf.feed.last = NULL;
+    dc_batcher_destroy(last);
+}
+
 int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **out)
 {
     const struct rt_job *job = conf->feed.job;
@@ -91,7 +118,8 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
 
     b->conf = *conf;
     b->data = data;
-    b->feed = dc_feed_create(&conf->feed);
+    b->conf.feed.last = conf->last ? conf->last->feed : NULL;
+    b->feed = dc_feed_create(&b->conf.feed);
     if (dc_feed_binary(b->feed))
         b->columns = dc_columns_create(job, dc_feed_binary(b->feed));
     b->shape = (struct dc_rows_shape){.n_features = job->n_features,
@@ -116,6 +144,8 @@ int dc_batcher_create(const struct dc_batcher_conf *conf, struct dc_batcher **ou
         if (conf->first_sequence)
             b->split[i].sequence = conf->first_sequence[conf->index + i * conf->size];
     b->conf.first_sequence = NULL;
+    if (conf->last)
+        take_memory(b, conf->last);
     *out = b;
     return 0;
 }

@@ -60,6 +60,9 @@ struct dc_batcher_conf {
     /* Batches that are not wanted are counted, not built. NULL: all are wanted. */
     bool (*skip)(void *ctx, uint64_t batch_id);
     void *ctx;
+    /* One of the same set that came to DC_TURN_END: its memory is taken over, so that pass after pass uses the same, and it is
+     * destroyed. Or NULL. */
+    struct dc_batcher *last;
 };
 
 enum dc_turn {

@@ -47,14 +47,26 @@ struct dc_feed *dc_feed_create(const struct dc_feed_conf *conf)
 
     f->conf = *conf;
     f->path = conf->evaluate ? data->test : data->train;
+    f->conf.last = NULL;
     if (conf->synthetic)
         return f;
     if (data->format == RT_FORMAT_BINARY) {
         f->blocks.n_files = conf->evaluate ? data->n_test : data->n_train;
         f->blocks.binary = dc_binary_create(conf->parser);
+        if (conf->last) {
+            f->blocks.view = conf->last->blocks.view;
+            conf->last->blocks.view = (struct dc_block_view){0};
+        }
         return f;
     }
-    f->source = dc_source_create(conf->io, f->path, conf->evaluate ? data->n_test : data->n_train);
+    if (conf->last) {
+        f->source = conf->last->source;
+        conf->last->source = NULL;
+        dc_source_restart(f->source);
+    } else {
+        f->source =
+            dc_source_create(conf->io, f->path, conf->evaluate ? data->n_test : data->n_train);
+    }
     dc_source_count(f->source, conf->bytes);
     return f;
 }

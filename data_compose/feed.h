@@ -25,6 +25,8 @@ struct dc_feed_conf {
     bool evaluate;            /* the test set */
     struct dc_parser *parser; /* used by this feed alone while it is read */
     _Atomic uint64_t *bytes;  /* read from files, added to as they are; or NULL */
+    struct dc_feed
+        *last; /* of the same set and read to its end: its memory is taken over; or NULL */
 };
 
 struct dc_feed *dc_feed_create(const struct dc_feed_conf *conf);

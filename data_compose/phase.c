@@ -107,6 +107,7 @@ void dc_phase_release(struct dc_composer *composer)
         struct dc_pass *pass = &composer->pass[i];
 
         dc_batcher_destroy(pass->batcher);
+        dc_batcher_destroy(pass->last);
         dc_parser_destroy(pass->parser);
         rt_arena_destroy(pass->arena);
         rt_free((void *)pass->ledger);
@@ -224,12 +225,14 @@ static int start_pass(struct dc_composer *c, bool count_only)
         .pool = &c->batches,
         .skip = count_only ? skip_all : is_finished,
         .ctx = pass,
+        .last = pass->last,
     };
 
     for (uint32_t s = 0; set->known && s < c->job->data.splits; s++)
         first[s] = pass->number * set->batches[s];
     rt_assert(!pass->batcher);
     int err = dc_batcher_create(&conf, &pass->batcher);
+    pass->last = err ? pass->last : NULL;
     rt_free(first);
     c->stage = count_only ? DC_COUNTING : DC_PASS;
     return err;
@@ -279,7 +282,7 @@ static int end_pass(struct dc_composer *c)
     struct dc_pass *pass = dc_pass_now(c);
     int err = learn_set(c);
 
-    dc_batcher_destroy(pass->batcher);
+    pass->last = pass->batcher;
     pass->batcher = NULL;
     if (err)
         return err;

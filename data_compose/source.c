@@ -96,6 +96,14 @@ static void close_file(struct dc_source *s)
     s->file = NULL;
 }
 
+void dc_source_restart(struct dc_source *source)
+{
+    close_file(source);
+    source->next = 0;
+    source->bytes = 0;
+    source->dead = false;
+}
+
 void dc_source_destroy(struct dc_source *source)
 {
     if (!source)

@@ -29,6 +29,8 @@ struct dc_line {
 
 /* `path` [n] must outlive the source. Opens nothing yet. */
 struct dc_source *dc_source_create(struct rt_io *io, const char *const *path, uint32_t n);
+/* From the first line of the first file again; its memory stays. */
+void dc_source_restart(struct dc_source *source);
 void dc_source_destroy(struct dc_source *source); /* NULL is legal */
 
 /* 1: *out is the next line. 0: the last file has ended. RT_EFILE, RT_EDATA: what cannot be read, with

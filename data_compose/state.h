@@ -74,6 +74,7 @@ struct dc_set {
 struct dc_pass {
     struct dc_parser *parser;
     struct dc_batcher *batcher; /* NULL: there is no pass, or it has ended */
+    struct dc_batcher *last;    /* of the pass that ended before, for its memory; or NULL */
     struct dc_open *held;       /* made, but there is no room for it */
     bool exists;
     enum dc_stage stage; /* COUNTING, PASS, ENDING: where it stands while it waits */

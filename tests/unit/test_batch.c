@@ -49,6 +49,7 @@ struct want {
     uint64_t epoch, first;
     bool evaluate;
     bool (*skip)(void *ctx, uint64_t id);
+    struct dc_batcher **last; /* what the pass takes over, and leaves for the next; NULL: nothing */
 };
 
 static void look_at(struct passes *p, const struct want *w, const struct dc_batch *b)
@@ -104,6 +105,7 @@ static void pass(struct passes *p, const struct want *w)
         .epoch = w->epoch,
         .first_sequence = first,
         .skip = w->skip,
+        .last = w->last ? *w->last : NULL,
     };
     struct dc_batcher *batcher;
     struct dc_batch *batch;
@@ -130,7 +132,10 @@ static void pass(struct passes *p, const struct want *w)
         dc_batcher_split(batcher, s, &end);
         p->end[s] = end.end_sequence;
     }
-    dc_batcher_destroy(batcher);
+    if (w->last)
+        *w->last = batcher;
+    else
+        dc_batcher_destroy(batcher);
     dc_parser_destroy(conf.feed.parser);
 }
 
@@ -157,6 +162,29 @@ static bool skip_most(void *ctx, uint64_t id)
 {
     (void)ctx;
     return rt_batch_sequence(id) % 3 != 1;
+}
+
+/* The same bytes from a batcher that has the memory of one before it. */
+static void expect_same_after_another(const struct passes *one, const struct want *want,
+                                      const char *name)
+{
+    static struct passes other, again;
+    struct dc_batcher *last = NULL;
+    struct want next = *want;
+
+    memset(&other, 0, sizeof(other));
+    memset(&again, 0, sizeof(again));
+    next.last = &last;
+    next.epoch = want->epoch + 1;
+    pass(&other, &next);
+    next.epoch = want->epoch;
+    pass(&again, &next);
+    expect_same(one, &again, name);
+    assert_memory_equal(one->end, again.end, sizeof(one->end));
+    assert_int_equal(again.rows_read, one->rows_read);
+    dc_batcher_destroy(last);
+    rt_map_release(&other.print);
+    rt_map_release(&again.print);
 }
 
 /* For many shapes of the plan: alone, by three composers, and with others skipped: the same bytes. */
@@ -194,17 +222,18 @@ static void purity(void **state)
         dj.job.data.shuffle_rows = row[i].chunk;
         dj.job.data.splits = row[i].splits;
         dj.job.data.shuffle = row[i].shuffle;
-        struct want want = {&dj, 0, 1, 5, 0, row[i].evaluate, NULL};
+        struct want want = {&dj, 0, 1, 5, 0, row[i].evaluate, NULL, NULL};
         pass(&one, &want);
         for (uint32_t k = 0; k < ROWS && !row[i].libsvm; k++)
             if (one.seen[k] != 1)
                 fail_msg("%s: row %u was seen %u times", row[i].name, k, one.seen[k]);
         assert_int_equal(one.rows_read, ROWS);
+        expect_same_after_another(&one, &want, row[i].name);
         for (want.index = 0, want.size = 3; want.index < 3; want.index++)
             pass(&three, &want);
         expect_same(&one, &three, row[i].name);
         assert_memory_equal(one.end, three.end, sizeof(one.end));
-        want = (struct want){&dj, 0, 1, 5, 0, row[i].evaluate, skip_most};
+        want = (struct want){&dj, 0, 1, 5, 0, row[i].evaluate, skip_most, NULL};
         pass(&some, &want);
         assert_memory_equal(one.end, some.end, sizeof(one.end));
         for (size_t k = 0; rt_map_next(&one.print, &k, &id, &print);) {
@@ -226,11 +255,11 @@ static void epochs(void **state)
 
     (void)state;
     init(&dj, false);
-    pass(&p[0], &(struct want){&dj, 0, 1, 0, 0, false, NULL});
-    pass(&p[1], &(struct want){&dj, 0, 1, 0, 0, false, NULL});
-    pass(&p[2], &(struct want){&dj, 0, 1, 1, 10, false, NULL});
+    pass(&p[0], &(struct want){&dj, 0, 1, 0, 0, false, NULL, NULL});
+    pass(&p[1], &(struct want){&dj, 0, 1, 0, 0, false, NULL, NULL});
+    pass(&p[2], &(struct want){&dj, 0, 1, 1, 10, false, NULL, NULL});
     dj.job.data.shuffle = false;
-    pass(&p[3], &(struct want){&dj, 0, 1, 0, 0, false, NULL});
+    pass(&p[3], &(struct want){&dj, 0, 1, 0, 0, false, NULL, NULL});
     assert_true(p[0].order == p[1].order);
     assert_true(p[0].order != p[2].order && p[0].order != p[3].order);
     for (uint32_t s = 0; s < dj.job.data.splits; s++)
