@@ -127,19 +127,21 @@ def metrics():
 
 
 def layers():
-    """docs/own-model.md has a row for each layer type, with each of its options."""
+    """docs/own-model.md has a row for each layer type, or one for each of its kinds, with each of its options."""
     page = "docs/own-model.md"
     table = read(page).split("## Layer types")[1].split("\n## ")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", table, flags=re.M))
+    rows = {}
+    for name, row in re.findall(r"^\| `(\w+)`[^|]*\|(.*)$", table, flags=re.M):
+        rows.setdefault(name, []).append(row.split("|")[1])
     types = set()
     for path in glob.glob("trainer/model/layer_*.c"):
-        options = re.findall(r'"(\w+)"', re.search(r"options\[\] = \{(.*?)\}", read(path)).group(1))
+        options = re.findall(r'"(\w+)"', re.search(r"options\[\] = \{(.*?)\}", read(path), flags=re.S).group(1))
         for name in re.findall(r"\.name = \"(\w+)\"", read(path)):
             types.add(name)
             if name not in rows:
                 finding(page, f"layer type {name} has no row")
                 continue
-            shown = re.findall(r"`(\w+)`:", rows[name].split("|")[1])
+            shown = re.findall(r"`(\w+)`:", " ".join(rows[name]))
             if sorted(shown) != sorted(options):
                 finding(page, f"layer type {name}: options {shown}, the source has {options}")
     registered = set(re.findall(r"&tr_layer_(\w+),", read("trainer/model/layers.c")))

@@ -277,6 +277,40 @@ struct tr_mix_grad {
     tr_real *dweight;   /* [samples][n], weight's stride */
 };
 
+/* Rows of a sample that look at each other, in `heads` heads of `dim` columns: with width = heads x dim and, of each head,
+ * share[i][j] = softmax over j of scale q[i] . k[j],
+ * y[i] = sum over j of share[i][j] v[j]. All [samples][rows][width] without gaps. Where mask is 0 no share is given, and none at all
+ * where it is 0 everywhere. */
+struct tr_attention {
+    uint32_t samples, rows, heads, dim;
+    tr_real scale;
+    const tr_real *q, *k, *v;
+    const tr_real *mask; /* [samples][rows]; NULL: none */
+    size_t mask_stride;
+    tr_real *share; /* [samples][heads][rows][rows]; backward reads it */
+    tr_real *y;
+    tr_real *scratch; /* [rows x (dim + 1)] */
+};
+struct tr_attention_grad {
+    struct tr_attention of; /* y and mask are not read */
+    const tr_real *dy;
+    tr_real *dq, *dk, *dv;
+};
+
+/* What DIN's activation unit is fed with, for the rows k of a sample and its one q: y[r] = [q, k[r], q - k[r], q k[r]]. */
+struct tr_din {
+    uint32_t samples, rows, dim;
+    const tr_real *q, *k;
+    size_t q_stride, k_stride; /* of dq, dk too */
+    tr_real *y;                /* [samples][rows][4 dim] */
+};
+struct tr_din_grad {
+    struct tr_din of; /* y is not read */
+    const tr_real *dy;
+    tr_real *dq, *dk; /* NULL when nobody wants it */
+    bool add_dq, add_dk;
+};
+
 struct tr_backend;
 struct tr_backend_ops {
     const char *name;
@@ -307,6 +341,10 @@ struct tr_backend_loops {
     int (*fm_backward)(struct tr_backend *backend, const struct tr_fm_grad *op);
     int (*mix_forward)(struct tr_backend *backend, const struct tr_mix *op);
     int (*mix_backward)(struct tr_backend *backend, const struct tr_mix_grad *op);
+    int (*attention_forward)(struct tr_backend *backend, const struct tr_attention *op);
+    int (*attention_backward)(struct tr_backend *backend, const struct tr_attention_grad *op);
+    int (*din_forward)(struct tr_backend *backend, const struct tr_din *op);
+    int (*din_backward)(struct tr_backend *backend, const struct tr_din_grad *op);
 };
 
 struct tr_backend {

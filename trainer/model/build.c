@@ -146,6 +146,19 @@ int tr_build_same_shape(const struct tr_build *build, const struct tr_layer *lay
     return 0;
 }
 
+int tr_build_mask(const struct tr_build *build, const struct tr_value *x,
+                  const struct tr_value *mask)
+{
+    if (mask->trainable)
+        return tr_build_fail(build, "input '%s': expected a mask, NAME.mask of a sequence",
+                             mask->name);
+    if (mask->rows != 1 || mask->columns != x->rows)
+        return tr_build_fail(
+            build, "input '%s': expected [samples][%u], a mask of the rows of '%s', got %s",
+            mask->name, x->rows, x->name, tr_shape(mask).text);
+    return 0;
+}
+
 /* ---- inputs ---- */
 
 static int add_input(struct tr_build *build, struct tr_value *value)
@@ -281,7 +294,7 @@ static int find_type(struct tr_build *build, const struct tr_layer_type **out)
                          near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
 }
 
-static int check_options(struct tr_build *build, const struct tr_layer_type *type)
+int tr_build_options(struct tr_build *build, const struct tr_layer_type *type)
 {
     size_t n = 0;
     while (type->options[n])
@@ -336,7 +349,7 @@ static int build_layer(struct tr_build *build)
     if (!err)
         err = find_type(build, &type);
     if (!err)
-        err = check_options(build, type);
+        err = tr_build_options(build, type);
     if (!err)
         err = resolve_inputs(build);
     if (err)
@@ -398,6 +411,13 @@ static void find_homes(struct tr_model *model)
             in->home_at = at;
         }
     }
+}
+
+static void close_gaps(struct tr_model *model)
+{
+    for (uint32_t l = 0; l < model->n_layers; l++)
+        if (model->layer[l].out.packed)
+            model->layer[l].out.stride = model->layer[l].out.width;
 }
 
 /* ---- the batch's own tensors ---- */
@@ -508,8 +528,10 @@ int tr_build_model(struct tr_model *model, const struct tr_spec *spec,
     }
     if (!err)
         err = check_ends(build);
-    if (!err)
+    if (!err) {
         find_homes(model);
+        close_gaps(model);
+    }
     rt_free(build);
     return err;
 }

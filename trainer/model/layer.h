@@ -19,7 +19,7 @@
  *
  * Places: data and grad of a value have one stride; a sample's may lie inside that of a concat that reads it
  * (concat then has nothing to copy). A layer that needs its input without gaps says so in build:
- * in[i]->packed = true. A sample's own rows have no gaps between them. */
+ * in[i]->packed = true; so for its output. A sample's own rows have no gaps between them. */
 #ifndef TR_LAYER_H
 #define TR_LAYER_H
 
@@ -43,7 +43,7 @@ struct tr_value {
     uint32_t width;              /* rows x columns: those one after the other */
     uint32_t readers;            /* layers that take it */
     bool ours;                   /* a layer's output, in the model's memory */
-    bool packed;                 /* a reader wants stride == width */
+    bool packed;                 /* its maker or a reader wants stride == width */
     size_t stride;               /* floats from one row to the next, of data and of grad */
     const struct tr_value *home; /* whose rows these rows lie in, from column home_at on; or NULL */
     size_t home_at;
@@ -118,9 +118,15 @@ uint32_t tr_build_samples(const struct tr_build *build);                 /* of t
 int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t width);
 int tr_build_rows(struct tr_build *build, struct tr_layer *layer, uint32_t rows, uint32_t columns);
 
+/* Complaint about options that the type does not know: for a type that becomes another by an option. */
+int tr_build_options(struct tr_build *build, const struct tr_layer_type *type);
+
 /* Complaints about inputs: there must be one; all must have the first one's shape. */
 int tr_build_one_input(const struct tr_build *build, const struct tr_layer *layer);
 int tr_build_same_shape(const struct tr_build *build, const struct tr_layer *layer);
+/* `mask` must be one for the rows of x. */
+int tr_build_mask(const struct tr_build *build, const struct tr_value *x,
+                  const struct tr_value *mask);
 
 /* "[samples][16]", or "[samples][20][16]" where there are rows. */
 struct tr_shape_text {

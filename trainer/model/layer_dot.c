@@ -19,7 +19,7 @@ static int dot_build(struct tr_build *build, struct tr_layer *layer)
         return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);
     layer->state = state;
     struct tr_vectors *vectors = &state->vectors;
-    int err = tr_vectors_build(build, layer, 0, vectors);
+    int err = tr_vectors_build(build, layer, 0, layer->n_in, vectors);
     if (!err)
         err = tr_build_flag(build, "self", &state->self);
     if (!err)

@@ -18,7 +18,7 @@ static int fm_build(struct tr_build *build, struct tr_layer *layer)
         return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);
     layer->state = state;
     state->whole = true;
-    int err = tr_vectors_build(build, layer, 0, &state->vectors);
+    int err = tr_vectors_build(build, layer, 0, layer->n_in, &state->vectors);
     if (!err)
         err = tr_build_flag(build, "sum", &state->whole);
     for (int k = 0; !err && k < 2; k++) /* sums, and sums of squares */

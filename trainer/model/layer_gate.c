@@ -20,7 +20,7 @@ static int gate_build(struct tr_build *build, struct tr_layer *layer)
     if (layer->n_in < 2)
         return tr_build_fail(build, "expected a gate's logits and then experts as inputs, got %u",
                              layer->n_in);
-    int err = tr_vectors_build(build, layer, 1, experts);
+    int err = tr_vectors_build(build, layer, 1, layer->n_in - 1, experts);
     if (!err && (logits->rows != 1 || logits->columns != experts->n))
         err = tr_build_fail(build,
                             "input '%s': expected [samples][%u], a logit for each expert, got %s",

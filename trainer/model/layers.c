@@ -8,6 +8,7 @@
 static const struct tr_layer_type *const types[] = {
     &tr_layer_activation,
     &tr_layer_add,
+    &tr_layer_attention, /* of the kind that its option says */
     &tr_layer_bce,
     &tr_layer_concat,
     &tr_layer_cross,

@@ -35,19 +35,20 @@ static int add_params(struct tr_build *build, struct tr_layer *layer, struct tr_
 int tr_mlp_add(struct tr_build *build, struct tr_layer *layer, struct tr_mlp *mlp,
                struct tr_mlp_linear linear, const char *prefix, bool last)
 {
+    size_t floats = tr_stride(linear.outputs) * (mlp->rows ? mlp->rows : 1);
     int err = add_params(build, layer, &linear, prefix);
     linear.y = linear.dy = linear.z = TR_MLP_NONE;
     if (!err && !last) {
         linear.y = layer->n_buffers;
-        err = tr_build_buffer(build, tr_stride(linear.outputs));
+        err = tr_build_buffer(build, floats);
     }
     if (!err && !last) {
         linear.dy = layer->n_buffers;
-        err = tr_build_buffer(build, tr_stride(linear.outputs));
+        err = tr_build_buffer(build, floats);
     }
     if (!err && tr_act_keeps_x(linear.act)) {
         linear.z = layer->n_buffers;
-        err = tr_build_buffer(build, tr_stride(linear.outputs));
+        err = tr_build_buffer(build, floats);
     }
     mlp->linear[mlp->n++] = linear;
     return err;

@@ -18,6 +18,7 @@ struct tr_mlp_linear {
 
 struct tr_mlp {
     uint32_t n;
+    uint32_t rows; /* of a sample, each of them an input by itself; 0: the sample is one */
     struct tr_mlp_linear linear[TR_MLP_MAX];
 };
 
@@ -26,7 +27,7 @@ struct tr_mlp {
 int tr_mlp_add(struct tr_build *build, struct tr_layer *layer, struct tr_mlp *mlp,
                struct tr_mlp_linear linear, const char *prefix, bool last);
 
-/* layer->state is a struct tr_mlp. */
+/* layer->state is a struct tr_mlp. Its input has pass->samples rows. */
 int tr_mlp_forward(struct tr_layer *layer, struct tr_pass *pass);
 int tr_mlp_backward(struct tr_layer *layer, struct tr_pass *pass);
 

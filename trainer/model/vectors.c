@@ -3,22 +3,17 @@
 
 #include "runtime/base/err.h"
 
-static bool one_tensor(const struct tr_layer *layer, const struct tr_vectors *vectors)
-{
-    return layer->n_in == vectors->first + 1;
-}
-
 static int check(struct tr_build *build, const struct tr_layer *layer, struct tr_vectors *out)
 {
     const struct tr_value *first = layer->in[out->first];
-    bool rows = one_tensor(layer, out);
-    out->n = rows ? first->rows : layer->n_in - out->first;
+    bool rows = out->inputs == 1;
+    out->n = rows ? first->rows : out->inputs;
     out->dim = rows ? first->columns : first->width;
     if (out->n < 2 || out->n > TR_VECTORS_MAX)
         return tr_build_fail(build,
                              "expected 2..%u tensors as inputs, or one of so many rows, got %u",
                              TR_VECTORS_MAX, out->n);
-    for (uint32_t i = out->first + 1; i < layer->n_in; i++)
+    for (uint32_t i = out->first + 1; i < out->first + out->inputs; i++)
         if (layer->in[i]->width != first->width)
             return tr_build_fail(build, "input '%s': expected %s as '%s' has, got %s",
                                  layer->in[i]->name, tr_shape(first).text, first->name,
@@ -27,9 +22,10 @@ static int check(struct tr_build *build, const struct tr_layer *layer, struct tr
 }
 
 int tr_vectors_build(struct tr_build *build, const struct tr_layer *layer, uint32_t first,
-                     struct tr_vectors *out)
+                     uint32_t inputs, struct tr_vectors *out)
 {
     out->first = first;
+    out->inputs = inputs;
     int err = check(build, layer, out);
     if (err)
         return err;
@@ -44,7 +40,7 @@ int tr_vectors_build(struct tr_build *build, const struct tr_layer *layer, uint3
 
 void tr_vectors_bind(const struct tr_layer *layer, struct tr_vectors *vectors)
 {
-    bool rows = one_tensor(layer, vectors);
+    bool rows = vectors->inputs == 1;
     for (uint32_t i = 0; i < vectors->n; i++) {
         const struct tr_value *in = layer->in[vectors->first + (rows ? 0 : i)];
         vectors->x[i] = in->data + (rows ? (size_t)i * vectors->dim : 0);
@@ -54,7 +50,7 @@ void tr_vectors_bind(const struct tr_layer *layer, struct tr_vectors *vectors)
 
 void tr_vectors_bind_grad(const struct tr_layer *layer, struct tr_vectors *vectors)
 {
-    bool rows = one_tensor(layer, vectors), add = false;
+    bool rows = vectors->inputs == 1, add = false;
     for (uint32_t i = 0; i < vectors->n; i++) {
         struct tr_value *in = layer->in[vectors->first + (rows ? 0 : i)];
         if (in->grad && (i == 0 || !rows))

@@ -549,4 +549,8 @@ const struct tr_backend_loops LOOPS = {
     .fm_backward = fm_backward,
     .mix_forward = mix_forward,
     .mix_backward = mix_backward,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
+    .din_forward = din_forward,
+    .din_backward = din_backward,
 };
