@@ -87,14 +87,15 @@ static int write_all(int fd, const char *path, const char *data, size_t size)
     return 0;
 }
 
-static int write_durable(const char *path, const void *data, size_t size)
+static int write_durable(const char *path, const struct rt_file_part *part, size_t n)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    int err;
+    int err = 0;
 
     if (fd < 0)
         return fail_errno("create", path);
-    err = write_all(fd, path, data, size);
+    for (size_t i = 0; i < n && !err; i++)
+        err = write_all(fd, path, part[i].data, part[i].size);
     if (!err && fsync(fd) != 0)
         err = fail_errno("fsync", path);
     if (close(fd) != 0 && !err)
@@ -124,12 +125,17 @@ static int sync_folder_of(const char *path)
 
 int rt_file_write(const char *path, const void *data, size_t size)
 {
+    return rt_file_write_parts(path, &(struct rt_file_part){data, size}, 1);
+}
+
+int rt_file_write_parts(const char *path, const struct rt_file_part *part, size_t n)
+{
     static atomic_uint counter; /* two threads may write the same path */
     char *temporary =
         rt_xasprintf("%s.tmp.%d.%u", path, (int)getpid(), atomic_fetch_add(&counter, 1));
     int err;
 
-    err = write_durable(temporary, data, size);
+    err = write_durable(temporary, part, n);
     if (!err && rename(temporary, path) != 0)
         err = fail_errno("rename to", path);
     if (err)

@@ -10,6 +10,12 @@ int rt_file_read(const char *path, size_t limit, char **text, size_t *size);
 
 /* Replace `path` as a whole: temporary, write, fsync, rename, fsync of the folder. */
 int rt_file_write(const char *path, const void *data, size_t size);
+/* The same of data that does not lie together. */
+struct rt_file_part {
+    const void *data;
+    size_t size;
+};
+int rt_file_write_parts(const char *path, const struct rt_file_part *part, size_t n);
 
 int rt_mkdir_all(const char *path); /* like mkdir -p */
 bool rt_file_exists(const char *path);
