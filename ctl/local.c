@@ -1,7 +1,10 @@
 /* ctl/local.c -- the supervisor behind `saffron local`.
  *
- *   STARTING -start_roles-> RUNNING -begin_stop-> ASKING -go_down-> STOPPING -all gone-> loop ends -> summary
+ *   STARTING -start_roles-> RUNNING -begin_save-> SAVING -begin_stop-> ASKING -go_down-> STOPPING -all gone-> loop ends
+ *   -> summary
  *
+ * SAVING: all trainers are done, and the model goes into the run directory, as global.save wants it: as long as that takes,
+ * but not without getting on. The summary is the same whether that succeeds or not, but for the error.
  * ASKING is one more round of questions, so that the summary of a run that fails tells how far it came; a run
  * that has succeeded was asked when it was done.
  * One loop on the main thread: SIGCHLD (who ended, and how), signals of the user, news from the poll thread
@@ -13,6 +16,7 @@
  * the run directory. Rejected: to have the roles read that copy, since globs and models are found relative to
  * the job's own folder. */
 #include "ctl/local.h"
+#include "ctl/amount.h"
 #include "ctl/check.h"
 #include "ctl/child.h"
 #include "ctl/nats.h"
@@ -21,6 +25,7 @@
 #include "ctl/program.h"
 #include "ctl/progress.h"
 #include "ctl/rundir.h"
+#include "ctl/save.h"
 #include "ctl/summary.h"
 #include "ctl/trace.h"
 #include "ctl/view.h"
@@ -31,6 +36,7 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/strbuf.h"
 #include "runtime/job/job.h"
+#include "runtime/job/save.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -47,7 +53,8 @@
 #define NATS_QUICK_MS  1000 /* nats-server ends sooner than this: it cannot run here, most likely */
 #define NATS_QUICK_MAX 20   /* such ends in a row: the run fails */
 #define NATS_PAUSE_MS  200  /* before it is started after one */
-#define LAST_ROUND_MS  600  /* for the answers of a run that fails; who is dead takes 500 of it */
+#define SAVE_STILL_MS  60000 /* without a byte more of the model: it has failed */
+#define LAST_ROUND_MS  600   /* for the answers of a run that fails; who is dead takes 500 of it */
 #define SIGNALS        4
 
 struct local {
@@ -69,7 +76,9 @@ struct local {
     uint32_t rounds_done;     /* rounds since the first trainer said done */
     uint32_t nats_quick;      /* ends of nats-server in a row that came soon after its start */
     uint64_t nats_started_ns;
-    bool nats_away; /* it was said that NATS does not answer */
+    bool saving;
+    uint64_t saved_bytes, saved_ns; /* of the model, and when that became more */
+    bool nats_away;                 /* it was said that NATS does not answer */
     bool stopping, going_down;
     int exit_code;
     char *error; /* NULL: none so far */
@@ -258,6 +267,51 @@ static void tell_of_nats(struct local *local)
         ctl_progress_say(&local->progress, "NATS answers");
 }
 
+/* ---- the model ---- */
+
+static bool saves_rows(const struct local *local)
+{
+    return local->job->global.save == RT_SAVE_ALL;
+}
+
+static void begin_save(struct local *local)
+{
+    if (local->job->global.save == RT_SAVE_NOTHING) {
+        begin_stop(local, 0, NULL);
+        return;
+    }
+    local->saving = true;
+    local->saved_ns = rt_now_ns();
+    ctl_poll_save(local->poll, saves_rows(local));
+}
+
+static void check_saved(struct local *local)
+{
+    struct ctl_saved saved;
+    char bytes[CTL_AMOUNT_MAX];
+
+    ctl_save_read(&local->last, saves_rows(local), &saved);
+    if (saved.bytes != local->saved_bytes) {
+        local->saved_bytes = saved.bytes;
+        local->saved_ns = rt_now_ns();
+    }
+    if (saved.error[0] || local->last.save[0]) {
+        begin_stop(local, 1,
+                   rt_xasprintf("the model is trained, but was not saved: %s",
+                                saved.error[0] ? saved.error : local->last.save));
+    } else if (saved.writing == 0) {
+        ctl_progress_say(&local->progress, "the model: %s in %llu files of %s/%s",
+                         ctl_amount((double)saved.bytes, "B", bytes),
+                         (unsigned long long)saved.files, local->run_dir, RT_SAVE_NAME);
+        begin_stop(local, 0, NULL);
+    } else if (rt_now_ns() - local->saved_ns > SAVE_STILL_MS * RT_MS) {
+        begin_stop(local, 1,
+                   rt_xasprintf("the model is trained, but was not saved: nothing more of it was "
+                                "written for %d s by %u processes; logs: %s/logs",
+                                SAVE_STILL_MS / 1000, saved.writing, local->run_dir));
+    }
+}
+
 /* Ranks end together, within a round or two. */
 static void check_done(struct local *local, const struct ctl_view *view)
 {
@@ -276,7 +330,7 @@ static void check_done(struct local *local, const struct ctl_view *view)
                                 view->digest[0], view->digest_rank[0], view->digest[1],
                                 view->digest_rank[1]));
     else
-        begin_stop(local, 0, NULL);
+        begin_save(local);
 }
 
 static void on_news(void *ctx, struct ctl_snapshot *snapshot)
@@ -297,6 +351,10 @@ static void on_news(void *ctx, struct ctl_snapshot *snapshot)
     }
     ctl_view_read(snapshot, &view);
     tell_of_nats(local);
+    if (local->saving) {
+        check_saved(local);
+        return;
+    }
     ctl_view_waiting(snapshot, waiting, sizeof(waiting));
     ctl_progress_show(&local->progress, &view, snapshot->nats[0] ? snapshot->nats : waiting);
     check_done(local, &view);
@@ -331,6 +389,10 @@ static int start_role(struct local *local, enum rt_role role, uint32_t index)
     ctl_child_arg(child, "--trace"); /* 0 too: what SAFFRON_TRACE says is for roles of a cluster */
     snprintf(number, sizeof(number), "%u", options->trace);
     ctl_child_arg(child, number);
+    if (options->init_from && (role == RT_ROLE_TRAINER || role == RT_ROLE_EMBEDDING_SERVER)) {
+        ctl_child_arg(child, "--init-from");
+        ctl_child_arg(child, options->init_from);
+    }
     ctl_job_args(options, child);
     err = ctl_child_start(child);
     local->role_of[local->n_roles++] = role;
@@ -446,6 +508,29 @@ static int load_job_for_one_machine(struct local *local)
     return again ? load_job(local) : err;
 }
 
+/* Is there a model, of these tables? What its files are like the roles will see. */
+static int check_init_from(const struct local *local)
+{
+    const char *dir = local->options.init_from;
+    char *path;
+    int err = 0;
+
+    if (!dir)
+        return 0;
+    path = rt_save_dense_path(dir);
+    if (!rt_file_exists(path))
+        err = RT_FAIL(RT_EUSAGE, "--init-from %s: no saved model: there is no %s", dir, path);
+    rt_free(path);
+    for (uint32_t t = 0; t < local->job->n_tables && !err; t++) {
+        path = rt_save_table_path(dir, local->job->table[t].name, 0, 0);
+        if (!rt_file_exists(path))
+            err = RT_FAIL(RT_EUSAGE, "--init-from %s: it has no rows of table %s: there is no %s",
+                          dir, local->job->table[t].name, path);
+        rt_free(path);
+    }
+    return err;
+}
+
 /* Everything that can be wrong before a process is started is found here. */
 static int prepare(struct local *local)
 {
@@ -453,6 +538,8 @@ static int prepare(struct local *local)
     int err = load_job_for_one_machine(local);
     char *config;
 
+    if (!err)
+        err = check_init_from(local);
     if (!err)
         err = ctl_check_model(&local->options);
     if (err)

@@ -20,6 +20,7 @@ enum option_key {
     KEY_DATA,
     KEY_RUN_DIR,
     KEY_MODEL,
+    KEY_INIT_FROM,
     KEY_EPOCHS,
     KEY_SEED,
     KEY_SET,
@@ -40,6 +41,8 @@ static const struct argp_option option[] = {
     {"data", KEY_DATA, "DIR", 0,
      "folder that its data globs are relative to (SAFFRON_DATA_DIR; default: the job's)", 1},
     {"model", KEY_MODEL, "NAME|FILE", 0, "another model (default: what model.yml says)", 1},
+    {"init-from", KEY_INIT_FROM, "DIR", 0,
+     "begin with the weights and rows of a saved model, as in runs/JOB-TIME/model", 1},
     {"epochs", KEY_EPOCHS, "N", 0, "the same as --set data.epochs=N", 1},
     {"max-steps", KEY_MAX_STEPS, "N", 0,
      "stop training after N steps, evaluate and end: the same as --set global.max_steps=N", 1},
@@ -132,6 +135,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case KEY_MODEL:
         options->model = arg;
+        break;
+    case KEY_INIT_FROM:
+        options->init_from = arg;
         break;
     case KEY_NATS:
         if (rt_address_check_nats(arg) != 0)

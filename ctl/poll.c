@@ -4,6 +4,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/job/save.h"
 
 #include <stdio.h>
 
@@ -14,10 +15,11 @@ struct ctl_poll {
     struct ctl_poll_conf conf;
     uv_thread_t thread;
     uv_async_t wake; /* Touched by: any through uv_async_send, else the loop. */
-    uv_mutex_t lock; /* guards the four below */
+    uv_mutex_t lock; /* guards what follows */
     uv_cond_t stop_cond;
     bool stopping;
     bool hurry; /* the next round is wanted now */
+    bool save_dense, save_rows;
     bool has_news;
     struct ctl_snapshot newest;
 };
@@ -115,6 +117,39 @@ static bool is_stopping(struct ctl_poll *poll)
     return stopping;
 }
 
+static void on_save_reply(void *ctx, const struct wire_control_reply *reply)
+{
+    struct ctl_snapshot *snapshot = ctx;
+
+    if (reply->status != 0 && (unsigned)reply->role < RT_ROLE_COUNT)
+        snprintf(snapshot->save, sizeof(snapshot->save), "%s/%u: %s", rt_role_name(reply->role),
+                 reply->index, reply->text ? reply->text : "refused");
+}
+
+/* What comes of it is in the status that is asked for next. */
+static void ask_to_save(struct ctl_poll *poll, struct rt_control_client *client,
+                        struct ctl_snapshot *snapshot)
+{
+    struct wire_control_request request = {.id = rt_now_ns(),
+                                           .ttl_ms = ASK_TIMEOUT_MS,
+                                           .command = WIRE_CTL_SAVE,
+                                           .text = RT_SAVE_NAME};
+    const uint32_t first = 0;
+    bool dense, rows;
+
+    uv_mutex_lock(&poll->lock);
+    dense = poll->save_dense;
+    rows = poll->save_rows;
+    uv_mutex_unlock(&poll->lock);
+    if (dense)
+        rt_control_ask(client, poll->conf.job, RT_ROLE_TRAINER, &first, &request, ASK_TIMEOUT_MS, 1,
+                       snapshot, on_save_reply);
+    if (rows)
+        rt_control_ask(client, poll->conf.job, RT_ROLE_EMBEDDING_SERVER, NULL, &request,
+                       ASK_TIMEOUT_MS, poll->conf.replicas[RT_ROLE_EMBEDDING_SERVER], snapshot,
+                       on_save_reply);
+}
+
 /* False when nobody answered. */
 static bool ask_all(struct ctl_poll *poll, struct rt_control_client *client)
 {
@@ -124,6 +159,7 @@ static bool ask_all(struct ctl_poll *poll, struct rt_control_client *client)
     uint32_t all = 0;
     bool heard;
 
+    ask_to_save(poll, client, &snapshot);
     for (size_t i = 0; i < ARRAY_LEN(order) && !is_stopping(poll); i++) {
         all += poll->conf.replicas[order[i]];
         ctl_snapshot_ask(client, poll->conf.job, order[i], poll->conf.replicas[order[i]],
@@ -222,6 +258,16 @@ static void on_closed(uv_handle_t *handle)
 void ctl_poll_now(struct ctl_poll *poll)
 {
     uv_mutex_lock(&poll->lock);
+    poll->hurry = true;
+    uv_cond_signal(&poll->stop_cond);
+    uv_mutex_unlock(&poll->lock);
+}
+
+void ctl_poll_save(struct ctl_poll *poll, bool rows)
+{
+    uv_mutex_lock(&poll->lock);
+    poll->save_dense = true;
+    poll->save_rows = rows;
     poll->hurry = true;
     uv_cond_signal(&poll->stop_cond);
     uv_mutex_unlock(&poll->lock);

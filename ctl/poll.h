@@ -19,6 +19,7 @@ struct ctl_snapshot {
     json_t *role[RT_ROLE_COUNT];
     uint32_t silent;          /* replicas that did not answer */
     char nats[CTL_NATS_TEXT]; /* why NATS cannot be asked; "": it can */
+    char save[CTL_NATS_TEXT]; /* who refused to save the model, and why; "": nobody */
 };
 void ctl_snapshot_release(struct ctl_snapshot *snapshot);
 /* Who is silent in `newer` has there what `older` says of it. `older` is released. */
@@ -40,7 +41,10 @@ struct ctl_poll_conf {
 
 struct ctl_poll;
 int ctl_poll_start(const struct ctl_poll_conf *conf, struct ctl_poll **out);
-void ctl_poll_now(struct ctl_poll *poll);    /* begin the next round at once */
+void ctl_poll_now(struct ctl_poll *poll); /* begin the next round at once */
+/* From now on each round asks them first to save the model as RT_SAVE_NAME: trainer/0, and all embedding servers if
+ * `rows`. Asking again does no harm (runtime/process/saving.h), so a question that is lost is none. */
+void ctl_poll_save(struct ctl_poll *poll, bool rows);
 void ctl_poll_cancel(struct ctl_poll *poll); /* no more news; the thread ends when it can */
 /* Waits for the thread (at most about a second), then frees on the loop, which must run once more. NULL is
  * legal. */

@@ -1,12 +1,15 @@
 /* embedding_server/main.c -- saffron-embedding-server: some owners, a loop and a thread each. */
+#include "embedding_server/load.h"
 #include "embedding_server/owner.h"
 #include "embedding_server/place.h"
 #include "embedding_server/report.h"
+#include "embedding_server/save.h"
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/process/process.h"
+#include "runtime/process/saving.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -17,8 +20,9 @@
 struct worker {
     struct rt_loop *loop;
     struct ebs_owner *owner;
-    bool runs;          /* its thread */
-    bool pinned, local; /* the thread to its place; its memory too */
+    struct rt_save *save; /* what it is to write */
+    bool runs;            /* its thread */
+    bool pinned, local;   /* the thread to its place; its memory too */
     struct ebs_place place;
 };
 
@@ -28,6 +32,7 @@ struct server {
     uint32_t workers;
     struct rt_credit budget; /* of all owners' links */
     struct ebs_report *report;
+    struct rt_saving *saving; /* the latest; NULL: none */
     bool ready;
 };
 
@@ -44,6 +49,42 @@ static void status(void *ctx, json_t *object)
 
     if (server->report)
         ebs_report_status(server->report, object);
+    rt_saving_status(server->saving, object);
+}
+
+/* ---- what it is asked ---- */
+
+/* Runs on the owner's thread. */
+static void save_rows(void *arg)
+{
+    struct worker *worker = arg;
+
+    ebs_owner_save(worker->owner, worker->save);
+}
+
+static int control(void *ctx, const struct wire_control_request *request)
+{
+    struct server *server = ctx;
+    struct rt_save *part;
+    int err;
+
+    if (request->command != WIRE_CTL_SAVE)
+        return RT_FAIL(RT_EUSAGE, "an embedding server does not know command %d",
+                       (int)request->command);
+    if (!server->ready)
+        return RT_FAIL(RT_ENOTREADY, "not started yet");
+    err = rt_saving_begin(&server->saving, rt_process_run_dir(server->process), request,
+                          server->workers, &part);
+    for (uint32_t w = 0; !err && part && w < server->workers; w++) {
+        struct worker *worker = &server->worker[w];
+        int full;
+
+        worker->save = &part[w];
+        full = rt_loop_post(worker->loop, save_rows, worker);
+        if (full)
+            rt_save_end(&part[w], full);
+    }
+    return err;
 }
 
 /* ---- start and stop ---- */
@@ -106,7 +147,7 @@ static int plan_places(struct server *server)
     return err;
 }
 
-static int start_worker(struct server *server, const struct rt_shard_map *shards, uint32_t w)
+static int make_worker(struct server *server, const struct rt_shard_map *shards, uint32_t w)
 {
     struct rt_process *process = server->process;
     struct worker *worker = &server->worker[w];
@@ -136,11 +177,37 @@ static int start_worker(struct server *server, const struct rt_shard_map *shards
     rt_metrics_loop(rt_process_metrics(process), RT_ROLE_EMBEDDING_SERVER, name, worker->loop);
     ebs_owner_register(worker->owner, rt_process_metrics(process));
     ebs_report_add(server->report, worker->owner);
+    return 0;
+}
+
+static int start_worker(struct worker *worker)
+{
+    int err = 0;
+
     if (worker->pinned)
         err = rt_loop_post(worker->loop, take_place, worker);
     if (!err)
         err = rt_loop_start_thread(worker->loop);
     worker->runs = !err;
+    return err;
+}
+
+/* The rows of a saved model, before anybody can ask for one. */
+static int load_rows(struct server *server)
+{
+    const char *dir = rt_process_init_from(server->process);
+    struct ebs_owner **owner = rt_xcalloc(server->workers, sizeof(*owner));
+    struct ebs_loaded loaded;
+    int err = 0;
+
+    for (uint32_t w = 0; w < server->workers; w++)
+        owner[w] = server->worker[w].owner;
+    if (dir)
+        err = ebs_load(dir, owner, server->workers, &loaded);
+    if (dir && !err)
+        rt_log(RT_LOG_INFO, "rows_loaded rows=%llu files=%llu from=\"%s\"",
+               (unsigned long long)loaded.rows, (unsigned long long)loaded.files, dir);
+    rt_free(owner);
     return err;
 }
 
@@ -163,7 +230,11 @@ static int start(struct server *server)
     server->report = ebs_report_create(rt_process_job(process), rt_process_metrics(process));
     err = plan_places(server);
     for (uint32_t w = 0; w < server->workers && !err; w++)
-        err = start_worker(server, &shards, w);
+        err = make_worker(server, &shards, w);
+    if (!err)
+        err = load_rows(server);
+    for (uint32_t w = 0; w < server->workers && !err; w++)
+        err = start_worker(&server->worker[w]);
     if (err)
         return err;
     address = rt_xcalloc(server->workers, sizeof(*address));
@@ -190,6 +261,7 @@ static void stop(struct server *server)
         rt_loop_destroy(worker->loop);
     }
     rt_free(server->worker);
+    rt_saving_destroy(server->saving);
     ebs_report_destroy(server->report);
     server->report = NULL;
 }
@@ -204,6 +276,7 @@ int main(int argc, char **argv)
         .ctx = &server,
         .ready = is_ready,
         .status = status,
+        .control = control,
     };
     int err = rt_process_start(argc, argv, &role, &server.process);
 

@@ -97,6 +97,7 @@ int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
     owner->shard_map = conf->shards->version;
     owner->shard_first = rt_shard_first(conf->shards, conf->owner);
     owner->shard_end = rt_shard_first(conf->shards, conf->owner + 1);
+    owner->owners = conf->shards->owners;
     owner->last = &owner->first;
     err = rt_arena_create(EBS_UNPACK_BYTES_MAX, &owner->arena);
     if (!err)
@@ -132,6 +133,7 @@ void ebs_owner_destroy(struct ebs_owner *owner)
         rt_free(waiting);
     }
     ebs_turn_stop(owner);
+    ebs_save_stop(owner);
     ebs_gather_destroy(owner->gather);
     rt_rpc_destroy(owner->rpc);
     ebs_filter_destroy(owner->filter);

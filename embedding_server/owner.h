@@ -31,6 +31,7 @@ struct ebs_owner_conf {
     uint32_t slice_rows;
     size_t
         parts_bytes; /* that wait for their batches' other parts (gather.h); 0: a fourth of the pool. Tests set it. */
+    size_t save_bytes; /* of a part of a table (save.h); 0: RT_SAVE_PART_BYTES. Tests set it. */
     void *ctx;
     void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */
 };

@@ -7,6 +7,7 @@
 #include "embedding_server/filter.h"
 #include "embedding_server/gather.h"
 #include "embedding_server/owner.h"
+#include "embedding_server/save.h"
 #include "embedding_server/table.h"
 #include "embedding_server/turn.h"
 
@@ -35,6 +36,7 @@ struct ebs_owner {
     char address[RT_ADDRESS_MAX];
     uint64_t shard_map;
     uint32_t shard_first, shard_end; /* our shards: [first, end) */
+    uint32_t owners;                 /* of the map */
     struct ebs_budget budget;        /* of all tables together */
     struct ebs_table **table;        /* [job->n_tables] */
     float *lr;                       /* [job->n_tables] */
@@ -42,6 +44,7 @@ struct ebs_owner {
     struct ebs_filter *filter;
     struct ebs_gather *gather;
     struct ebs_turn turn;
+    struct ebs_saver saver;
     struct rt_arena *arena; /* of the request being served */
     struct wire_out reply;
     struct ebs_waiting *first, **last;

@@ -91,6 +91,10 @@ size_t ebs_update_wide(const struct ebs_table *table, const struct ebs_update *u
 const float *ebs_update_gradients(const struct ebs_table *table, const struct ebs_update *update,
                                   size_t at, size_t n, float *wide);
 
+/* A row that did not come of a gradient: made if there is none, admitted or not; then its weights are these, to the nearest
+ * of the table's dtype. @weight: [dim] finite. RT_ELIMIT: its capacity is reached; RT_EFULL, RT_ENOMEM of memory. */
+int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight);
+
 /* Forget a row: from now on it reads as its initial value. false: there was none. */
 bool ebs_table_remove(struct ebs_table *table, uint64_t id);
 

@@ -344,7 +344,8 @@ static bool tend(struct ebs_owner *owner, uint32_t t)
     return more;
 }
 
-/* Some of the tables, for at most UPKEEP_PIECE_NS. Once round, and nobody has more to do: until the next second. */
+/* Some of the tables, for at most UPKEEP_PIECE_NS. Once round, and nobody has more to do: until the next second. Rows that are
+ * being saved stay where they are. */
 static void do_upkeep(void *arg)
 {
     struct ebs_owner *owner = arg;
@@ -352,6 +353,10 @@ static void do_upkeep(void *arg)
     struct rt_io *io = owner->conf.io;
     uint64_t begin = rt_io_now(io), after = UPKEEP_SOON_NS;
 
+    if (owner->saver.save) {
+        rt_timer_start(io, &turn->upkeep, UPKEEP_NS);
+        return;
+    }
     do {
         turn->upkeep_more |= tend(owner, turn->upkeep_table++);
         if (turn->upkeep_table == owner->conf.job->n_tables) {

@@ -171,6 +171,33 @@ static int place_row(struct ebs_table *table, uint64_t id, uint32_t *out)
     return 0;
 }
 
+int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight)
+{
+    uint8_t *row = ebs_table_row(table, id);
+    uint32_t number;
+    int err;
+
+    if (!row) {
+        if (table->slab.count >= table->capacity)
+            return RT_FAIL(RT_ELIMIT,
+                           "table %s: an owner has room for %llu rows, and there are more",
+                           table->name, (unsigned long long)table->capacity);
+        err = place_row(table, id, &number);
+        if (err)
+            return RT_FAIL(err, "table %s: no memory for more than %llu rows", table->name,
+                           (unsigned long long)table->slab.count);
+        row = ebs_slab_at(&table->slab, number);
+        fill_row(table, id, row);
+        ebs_evict_born(&table->evict, row, table->clock.now);
+        table->counts.created++;
+    }
+    if (table->job.dtype == WIRE_F32)
+        memcpy(row + table->layout.weight, weight, table->dim * sizeof(float));
+    else
+        ebs_element_round(table->job.dtype, weight, row + table->layout.weight, table->dim);
+    return 0;
+}
+
 /* Room is made where there is none. false: it could not be. */
 static bool place_with_room(struct making *m, uint64_t id, uint32_t *out)
 {

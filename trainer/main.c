@@ -2,6 +2,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/process/process.h"
+#include "runtime/process/saving.h"
 #include "trainer/describe.h"
 #include "trainer/trainer.h"
 
@@ -13,6 +14,7 @@
 struct program {
     struct rt_process *process;
     struct tr_trainer *trainer;
+    struct rt_saving *saving; /* the latest; NULL: none */
     bool done;
 };
 
@@ -142,6 +144,21 @@ static void status(void *ctx, json_t *object)
     };
     for (size_t i = 0; i < sizeof real / sizeof real[0]; i++)
         json_object_set_new(object, real[i].key, number(real[i].value));
+    rt_saving_status(program->saving, object);
+}
+
+/* All ranks have the same weights: the first one's are the group's. */
+static int save(struct program *program, const struct wire_control_request *request)
+{
+    struct rt_save *part;
+    int err;
+    if (rt_process_index(program->process) != 0)
+        return RT_FAIL(RT_EUSAGE, "the dense weights are saved by trainer/0");
+    err =
+        rt_saving_begin(&program->saving, rt_process_run_dir(program->process), request, 1, &part);
+    if (!err && part)
+        tr_trainer_save(program->trainer, part);
+    return err;
 }
 
 static int control(void *ctx, const struct wire_control_request *request)
@@ -149,6 +166,8 @@ static int control(void *ctx, const struct wire_control_request *request)
     struct program *program = ctx;
     if (request->command == WIRE_CTL_LEARNING_RATE)
         return tr_trainer_set_learning_rate(program->trainer, request->number);
+    if (request->command == WIRE_CTL_SAVE)
+        return save(program, request);
     return RT_FAIL(RT_EUSAGE, "a trainer does not know command %d", (int)request->command);
 }
 
@@ -199,6 +218,7 @@ static int start(struct program *program)
         .job = rt_process_job(process),
         .world = rt_process_size(process),
         .listen = listen,
+        .init_from = rt_process_init_from(process),
         .metrics = rt_process_metrics(process),
         .ctx = program,
         .failed = on_failed,
@@ -235,5 +255,6 @@ int main(int argc, char **argv)
     if (!err)
         err = rt_process_run(program.process);
     tr_trainer_destroy(program.trainer);
+    rt_saving_destroy(program.saving);
     return rt_process_end(program.process, err);
 }

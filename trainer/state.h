@@ -147,6 +147,7 @@ struct tr_trainer {
     double step_factor;        /* learning rate factor of it */
     struct rt_work work;
     uint64_t reducing_ns; /* when the latest all-reduce began */
+    struct rt_save *save; /* the dense network is to be written, or is; NULL: no */
     bool step_finite;
     int step_err;
     char step_text[256];

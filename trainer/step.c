@@ -9,6 +9,7 @@
  *   AGAIN   a batch that the group has stepped and whose gradients died with their rank: dense weight zero,
  *           its sparse gradients are pushed as those of its step
  *   SCORE   a batch of the evaluation
+ *   (save)  the weights as they are between two of these are written to disk, on the step thread as well
  *   AVERAGE mode `async`: an all-reduce of the weights, each rank's by its samples since the last one
  *
  * Gradients are of the mean loss over the group's samples. A step changes nothing when any rank saw a value
@@ -24,6 +25,7 @@
 #include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
 #include "trainer/describe.h"
+#include "trainer/save.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -38,6 +40,8 @@ int tr_step_init(struct tr_trainer *trainer)
     if (!err)
         err = tr_job_optimizer(trainer->job, trainer->model, &trainer->optimizer,
                                &trainer->learning_rate, &trainer->schedule);
+    if (!err && trainer->conf.init_from)
+        err = tr_load_dense(trainer->conf.init_from, trainer->model);
     if (!err)
         err = tr_auc_create(TR_AUC_SAMPLES_MAX, &trainer->auc);
     return err;
@@ -536,6 +540,50 @@ static bool run_again(struct tr_trainer *trainer)
     return true;
 }
 
+/* ---- to disk ---- */
+
+static void write_save(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    const struct tr_saved what = {.job = trainer->job,
+                                  .model = trainer->model,
+                                  .step = trainer->step,
+                                  .statistics = trainer->statistics,
+                                  .n_statistics = trainer->n_statistics};
+    trainer->step_err = tr_save_dense(&what, trainer->save);
+    if (trainer->step_err)
+        snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
+}
+
+/* That it failed is no failure of the training's. */
+static void save_written(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    struct rt_save *save = trainer->save;
+    int err = trainer->step_err ? RT_FAIL(trainer->step_err, "%s", trainer->step_text) : 0;
+    trainer->save = NULL;
+    trainer->step_err = 0;
+    close_step(trainer);
+    rt_save_end(save, err);
+    tr_pump(trainer);
+}
+
+static bool start_save(struct tr_trainer *trainer)
+{
+    if (!trainer->save || trainer->kind == WIRE_PHASE_STATISTICS) /* they may still change */
+        return false;
+    trainer->step_open = true;
+    start_work(trainer, write_save, save_written);
+    return true;
+}
+
+void tr_trainer_save(struct tr_trainer *trainer, struct rt_save *save)
+{
+    rt_assert(!trainer->save);
+    trainer->save = save;
+    tr_pump(trainer);
+}
+
 /* One thing that can be done now, if any. */
 static bool start_one(struct tr_trainer *trainer)
 {
@@ -543,6 +591,8 @@ static bool start_one(struct tr_trainer *trainer)
     struct tr_batch *batch;
     if (trainer->step_open || trainer->summing_up || (group && group->state != TR_FORMED))
         return false;
+    if (start_save(trainer))
+        return true;
     batch = tr_step_take_ready(trainer, true);
     if (batch) {
         start_batch(trainer, batch, TR_SCORE);

@@ -16,9 +16,10 @@ struct tr_trainer_conf {
     struct rt_io *io;
     struct rt_identity self; /* index = rank */
     const struct rt_job *job;
-    uint32_t world;             /* ranks of the group */
-    const char *listen;         /* address for data-compose and the other ranks */
-    size_t state_part;          /* parameters in a message of FetchState; 0: 2 Mi. Tests set it. */
+    uint32_t world;        /* ranks of the group */
+    const char *listen;    /* address for data-compose and the other ranks */
+    size_t state_part;     /* parameters in a message of FetchState; 0: 2 Mi. Tests set it. */
+    const char *init_from; /* folder of a saved model that the weights begin with; NULL: drawn */
     struct rt_metrics *metrics; /* or NULL */
     void *ctx;
     void (*failed)(void *ctx, int err); /* the job cannot go on; text in rt_err_text() */
@@ -46,6 +47,10 @@ bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t si
 
 /* Factor on all learning rates, dense and sparse, from the next step on. */
 int tr_trainer_set_learning_rate(struct tr_trainer *trainer, double factor);
+
+/* Write the dense network, as it is between two steps (save.h). One at a time; `save` is WRITING. */
+struct rt_save;
+void tr_trainer_save(struct tr_trainer *trainer, struct rt_save *save);
 
 #define TR_EVALUATIONS_MAX 1024 /* that are kept */
 

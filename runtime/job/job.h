@@ -13,6 +13,7 @@
 enum rt_mode { RT_MODE_FULL, RT_MODE_HYBRID, RT_MODE_ASYNC };
 enum rt_pooling { RT_POOL_SUM, RT_POOL_MEAN, RT_POOL_SQRTN, RT_POOL_NONE };
 enum rt_truncate { RT_TRUNCATE_REFUSE, RT_TRUNCATE_HEAD, RT_TRUNCATE_TAIL };
+enum rt_save_what { RT_SAVE_ALL, RT_SAVE_DENSE, RT_SAVE_NOTHING };
 enum rt_compress { RT_COMPRESS_NONE, RT_COMPRESS_LZ4 };
 enum rt_init_kind {
     RT_INIT_UNIFORM,
@@ -47,6 +48,7 @@ struct rt_wire_conf {
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
     bool exact;
+    uint32_t save; /* enum rt_save_what */
     uint32_t staleness;
     uint32_t
         sync_every; /* 1..RT_SYNC_EVERY_MAX; async: local steps between two averages of the weights */

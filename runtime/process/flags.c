@@ -44,6 +44,7 @@ enum key {
     KEY_FIXED_PORTS,
     KEY_RUN_DIR,
     KEY_CHECKPOINT_DIR,
+    KEY_INIT_FROM,
     KEY_GATEWAY,
     KEY_SEED,
     KEY_SET,
@@ -73,6 +74,7 @@ static const struct {
     {"SAFFRON_ADVERTISE", KEY_ADVERTISE},
     {"SAFFRON_RUN_DIR", KEY_RUN_DIR},
     {"SAFFRON_CHECKPOINT_DIR", KEY_CHECKPOINT_DIR},
+    {"SAFFRON_INIT_FROM", KEY_INIT_FROM},
     {"SAFFRON_METRICS_GATEWAY_ADDR", KEY_GATEWAY},
     {"LOG_LEVEL", KEY_LOG_LEVEL},
     {"SAFFRON_TRACE", KEY_TRACE},
@@ -141,6 +143,10 @@ static const struct argp_option option[] = {
     {"checkpoint-dir", KEY_CHECKPOINT_DIR, "DIR", 0,
      "folder that trainers and embedding servers share for checkpoints: has to be there and "
      "writable; this version writes none (SAFFRON_CHECKPOINT_DIR; default: none)",
+     0},
+    {"init-from", KEY_INIT_FROM, "DIR", 0,
+     "folder of a saved model that trainers and embedding servers begin with, the same for all of "
+     "them (SAFFRON_INIT_FROM; default: none, initial values are drawn)",
      0},
     {"metrics-gateway", KEY_GATEWAY, "HOST:PORT", 0,
      "Prometheus push gateway that is sent the metrics each 15 s and at the end "
@@ -257,6 +263,8 @@ static const char **word_of(struct rt_flags *o, int key)
         return &o->run_dir;
     case KEY_CHECKPOINT_DIR:
         return &o->checkpoint_dir;
+    case KEY_INIT_FROM:
+        return &o->init_from;
     default:
         rt_assert(key >= KEY_GLOBAL && key <= KEY_MODEL_FILE);
         return &o->path[key - KEY_GLOBAL];

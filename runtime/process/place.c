@@ -103,4 +103,6 @@ void rt_place_print(const struct rt_flags *flags, const struct rt_job *job, enum
     print_port("admin", flags->bind, rt_place_admin_port(flags, job));
     print_folder("run dir", flags->run_dir);
     print_folder("checkpoints", flags->checkpoint_dir);
+    if (flags->init_from)
+        print_folder("begins with", flags->init_from);
 }

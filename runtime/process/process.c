@@ -497,6 +497,11 @@ const char *rt_process_run_dir(const struct rt_process *process)
     return process->flags.run_dir;
 }
 
+const char *rt_process_init_from(const struct rt_process *process)
+{
+    return process->flags.init_from;
+}
+
 void rt_process_identity(const struct rt_process *process, uint32_t loop, struct rt_identity *out)
 {
     *out = (struct rt_identity){

@@ -324,8 +324,7 @@ int wire_held_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
 static int check_control_request(const struct wire_control_request *m)
 {
     static const char name[] = "ControlRequest";
-    int err =
-        wire_range(name, "command", (uint64_t)m->command, WIRE_CTL_STATUS, WIRE_CTL_LEARNING_RATE);
+    int err = wire_range(name, "command", (uint64_t)m->command, WIRE_CTL_STATUS, WIRE_CTL_SAVE);
 
     if (!err)
         err = wire_text(name, "text", m->text, WIRE_TEXT_MAX);

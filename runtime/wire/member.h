@@ -71,6 +71,7 @@ enum wire_command {
     WIRE_CTL_STOP,
     WIRE_CTL_LOG_LEVEL,
     WIRE_CTL_LEARNING_RATE,
+    WIRE_CTL_SAVE, /* the model, into the folder `text` of the run directory: a token */
 };
 struct wire_control_request {
     uint64_t id, incarnation;

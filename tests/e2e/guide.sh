@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The guide's pages that are worked through: own-data.md, own-model.md, tables.md and machines.md, each command exactly as it
+# The guide's pages that are worked through: own-data.md, saved-model.md, own-model.md, tables.md and machines.md, each command exactly as it
 # stands there, one page after another in one folder where launch.sh is; what they promise is checked.
 # The three machines of machines.md are three addresses in a network of their own (or, where none can be made, of
 # the loopback). Then what all pages say is compared with what is there: tests/docs/*.py.
@@ -51,6 +51,27 @@ sed -n '/^shop\/train.tsv\t/p' docs/own-data.md | cut -f1-3 >"$work/shown"
 [ "$(wc -l <"$work/shown")" -eq 2 ] || fail "the page shows no bad rows"
 cut -f1-3 "$work/tree/runs/shop/quarantine/data_compose-0.tsv" >"$work/listed"
 diff "$work/shown" "$work/listed" || fail "the page shows other bad rows"
+
+# The scores of PyTorch, and of a job that only evaluates, are those of the job that saved the model.
+venv=$top/build/venv/bin
+if "$venv/python3" -c 'import safetensors, torch, xxhash' 2>/dev/null; then
+    path=$PATH PATH=$venv:$PATH
+    follow saved-model.md 50
+    PATH=$path
+    "$python" - "$work" <<'PY' || fail "docs/saved-model.md: not the scores of the job: $(cat "$work/out")"
+import json, re, sys
+work = sys.argv[1]
+want, again = (json.load(open(f"{work}/tree/runs/{run}/summary.json")) for run in ("shop", "shop-test"))
+auc, loss = map(float, re.search(r"^AUC ([\d.]+)  log loss ([\d.]+)$", open(f"{work}/out").read(), flags=re.M).groups())
+assert abs(auc - want["test_auc"]) < 1e-5 and abs(loss - want["test_logloss"]) < 1e-5, (auc, loss, want)
+assert abs(again["test_auc"] - want["test_auc"]) < 1e-6 and abs(again["test_logloss"] - want["test_logloss"]) < 1e-6, again
+PY
+    check shop-on "${shop[@]}" "test_auc > 0.8" "epochs == 1"
+    check shop-dense "${shop[@]}" "epochs == 1"
+    [ "$(ls "$work/run/model")" = "$(printf 'dense.safetensors\nmodel.yml')" ] || fail "docs/saved-model.md: save: dense left more"
+else
+    left+=("docs/saved-model.md, no torch, safetensors and xxhash for Python;")
+fi
 
 follow own-model.md 15
 check shop-pairs "${shop[@]}" "0.7 < test_auc < 0.85" "model == 'pairs'" "epochs == 3"

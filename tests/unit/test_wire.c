@@ -488,7 +488,7 @@ static const struct bad {
     {"held", {V(1, 9), V(3, 1)}, "Held: role is 9"},
     {"held", {V(2, 1)}, "Held: incarnation is 0"},
     {"control_request", {{0}}, "ControlRequest: command is 0"},
-    {"control_request", {V(4, 7)}, "command is 7"},
+    {"control_request", {V(4, 8)}, "command is 8"},
     {"control_request", {V(4, 1), D(6, INFINITY)}, "number is inf, expected a finite number"},
     {"control_reply", {V(2, 4)}, "ControlReply: role is 4"},
     {"control_reply", {V(5, 2)}, "status is 1, expected 0 or an error"},

@@ -1,0 +1,371 @@
+/* tests/unit/test_save.c -- an owner's rows to disk and back: every row once, bit for bit, whoever saves and whoever loads. */
+#include "embedding_server/load.h"
+#include "embedding_server/serve.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/base/half.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/rand.h"
+#include "runtime/job/safetensors.h"
+#include "runtime/net/loop.h"
+#include "runtime/wire/member.h"
+#include "tests/lib/temp.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#define OWNERS_MAX 4u
+#define ROWS       5000u
+#define PART       ((size_t)16 << 10) /* bytes: some dozens of parts */
+
+enum { WIDE, HALF, NONE, TABLES };
+
+static struct rt_table_conf tables[TABLES] = {
+    [WIDE] = {.name = "user/\xc3\xa4.x",
+              .dim = 7,
+              .init = {.kind = RT_INIT_CONSTANT, .value = 0.5},
+              .optimizer = {.kind = RT_OPT_ADAGRAD, .learning_rate = 1.0, .eps = 1e-8},
+              .admission = {.kind = RT_ADMIT_COUNT, .count = 3, .sketch_bytes = 1 << 16}},
+    [HALF] = {.name = "item",
+              .dim = 5,
+              .dtype = WIRE_BF16,
+              .init = {.kind = RT_INIT_CONSTANT, .value = 0.0},
+              .optimizer = {.kind = RT_OPT_SGD, .learning_rate = 1.0}},
+    [NONE] = {.name = "empty",
+              .dim = 1,
+              .init = {.kind = RT_INIT_CONSTANT, .value = 0.0},
+              .optimizer = {.kind = RT_OPT_SGD, .learning_rate = 1.0}},
+};
+
+static struct {
+    char dir[TEMP_PATH_MAX];
+    struct rt_job job;
+    struct rt_loop *loop;
+    struct rt_shard_map shards;
+    struct ebs_owner *owner[OWNERS_MAX];
+    uint32_t owners;
+    struct rt_save save[OWNERS_MAX];
+    struct rt_timer look;
+} bed;
+
+/* ---- owners ---- */
+
+static void open_owners(uint32_t n)
+{
+    bed.job.table = tables;
+    bed.job.n_tables = TABLES;
+    bed.job.global.heartbeat_ms = 1000;
+    bed.job.global.dead_ms = 5000;
+    bed.owners = n;
+    assert_int_equal(rt_shard_map_init(&bed.shards, n, 1), 0);
+    assert_int_equal(rt_loop_create(&(struct rt_loop_conf){.name = "test"}, &bed.loop), 0);
+    for (uint32_t o = 0; o < n; o++) {
+        struct ebs_owner_conf conf = {.io = rt_loop_io(bed.loop),
+                                      .job = &bed.job,
+                                      .shards = &bed.shards,
+                                      .owner = o,
+                                      .greeting = &wire_greeting,
+                                      .listen = "tcp:127.0.0.1:0",
+                                      .save_bytes = PART};
+        if (ebs_owner_create(&conf, &bed.owner[o]) != 0)
+            fail_msg("%s", rt_err_text());
+    }
+}
+
+static void close_owners(void)
+{
+    for (uint32_t o = 0; o < bed.owners; o++)
+        ebs_owner_destroy(bed.owner[o]);
+    rt_loop_destroy(bed.loop);
+    bed.owners = 0;
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    temp_folder(bed.dir);
+    return 0;
+}
+
+/* ---- rows ---- */
+
+static uint64_t id_of(uint32_t i)
+{
+    return i < 2 ? (uint64_t) - (int64_t)i : rt_draw(3, i); /* 0 and the largest too */
+}
+
+static void row_of(int table, uint64_t id, float *out)
+{
+    for (uint32_t d = 0; d < tables[table].dim; d++) /* 8 bits: exact in bfloat16 too */
+        out[d] = (float)(int)rt_below(rt_draw(id, d), 255) / 64.0f - 1.0f;
+}
+
+static uint32_t owner_of(uint64_t id)
+{
+    return rt_shard_owner(&bed.shards, rt_shard_of(id));
+}
+
+static void fill(void)
+{
+    float row[EBS_DIM_MAX];
+
+    for (int t = 0; t < NONE; t++)
+        for (uint32_t i = 0; i < ROWS; i++) {
+            row_of(t, id_of(i), row);
+            assert_int_equal(ebs_table_put(bed.owner[owner_of(id_of(i))]->table[t], id_of(i), row),
+                             0);
+        }
+}
+
+/* Every id's row is at its owner, which has no other, and nobody else has one. */
+static void check_rows(void)
+{
+    float want[EBS_DIM_MAX], got[EBS_DIM_MAX];
+
+    for (int t = 0; t < TABLES; t++) {
+        uint64_t rows = 0;
+
+        for (uint32_t o = 0; o < bed.owners; o++)
+            rows += ebs_table_rows(bed.owner[o]->table[t]);
+        assert_int_equal(rows, t == NONE ? 0 : ROWS);
+        for (uint32_t i = 0; i < rows; i++) {
+            uint64_t id = id_of(i);
+
+            row_of(t, id, want);
+            assert_int_equal(ebs_table_lookup(bed.owner[owner_of(id)]->table[t], &id, 1, got), 1);
+            assert_memory_equal(got, want, tables[t].dim * sizeof(float));
+        }
+    }
+}
+
+/* ---- saving ---- */
+
+static void look(void *arg)
+{
+    bool writing = false;
+
+    (void)arg;
+    for (uint32_t o = 0; o < bed.owners; o++)
+        writing |= atomic_load(&bed.save[o].state) == RT_SAVE_WRITING;
+    if (writing)
+        rt_timer_start(rt_loop_io(bed.loop), &bed.look, 1000000);
+    else
+        rt_loop_stop(bed.loop);
+}
+
+static void save_all(const char *dir)
+{
+    for (uint32_t o = 0; o < bed.owners; o++) {
+        memset(&bed.save[o], 0, sizeof(bed.save[o]));
+        bed.save[o].dir = dir;
+        atomic_init(&bed.save[o].state, RT_SAVE_WRITING);
+        ebs_owner_save(bed.owner[o], &bed.save[o]);
+    }
+    bed.look = (struct rt_timer){.fire = look};
+    rt_timer_start(rt_loop_io(bed.loop), &bed.look, 0);
+    assert_int_equal(rt_loop_run(bed.loop), 0);
+    rt_timer_stop(rt_loop_io(bed.loop), &bed.look);
+}
+
+static void save_of(uint32_t owners)
+{
+    uint64_t files = 0, bytes = 0;
+
+    open_owners(owners);
+    fill();
+    save_all(bed.dir);
+    for (uint32_t o = 0; o < owners; o++) {
+        if (atomic_load(&bed.save[o].state) != RT_SAVE_DONE)
+            fail_msg("%s", bed.save[o].error);
+        files += atomic_load(&bed.save[o].files);
+        bytes += atomic_load(&bed.save[o].bytes);
+    }
+    assert_int_equal(bytes, ROWS * (8 + 7 * 4) + ROWS * (8 + 5 * 2));
+    assert_true(files > ROWS * 36 / PART);
+    close_owners();
+}
+
+static void any_number_saves_any_number_loads(void **state)
+{
+    static const struct {
+        uint32_t saves, loads;
+    } row[] = {{1, 1}, {1, 3}, {4, 1}, {3, 4}};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct ebs_loaded all, one;
+        uint64_t rows = 0;
+
+        save_of(row[i].saves);
+        open_owners(row[i].loads); /* as one server of so many workers */
+        if (ebs_load(bed.dir, bed.owner, bed.owners, &all) != 0)
+            fail_msg("%s", rt_err_text());
+        assert_int_equal(all.rows, 2 * ROWS);
+        check_rows();
+        close_owners();
+        open_owners(row[i].loads); /* as so many servers */
+        for (uint32_t o = 0; o < bed.owners; o++) {
+            assert_int_equal(ebs_load(bed.dir, &bed.owner[o], 1, &one), 0);
+            assert_int_equal(one.files, all.files);
+            rows += one.rows;
+        }
+        assert_int_equal(rows, 2 * ROWS);
+        check_rows();
+        close_owners();
+    }
+}
+
+/* A row that was loaded is as a new one but for its weights. */
+static void state_is_initial(void **state)
+{
+    uint64_t id = id_of(17);
+    float row[EBS_DIM_MAX], zero[7] = {0};
+    struct ebs_row got;
+
+    (void)state;
+    open_owners(1);
+    row_of(WIDE, id, row);
+    assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], id, row), 0);
+    assert_true(ebs_table_get(bed.owner[0]->table[WIDE], id, &got));
+    assert_memory_equal(got.weight, row, sizeof(zero));
+    assert_memory_equal(got.state, zero, sizeof(zero));
+    row[3] = 77.0f; /* again: in its place */
+    assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], id, row), 0);
+    assert_true(ebs_table_get(bed.owner[0]->table[WIDE], id, &got));
+    assert_memory_equal(got.weight, row, sizeof(zero));
+    assert_int_equal(ebs_table_rows(bed.owner[0]->table[WIDE]), 1);
+    assert_int_equal(ebs_table_counts(bed.owner[0]->table[WIDE])->created, 1);
+    close_owners();
+}
+
+/* ---- what is refused ---- */
+
+#define ITEM "/table.item.0.0.safetensors"
+
+/* table.item.0.0 with rows of [n][dim], one of them bad; notes as given. */
+static void write_item(const char *table, const char *owners, uint32_t dim, float bad, uint64_t id0)
+{
+    float row[16] = {bad};
+    uint64_t id[2] = {id0, 5};
+    char *path = rt_save_table_path(bed.dir, "item", 0, 0);
+    struct rt_tensor tensor[] = {
+        {.name = "rows", .type = RT_TENSOR_F32, .rank = 2, .shape = {2, dim}, .data = row},
+        {.name = "ids", .type = RT_TENSOR_I64, .rank = 1, .shape = {2}, .data = id}};
+    struct rt_tensor_note note[] = {{"table", table}, {"owners", owners}, {"last", "true"}};
+
+    assert_int_equal(rt_safetensors_write(path, note, 3, tensor, 2), 0);
+    rt_free(path);
+}
+
+static void expect(int err, const char *words)
+{
+    struct ebs_loaded loaded;
+    int got;
+
+    open_owners(1);
+    got = ebs_load(bed.dir, bed.owner, 1, &loaded);
+    if (got != err || (err && !strstr(rt_err_text(), words)))
+        fail_msg("%d \"%s\", expected %d \"%s\"", got, got ? rt_err_text() : "", err, words);
+    close_owners();
+}
+
+static void bad_parts_are_named(void **state)
+{
+    char *path = rt_save_table_path(bed.dir, "item", 0, 0);
+
+    (void)state;
+    save_of(1);
+    write_item("item", "1", 5, 1.0f, 4);
+    expect(0, "");
+    write_item("items", "1", 5, 1.0f, 4);
+    expect(RT_EUSAGE, ITEM ": its note 'table': expected 'item', got 'items'");
+    write_item("item", "0", 5, 1.0f, 4);
+    expect(RT_EDATA, ITEM ": its note 'owners': expected 1..65536, got '0'");
+    write_item("item", "2", 5, 1.0f, 4);
+    expect(RT_EFILE, "/table.item.1.0.safetensors: cannot be opened");
+    write_item("item", "1", 4, 1.0f, 4);
+    expect(RT_EUSAGE, ITEM ": tensor 'rows': expected F32, F16 or BF16 of [2, 5], as many as ids "
+                           "and the dim of table item, got F32 of [2, 4]");
+    write_item("item", "1", 5, INFINITY, 4);
+    expect(RT_EDATA, ITEM ": the row of id 4 has a value that is not finite");
+    assert_int_equal(rt_file_write(path, "x", 1), 0);
+    expect(RT_EDATA, ITEM ": no safetensors file");
+    write_item("item", "1", 5, 1.0f, 4);
+    tables[HALF].eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU, .rows = 1};
+    expect(RT_ELIMIT, ITEM ": table item: an owner has room for 1 rows, and there are more");
+    tables[HALF].eviction = (struct rt_eviction_conf){0};
+    assert_int_equal(remove(path), 0);
+    expect(RT_EFILE, ITEM ": cannot be opened: No such file");
+    rt_free(path);
+}
+
+/* One part that cannot be written ends the save, and the next one begins anew. */
+static void a_save_that_fails(void **state)
+{
+    char *nowhere = rt_path_join(bed.dir, "nowhere");
+
+    (void)state;
+    open_owners(2);
+    fill();
+    save_all(nowhere);
+    for (uint32_t o = 0; o < 2; o++) {
+        assert_int_equal(atomic_load(&bed.save[o].state), RT_SAVE_FAILED);
+        assert_non_null(strstr(bed.save[o].error, "cannot create: No such file"));
+    }
+    assert_int_equal(rt_mkdir_all(nowhere), 0);
+    save_all(nowhere);
+    assert_int_equal(atomic_load(&bed.save[0].state), RT_SAVE_DONE);
+    assert_int_equal(atomic_load(&bed.save[1].state), RT_SAVE_DONE);
+    /* Ended in the midst of it. */
+    bed.save[0].state = RT_SAVE_WRITING;
+    ebs_owner_save(bed.owner[0], &bed.save[0]);
+    close_owners();
+    assert_int_equal(atomic_load(&bed.save[0].state), RT_SAVE_FAILED);
+    assert_string_equal(bed.save[0].error, "the embedding server stops");
+    rt_free(nowhere);
+}
+
+static void names_of_files(void **state)
+{
+    static const struct {
+        const char *table, *name;
+    } row[] = {{"user", "d/table.user.1.20.safetensors"},
+               {"A-z_9", "d/table.A-z_9.1.20.safetensors"},
+               {"a.0/b c\xc3\xa4", "d/table.a%2E0%2Fb%20c%C3%A4.1.20.safetensors"}};
+    char table[129] = {0}, *path[2];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        path[0] = rt_save_table_path("d", row[i].table, 1, 20);
+        assert_string_equal(path[0], row[i].name);
+        rt_free(path[0]);
+    }
+    memset(table, '.', 128); /* 384 bytes as %2E */
+    path[0] = rt_save_table_path("d", table, 65535, UINT32_MAX);
+    table[127] = ',';
+    path[1] = rt_save_table_path("d", table, 65535, UINT32_MAX);
+    assert_true(strlen(path[0]) < 255 - 20);
+    assert_string_not_equal(path[0], path[1]);
+    rt_free(path[0]);
+    rt_free(path[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_of_files),
+        cmocka_unit_test_setup(any_number_saves_any_number_loads, make_folder),
+        cmocka_unit_test(state_is_initial),
+        cmocka_unit_test_setup(bad_parts_are_named, make_folder),
+        cmocka_unit_test_setup(a_save_that_fails, make_folder),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
