@@ -53,8 +53,7 @@
 #define NATS_QUICK_MS  1000 /* nats-server ends sooner than this: it cannot run here, most likely */
 #define NATS_QUICK_MAX 20   /* such ends in a row: the run fails */
 #define NATS_PAUSE_MS  200  /* before it is started after one */
-#define SAVE_STILL_MS  60000 /* without a byte more of the model: it has failed */
-#define LAST_ROUND_MS  600   /* for the answers of a run that fails; who is dead takes 500 of it */
+#define LAST_ROUND_MS  600  /* for the answers of a run that fails; who is dead takes 500 of it */
 #define SIGNALS        4
 
 struct local {
@@ -290,7 +289,7 @@ static void check_saved(struct local *local)
     struct ctl_saved saved;
     char bytes[CTL_AMOUNT_MAX];
 
-    ctl_save_read(&local->last, saves_rows(local), &saved);
+    ctl_save_read(&local->last, RT_SAVE_NAME, saves_rows(local), &saved);
     if (saved.bytes != local->saved_bytes) {
         local->saved_bytes = saved.bytes;
         local->saved_ns = rt_now_ns();
@@ -304,11 +303,11 @@ static void check_saved(struct local *local)
                          ctl_amount((double)saved.bytes, "B", bytes),
                          (unsigned long long)saved.files, local->run_dir, RT_SAVE_NAME);
         begin_stop(local, 0, NULL);
-    } else if (rt_now_ns() - local->saved_ns > SAVE_STILL_MS * RT_MS) {
+    } else if (rt_now_ns() - local->saved_ns > CTL_SAVE_STILL_MS * RT_MS) {
         begin_stop(local, 1,
                    rt_xasprintf("the model is trained, but was not saved: nothing more of it was "
                                 "written for %d s by %u processes; logs: %s/logs",
-                                SAVE_STILL_MS / 1000, saved.writing, local->run_dir));
+                                CTL_SAVE_STILL_MS / 1000, saved.writing, local->run_dir));
     }
 }
 

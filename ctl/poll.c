@@ -1,5 +1,6 @@
 /* ctl/poll.c -- the thread that asks. Between it and the loop: one slot behind a mutex, one uv_async. */
 #include "ctl/poll.h"
+#include "ctl/save.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
@@ -117,24 +118,9 @@ static bool is_stopping(struct ctl_poll *poll)
     return stopping;
 }
 
-static void on_save_reply(void *ctx, const struct wire_control_reply *reply)
-{
-    struct ctl_snapshot *snapshot = ctx;
-
-    if (reply->status != 0 && (unsigned)reply->role < RT_ROLE_COUNT)
-        snprintf(snapshot->save, sizeof(snapshot->save), "%s/%u: %s", rt_role_name(reply->role),
-                 reply->index, reply->text ? reply->text : "refused");
-}
-
-/* What comes of it is in the status that is asked for next. */
 static void ask_to_save(struct ctl_poll *poll, struct rt_control_client *client,
                         struct ctl_snapshot *snapshot)
 {
-    struct wire_control_request request = {.id = rt_now_ns(),
-                                           .ttl_ms = ASK_TIMEOUT_MS,
-                                           .command = WIRE_CTL_SAVE,
-                                           .text = RT_SAVE_NAME};
-    const uint32_t first = 0;
     bool dense, rows;
 
     uv_mutex_lock(&poll->lock);
@@ -142,12 +128,8 @@ static void ask_to_save(struct ctl_poll *poll, struct rt_control_client *client,
     rows = poll->save_rows;
     uv_mutex_unlock(&poll->lock);
     if (dense)
-        rt_control_ask(client, poll->conf.job, RT_ROLE_TRAINER, &first, &request, ASK_TIMEOUT_MS, 1,
-                       snapshot, on_save_reply);
-    if (rows)
-        rt_control_ask(client, poll->conf.job, RT_ROLE_EMBEDDING_SERVER, NULL, &request,
-                       ASK_TIMEOUT_MS, poll->conf.replicas[RT_ROLE_EMBEDDING_SERVER], snapshot,
-                       on_save_reply);
+        ctl_save_ask(client, poll->conf.job, RT_SAVE_NAME,
+                     rows ? poll->conf.replicas[RT_ROLE_EMBEDDING_SERVER] : 0, snapshot);
 }
 
 /* False when nobody answered. */

@@ -1,15 +1,23 @@
-/* ctl/save.h -- how far the roles are with the model that they save, from their status (runtime/process/saving.h). */
+/* ctl/save.h -- having the roles save the model, and how far they are with it, from their status (runtime/process/saving.h). */
 #ifndef CTL_SAVE_H
 #define CTL_SAVE_H
 
 #include "ctl/poll.h"
 
+#define CTL_SAVE_STILL_MS 60000 /* without a byte more of the model: it has failed */
+
+/* Ask trainer/0, and so many embedding servers, to save the model as `name`; who refuses is in snapshot->save. Blocking, a second
+ * at most. Asking again does no harm, so an answer that is lost, or a role that is busy with another save, is none. */
+void ctl_save_ask(struct rt_control_client *client, const char *job, const char *name,
+                  uint32_t servers, struct ctl_snapshot *snapshot);
+
 struct ctl_saved {
-    uint32_t writing; /* processes that are not done with it */
-    uint64_t files, bytes;
-    char error[1200]; /* "embedding_server/1: why"; "": nobody has failed */
+    uint32_t writing;      /* processes that are not done with it */
+    uint64_t files, bytes; /* so far; bytes also of another save that they are at */
+    char error[1200];      /* "embedding_server/1: why"; "": nobody has failed */
 };
 /* Of trainer/0, and of all embedding servers if `rows`. Who has not answered is writing. */
-void ctl_save_read(const struct ctl_snapshot *snapshot, bool rows, struct ctl_saved *out);
+void ctl_save_read(const struct ctl_snapshot *snapshot, const char *name, bool rows,
+                   struct ctl_saved *out);
 
 #endif

@@ -4,15 +4,13 @@
  * supervises. A supervised run is stopped through its supervisor, which takes the end of a role for a
  * failure otherwise. */
 #include "ctl/status.h"
-#include "ctl/rundir.h"
+#include "ctl/target.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/member/member.h"
-#include "runtime/process/address.h"
 
-#include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -28,65 +26,8 @@
 #define STOP_WAIT_MS       8000
 #define REPLICAS_MAX       100000
 
-enum option_key { KEY_NATS = 256, KEY_JOB, KEY_RUN_DIR };
-
-struct target {
-    const char *run_dir;
-    struct ctl_run run;
-};
-
-static const struct argp_option option[] = {
-    {"nats", KEY_NATS, "URL", 0,
-     "where NATS listens (default: SAFFRON_NATS_URL, else nats://127.0.0.1:4222)", 0},
-    {"job", KEY_JOB, "NAME", 0, "name of the job (default: SAFFRON_JOB)", 0},
-    {"run-dir", KEY_RUN_DIR, "DIR", 0, "a run directory of `saffron local`: it knows NATS and job",
-     0},
-    {0},
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct target *target = state->input;
-
-    switch (key) {
-    case KEY_NATS:
-        if (rt_address_check_nats(arg) != 0)
-            argp_error(state, "--nats: %s", rt_err_text());
-        snprintf(target->run.nats, sizeof(target->run.nats), "%s", arg);
-        break;
-    case KEY_JOB:
-        snprintf(target->run.job, sizeof(target->run.job), "%s", arg);
-        break;
-    case KEY_RUN_DIR:
-        target->run_dir = arg;
-        break;
-    case ARGP_KEY_ARG:
-        argp_error(state, "unexpected argument '%s'", arg);
-        break;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-    return 0;
-}
-
-static int find_target(int argc, char **argv, const char *doc, struct target *out)
-{
-    const struct argp argp = {.options = option, .parser = parse, .doc = doc};
-    const char *nats = getenv("SAFFRON_NATS_URL"), *job = getenv("SAFFRON_JOB");
-
-    *out = (struct target){0};
-    snprintf(out->run.nats, sizeof(out->run.nats), "%s", nats ? nats : "nats://127.0.0.1:4222");
-    snprintf(out->run.job, sizeof(out->run.job), "%s", job ? job : "");
-    argp_parse(&argp, argc, argv, 0, NULL, out);
-    if (out->run_dir)
-        return ctl_rundir_read(out->run_dir, &out->run);
-    if (!out->run.job[0])
-        return RT_FAIL(RT_EUSAGE, "which job? give --run-dir DIR, or --job NAME (and --nats URL)");
-    return 0;
-}
-
 /* One request to every role; how many answered. */
-static int ask_all(const struct target *target, enum wire_command command, void *ctx,
+static int ask_all(const struct ctl_target *target, enum wire_command command, void *ctx,
                    void (*reply)(void *ctx, const struct wire_control_reply *reply))
 {
     struct wire_control_request request = {
@@ -168,7 +109,7 @@ static void print_row(const struct row *row)
 }
 
 /* A run directory knows how many there should be. */
-static void print_silent(const struct target *target, const struct rows *rows)
+static void print_silent(const struct ctl_target *target, const struct rows *rows)
 {
     for (int role = RT_ROLE_COUNT - 1; role >= 0; role--) {
         for (uint32_t k = 0; k < target->run.replicas[role]; k++) {
@@ -192,7 +133,7 @@ static void print_refused(const struct row *row)
                rt_log_escape(text, clean, sizeof(clean)));
 }
 
-static void print_rows(const struct target *target, struct rows *rows)
+static void print_rows(const struct ctl_target *target, struct rows *rows)
 {
     qsort(rows->row, rows->n, sizeof(*rows->row), compare_rows);
     printf("%-22s %-10s %14s %12s %10s  %s\n", "ROLE", "STATE", "INCARNATION", "ROWS", "STEPS",
@@ -204,27 +145,14 @@ static void print_rows(const struct target *target, struct rows *rows)
         print_refused(&rows->row[i]);
 }
 
-static int complain(int err)
-{
-    fprintf(stderr, "saffron: %s\n", rt_err_text());
-    return rt_exit_code(err);
-}
-
-static int nobody(const struct target *target)
-{
-    fprintf(stderr, "saffron: nobody of job '%s' answers on %s\n", target->run.job,
-            target->run.nats);
-    return 1;
-}
-
 int ctl_status(int argc, char **argv)
 {
-    struct target target;
+    struct ctl_target target;
     struct rows rows = {0};
-    int n, err = find_target(argc, argv, "What the roles of a running job are doing.", &target);
+    int n, err = ctl_target_find(argc, argv, "What the roles of a running job are doing.", &target);
 
     if (err)
-        return complain(err);
+        return ctl_target_complain(err);
     n = ask_all(&target, WIRE_CTL_STATUS, &rows, keep_row);
     if (rows.n > 0)
         print_rows(&target, &rows);
@@ -232,8 +160,8 @@ int ctl_status(int argc, char **argv)
         json_decref(rows.row[i].status);
     rt_free(rows.row);
     if (n < 0)
-        return complain(n);
-    return n == 0 ? nobody(&target) : 0;
+        return ctl_target_complain(n);
+    return n == 0 ? ctl_target_nobody(&target) : 0;
 }
 
 /* The pid may have gone to somebody else since the run ended. */
@@ -247,7 +175,7 @@ static bool is_supervisor(long pid)
     return a > 0 && a == b && memcmp(own, theirs, (size_t)a) == 0;
 }
 
-static int stop_supervisor(const struct target *target)
+static int stop_supervisor(const struct ctl_target *target)
 {
     const struct timespec pause = {.tv_nsec = 50000000};
     uint64_t deadline = rt_now_ns() + STOP_WAIT_MS * RT_MS;
@@ -277,20 +205,20 @@ static void ignore_reply(void *ctx, const struct wire_control_reply *reply)
 
 int ctl_stop(int argc, char **argv)
 {
-    struct target target;
-    int n, err = find_target(argc, argv, "Stop a running job: all its roles.", &target);
+    struct ctl_target target;
+    int n, err = ctl_target_find(argc, argv, "Stop a running job: all its roles.", &target);
 
     if (!err && target.run_dir)
         err = stop_supervisor(&target);
     if (err)
-        return complain(err);
+        return ctl_target_complain(err);
     if (target.run_dir)
         return 0;
     n = ask_all(&target, WIRE_CTL_STOP, NULL, ignore_reply);
     if (n < 0)
-        return complain(n);
+        return ctl_target_complain(n);
     if (n == 0)
-        return nobody(&target);
+        return ctl_target_nobody(&target);
     printf("%d processes of job '%s' are stopping\n", n, target.run.job);
     return 0;
 }

@@ -112,6 +112,7 @@ static char *status_json(struct rt_process *p)
                   (json_int_t)usage.peak_rss_bytes, "version", RT_VERSION, "admin",
                   p->admin_address, "nats_connected", page_connected(p));
     rt_assert(o);
+    json_object_set_new(o, "replicas", json_integer(p->flags.size));
     rt_status_put_purposes(o);
     if (p->stranger[0])
         json_object_set_new(o, "refused", json_string(p->stranger));

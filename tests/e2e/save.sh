@@ -61,6 +61,31 @@ local_run "${short[@]}" --init-from "$work/first/model" --trainers 2 --max-steps
 expect_success
 expect "test_auc > $(scores "$work/first" | cut -d' ' -f1) - 0.02"
 
+# ---- while it trains ----
+local_start "${long[@]}" --embedding-servers 2 --trainers 2
+wait_for 60 "training" is_training
+job=$("$python" -c 'import json, sys; f = json.load(open(sys.argv[1])); print("--job", f["job"], "--nats", f["nats"])' "$work/run/local.json")
+for way in "--run-dir $work/run" "$job"; do
+    read -r -a words <<<"$way"
+    timeout 60 "$B/saffron" export "${words[@]}" >"$work/exported" 2>&1 || fail "export $way: $(cat "$work/exported")"
+    grep -qE '^the model: [0-9.]+ MB in 18 files of .*/export-[0-9-]+$' "$work/exported" || fail "export: $(cat "$work/exported")"
+done
+exports=("$work"/run/export-*)
+[ "${#exports[@]}" -eq 2 ] || fail "two exports, and folders ${exports[*]}"
+for way in "${exports[@]}"; do
+    rows=$(saved_rows "$way") || fail "$way is not whole"
+    [ "$rows" -gt 10000 ] || fail "$way: $rows rows"
+done
+kill -0 "$supervisor" || fail "the run has ended of it"
+"$B/saffron" stop --run-dir "$work/run" >/dev/null
+wait_end 20
+nothing_left
+"$B/saffron" export "${words[@]}" >"$work/exported" 2>&1 && fail "export of a job that is not there: $(cat "$work/exported")"
+mv "${exports[1]}" "$work/export"
+local_run "${short[@]}" --init-from "$work/export" "${still[@]}"
+expect_success
+expect "rows_total >= $rows" "test_auc > 0.6"
+
 # ---- how much ----
 local_run "${short[@]}" --max-steps 5 --set global.save=dense --quiet
 expect_success
@@ -71,11 +96,11 @@ expect_success
 
 # ---- what goes wrong ----
 refused() { # STATUS WORDS ARG...
-    local want=$1 words=$2
+    local want=$1 text=$2
     shift 2
     local_run "${short[@]}" --quiet "$@"
     [ "$status" -eq "$want" ] || fail "$*: exit status $status, expected $want: $(cat "$work/err")"
-    grep -qF -- "$words" "$work/err" || fail "$*: expected '$words', got: $(cat "$work/err")"
+    grep -qF -- "$text" "$work/err" || fail "$*: expected '$text', got: $(cat "$work/err")"
     nothing_left
 }
 refused 2 "--init-from /nowhere: no saved model: there is no /nowhere/dense.safetensors" --init-from /nowhere

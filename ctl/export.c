@@ -1,0 +1,142 @@
+/* ctl/exporting.c -- see exporting.h.
+ *
+ * The processes write, each into a folder of its own run directory, of a name that is new with each exporting. They are asked again
+ * and again, and their status tells how far they are, so it does not matter which answers are lost (ctl/save.h). */
+#include "ctl/export.h"
+#include "ctl/amount.h"
+#include "ctl/save.h"
+#include "ctl/target.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/err.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#define CONNECT_TIMEOUT_MS 3000
+#define ASK_TIMEOUT_MS     500
+#define PAUSE_NS           (250 * RT_MS)
+#define NAME_MAX_BYTES     64
+
+struct exporting {
+    struct ctl_target target;
+    struct rt_control_client *client;
+    char name[NAME_MAX_BYTES];
+    struct ctl_saved saved;
+    uint64_t more_ns; /* when its bytes became more */
+};
+
+static void take_replicas(void *ctx, const struct wire_control_reply *reply)
+{
+    uint32_t *replicas = ctx;
+    json_t *status = reply->text ? json_loads(reply->text, 0, NULL) : NULL;
+    json_int_t n = json_integer_value(json_object_get(status, "replicas"));
+
+    if (n > 0 && n <= UINT32_MAX)
+        *replicas = (uint32_t)n;
+    json_decref(status);
+}
+
+/* How many there are of a role: its first answer tells. */
+static void count(struct exporting *exporting, enum rt_role role)
+{
+    struct wire_control_request request = {
+        .id = rt_now_ns(), .ttl_ms = ASK_TIMEOUT_MS, .command = WIRE_CTL_STATUS, .text = ""};
+
+    if (exporting->target.run.replicas[role] == 0)
+        rt_control_ask(exporting->client, exporting->target.run.job, role, NULL, &request,
+                       ASK_TIMEOUT_MS, 1, &exporting->target.run.replicas[role], take_replicas);
+}
+
+/* One round. 0: not at the end; 1: done. */
+static int go_on(struct exporting *exporting)
+{
+    const struct ctl_run *run = &exporting->target.run;
+    struct ctl_snapshot snapshot = {0};
+    uint64_t before = exporting->saved.bytes;
+    int rc = 0;
+
+    ctl_save_ask(exporting->client, run->job, exporting->name,
+                 run->replicas[RT_ROLE_EMBEDDING_SERVER], &snapshot);
+    ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_TRAINER, run->replicas[RT_ROLE_TRAINER],
+                     &snapshot);
+    ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_EMBEDDING_SERVER,
+                     run->replicas[RT_ROLE_EMBEDDING_SERVER], &snapshot);
+    ctl_save_read(&snapshot, exporting->name, true, &exporting->saved);
+    if (exporting->saved.bytes != before)
+        exporting->more_ns = rt_now_ns();
+    if (exporting->saved.error[0] || snapshot.save[0])
+        rc = RT_FAIL(RT_EFILE, "the model was not saved: %s",
+                     exporting->saved.error[0] ? exporting->saved.error : snapshot.save);
+    else if (exporting->saved.writing == 0)
+        rc = 1;
+    else if (rt_now_ns() - exporting->more_ns > CTL_SAVE_STILL_MS * RT_MS)
+        rc = RT_FAIL(RT_EDEADLINE,
+                     "the model was not saved: nothing more of it was written for %d s by %u "
+                     "processes",
+                     CTL_SAVE_STILL_MS / 1000, exporting->saved.writing);
+    ctl_snapshot_release(&snapshot);
+    return rc;
+}
+
+/* New, for a save of the same name would be taken for the one that is there. */
+static void choose_name(char name[NAME_MAX_BYTES])
+{
+    uint64_t now_ms = rt_wall_ms();
+    time_t now = (time_t)(now_ms / 1000);
+    struct tm local;
+    size_t n;
+
+    localtime_r(&now, &local);
+    n = strftime(name, NAME_MAX_BYTES, "export-%Y%m%d-%H%M%S", &local);
+    snprintf(name + n, NAME_MAX_BYTES - n, "-%03u", (unsigned)(now_ms % 1000));
+}
+
+static int run(struct exporting *exporting)
+{
+    const struct timespec pause = {.tv_nsec = PAUSE_NS};
+    int rc;
+
+    choose_name(exporting->name);
+    exporting->more_ns = rt_now_ns();
+    while ((rc = go_on(exporting)) == 0)
+        nanosleep(&pause, NULL);
+    return rc < 0 ? rc : 0;
+}
+
+static void print(const struct exporting *exporting)
+{
+    const char *dir = exporting->target.run_dir;
+    char bytes[CTL_AMOUNT_MAX];
+
+    printf("the model: %s in %llu files of %s/%s\n",
+           ctl_amount((double)exporting->saved.bytes, "B", bytes),
+           (unsigned long long)exporting->saved.files, dir ? dir : "RUN-DIR", exporting->name);
+}
+
+int ctl_export(int argc, char **argv)
+{
+    struct exporting exporting = {0};
+    const uint32_t *replicas = exporting.target.run.replicas;
+    int err = ctl_target_find(
+        argc, argv,
+        "Save the model of a running job, while it trains: each process into a folder of its run "
+        "directory, export-TIME.",
+        &exporting.target);
+
+    if (!err)
+        err = rt_control_connect(exporting.target.run.nats, CONNECT_TIMEOUT_MS, &exporting.client);
+    if (err)
+        return ctl_target_complain(err);
+    count(&exporting, RT_ROLE_TRAINER);
+    count(&exporting, RT_ROLE_EMBEDDING_SERVER);
+    if (replicas[RT_ROLE_TRAINER] == 0 || replicas[RT_ROLE_EMBEDDING_SERVER] == 0) {
+        rt_control_close(exporting.client);
+        return ctl_target_nobody(&exporting.target);
+    }
+    err = run(&exporting);
+    rt_control_close(exporting.client);
+    if (err)
+        return ctl_target_complain(err);
+    print(&exporting);
+    return 0;
+}

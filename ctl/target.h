@@ -1,0 +1,20 @@
+/* ctl/target.h -- which running job a command is about: its NATS and its name, or a run directory that knows both. */
+#ifndef CTL_TARGET_H
+#define CTL_TARGET_H
+
+#include "ctl/rundir.h"
+
+struct ctl_target {
+    const char *run_dir; /* NULL: not given */
+    struct ctl_run run;  /* replicas: 0 where they are not known */
+};
+
+/* Reads the command line, --nats, --job, --run-dir; prints its complaint and exits 2, or --help and exits 0, as argp does.
+ * RT_EUSAGE when that names no job. */
+int ctl_target_find(int argc, char **argv, const char *doc, struct ctl_target *out);
+
+/* Says on standard error why it was not done, or that nobody is there; returns the exit status. */
+int ctl_target_complain(int err);
+int ctl_target_nobody(const struct ctl_target *target);
+
+#endif
