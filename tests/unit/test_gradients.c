@@ -29,6 +29,7 @@ static const uint32_t dims[FEATURES] = {5, 5, 5, 7, 3}, lengths[FEATURES] = {0, 
 static const char *const networks[] = {
     "x concat a d a",
     "x linear d size=3",
+    "x linear d activation=sigmoid",
     "x linear d size=3 bias=false activation=tanh",
     "x mlp a sizes=4,3",
     "x mlp d sizes=5,4,3 last=relu",

@@ -1,7 +1,7 @@
 /* trainer/model/layer_linear.c -- one fully connected layer: y = act(x W^T + b), torch.nn.Linear.
  *
- * Options: `size`, of the output; `activation` (none); `bias` (true). Parameters "weight" [size][inputs], "bias", of a
- * prelu "slope". */
+ * Options: `size`, of the output (the input's: a gate on it may not know how wide it is); `activation` (none); `bias`
+ * (true). Parameters "weight" [size][inputs], "bias", of a prelu "slope". */
 #include "runtime/base/err.h"
 #include "trainer/model/layers.h"
 #include "trainer/model/mlp.h"
@@ -16,8 +16,10 @@ static int linear_build(struct tr_build *build, struct tr_layer *layer)
     uint32_t n = 0;
     bool bias = true;
     int err = tr_build_one_input(build, layer);
-    if (!err)
+    if (!err && tr_build_option(build, "size"))
         err = tr_build_sizes(build, "size", 1, &linear.outputs, &n);
+    else if (!err)
+        linear.outputs = layer->in[0]->width;
     if (!err)
         err = tr_build_acts(build, "activation", 1, &linear.act, &n);
     if (!err)
