@@ -11,17 +11,20 @@
 
 #include "trainer/model/spec.h"
 
+enum { WORDS = 20 };
+
 struct tr_spec *spec_of(const char *text)
 {
     struct tr_spec *spec = NULL;
     assert_int_equal(tr_spec_create("t.yml", &spec), 0);
-    char name[64], type[64], word[8][64];
-    const char *words[8];
+    char name[64], type[64], word[WORDS][64];
+    const char *words[WORDS];
     int used = 0;
     for (int line = 1; sscanf(text, " %63s %63s%n", name, type, &used) == 2; line++) {
         uint32_t n = 0;
         text += used;
-        while (n < 8 && sscanf(text, " %63[^=; ]%n", word[n], &used) == 1 && text[used] != '=') {
+        while (n < WORDS && sscanf(text, " %63[^=; ]%n", word[n], &used) == 1 &&
+               text[used] != '=') {
             words[n] = word[n];
             n++;
             text += used;

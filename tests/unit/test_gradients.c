@@ -19,10 +19,11 @@
 #include "trainer/model/model.h"
 #include "trainer/model/spec.h"
 
-enum { SAMPLES = 131, DENSE = 3, FEATURES = 5, LENGTH = 4, ROWS = 6, WIDTH_MAX = 7 };
+enum { SAMPLES = 131, DENSE = 3, FEATURES = 5, LENGTH = 4, ROWS = 6, WIDTH_MAX = 7, LABELS = 4 };
 
 /* a, b and c of width 5, d of width 7, s a sequence of up to 4 rows of width 3; dense p, q, r. */
-static const char *const dense_names[] = {"p", "q", "r"}, *const labels[] = {"y"};
+static const char *const dense_names[] = {"p", "q", "r"}, *const labels[] = {"y", "z", "k", "v"};
+static const uint32_t label_classes[] = {2, 2, 4, 0};
 static const char *const names[FEATURES] = {"a", "b", "c", "d", "s"};
 static const uint32_t dims[FEATURES] = {5, 5, 5, 7, 3}, lengths[FEATURES] = {0, 0, 0, 0, LENGTH};
 
@@ -107,8 +108,27 @@ static const char *const networks[] = {
     "n linear d size=2; x gate n n n",
 };
 
+/* Whole models. */
+static const char *const heads[] = {
+    "l linear d size=1; loss mse l label=v",
+    "loss mse r label=v; l linear d size=1; m bce l label=y",
+    "l linear d size=4; loss softmax_ce l label=k weight=2",
+    "l linear a size=1; m linear b size=1; loss bce l m label=y",
+    "l linear a size=1; m linear b size=1; n linear d size=1; loss bce n l m l label=y",
+    "m mlp d sizes=5 last=tanh; l linear m size=1; n linear m size=1; ctr bce l label=y "
+    "weight=0.5; "
+    "ctcvr bce l n label=z weight=2",
+    "m linear d size=6 activation=gelu; k linear m size=4; v linear m size=1; y linear a size=1; "
+    "e softmax_ce k label=k weight=0.5; f mse v label=v weight=3; g bce y v label=z",
+    "l linear d size=1; e bce l label=y; f bce l label=z weight=0.1; t concat l a; m linear t "
+    "size=1; "
+    "n mse m label=v",
+    "l linear d size=1; t concat l a; m linear t size=4; e softmax_ce m label=k; f mse l label=v",
+    "l linear d size=1; m linear a size=1; e bce l label=y weight=0; f bce m label=z",
+};
+
 struct bed {
-    tr_real dense[SAMPLES * DENSE], label[SAMPLES], weight[SAMPLES];
+    tr_real dense[SAMPLES * DENSE], label[SAMPLES * LABELS], weight[SAMPLES];
     tr_real feature[FEATURES][SAMPLES * WIDTH_MAX], grad[FEATURES][SAMPLES * WIDTH_MAX];
     uint32_t index[SAMPLES * LENGTH], length[SAMPLES];
     struct tr_sequence_view sequence[FEATURES];
@@ -125,7 +145,10 @@ static void bed_init(struct bed *bed)
         for (size_t i = 0; i < ARRAY_LEN(bed->feature[f]); i++)
             bed->feature[f][i] = rt_normal_f32(rt_draw(3, draw++));
     for (uint32_t s = 0; s < SAMPLES; s++) {
-        bed->label[s] = (tr_real)(rt_draw(3, draw++) & 1);
+        bed->label[s * LABELS] = (tr_real)(rt_draw(3, draw++) & 1);
+        bed->label[s * LABELS + 1] = (tr_real)(s % 5 == 0);
+        bed->label[s * LABELS + 2] = (tr_real)(s % 4);
+        bed->label[s * LABELS + 3] = (tr_real)0.01 * (tr_real)s - 1;
         bed->weight[s] = (tr_real)0.5 + (tr_real)(s % 3);
         bed->length[s] = (uint32_t)rt_below(rt_draw(3, draw++), LENGTH + 1);
         for (uint32_t i = 0; i < bed->length[s]; i++)
@@ -136,9 +159,7 @@ static void bed_init(struct bed *bed)
 
 static void bed_create(struct bed *bed, const char *network)
 {
-    char text[400];
-    snprintf(text, sizeof text, "%s; logit linear x size=1; loss bce logit", network);
-    struct tr_spec *spec = spec_of(text);
+    struct tr_spec *spec = spec_of(network);
     const struct tr_model_inputs inputs = {.dense = dense_names,
                                            .n_dense = DENSE,
                                            .feature = names,
@@ -146,7 +167,8 @@ static void bed_create(struct bed *bed, const char *network)
                                            .feature_length = lengths,
                                            .n_features = FEATURES,
                                            .label = labels,
-                                           .n_labels = 1};
+                                           .label_classes = label_classes,
+                                           .n_labels = LABELS};
     const struct tr_model_conf conf = {.seed = 5, .samples_max = SAMPLES};
     if (tr_model_create(spec, &inputs, &conf, &bed->model))
         fail_msg("%s: %s", network, rt_err_text());
@@ -223,26 +245,42 @@ static void check_inputs(struct bed *bed, const char *network)
     }
 }
 
+static void check_network(const char *network)
+{
+    static struct bed bed;
+    bed_init(&bed);
+    bed_create(&bed, network);
+    value(&bed);
+    check_params(&bed, network);
+    value(&bed);
+    check_inputs(&bed, network);
+    tr_model_destroy(bed.model);
+}
+
 static void test_gradients(void **state)
 {
     (void)state;
-    static struct bed bed;
+    char text[400];
     assert_int_equal(sizeof(tr_real), sizeof(double)); /* compiled with -DTR_REAL_DOUBLE */
     for (size_t i = 0; i < ARRAY_LEN(networks); i++) {
-        bed_init(&bed);
-        bed_create(&bed, networks[i]);
-        value(&bed);
-        check_params(&bed, networks[i]);
-        value(&bed);
-        check_inputs(&bed, networks[i]);
-        tr_model_destroy(bed.model);
+        snprintf(text, sizeof text, "%s; logit linear x size=1; loss bce logit label=y",
+                 networks[i]);
+        check_network(text);
     }
+}
+
+static void test_heads(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(heads); i++)
+        check_network(heads[i]);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_heads),
     };
     return cmocka_run_group_tests_name("gradients", tests, NULL, NULL);
 }

@@ -21,9 +21,11 @@
 
 #define TOLERANCE 5e-6 /* of max(1, |want|), in float32 */
 
-enum { SAMPLES = 9, DENSE = 4, FEATURES = 4, WIDTH_MAX = 7 };
+enum { SAMPLES = 9, DENSE = 4, FEATURES = 4, WIDTH_MAX = 7, SCORES_MAX = 8 };
 
-static const char *const dense_names[] = {"d0", "d1", "d2", "d3"}, *const labels[] = {"y"};
+static const char *const dense_names[] = {"d0", "d1", "d2", "d3"}, *const labels[] = {"y", "z", "k",
+                                                                                      "v"};
+static const uint32_t label_classes[] = {2, 2, 4, 0};
 static const char *const names[FEATURES] = {"a", "b", "c", "d"};
 static const uint32_t dims[FEATURES] = {5, 5, 5, 7};
 
@@ -35,7 +37,8 @@ static struct tr_model *create(const char *text, const char *backend, uint32_t s
                                            .feature_dim = dims,
                                            .n_features = FEATURES,
                                            .label = labels,
-                                           .n_labels = 1};
+                                           .label_classes = label_classes,
+                                           .n_labels = ARRAY_LEN(labels)};
     const struct tr_model_conf conf = {.seed = 1, .samples_max = samples_max, .backend = backend};
     struct tr_spec *spec = spec_of(text);
     struct tr_model *model = NULL;
@@ -106,7 +109,7 @@ static uint64_t check_case(const struct golden *golden, const struct golden_case
     struct tr_model *model = create(one->spec, backend, SAMPLES);
     const void *feature[FEATURES];
     struct tr_feature_grad to[FEATURES];
-    float logit[SAMPLES], score[SAMPLES];
+    float logit[SAMPLES], score[SAMPLES * SCORES_MAX];
     for (uint32_t f = 0; f < FEATURES; f++) {
         char name[16];
         snprintf(name, sizeof name, "feature.%s", names[f]);
@@ -164,7 +167,7 @@ enum { MANY = 300 };
 static void drop(struct tr_model *model, uint64_t draw, bool training, float *logit,
                  float grad[FEATURES][MANY * WIDTH_MAX])
 {
-    static float ones[MANY * WIDTH_MAX], label[MANY], dense[MANY * DENSE];
+    static float ones[MANY * WIDTH_MAX], label[MANY * 4], dense[MANY * DENSE];
     const void *feature[FEATURES];
     struct tr_feature_grad to[FEATURES];
     for (size_t i = 0; i < ARRAY_LEN(ones); i++)
@@ -188,7 +191,7 @@ static void test_dropout(void **state)
 {
     (void)state;
     static float grad[FEATURES][MANY * WIDTH_MAX];
-    static const char text[] = "x dropout d rate=0.25; l linear x size=1; loss bce l";
+    static const char text[] = "x dropout d rate=0.25; l linear x size=1; loss bce l label=y";
     float first[MANY], again[MANY], other[MANY];
     struct tr_model *model = create(text, NULL, MANY), *threads = create(text, "reference", MANY);
     drop(threads, 5, true, again, grad);
@@ -220,13 +223,13 @@ static void test_slopes(void **state)
         const char *text;
         size_t count;
     } row[] = {
-        {"l mlp d sizes=1 activation=prelu; loss bce l", 7 + 1},
-        {"l mlp d sizes=1 activation=prelu,; loss bce l", 7 + 1 + 1},
-        {"l mlp d sizes=1 last=prelu; loss bce l", 7 + 1 + 1},
-        {"m linear d size=12; n activation m kind=prelu; l linear n size=1; loss bce l",
+        {"l mlp d sizes=1 activation=prelu; loss bce l label=y", 7 + 1},
+        {"l mlp d sizes=1 activation=prelu,; loss bce l label=y", 7 + 1 + 1},
+        {"l mlp d sizes=1 last=prelu; loss bce l label=y", 7 + 1 + 1},
+        {"m linear d size=12; n activation m kind=prelu; l linear n size=1; loss bce l label=y",
          7 * 12 + 12 + 12 + 12 + 1},
         {"m linear d size=12; r reshape m rows=4; n activation r kind=prelu; l linear n size=1; "
-         "loss bce l",
+         "loss bce l label=y",
          7 * 12 + 12 + 3 + 12 + 1},
     };
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {

@@ -341,6 +341,44 @@ static void test_bce(void **state)
     }
 }
 
+/* Two logits: loss and gradients where a product of float probabilities would be 0 or 1, and about where the formula changes. */
+static const struct {
+    double z[2], label, loss, grad[2];
+} product[] = {
+    {{0, 0}, 0, 0.28768207245178085, {1.0 / 6, 1.0 / 6}},
+    {{0, 0}, 1, 1.3862943611198906, {-0.5, -0.5}},
+    {{50, 60}, 0, 49.999954601100779, {0.99995460213129757, 4.5397868702434395e-05}},
+    {{29.75, 40}, 0, 29.749964643124333, {0.9999646437491381, 3.5356250741744315e-05}},
+    {{30.25, 40}, 0, 30.24994170703541, {0.999941708734266, 5.8291265661138644e-05}},
+    {{50, 60}, 1, 1.9288374130715447e-22, {-1.9287498479639178e-22, 0}},
+    {{-1000, 5}, 1, 1000.0067153484891, {-1, -0.0066928509242848554}},
+    {{-1000, 5}, 0, 0, {0, 0}},
+    {{1e30, 1e30}, 0, 1e30, {0.5, 0.5}},
+    {{-1e30, 1e30}, 1, 1e30, {-1, 0}},
+    {{1e30, 1e30}, 1, 0, {0, 0}},
+};
+
+static void test_bce_product(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(product); i++) {
+        float z[2] = {(float)product[i].z[0], (float)product[i].z[1]}, d[2] = {1, 1}, score;
+        float label = (float)product[i].label;
+        const float *logit[] = {&z[0], &z[1]};
+        float *dlogit[] = {&d[0], &d[1]};
+        const bool add[] = {false, true};
+        struct tr_bce_product op = {1, 2, logit, &label, NULL, &score, 0};
+        struct tr_bce_product_grad grad = {1, 2, logit, &label, NULL, 1, dlogit, add};
+        assert_int_equal(onednn.losses->bce_product_forward(&onednn, &op), 0);
+        assert_int_equal(onednn.losses->bce_product_backward(&onednn, &grad), 0);
+        double off = fabs(op.loss_sum - product[i].loss), g0 = product[i].grad[0];
+        if (!(off <= 1e-7 * fabs(product[i].loss)))
+            fail_msg("row %zu: loss %.17g", i, op.loss_sum);
+        if (!(fabs(d[0] - g0) <= 1e-6 * fabs(g0) && fabs(d[1] - 1 - product[i].grad[1]) <= 2e-7))
+            fail_msg("row %zu: gradients %.9g %.9g", i, (double)d[0], (double)d[1] - 1);
+    }
+}
+
 /* ---- the small kernels, every instruction set ---- */
 
 static void check_small(size_t n)
@@ -440,13 +478,10 @@ static void test_unknown_backend(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dots_exact),
-        cmocka_unit_test(test_dots_differences),
-        cmocka_unit_test(test_linear_agrees),
-        cmocka_unit_test(test_linear_differences),
-        cmocka_unit_test(test_bce),
-        cmocka_unit_test(test_small_kernels),
-        cmocka_unit_test(test_unknown_backend),
+        cmocka_unit_test(test_dots_exact),    cmocka_unit_test(test_dots_differences),
+        cmocka_unit_test(test_linear_agrees), cmocka_unit_test(test_linear_differences),
+        cmocka_unit_test(test_bce),           cmocka_unit_test(test_bce_product),
+        cmocka_unit_test(test_small_kernels), cmocka_unit_test(test_unknown_backend),
     };
     return cmocka_run_group_tests_name("layers", tests, set_up, NULL);
 }

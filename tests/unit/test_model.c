@@ -42,7 +42,7 @@ static void fixture_init(struct fixture *f, uint32_t samples, uint32_t n_dense, 
     f->dense = rt_xcalloc((size_t)samples * (n_dense + 1), sizeof(float));
     f->labels = rt_xcalloc(samples, sizeof(float));
     f->logit = rt_xcalloc(samples, sizeof(float));
-    f->score = rt_xcalloc(samples, sizeof(float));
+    f->score = rt_xcalloc((size_t)samples * 2, sizeof(float));
     for (uint32_t i = 0; i < n_dense; i++)
         f->dense_name[i] = dense_names[i];
     for (uint32_t i = 0; i < samples * n_dense; i++)
@@ -294,8 +294,8 @@ static const struct {
     {"plain", "l mlp c0 sizes=1; loss bce l", NULL},
     {"one dense column", "x concat age c0; l mlp x sizes=1; loss bce l", NULL},
     {"the same input twice", "d dot_interaction c0 c0; l mlp d sizes=1; loss bce l", NULL},
-    {"empty", "", "t.yml: expected a loss (type bce) as the last layer, got no layer"},
-    {"no loss", "l mlp c0 sizes=1", "as the last layer, got layer l"},
+    {"empty", "", "t.yml: expected a loss (bce, mse or softmax_ce), got 0 layers"},
+    {"no loss", "l mlp c0 sizes=1", "expected a loss (bce, mse or softmax_ce), got 1 layers"},
     {"unknown type", "l concatt c0",
      "t.yml:1: layer 'l': type: no layer type is called 'concatt' (did you mean 'concat'?)"},
     {"unknown input", "l mlp feature sizes=1", "(did you mean 'features'?)"},
@@ -411,7 +411,28 @@ static const struct {
     {"unused", "u concat c1; l mlp c0 sizes=1; loss bce l",
      "layer 'u': its output is used by no layer"},
     {"after the loss", "l mlp c0 sizes=1; loss bce l; m concat c0",
-     "t.yml:3: layer 'm': comes after the loss 'loss'"},
+     "t.yml: layer 'm': its output is used by no layer"},
+    {"of the loss", "l mlp c0 sizes=1; loss bce l; m bce loss",
+     "t.yml:3: layer 'm': input 'loss': a loss, whose output no layer can take"},
+    {"two losses", "l mlp c0 sizes=1; loss bce l weight=0.5; m mlp c1 sizes=1; n mse m", NULL},
+    {"a product", "l mlp c0 sizes=1; m mlp c1 sizes=1; loss bce l m", NULL},
+    {"a wide product", "l mlp c0 sizes=1; loss bce l c1",
+     "input 'c1': expected [samples][1], got [samples][4]"},
+    {"too long a product", "l mlp c0 sizes=1; loss bce l l l l l l l l l l l l l l l l l",
+     "layer 'loss': expected 1..16 logits as inputs, got 17 tensors"},
+    {"weight", "l mlp c0 sizes=1; loss bce l weight=-1",
+     "t.yml:2: layer 'loss': weight: expected a number in 0..1e+06, got '-1'"},
+    {"mse of two", "loss mse c0 c1", "layer 'loss': expected one tensor as input, got 2"},
+    {"wide mse", "loss mse c0", "input 'c0': expected [samples][1], got [samples][4]"},
+    {"softmax_ce of one", "l mlp c0 sizes=1; loss softmax_ce l",
+     "input 'l': expected a logit for each class, got [samples][1]"},
+    {"softmax_ce of others", "loss softmax_ce c0",
+     "t.yml:1: layer 'loss': label 'click': expected 4 classes, in data.yml it has 2"},
+    {"17 losses",
+     "a mse age; b mse age; c mse age; d mse age; e mse age; f mse age; g mse age; h mse age; "
+     "i mse age; j mse age; k mse age; l mse age; m mse age; n mse age; o mse age; p mse age; "
+     "q mse age",
+     "t.yml:17: layer 'q': expected at most 16 losses"},
     {"too many parameters", "l mlp c0 sizes=1000000,1000000",
      "expected at most 2147483648 parameters"},
 };

@@ -149,7 +149,7 @@ static int build(const char *path, const char *params_text, uint32_t n_dense,
     static const char *const dense[] = {"age", "hours"}, *const feature[] = {"c0", "c1", "c2"};
     static const char *const label[] = {"click"};
     static const uint32_t dim[] = {16, 16, 16};
-    struct tr_model_inputs inputs = {dense, n_dense, feature, dim, NULL, 3, label, 1};
+    struct tr_model_inputs inputs = {dense, n_dense, feature, dim, NULL, 3, label, 1, NULL};
     struct tr_model_conf conf = {.seed = 1, .samples_max = 4};
     struct rt_yaml *file = NULL, *params = yaml_of("model.yml", params_text);
     struct tr_spec *spec = NULL;

@@ -4,8 +4,8 @@
  * tr_real, row-major; operations take plain pointers to the caller's memory and keep none. A stride is the
  * elements from one sample's to the next one's; they may lie inside the wider rows of another tensor.
  *
- * Two tables. `ops`: products, interactions, losses; how fast they are decides a step. `loops`: one pass over memory each,
- * one source for all (cpu/loops.inc.h), compiled per instruction set.
+ * Three tables. `ops`: products, interactions, binary cross entropy; how fast they are decides a step. `loops`: one pass over
+ * memory each, one source for all (cpu/loops.inc.h), compiled per instruction set. `losses`: the others', plain C, one for all.
  * Return: 0 or RT_EBACKEND. Touch: the step thread. */
 #ifndef TR_BACKEND_H
 #define TR_BACKEND_H
@@ -114,6 +114,63 @@ struct tr_bce_grad {
     const tr_real *score, *label, *weight;
     double scale;    /* 1 / global samples */
     tr_real *dlogit; /* weight * (score - label) * scale */
+    bool add;
+};
+
+/* ---- other losses ---- */
+
+/* Binary cross entropy of a product of probabilities, p = sigmoid(z[0]) sigmoid(z[1]) ..: of n logits, one each per sample.
+ * Never from p: with L = sum of log(1 + exp(-z[i])), p is exp(-L), log p is -L, and log(1 - p) is log(-expm1(-L)), which is
+ * exact where p is next to 1 too; where every z is over 30, L is as small as the sum of exp(-z[i]), and taken as a multiple
+ * of its largest term. So loss and gradients are finite for all finite logits. */
+struct tr_bce_product {
+    uint32_t samples, n;
+    const tr_real *const *logit; /* [n] -> [samples] */
+    const tr_real *label, *weight;
+    tr_real *score; /* p */
+    double loss_sum;
+};
+/* dlogit[i] = (or +=) weight scale sigmoid(-z[i]) ((1 - label) / expm1(L) - label). */
+struct tr_bce_product_grad {
+    uint32_t samples, n;
+    const tr_real *const *logit;
+    const tr_real *label, *weight;
+    double scale;
+    tr_real *const *dlogit; /* [n], an entry is NULL when nobody wants it */
+    const bool *add;        /* [n] */
+};
+
+/* (x - label)^2, as torch.nn.MSELoss without its mean. */
+struct tr_mse {
+    uint32_t samples;
+    const tr_real *x, *label, *weight;
+    size_t x_stride;
+    tr_real *y; /* [samples] x */
+    double loss_sum;
+};
+struct tr_mse_grad {
+    uint32_t samples;
+    const tr_real *x, *label, *weight;
+    size_t x_stride; /* of dx too */
+    double scale;
+    tr_real *dx; /* 2 weight (x - label) scale */
+    bool add;
+};
+
+/* -log y[label] of y = softmax(x) over `classes` columns, made before; a label is one of 0..classes-1. From the largest
+ * x, m: (x[m] - x[label]) - log y[m], since y[m] is at least 1 / classes. */
+struct tr_softmax_ce {
+    uint32_t samples, classes;
+    const tr_real *x, *y, *label, *weight;
+    size_t x_stride, y_stride;
+    double loss_sum;
+};
+struct tr_softmax_ce_grad {
+    uint32_t samples, classes;
+    const tr_real *y, *label, *weight;
+    size_t y_stride, dx_stride;
+    double scale;
+    tr_real *dx; /* weight (y - 1 at the label) scale */
     bool add;
 };
 
@@ -347,14 +404,26 @@ struct tr_backend_loops {
     int (*din_backward)(struct tr_backend *backend, const struct tr_din_grad *op);
 };
 
+struct tr_backend_losses {
+    int (*bce_product_forward)(struct tr_backend *backend, struct tr_bce_product *op);
+    int (*bce_product_backward)(struct tr_backend *backend, const struct tr_bce_product_grad *op);
+    int (*mse_forward)(struct tr_backend *backend, struct tr_mse *op);
+    int (*mse_backward)(struct tr_backend *backend, const struct tr_mse_grad *op);
+    int (*softmax_ce_forward)(struct tr_backend *backend, struct tr_softmax_ce *op);
+    int (*softmax_ce_backward)(struct tr_backend *backend, const struct tr_softmax_ce_grad *op);
+};
+
 struct tr_backend {
     const struct tr_backend_ops *ops;
     const struct tr_backend_loops *loops;
+    const struct tr_backend_losses *losses;
     int threads; /* of the matrix products */
 };
 
 extern const struct tr_backend_ops tr_backend_reference; /* backend/cpu/reference.c */
 extern const struct tr_backend_ops tr_backend_onednn;    /* backend/cpu/onednn.c */
+
+extern const struct tr_backend_losses tr_losses; /* backend/cpu/reference_losses.c */
 
 /* By instruction set; tr_backend_init() takes the plain ones for "reference". All have the same bits. */
 extern const struct tr_backend_loops tr_loops_plain, tr_loops_avx2, tr_loops_avx512;

@@ -228,6 +228,8 @@ static int resolve_input(struct tr_build *build, const char *name)
 {
     struct tr_model *model = build->model;
     const struct tr_known *earlier = find_known(build, name);
+    if (earlier && earlier->loss)
+        return tr_build_fail(build, "input '%s': a loss, whose output no layer can take", name);
     if (earlier)
         return add_input(build, earlier->value);
     if (strcmp(name, "dense") == 0)
@@ -354,9 +356,8 @@ static int build_layer(struct tr_build *build)
         err = resolve_inputs(build);
     if (err)
         return err;
-    if (model->n_layers && model->layer[model->n_layers - 1].type->loss)
-        return tr_build_fail(build, "comes after the loss '%s', which ends a model",
-                             model->layer[model->n_layers - 1].name);
+    if (type->loss && !build->n_in)
+        return tr_build_fail(build, "inputs: expected something to score, got a width of 0");
     struct tr_known *known = &build->known[build->n_known];
     if (build->n_in) {
         err = place_layer(build, type);
@@ -365,6 +366,7 @@ static int build_layer(struct tr_build *build)
         known->value = &model->layer[model->n_layers - 1].out;
     }
     known->name = build->now->name;
+    known->loss = type->loss;
     build->n_known++;
     return 0;
 }
@@ -372,12 +374,11 @@ static int build_layer(struct tr_build *build)
 static int check_ends(const struct tr_build *build)
 {
     const struct tr_model *model = build->model;
-    if (!model->n_layers || !model->layer[model->n_layers - 1].type->loss)
-        return RT_FAIL(RT_EUSAGE, "%s: expected a loss (type bce) as the last layer, got %s%s",
-                       build->spec->file, model->n_layers ? "layer " : "no layer",
-                       model->n_layers ? model->layer[model->n_layers - 1].name : "");
-    for (uint32_t i = 0; i + 1 < model->n_layers; i++)
-        if (model->layer[i].out.readers == 0)
+    if (!model->n_heads)
+        return RT_FAIL(RT_EUSAGE, "%s: expected a loss (bce, mse or softmax_ce), got %u layers",
+                       build->spec->file, model->n_layers);
+    for (uint32_t i = 0; i < model->n_layers; i++)
+        if (model->layer[i].out.readers == 0 && !model->layer[i].head)
             return RT_FAIL(RT_EUSAGE, "%s: layer '%s': its output is used by no layer",
                            build->spec->file, model->layer[i].name);
     return 0;
@@ -482,6 +483,17 @@ static int name_sequences(struct tr_model *model, const struct tr_model_inputs *
     return 0;
 }
 
+static int count_classes(struct tr_model *model, const struct tr_model_inputs *inputs)
+{
+    uint32_t n = inputs->n_labels ? inputs->n_labels : 1;
+    model->label_classes = rt_arena_array(model->arena, uint32_t, n);
+    if (!model->label_classes)
+        return RT_FAIL(RT_ENOMEM, "%u labels of a model", n);
+    for (uint32_t i = 0; i < inputs->n_labels; i++)
+        model->label_classes[i] = inputs->label_classes ? inputs->label_classes[i] : 2;
+    return 0;
+}
+
 static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inputs)
 {
     model->n_dense = inputs->n_dense;
@@ -503,7 +515,7 @@ static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inp
         err = RT_FAIL(RT_ENOMEM, "%u inputs of a model", inputs->n_features);
     if (!err)
         err = name_values(model, &model->label, inputs->label, NULL, inputs->n_labels, false);
-    return err;
+    return err ? err : count_classes(model, inputs);
 }
 
 int tr_build_model(struct tr_model *model, const struct tr_spec *spec,

@@ -28,9 +28,12 @@ struct tr_model {
     tr_real **feature_space;  /* [n_features] a slice's gradients before they are narrowed */
     struct tr_sequence *sequence; /* [n_features] */
     struct tr_value *label;       /* [n_labels] */
+    uint32_t *label_classes;      /* [n_labels] 0: any number */
 
-    struct tr_layer *layer; /* [n_layers] in order, the loss last */
+    struct tr_layer *layer; /* [n_layers] in order */
     uint32_t n_layers;
+    struct tr_head head[TR_HEADS_MAX]; /* [n_heads] of the losses, in order */
+    uint32_t n_heads, score_columns;
 
     struct tr_param *tensor; /* [n_tensors] */
     struct tr_start *start;  /* [n_tensors] */
@@ -44,6 +47,7 @@ struct tr_model {
 struct tr_known {
     const char *name;
     struct tr_value *value; /* NULL: left out */
+    bool loss;
 };
 
 /* A model under construction. */

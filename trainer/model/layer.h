@@ -28,13 +28,12 @@
 #include <stdint.h>
 
 #include "trainer/backend/backend.h"
+#include "trainer/model/model.h"
 #include "trainer/model/spec.h"
 
 #define TR_LAYER_PARAMS_MAX  96u
 #define TR_LAYER_BUFFERS_MAX 96u
 #define TR_LAYER_INPUTS_MAX  4096u /* tensors, after `features` is written out */
-
-struct tr_model_inputs;
 
 /* A tensor [samples][rows][columns]: a layer's output, a feature, dense columns or a label. */
 struct tr_value {
@@ -66,6 +65,7 @@ struct tr_layer {
     struct tr_value out;
     struct tr_layer_param param[TR_LAYER_PARAMS_MAX];
     uint32_t n_params, first_param; /* first_param: in tr_model_tensors() */
+    const struct tr_head *head;     /* of a loss */
     tr_real *buffer[TR_LAYER_BUFFERS_MAX];
     size_t buffer_floats[TR_LAYER_BUFFERS_MAX];
     uint32_t n_buffers;
@@ -81,8 +81,8 @@ struct tr_pass {
     uint64_t draw;         /* what random numbers of this step and rank are drawn from: rand.h */
     bool add_params;       /* backward: not the batch's first slice */
     const tr_real *weight; /* [samples] or NULL */
-    double scale;          /* backward: 1 / global samples */
-    double loss_sum;       /* forward: set by the loss layer */
+    double scale;          /* backward of a loss: the head's weight / global samples */
+    double loss_sum;       /* forward: set by a loss, without its head's weight */
 };
 
 struct tr_build; /* the model under construction: build.c */
@@ -90,7 +90,7 @@ struct tr_build; /* the model under construction: build.c */
 struct tr_layer_type {
     const char *name;
     const char *const *options; /* keys it knows, NULL at the end */
-    bool loss;         /* the last layer of a model; its input is the logit, its output the score */
+    bool loss;         /* a head of the model; its output is the score, which no layer takes */
     bool side_by_side; /* its output is its inputs' rows in order: they may live there */
     int (*build)(struct tr_build *build, struct tr_layer *layer);
     int (*forward)(struct tr_layer *layer, struct tr_pass *pass);
@@ -151,8 +151,10 @@ int tr_build_flag(struct tr_build *build, const char *key, bool *out);
 /* Names of activations, 1 to max of them; *n = 0 where the option is absent. */
 int tr_build_acts(struct tr_build *build, const char *key, uint32_t max, enum tr_act_kind *act,
                   uint32_t *n);
-/* The label an option names; absent: the only label there is. */
-int tr_build_label(struct tr_build *build, const char *key, struct tr_value **out);
+/* A loss: its head of so many columns, of the label that option `label` names (absent: the only one there is), and with the
+ * weight of option `weight`. The label must have `classes` values; 0: any may do. */
+int tr_build_head(struct tr_build *build, struct tr_layer *layer, enum tr_head_kind kind,
+                  uint32_t columns, uint32_t classes, struct tr_value **label);
 
 /* RT_EUSAGE: "file:line: layer 'x': ...". */
 int tr_build_fail(const struct tr_build *build, const char *fmt, ...)

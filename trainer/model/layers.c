@@ -22,10 +22,12 @@ static const struct tr_layer_type *const types[] = {
     &tr_layer_masked_pool,
     &tr_layer_mean,
     &tr_layer_mlp,
+    &tr_layer_mse,
     &tr_layer_mul,
     &tr_layer_reshape,
     &tr_layer_slice,
     &tr_layer_softmax,
+    &tr_layer_softmax_ce,
     &tr_layer_sum,
 };
 

@@ -22,10 +22,12 @@ extern const struct tr_layer_type tr_layer_linear;
 extern const struct tr_layer_type tr_layer_masked_pool;
 extern const struct tr_layer_type tr_layer_mean;
 extern const struct tr_layer_type tr_layer_mlp;
+extern const struct tr_layer_type tr_layer_mse;
 extern const struct tr_layer_type tr_layer_mul;
 extern const struct tr_layer_type tr_layer_reshape;
 extern const struct tr_layer_type tr_layer_slice;
 extern const struct tr_layer_type tr_layer_softmax;
+extern const struct tr_layer_type tr_layer_softmax_ce;
 extern const struct tr_layer_type tr_layer_sum;
 
 #endif

@@ -288,6 +288,22 @@ static struct tr_pass pass_of(struct tr_model *model, const struct slice *slice,
     };
 }
 
+/* What a loss has come to. */
+static void take_head(const struct tr_model *model, const struct tr_layer *loss,
+                      const struct slice *slice, double loss_sum, struct tr_forward_out *out)
+{
+    const struct tr_head *head = loss->head;
+    const struct tr_value *in = loss->in[0];
+    uint32_t columns = model->score_columns;
+    for (uint32_t s = 0; out->logit && head == model->head && s < slice->samples; s++)
+        out->logit[slice->first + s] = in->data[s * in->stride];
+    for (uint32_t s = 0; out->score && s < slice->samples; s++)
+        memcpy(out->score + (size_t)(slice->first + s) * columns + head->first,
+               loss->out.data + s * loss->out.stride, head->columns * sizeof(tr_real));
+    out->head_loss[head - model->head] += loss_sum;
+    out->loss_sum += head->weight * loss_sum;
+}
+
 static int forward(struct tr_model *model, const struct slice *slice, bool training,
                    struct tr_forward_out *out)
 {
@@ -298,15 +314,16 @@ static int forward(struct tr_model *model, const struct slice *slice, bool train
         int err = layer->type->forward(layer, &pass);
         if (err)
             return rt_fail_prefix(err, "layer '%s', forward: ", layer->name);
+        if (layer->head)
+            take_head(model, layer, slice, pass.loss_sum, out);
     }
-    const struct tr_layer *loss = &model->layer[model->n_layers - 1];
-    size_t bytes = slice->samples * sizeof(tr_real);
-    if (out->logit)
-        memcpy(out->logit + slice->first, loss->in[0]->data, bytes);
-    if (out->score)
-        memcpy(out->score + slice->first, loss->out.data, bytes);
-    out->loss_sum += pass.loss_sum;
     return 0;
+}
+
+static void clear_losses(struct tr_forward_out *out)
+{
+    out->loss_sum = 0;
+    memset(out->head_loss, 0, sizeof out->head_loss);
 }
 
 static void bind_grads(struct tr_model *model, const struct slice *slice,
@@ -336,12 +353,12 @@ static int backward(struct tr_model *model, const struct slice *slice, double sc
                     const struct tr_feature_grad *feature_grad)
 {
     struct tr_pass pass = pass_of(model, slice, true);
-    pass.scale = scale;
     bind_grads(model, slice, feature_grad);
     for (uint32_t i = model->n_layers; i-- > 0;) {
         struct tr_layer *layer = &model->layer[i];
         if (!layer->type->loss && !layer->out.grad)
             continue; /* nothing trainable in it or before it */
+        pass.scale = layer->head ? scale * layer->head->weight : 0;
         int err = layer->type->backward(layer, &pass);
         if (err)
             return rt_fail_prefix(err, "layer '%s', backward: ", layer->name);
@@ -449,7 +466,7 @@ int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
 {
     rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
     int err = 0;
-    out->loss_sum = 0;
+    clear_losses(out);
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
         uint64_t at = rt_trace_begin(batch->batch_id);
@@ -467,7 +484,7 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     rt_assert(global_samples >= 1);
     rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
     int err = 0;
-    out->loss_sum = 0;
+    clear_losses(out);
     out->finite = true;
     out->saturated = 0;
     forget_scales(feature_grad, model->n_features);
@@ -516,6 +533,17 @@ const struct tr_param *tr_model_tensors(const struct tr_model *model, size_t *n)
 {
     *n = model->n_tensors;
     return model->tensor;
+}
+
+const struct tr_head *tr_model_heads(const struct tr_model *model, uint32_t *n)
+{
+    *n = model->n_heads;
+    return model->head;
+}
+
+uint32_t tr_model_score_columns(const struct tr_model *model)
+{
+    return model->score_columns;
 }
 
 void tr_model_clear_grads(struct tr_model *model)

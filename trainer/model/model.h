@@ -7,6 +7,8 @@
  *     if (!out.finite) ... drop the batch ...
  *     err = tr_optimizer_step(optimizer, lr, grads, params);        // trainer/optimizer.h
  *
+ * Heads: a model has one loss or several, each with its label; what is minimized is their sum, each times its weight. The
+ * first one is what a model with one has: what is said of "the loss" of a job is of it.
  * Shapes: `dense` is [samples][n_dense], feature f is [samples][feature_dim[f]], `labels` is
  * [samples][n_labels]; row-major, without gaps; float32, but features and their gradients may be 16 bits wide in the
  * caller's memory (conf). Every layer's output is one tensor [samples][rows][columns], of one row unless it comes of a
@@ -32,6 +34,7 @@
 #define TR_SAMPLES_MAX (1u << 20)   /* samples of a batch */
 #define TR_WIDTH_MAX   (1u << 20)   /* width of a tensor */
 #define TR_PARAMS_MAX  (1ull << 31) /* parameters of a model */
+#define TR_HEADS_MAX   16u          /* losses of a model */
 
 struct tr_spec;
 struct tr_model;
@@ -47,6 +50,8 @@ struct tr_model_inputs {
     uint32_t n_features;
     const char *const *label; /* [n_labels] */
     uint32_t n_labels;
+    /* [n_labels] labels are 0..n-1; 0: any number; NULL: all are 0 or 1. The caller's word for it: no pass checks labels. */
+    const uint32_t *label_classes;
 };
 
 struct tr_model_conf {
@@ -91,12 +96,28 @@ struct tr_feature_grad {
     float scale; /* set: value written = gradient * scale; 1 but in float16 */
 };
 
+enum tr_head_kind { TR_HEAD_BCE, TR_HEAD_MSE, TR_HEAD_SOFTMAX };
+
+/* A loss, and what it scores. */
+struct tr_head {
+    const char *name; /* of the loss layer */
+    enum tr_head_kind kind;
+    uint32_t label; /* which of a sample's labels */
+    /* Of a sample's scores, from column `first` on. bce: the probability of 1; mse: the prediction; softmax_ce: the probability
+     * of each class. */
+    uint32_t first, columns;
+    double weight; /* in the loss that is minimized */
+};
+
 struct tr_forward_out {
-    tr_real *logit;  /* [samples] caller's memory, or NULL when not wanted */
-    tr_real *score;  /* [samples] sigmoid(logit); or NULL */
-    double loss_sum; /* set: sum over the samples of weight * binary cross entropy. The mean loss of
-                      * a step is the sum of all ranks' loss_sum over the global sample count. */
-    bool finite;     /* set by train: loss_sum is finite, all gradients are within conf's limits */
+    tr_real *logit; /* [samples] what the first head takes, of its first input one column; caller's
+                     * memory, or NULL when not wanted */
+    tr_real *score; /* [samples][tr_model_score_columns()]; or NULL */
+    /* Set: sum over the samples and heads of weight * head's weight * loss. The mean loss of
+     * a step is the sum of all ranks' loss_sum over the global sample count. */
+    double loss_sum;
+    double head_loss[TR_HEADS_MAX]; /* set, of each: sum over the samples of weight * loss */
+    bool finite; /* set by train: loss_sum is finite, all gradients are within conf's limits */
     uint64_t
         saturated; /* set by train: finite gradients of features that were too large for 16 bits */
 };
@@ -135,6 +156,12 @@ tr_real *tr_model_params(struct tr_model *model);
 tr_real *tr_model_grads(struct tr_model *model);
 size_t tr_model_count(const struct tr_model *model); /* parameters; 0 is possible */
 const struct tr_param *tr_model_tensors(const struct tr_model *model, size_t *n);
+
+/* [n] in the order of the layers; the model's. */
+const struct tr_head *tr_model_heads(const struct tr_model *model, uint32_t *n);
+const char *tr_head_kind_name(enum tr_head_kind kind); /* "bce" */
+/* Columns of a sample's scores, of all heads. */
+uint32_t tr_model_score_columns(const struct tr_model *model);
 
 /* Set every gradient to zero: what a rank without a batch brings to the all-reduce. */
 void tr_model_clear_grads(struct tr_model *model);

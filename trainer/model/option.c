@@ -138,21 +138,57 @@ int tr_build_acts(struct tr_build *build, const char *key, uint32_t max, enum tr
     return err;
 }
 
-int tr_build_label(struct tr_build *build, const char *key, struct tr_value **out)
+static int find_label(struct tr_build *build, uint32_t *out)
 {
     struct tr_model *model = build->model;
     const char *word = NULL;
-    int err = build_word(build, key, &word);
+    int err = build_word(build, "label", &word);
+    *out = 0;
     if (err)
         return err;
     if (!word && model->n_labels != 1)
-        return tr_build_fail(build, "%s: the data has %u labels, say which", key, model->n_labels);
-    for (uint32_t i = 0; i < model->n_labels; i++) {
-        if (!word || strcmp(model->label[i].name, word) == 0) {
-            model->label[i].readers++;
-            *out = &model->label[i];
-            return 0;
-        }
-    }
-    return tr_build_fail(build, "%s: no label is called '%.80s'", key, word);
+        return tr_build_fail(build, "label: the data has %u labels, say which", model->n_labels);
+    while (word && *out < model->n_labels && strcmp(model->label[*out].name, word) != 0)
+        ++*out;
+    if (*out == model->n_labels)
+        return tr_build_fail(build, "label: no label is called '%.80s'", word);
+    return 0;
+}
+
+int tr_build_head(struct tr_build *build, struct tr_layer *layer, enum tr_head_kind kind,
+                  uint32_t columns, uint32_t classes, struct tr_value **label)
+{
+    struct tr_model *model = build->model;
+    struct tr_head *head = &model->head[model->n_heads];
+    uint32_t which = 0;
+    if (model->n_heads == TR_HEADS_MAX)
+        return tr_build_fail(build, "expected at most %u losses", TR_HEADS_MAX);
+    int err = find_label(build, &which);
+    if (err)
+        return err;
+    if (classes && model->label_classes[which] != classes)
+        return tr_build_fail(build, "label '%s': expected %u classes, in data.yml it has %u%s",
+                             model->label[which].name, classes, model->label_classes[which],
+                             model->label_classes[which] ? "" : ", being any number");
+    *head = (struct tr_head){.name = layer->name,
+                             .kind = kind,
+                             .label = which,
+                             .first = model->score_columns,
+                             .columns = columns,
+                             .weight = 1};
+    err = tr_build_real(build, "weight", 0, 1e6, &head->weight);
+    if (err)
+        return err;
+    model->label[which].readers++;
+    model->score_columns += columns;
+    model->n_heads++;
+    layer->head = head;
+    *label = &model->label[which];
+    return 0;
+}
+
+const char *tr_head_kind_name(enum tr_head_kind kind)
+{
+    static const char *const name[] = {"bce", "mse", "softmax_ce"};
+    return name[kind];
 }

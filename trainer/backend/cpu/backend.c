@@ -31,6 +31,7 @@ static void use_onednn(struct tr_backend *backend)
 int tr_backend_init(struct tr_backend *backend, const char *name, int threads)
 {
     backend->threads = threads < 1 ? 1 : threads;
+    backend->losses = &tr_losses;
     if (!name || strcmp(name, "onednn") == 0)
         use_onednn(backend);
     else if (strcmp(name, "reference") == 0)
