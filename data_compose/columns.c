@@ -20,10 +20,11 @@
 /* A feature's columns are neighbours in `ids`, in the order of its ids. */
 struct dc_columns {
     uint32_t n_features, n_dense, n_labels, n_ids;
-    struct dc_binary_field *ids; /* [n_ids] by feature, then by place */
-    uint32_t *first;             /* [n_features + 1] into ids */
-    uint32_t *dense, *label;     /* [n_dense], [n_labels] columns of the view */
-    uint32_t weight, group;      /* UINT32_MAX: none */
+    struct dc_binary_field *ids;   /* [n_ids] by feature, then by place */
+    uint32_t *first;               /* [n_features + 1] into ids */
+    uint32_t *dense, *label;       /* [n_dense], [n_labels] columns of the view */
+    const uint32_t *label_classes; /* the job's */
+    uint32_t weight, group;        /* UINT32_MAX: none */
     const struct dc_vector *vector;
 };
 
@@ -59,6 +60,7 @@ struct dc_columns *dc_columns_create(const struct rt_job *job, const struct dc_b
     c->n_features = job->n_features;
     c->n_dense = job->data.n_dense;
     c->n_labels = job->data.n_labels;
+    c->label_classes = job->label_classes;
     c->ids = rt_xcalloc((size_t)n + 1, sizeof(*c->ids));
     c->first = rt_xcalloc((size_t)job->n_features + 2, sizeof(*c->first));
     c->dense = rt_xcalloc((size_t)c->n_dense + 1, sizeof(*c->dense));
@@ -114,13 +116,13 @@ static bool all_finite(const struct dc_vector *v, float least)
     return !bad;
 }
 
-static bool all_labels(const struct dc_vector *v)
+static bool all_labels(const struct dc_vector *v, uint32_t classes)
 {
     uint32_t n, bad = 0;
     const float *x = values(v, &n);
 
     for (uint32_t i = 0; i < n; i++)
-        bad |= x[i] != 0 && x[i] != 1;
+        bad |= !rt_label_fits(classes, (double)x[i]);
     return !bad;
 }
 
@@ -131,7 +133,8 @@ bool dc_columns_bind(struct dc_columns *columns, const struct dc_block_view *vie
 
     columns->vector = v;
     for (uint32_t i = 0; good && i < columns->n_labels; i++)
-        good = all_labels(&v[columns->label[i]]);
+        good = all_labels(&v[columns->label[i]],
+                          columns->label_classes ? columns->label_classes[i] : 2);
     for (uint32_t i = 0; good && i < columns->n_dense; i++)
         good = all_finite(&v[columns->dense[i]], -INFINITY);
     return good;

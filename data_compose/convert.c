@@ -200,6 +200,10 @@ static void describe_column(const struct rt_job *job, const struct rt_column_con
     if (col->kind == RT_COLUMN_FEATURE && job->data.format == RT_FORMAT_LIBSVM)
         rt_strbuf_addf(out, ", missing: none%s",
                        col->weight_separator ? ", weight_separator: \":\"" : "");
+    if (col->kind == RT_COLUMN_LABEL && rt_label_classes(col))
+        rt_strbuf_addf(out, ", classes: %u", rt_label_classes(col));
+    else if (col->kind == RT_COLUMN_LABEL)
+        rt_strbuf_addf(out, ", real: true");
     if (col->kind == RT_COLUMN_DENSE && col->transform == RT_TRANSFORM_LOG1P)
         rt_strbuf_addf(out, ", transform: log1p");
     rt_strbuf_addf(out, "}, ");

@@ -215,6 +215,20 @@ static int put_ids(struct dc_parser *p, struct dc_column *column, const char *te
 
 /* ---- the other kinds ---- */
 
+int dc_bad_label(const struct dc_column *column, const char *text, size_t size)
+{
+    const char *name = column ? column->conf->name : "label";
+    uint32_t classes = rt_label_classes(column ? column->conf : NULL);
+
+    if (!classes)
+        return RT_FAIL(RT_EDATA, "%s: expected a finite number, got '%.*s'", name, dc_shown(size),
+                       text);
+    if (classes > 2)
+        return RT_FAIL(RT_EDATA, "%s: expected a class of 0..%u, got '%.*s'", name, classes - 1,
+                       dc_shown(size), text);
+    return RT_FAIL(RT_EDATA, "%s: expected 0 or 1, got '%.*s'", name, dc_shown(size), text);
+}
+
 int dc_put_label(struct dc_parser *parser, const struct dc_column *column, const char *text,
                  size_t size)
 {
@@ -222,8 +236,9 @@ int dc_put_label(struct dc_parser *parser, const struct dc_column *column, const
 
     if (size == 1 && (text[0] == '0' || text[0] == '1'))
         value = text[0] - '0';
-    else if (!dc_parse_number(text, size, &value) || (value != 0 && value != 1))
-        return RT_FAIL(RT_EDATA, "label: expected 0 or 1, got '%.*s'", dc_shown(size), text);
+    else if (!dc_parse_number(text, size, &value) ||
+             !rt_label_fits(rt_label_classes(column ? column->conf : NULL), value))
+        return dc_bad_label(column, text, size);
     parser->label[column ? column->slot : 0] = (float)value;
     return 0;
 }

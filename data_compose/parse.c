@@ -54,8 +54,10 @@ static int bind_positions(struct dc_parser *p)
         char *end;
         unsigned long position = strtoul(conf->name, &end, 10);
 
-        if (conf->kind == RT_COLUMN_LABEL)
+        if (conf->kind == RT_COLUMN_LABEL && !p->label_column) {
+            p->label_column = &p->column[i];
             continue;
+        }
         if (conf->kind != RT_COLUMN_FEATURE && conf->kind != RT_COLUMN_IGNORE)
             return RT_FAIL(RT_EUSAGE, "data.yml: columns.%s: libsvm has a label and features only",
                            conf->name);

@@ -21,6 +21,7 @@
 #include "runtime/base/strbuf.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #define TILE 64u /* rows whose plain values are unpacked together */
@@ -399,8 +400,11 @@ static int take_ids(struct dc_parser *p, const struct field *f, const struct dc_
 
 static int take_label(struct dc_parser *p, const struct field *f, float value)
 {
-    if (value != 0 && value != 1)
-        return RT_FAIL(RT_EDATA, "label: expected 0 or 1, got '%g'", (double)value);
+    char text[32];
+
+    if (!rt_label_fits(rt_label_classes(f->column ? f->column->conf : NULL), (double)value))
+        return dc_bad_label(f->column, text,
+                            (size_t)snprintf(text, sizeof text, "%g", (double)value));
     p->label[f->column ? f->column->slot : 0] = value;
     return 0;
 }

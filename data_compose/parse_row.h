@@ -49,8 +49,9 @@ const struct dc_row_loops *dc_row_select(void);
 struct dc_parser {
     const struct rt_job *job;
     int (*line)(struct dc_parser *parser, const char *text, size_t size);
-    struct dc_column *column; /* [n_columns] in the order of data.yml */
-    struct dc_column **field; /* [n_fields] column of each field of the current file */
+    struct dc_column *column;       /* [n_columns] in the order of data.yml */
+    struct dc_column **field;       /* [n_fields] column of each field of the current file */
+    struct dc_column *label_column; /* libsvm: which has no field; NULL: data.yml does not say it */
     uint32_t n_fields;
     struct dc_run *run; /* over the fields, in order */
     uint32_t *stop;     /* [n_fields + 1] and room for a block: where fields end */
@@ -80,6 +81,7 @@ struct dc_parser {
 int dc_put_field(struct dc_parser *parser, struct dc_column *column, const char *text, size_t size);
 int dc_put_label(struct dc_parser *parser, const struct dc_column *column, const char *text,
                  size_t size);
+int dc_bad_label(const struct dc_column *column, const char *text, size_t size); /* RT_EDATA */
 /* All fields are there: transform dense values, replace rare ids, close gaps. RT_EDATA: a value out of range,
  * too many ids; or an error of the counts. */
 int dc_finish_row(struct dc_parser *parser);

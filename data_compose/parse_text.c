@@ -140,7 +140,7 @@ int dc_line_libsvm(struct dc_parser *parser, const char *text, size_t size)
     size_t n;
     const char *word = next_word(text, end, &n);
     uint32_t position = 0;
-    int err = dc_put_label(parser, NULL, word, n);
+    int err = dc_put_label(parser, parser->label_column, word, n);
 
     while (!err) {
         word = next_word(word + n, end, &n);

@@ -47,6 +47,7 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
         .feature_length = length,
         .n_features = job->n_features,
         .label = job->label,
+        .label_classes = job->label_classes,
         .n_labels = job->data.n_labels,
     };
     struct tr_model_conf conf = {

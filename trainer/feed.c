@@ -307,6 +307,9 @@ static int check_head(struct tr_trainer *trainer, uint64_t id, const struct wire
     if (head->n_dense != job->data.n_dense || head->n_labels != job->data.n_labels)
         return RT_FAIL(RT_EPROTO, "TrainBatch: expected %u dense and %u labels, got %u and %u",
                        job->data.n_dense, job->data.n_labels, head->n_dense, head->n_labels);
+    if (head->grouped != job->data.grouped)
+        return RT_FAIL(RT_EPROTO, "TrainBatch: grouped is %d, expected %d", head->grouped,
+                       job->data.grouped);
     if (head->samples == 0 || head->samples > job->data.batch_size)
         return RT_FAIL(RT_EPROTO, "TrainBatch: expected 1..%u samples, got %u",
                        job->data.batch_size, head->samples);
@@ -324,18 +327,34 @@ static int check_head(struct tr_trainer *trainer, uint64_t id, const struct wire
     return 0;
 }
 
+/* Some losses take a label for a place in memory. */
+static int check_labels(const struct rt_job *job, const float *label, uint32_t samples)
+{
+    uint32_t n = job->data.n_labels;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t classes = job->label_classes ? job->label_classes[i] : 2;
+        for (uint32_t s = 0; s < samples; s++) {
+            float value = label[(size_t)s * n + i];
+            if (!rt_label_fits(classes, (double)value))
+                return RT_FAIL(RT_EPROTO, "TrainBatch: sample %u: label '%s' is %g, of %u classes",
+                               s, job->label[i], (double)value, classes);
+        }
+    }
+    return 0;
+}
+
 static int view_input(struct tr_batch *batch)
 {
     const struct wire_train_batch *head = &batch->head;
     struct rt_segments seg = rt_segments_of(batch->input);
-    const void *dense, *labels, *weight = NULL, *skip;
+    const void *dense, *labels, *weight = NULL, *group = NULL, *skip;
     int err = rt_segment_take(&seg, (size_t)head->samples * head->n_dense, sizeof(float), &dense);
     if (!err)
         err = rt_segment_take(&seg, (size_t)head->samples * head->n_labels, sizeof(float), &labels);
     if (!err && head->weighted)
         err = rt_segment_take(&seg, head->samples, sizeof(float), &weight);
     if (!err && head->grouped)
-        err = rt_segment_take(&seg, head->samples, sizeof(uint64_t), &skip);
+        err = rt_segment_take(&seg, head->samples, sizeof(uint64_t), &group);
     if (!err && head->key_bytes > 0)
         err = rt_segment_take(&seg, head->samples, sizeof(uint32_t), &skip);
     if (!err && head->key_bytes > 0)
@@ -349,7 +368,8 @@ static int view_input(struct tr_batch *batch)
     batch->view.dense = head->n_dense ? dense : NULL;
     batch->view.labels = labels;
     batch->view.weight = weight;
-    return 0;
+    batch->group = group;
+    return check_labels(batch->trainer->job, labels, head->samples);
 }
 
 /* Batches hold permits from lookup to ack, and those hand on what they have reserved. */

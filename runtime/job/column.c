@@ -18,13 +18,14 @@
 #include <string.h>
 
 #define COLUMNS_MAX 8192
+#define CLASSES_MAX 65536
 #define KINDS       "feature|dense|label|weight|group|key|ignore"
 
 struct column_keys {
-    uint32_t kind, transform, min_frequency;
+    uint32_t kind, transform, min_frequency, classes;
     const char *feature, *separator, *weight_separator, *missing;
     const struct rt_node *clip;
-    bool standardize, integer;
+    bool standardize, integer, real;
 };
 #define AT(field) offsetof(struct column_keys, field)
 
@@ -63,6 +64,10 @@ static const struct rt_option option[] = {
      "dense: log1p is log(1 + max(x, 0))"},
     {"standardize", RT_OPT_BOOL, AT(standardize), "false", 0, 0, NULL,
      "dense: (x - mean) / deviation over the training files, after the transform"},
+    {"classes", RT_OPT_U32, AT(classes), "2", 2, CLASSES_MAX, NULL,
+     "label: it is one of the integers from 0 to this less one; anything else is a bad row"},
+    {"real", RT_OPT_BOOL, AT(real), "false", 0, 0, NULL,
+     "label: it is any number, what `mse` learns; `classes` says nothing then"},
 };
 
 /* ---- one column ---- */
@@ -77,7 +82,12 @@ static const char *kind_name(uint32_t kind)
 
 static int check_kind(const struct rt_node *node, uint32_t kind)
 {
-    enum { F = 1 << RT_COLUMN_FEATURE, D = 1 << RT_COLUMN_DENSE, G = 1 << RT_COLUMN_GROUP };
+    enum {
+        F = 1 << RT_COLUMN_FEATURE,
+        D = 1 << RT_COLUMN_DENSE,
+        L = 1 << RT_COLUMN_LABEL,
+        G = 1 << RT_COLUMN_GROUP
+    };
     static const struct {
         const char *key;
         uint32_t kinds;
@@ -89,6 +99,8 @@ static int check_kind(const struct rt_node *node, uint32_t kind)
         {"integer", F | G, "feature or group"},
         {"min_frequency", F, "feature"},
         {"missing", F | D, "feature or dense"},
+        {"classes", L, "label"},
+        {"real", L, "label"},
         {"clip", D, "dense"},
         {"transform", D, "dense"},
         {"standardize", D, "dense"},
@@ -235,7 +247,9 @@ static int read_column(const struct rt_node *node, struct rt_job *job, const cha
                                  .transform = keys.transform,
                                  .standardize = keys.standardize,
                                  .integer = keys.integer,
-                                 .min_frequency = keys.min_frequency};
+                                 .min_frequency = keys.min_frequency,
+                                 .classes = keys.classes,
+                                 .real = keys.real};
     if (c->kind == RT_COLUMN_FEATURE)
         err = find_feature(job, node, keys.feature ? keys.feature : name, &c->target);
     if (!err)
@@ -251,7 +265,7 @@ static int read_column(const struct rt_node *node, struct rt_job *job, const cha
 
 /* Whose n-th it is; and what there may be one of. */
 static int place(const struct rt_node *node, struct rt_data_conf *data, struct rt_column_conf *c,
-                 const char **dense, const char **label)
+                 const char **dense, const char **label, uint32_t *label_classes)
 {
     bool *only = c->kind == RT_COLUMN_WEIGHT  ? &data->weighted
                  : c->kind == RT_COLUMN_GROUP ? &data->grouped
@@ -260,8 +274,10 @@ static int place(const struct rt_node *node, struct rt_data_conf *data, struct r
 
     if (c->kind == RT_COLUMN_DENSE)
         dense[c->target = data->n_dense++] = c->name;
-    else if (c->kind == RT_COLUMN_LABEL)
+    if (c->kind == RT_COLUMN_LABEL) {
+        label_classes[data->n_labels] = rt_label_classes(c);
         label[c->target = data->n_labels++] = c->name;
+    }
     if (only && *only)
         return rt_node_fail(node, "expected at most one column of kind %s", kind_name(c->kind));
     if (only)
@@ -281,14 +297,15 @@ int rt_job_read_columns(const struct rt_node *columns, struct rt_job *job)
     struct rt_column_conf *column = rt_arena_array(job->arena, struct rt_column_conf, n);
     const char **dense = rt_arena_array(job->arena, const char *, n);
     const char **label = rt_arena_array(job->arena, const char *, n);
-    if (!column || !dense || !label)
+    uint32_t *label_classes = rt_arena_array(job->arena, uint32_t, n);
+    if (!column || !dense || !label || !label_classes)
         return RT_FAIL(RT_ENOMEM, "no memory for %zu columns", n);
     for (size_t i = 0; i < n; i++) {
         const struct rt_node *node = rt_node_at(columns, i);
 
         err = read_column(node, job, rt_node_key_at(columns, i), &column[i]);
         if (!err)
-            err = place(node, data, &column[i], dense, label);
+            err = place(node, data, &column[i], dense, label, label_classes);
         if (err)
             return err;
     }
@@ -296,6 +313,7 @@ int rt_job_read_columns(const struct rt_node *columns, struct rt_job *job)
     data->n_columns = (uint32_t)n;
     job->dense = dense;
     job->label = label;
+    job->label_classes = label_classes;
     return 0;
 }
 
@@ -347,10 +365,10 @@ void rt_job_describe_columns(const struct rt_job *job, struct rt_strbuf *out)
     for (uint32_t i = 0; i < job->data.n_columns; i++) {
         const struct rt_column_conf *c = &job->data.column[i];
 
-        rt_strbuf_addf(out, "column %s %u %u %u %d %u %.17g %.17g %.17g %d %d %u %d\n", c->name,
+        rt_strbuf_addf(out, "column %s %u %u %u %d %u %.17g %.17g %.17g %d %d %u %d %u\n", c->name,
                        c->kind, c->target, c->transform, c->standardize, c->empty, c->missing,
                        c->low, c->high, c->separator, c->integer, c->min_frequency,
-                       c->weight_separator);
+                       c->weight_separator, rt_label_classes(c));
     }
 }
 

@@ -165,8 +165,9 @@ static int check(const struct rt_node *root, const struct rt_job *job, bool look
     if (looked && files != (d->n_train > 0))
         return rt_node_fail(root, files ? "expected `train:` with at least one file"
                                         : "expected no `train:` beside `format: synthetic`");
-    if (d->n_labels != 1)
-        return rt_node_fail(root, "expected one `label` column, got %u", d->n_labels);
+    if (d->n_labels < 1 || d->n_labels > WIRE_LABELS_MAX)
+        return rt_node_fail(root, "expected 1..%u `label` columns, got %u", WIRE_LABELS_MAX,
+                            d->n_labels);
     if (d->keyed && (uint64_t)d->batch_size * RT_KEY_MAX > WIRE_KEY_BYTES_MAX)
         return rt_node_fail(root,
                             "expected a batch_size of at most %u beside a `key` column, got %u",
@@ -211,6 +212,7 @@ int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char 
     if (data->format == RT_FORMAT_LIBSVM && data->n_labels == 0) {
         static const char *const label[] = {"label"}; /* a libsvm row begins with it */
         job->label = label;
+        job->label_classes = NULL;
         data->n_labels = 1;
     }
     if (base)

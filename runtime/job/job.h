@@ -166,7 +166,22 @@ struct rt_column_conf {
     bool integer;       /* feature, group: the field is a decimal integer, taken as it is */
     uint32_t min_frequency; /* feature: ids seen less often are one id; 0 and 1: all are kept */
     char weight_separator;  /* feature: between an id and its weight; 0: ids have none */
+    uint32_t classes;       /* label: one of 0..classes-1; 0: of 0 and 1 */
+    bool real;              /* label: any number */
 };
+
+/* Values that a label may have, 0..n-1; 0: any number. NULL: a label that no column is of. */
+static inline uint32_t rt_label_classes(const struct rt_column_conf *column)
+{
+    return !column || !(column->real || column->classes) ? 2 : column->real ? 0 : column->classes;
+}
+
+static inline bool rt_label_fits(uint32_t classes, double value)
+{
+    if (!classes)
+        return (float)value - (float)value == 0; /* finite */
+    return value >= 0 && value < classes && value == (uint32_t)value;
+}
 
 struct rt_data_conf {
     uint32_t format; /* enum rt_format */
@@ -195,6 +210,7 @@ struct rt_job {
     const struct rt_feature_conf *feature;
     const char *const *dense;         /* [data.n_dense] names */
     const char *const *label;         /* [data.n_labels] names */
+    const uint32_t *label_classes;    /* [data.n_labels] rt_label_classes(); NULL: 2 each */
     const struct rt_node *model;      /* the layers: a model file, `use:` resolved */
     const struct rt_node *params;     /* `params:` of model.yml over it; may be NULL */
     const struct rt_node *model_conf; /* model.yml itself: optimizer, precision */

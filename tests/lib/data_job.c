@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static uint32_t feature_of(struct data_job *dj, const char *name)
@@ -87,6 +88,9 @@ static void add_column(struct data_job *dj, char *name, const char *kind, char *
         add_dense(dj, c, more);
     } else if (strcmp(kind, "label") == 0) {
         c->kind = RT_COLUMN_LABEL;
+        c->real = more && strcmp(more, "real") == 0;
+        c->classes = more && !c->real ? (uint32_t)strtoul(more, NULL, 10) : 0;
+        dj->label_classes[data->n_labels] = rt_label_classes(c);
         dj->label[c->target = data->n_labels++] = name;
     } else if (strcmp(kind, "weight") == 0) {
         c->kind = RT_COLUMN_WEIGHT;
@@ -119,8 +123,10 @@ void data_job_init(struct data_job *dj, enum rt_format format, bool header, cons
             *more++ = 0;
         add_column(dj, w, kind, more);
     }
-    if (format == RT_FORMAT_LIBSVM && !data->n_labels)
+    if (format == RT_FORMAT_LIBSVM && !data->n_labels) {
+        dj->label_classes[0] = 2;
         dj->label[data->n_labels++] = "label";
+    }
     data->format = format;
     data->header = header;
     data->column = dj->column;
@@ -137,4 +143,5 @@ void data_job_init(struct data_job *dj, enum rt_format format, bool header, cons
     dj->job.feature = dj->feature;
     dj->job.dense = dj->dense;
     dj->job.label = dj->label;
+    dj->job.label_classes = dj->label_classes;
 }

@@ -115,8 +115,8 @@ static const struct row_case row_case[] = {
     {                                                                                              \
         what, fmt, columns, text, RT_EDATA, 0, {0}, 0, 0, {0}, why                                 \
     }
-    BAD("label 2", RT_FORMAT_TSV, MIXED, "2\t1\t1\tu\tv\tw\tx", "label: expected 0 or 1, got '2'"),
-    BAD("label empty", RT_FORMAT_TSV, MIXED, "\t1\t1\tu\tv\tw\tx", "label: expected 0 or 1"),
+    BAD("label 2", RT_FORMAT_TSV, MIXED, "2\t1\t1\tu\tv\tw\tx", "y: expected 0 or 1, got '2'"),
+    BAD("label empty", RT_FORMAT_TSV, MIXED, "\t1\t1\tu\tv\tw\tx", "y: expected 0 or 1"),
     BAD("nan", RT_FORMAT_TSV, MIXED, "1\tnan\t1\tu\tv\tw\tx",
         "a: expected a finite number, got 'nan'"),
     BAD("inf", RT_FORMAT_TSV, MIXED, "1\t-inf\t1\tu\tv\tw\tx", "a: expected a finite number"),
@@ -141,6 +141,18 @@ static const struct row_case row_case[] = {
     BAD("svm no value", RT_FORMAT_LIBSVM, "0=feature", "1 1", "expected id:1 or id:0"),
     BAD("svm word", RT_FORMAT_LIBSVM, "0=feature", "1 a:1", "expected id:1 or id:0"),
     BAD("svm over", RT_FORMAT_LIBSVM, "0=feature", "1 18446744073709551616:1", "over 64 bits"),
+    BAD("svm label's class", RT_FORMAT_LIBSVM, "stars=label:5 0=feature", "5 1:1",
+        "stars: expected a class of 0..4, got '5'"),
+    BAD("class", RT_FORMAT_TSV, "y=label z=label:5", "1\t5",
+        "z: expected a class of 0..4, got '5'"),
+    BAD("half a class", RT_FORMAT_TSV, "y=label z=label:5", "1\t2.5",
+        "z: expected a class of 0..4, got '2.5'"),
+    BAD("negative class", RT_FORMAT_TSV, "y=label z=label:5", "1\t-1", "expected a class of 0..4"),
+    BAD("no class", RT_FORMAT_TSV, "y=label z=label:5", "1\t", "expected a class of 0..4, got ''"),
+    BAD("no number", RT_FORMAT_TSV, "y=label z=label:real", "1\tx",
+        "z: expected a finite number, got 'x'"),
+    BAD("too large a number", RT_FORMAT_TSV, "y=label z=label:real", "1\t1e39",
+        "z: expected a finite number, got '1e39'"),
     BAD("svm label", RT_FORMAT_LIBSVM, "0=feature", "-1 1:1", "label: expected 0 or 1, got '-1'"),
 };
 
