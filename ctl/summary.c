@@ -116,6 +116,8 @@ static json_t *build(const struct ctl_summary *summary)
     json_object_set_new(out, "epochs", json_integer(job->data.epochs));
     put_counts(out, &view);
     put_quality(out, &view);
+    json_t *heads = ctl_view_heads(summary->final);
+    json_object_set_new(out, "heads", heads ? heads : json_array());
     json_object_set_new(out, "bytes_per_sample", hops(summary->final, view.samples_trained));
     json_object_set_new(out, "cpu_us_per_sample",
                         cpu_of_samples(summary->final, view.samples_trained));
@@ -155,6 +157,50 @@ int ctl_summary_write(const struct ctl_summary *summary, const char *run_dir)
     return err;
 }
 
+/* What an evaluation found of a head; the rest of it is in summary.json. */
+static void print_head(const json_t *head)
+{
+    static const struct {
+        const char *key, *words;
+    } row[] = {
+        {"auc", "AUC"},           {"group_auc", "group AUC"},
+        {"logloss", "log loss"},  {"mse", "mean squared error"},
+        {"accuracy", "accuracy"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        double value = ctl_view_number(head, row[i].key);
+
+        if (isfinite(value))
+            printf("%s %.4f  ", row[i].words, value);
+    }
+}
+
+/* The first head, and then the others by their names. */
+static void print_test(const struct ctl_view *view)
+{
+    char samples[32];
+    const json_t *head;
+    size_t h;
+
+    if (!(view->test_samples > 0)) {
+        printf("  test        none: data.yml has no `test:` files\n");
+        return;
+    }
+    printf("  test        ");
+    print_head(json_array_get(view->heads, 0));
+    printf("(%s samples)\n", ctl_thousands(view->test_samples, samples, sizeof(samples)));
+    json_array_foreach (view->heads, h, head) {
+        if (h == 0)
+            continue;
+        printf("              %s  ", json_string_value(json_object_get(head, "name")));
+        print_head(head);
+        printf("\n");
+    }
+    if (isfinite(view->test_auc_best))
+        printf("              the best possible AUC on this data is %.4f\n", view->test_auc_best);
+}
+
 void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
 {
     const struct rt_job *job = summary->job;
@@ -165,15 +211,7 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
     printf("\n  job         %s: %s, %s, %u epoch%s of %s, seed %llu\n", job->name, job->model_name,
            rt_mode_name(job->global.mode), job->data.epochs, job->data.epochs == 1 ? "" : "s",
            job->data.name, (unsigned long long)job->global.seed);
-    if (isfinite(view.test_auc)) {
-        printf("  test        AUC %.4f  log loss %.4f  (%s samples)\n", view.test_auc,
-               view.test_logloss, ctl_thousands(view.test_samples, a, sizeof(a)));
-        if (isfinite(view.test_auc_best))
-            printf("              the best possible AUC on this data is %.4f\n",
-                   view.test_auc_best);
-    } else {
-        printf("  test        none: data.yml has no `test:` files\n");
-    }
+    print_test(&view);
     printf("  training    %s samples in %.1f s, %s samples/s, loss %.4f in the last epoch\n",
            ctl_thousands(view.samples_trained, a, sizeof(a)), view.train_seconds,
            ctl_thousands(view.samples_trained / view.train_seconds, b, sizeof(b)), view.train_loss);

@@ -195,7 +195,44 @@ void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out)
     out->evaluations = json_object_get(first, "evaluations");
     if (!json_is_array(out->evaluations))
         out->evaluations = NULL;
+    out->heads = json_object_get(first, "heads");
+    if (!json_is_array(out->heads))
+        out->heads = NULL;
     read_rows(snapshot->role[RT_ROLE_EMBEDDING_SERVER], out);
+}
+
+/* Of head h, over the ranks, each by its samples. */
+static double head_loss(const json_t *trainers, size_t h)
+{
+    double sum = 0, samples = 0;
+    const json_t *status;
+    size_t i;
+
+    json_array_foreach (trainers, i, status) {
+        const json_t *head = json_array_get(json_object_get(status, "heads"), h);
+        double loss = ctl_view_number(head, "train_loss");
+        double n = ctl_view_number(status, "train_loss_samples");
+
+        if (isnan(loss) || isnan(n))
+            continue;
+        sum += n * loss;
+        samples += n;
+    }
+    return samples > 0 ? sum / samples : (double)NAN;
+}
+
+json_t *ctl_view_heads(const struct ctl_snapshot *snapshot)
+{
+    const json_t *trainers = snapshot->role[RT_ROLE_TRAINER];
+    json_t *heads = json_deep_copy(json_object_get(json_array_get(trainers, 0), "heads")), *head;
+    size_t h;
+
+    json_array_foreach (heads, h, head) {
+        double loss = head_loss(trainers, h);
+
+        json_object_set_new(head, "train_loss", isnan(loss) ? json_null() : json_real(loss));
+    }
+    return heads;
 }
 
 double ctl_view_train_cpu(const struct ctl_snapshot *snapshot, enum rt_role role)

@@ -21,6 +21,7 @@ struct ctl_view {
     double test_auc_best; /* synthetic data only */
     double rows_total, rows_refused, bytes_per_row;
     double batches_retried;
+    const json_t *heads;       /* of the model, as rank 0 has them: ctl_view_heads(); or NULL */
     const json_t *evaluations; /* list, or NULL; lives as long as the snapshot */
     /* Two ranks whose dense weights differ, though both are done; equal when there are none. */
     uint32_t digest_rank[2];
@@ -28,6 +29,8 @@ struct ctl_view {
 };
 
 void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out);
+/* The heads with train_loss over all ranks; the caller's. NULL: nobody told. */
+json_t *ctl_view_heads(const struct ctl_snapshot *snapshot);
 /* A number of one status object; NaN when absent, null, or no number. */
 double ctl_view_number(const json_t *status, const char *key);
 /* What training took of all processes of a role, evaluations and starting up apart: CPU seconds, and bytes of frames sent

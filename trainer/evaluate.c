@@ -1,6 +1,6 @@
 /* trainer/evaluate.c -- one evaluation: each rank scores the test batches that are its own, rank 0 sums up.
  *
- *   every rank   batches -step.c-> auc, list of batches (metric/scores.h)
+ *   every rank   batches -step.c-> scores, list of batches (metric/scores.h)
  *   rank r > 0   its own are complete -> Scores, part by part -> rank 0
  *   rank 0       its own are complete, all others' are here -> the result, on the worker thread
  * A rank's own are complete when all splits have ended and every batch of them that is this rank's by its
@@ -19,11 +19,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PART_SAMPLES (WIRE_SCORES_MAX / 2)
+#define PART_BYTES (3u << 20) /* of a part's rows, unless one batch has more */
 
 void tr_evaluate_init(struct tr_trainer *trainer)
 {
-    tr_scores_init(&trainer->scores, trainer->auc);
+    tr_scores_init(&trainer->scores, trainer->head, trainer->n_heads, trainer->job->data.grouped);
+    for (uint32_t h = 0; h < TR_HEADS_MAX; h++)
+        trainer->quality[h] = tr_quality_unknown;
     trainer->test = rt_xcalloc(trainer->job->data.splits, sizeof *trainer->test);
 }
 
@@ -78,10 +80,16 @@ int tr_evaluate_end(struct tr_trainer *trainer, const struct wire_split_ledger *
 int tr_evaluate_scored(struct tr_trainer *trainer, const struct tr_batch *batch)
 {
     const struct tr_batch_view *view = &batch->view;
-    int err =
-        tr_auc_add(trainer->auc, batch->scores, view->labels, view->weight, batch->head.samples);
-    if (!err)
-        err = tr_scores_mark(&trainer->scores, batch->id, batch->head.samples);
+    struct tr_scored_view scored = {
+        .batch_id = batch->id,
+        .samples = view->samples,
+        .n_labels = trainer->job->data.n_labels,
+        .score = batch->scores,
+        .label = view->labels,
+        .weight = view->weight,
+        .group = batch->group,
+    };
+    int err = tr_scores_add(&trainer->scores, &scored);
     trainer->scored += !err;
     return err;
 }
@@ -152,8 +160,9 @@ static int send_part(struct tr_trainer *trainer)
     struct wire_scores head = {.phase = trainer->phase, .part = trainer->scores_part};
     struct rt_buf *payload = NULL;
     trainer->scores_next = trainer->scores_at;
-    int err = tr_scores_pack(&trainer->scores, &trainer->scores_next, PART_SAMPLES, trainer->io,
-                             &head, &payload);
+    uint32_t samples = PART_BYTES / (trainer->scores.columns * (uint32_t)sizeof(float));
+    int err = tr_scores_pack(&trainer->scores, &trainer->scores_next, samples, trainer->io, &head,
+                             &payload);
     if (!err)
         err = wire_scores_pack(&head, &trainer->out);
     if (!err) {
@@ -226,7 +235,7 @@ void tr_evaluate_serve_scores(void *ctx, struct rt_call *call, const struct rt_f
 
 static void keep(struct tr_trainer *trainer)
 {
-    const struct tr_quality *q = &trainer->quality;
+    const struct tr_quality *q = trainer->quality;
     if (trainer->n_evaluated == TR_EVALUATIONS_MAX) {
         trainer->n_evaluated--;
         memmove(trainer->evaluated, trainer->evaluated + 1,
@@ -247,7 +256,7 @@ static void keep(struct tr_trainer *trainer)
 static void sum_up(void *arg)
 {
     struct tr_trainer *trainer = arg;
-    trainer->sum_err = tr_scores_result(&trainer->scores, &trainer->quality_next);
+    trainer->sum_err = tr_scores_result(&trainer->scores, trainer->quality_next);
     if (trainer->sum_err) /* the text belongs to this thread */
         snprintf(trainer->sum_text, sizeof trainer->sum_text, "%s", rt_err_text());
 }
@@ -260,7 +269,7 @@ static void summed_up(void *arg)
         tr_fail(trainer, RT_FAIL(trainer->sum_err, "evaluation: %s", trainer->sum_text));
         return;
     }
-    trainer->quality = trainer->quality_next;
+    memcpy(trainer->quality, trainer->quality_next, sizeof trainer->quality);
     keep(trainer);
     tr_phase_evaluated(trainer);
     tr_pump(trainer);

@@ -72,6 +72,47 @@ static json_t *evaluations(const struct tr_report *r)
     return list;
 }
 
+/* Of a head in the latest evaluation; what is not of its kind is left out. */
+static void put_test(json_t *object, const struct tr_head_report *head)
+{
+    enum { BCE = 1 << TR_HEAD_BCE, MSE = 1 << TR_HEAD_MSE, CLASSES = 1 << TR_HEAD_SOFTMAX };
+    const struct tr_quality *q = &head->test;
+    const struct {
+        const char *key;
+        int kinds;
+        double value;
+    } row[] = {
+        {"loss", BCE | MSE | CLASSES, q->loss},
+        {"auc", BCE, q->auc},
+        {"group_auc", BCE, q->group_auc},
+        {"logloss", BCE | CLASSES, q->logloss},
+        {"normalized_entropy", BCE, q->normalized_entropy},
+        {"calibration", BCE | MSE, q->calibration},
+        {"mse", MSE, q->mse},
+        {"accuracy", CLASSES, q->accuracy},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++)
+        if (row[i].kinds >> head->kind & 1)
+            json_object_set_new(object, row[i].key, number(row[i].value));
+    if (BCE >> head->kind & 1)
+        put_count(object, "groups", q->groups);
+}
+
+static json_t *heads(const struct tr_report *r)
+{
+    json_t *list = json_array();
+    for (uint32_t h = 0; h < r->n_heads; h++) {
+        json_t *one = json_object();
+        json_object_set_new(one, "name", json_string(r->head[h].name));
+        json_object_set_new(one, "kind", json_string(tr_head_kind_name(r->head[h].kind)));
+        json_object_set_new(one, "weight", json_real(r->head[h].weight));
+        json_object_set_new(one, "train_loss", number(r->head[h].train_loss));
+        put_test(one, &r->head[h]);
+        json_array_append_new(list, one);
+    }
+    return list;
+}
+
 static json_t *parts(const struct tr_report *r)
 {
     json_t *seconds = json_object();
@@ -90,6 +131,7 @@ static void status(void *ctx, json_t *object)
     json_object_set_new(object, "phase", json_string(r.phase));
     json_object_set_new(object, "done", json_boolean(r.done));
     json_object_set_new(object, "evaluations", evaluations(&r));
+    json_object_set_new(object, "heads", heads(&r));
     json_object_set_new(object, "step_seconds", parts(&r));
     if (r.done)
         put_digest(object, tr_trainer_digest(program->trainer));

@@ -62,6 +62,8 @@ void tr_phase_init(struct tr_trainer *trainer)
     trainer->kind = has_statistics(trainer->job) ? WIRE_PHASE_STATISTICS : WIRE_PHASE_TRAIN;
     trainer->epoch_open = trainer->kind == WIRE_PHASE_TRAIN;
     trainer->count.train_loss = trainer->count.loss = NAN;
+    for (uint32_t h = 0; h < TR_HEADS_MAX; h++)
+        trainer->count.head[h].train_loss = NAN;
     trainer->phase_timer = (struct rt_timer){.fire = on_again, .arg = trainer};
     trainer->other = rt_xcalloc(trainer->conf.world, sizeof *trainer->other);
     for (uint32_t r = 0; r < trainer->conf.world; r++)
@@ -202,13 +204,17 @@ bool tr_phase_may_step(struct tr_trainer *trainer)
 
 static void close_epoch(struct tr_trainer *trainer)
 {
-    double loss =
-        trainer->epoch_samples ? trainer->epoch_loss_sum / (double)trainer->epoch_samples : NAN;
+    for (uint32_t h = 0; h < trainer->n_heads; h++) {
+        double sum = trainer->epoch_loss_sum[h];
+        trainer->count.head[h].train_loss =
+            trainer->epoch_samples ? sum / (double)trainer->epoch_samples : NAN;
+        trainer->epoch_loss_sum[h] = 0;
+    }
+    double loss = trainer->count.head[0].train_loss;
     rt_log(RT_LOG_INFO, "epoch_over epoch=%" PRIu64 " samples=%" PRIu64 " loss=%.5f",
            trainer->epoch, trainer->epoch_samples, loss);
     trainer->count.train_loss = loss;
     trainer->count.samples_epoch = trainer->epoch_samples;
-    trainer->epoch_loss_sum = 0;
     trainer->epoch_samples = 0;
     trainer->epoch_open = false;
     rt_ledger_next_epoch(trainer->ledger);

@@ -65,15 +65,17 @@ struct tr_batch {
     struct tr_feature_grad *feature_grad; /* [n_features] in `gradients`, with their scales */
     uint64_t saturated;                   /* of `gradients`, what was too large for 16 bits */
     uint64_t step, attempt;               /* the step that it was trained in; at it (group.h) */
-    uint32_t place, among; /* of the ranks with a batch in that step, which, and how many */
-    double learning_rate;  /* factor of that step */
-    bool computed;         /* `gradients` are of that step */
-    bool telling;          /* the next rank is being told that it is finished */
-    bool waits;            /* PUSHING, but not sent: the link's credit is used up */
-    uint32_t refused;      /* pushes that failed by themselves */
-    bool failed;           /* it goes back for a reason of its own */
-    double loss_sum;
-    float *scores; /* [batch_size] of an evaluation batch, once it is scored */
+    uint32_t place, among;         /* of the ranks with a batch in that step, which, and how many */
+    double learning_rate;          /* factor of that step */
+    bool computed;                 /* `gradients` are of that step */
+    bool telling;                  /* the next rank is being told that it is finished */
+    bool waits;                    /* PUSHING, but not sent: the link's credit is used up */
+    uint32_t refused;              /* pushes that failed by themselves */
+    bool failed;                   /* it goes back for a reason of its own */
+    double loss_sum[TR_HEADS_MAX]; /* of each head */
+    const uint64_t *group;         /* [samples] in `input`; NULL: there is no such column */
+    float *
+        scores; /* [batch_size][columns] of all heads, once it is scored; evaluation, or the training window */
     struct tr_trainer *trainer;
     struct tr_batch *next; /* in queue or ready */
 };
@@ -172,8 +174,9 @@ struct tr_trainer {
     uint64_t over_phase; /* the number of that phase */
     struct rt_arena *statistics_arena;
 
-    struct tr_auc *auc;         /* the loop thread's; the worker's while summing_up */
-    struct tr_scores scores;    /* of the auc's samples: which batch each is of */
+    const struct tr_head *head; /* [n_heads] of the model */
+    uint32_t n_heads;
+    struct tr_scores scores;    /* the loop thread's; the worker's while summing_up */
     struct tr_split_test *test; /* [splits] */
     uint64_t scored;            /* own batches that are in the list */
     size_t scores_at,
@@ -187,11 +190,11 @@ struct tr_trainer {
     uint64_t evaluations_begun, evaluated_step;
     struct tr_evaluation evaluated[TR_EVALUATIONS_MAX]; /* the latest ones */
     uint32_t n_evaluated;
-    struct tr_quality quality;      /* of the latest evaluation */
-    struct tr_quality quality_next; /* Touched by: the worker while summing_up */
-    bool summing_up;                /* the evaluation's result is being computed */
-    struct tr_report count;         /* the running numbers of the report */
-    double epoch_loss_sum;
+    struct tr_quality quality[TR_HEADS_MAX];      /* of the latest evaluation */
+    struct tr_quality quality_next[TR_HEADS_MAX]; /* Touched by: the worker while summing_up */
+    bool summing_up;                              /* the evaluation's result is being computed */
+    struct tr_report count;                       /* the running numbers of the report */
+    double epoch_loss_sum[TR_HEADS_MAX];
     uint64_t epoch_samples;
     uint64_t started_ns, last_ack_ns; /* of training: first batch in, last batch acked */
     uint64_t evaluating_since_ns, evaluated_ns;

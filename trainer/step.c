@@ -43,13 +43,12 @@ int tr_step_init(struct tr_trainer *trainer)
     if (!err && trainer->conf.init_from)
         err = tr_load_dense(trainer->conf.init_from, trainer->model);
     if (!err)
-        err = tr_auc_create(TR_AUC_SAMPLES_MAX, &trainer->auc);
+        trainer->head = tr_model_heads(trainer->model, &trainer->n_heads);
     return err;
 }
 
 void tr_step_release(struct tr_trainer *trainer)
 {
-    tr_auc_destroy(trainer->auc);
     tr_optimizer_destroy(trainer->optimizer);
     tr_model_destroy(trainer->model);
 }
@@ -73,7 +72,7 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
     if (err)
         return err;
     if (trainer->step_kind != TR_AGAIN)
-        batch->loss_sum = out.loss_sum;
+        memcpy(batch->loss_sum, out.head_loss, sizeof batch->loss_sum);
     trainer->step_finite = out.finite;
     batch->saturated = out.finite ? out.saturated : 0;
     return trainer->step_kind == TR_ALONE && out.finite ? update(trainer) : 0;
@@ -83,10 +82,11 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
 static int score(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     uint32_t samples = trainer->job->data.batch_size; /* the next batch in this struct too */
+    size_t n = (size_t)samples * tr_model_score_columns(trainer->model);
     if (!batch->scores)
-        batch->scores = rt_try_malloc(samples * sizeof *batch->scores);
+        batch->scores = rt_try_malloc(n * sizeof *batch->scores);
     if (!batch->scores)
-        return RT_FAIL(RT_ENOMEM, "no memory for %u scores", samples);
+        return RT_FAIL(RT_ENOMEM, "no memory for %zu scores", n);
     struct tr_forward_out out = {.score = batch->scores};
     return tr_model_forward(trainer->model, &batch->view, &out);
 }
@@ -137,10 +137,14 @@ static void commit_own(struct tr_trainer *trainer, struct tr_batch *batch)
         tr_fail(trainer, err);
         return;
     }
-    trainer->epoch_loss_sum += batch->loss_sum;
     trainer->epoch_samples += batch->head.samples;
-    trainer->count.train_loss = trainer->epoch_loss_sum / (double)trainer->epoch_samples;
-    double loss = batch->loss_sum / batch->head.samples;
+    for (uint32_t h = 0; h < trainer->n_heads; h++) {
+        trainer->epoch_loss_sum[h] += batch->loss_sum[h];
+        trainer->count.head[h].train_loss =
+            trainer->epoch_loss_sum[h] / (double)trainer->epoch_samples;
+    }
+    trainer->count.train_loss = trainer->count.head[0].train_loss;
+    double loss = batch->loss_sum[0] / batch->head.samples;
     bool first = trainer->count.batches_stepped++ == 0;
     trainer->count.loss = first ? loss : 0.98 * trainer->count.loss + 0.02 * loss;
     tr_set_real(&trainer->metric.loss, loss);

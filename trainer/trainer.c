@@ -415,9 +415,15 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->train_loss_samples = trainer->epoch_samples ? trainer->epoch_samples : out->samples_epoch;
     out->samples_per_second =
         out->train_seconds > 0 ? (double)out->samples_trained / out->train_seconds : 0;
-    bool tested = out->evaluations > 0 && trainer->quality.samples > 0;
-    out->test_auc = tested ? trainer->quality.auc : NAN;
-    out->test_logloss = tested ? trainer->quality.logloss : NAN;
-    out->test_calibration = tested ? trainer->quality.calibration : NAN;
-    out->test_samples = tested ? trainer->quality.samples : 0;
+    out->test_auc = trainer->quality[0].auc;
+    out->test_logloss = trainer->quality[0].logloss;
+    out->test_calibration = trainer->quality[0].calibration;
+    out->test_samples = trainer->quality[0].samples;
+    out->n_heads = trainer->n_heads;
+    for (uint32_t h = 0; h < trainer->n_heads; h++) {
+        out->head[h].name = trainer->head[h].name;
+        out->head[h].kind = trainer->head[h].kind;
+        out->head[h].weight = trainer->head[h].weight;
+        out->head[h].test = trainer->quality[h];
+    }
 }

@@ -8,6 +8,7 @@
 #include "runtime/admin/metrics.h"
 #include "runtime/job/job.h"
 #include "runtime/net/rpc.h"
+#include "trainer/metric/auc.h"
 #include "trainer/parts.h"
 
 struct tr_trainer;
@@ -59,6 +60,14 @@ struct tr_evaluation {
     double auc, logloss;
 };
 
+/* A head of the model: model.h; quality of the latest evaluation, at rank 0. */
+struct tr_head_report {
+    const char *name;
+    enum tr_head_kind kind;
+    double weight, train_loss; /* as the report's, of this head */
+    struct tr_quality test;
+};
+
 /* Numbers for status and summary. NaN: not known (yet). Samples are this rank's own; rank 0 has also what was
  * read and quarantined in all, and the results of evaluations. */
 struct tr_report {
@@ -77,6 +86,8 @@ struct tr_report {
     double train_began, train_ended, evaluated_seconds;
     double test_auc, test_logloss, test_calibration;
     uint64_t test_samples;
+    struct tr_head_report head[TR_HEADS_MAX]; /* [n_heads]; the first one's are the numbers above */
+    uint32_t n_heads;
     uint32_t staleness_max, permits_used, permits;
     double staleness_mean;         /* over all lookups; NaN before the first */
     double part_seconds[TR_PARTS]; /* of all steps made */

@@ -62,7 +62,8 @@ static void check_job(const struct rt_job *job)
                   job->table[t].hash_functions <= RT_HASH_FUNCTIONS_MAX);
     rt_assert(job->global.wire.rows <= WIRE_BF16 && job->global.wire.row_gradients <= WIRE_BF16);
     rt_assert(job->global.wire.embeddings <= WIRE_BF16 && job->global.wire.gradients <= WIRE_BF16);
-    rt_assert(job->data.n_dense <= job->data.n_columns && job->data.n_labels == 1);
+    rt_assert(job->data.n_dense <= job->data.n_columns && job->data.n_labels >= 1 &&
+              job->data.n_labels <= job->data.n_columns + 1);
 }
 
 static void use_job(const struct rt_job *job)

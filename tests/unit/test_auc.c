@@ -17,7 +17,7 @@
 static struct tr_auc *create(uint64_t limit)
 {
     struct tr_auc *auc = NULL;
-    assert_int_equal(tr_auc_create(limit, &auc), 0);
+    assert_int_equal(tr_auc_create(TR_HEAD_BCE, limit, &auc), 0);
     return auc;
 }
 
@@ -61,7 +61,7 @@ static void test_table(void **state)
         struct tr_auc *auc = create(10);
         struct tr_quality q;
         assert_int_equal(tr_auc_add(auc, row[i].score, row[i].label, NULL, row[i].n), 0);
-        assert_int_equal(tr_auc_result(auc, &q), 0);
+        assert_int_equal(tr_auc_result(auc, NULL, &q), 0);
         bool same = isnan(row[i].want) ? isnan(q.auc) : fabs(q.auc - row[i].want) < 1e-15;
         if (!same)
             fail_msg("%s: got %.17g, want %.17g", row[i].name, q.auc, row[i].want);
@@ -98,7 +98,7 @@ static void test_random(void **state)
         assert_int_equal(tr_auc_add(auc, score, label, w, first), 0);
         assert_int_equal(
             tr_auc_add(auc, score + first, label + first, w ? w + first : NULL, n - first), 0);
-        assert_int_equal(tr_auc_result(auc, &q), 0);
+        assert_int_equal(tr_auc_result(auc, NULL, &q), 0);
         double want = brute_force(score, label, w, n);
         assert_true(isnan(want) ? isnan(q.auc) : fabs(q.auc - want) < 1e-12);
         assert_int_equal(q.samples, n);
@@ -122,7 +122,7 @@ static void test_refused(void **state)
     static const float weights[][2] = {{1, -1}, {NAN, 1}, {1, INFINITY}};
     struct tr_auc *auc = create(3), *none = NULL;
     size_t n = 9;
-    assert_int_equal(tr_auc_create(0, &none), RT_EUSAGE);
+    assert_int_equal(tr_auc_create(TR_HEAD_BCE, 0, &none), RT_EUSAGE);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         assert_int_equal(tr_auc_add(auc, bad[i], labels, NULL, 2), RT_EDATA);
     for (size_t i = 0; i < ARRAY_LEN(weights); i++)
@@ -150,10 +150,10 @@ static void test_no_memory(void **state)
     assert_int_equal(tr_auc_add(auc, score, label, NULL, 2), 0);
     for (int nth = 0; nth < 2; nth++) {
         rt_fault_alloc(nth);
-        assert_int_equal(tr_auc_result(auc, &q), RT_ENOMEM);
+        assert_int_equal(tr_auc_result(auc, NULL, &q), RT_ENOMEM);
         rt_fault_alloc(-1);
     }
-    assert_int_equal(tr_auc_result(auc, &q), 0);
+    assert_int_equal(tr_auc_result(auc, NULL, &q), 0);
     assert_true(q.auc == 1);
     tr_auc_destroy(auc);
 }

@@ -1,5 +1,5 @@
-/* tests/unit/test_scores.c -- scores of an evaluation: parts over the wire, a result that is the same in whatever
- * order batches arrive, parts that are not what they say, memory that runs out. */
+/* tests/unit/test_scores.c -- scores of an evaluation, of three heads and in groups: parts over the wire, a result that is the
+ * same in whatever order batches arrive and that of counting every pair, parts that are not what they say, memory that runs out. */
 #include "trainer/metric/scores.h"
 
 #include "runtime/base/assert.h"
@@ -9,6 +9,7 @@
 #include "runtime/base/rand.h"
 #include "tests/lib/plain_io.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,39 +17,83 @@
 
 #include <cmocka.h>
 
-enum { BATCHES = 40, SAMPLES_MAX = 9, LIMIT = 100000 };
+enum { BATCHES = 40, SAMPLES_MAX = 9, CLASSES = 3, LABELS = 3, HEADS = 3, COLUMNS = 2 + CLASSES };
+
+static const struct tr_head heads[HEADS] = {
+    {.name = "click", .kind = TR_HEAD_BCE, .label = 1, .first = 0, .columns = 1},
+    {.name = "sort", .kind = TR_HEAD_SOFTMAX, .label = 0, .first = 1, .columns = CLASSES},
+    {.name = "stars", .kind = TR_HEAD_MSE, .label = 2, .first = 1 + CLASSES, .columns = 1},
+};
 
 struct rank {
-    struct tr_auc *auc;
     struct tr_scores scores;
 };
 
 static void make(struct rank *rank)
 {
-    assert_int_equal(tr_auc_create(LIMIT, &rank->auc), 0);
-    tr_scores_init(&rank->scores, rank->auc);
+    tr_scores_init(&rank->scores, heads, HEADS, true);
 }
 
 static void unmake(struct rank *rank)
 {
     tr_scores_release(&rank->scores);
-    tr_auc_destroy(rank->auc);
 }
 
-/* Batch b: a function of its number; scores repeat, so that ties are summed up. */
+/* A batch of its own. */
+struct drawn {
+    float score[SAMPLES_MAX][COLUMNS], label[SAMPLES_MAX][LABELS], weight[SAMPLES_MAX];
+    uint64_t group[SAMPLES_MAX];
+    uint32_t n;
+};
+
+static float draw(uint64_t key, uint32_t sample, uint64_t what, uint64_t below)
+{
+    return (float)rt_below(rt_draw(rt_draw_fold(key, sample), what), below);
+}
+
+/* A function of its number; scores repeat, so that ties are summed up; groups differ in their high bits too. */
+static struct drawn batch(uint64_t seed, uint64_t b)
+{
+    struct drawn d = {0};
+    uint64_t key = rt_draw_fold(rt_draw_key(seed, "scores", NULL), b);
+    d.n = 1 + (uint32_t)rt_below(rt_draw(key, 0), SAMPLES_MAX);
+    for (uint32_t i = 0; i < d.n; i++) {
+        float most = 0;
+        d.score[i][0] = draw(key, i, 1, 7) / 7;
+        for (uint32_t c = 0; c < CLASSES; c++)
+            most += d.score[i][1 + c] = 1 + draw(key, i, 2 + c, 50);
+        for (uint32_t c = 0; c < CLASSES; c++)
+            d.score[i][1 + c] /= most;
+        d.score[i][1 + CLASSES] = draw(key, i, 8, 100) / 10 - 5;
+        d.label[i][0] = draw(key, i, 9, CLASSES);
+        d.label[i][1] = draw(key, i, 10, 2);
+        d.label[i][2] = draw(key, i, 11, 30) / 10;
+        d.weight[i] = draw(key, i, 12, 1000) / 333;
+        d.group[i] = (uint64_t)draw(key, i, 13, 25) << (b % 2 ? 59 : 1);
+    }
+    return d;
+}
+
+static int add(struct rank *rank, const struct drawn *d, uint64_t b)
+{
+    const struct tr_scored_view view = {
+        .batch_id = b,
+        .samples = d->n,
+        .n_labels = LABELS,
+        .score = d->score[0],
+        .label = d->label[0],
+        .weight = d->weight,
+        .group = d->group,
+    };
+    return tr_scores_add(&rank->scores, &view);
+}
+
 static uint32_t score(struct rank *rank, uint64_t seed, uint64_t b)
 {
-    float value[SAMPLES_MAX], label[SAMPLES_MAX], weight[SAMPLES_MAX];
-    uint64_t key = rt_draw_fold(rt_draw_key(seed, "scores", NULL), b);
-    uint32_t n = 1 + (uint32_t)rt_below(rt_draw(key, 0), SAMPLES_MAX);
-    for (uint32_t i = 0; i < n; i++) {
-        value[i] = (float)rt_below(rt_draw(key, 1 + 3 * i), 7) / 7;
-        label[i] = (float)rt_below(rt_draw(key, 2 + 3 * i), 2);
-        weight[i] = (float)rt_below(rt_draw(key, 3 + 3 * i), 1000) / 333;
-    }
-    assert_int_equal(tr_auc_add(rank->auc, value, label, weight, n), 0);
-    assert_int_equal(tr_scores_mark(&rank->scores, b, n), 0);
-    return n;
+    struct drawn d = batch(seed, b);
+    if (add(rank, &d, b))
+        fail_msg("%s", rt_err_text());
+    return d.n;
 }
 
 /* All of `from`, in parts of at most `max` samples. */
@@ -75,13 +120,13 @@ static void any_order(void **state)
     (void)state;
     print_message("seed %llu\n", (unsigned long long)seed);
     for (uint64_t run = 0; run < 30; run++) {
-        struct tr_quality want, got;
+        struct tr_quality want[HEADS], got[HEADS];
         struct rank one, rank[4];
         uint32_t samples = 0, world = 2 + (uint32_t)(run % 3);
         make(&one);
         for (uint64_t b = 0; b < BATCHES; b++)
             samples += score(&one, seed + run, b);
-        assert_int_equal(tr_scores_result(&one.scores, &want), 0);
+        assert_int_equal(tr_scores_result(&one.scores, want), 0);
         for (uint32_t r = 0; r < world; r++)
             make(&rank[r]);
         for (uint64_t i = 0; i < BATCHES; i++) {
@@ -90,9 +135,9 @@ static void any_order(void **state)
         }
         for (uint32_t r = 1; r < world; r++)
             send_all(&rank[r], &rank[0], 1 + (uint32_t)run * 2);
-        assert_int_equal(tr_scores_result(&rank[0].scores, &got), 0);
-        assert_int_equal(got.samples, samples);
-        assert_memory_equal(&got, &want, sizeof(got));
+        assert_int_equal(tr_scores_result(&rank[0].scores, got), 0);
+        assert_int_equal(got[0].samples, samples);
+        assert_memory_equal(got, want, sizeof(got));
         for (uint32_t r = 0; r < world; r++)
             unmake(&rank[r]);
         unmake(&one);
@@ -102,13 +147,14 @@ static void any_order(void **state)
 static void nothing_to_send(void **state)
 {
     struct rank a, b;
-    struct tr_quality q;
+    struct tr_quality q[HEADS];
     (void)state;
     make(&a);
     make(&b);
     send_all(&a, &b, 10);
-    assert_int_equal(tr_scores_result(&b.scores, &q), 0);
-    assert_int_equal(q.samples, 0);
+    assert_int_equal(tr_scores_result(&b.scores, q), 0);
+    assert_int_equal(q[0].samples, 0);
+    assert_true(isnan(q[0].auc) && isnan(q[0].group_auc) && isnan(q[2].mse));
     score(&b, 1, 5);
     assert_true(tr_scores_has(&b.scores, 5));
     tr_scores_reset(&b.scores);
@@ -126,7 +172,7 @@ static bool is_even(void *arg, uint64_t batch_id)
 static void filter(void **state)
 {
     struct rank all, even;
-    struct tr_quality want, got;
+    struct tr_quality want[HEADS], got[HEADS];
     (void)state;
     make(&all);
     make(&even);
@@ -136,11 +182,106 @@ static void filter(void **state)
             score(&even, 9, b);
     }
     tr_scores_filter(&all.scores, is_even, NULL);
-    assert_int_equal(tr_scores_result(&all.scores, &got), 0);
-    assert_int_equal(tr_scores_result(&even.scores, &want), 0);
-    assert_memory_equal(&got, &want, sizeof(got));
+    assert_int_equal(tr_scores_result(&all.scores, got), 0);
+    assert_int_equal(tr_scores_result(&even.scores, want), 0);
+    assert_memory_equal(got, want, sizeof(got));
     unmake(&all);
     unmake(&even);
+}
+
+/* ---- against counting ---- */
+
+struct pairs {
+    double won, all, weight; /* of a positive and a negative each; of the samples */
+    bool both;
+};
+
+/* Of the samples of one group, or of all. */
+static struct pairs count_pairs(const struct drawn *d, uint32_t batches, bool every, uint64_t group)
+{
+    struct pairs p = {0};
+    for (uint32_t a = 0; a < batches * SAMPLES_MAX; a++) {
+        const struct drawn *x = &d[a / SAMPLES_MAX];
+        uint32_t i = a % SAMPLES_MAX;
+        if (i >= x->n || (!every && x->group[i] != group))
+            continue;
+        p.weight += (double)x->weight[i];
+        for (uint32_t b = 0; b < batches * SAMPLES_MAX; b++) {
+            const struct drawn *y = &d[b / SAMPLES_MAX];
+            uint32_t j = b % SAMPLES_MAX;
+            if (j >= y->n || (!every && y->group[j] != group) || x->label[i][1] != 1 ||
+                y->label[j][1] != 0)
+                continue;
+            double w = (double)x->weight[i] * (double)y->weight[j], u = (double)x->score[i][0];
+            double v = (double)y->score[j][0];
+            p.all += w;
+            p.won += u > v ? w : u == v ? w / 2 : 0;
+        }
+    }
+    p.both = p.all > 0;
+    return p;
+}
+
+static void check_groups(const struct drawn *d, uint32_t batches, const struct tr_quality *q)
+{
+    double sum = 0, weight = 0;
+    uint64_t groups = 0;
+    for (uint64_t g = 0; g < 50; g++) {
+        uint64_t group = (g / 2) << (g % 2 ? 59 : 1);
+        struct pairs p = count_pairs(d, batches, false, group);
+        if (!p.both || g == 1) /* 0 is 0 either way */
+            continue;
+        sum += p.weight * p.won / p.all;
+        weight += p.weight;
+        groups++;
+    }
+    assert_true(q->groups == groups && groups > 10);
+    assert_true(fabs(q->group_auc - sum / weight) < 1e-12);
+}
+
+static bool near(double got, double want)
+{
+    return fabs(got - want) < 1e-9 * fmax(1, fabs(want));
+}
+
+static void counted(void **state)
+{
+    struct drawn d[BATCHES];
+    struct tr_quality q[HEADS];
+    struct rank rank;
+    double weight = 0, loss = 0, rate = 0, right = 0, entropy = 0, squares = 0, said = 0, were = 0;
+    (void)state;
+    make(&rank);
+    for (uint32_t b = 0; b < BATCHES; b++) {
+        d[b] = batch(3, b);
+        assert_int_equal(add(&rank, &d[b], b), 0);
+        for (uint32_t i = 0; i < d[b].n; i++) {
+            const float *p = d[b].score[i], *y = d[b].label[i];
+            double w = (double)d[b].weight[i], c = fmin(fmax((double)p[0], 1e-7), 1 - 1e-7);
+            uint32_t k = (uint32_t)y[0], most = p[1] >= p[2] ? 0 : 1;
+            most = p[3] > p[1 + most] ? 2 : most;
+            weight += w;
+            rate += w * (double)y[1];
+            loss -= w * log(y[1] == 1 ? c : 1 - c);
+            entropy -= w * log((double)p[1 + k]);
+            right += most == k ? w : 0;
+            squares += w * ((double)p[4] - (double)y[2]) * ((double)p[4] - (double)y[2]);
+            said += w * (double)p[4];
+            were += w * (double)y[2];
+        }
+    }
+    assert_int_equal(tr_scores_result(&rank.scores, q), 0);
+    struct pairs all = count_pairs(d, BATCHES, true, 0);
+    assert_true(near(q[0].auc, all.won / all.all));
+    check_groups(d, BATCHES, &q[0]);
+    rate /= weight;
+    assert_true(near(q[0].logloss, loss / weight) && q[0].loss == q[0].logloss);
+    assert_true(near(q[0].normalized_entropy,
+                     loss / weight / -(rate * log(rate) + (1 - rate) * log(1 - rate))));
+    assert_true(near(q[1].logloss, entropy / weight) && near(q[1].accuracy, right / weight));
+    assert_true(near(q[2].mse, squares / weight) && near(q[2].calibration, said / were));
+    assert_true(isnan(q[0].mse) && isnan(q[1].auc) && isnan(q[2].logloss) && q[2].loss == q[2].mse);
+    unmake(&rank);
 }
 
 /* A part is data from outside. */
@@ -149,37 +290,43 @@ static void refused(void **state)
     static const struct {
         const char *name, *text;
         uint32_t batches, samples, count; /* of the head; of the second batch */
-        float score, label, weight;
+        float score, label, weight, prediction;
         uint64_t id;
         int err;
     } row[] = {
-        {"as it should be", "", 2, 5, 3, 0.5f, 1, 1, 8, 0},
-        {"more samples than it says", "expected 5", 2, 5, 4, 0.5f, 1, 1, 8, RT_EPROTO},
-        {"less payload than it says", "Scores", 2, 9, 7, 0.5f, 1, 1, 8, RT_EPROTO},
-        {"one batch less", "Scores", 1, 5, 3, 0.5f, 1, 1, 8, RT_EPROTO},
-        {"a batch that is here", "is here already", 2, 5, 3, 0.5f, 1, 1, 70, RT_EPROTO},
-        {"a score above 1", "score", 2, 5, 3, 1.5f, 1, 1, 8, RT_EDATA},
-        {"a label of 2", "label", 2, 5, 3, 0.5f, 2, 1, 8, RT_EDATA},
-        {"a weight below 0", "weight", 2, 5, 3, 0.5f, 1, -1, 8, RT_EDATA},
+        {"as it should be", "", 2, 5, 3, 0.5f, 1, 1, 2, 8, 0},
+        {"more samples than it says", "expected 5", 2, 5, 4, 0.5f, 1, 1, 2, 8, RT_EPROTO},
+        {"less payload than it says", "Scores", 2, 9, 7, 0.5f, 1, 1, 2, 8, RT_EPROTO},
+        {"one batch less", "Scores", 1, 5, 3, 0.5f, 1, 1, 2, 8, RT_EPROTO},
+        {"a batch that is here", "is here already", 2, 5, 3, 0.5f, 1, 1, 2, 70, RT_EPROTO},
+        {"a score above 1", "score", 2, 5, 3, 1.5f, 1, 1, 2, 8, RT_EDATA},
+        {"a label of 2", "label", 2, 5, 3, 0.5f, 2, 1, 2, 8, RT_EDATA},
+        {"no prediction", "prediction", 2, 5, 3, 0.5f, 1, 1, NAN, 8, RT_EDATA},
+        {"a weight below 0", "weight", 2, 5, 3, 0.5f, 1, -1, 2, 8, RT_EDATA},
     };
     struct rt_io *io = plain_io_create(1 << 20);
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         uint64_t id[2] = {7, row[i].id};
         uint32_t count[2] = {2, row[i].count};
-        struct tr_auc_sample sample[5];
+        float sample[5][1 + 2 * HEADS];
+        uint64_t group[5] = {0};
         struct rank rank;
         size_t end = 0,
-               at[3] = {rt_segment_put(&end, sizeof(id)), rt_segment_put(&end, sizeof(count)),
-                        rt_segment_put(&end, sizeof(sample))};
+               at[4] = {rt_segment_put(&end, sizeof(id)), rt_segment_put(&end, sizeof(count)),
+                        rt_segment_put(&end, sizeof(sample)), rt_segment_put(&end, sizeof(group))};
         struct rt_buf *buf = rt_io_buf(io, end);
         for (int s = 0; s < 5; s++)
-            sample[s] = (struct tr_auc_sample){0.25f, 0, 1};
-        sample[4] = (struct tr_auc_sample){row[i].score, row[i].label, row[i].weight};
+            memcpy(sample[s], (float[]){1, 0.25f, 0, 0.5f, 1, 2.5f, 3}, sizeof(sample[s]));
+        sample[4][0] = row[i].weight;
+        sample[4][1] = row[i].score;
+        sample[4][2] = row[i].label;
+        sample[4][5] = row[i].prediction;
         memset(buf->data, 0, end);
         memcpy(buf->data + at[0], id, sizeof(id));
         memcpy(buf->data + at[1], count, sizeof(count));
         memcpy(buf->data + at[2], sample, sizeof(sample));
+        memcpy(buf->data + at[3], group, sizeof(group));
         buf->size = end;
         make(&rank);
         score(&rank, 1, 70);
@@ -196,12 +343,10 @@ static void refused(void **state)
 
 static int score_and_sum(struct rank *rank)
 {
-    float value = 0.5f, label = 1;
-    struct tr_quality q;
-    int err = tr_auc_add(rank->auc, &value, &label, NULL, 1);
-    if (!err)
-        err = tr_scores_mark(&rank->scores, 1, 1);
-    return err ? err : tr_scores_result(&rank->scores, &q);
+    struct tr_quality q[HEADS];
+    struct drawn d = batch(1, 1);
+    int err = add(rank, &d, 1);
+    return err ? err : tr_scores_result(&rank->scores, q);
 }
 
 static void memory(void **state)
@@ -224,7 +369,7 @@ int main(void)
 {
     const struct CMUnitTest test[] = {
         cmocka_unit_test(any_order), cmocka_unit_test(nothing_to_send), cmocka_unit_test(filter),
-        cmocka_unit_test(refused),   cmocka_unit_test(memory),
+        cmocka_unit_test(counted),   cmocka_unit_test(refused),         cmocka_unit_test(memory),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

@@ -17,6 +17,7 @@
 
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "trainer/metric/group_auc.h"
 
 #define RADIX_BITS 11u
 #define RADIX      (1u << RADIX_BITS)
@@ -24,17 +25,19 @@
 #define FIRST_ROOM 4096u
 
 struct tr_auc {
+    enum tr_head_kind kind;
     struct tr_auc_sample *sample;
     size_t n, capacity;
     uint64_t limit;
 };
 
-int tr_auc_create(uint64_t limit, struct tr_auc **out)
+int tr_auc_create(enum tr_head_kind kind, uint64_t limit, struct tr_auc **out)
 {
     if (limit < 1 || limit > TR_AUC_SAMPLES_MAX)
         return RT_FAIL(RT_EUSAGE, "AUC: expected a limit of 1..%llu samples, got %llu",
                        (unsigned long long)TR_AUC_SAMPLES_MAX, (unsigned long long)limit);
     struct tr_auc *auc = rt_xcalloc(1, sizeof *auc);
+    auc->kind = kind;
     auc->limit = limit;
     *out = auc;
     return 0;
@@ -71,47 +74,48 @@ static int make_room(struct tr_auc *auc, size_t n)
     return 0;
 }
 
-static int check_samples(const float *score, const float *weight, size_t n)
+int tr_auc_check(enum tr_head_kind kind, const struct tr_auc_sample *sample)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (!(score[i] >= 0 && score[i] <= 1))
-            return RT_FAIL(RT_EDATA, "AUC: score %zu: expected 0..1, got %g", i, (double)score[i]);
-        if (weight && !(weight[i] >= 0 && isfinite(weight[i])))
-            return RT_FAIL(RT_EDATA, "AUC: weight %zu: expected at least 0, got %g", i,
-                           (double)weight[i]);
-    }
+    double score = (double)sample->score, label = (double)sample->label;
+    if (kind == TR_HEAD_MSE && !isfinite(score))
+        return RT_FAIL(RT_EDATA, "prediction: expected a finite number, got %g", score);
+    if (kind == TR_HEAD_MSE && !isfinite(label))
+        return RT_FAIL(RT_EDATA, "AUC: label: expected a finite number, got %g", label);
+    if (kind != TR_HEAD_MSE && !(score >= 0 && score <= 1))
+        return RT_FAIL(RT_EDATA, "AUC: score: expected 0..1, got %g", score);
+    if (kind != TR_HEAD_MSE && label != 0 && label != 1)
+        return RT_FAIL(RT_EDATA, "AUC: label: expected 0 or 1, got %g", label);
+    if (!(sample->weight >= 0 && isfinite(sample->weight)))
+        return RT_FAIL(RT_EDATA, "AUC: weight: expected at least 0, got %g",
+                       (double)sample->weight);
     return 0;
 }
 
 int tr_auc_add(struct tr_auc *auc, const float *score, const float *label, const float *weight,
                size_t n)
 {
-    int err = check_samples(score, weight, n);
-    if (!err)
-        err = make_room(auc, n);
+    size_t first = auc->n;
+    int err = make_room(auc, n);
     if (err)
         return err;
-    for (size_t i = 0; i < n; i++)
-        auc->sample[auc->n + i] = (struct tr_auc_sample){
+    for (size_t i = 0; i < n && !err; i++) {
+        struct tr_auc_sample *sample = &auc->sample[first + i];
+        bool real = auc->kind == TR_HEAD_MSE;
+        *sample = (struct tr_auc_sample){
             .score = score[i] + 0.0f, /* -0 becomes 0: equal numbers must have equal bits */
-            .label = label[i] > 0.5f ? 1.0f : 0.0f,
-            .weight = weight ? weight[i] : 1.0f,
+            .label = real ? label[i] : label[i] > 0.5f,
+            .weight = weight ? weight[i] : 1,
         };
-    auc->n += n;
-    return 0;
+        err = tr_auc_check(auc->kind, sample);
+    }
+    if (!err)
+        auc->n += n;
+    return err;
 }
 
 int tr_auc_add_samples(struct tr_auc *auc, const struct tr_auc_sample *sample, size_t n)
 {
-    int err = 0;
-    for (size_t i = 0; i < n && !err; i++) {
-        err = check_samples(&sample[i].score, &sample[i].weight, 1);
-        if (!err && sample[i].label != 0 && sample[i].label != 1)
-            err = RT_FAIL(RT_EDATA, "AUC: label %zu: expected 0 or 1, got %g", i,
-                          (double)sample[i].label);
-    }
-    if (!err)
-        err = make_room(auc, n);
+    int err = make_room(auc, n);
     if (err)
         return err;
     if (n > 0)
@@ -175,7 +179,7 @@ static int sorted_copy(const struct tr_auc *auc, struct tr_auc_sample **out)
 /* ---- results ---- */
 
 /* Group by group, ascending: without weights nothing depends on the order of arrival, to the last bit. */
-static void sum_up(const struct tr_auc_sample *sample, size_t n, struct tr_quality *out)
+static void sum_sorted(const struct tr_auc_sample *sample, size_t n, struct tr_quality *out)
 {
     double negatives = 0, positives = 0, pairs = 0, loss = 0, scores = 0;
     for (size_t i = 0; i < n;) {
@@ -191,22 +195,85 @@ static void sum_up(const struct tr_auc_sample *sample, size_t n, struct tr_quali
         positives += p;
     }
     double weight = positives + negatives;
-    out->samples = n;
+    double rate = positives / weight, rest = negatives / weight;
     out->weight = weight;
     out->auc = positives > 0 && negatives > 0 ? pairs / (positives * negatives) : NAN;
     out->logloss = weight > 0 ? loss / weight : NAN;
     out->mean_label = weight > 0 ? positives / weight : NAN;
     out->mean_score = weight > 0 ? scores / weight : NAN;
     out->calibration = positives > 0 ? scores / positives : NAN;
+    out->loss = out->logloss;
+    if (positives > 0 && negatives > 0)
+        out->normalized_entropy = out->logloss / -(rate * log(rate) + rest * log(rest));
 }
 
-int tr_auc_result(const struct tr_auc *auc, struct tr_quality *out)
+static int sum_binary(const struct tr_auc *auc, const uint64_t *group, struct tr_quality *out)
 {
     struct tr_auc_sample *sorted = NULL;
     int err = sorted_copy(auc, &sorted);
     if (err)
         return err;
-    sum_up(sorted, auc->n, out);
+    sum_sorted(sorted, auc->n, out);
     rt_free(sorted);
+    return group ? tr_group_auc(auc->sample, group, auc->n, &out->group_auc, &out->groups) : 0;
+}
+
+/* The others, in the order of arrival. */
+static void sum_squares(const struct tr_auc *auc, struct tr_quality *out)
+{
+    double weight = 0, loss = 0, scores = 0, labels = 0;
+    for (size_t i = 0; i < auc->n; i++) {
+        const struct tr_auc_sample *s = &auc->sample[i];
+        double w = (double)s->weight, off = (double)s->score - (double)s->label;
+        weight += w;
+        loss += w * off * off;
+        scores += w * (double)s->score;
+        labels += w * (double)s->label;
+    }
+    out->weight = weight;
+    out->mse = out->loss = weight > 0 ? loss / weight : NAN;
+    out->mean_label = weight > 0 ? labels / weight : NAN;
+    out->mean_score = weight > 0 ? scores / weight : NAN;
+    out->calibration = labels != 0 ? scores / labels : NAN;
+}
+
+static void sum_classes(const struct tr_auc *auc, struct tr_quality *out)
+{
+    double weight = 0, loss = 0, right = 0;
+    for (size_t i = 0; i < auc->n; i++) {
+        const struct tr_auc_sample *s = &auc->sample[i];
+        double w = (double)s->weight;
+        weight += w;
+        loss -= w * log(fmin(fmax((double)s->score, CLIP), 1 - CLIP));
+        right += w * (double)s->label;
+    }
+    out->weight = weight;
+    out->logloss = out->loss = weight > 0 ? loss / weight : NAN;
+    out->accuracy = weight > 0 ? right / weight : NAN;
+}
+
+const struct tr_quality tr_quality_unknown = {
+    .loss = NAN,
+    .auc = NAN,
+    .logloss = NAN,
+    .mean_label = NAN,
+    .mean_score = NAN,
+    .calibration = NAN,
+    .normalized_entropy = NAN,
+    .mse = NAN,
+    .accuracy = NAN,
+    .group_auc = NAN,
+};
+
+int tr_auc_result(const struct tr_auc *auc, const uint64_t *group, struct tr_quality *out)
+{
+    *out = tr_quality_unknown;
+    out->samples = auc->n;
+    if (auc->kind == TR_HEAD_BCE)
+        return sum_binary(auc, group, out);
+    if (auc->kind == TR_HEAD_MSE)
+        sum_squares(auc, out);
+    else
+        sum_classes(auc, out);
     return 0;
 }
