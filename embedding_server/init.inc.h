@@ -61,6 +61,13 @@ static inline double log_of(double x)
     return e * 0.693147180559945286 + 2.0 * (s + s * (z * sum));
 }
 
+/* The first where all bits of `all` are set, the second where none is. Not written with ?:, of which gcc 12 makes a branch
+ * where there are no mask registers (AVX2), and then no vectors: 380 ns for a row of 16 instead of 135. */
+static inline double choose(uint64_t all, double first, double second)
+{
+    return as_double((as_bits(first) & all) | (as_bits(second) & ~all));
+}
+
 /* cos(2 pi v), 0 <= v < 1: v = q/4 + r with |r| <= 1/8, then the sine or cosine of 2 pi r, by Taylor. Both are the same
  * steps with other numbers: to choose these costs less than to have both results and choose one. */
 static inline double cos_turn(double v)
@@ -68,14 +75,14 @@ static inline double cos_turn(double v)
     double q = (4.0 * v + 0x1.8p52) - 0x1.8p52; /* to the nearest: 0..4 */
     double x = 6.28318530717958648 * (v - 0.25 * q), z = x * x;
     uint64_t turn = as_bits(q + 0x1.0p52), sign = (turn + 1) << 62 & 1ull << 63;
-    bool odd = turn & 1;
-    double p = 1.0 / 479001600 * z - 1.0 / 3628800, last = odd ? x : 1.0;
+    uint64_t odd = -(turn & 1);
+    double p = 1.0 / 479001600 * z - 1.0 / 3628800, last = choose(odd, x, 1.0);
 
-    p = odd ? -1.0 / 39916800 : p;
-    p = p * z + (odd ? 1.0 / 362880 : 1.0 / 40320);
-    p = p * z + (odd ? -1.0 / 5040 : -1.0 / 720);
-    p = p * z + (odd ? 1.0 / 120 : 1.0 / 24);
-    p = p * z + (odd ? -1.0 / 6 : -0.5);
+    p = choose(odd, -1.0 / 39916800, p);
+    p = p * z + choose(odd, 1.0 / 362880, 1.0 / 40320);
+    p = p * z + choose(odd, -1.0 / 5040, -1.0 / 720);
+    p = p * z + choose(odd, 1.0 / 120, 1.0 / 24);
+    p = p * z + choose(odd, -1.0 / 6, -0.5);
     p = p * z * last + last;
     /* q: 0 cos, 1 -sin, 2 -cos, 3 sin, 4 cos */
     return as_double(as_bits(p) ^ sign);
