@@ -58,6 +58,18 @@ KERNEL void store_as(uint32_t dtype, void *row, size_t column, size_t n, vec val
         store_half((uint16_t *)row + column, n, bf16_near(value));
 }
 
+/* What 0 + the element, narrowed again, is: itself, but 0 for -0, and the one NaN of its sign for any. */
+KERNEL half_vec sum_of_one(uint32_t dtype, half_vec half)
+{
+    typedef int16_t signed_vec __attribute__((vector_size(WIDTH * 2)));
+    signed_vec infinity = (signed_vec){0} + (int16_t)(dtype == RT_DTYPE_F16 ? 0x7c00 : 0x7f80);
+    half_vec quiet = (half_vec){0} + (uint16_t)(dtype == RT_DTYPE_F16 ? 0x7e00 : 0x7fc0);
+    half_vec nan = (half_vec)((signed_vec)(half & 0x7fff) > infinity);
+    half_vec negative_zero = (half_vec)(half == 0x8000);
+
+    return ((half & ~nan) | (((half & 0x8000) | quiet) & nan)) & ~negative_zero;
+}
+
 /* Do BLOCK(column, width) over the columns of a row: whole blocks of LANES, whose registers do not wait for each
  * other, then what is left, of constant widths where an instruction set has no masks. */
 #define BY_BLOCKS(dim, BLOCK)                                                                      \

@@ -41,6 +41,24 @@ KERNEL void pool_bag(const struct pooling *with, void *out, const uint32_t *slot
 #undef BLOCK
 }
 
+/* The row of one id, in the 16 bits that it came in: with the bits that widening, adding to 0 and narrowing would leave. */
+KERNEL void copy_block(const struct pooling *with, void *out, const uint32_t *slot, size_t column,
+                       size_t width)
+{
+    const uint16_t *row = (const uint16_t *)with->row[*slot] + column;
+
+    for (size_t at = 0; at < width; at += WIDTH)
+        store_half((uint16_t *)out + column + at, width - at,
+                   sum_of_one(with->from, load_half(row + at, width - at)));
+}
+
+KERNEL void copy_bag(const struct pooling *with, void *out, const uint32_t *slot)
+{
+#define BLOCK(column, width) copy_block(with, out, slot, column, width)
+    BY_BLOCKS(with->dim, BLOCK);
+#undef BLOCK
+}
+
 /* One id per sample, no weights: its row. Adding 0 keeps the bits those of other bags (-0 becomes 0). dim is a
  * constant where this is inlined for the one that most tables have. */
 KERNEL void pool_one(const struct mw_bags *bags, const struct pooling *with, void *out)
@@ -50,7 +68,10 @@ KERNEL void pool_one(const struct mw_bags *bags, const struct pooling *with, voi
     for (size_t s = 0; s < bags->samples; s++) {
         if (s + AHEAD < bags->samples)
             __builtin_prefetch(with->row[bags->slot[s + AHEAD]]);
-        pool_bag(with, (char *)out + s * stride, bags->slot + s, NULL, 1, 1.0f);
+        if (with->from == with->to && with->from != RT_DTYPE_F32)
+            copy_bag(with, (char *)out + s * stride, bags->slot + s);
+        else
+            pool_bag(with, (char *)out + s * stride, bags->slot + s, NULL, 1, 1.0f);
     }
 }
 

@@ -178,6 +178,36 @@ static void every_dtype_on_every_isa(void **state)
     }
 }
 
+/* One id without a list takes a way of its own between equal dtypes of 16 bits: all 65,536 elements, NaNs and infinities too,
+ * come out as from a list of one. */
+static void every_half_alone(void **state)
+{
+    static uint16_t element[1u << 16], alone[1u << 16], listed[1u << 16];
+    static const void *at[1u << 12];
+    static uint32_t one[1u << 12], first[1u << 12];
+    struct mw_bags bags = {.samples = 1u << 12, .slot = first, .dim = 16};
+
+    (void)state;
+    for (uint32_t i = 0; i < ARRAY_LEN(element); i++)
+        element[i] = (uint16_t)i;
+    for (uint32_t i = 0; i < ARRAY_LEN(at); i++) {
+        at[i] = element + (size_t)16 * i;
+        one[i] = 1;
+        first[i] = i;
+    }
+    for (uint32_t dtype = RT_DTYPE_F16; dtype < RT_DTYPE_COUNT; dtype++) {
+        bags.row_dtype = bags.sample_dtype = dtype;
+        bags.length = one;
+        mw_pool_plain(&bags, at, listed);
+        bags.length = NULL;
+        mw_pool_plain(&bags, at, alone);
+        assert_memory_equal(alone, listed, sizeof(alone));
+        memset(alone, 0, sizeof(alone));
+        mw_pool(&bags, at, alone); /* as this CPU has it */
+        assert_memory_equal(alone, listed, sizeof(alone));
+    }
+}
+
 /* Narrowed embeddings saturate, as half.h has it. */
 static void what_is_too_large(void **state)
 {
@@ -203,6 +233,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_hand),
         cmocka_unit_test(every_dtype_on_every_isa),
+        cmocka_unit_test(every_half_alone),
         cmocka_unit_test(what_is_too_large),
     };
 
