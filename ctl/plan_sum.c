@@ -195,9 +195,11 @@ static double framing(const struct ctl_question *q, double messages, double segm
 static double all_reduce(const struct ctl_question *q)
 {
     double world = q->replicas[RT_ROLE_TRAINER];
-    double turns = q->job->global.mode == RT_MODE_ASYNC ? (double)q->job->global.sync_every : 1;
+    bool async = q->job->global.mode == RT_MODE_ASYNC; /* averages weights, in full */
+    double turns = async ? (double)q->job->global.sync_every : 1;
+    size_t bytes = async ? sizeof(float) : wire_dtype_size(q->job->global.wire.all_reduce);
 
-    return 2 * (world - 1) / world * (double)q->dense_parameters * sizeof(float) /
+    return 2 * (world - 1) / world * (double)q->dense_parameters * (double)bytes /
            q->job->data.batch_size / turns;
 }
 

@@ -20,6 +20,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
 #include "runtime/base/trace.h"
@@ -297,9 +298,9 @@ static void reduce(struct tr_trainer *trainer)
     }
     tr_part(trainer, TR_PART_REDUCE);
     trainer->reducing_ns = rt_io_now(trainer->io);
-    trainer->collective->ops->all_reduce(trainer->collective, tr_model_grads(trainer->model),
-                                         tr_model_count(trainer->model), !trainer->step_finite,
-                                         reduced, trainer);
+    trainer->collective->ops->all_reduce(
+        trainer->collective, tr_model_grads(trainer->model), tr_model_count(trainer->model),
+        trainer->job->global.wire.all_reduce, !trainer->step_finite, reduced, trainer);
 }
 
 /* ---- a job of the step thread is done ---- */
@@ -484,7 +485,8 @@ static void start_average(struct tr_trainer *trainer)
     trainer->step_open = true;
     trainer->step_kind = TR_AVERAGE;
     tr_part(trainer, TR_PART_REDUCE);
-    trainer->collective->ops->all_reduce(trainer->collective, sum, n, false, averaged, trainer);
+    trainer->collective->ops->all_reduce(trainer->collective, sum, n, RT_DTYPE_F32, false, averaged,
+                                         trainer); /* weights: in full */
 }
 
 /* ---- what comes next ---- */

@@ -8,7 +8,7 @@
 /* The four paths as they are said: 0 is `dtype`, and the rest is enum wire_dtype + 1. */
 struct global_keys {
     struct rt_global_conf conf;
-    uint32_t dtype, rows, row_gradients, embeddings, gradients;
+    uint32_t dtype, rows, row_gradients, embeddings, gradients, all_reduce;
 };
 
 #define AT(field)            offsetof(struct global_keys, conf.field)
@@ -50,6 +50,10 @@ static const struct rt_option option[] = {
      "of pooled rows and of sequences, from middlewares to trainers"},
     {"wire.gradients", RT_OPT_ENUM, SAID(gradients), "dtype", 0, 0, PATH_TYPES,
      "of their gradients, from trainers to middlewares"},
+    {"wire.all_reduce", RT_OPT_ENUM, SAID(all_reduce), "float32", 0, 0, "float32|bfloat16",
+     "of the dense gradients that trainers sum: bfloat16 halves what each of them sends, and "
+     "rounds "
+     "partial sums"},
     {"wire.compression", RT_OPT_ENUM, AT(wire.compression), "none", 0, 0, "none|lz4",
      "of payloads; costs CPU, so it pays only where the network is the limit"},
     {"link.heartbeat_ms", RT_OPT_U64, AT(heartbeat_ms), "1000", 10, 60000, NULL,
@@ -102,6 +106,7 @@ static void take_types(const struct global_keys *keys, struct rt_wire_conf *wire
     wire->row_gradients = keys->row_gradients ? keys->row_gradients - 1 : keys->dtype;
     wire->embeddings = keys->embeddings ? keys->embeddings - 1 : keys->dtype;
     wire->gradients = keys->gradients ? keys->gradients - 1 : keys->dtype;
+    wire->all_reduce = keys->all_reduce ? WIRE_BF16 : WIRE_F32;
 }
 
 int rt_job_read_global(const struct rt_node *root, struct rt_job *job)

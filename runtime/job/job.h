@@ -32,12 +32,13 @@ enum rt_optimizer_kind {
 enum rt_admission_kind { RT_ADMIT_ALWAYS, RT_ADMIT_COUNT, RT_ADMIT_PROBABILITY };
 enum rt_eviction_kind { RT_EVICT_NONE, RT_EVICT_LRU, RT_EVICT_LFU };
 
-/* What travels between processes: enum wire_dtype on each of the four paths. */
+/* What travels between processes: enum wire_dtype on each path. */
 struct rt_wire_conf {
     uint32_t rows;          /* E -> M */
     uint32_t row_gradients; /* M -> E */
     uint32_t embeddings;    /* M -> T */
     uint32_t gradients;     /* T -> M */
+    uint32_t all_reduce;    /* T -> T, the dense network's: WIRE_F32 or WIRE_BF16 */
     uint32_t compression;   /* enum rt_compress, of payloads */
 };
 

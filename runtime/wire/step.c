@@ -360,7 +360,12 @@ static int check_reduce_chunk(const struct wire_reduce_chunk *m)
 
     if (!err)
         err = wire_range(name, "turn", m->turn, 0, 2 * WIRE_GROUP_MAX);
-    return err ? err : wire_range(name, "count", m->count, 0, WIRE_CHUNK_MAX);
+    if (!err)
+        err = wire_range(name, "count", m->count, 0, WIRE_CHUNK_MAX);
+    if (!err && m->dtype != WIRE_F32 && m->dtype != WIRE_BF16)
+        err = RT_FAIL(RT_EPROTO, "%s: dtype is %u, expected %u or %u", name, m->dtype, WIRE_F32,
+                      WIRE_BF16);
+    return err;
 }
 
 int wire_reduce_chunk_pack(const struct wire_reduce_chunk *in, struct wire_out *out)
@@ -373,6 +378,7 @@ int wire_reduce_chunk_pack(const struct wire_reduce_chunk *in, struct wire_out *
     m.bucket = in->bucket;
     m.turn = in->turn;
     m.count = in->count;
+    m.dtype = in->dtype;
     return wire_encode(&m.base, out);
 }
 
@@ -385,6 +391,7 @@ int wire_reduce_chunk_unpack(const uint8_t *data, size_t size, struct rt_arena *
     m = wire_decode(&saffron__reduce_chunk__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_reduce_chunk){m->group_epoch, m->operation, m->bucket, m->turn, m->count};
+    *out = (struct wire_reduce_chunk){m->group_epoch, m->operation, m->bucket,
+                                      m->turn,        m->count,     m->dtype};
     return check_reduce_chunk(out);
 }

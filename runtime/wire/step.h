@@ -83,6 +83,7 @@ int wire_fetch_state_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
 struct wire_reduce_chunk {
     uint64_t group_epoch, operation;
     uint32_t bucket, turn, count;
+    uint32_t dtype; /* enum wire_dtype of the payload: float32 or bfloat16 */
 };
 int wire_reduce_chunk_pack(const struct wire_reduce_chunk *in, struct wire_out *out);
 int wire_reduce_chunk_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -4,6 +4,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
@@ -34,7 +35,8 @@ struct ring_world {
     struct sim *sim;
     unsigned ranks;
     struct ring_rank rank[RANKS_MAX];
-    int wanted; /* operations that all shall have done */
+    int wanted;     /* operations that all shall have done */
+    uint32_t dtype; /* of what travels */
 };
 
 static void serve(void *ctx, struct rt_call *call, const struct rt_frame *request)
@@ -121,19 +123,22 @@ static bool all_done(void *arg)
     return true;
 }
 
-/* Integers: their sums are exact in any order. The element behind the vector must stay. */
-static float element(uint64_t key, unsigned rank, size_t i)
+/* Integers: their sums are exact in any order, in bfloat16 too, where they stay below 256. The element behind the vector must
+ * stay. */
+static float element(const struct ring_world *w, uint64_t key, unsigned rank, size_t i)
 {
-    return (float)(rt_below(rt_draw(key, i * RANKS_MAX + rank), 2001)) - 1000;
+    uint32_t most = w->dtype == RT_DTYPE_F32 ? 1000 : 50;
+    return (float)(rt_below(rt_draw(key, i * RANKS_MAX + rank), 2 * most + 1)) - (float)most;
 }
 
 static void begin(struct ring_world *w, unsigned r, uint64_t key, size_t n, unsigned flags)
 {
     struct ring_rank *rank = &w->rank[r];
     for (size_t i = 0; i < n; i++)
-        rank->value[i] = element(key, r, i);
+        rank->value[i] = element(w, key, r, i);
     rank->value[n] = 0.5f;
-    rank->ring->ops->all_reduce(rank->ring, rank->value, n, flags >> r & 1, on_reduced, rank);
+    rank->ring->ops->all_reduce(rank->ring, rank->value, n, w->dtype, flags >> r & 1, on_reduced,
+                                rank);
 }
 
 static void check(struct ring_world *w, uint64_t key, size_t n, unsigned flags, uint64_t seed)
@@ -147,7 +152,7 @@ static void check(struct ring_world *w, uint64_t key, size_t n, unsigned flags, 
         for (size_t i = 0; i < n; i++) {
             float sum = 0;
             for (unsigned q = 0; q < w->ranks; q++)
-                sum += element(key, q, i);
+                sum += element(w, key, q, i);
             if (rank->value[i] != sum)
                 fail_msg("seed %llu, %u ranks, n %zu: rank %u has %g at %zu, expected %g",
                          (unsigned long long)seed, w->ranks, n, r, (double)rank->value[i], i,
@@ -168,7 +173,8 @@ static void test_sums(void **state)
         for (size_t i = 0; i < ARRAY_LEN(row); i++) {
             struct ring_world w;
             start(&w, i + 1, ranks, row[i].bucket);
-            for (unsigned operation = 1; operation <= 3; operation++) {
+            for (unsigned operation = 1; operation <= 4; operation++) {
+                w.dtype = operation < 3 ? RT_DTYPE_F32 : RT_DTYPE_BF16;
                 unsigned flags = operation == 2 ? 1u << (i % ranks) : 0;
                 w.wanted = (int)operation;
                 for (unsigned r = 0; r < ranks; r++)
@@ -178,6 +184,47 @@ static void test_sums(void **state)
             }
             stop(&w);
         }
+}
+
+/* bfloat16 on the way: the same bits everywhere, each of them one of bfloat16, and the error that the header names. */
+static void test_rounded(void **state)
+{
+    (void)state;
+    for (unsigned ranks = 2; ranks <= RANKS_MAX; ranks++) {
+        struct ring_world w;
+        double worst = 0;
+        start(&w, ranks, ranks, 100);
+        w.dtype = RT_DTYPE_BF16;
+        w.wanted = 1;
+        for (unsigned r = 0; r < ranks; r++) {
+            struct ring_rank *rank = &w.rank[r];
+            for (size_t i = 0; i < N_MAX; i++)
+                rank->value[i] = rt_normal_f32(rt_draw(ranks, i * RANKS_MAX + r));
+            rank->ring->ops->all_reduce(rank->ring, rank->value, N_MAX, w.dtype, false, on_reduced,
+                                        rank);
+        }
+        assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
+        for (size_t i = 0; i < N_MAX; i++) {
+            double sum = 0, most = 0;
+            uint32_t bits;
+            for (unsigned r = 0; r < ranks; r++) {
+                double value = (double)rt_normal_f32(rt_draw(ranks, i * RANKS_MAX + r));
+                sum += value;
+                most += value < 0 ? -value : value;
+            }
+            double off = sum - (double)w.rank[0].value[i];
+            off = (off < 0 ? -off : off) / most;
+            worst = off > worst ? off : worst;
+            memcpy(&bits, &w.rank[0].value[i], sizeof bits);
+            assert_int_equal(bits & 0xffff, 0);
+        }
+        for (unsigned r = 1; r < ranks; r++)
+            assert_memory_equal(w.rank[r].value, w.rank[0].value, N_MAX * sizeof(float));
+        if (!(worst < ranks * 0x1p-8 && worst > 0x1p-11)) /* it is rounded */
+            fail_msg("%u ranks: off by %g, expected %g to %g", ranks, worst, 0x1p-11,
+                     ranks * 0x1p-8);
+        stop(&w);
+    }
 }
 
 /* Ranks that begin at other times, links that break at any moment: the sums are the same. */
@@ -270,15 +317,16 @@ static void test_refused(void **state)
         size_t floats;
         int err;
     } row[] = {
-        {{1, 1, 0, 0, 6}, 5, RT_EPROTO},    /* bytes and count differ */
-        {{0, 1, 0, 0, 6}, 6, RT_ESTALE},    /* older epoch */
-        {{2, 1, 0, 0, 6}, 6, RT_ENOTREADY}, /* newer epoch */
-        {{1, 3, 0, 0, 6}, 6, RT_EPROTO},    /* two operations ahead */
-        {{1, 1, 1, 0, 6}, 6, RT_EPROTO},    /* no such bucket */
-        {{1, 1, 0, 2, 6}, 6, RT_EPROTO},    /* no such turn */
-        {{1, 1, 0, 0, 9}, 9, RT_EPROTO},    /* another size */
-        {{1, 0, 0, 0, 6}, 6, 0},            /* of the operation before: not needed */
-        {{1, 2, 40, 60, 3}, 3, 0},          /* ahead: kept, judged when its turn comes */
+        {{1, 1, 0, 0, 6, WIRE_F32}, 5, RT_EPROTO},    /* bytes and count differ */
+        {{0, 1, 0, 0, 6, WIRE_F32}, 6, RT_ESTALE},    /* older epoch */
+        {{2, 1, 0, 0, 6, WIRE_F32}, 6, RT_ENOTREADY}, /* newer epoch */
+        {{1, 3, 0, 0, 6, WIRE_F32}, 6, RT_EPROTO},    /* two operations ahead */
+        {{1, 1, 1, 0, 6, WIRE_F32}, 6, RT_EPROTO},    /* no such bucket */
+        {{1, 1, 0, 2, 6, WIRE_F32}, 6, RT_EPROTO},    /* no such turn */
+        {{1, 1, 0, 0, 9, WIRE_F32}, 9, RT_EPROTO},    /* another size */
+        {{1, 1, 0, 0, 6, WIRE_BF16}, 3, RT_EPROTO},   /* another dtype */
+        {{1, 0, 0, 0, 6, WIRE_F32}, 6, 0},            /* of the operation before: not needed */
+        {{1, 2, 40, 60, 3, WIRE_F32}, 3, 0},          /* ahead: kept, judged when its turn comes */
     };
     struct ring_world w;
     struct wire_out out = {0};
@@ -336,9 +384,10 @@ int main(void)
 {
     rt_log_set_level(RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(test_sums),    cmocka_unit_test(test_breaks),
-        cmocka_unit_test(test_abort),   cmocka_unit_test(test_stall),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_sums),      cmocka_unit_test(test_rounded),
+        cmocka_unit_test(test_breaks),    cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_stall),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

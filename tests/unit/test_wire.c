@@ -84,7 +84,7 @@ static const struct wire_join_group_reply join_group_reply = {
 static const struct wire_fetch_state fetch_state = {3, 1};
 static const struct wire_owed owed[] = {{5, 11, 512, 1, 2, 0.5, 7}};
 static const struct wire_fetch_state_reply fetch_state_reply = {11, 1, 2, 1000, 10, 1, owed};
-static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000};
+static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000, WIRE_BF16};
 static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,       1700000000000ull,
                                         12,      WIRE_READY,         2,       2,
                                         address, "host-1",           8,       9,
@@ -118,7 +118,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 15) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
-    X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 5) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 6) \
+    X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 6) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -468,6 +468,7 @@ static const struct bad {
     {"reduce_chunk", {V(3, 65536)}, "ReduceChunk: bucket is 65536"},
     {"reduce_chunk", {V(4, 8193)}, "turn is 8193, expected 0..8192"},
     {"reduce_chunk", {V(5, 262145)}, "count is 262145, expected 0..262144"},
+    {"reduce_chunk", {V(6, 1)}, "dtype is 1, expected 0 or 2"},
     {"hello", {V(4, 1), V(7, 1)}, "Hello: job is '', expected 1 to 63 of"},
     {"hello", {B(1, "a.b"), V(4, 1), V(7, 1)}, "job is 'a.b'"},
     {"hello", {B(1, "a>\n"), V(4, 1), V(7, 1)}, "job is 'a>\\x0a'"},

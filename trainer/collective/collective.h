@@ -19,9 +19,11 @@ typedef void (*tr_reduced_fn)(void *arg, int err, const uint8_t *nonfinite);
 
 struct tr_collective_ops {
     const char *name;
-    /* Sum value[n] over the ranks, in place. One at a time; `done` may be called before it returns. */
-    void (*all_reduce)(struct tr_collective *collective, float *value, size_t n, bool nonfinite,
-                       tr_reduced_fn done, void *arg);
+    /* Sum value[n] over the ranks, in place. One at a time; `done` may be called before it returns. @dtype: what travels,
+     * the same at all ranks: RT_DTYPE_F32, or RT_DTYPE_BF16, where each rank's partial sum and the sum itself are rounded to the
+     * nearest: half the bytes, and an error of at most `world` times 2^-8 of the largest partial sum. */
+    void (*all_reduce)(struct tr_collective *collective, float *value, size_t n, uint32_t dtype,
+                       bool nonfinite, tr_reduced_fn done, void *arg);
     void (*abort)(struct tr_collective *collective); /* the open operation, if any, is done now */
     void (*form)(struct tr_collective *collective, uint64_t group_epoch); /* none may be open */
     void (*destroy)(struct tr_collective *collective);                    /* never calls `done` */

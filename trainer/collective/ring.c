@@ -15,6 +15,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/wire/step.h"
@@ -24,6 +25,7 @@
 
 #define BUCKET_ELEMENTS (1u << 18)
 #define AGAIN_NS        (5 * 1000000ull) /* the next rank is not in the group yet */
+#define WIDEN_ELEMENTS  1024u            /* bfloat16 is widened so many at a time, to be added */
 
 struct ring;
 
@@ -54,6 +56,7 @@ struct ring {
     bool open;
     float *value;
     size_t n;
+    uint32_t dtype;        /* of what travels */
     struct bucket *bucket; /* [buckets_max] */
     uint32_t n_buckets, buckets_max, buckets_left;
     float *tail; /* the last bucket with its flags */
@@ -153,17 +156,26 @@ static uint32_t chunk_heard(const struct ring *ring, uint32_t turn)
     return (ring->conf.rank + 2 * ring->conf.world - turn - 1) % ring->conf.world;
 }
 
+/* The sum of a chunk is complete at the rank that sends it first: it takes what it sends, as all others will. */
+static void fill_chunk(const struct ring *ring, uint32_t turn, float *value, size_t n,
+                       struct rt_buf *chunk)
+{
+    rt_narrow(ring->dtype, value, chunk->data, n);
+    if (turn == ring->conf.world - 1 && ring->dtype != RT_DTYPE_F32)
+        rt_widen(ring->dtype, chunk->data, value, n);
+    chunk->size = n * wire_dtype_size(ring->dtype);
+}
+
 static int send_turn(struct ring *ring, uint32_t b)
 {
     const struct bucket *bucket = &ring->bucket[b];
     size_t at, n = chunk_of(ring, bucket, chunk_sent(ring, bucket->turn), &at);
     struct rt_buf *chunk = NULL;
     if (n > 0) {
-        chunk = rt_io_buf(ring->conf.io, n * sizeof(float));
+        chunk = rt_io_buf(ring->conf.io, n * wire_dtype_size(ring->dtype));
         if (!chunk)
             return RT_FAIL(RT_ELIMIT, "no payload memory for a chunk of %zu elements", n);
-        memcpy(chunk->data, bucket->value + at, n * sizeof(float));
-        chunk->size = n * sizeof(float);
+        fill_chunk(ring, bucket->turn, bucket->value + at, n, chunk);
     }
     struct sending *s = rt_xcalloc(1, sizeof *s);
     *s = (struct sending){.ring = ring, .chunk = chunk};
@@ -171,7 +183,8 @@ static int send_turn(struct ring *ring, uint32_t b)
                                          .operation = ring->operation,
                                          .bucket = b,
                                          .turn = bucket->turn,
-                                         .count = (uint32_t)n};
+                                         .count = (uint32_t)n,
+                                         .dtype = ring->dtype};
     *ring->last = s;
     ring->last = &s->next;
     try_send(ring, s);
@@ -195,19 +208,28 @@ static void finish(struct ring *ring, int err)
     ring->done(ring->arg, err, err ? NULL : ring->nonfinite);
 }
 
+static void add_chunk(uint32_t dtype, float *restrict to, const uint8_t *from, size_t n)
+{
+    float wide[WIDEN_ELEMENTS];
+    for (size_t at = 0; at < n; at += WIDEN_ELEMENTS) {
+        size_t some = n - at < WIDEN_ELEMENTS ? n - at : WIDEN_ELEMENTS;
+        rt_widen(dtype, from + at * wire_dtype_size(dtype), wide, some);
+        for (size_t i = 0; i < some; i++)
+            to[at + i] += wide[i];
+    }
+}
+
 /* The chunk that its bucket waits for. */
-static int take(struct ring *ring, const struct wire_reduce_chunk *head, const float *from)
+static int take(struct ring *ring, const struct wire_reduce_chunk *head, const uint8_t *from)
 {
     struct bucket *bucket = &ring->bucket[head->bucket];
     size_t at, n = chunk_of(ring, bucket, chunk_heard(ring, head->turn), &at);
     float *to = bucket->value + at;
     rt_assert(n == head->count && head->turn == bucket->turn);
-    if (head->turn < ring->conf.world - 1) {
-        for (size_t i = 0; i < n; i++)
-            to[i] += from[i];
-    } else if (n > 0) {
-        memcpy(to, from, n * sizeof(float));
-    }
+    if (head->turn < ring->conf.world - 1)
+        add_chunk(ring->dtype, to, from, n);
+    else
+        rt_widen(ring->dtype, from, to, n);
     ring->chunks++;
     bucket->turn++;
     if (bucket->turn < turns(ring))
@@ -246,6 +268,9 @@ static int check_chunk(const struct ring *ring, const struct wire_reduce_chunk *
     if (head->count != n)
         return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u: expected %zu elements, got %u",
                        head->bucket, head->turn, n, head->count);
+    if (head->dtype != ring->dtype)
+        return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u: expected dtype %u, got %u",
+                       head->bucket, head->turn, ring->dtype, head->dtype);
     return 0;
 }
 
@@ -258,7 +283,7 @@ static int drain(struct ring *ring, uint32_t b)
            *(at = find_early(ring, ring->operation, b, ring->bucket[b].turn))) {
         err = check_chunk(ring, &(*at)->head);
         if (!err)
-            err = take(ring, &(*at)->head, (*at)->chunk ? (const void *)(*at)->chunk->data : NULL);
+            err = take(ring, &(*at)->head, (*at)->chunk ? (*at)->chunk->data : NULL);
         forget_early(ring, at);
     }
     return err;
@@ -294,12 +319,14 @@ static void lay_out(struct ring *ring, bool nonfinite)
     ring->buckets_left = ring->n_buckets;
 }
 
-static void all_reduce(struct tr_collective *collective, float *value, size_t n, bool nonfinite,
-                       tr_reduced_fn done, void *arg)
+static void all_reduce(struct tr_collective *collective, float *value, size_t n, uint32_t dtype,
+                       bool nonfinite, tr_reduced_fn done, void *arg)
 {
     struct ring *ring = (struct ring *)collective;
     int err = 0;
     rt_assert(!ring->open && n <= ring->conf.n_max);
+    rt_assert(dtype == RT_DTYPE_F32 || dtype == RT_DTYPE_BF16);
+    ring->dtype = dtype;
     ring->open = true;
     ring->operation++;
     ring->value = value;
@@ -345,7 +372,7 @@ static int keep_early(struct ring *ring, const struct wire_reduce_chunk *head,
 static int hear(struct ring *ring, const struct wire_reduce_chunk *head, struct rt_buf *payload)
 {
     size_t bytes = payload ? payload->size : 0;
-    if (bytes != head->count * sizeof(float))
+    if (bytes != head->count * wire_dtype_size(head->dtype))
         return RT_FAIL(RT_EPROTO, "ReduceChunk: %zu bytes for %u elements", bytes, head->count);
     if (head->group_epoch != ring->group_epoch)
         return RT_FAIL(head->group_epoch > ring->group_epoch ? RT_ENOTREADY : RT_ESTALE,
