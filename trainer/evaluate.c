@@ -247,6 +247,7 @@ static void keep(struct tr_trainer *trainer)
     tr_set(&trainer->metric.evaluations, trainer->count.evaluations);
     tr_set_real(&trainer->metric.test_auc, q->auc);
     tr_set_real(&trainer->metric.test_logloss, q->logloss);
+    tr_count_quality(trainer, TR_SET_TEST, trainer->quality);
     rt_log(RT_LOG_INFO,
            "evaluated epoch=%" PRIu64 " step=%" PRIu64 " samples=%" PRIu64
            " auc=%.5f logloss=%.5f calibration=%.4f",

@@ -2,6 +2,7 @@
 #include "trainer/numbers.h"
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/trace.h"
+#include "trainer/model/spec.h"
 #include "trainer/state.h"
 
 #include <math.h>
@@ -25,6 +26,25 @@ void tr_numbers_init(struct tr_trainer *trainer)
     tr_set_real(&n->test_auc, NAN);
     tr_set_real(&n->test_logloss, NAN);
     tr_numbers_phase(trainer);
+    struct tr_quality none[TR_HEADS_MAX];
+    for (uint32_t h = 0; h < TR_HEADS_MAX; h++)
+        none[h] = tr_quality_unknown;
+    tr_count_quality(trainer, TR_SET_TRAIN, none);
+    tr_count_quality(trainer, TR_SET_TEST, none);
+}
+
+void tr_count_quality(struct tr_trainer *trainer, enum tr_sample_set set,
+                      const struct tr_quality *quality)
+{
+    for (uint32_t h = 0; h < trainer->n_heads; h++) {
+        struct tr_head_numbers *n = &trainer->metric.head[h][set];
+        tr_set_real(&n->loss, quality[h].loss);
+        tr_set_real(&n->auc, quality[h].auc);
+        tr_set_real(&n->group_auc, quality[h].group_auc);
+        tr_set_real(&n->normalized_entropy, quality[h].normalized_entropy);
+        tr_set_real(&n->calibration, quality[h].calibration);
+        tr_set_real(&n->accuracy, quality[h].accuracy);
+    }
 }
 
 void tr_numbers_phase(struct tr_trainer *trainer)
@@ -214,6 +234,41 @@ static void register_phase(const struct tr_numbers *n, struct rt_metrics *metric
     }
 }
 
+/* One family for each number, of all heads and both sets: what is not of a head's kind is NaN. */
+static void register_head(const struct tr_head_numbers *n, const char *labels,
+                          struct rt_metrics *metrics)
+{
+    const struct {
+        const char *name, *help;
+        const _Atomic double *value;
+    } real[] = {
+        {"saffron_trainer_head_loss", "mean loss of a head", &n->loss},
+        {"saffron_trainer_head_auc", "AUC of a head", &n->auc},
+        {"saffron_trainer_head_group_auc", "AUC of a head within groups", &n->group_auc},
+        {"saffron_trainer_head_normalized_entropy",
+         "log loss of a head over that of always saying the base rate", &n->normalized_entropy},
+        {"saffron_trainer_head_calibration", "sum of scores of a head over sum of labels",
+         &n->calibration},
+        {"saffron_trainer_head_accuracy", "share of samples whose most probable class is the label",
+         &n->accuracy},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(real); i++)
+        rt_metrics_f64(metrics, RT_GAUGE, real[i].name, labels, real[i].help, real[i].value);
+}
+
+static void register_heads(const struct tr_trainer *trainer, struct rt_metrics *metrics)
+{
+    static const char *const set_name[TR_SETS] = {"train", "test"};
+    for (uint32_t h = 0; h < trainer->n_heads; h++) {
+        for (int set = 0; set < TR_SETS; set++) {
+            char labels[TR_NAME_MAX + 32];
+            snprintf(labels, sizeof labels, "head=\"%s\",set=\"%s\"", trainer->head[h].name,
+                     set_name[set]);
+            register_head(&trainer->metric.head[h][set], labels, metrics);
+        }
+    }
+}
+
 void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *metrics)
 {
     const struct tr_numbers *n = &trainer->metric;
@@ -223,6 +278,7 @@ void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *me
     register_reals(n, metrics);
     register_batches(n, metrics);
     register_phase(n, metrics);
+    register_heads(trainer, metrics);
     for (int p = 0; p < TR_PARTS; p++) {
         snprintf(labels, sizeof labels, "part=\"%s\"", tr_part_name(p));
         rt_metrics_histogram(metrics, "saffron_trainer_step_seconds", labels,

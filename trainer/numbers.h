@@ -3,10 +3,18 @@
 #ifndef TR_NUMBERS_H
 #define TR_NUMBERS_H
 
+#include "trainer/model/model.h"
 #include "trainer/parts.h"
 
 enum { TR_BATCH_STATES = 8 }; /* enum tr_batch_state: state.h */
 enum { TR_PHASE_KINDS = 5 };  /* enum wire_phase_kind, which begins at 1 */
+
+enum tr_sample_set { TR_SET_TRAIN, TR_SET_TEST, TR_SETS };
+
+/* Of a head; the training set's are written by the step thread. NaN: not known, or not of its kind. */
+struct tr_head_numbers {
+    _Atomic double loss, auc, group_auc, normalized_entropy, calibration, accuracy;
+};
 
 struct tr_numbers {
     _Atomic uint64_t samples_trained, samples_dropped;
@@ -21,6 +29,7 @@ struct tr_numbers {
     _Atomic double step_seconds, wait_seconds;
     struct rt_histogram staleness, evaluate_seconds;
     struct tr_parts parts;
+    struct tr_head_numbers head[TR_HEADS_MAX][TR_SETS];
 };
 
 static inline void tr_count(_Atomic uint64_t *value, uint64_t add)

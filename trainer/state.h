@@ -23,6 +23,7 @@
 #include "trainer/collective/collective.h"
 #include "trainer/group.h"
 #include "trainer/metric/scores.h"
+#include "trainer/metric/window.h"
 #include "trainer/model/model.h"
 #include "trainer/numbers.h"
 #include "trainer/optimizer.h"
@@ -74,8 +75,8 @@ struct tr_batch {
     bool failed;                   /* it goes back for a reason of its own */
     double loss_sum[TR_HEADS_MAX]; /* of each head */
     const uint64_t *group;         /* [samples] in `input`; NULL: there is no such column */
-    float *
-        scores; /* [batch_size][columns] of all heads, once it is scored; evaluation, or the training window */
+    float
+        *scores; /* [batch_size][columns] of all heads, of an evaluation batch, once it is scored */
     struct tr_trainer *trainer;
     struct tr_batch *next; /* in queue or ready */
 };
@@ -176,6 +177,7 @@ struct tr_trainer {
 
     const struct tr_head *head; /* [n_heads] of the model */
     uint32_t n_heads;
+    struct tr_window window;    /* the step thread's */
     struct tr_scores scores;    /* the loop thread's; the worker's while summing_up */
     struct tr_split_test *test; /* [splits] */
     uint64_t scored;            /* own batches that are in the list */
@@ -232,6 +234,9 @@ void tr_part_start(struct tr_trainer *trainer);
 void tr_part(struct tr_trainer *trainer, enum tr_part part);
 void tr_part_idle(struct tr_trainer *trainer);
 void tr_count_step(struct tr_trainer *trainer); /* trainer->step was made */
+/* What was found of all heads: of the test set, or of samples that were trained. */
+void tr_count_quality(struct tr_trainer *trainer, enum tr_sample_set set,
+                      const struct tr_quality *quality);
 
 /* feed.c */
 void tr_feed_serve(void *trainer, struct rt_call *call, const struct rt_frame *request);

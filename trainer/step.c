@@ -45,27 +45,50 @@ int tr_step_init(struct tr_trainer *trainer)
         err = tr_load_dense(trainer->conf.init_from, trainer->model);
     if (!err)
         trainer->head = tr_model_heads(trainer->model, &trainer->n_heads);
+    if (!err)
+        err = tr_window_init(&trainer->window, trainer->head, trainer->n_heads,
+                             trainer->job->data.batch_size);
     return err;
 }
 
 void tr_step_release(struct tr_trainer *trainer)
 {
+    tr_window_release(&trainer->window);
     tr_optimizer_destroy(trainer->optimizer);
     tr_model_destroy(trainer->model);
 }
 
 /* ---- on the step thread ---- */
 
+/* The scores of a batch that the group has learned from. */
+static int add_to_window(struct tr_trainer *trainer, const struct tr_batch *batch)
+{
+    const struct tr_scored_view view = {
+        .batch_id = batch->id,
+        .samples = batch->view.samples,
+        .n_labels = trainer->job->data.n_labels,
+        .score = trainer->window.score,
+        .label = batch->view.labels,
+        .weight = batch->view.weight,
+    };
+    bool complete = false;
+    int err = tr_window_add(&trainer->window, &view, &complete);
+    if (complete && !err)
+        tr_count_quality(trainer, TR_SET_TRAIN, trainer->window.quality);
+    return err;
+}
+
 static int update(struct tr_trainer *trainer)
 {
     double rate = trainer->learning_rate * trainer->step_factor;
-    return tr_optimizer_step(trainer->optimizer, rate, tr_model_grads(trainer->model),
-                             tr_model_params(trainer->model));
+    int err = tr_optimizer_step(trainer->optimizer, rate, tr_model_grads(trainer->model),
+                                tr_model_params(trainer->model));
+    return err || !trainer->stepping ? err : add_to_window(trainer, trainer->stepping);
 }
 
 static int train(struct tr_trainer *trainer, struct tr_batch *batch)
 {
-    struct tr_forward_out out = {0};
+    struct tr_forward_out out = {.score = tr_window_scores(&trainer->window)};
     uint64_t draw = rt_draw_key(trainer->job->global.seed, "step", NULL);
     batch->view.draw = rt_draw_fold(rt_draw_fold(draw, batch->step), trainer->conf.self.index);
     int err = tr_model_train(trainer->model, &batch->view, trainer->global_samples,

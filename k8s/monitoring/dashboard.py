@@ -79,6 +79,12 @@ ROWS = [
               "overfitting, changed data, or staleness too high for the learning rate.",
               ("max(%s)" % one("trainer_test_auc"), "AUC"), ("max(%s)" % one("trainer_test_logloss"), "log loss"),
               decimals=4),
+        panel("Calibration and normalized entropy", "short",
+              "Of each head, on the samples that were trained last (65,536 of a trainer) and on the test set. Bad: a "
+              "calibration that leaves 1 (scores too high, or too low), an entropy of 1 or above (nothing was learned), or one that rises.",
+              ("avg by (head, set) (%s)" % one("trainer_head_calibration"), "calibration, {{head}} {{set}}"),
+              ("avg by (head, set) (%s)" % one("trainer_head_normalized_entropy"), "entropy, {{head}} {{set}}"),
+              decimals=4),
         panel("Staleness", "short",
               "Permits in use when a batch is looked up: how many batches of a trainer are on their way between lookup "
               "and acknowledged gradients. Never above the bound (global.staleness). At the bound with a trainer that "

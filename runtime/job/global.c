@@ -38,7 +38,8 @@ static const struct rt_option option[] = {
     {"seed", RT_OPT_U64, AT(seed), "1", 0, 9007199254740992.0, NULL,
      "of every random draw: initial values, shuffling, dropout"},
     {"save", RT_OPT_ENUM, AT(save), "all", 0, 0, "all|dense|none",
-     "what `local` leaves in model/ of the run directory when the job is done: dense weights and all "
+     "what `local` leaves in model/ of the run directory when the job is done: dense weights and "
+     "all "
      "rows, dense weights alone, or nothing. Rows take `dim` times 4 or 2 bytes and 8 each"},
     {"wire.dtype", RT_OPT_ENUM, SAID(dtype), "float32", 0, 0, WIRE_TYPES,
      "element type of embeddings and gradients on each of the four paths that says `dtype`"},

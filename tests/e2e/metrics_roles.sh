@@ -113,6 +113,10 @@ for t in T:
     check(f"{t}: loss", abs(t("epoch_loss") - t.status["train_loss"]) < 1e-9 and 0 < t("loss") < 2)
 T[0].is_same("evaluations_total", evaluations)
 check("quality", abs(T[0]("test_auc") - T[0].status["test_auc"]) < 1e-9 and math.isnan(T[1]("test_auc")))
+check("head", abs(T[0]("head_auc", head="loss", set="test") - T[0].status["test_auc"]) < 1e-9)
+head = T[0].status["heads"][0]
+check("entropy", abs(T[0]("head_normalized_entropy", head="loss", set="test") - head["normalized_entropy"]) < 1e-9)
+check("no classes", math.isnan(T[0]("head_accuracy", head="loss", set="test")) and "accuracy" not in head)
 check("steps", T[0]("steps_total") == T[1]("steps_total") == T[0].status["step"])
 
 # Rows and batches, from hand to hand.

@@ -1,6 +1,7 @@
 /* tests/unit/test_scores.c -- scores of an evaluation, of three heads and in groups: parts over the wire, a result that is the
  * same in whatever order batches arrive and that of counting every pair, parts that are not what they say, memory that runs out. */
 #include "trainer/metric/scores.h"
+#include "trainer/metric/window.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -341,6 +342,57 @@ static void refused(void **state)
     plain_io_destroy(io);
 }
 
+/* ---- the training window ---- */
+
+/* The run that is complete is all that was added, exactly; no memory is taken for it. */
+static void window(void **state)
+{
+    struct tr_window w = {0};
+    struct tr_auc *all[HEADS];
+    uint64_t b = 0;
+    (void)state;
+    assert_int_equal(tr_window_init(&w, heads, HEADS, SAMPLES_MAX), 0);
+    assert_true(isnan(w.quality[0].auc));
+    for (int run = 0; run < 2; run++) {
+        bool complete = false;
+        size_t samples = 0, passed = 0;
+        for (uint32_t h = 0; h < HEADS; h++)
+            assert_int_equal(tr_auc_create(heads[h].kind, TR_AUC_SAMPLES_MAX, &all[h]), 0);
+        while (!complete) {
+            struct drawn d = batch(4, b++);
+            const struct tr_scored_view view = {.samples = d.n,
+                                                .n_labels = LABELS,
+                                                .score = w.score,
+                                                .label = d.label[0],
+                                                .weight = d.weight};
+            bool resting = !tr_window_scores(&w);
+            memcpy(w.score, d.score, sizeof(d.score));
+            rt_fault_alloc(0);
+            assert_int_equal(tr_window_add(&w, &view, &complete), 0);
+            rt_fault_alloc(-1);
+            passed += resting ? d.n : 0;
+            samples += resting ? 0 : d.n;
+            for (uint32_t i = 0; i < d.n && !resting; i++) {
+                for (uint32_t h = 0; h < HEADS; h++) {
+                    struct tr_auc_sample one =
+                        tr_head_sample(&heads[h], d.score[i], d.label[i], d.weight[i]);
+                    assert_int_equal(tr_auc_add_samples(all[h], &one, 1), 0);
+                }
+            }
+        }
+        assert_true(samples >= TR_WINDOW_SAMPLES && samples < TR_WINDOW_SAMPLES + SAMPLES_MAX);
+        assert_true(run ? passed >= TR_WINDOW_REST && passed < TR_WINDOW_REST + SAMPLES_MAX
+                        : passed == 0);
+        for (uint32_t h = 0; h < HEADS; h++) {
+            struct tr_quality want;
+            assert_int_equal(tr_auc_result(all[h], NULL, &want), 0);
+            assert_memory_equal(&w.quality[h], &want, sizeof(want));
+            tr_auc_destroy(all[h]);
+        }
+    }
+    tr_window_release(&w);
+}
+
 static int score_and_sum(struct rank *rank)
 {
     struct tr_quality q[HEADS];
@@ -369,7 +421,8 @@ int main(void)
 {
     const struct CMUnitTest test[] = {
         cmocka_unit_test(any_order), cmocka_unit_test(nothing_to_send), cmocka_unit_test(filter),
-        cmocka_unit_test(counted),   cmocka_unit_test(refused),         cmocka_unit_test(memory),
+        cmocka_unit_test(counted),   cmocka_unit_test(window),          cmocka_unit_test(refused),
+        cmocka_unit_test(memory),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

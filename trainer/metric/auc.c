@@ -28,6 +28,8 @@ struct tr_auc {
     enum tr_head_kind kind;
     struct tr_auc_sample *sample;
     size_t n, capacity;
+    struct tr_auc_sample *sorting[2]; /* [reserved] NULL: taken when they are needed */
+    size_t reserved;
     uint64_t limit;
 };
 
@@ -48,6 +50,8 @@ void tr_auc_destroy(struct tr_auc *auc)
     if (!auc)
         return;
     rt_free(auc->sample);
+    rt_free(auc->sorting[0]);
+    rt_free(auc->sorting[1]);
     rt_free(auc);
 }
 
@@ -72,6 +76,18 @@ static int make_room(struct tr_auc *auc, size_t n)
     auc->sample = sample;
     auc->capacity = capacity;
     return 0;
+}
+
+int tr_auc_reserve(struct tr_auc *auc, size_t n)
+{
+    int err = make_room(auc, n);
+    for (int i = 0; i < 2 && !err; i++) {
+        auc->sorting[i] = rt_try_malloc(n * sizeof *auc->sorting[i]);
+        if (!auc->sorting[i])
+            err = RT_FAIL(RT_ENOMEM, "AUC: no memory for %zu samples", n);
+    }
+    auc->reserved = err ? 0 : n;
+    return err;
 }
 
 int tr_auc_check(enum tr_head_kind kind, const struct tr_auc_sample *sample)
@@ -158,22 +174,12 @@ static void sort_pass(const struct tr_auc_sample *from, struct tr_auc_sample *to
         to[at[digit(&from[i], shift)]++] = from[i];
 }
 
-/* Sorted copy in *out, rt_free by the caller; the samples keep their order of arrival. */
-static int sorted_copy(const struct tr_auc *auc, struct tr_auc_sample **out)
+/* A sorted copy in a; the samples keep their order of arrival. Both [n]. */
+static void sort(const struct tr_auc *auc, struct tr_auc_sample *a, struct tr_auc_sample *b)
 {
-    size_t bytes = (auc->n ? auc->n : 1) * sizeof **out;
-    struct tr_auc_sample *a = rt_try_malloc(bytes), *b = rt_try_malloc(bytes);
-    if (!a || !b) {
-        rt_free(a);
-        rt_free(b);
-        return RT_FAIL(RT_ENOMEM, "AUC: no memory to sort %zu samples", auc->n);
-    }
     sort_pass(auc->sample, a, auc->n, 0);
     sort_pass(a, b, auc->n, RADIX_BITS);
     sort_pass(b, a, auc->n, 2 * RADIX_BITS);
-    rt_free(b);
-    *out = a;
-    return 0;
 }
 
 /* ---- results ---- */
@@ -209,12 +215,21 @@ static void sum_sorted(const struct tr_auc_sample *sample, size_t n, struct tr_q
 
 static int sum_binary(const struct tr_auc *auc, const uint64_t *group, struct tr_quality *out)
 {
-    struct tr_auc_sample *sorted = NULL;
-    int err = sorted_copy(auc, &sorted);
+    bool ours = auc->n > auc->reserved || !auc->sorting[0];
+    size_t bytes = (auc->n ? auc->n : 1) * sizeof(struct tr_auc_sample);
+    struct tr_auc_sample *a = ours ? rt_try_malloc(bytes) : auc->sorting[0];
+    struct tr_auc_sample *b = ours ? rt_try_malloc(bytes) : auc->sorting[1];
+    int err = a && b ? 0 : RT_FAIL(RT_ENOMEM, "AUC: no memory to sort %zu samples", auc->n);
+    if (!err) {
+        sort(auc, a, b);
+        sum_sorted(a, auc->n, out);
+    }
+    if (ours) {
+        rt_free(a);
+        rt_free(b);
+    }
     if (err)
         return err;
-    sum_sorted(sorted, auc->n, out);
-    rt_free(sorted);
     return group ? tr_group_auc(auc->sample, group, auc->n, &out->group_auc, &out->groups) : 0;
 }
 

@@ -47,6 +47,8 @@ extern const struct tr_quality tr_quality_unknown; /* of no samples */
 int tr_auc_create(enum tr_head_kind kind, uint64_t limit, struct tr_auc **out);
 void tr_auc_destroy(struct tr_auc *auc); /* NULL is legal */
 void tr_auc_reset(struct tr_auc *auc);   /* forget all samples, keep the memory */
+/* Take all the memory that n samples will need, and their result without groups: RT_ENOMEM. */
+int tr_auc_reserve(struct tr_auc *auc, size_t n);
 
 /* Add n samples: score[n] in [0,1], label[n] 0 or 1 (above 0.5 counts as 1), weight[n] >= 0 or NULL; of mse score[n] and
  * label[n] finite. RT_EDATA on a NaN score or a bad weight, RT_ELIMIT over the limit, RT_ENOMEM: nothing was added. */
