@@ -9,7 +9,11 @@
  *
  * DESIGN: a slice goes forward and backward through all layers before the next one begins. Layer by layer
  * over the whole batch, each of the big tensors (4096 x 367 floats: 6 MB) goes out to memory and comes
- * back several times; a slice of 128 keeps all of them in 2 MB of cache. */
+ * back several times; a slice of 128 keeps all of them in 2 MB of cache. But each slice reads all weights twice, and reads and
+ * writes their gradients. That is for nothing where weights stay in the cache between slices. Where they do not, it is 16 bytes of each
+ * weight for 6 operations a sample, and oneDNN has its operands laid out for its fast kernel only in a large product: DLRM with a top of
+ * 1024-1024-512-256-1 took 236 us a sample in slices of 128, 229 of 256, 190 of 384, 192 of 512, 189 of 1024 or
+ * 2048 (Zen 3, AVX2, one thread, medians in turns); products alone are 164 there. Hence two sizes, by the number of parameters. */
 #include "trainer/model/model.h"
 
 #include <float.h>
@@ -27,9 +31,12 @@
 #include "trainer/model/convert.h"
 
 #define MODEL_ARENA_MAX (256u << 20)
-#define PIECE_ALIGN     16u      /* floats: 64 bytes */
-#define SLICE_SAMPLES   128u     /* per thread */
-#define F16_ROOM        0x1p-12f /* of the scale that half.h finds: struct tr_feature_grad */
+#define PIECE_ALIGN     16u  /* floats: 64 bytes */
+#define SLICE_SAMPLES   128u /* per thread, where weights stay in a cache from slice to slice */
+#define SLICE_LARGE     512u /* per thread, where they do not */
+/* Parameters of which this is said: 1 MiB, half an L2 cache of a server. */
+#define SLICE_PARAMS (1u << 18)
+#define F16_ROOM     0x1p-12f /* of the scale that half.h finds: struct tr_feature_grad */
 
 static uint32_t at_most(uint32_t value, uint32_t limit)
 {
@@ -173,6 +180,30 @@ static void init_params(struct tr_model *model, uint64_t seed)
 
 /* ---- life ---- */
 
+static void init_conf(struct tr_model *model, const struct tr_model_conf *conf)
+{
+    model->samples_max = conf->samples_max;
+    model->feature_dtype = conf->feature_dtype;
+    model->feature_grad_dtype = conf->feature_grad_dtype;
+    model->gradient_max = conf->gradient_max > 0 ? conf->gradient_max : FLT_MAX;
+    model->feature_gradient_max =
+        conf->feature_gradient_max > 0 ? conf->feature_gradient_max : FLT_MAX;
+}
+
+/* All but its memory, for slices of this many samples for each thread. */
+static int build(const struct tr_spec *spec, const struct tr_model_inputs *inputs,
+                 const struct tr_model_conf *conf, uint32_t slice, struct tr_model **out)
+{
+    struct tr_model *model = *out = rt_xcalloc(1, sizeof *model);
+    init_conf(model, conf);
+    int err = tr_backend_init(&model->backend, conf->backend, conf->threads);
+    if (!err)
+        model->slice = at_most(model->samples_max, slice * (uint32_t)model->backend.threads);
+    if (!err)
+        err = rt_arena_create(MODEL_ARENA_MAX, &model->arena);
+    return err ? err : tr_build_model(model, spec, inputs);
+}
+
 int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *inputs,
                     const struct tr_model_conf *conf, struct tr_model **out)
 {
@@ -180,21 +211,12 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
         return RT_FAIL(RT_EUSAGE, "model: expected batches of 1..%u samples, got %u",
                        TR_SAMPLES_MAX, conf->samples_max);
     rt_assert(conf->feature_dtype < RT_DTYPE_COUNT && conf->feature_grad_dtype < RT_DTYPE_COUNT);
-    struct tr_model *model = rt_xcalloc(1, sizeof *model);
-    model->samples_max = conf->samples_max;
-    model->feature_dtype = conf->feature_dtype;
-    model->feature_grad_dtype = conf->feature_grad_dtype;
-    model->gradient_max = conf->gradient_max > 0 ? conf->gradient_max : FLT_MAX;
-    model->feature_gradient_max =
-        conf->feature_gradient_max > 0 ? conf->feature_gradient_max : FLT_MAX;
-    int err = tr_backend_init(&model->backend, conf->backend, conf->threads);
-    if (!err)
-        model->slice =
-            at_most(model->samples_max, SLICE_SAMPLES * (uint32_t)model->backend.threads);
-    if (!err)
-        err = rt_arena_create(MODEL_ARENA_MAX, &model->arena);
-    if (!err)
-        err = tr_build_model(model, spec, inputs);
+    struct tr_model *model = NULL;
+    int err = build(spec, inputs, conf, SLICE_SAMPLES, &model);
+    if (!err && model->count > SLICE_PARAMS) { /* which is known only now */
+        tr_model_destroy(model);
+        err = build(spec, inputs, conf, SLICE_LARGE, &model);
+    }
     if (!err)
         err = allocate(model);
     if (!err)
