@@ -54,7 +54,8 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
         .seed = job->global.seed,
         .samples_max = samples_max,
         .threads = (int)job->global.trainer_threads,
-        .feature_dtype = job->global.wire.embeddings, /* half.h's numbers are the wire's */
+        .precision = job->precision, /* half.h's numbers are the wire's */
+        .feature_dtype = job->global.wire.embeddings,
         .feature_grad_dtype = job->global.wire.gradients,
     };
     limit_gradients(job, world, &conf);
@@ -118,6 +119,8 @@ int tr_describe(const struct rt_job *job)
         tr_model_describe(model, print_layer, NULL);
         printf("%zu dense parameters, learning rate %g", tr_model_count(model), learning_rate);
         print_schedule(&schedule);
+        if (job->precision != WIRE_F32)
+            printf(", matrix products in %s", rt_dtype_name(job->precision));
         printf("\n");
     }
     tr_optimizer_destroy(optimizer);

@@ -101,10 +101,11 @@ static int read_model(const struct rt_job_source *source, struct rt_job *job)
     int err = rt_node_known_keys(root, known, ARRAY_LEN(known));
     if (err)
         return err;
-    uint32_t precision = 0;
-    err = rt_node_choice(rt_node_get(root, "precision"), "float32", &precision);
+    uint32_t half = 0;
+    err = rt_node_choice(rt_node_get(root, "precision"), "float32|bfloat16", &half);
     if (err)
         return err;
+    job->precision = half ? WIRE_BF16 : WIRE_F32;
     job->model_conf = root;
     job->params = rt_node_get(root, "params");
     job->model = root;
@@ -162,13 +163,15 @@ static void describe_optimizer(const struct rt_node *node, struct rt_strbuf *tex
     rt_yaml_canonical_without(node, rate, text);
 }
 
-/* The layers, what fills them in, and what their weights are changed by; a learning rate may change. */
+/* The layers, what fills them in, what they multiply, and what their weights are changed by; a learning rate may change. */
 static void describe_model(const struct rt_job *job, struct rt_strbuf *text)
 {
     describe_section(job->model, "layers", text);
     describe_section(job->model, "params", text);
     if (job->model != job->model_conf)
         describe_section(job->model_conf, "params", text);
+    if (job->precision != WIRE_F32)
+        rt_strbuf_addf(text, "precision %s ", rt_dtype_name(job->precision));
     describe_optimizer(rt_node_get(job->model_conf, "optimizer"), text);
     describe_section(job->model_conf, "schedule", text);
 }

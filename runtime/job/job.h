@@ -216,6 +216,8 @@ struct rt_job {
     const struct rt_node *params;     /* `params:` of model.yml over it; may be NULL */
     const struct rt_node *model_conf; /* model.yml itself: optimizer, precision */
     const char *model_name;
+    uint32_t
+        precision; /* enum wire_dtype: float32 or bfloat16, of what the dense network multiplies */
     uint64_t
         config_hash; /* tables, layers, optimizers, schedule, seed, shards, wire, data plan; not the learning rate */
     uint64_t plan_hash;                  /* files (names and sizes), splits, batch size, seed */

@@ -150,6 +150,8 @@ static void test_hashes(void **state)
         {"model.optimizer.layers={top: {lr_factor: 0.5}}", true, false, WIRE_PART_MODEL},
         {"model.optimizer.learning_rate=0.1", false, false, -1},
         {"model.schedule={warmup: 10}", true, false, WIRE_PART_MODEL},
+        {"model.precision=bfloat16", true, false, WIRE_PART_MODEL},
+        {"model.precision=float32", false, false, -1},
         {"data.frequency_memory=99999", false, false, -1},
     };
     struct rt_job *plain;
@@ -178,6 +180,7 @@ static const struct {
     {"global.staleness=none", "staleness: expected an integer in 1..1024, got 'none'"},
     {"global.exact=true", "expected `mode: full` beside `exact: true`"},
     {"global.wire.dtype=float8", "wire.dtype: expected float32|float16|bfloat16, got 'float8'"},
+    {"model.precision=float16", "precision: expected float32|bfloat16, got 'float16'"},
     {"global.wire.rows=float8", "wire.rows: expected dtype|float32|float16|bfloat16"},
     {"global.wire.compression=zstd", "none|lz4"},
     {"global.link.dead_ms=1999", "dead_ms of at least twice heartbeat_ms, got 1999 and 1000"},

@@ -385,11 +385,10 @@ static void check_small(size_t n)
 {
     const struct tr_kernels *k = tr_kernels_get();
     enum { ROWS = 70 };
-    float *y = fill(ROWS * n, 1), *b = fill(n, 2), *dy = fill(ROWS * n, 3), *sum = fill(n, 4);
+    float *y = fill(ROWS * n, 5), *b = fill(n, 2), *dy = fill(ROWS * n, 3), *sum = fill(n, 4);
     float *start = fill(ROWS * n, 1), *grad = fill(ROWS * n, 3);
     uint32_t columns = (uint32_t)n;
-    struct tr_linear act = {
-        .samples = ROWS, .outputs = columns, .b = b, .y_stride = n, .act = TR_ACT_RELU, .y = y};
+    struct tr_bias_act act = {ROWS, columns, true, start, b, n, n, y};
     struct tr_act_grad relu = {.samples = ROWS,
                                .columns = columns,
                                .kind = TR_ACT_RELU,
@@ -414,8 +413,8 @@ static void check_small(size_t n)
         }
         assert_true(fabs(sum[c] - want) < 1e-4);
     }
-    act.act = TR_ACT_NONE;
-    act.y = start;
+    act.relu = false;
+    act.y = start; /* in place */
     k->bias_act(&act);
     for (size_t i = 0; i < ROWS * n; i++)
         assert_true(fmaxf(start[i], 0) == y[i]);
@@ -447,8 +446,7 @@ static void check_within(void)
     float zero[40] = {0};
     for (size_t i = 0; i < ARRAY_LEN(value); i++)
         value[i] = NAN;
-    struct tr_linear act = {
-        .samples = 1, .outputs = 40, .b = zero, .y_stride = 40, .act = TR_ACT_RELU, .y = value};
+    struct tr_bias_act act = {1, 40, true, value, zero, 40, 40, value};
     tr_kernels_get()->bias_act(&act);
     for (size_t i = 0; i < ARRAY_LEN(value); i++)
         assert_true(isnan(value[i]));

@@ -368,9 +368,21 @@ struct tr_din_grad {
     bool add_dq, add_dk;
 };
 
+/* What the products of a backend are made of, told once, before the first one. */
+struct tr_space {
+    uint32_t precision;    /* RT_DTYPE_F32, or RT_DTYPE_BF16: tr_backend_prepare() */
+    const tr_real *params; /* [n_params] whatever may be a w; its memory stays */
+    size_t n_params;
+    uint32_t rows, columns; /* samples of a usual product; the most inputs or outputs */
+};
+
 struct tr_backend;
 struct tr_backend_ops {
     const char *name;
+    /* prepare's memory is let go of by release; begin: parameters may have changed. Each may be NULL. */
+    int (*prepare)(struct tr_backend *backend, const struct tr_space *space);
+    void (*begin)(struct tr_backend *backend);
+    void (*release)(struct tr_backend *backend);
     int (*linear_forward)(struct tr_backend *backend, const struct tr_linear *op);
     int (*linear_backward)(struct tr_backend *backend, const struct tr_linear_grad *op);
     int (*dot_forward)(struct tr_backend *backend, const struct tr_dot *op);
@@ -417,7 +429,9 @@ struct tr_backend {
     const struct tr_backend_ops *ops;
     const struct tr_backend_loops *loops;
     const struct tr_backend_losses *losses;
-    int threads; /* of the matrix products */
+    int threads;                /* of the matrix products */
+    uint32_t precision;         /* of what they multiply */
+    struct tr_rounded *rounded; /* onednn's, in bfloat16 */
 };
 
 extern const struct tr_backend_ops tr_backend_reference; /* backend/cpu/reference.c */
@@ -430,6 +444,14 @@ extern const struct tr_backend_loops tr_loops_plain, tr_loops_avx2, tr_loops_avx
 
 /* name: NULL or "onednn", or "reference". RT_EUSAGE for another. threads below 1 means 1. */
 int tr_backend_init(struct tr_backend *backend, const char *name, int threads);
+
+/* After init, once the parameters have their place; not needed for float32. RT_ENOMEM, RT_EBACKEND. Precision bfloat16: what linear_forward
+ * and linear_backward multiply (x, w, dy) is rounded to it before, to the nearest even; all sums are float32, and so is all
+ * else, activations, biases and their gradients, interactions, losses, weights. As torch.autocast, but that its outputs and
+ * gradients are rounded as well. */
+int tr_backend_prepare(struct tr_backend *backend, const struct tr_space *space);
+void tr_backend_begin(struct tr_backend *backend); /* before each batch */
+void tr_backend_release(struct tr_backend *backend);
 
 static inline uint32_t tr_dot_pairs(uint32_t n)
 {

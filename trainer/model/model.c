@@ -178,6 +178,21 @@ static void init_params(struct tr_model *model, uint64_t seed)
     }
 }
 
+/* A product has a matrix of parameters on one side. */
+static int prepare_products(struct tr_model *model, uint32_t precision)
+{
+    struct tr_space space = {.precision = precision,
+                             .params = model->params,
+                             .n_params = model->count,
+                             .rows = model->slice,
+                             .columns = 1};
+    for (size_t t = 0; t < model->n_tensors; t++)
+        for (uint32_t k = 0; k < model->tensor[t].rank; k++)
+            if (model->tensor[t].shape[k] > space.columns)
+                space.columns = model->tensor[t].shape[k];
+    return tr_backend_prepare(&model->backend, &space);
+}
+
 /* ---- life ---- */
 
 static void init_conf(struct tr_model *model, const struct tr_model_conf *conf)
@@ -211,6 +226,7 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
         return RT_FAIL(RT_EUSAGE, "model: expected batches of 1..%u samples, got %u",
                        TR_SAMPLES_MAX, conf->samples_max);
     rt_assert(conf->feature_dtype < RT_DTYPE_COUNT && conf->feature_grad_dtype < RT_DTYPE_COUNT);
+    rt_assert(conf->precision == RT_DTYPE_F32 || conf->precision == RT_DTYPE_BF16);
     struct tr_model *model = NULL;
     int err = build(spec, inputs, conf, SLICE_SAMPLES, &model);
     if (!err && model->count > SLICE_PARAMS) { /* which is known only now */
@@ -221,6 +237,8 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
         err = allocate(model);
     if (!err)
         err = allocate_sums(model);
+    if (!err)
+        err = prepare_products(model, conf->precision);
     if (err) {
         tr_model_destroy(model);
         return err;
@@ -237,6 +255,7 @@ void tr_model_destroy(struct tr_model *model)
         return;
     for (uint32_t i = 0; model->sequence && i < model->n_features; i++)
         rt_free(model->sequence[i].sum);
+    tr_backend_release(&model->backend);
     rt_free(model->memory);
     rt_free(model->params);
     rt_free(model->grads);
@@ -489,6 +508,7 @@ int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
     rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
     int err = 0;
     clear_losses(out);
+    tr_backend_begin(&model->backend);
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
         uint64_t at = rt_trace_begin(batch->batch_id);
@@ -511,6 +531,7 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     out->saturated = 0;
     forget_scales(feature_grad, model->n_features);
     clear_sums(model, batch, feature_grad);
+    tr_backend_begin(&model->backend);
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
         uint64_t at = rt_trace_begin(batch->batch_id);

@@ -246,7 +246,9 @@ void tr_parse_document(struct rt_strbuf *out)
         "use` | a name or a path |  | `<job>/models/NAME.yml`, else `configs/models/NAME.yml`",
         "params.NAME` | scalar or list | the model file's | replaces a parameter of the model file",
         "layers` | list |  | the layers themselves, instead of `use:` (trainer/model/spec.h)",
-        "precision` | float32 | float32 | of the dense network",
+        "precision` | float32 \\| bfloat16 | float32 | of what the layers' matrix products "
+        "multiply; "
+        "weights, sums and all else are float32 (own-model.md)",
     };
     for (size_t i = 0; i < ARRAY_LEN(row); i++)
         rt_strbuf_addf(out, "| `model.%s |\n", row[i]);

@@ -5,6 +5,7 @@
 
 #include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
+#include "runtime/base/half.h"
 
 static void use_reference(struct tr_backend *backend)
 {
@@ -32,6 +33,8 @@ int tr_backend_init(struct tr_backend *backend, const char *name, int threads)
 {
     backend->threads = threads < 1 ? 1 : threads;
     backend->losses = &tr_losses;
+    backend->precision = RT_DTYPE_F32;
+    backend->rounded = NULL;
     if (!name || strcmp(name, "onednn") == 0)
         use_onednn(backend);
     else if (strcmp(name, "reference") == 0)
@@ -39,4 +42,22 @@ int tr_backend_init(struct tr_backend *backend, const char *name, int threads)
     else
         return RT_FAIL(RT_EUSAGE, "backend '%s': expected onednn or reference", name);
     return 0;
+}
+
+int tr_backend_prepare(struct tr_backend *backend, const struct tr_space *space)
+{
+    backend->precision = space->precision;
+    return backend->ops->prepare ? backend->ops->prepare(backend, space) : 0;
+}
+
+void tr_backend_begin(struct tr_backend *backend)
+{
+    if (backend->ops->begin)
+        backend->ops->begin(backend);
+}
+
+void tr_backend_release(struct tr_backend *backend)
+{
+    if (backend->ops && backend->ops->release)
+        backend->ops->release(backend);
 }

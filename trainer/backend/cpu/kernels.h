@@ -21,11 +21,19 @@ struct tr_update {
     float unbias1; /* lamb: 1 / (1 - beta1^t) */
 };
 
+/* y[s][c] = x[s][c] + b[c], then max(0, .) with relu; y may be x. */
+struct tr_bias_act {
+    uint32_t samples, columns;
+    bool relu;
+    const float *x, *b;
+    size_t x_stride, y_stride;
+    float *y;
+};
+
 struct tr_kernels {
     void (*dot_forward)(const struct tr_dot *op);
     void (*dot_backward)(const struct tr_dot_grad *op);
-    /* y[samples][outputs] += b[outputs], then max(0, .) where act is relu, which is all it knows */
-    void (*bias_act)(const struct tr_linear *op);
+    void (*bias_act)(const struct tr_bias_act *op);
     /* No element's magnitude is over max (finite, >= 0); NaN is over any. */
     bool (*within)(const float *value, size_t n, float max);
     void (*sgd)(const struct tr_update *op);

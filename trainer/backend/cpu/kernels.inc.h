@@ -254,20 +254,20 @@ static void dot_backward(const struct tr_dot_grad *op)
         dot_grad_group(op, s, at_most(op->samples - s, LANES), xt, gt, dxt);
 }
 
-static void bias_act(const struct tr_linear *op)
+static void bias_act(const struct tr_bias_act *op)
 {
     vec zero = {0};
-    bool relu = op->act == TR_ACT_RELU;
+    const float *x = op->x;
     float *y = op->y;
-    for (uint32_t r = 0; r < op->samples; r++, y += op->y_stride) {
+    for (uint32_t r = 0; r < op->samples; r++, x += op->x_stride, y += op->y_stride) {
         uint32_t c = 0;
-        for (; c + LANES <= op->outputs; c += LANES) {
-            vec v = load(y + c) + load(op->b + c);
-            store(y + c, relu ? (vec)((vec_i32)v & ~(v < zero)) : v); /* keeps NaN */
+        for (; c + LANES <= op->columns; c += LANES) {
+            vec v = load(x + c) + load(op->b + c);
+            store(y + c, op->relu ? (vec)((vec_i32)v & ~(v < zero)) : v); /* keeps NaN */
         }
-        for (; c < op->outputs; c++) {
-            float v = y[c] + op->b[c];
-            y[c] = relu && v < 0 ? 0 : v;
+        for (; c < op->columns; c++) {
+            float v = x[c] + op->b[c];
+            y[c] = op->relu && v < 0 ? 0 : v;
         }
     }
 }

@@ -7,8 +7,30 @@
  * kernels.inc.h keeps: there both agree bit for bit. The loss is computed in float64 here and used
  * by both backends: it is a few exponentials a sample, nothing beside the products. */
 #include <math.h>
+#include <string.h>
 
+#include "runtime/base/half.h"
 #include "trainer/backend/backend.h"
+
+/* The nearest bfloat16, ties to even; no finite value becomes infinity. */
+static double nearest_bf16(tr_real value)
+{
+    float as_float = (float)value;
+    uint32_t bits;
+    if (!isfinite(as_float))
+        return value;
+    memcpy(&bits, &as_float, sizeof bits);
+    uint32_t up = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+    bits = (up & 0x7fffffff) < 0x7f800000 ? up : (bits & 0x80000000) | 0x7f7f0000;
+    memcpy(&as_float, &bits, sizeof bits);
+    return as_float;
+}
+
+/* What a product makes of a value. */
+static inline double operand(const struct tr_backend *backend, tr_real value)
+{
+    return backend->precision == RT_DTYPE_BF16 ? nearest_bf16(value) : value;
+}
 
 static int ref_linear_forward(struct tr_backend *backend, const struct tr_linear *op)
 {
@@ -20,7 +42,7 @@ static int ref_linear_forward(struct tr_backend *backend, const struct tr_linear
             const tr_real *w = op->w + (size_t)o * op->inputs;
             double sum = op->b ? op->b[o] : 0;
             for (uint32_t i = 0; i < op->inputs; i++)
-                sum += (double)x[i] * w[i];
+                sum += operand(backend, x[i]) * operand(backend, w[i]);
             z[s * z_stride + o] = (tr_real)sum;
         }
     }
@@ -37,7 +59,7 @@ static int ref_linear_forward(struct tr_backend *backend, const struct tr_linear
     return op->act == TR_ACT_NONE ? 0 : backend->loops->act_forward(backend, &act);
 }
 
-static void ref_weight_grad(const struct tr_linear_grad *op)
+static void ref_weight_grad(const struct tr_backend *backend, const struct tr_linear_grad *op)
 {
     for (uint32_t o = 0; o < op->outputs; o++) {
         double bias = op->db && op->add_params ? op->db[o] : 0;
@@ -49,7 +71,8 @@ static void ref_weight_grad(const struct tr_linear_grad *op)
             tr_real *dw = &op->dw[(size_t)o * op->inputs + i];
             double sum = op->add_params ? *dw : 0;
             for (uint32_t s = 0; s < op->samples; s++)
-                sum += (double)op->dy[s * op->dy_stride + o] * op->x[s * op->x_stride + i];
+                sum += operand(backend, op->dy[s * op->dy_stride + o]) *
+                       operand(backend, op->x[s * op->x_stride + i]);
             *dw = (tr_real)sum;
         }
     }
@@ -57,8 +80,7 @@ static void ref_weight_grad(const struct tr_linear_grad *op)
 
 static int ref_linear_backward(struct tr_backend *backend, const struct tr_linear_grad *op)
 {
-    (void)backend;
-    ref_weight_grad(op);
+    ref_weight_grad(backend, op);
     if (!op->dx)
         return 0;
     for (uint32_t s = 0; s < op->samples; s++) {
@@ -66,7 +88,8 @@ static int ref_linear_backward(struct tr_backend *backend, const struct tr_linea
             tr_real *dx = &op->dx[s * op->dx_stride + i];
             double sum = op->add_dx ? *dx : 0;
             for (uint32_t o = 0; o < op->outputs; o++)
-                sum += (double)op->dy[s * op->dy_stride + o] * op->w[(size_t)o * op->inputs + i];
+                sum += operand(backend, op->dy[s * op->dy_stride + o]) *
+                       operand(backend, op->w[(size_t)o * op->inputs + i]);
             *dx = (tr_real)sum;
         }
     }
