@@ -44,7 +44,7 @@ static void finish(struct ebs_owner *owner, int err)
     rt_save_end(save, err);
 }
 
-/* Memory for as many rows as are left, or fit. */
+/* Memory for as many rows as are left, or fit; that of the part before is used again. */
 static int begin_part(struct ebs_owner *owner)
 {
     struct ebs_saver *saver = &owner->saver;
@@ -52,14 +52,19 @@ static int begin_part(struct ebs_owner *owner)
     uint64_t rows = ebs_table_rows(owner->table[saver->table]);
     size_t most = owner->conf.save_bytes ? owner->conf.save_bytes : RT_SAVE_PART_BYTES;
 
-    forget_part(saver);
     most = most / each > 0 ? most / each : 1;
-    saver->room = rows < most ? (size_t)rows + 1 : most; /* one may come, and none be left */
-    saver->id = rt_try_malloc(saver->room * sizeof(uint64_t));
-    saver->row = rt_try_malloc(saver->room * weight_bytes(owner));
+    if (rows < most)
+        most = (size_t)rows + 1; /* one may come, and none be left */
+    if (saver->part == 0 || saver->room != most) {
+        forget_part(saver);
+        saver->room = most;
+        saver->id = rt_try_malloc(most * sizeof(uint64_t));
+        saver->row = rt_try_malloc(most * weight_bytes(owner));
+    }
     if (!saver->id || !saver->row)
         return RT_FAIL(RT_ENOMEM, "table %s: no memory for a part of %zu rows to save",
                        conf_of(owner)->name, saver->room);
+    saver->n = 0;
     rt_timer_start(owner->conf.io, &saver->next, 0);
     return 0;
 }

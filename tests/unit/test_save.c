@@ -19,12 +19,21 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
+#include <uv.h>
 #include <cmocka.h>
 
 #define OWNERS_MAX 4u
 #define ROWS       5000u
 #define PART       ((size_t)16 << 10) /* bytes: some dozens of parts */
+#ifdef RT_DEBUG
+#define TURN_MAX 100000000u /* ns; sanitizers take their time */
+#define MANY     100000u
+#else
+#define TURN_MAX 10000000u
+#define MANY     1000000u
+#endif
 
 enum { WIDE, HALF, NONE, TABLES };
 
@@ -52,6 +61,9 @@ static struct {
     struct rt_shard_map shards;
     struct ebs_owner *owner[OWNERS_MAX];
     uint32_t owners;
+    uv_prepare_t turn_end;
+    uint64_t turn_began, turn_longest, turns; /* ns of this thread's CPU */
+    size_t part;                              /* bytes */
     struct rt_save save[OWNERS_MAX];
     struct rt_timer look;
 } bed;
@@ -74,7 +86,7 @@ static void open_owners(uint32_t n)
                                       .owner = o,
                                       .greeting = &wire_greeting,
                                       .listen = "tcp:127.0.0.1:0",
-                                      .save_bytes = PART};
+                                      .save_bytes = bed.part ? bed.part : PART};
         if (ebs_owner_create(&conf, &bed.owner[o]) != 0)
             fail_msg("%s", rt_err_text());
     }
@@ -333,6 +345,53 @@ static void a_save_that_fails(void **state)
     rt_free(nowhere);
 }
 
+/* ---- the loop ---- */
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Called before each look at the sockets. */
+static void on_turn_end(uv_prepare_t *handle)
+{
+    uint64_t now = cpu_ns();
+
+    (void)handle;
+    if (bed.turn_began > 0 && now - bed.turn_began > bed.turn_longest)
+        bed.turn_longest = now - bed.turn_began;
+    bed.turns++;
+    bed.turn_began = now;
+}
+
+/* Requests get in between the pieces of a large table. */
+static void a_save_takes_turns(void **state)
+{
+    float row[7] = {1.0f, -1.0f};
+
+    (void)state;
+    bed.part = (size_t)8 << 20;
+    open_owners(1);
+    for (uint32_t i = 0; i < MANY; i++)
+        assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], rt_draw(5, i), row), 0);
+    bed.turn_began = bed.turn_longest = bed.turns = 0;
+    assert_int_equal(uv_prepare_init(rt_loop_uv(bed.loop), &bed.turn_end), 0);
+    assert_int_equal(uv_prepare_start(&bed.turn_end, on_turn_end), 0);
+    save_all(bed.dir);
+    uv_close((uv_handle_t *)&bed.turn_end, NULL);
+    assert_int_equal(atomic_load(&bed.save[0].state), RT_SAVE_DONE);
+    assert_int_equal(atomic_load(&bed.save[0].bytes), MANY * (8 + 7 * 4));
+    print_message("%u rows in %llu turns, the longest %.2f ms of CPU\n", MANY,
+                  (unsigned long long)bed.turns, 1e-6 * (double)bed.turn_longest);
+    assert_true(bed.turn_longest < TURN_MAX);
+    assert_true(bed.turns > MANY / 100000u);
+    close_owners();
+    bed.part = 0;
+}
+
 static void names_of_files(void **state)
 {
     static const struct {
@@ -366,6 +425,7 @@ int main(void)
         cmocka_unit_test(state_is_initial),
         cmocka_unit_test_setup(bad_parts_are_named, make_folder),
         cmocka_unit_test_setup(a_save_that_fails, make_folder),
+        cmocka_unit_test_setup(a_save_takes_turns, make_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
