@@ -8,7 +8,8 @@ mkdir "$work/pushed"
 helper=$!
 until [ -s "$work/port" ]; do sleep 0.02; done
 
-servers=(--embedding-servers 2 --set global.embedding_server.workers=2 --set data.batch_size=64)
+# What is resident at the end is to be the tables': nothing is saved, which takes memory.
+servers=(--embedding-servers 2 --set global.embedding_server.workers=2 --set data.batch_size=64 --set global.save=none)
 # job NAME ARG... -- run it; what it came to stands in $work/NAME.
 job() {
     local name=$1
