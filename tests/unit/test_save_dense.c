@@ -68,7 +68,7 @@ static void what_is_saved_is_loaded(void **state)
     } row[] = {
         {"dlrm", {"model.params.top=[32, 1]", "model.optimizer.learning_rate=0.25"}, 2},
         {"mlp", {"model.schedule={type: linear, steps: 100, warmup: 10}"}, 1},
-        {"mlp", {0}, 0},
+        {"dcn_v2", {0}, 0},
     };
 
     (void)state;
