@@ -89,6 +89,16 @@ int tr_job_optimizer(const struct rt_job *job, const struct tr_model *model,
     return err;
 }
 
+/* Without running averages. */
+static size_t count_parameters(const struct tr_model *model)
+{
+    size_t n, count = 0;
+    const struct tr_param *tensor = tr_model_tensors(model, &n);
+    for (size_t t = 0; t < n; t++)
+        count += tensor[t].momentum > 0 ? 0 : tensor[t].count;
+    return count;
+}
+
 static void print_layer(void *arg, const char *text)
 {
     (void)arg;
@@ -117,7 +127,7 @@ int tr_describe(const struct rt_job *job)
     if (!err) {
         printf("model %s, from the first layer to the loss:\n", job->model_name);
         tr_model_describe(model, print_layer, NULL);
-        printf("%zu dense parameters, learning rate %g", tr_model_count(model), learning_rate);
+        printf("%zu dense parameters, learning rate %g", count_parameters(model), learning_rate);
         print_schedule(&schedule);
         if (job->precision != WIRE_F32)
             printf(", matrix products in %s", rt_dtype_name(job->precision));

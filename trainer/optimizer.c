@@ -174,14 +174,25 @@ static int refuse(const struct tr_optimizer *optimizer, const float *grad)
                    kinds[optimizer->conf.kind].name, i, optimizer->n, (double)grad[i]);
 }
 
-/* A sum of squares of float32 in float64 is finite exactly when they are: this is the check, too. */
-static double norm_of(const struct tr_optimizer *optimizer, const float *grad)
+/* A sum of squares of float32 in float64 is finite exactly when they are: this is the check, too. Running averages are
+ * checked, and are no part of *norm. */
+static bool norm_of(const struct tr_optimizer *optimizer, const float *grad, double *norm)
 {
-    double sum = 0;
-    for (size_t i = 0; i < optimizer->n_spans; i++)
-        sum += tr_kernels_get()->sum_squares(grad + optimizer->span[i].offset,
-                                             optimizer->span[i].count);
-    return sqrt(sum);
+    double sum = 0, others = 0;
+    for (size_t i = 0; i < optimizer->n_spans; i++) {
+        const struct tr_span *span = &optimizer->span[i];
+        double squares = tr_kernels_get()->sum_squares(grad + span->offset, span->count);
+        *(span->momentum > 0 ? &others : &sum) += squares;
+    }
+    *norm = sqrt(sum);
+    return isfinite(sum) && isfinite(others);
+}
+
+static void move_average(const struct tr_span *span, const float *now, float *average)
+{
+    float momentum = (float)span->momentum;
+    for (size_t i = 0; i < span->count; i++)
+        average[i] += momentum * (now[i] - average[i]);
 }
 
 /* What all spans have in common. */
@@ -255,14 +266,18 @@ int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *gr
     const char *name = kinds[optimizer->conf.kind].name;
     if (!isfinite(lr))
         return RT_FAIL(RT_EDATA, "optimizer %s: learning rate is %g", name, lr);
-    double norm = norm_of(optimizer, grad);
-    if (!isfinite(norm))
+    double norm;
+    if (!norm_of(optimizer, grad, &norm))
         return refuse(optimizer, grad);
     optimizer->grad_norm = norm;
     optimizer->steps++;
     struct tr_update op = update_of(optimizer);
     for (size_t i = 0; i < optimizer->n_spans; i++) {
         const struct tr_span *span = &optimizer->span[i];
+        if (span->momentum > 0) {
+            move_average(span, grad + span->offset, param + span->offset);
+            continue;
+        }
         op.n = span->count;
         op.grad = grad + span->offset;
         op.param = param + span->offset;

@@ -233,7 +233,7 @@ static int parse_lr_factor(const struct rt_node *layers, const struct tr_param *
 static bool joins(const struct tr_span *span, const struct tr_span *next)
 {
     return span->offset + span->count == next->offset && span->lr_factor == next->lr_factor &&
-           span->decays == next->decays;
+           span->decays == next->decays && span->momentum == next->momentum;
 }
 
 int tr_parse_spans(const struct rt_node *node, const struct tr_optimizer_conf *conf,
@@ -248,7 +248,8 @@ int tr_parse_spans(const struct rt_node *node, const struct tr_optimizer_conf *c
     for (size_t t = 0; !err && t < n; t++) {
         struct tr_span next = {.offset = tensor[t].offset,
                                .count = tensor[t].count,
-                               .decays = !matrices || tensor[t].rank > 1};
+                               .decays = !matrices || tensor[t].rank > 1,
+                               .momentum = tensor[t].momentum};
         err = parse_lr_factor(layers, &tensor[t], &next.lr_factor);
         struct tr_span *last = *n_spans ? &span[*n_spans - 1] : NULL;
         if (last && conf->kind != TR_LAMB && joins(last, &next))

@@ -86,6 +86,42 @@ static void test_modes(void **state)
     destroy_jobs(job);
 }
 
+/* Running averages are part of what the ranks have in common, in every mode, and of what a rank that died fetches. */
+static void test_batchnorm(void **state)
+{
+    (void)state;
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(12); seed++) {
+        static const char layers[] =
+            "model.layers=[{name: all, type: concat, inputs: [features, dense]}, "
+            "{name: norm, type: batchnorm, inputs: [all]}, "
+            "{name: top, type: mlp, inputs: [norm], sizes: [8, 1], activation: dice}, "
+            "{name: loss, type: bce, inputs: [top]}]";
+        const char *set[] = {EPOCHS, "data.test=[]", mode[seed % MODES], "global.sync_every=3",
+                             layers};
+        struct jw_conf conf = {
+            .seed = seed, .ranks = 2 + (unsigned)seed % 2, .set = set, .n_set = ARRAY_LEN(set)};
+        struct job_world w;
+        jw_start(&w, &conf);
+        jw_break_links(&w, seed % 2 ? 0 : 20, true);
+        if (seed % 4 == 3) {
+            sim_run_until(w.sim, jw_is_over, &w, 5 * RT_MS);
+            assert_false(jw_is_over(&w));
+            jw_restart_rank(&w, 1);
+        }
+        jw_run(&w);
+        size_t n = 0;
+        struct tr_model *model = w.rank[0].trainer->model;
+        const struct tr_param *tensor = tr_model_tensors(model, &n);
+        for (size_t t = 0; t < n; t++)
+            if (strcmp(tensor[t].name, "norm.running_var") == 0)
+                assert_true(tr_model_params(model)[tensor[t].offset] != 1);
+        for (unsigned r = 1; r < w.conf.ranks; r++)
+            assert_true(tr_trainer_digest(w.rank[r].trainer) ==
+                        tr_trainer_digest(w.rank[0].trainer));
+        jw_stop(&w);
+    }
+}
+
 /* `exact`: whatever links break, the same bits. */
 static void test_exact(void **state)
 {
@@ -491,6 +527,7 @@ int main(void)
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_batchnorm),
         cmocka_unit_test(test_exact),
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_restart_composers),

@@ -149,23 +149,23 @@ static void test_spans(void **state)
         size_t n;
         const char *want;
     } row[] = {
-        {"type: adam", {{0, 13, 1, true}}, 1, NULL},
+        {"type: adam", {{0, 13, 1, true, 0}}, 1, NULL},
         {"{type: adam, layers: {top: {lr_factor: 0.5}}}",
-         {{0, 8, 0.5, true}, {8, 5, 1, true}},
+         {{0, 8, 0.5, true, 0}, {8, 5, 1, true, 0}},
          2,
          NULL},
         {"{type: adam, layers: {top: {lr_factor: 0}, top-b: {lr_factor: 0}}}",
-         {{0, 13, 0, true}},
+         {{0, 13, 0, true, 0}},
          1,
          NULL},
-        {"{type: adam, layers: {top-b: {}}}", {{0, 13, 1, true}}, 1, NULL},
+        {"{type: adam, layers: {top-b: {}}}", {{0, 13, 1, true, 0}}, 1, NULL},
         {"{type: adam, layers: {top-b: }}", {{0}}, 0, "layers.top-b: expected a map, got nothing"},
         {"{type: adamw, weight_decay_on: matrices, layers: {top-b: {lr_factor: 2}}}",
-         {{0, 6, 1, true}, {6, 2, 1, false}, {8, 4, 2, true}, {12, 1, 2, false}},
+         {{0, 6, 1, true, 0}, {6, 2, 1, false, 0}, {8, 4, 2, true, 0}, {12, 1, 2, false, 0}},
          4,
          NULL},
         {"type: lamb",
-         {{0, 6, 1, true}, {6, 2, 1, true}, {8, 4, 1, true}, {12, 1, 1, true}},
+         {{0, 6, 1, true, 0}, {6, 2, 1, true, 0}, {8, 4, 1, true, 0}, {12, 1, 1, true, 0}},
          4,
          NULL},
         {"layers: {to: {lr_factor: 1}}",
@@ -198,7 +198,7 @@ static void test_spans(void **state)
         for (size_t k = 0; !err && k < n; k++)
             if (got[k].offset != row[i].span[k].offset || got[k].count != row[i].span[k].count ||
                 got[k].lr_factor != row[i].span[k].lr_factor ||
-                got[k].decays != row[i].span[k].decays)
+                got[k].decays != row[i].span[k].decays || got[k].momentum != 0)
                 fail_msg("%s: span %zu is another", row[i].text, k);
         rt_yaml_destroy(yaml);
     }
@@ -208,12 +208,36 @@ static void test_spans(void **state)
     assert_int_equal(n, 0);
 }
 
+/* Running averages are spans of their own, whatever the optimizer does with parameters. */
+static void test_running_averages(void **state)
+{
+    (void)state;
+    static const struct tr_param with[] = {
+        {.name = "n.weight", .rank = 1, .offset = 0, .count = 4},
+        {.name = "n.running_mean", .rank = 1, .offset = 4, .count = 4, .momentum = 0.1},
+        {.name = "n.running_var", .rank = 1, .offset = 8, .count = 4, .momentum = 0.1},
+        {.name = "o.running_mean", .rank = 1, .offset = 12, .count = 2, .momentum = 0.5},
+        {.name = "o.bias", .rank = 1, .offset = 14, .count = 2},
+    };
+    static const struct tr_span want[] = {
+        {0, 4, 1, true, 0}, {4, 8, 1, true, 0.1}, {12, 2, 1, true, 0.5}, {14, 2, 1, true, 0}};
+    const struct tr_optimizer_conf conf = {.kind = TR_ADAM};
+    struct tr_span got[ARRAY_LEN(with)];
+    size_t n = 0;
+    assert_int_equal(tr_parse_spans(NULL, &conf, with, ARRAY_LEN(with), got, &n), 0);
+    assert_int_equal(n, ARRAY_LEN(want));
+    for (size_t k = 0; k < n; k++)
+        assert_true(got[k].offset == want[k].offset && got[k].count == want[k].count &&
+                    got[k].momentum == want[k].momentum);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_optimizer),
         cmocka_unit_test(test_schedule),
         cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_running_averages),
     };
     return cmocka_run_group_tests_name("optimizer_conf", tests, NULL, NULL);
 }

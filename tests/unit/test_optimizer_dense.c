@@ -135,6 +135,44 @@ static void test_not_finite(void **state)
     tr_optimizer_destroy(optimizer);
 }
 
+/* Averages between parameters: they move by their momentum alone, and the parameters as if they were not there, though they are
+ * far larger than clip_norm. */
+static void test_running_averages(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"sgd", "adagrad", "adam", "adamw", "lamb"};
+    static const struct tr_span span[] = {
+        {0, 5, 1, true, 0}, {5, 3, 0, true, 0.25}, {8, 4, 1, true, 0}};
+    static const struct tr_span without[] = {{0, 5, 1, true, 0}, {8, 4, 1, true, 0}};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        struct tr_optimizer *some = NULL, *all = NULL;
+        struct tr_optimizer_conf conf;
+        float param[12], other[12], grad[12];
+        assert_int_equal(tr_optimizer_defaults(names[i], &conf), 0);
+        conf.weight_decay = 0.1;
+        conf.clip_norm = 0.5;
+        assert_int_equal(tr_optimizer_create_spans(&conf, 12, span, 3, &some), 0);
+        assert_int_equal(tr_optimizer_create_spans(&conf, 12, without, 2, &all), 0);
+        for (size_t k = 0; k < 12; k++) {
+            param[k] = other[k] = (float)k - 4;
+            grad[k] = k >= 5 && k < 8 ? 1000 : 1 - 0.25f * (float)k;
+        }
+        for (int step = 0; step < 3; step++) {
+            float want = param[6] + 0.25f * (1000 - param[6]);
+            assert_int_equal(tr_optimizer_step(some, 0.1, grad, param), 0);
+            assert_int_equal(tr_optimizer_step(all, 0.1, grad, other), 0);
+            assert_true(param[6] == want);
+            assert_true(tr_optimizer_grad_norm(some) == tr_optimizer_grad_norm(all));
+        }
+        assert_memory_equal(param, other, 5 * sizeof *param);
+        assert_memory_equal(param + 8, other + 8, 4 * sizeof *param);
+        grad[7] = INFINITY;
+        assert_int_equal(tr_optimizer_step(some, 0.1, grad, param), RT_EDATA);
+        tr_optimizer_destroy(some);
+        tr_optimizer_destroy(all);
+    }
+}
+
 /* State and step count put into a fresh optimizer: it goes on with the same bits. */
 static void test_restore(void **state)
 {
@@ -212,7 +250,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_torch),      cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_not_finite), cmocka_unit_test(test_restore),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_running_averages),
     };
     return cmocka_run_group_tests_name("optimizer_dense", tests, NULL, NULL);
 }

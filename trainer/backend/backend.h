@@ -16,7 +16,8 @@
 
 #include "trainer/backend/real.h"
 
-/* What follows a product, or stands alone. As torch.nn.functional: gelu with erf, prelu with a slope per column. */
+/* What follows a product, or stands alone. As torch.nn.functional: gelu with erf, prelu with a slope per column. Dice is an
+ * operation of its own (tr_dice): it looks at all samples. */
 enum tr_act_kind {
     TR_ACT_NONE,
     TR_ACT_RELU,
@@ -24,6 +25,7 @@ enum tr_act_kind {
     TR_ACT_SIGMOID,
     TR_ACT_TANH,
     TR_ACT_PRELU,
+    TR_ACT_DICE,
     TR_ACT_COUNT
 };
 
@@ -50,7 +52,7 @@ struct tr_act_grad {
 /* Whether backward needs what the activation was of, and not only what it made of it. */
 static inline bool tr_act_keeps_x(enum tr_act_kind kind)
 {
-    return kind == TR_ACT_GELU || kind == TR_ACT_PRELU;
+    return kind == TR_ACT_GELU || kind == TR_ACT_PRELU || kind == TR_ACT_DICE;
 }
 
 /* y = act(x w^T + b): x [samples][inputs], w [outputs][inputs], b [outputs] or NULL, y [samples][outputs]. */
@@ -260,6 +262,50 @@ struct tr_layernorm_grad {
     bool add;
 };
 
+/* Of each column, over the rows of all samples: the mean, and the variance (biased). Sums are float64. */
+struct tr_moments {
+    uint32_t samples, rows, columns;
+    const tr_real *x;
+    size_t x_stride;
+    tr_real *mean, *variance; /* [columns] */
+};
+
+/* y = w (x - mean) inverse + b, columns each with their own; inverse is 1 / sqrt(variance + eps): torch.nn.BatchNorm1d. */
+struct tr_batchnorm {
+    uint32_t samples, rows, columns;
+    const tr_real *x, *mean, *inverse, *w, *b;
+    size_t x_stride, y_stride;
+    tr_real *y;
+};
+/* Where mean and inverse are those of x itself. */
+struct tr_batchnorm_grad {
+    uint32_t samples, rows, columns;
+    const tr_real *x, *mean, *inverse, *w, *dy;
+    size_t x_stride, dy_stride, dx_stride;
+    tr_real *dw, *db;
+    bool add_params;
+    tr_real *dx; /* NULL when nobody wants it */
+    bool add;
+};
+
+/* p = sigmoid((x - mean) inverse), y = (p + (1 - p) alpha) x, columns each with their own. */
+struct tr_dice {
+    uint32_t samples, rows, columns;
+    const tr_real *x, *mean, *inverse, *alpha;
+    size_t x_stride, y_stride;
+    tr_real *p; /* [samples][rows][columns]; backward reads it */
+    tr_real *y;
+};
+/* dx = dy y'(x), in place, where mean and inverse are those of x itself. */
+struct tr_dice_grad {
+    uint32_t samples, rows, columns;
+    const tr_real *x, *mean, *inverse, *alpha, *p;
+    size_t x_stride, dy_stride;
+    tr_real *dy;
+    tr_real *dalpha;
+    bool add_params;
+};
+
 /* y = (or +=) x / (1 - rate), or 0 for a share `rate` of all elements, drawn by (key, first + sample, column). Forward and
  * backward are this one. */
 struct tr_dropout {
@@ -403,6 +449,11 @@ struct tr_backend_loops {
     int (*softmax_backward)(struct tr_backend *backend, const struct tr_softmax_grad *op);
     int (*layernorm_forward)(struct tr_backend *backend, const struct tr_layernorm *op);
     int (*layernorm_backward)(struct tr_backend *backend, const struct tr_layernorm_grad *op);
+    int (*moments)(struct tr_backend *backend, const struct tr_moments *op);
+    int (*batchnorm_forward)(struct tr_backend *backend, const struct tr_batchnorm *op);
+    int (*batchnorm_backward)(struct tr_backend *backend, const struct tr_batchnorm_grad *op);
+    int (*dice_forward)(struct tr_backend *backend, const struct tr_dice *op);
+    int (*dice_backward)(struct tr_backend *backend, const struct tr_dice_grad *op);
     int (*dropout)(struct tr_backend *backend, const struct tr_dropout *op);
     int (*cross_forward)(struct tr_backend *backend, const struct tr_cross *op);
     int (*cross_backward)(struct tr_backend *backend, const struct tr_cross_grad *op);

@@ -79,6 +79,16 @@ int tr_build_constant(struct tr_build *build, const char *role, uint32_t rows, d
     return add_tensor(build, role, rows, 1, 1, (struct tr_start){.middle = value});
 }
 
+int tr_build_running(struct tr_build *build, const char *role, uint32_t rows, double value,
+                     double momentum)
+{
+    int err = tr_build_constant(build, role, rows, value);
+    if (!err)
+        build->model->tensor[build->model->n_tensors - 1].momentum = momentum;
+    build->model->whole_batch = true;
+    return err;
+}
+
 int tr_build_scratch(struct tr_build *build, size_t floats)
 {
     struct tr_layer *layer = build->layer;

@@ -17,6 +17,7 @@ struct tr_model {
     struct tr_backend backend;
     uint32_t samples_max;
     float gradient_max, feature_gradient_max;
+    bool whole_batch;                           /* a layer looks at all samples */
     uint32_t slice;                             /* samples that go through all layers at a time */
     uint32_t feature_dtype, feature_grad_dtype; /* outside; inside all is float32 */
 

@@ -9,8 +9,8 @@
  *   forward, backward  plain calls in list order and in reverse; no allocation, no checks.
  *
  * Slices: a batch goes through all layers, forward and backward, in slices of a few hundred samples, so
- * that activations stay in the cache; a sample may not depend on another one of its batch. `samples` of a
- * pass are those of the slice.
+ * that activations stay in the cache; a sample may not depend on another one of its batch, but where a layer says so in build
+ * (tr_build_running): then the batch is one slice. `samples` of a pass are those of the slice.
  *
  * Gradients: before a layer's backward runs, out.grad is complete. It owes every input whose grad is
  * not NULL its share: the first layer to write an input overwrites (tr_value_add() false), later ones
@@ -31,8 +31,8 @@
 #include "trainer/model/model.h"
 #include "trainer/model/spec.h"
 
-#define TR_LAYER_PARAMS_MAX  96u
-#define TR_LAYER_BUFFERS_MAX 96u
+#define TR_LAYER_PARAMS_MAX  160u
+#define TR_LAYER_BUFFERS_MAX 160u
 #define TR_LAYER_INPUTS_MAX  4096u /* tensors, after `features` is written out */
 
 /* A tensor [samples][rows][columns]: a layer's output, a feature, dense columns or a label. */
@@ -81,6 +81,7 @@ struct tr_pass {
     uint64_t draw;         /* what random numbers of this step and rank are drawn from: rand.h */
     bool add_params;       /* backward: not the batch's first slice */
     const tr_real *weight; /* [samples] or NULL */
+    double share;          /* backward: samples of the batch / global samples */
     double scale;          /* backward of a loss: the head's weight / global samples */
     double loss_sum;       /* forward: set by a loss, without its head's weight */
 };
@@ -108,6 +109,10 @@ int tr_build_weight(struct tr_build *build, const char *role, uint32_t rows, uin
                     double bound);
 int tr_build_bias(struct tr_build *build, const char *role, uint32_t rows, double bound);
 int tr_build_constant(struct tr_build *build, const char *role, uint32_t rows, double value);
+/* The k-th too, but no parameter: a running average of something of each batch, moved by `momentum` (struct tr_param). What the
+ * batch has of it, times pass->share, is brought where its gradient would be. All samples of a batch are one slice from then on. */
+int tr_build_running(struct tr_build *build, const char *role, uint32_t rows, double value,
+                     double momentum);
 /* The k-th buffer: floats for each sample of a slice, or floats in all. */
 int tr_build_buffer(struct tr_build *build, size_t floats_per_sample);
 int tr_build_scratch(struct tr_build *build, size_t floats);

@@ -2,9 +2,11 @@
  * column: where a sample has several rows, its rows are to the loops what samples are. */
 #include "runtime/base/err.h"
 #include "trainer/model/layers.h"
+#include "trainer/model/moments.h"
 
 struct activation_state {
     enum tr_act_kind kind;
+    struct tr_dice_part dice;
 };
 
 static int activation_build(struct tr_build *build, struct tr_layer *layer)
@@ -21,6 +23,10 @@ static int activation_build(struct tr_build *build, struct tr_layer *layer)
         err = tr_build_fail(build, "kind: expected the name of an activation, got nothing");
     if (!err && state->kind == TR_ACT_PRELU)
         err = tr_build_constant(build, "slope", layer->in[0]->columns, 0.25);
+    state->dice.norm.rows = layer->in[0]->rows;
+    state->dice.norm.columns = layer->in[0]->columns;
+    if (!err && state->kind == TR_ACT_DICE)
+        err = tr_dice_build(build, layer, &state->dice, "", 1);
     return err ? err : tr_build_rows(build, layer, layer->in[0]->rows, layer->in[0]->columns);
 }
 
@@ -76,6 +82,8 @@ static int activation_forward(struct tr_layer *layer, struct tr_pass *pass)
         .y_stride = layer->out.stride,
         .y = layer->out.data,
     };
+    if (state->kind == TR_ACT_DICE)
+        return tr_dice_forward(layer, pass, &state->dice, op.x, op.x_stride, op.y, op.y_stride);
     if (by_rows(layer))
         return forward_rows(layer, pass, op);
     return pass->backend->loops->act_forward(pass->backend, &op);
@@ -98,7 +106,11 @@ static int activation_backward(struct tr_layer *layer, struct tr_pass *pass)
         .dslope = layer->n_params ? layer->param[0].grad : NULL,
         .add_params = pass->add_params,
     };
-    int err = by_rows(layer) ? backward_rows(layer, pass, op)
+    int err = 0;
+    if (state->kind == TR_ACT_DICE)
+        err = tr_dice_backward(layer, pass, &state->dice, op.x, op.stride, op.dy, op.dy_stride);
+    else
+        err = by_rows(layer) ? backward_rows(layer, pass, op)
                              : pass->backend->loops->act_backward(pass->backend, &op);
     if (err || !in->grad)
         return err;

@@ -5,10 +5,12 @@
 
 #include "runtime/base/assert.h"
 
+/* clang-format off */
 static const struct tr_layer_type *const types[] = {
     &tr_layer_activation,
     &tr_layer_add,
     &tr_layer_attention, /* of the kind that its option says */
+    &tr_layer_batchnorm,
     &tr_layer_bce,
     &tr_layer_concat,
     &tr_layer_cross,
@@ -30,6 +32,7 @@ static const struct tr_layer_type *const types[] = {
     &tr_layer_softmax_ce,
     &tr_layer_sum,
 };
+/* clang-format on */
 
 const struct tr_layer_type *tr_layer_type_find(const char *name)
 {

@@ -9,6 +9,7 @@ extern const struct tr_layer_type tr_layer_add;
 extern const struct tr_layer_type tr_layer_attention;
 extern const struct tr_layer_type tr_layer_attention_din;  /* what `attention` becomes */
 extern const struct tr_layer_type tr_layer_attention_self; /* by its kind */
+extern const struct tr_layer_type tr_layer_batchnorm;
 extern const struct tr_layer_type tr_layer_bce;
 extern const struct tr_layer_type tr_layer_concat;
 extern const struct tr_layer_type tr_layer_cross;

@@ -1,14 +1,15 @@
 /* trainer/model/mlp.c -- see mlp.h.
  *
  * Buffers: for every linear layer but the last its output and that output's gradient; the last one writes the layer's own
- * output. Where backward needs what an activation was of (gelu, prelu), one more for that. */
+ * output. Where backward needs what an activation was of (gelu, prelu, dice), one more for that. Dice is no part of the product's operation: it
+ * follows when all of z is there. */
 #include "trainer/model/mlp.h"
 
 #include <math.h>
 #include <stdio.h>
 
-_Static_assert(3 * TR_MLP_MAX <= TR_LAYER_PARAMS_MAX, "weight, bias and slope of each");
-_Static_assert(3 * TR_MLP_MAX <= TR_LAYER_BUFFERS_MAX, "output, gradient and z of each");
+_Static_assert(5 * TR_MLP_MAX <= TR_LAYER_PARAMS_MAX, "weight, bias, and dice's three of each");
+_Static_assert(5 * TR_MLP_MAX <= TR_LAYER_BUFFERS_MAX, "output, gradient, z, dice's two of each");
 
 static int add_params(struct tr_build *build, struct tr_layer *layer, struct tr_mlp_linear *linear,
                       const char *prefix)
@@ -38,6 +39,7 @@ int tr_mlp_add(struct tr_build *build, struct tr_layer *layer, struct tr_mlp *ml
     size_t floats = tr_stride(linear.outputs) * (mlp->rows ? mlp->rows : 1);
     int err = add_params(build, layer, &linear, prefix);
     linear.y = linear.dy = linear.z = TR_MLP_NONE;
+    linear.dice.norm = (struct tr_norm){.rows = 1, .columns = linear.outputs};
     if (!err && !last) {
         linear.y = layer->n_buffers;
         err = tr_build_buffer(build, floats);
@@ -50,6 +52,8 @@ int tr_mlp_add(struct tr_build *build, struct tr_layer *layer, struct tr_mlp *ml
         linear.z = layer->n_buffers;
         err = tr_build_buffer(build, floats);
     }
+    if (!err && linear.act == TR_ACT_DICE)
+        err = tr_dice_build(build, layer, &linear.dice, prefix, mlp->rows ? mlp->rows : 1);
     mlp->linear[mlp->n++] = linear;
     return err;
 }
@@ -85,6 +89,20 @@ static size_t stride_of(const struct tr_layer *layer, const struct tr_mlp_linear
     return linear->y == TR_MLP_NONE ? layer->out.stride : tr_stride(linear->outputs);
 }
 
+/* The product by itself, and what it is put through. */
+static int dice_forward(struct tr_layer *layer, struct tr_pass *pass,
+                        const struct tr_mlp_linear *linear, struct tr_linear op)
+{
+    tr_real *y = op.y;
+    size_t y_stride = op.y_stride;
+    op.act = TR_ACT_NONE;
+    op.y = op.z;
+    op.y_stride = op.z_stride;
+    op.z = NULL;
+    int err = pass->backend->ops->linear_forward(pass->backend, &op);
+    return err ? err : tr_dice_forward(layer, pass, &linear->dice, op.y, op.y_stride, y, y_stride);
+}
+
 int tr_mlp_forward(struct tr_layer *layer, struct tr_pass *pass)
 {
     const struct tr_mlp *mlp = layer->state;
@@ -106,7 +124,10 @@ int tr_mlp_forward(struct tr_layer *layer, struct tr_pass *pass)
             .z = z_of(layer, linear),
             .y = y_of(layer, linear),
         };
-        err = pass->backend->ops->linear_forward(pass->backend, &op);
+        if (linear->act == TR_ACT_DICE)
+            err = dice_forward(layer, pass, linear, op);
+        else
+            err = pass->backend->ops->linear_forward(pass->backend, &op);
     }
     return err;
 }
@@ -130,6 +151,8 @@ static int act_backward(struct tr_layer *layer, struct tr_pass *pass,
     };
     if (linear->act == TR_ACT_NONE)
         return 0;
+    if (linear->act == TR_ACT_DICE)
+        return tr_dice_backward(layer, pass, &linear->dice, op.x, op.stride, op.dy, op.dy_stride);
     return pass->backend->loops->act_backward(pass->backend, &op);
 }
 

@@ -4,8 +4,9 @@
 #define TR_MLP_H
 
 #include "trainer/model/layer.h"
+#include "trainer/model/moments.h"
 
-#define TR_MLP_MAX 32u /* three parameters and three buffers each */
+#define TR_MLP_MAX 32u /* five parameters and five buffers each */
 
 struct tr_mlp_linear {
     uint32_t inputs, outputs;
@@ -13,6 +14,7 @@ struct tr_mlp_linear {
     uint32_t w, b, slope; /* in layer->param; TR_MLP_NONE: there is none */
     uint32_t y, dy,
         z; /* in layer->buffer; TR_MLP_NONE: y, dy are the layer's own output, z is not kept */
+    struct tr_dice_part dice; /* of this activation */
 };
 #define TR_MLP_NONE UINT32_MAX
 

@@ -13,7 +13,8 @@
  * writes their gradients. That is for nothing where weights stay in the cache between slices. Where they do not, it is 16 bytes of each
  * weight for 6 operations a sample, and oneDNN has its operands laid out for its fast kernel only in a large product: DLRM with a top of
  * 1024-1024-512-256-1 took 236 us a sample in slices of 128, 229 of 256, 190 of 384, 192 of 512, 189 of 1024 or
- * 2048 (Zen 3, AVX2, one thread, medians in turns); products alone are 164 there. Hence two sizes, by the number of parameters. */
+ * 2048 (Zen 3, AVX2, one thread, medians in turns); products alone are 164 there. Hence two sizes, by the number of parameters.
+ * Layers that look at all samples (tr_build_running) have the batch in one slice, whatever it costs. */
 #include "trainer/model/model.h"
 
 #include <float.h>
@@ -219,6 +220,14 @@ static int build(const struct tr_spec *spec, const struct tr_model_inputs *input
     return err ? err : tr_build_model(model, spec, inputs);
 }
 
+/* Samples of a slice for each thread; `build` takes no more than there are. */
+static uint32_t slice_for(const struct tr_model *model)
+{
+    if (model->whole_batch)
+        return TR_SAMPLES_MAX;
+    return model->count > SLICE_PARAMS ? SLICE_LARGE : SLICE_SAMPLES;
+}
+
 int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *inputs,
                     const struct tr_model_conf *conf, struct tr_model **out)
 {
@@ -229,9 +238,10 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
     rt_assert(conf->precision == RT_DTYPE_F32 || conf->precision == RT_DTYPE_BF16);
     struct tr_model *model = NULL;
     int err = build(spec, inputs, conf, SLICE_SAMPLES, &model);
-    if (!err && model->count > SLICE_PARAMS) { /* which is known only now */
+    uint32_t slice = err ? SLICE_SAMPLES : slice_for(model);
+    if (slice != SLICE_SAMPLES) { /* which is known only now */
         tr_model_destroy(model);
-        err = build(spec, inputs, conf, SLICE_LARGE, &model);
+        err = build(spec, inputs, conf, slice, &model);
     }
     if (!err)
         err = allocate(model);
@@ -394,6 +404,7 @@ static int backward(struct tr_model *model, const struct slice *slice, double sc
                     const struct tr_feature_grad *feature_grad)
 {
     struct tr_pass pass = pass_of(model, slice, true);
+    pass.share = slice->batch->samples * scale;
     bind_grads(model, slice, feature_grad);
     for (uint32_t i = model->n_layers; i-- > 0;) {
         struct tr_layer *layer = &model->layer[i];
@@ -416,6 +427,20 @@ static bool finite_features(const struct tr_model *model, uint32_t samples)
         if (feature->grad)
             finite &= tr_within(feature->grad, (size_t)samples * feature->width,
                                 model->feature_gradient_max);
+    }
+    return finite;
+}
+
+/* Running averages may be of any size that leaves their sum over the ranks finite: it is no more than the largest. */
+static bool finite_grads(const struct tr_model *model)
+{
+    bool finite = true;
+    if (!model->whole_batch)
+        return tr_within(model->grads, model->count, model->gradient_max);
+    for (size_t t = 0; t < model->n_tensors; t++) {
+        const struct tr_param *tensor = &model->tensor[t];
+        finite &= tr_within(model->grads + tensor->offset, tensor->count,
+                            tensor->momentum > 0 ? FLT_MAX / 2 : model->gradient_max);
     }
     return finite;
 }
@@ -550,8 +575,7 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     if (!err && narrow && out->finite)
         out->saturated += narrow_sums(model, batch, feature_grad);
     settle_scales(feature_grad, model->n_features);
-    out->finite &=
-        isfinite(out->loss_sum) && tr_within(model->grads, model->count, model->gradient_max);
+    out->finite &= isfinite(out->loss_sum) && finite_grads(model);
     return err;
 }
 
@@ -601,7 +625,8 @@ void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, con
         const struct tr_layer *layer = &model->layer[i];
         size_t count = 0;
         for (uint32_t k = 0; k < layer->n_params; k++)
-            count += model->tensor[layer->first_param + k].count;
+            if (model->tensor[layer->first_param + k].momentum == 0)
+                count += model->tensor[layer->first_param + k].count;
         char text[200];
         snprintf(text, sizeof text, "%s: %s %s %zu parameters", layer->name, layer->type->name,
                  tr_shape(&layer->out).text, count);

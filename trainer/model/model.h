@@ -19,6 +19,7 @@
  * leave it instead (model.c). At 4096 samples, DLRM with 26
  * features of dim 16: 8.3 us a sample instead of 13.1 (2 GHz AVX-512 core, one thread). 16-bit features are
  * widened, and gradients narrowed, a slice at a time as well; float32 ones are read and written where they are.
+ * A model with a layer that looks at all samples (batchnorm, dice) has one slice, the batch.
  * Memory: all of it is allocated in create; a step allocates nothing of ours, whatever its batch size
  * (oneDNN's products take packing space from malloc).
  * Determinism: same machine class, thread count, parameters and batch give the same bits.
@@ -131,6 +132,10 @@ struct tr_param {
     uint32_t rank;     /* 2, or 1: then only shape[0] counts */
     size_t offset;     /* first element in the flat vectors; tensors follow without gaps */
     size_t count;      /* elements */
+    /* 0: a parameter. Else no loss has a gradient of it: it is a running average of something of each batch. Its place in the
+     * vector of gradients holds this batch's, times the rank's share of the group's samples; a step moves it by
+     * momentum * (the sum over the ranks - itself). Weight decay, clipping and learning rates are not for it. */
+    double momentum;
 };
 
 /* Check the whole model (names, options, shapes) and build it. RT_EUSAGE names file:line, layer,

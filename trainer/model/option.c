@@ -123,7 +123,7 @@ int tr_build_flag(struct tr_build *build, const char *key, bool *out)
 int tr_build_acts(struct tr_build *build, const char *key, uint32_t max, enum tr_act_kind *act,
                   uint32_t *n)
 {
-    static const char *const names[] = {"none", "relu", "gelu", "sigmoid", "tanh", "prelu"};
+    static const char *const names[] = {"none", "relu", "gelu", "sigmoid", "tanh", "prelu", "dice"};
     _Static_assert(ARRAY_LEN(names) == TR_ACT_COUNT, "a name for each");
     const struct tr_words *words = tr_build_option(build, key);
     int err = 0;

@@ -127,6 +127,7 @@ static void act_row(enum tr_act_kind kind, const tr_real *x, const tr_real *slop
             y[c] = x[c] > 0 ? x[c] : x[c] * slope[c];
         return;
     case TR_ACT_NONE:
+    case TR_ACT_DICE:
     case TR_ACT_COUNT:
         break;
     }
@@ -186,6 +187,7 @@ static void act_grad_row(const struct tr_act_grad *op, const tr_real *x, const t
             dy[c] *= x[c] > 0 ? 1 : op->slope[c];
         return;
     case TR_ACT_NONE:
+    case TR_ACT_DICE:
     case TR_ACT_COUNT:
         return;
     }
@@ -529,6 +531,7 @@ static int fm_backward(struct tr_backend *backend, const struct tr_fm_grad *op)
 }
 
 #include "trainer/backend/cpu/attention.inc.h"
+#include "trainer/backend/cpu/moments.inc.h"
 
 const struct tr_backend_loops LOOPS = {
     .act_forward = act_forward,
@@ -542,6 +545,11 @@ const struct tr_backend_loops LOOPS = {
     .softmax_backward = softmax_backward,
     .layernorm_forward = layernorm_forward,
     .layernorm_backward = layernorm_backward,
+    .moments = moments,
+    .batchnorm_forward = batchnorm_forward,
+    .batchnorm_backward = batchnorm_backward,
+    .dice_forward = dice_forward,
+    .dice_backward = dice_backward,
     .dropout = dropout,
     .cross_forward = cross_forward,
     .cross_backward = cross_backward,
