@@ -84,7 +84,7 @@ run_role() {
     shift
     [ -x "$program" ] || die "$program is not there: a role is not built here; run make first"
     case " $* " in # a trainer of several processes tells these once
-    *" --describe "* | *" --help "* | *" --version "*) exec "$program" --fixed-ports "$@" ;;
+    *" --describe "* | *" --describe=dot "* | *" --help "* | *" --version "*) exec "$program" --fixed-ports "$@" ;;
     esac
     ulimit -Sn hard # many runtimes lend 1,024 files, and a middleware alone may have ten times as many connections
     # Blocked, a signal to the first process waits until the program can obey and unblocks it.

@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 /* What one rank may bring to a sum over all: of a parameter one gradient each, of a row as many as the ids of a
  * batch, which may all be the same (times the rows of each, where they are hashed). Half of it is kept for the rounding of the sum. */
@@ -99,10 +100,29 @@ static size_t count_parameters(const struct tr_model *model)
     return count;
 }
 
-static void print_layer(void *arg, const char *text)
+/* As wide as its widest name, whatever that is. */
+static void print_layers(const struct tr_model *model)
 {
-    (void)arg;
-    printf("  %s\n", text);
+    int name = 5, type = 4, shape = 6;
+    struct tr_layer_facts f, sum = {0};
+    for (uint32_t i = 0; i < tr_model_layers(model); i++) {
+        tr_model_layer(model, i, &f);
+        name = (int)fmax(name, (double)strlen(f.name));
+        type = (int)fmax(type, (double)strlen(f.type));
+        shape = (int)fmax(shape, (double)strlen(f.shape));
+    }
+    printf("  %-*s  %-*s  %-*s  %10s  %12s  %10s\n", name, "layer", type, "type", shape, "output",
+           "parameters", "FLOPs/sample", "memory KiB");
+    for (uint32_t i = 0; i < tr_model_layers(model); i++) {
+        tr_model_layer(model, i, &f);
+        printf("  %-*s  %-*s  %-*s  %10zu  %12" PRIu64 "  %10.1f\n", name, f.name, type, f.type,
+               shape, f.shape, f.parameters, f.flops, (double)f.bytes / 1024);
+        sum.parameters += f.parameters;
+        sum.flops += f.flops;
+        sum.bytes += f.bytes;
+    }
+    printf("  %-*s  %-*s  %-*s  %10zu  %12" PRIu64 "  %10.1f\n", name, "total", type, "", shape, "",
+           sum.parameters, sum.flops, (double)sum.bytes / 1024);
 }
 
 static void print_schedule(const struct tr_schedule *s)
@@ -121,12 +141,12 @@ int tr_describe(const struct rt_job *job)
     struct tr_optimizer *optimizer = NULL;
     struct tr_schedule schedule;
     double learning_rate;
-    int err = tr_job_model(job, 1, 1, &model);
+    int err = tr_job_model(job, job->data.batch_size, 1, &model);
     if (!err)
         err = tr_job_optimizer(job, model, &optimizer, &learning_rate, &schedule);
     if (!err) {
         printf("model %s, from the first layer to the loss:\n", job->model_name);
-        tr_model_describe(model, print_layer, NULL);
+        print_layers(model);
         printf("%zu dense parameters, learning rate %g", count_parameters(model), learning_rate);
         print_schedule(&schedule);
         if (job->precision != WIRE_F32)
@@ -136,4 +156,55 @@ int tr_describe(const struct rt_job *job)
     tr_optimizer_destroy(optimizer);
     tr_model_destroy(model);
     return err;
+}
+
+/* ---- as a picture ---- */
+
+/* A quoted string of the language dot. */
+static void print_quoted(const char *text)
+{
+    putchar('"');
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\')
+            putchar('\\');
+        putchar(*text);
+    }
+    putchar('"');
+}
+
+static void print_node(const struct tr_model *model, uint32_t i)
+{
+    struct tr_layer_facts f;
+    char text[300];
+    tr_model_layer(model, i, &f);
+    snprintf(text, sizeof text, "%s: %s\n%s\n%zu parameters, %" PRIu64 " FLOPs", f.name, f.type,
+             f.shape, f.parameters, f.flops);
+    printf("  ");
+    print_quoted(f.name);
+    printf(" [shape=box, label=");
+    print_quoted(text);
+    printf("];\n");
+    for (uint32_t k = 0; k < f.n_inputs; k++) {
+        printf("  ");
+        print_quoted(tr_model_layer_input(model, i, k));
+        printf(" -> ");
+        print_quoted(f.name);
+        printf(";\n");
+    }
+}
+
+int tr_describe_picture(const struct rt_job *job)
+{
+    struct tr_model *model = NULL;
+    int err = tr_job_model(job, job->data.batch_size, 1, &model);
+    if (err)
+        return err;
+    printf("digraph ");
+    print_quoted(job->model_name);
+    printf(" {\n");
+    for (uint32_t i = 0; i < tr_model_layers(model); i++)
+        print_node(model, i);
+    printf("}\n");
+    tr_model_destroy(model);
+    return 0;
 }

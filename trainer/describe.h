@@ -19,7 +19,9 @@ int tr_job_optimizer(const struct rt_job *job, const struct tr_model *model,
                      struct tr_schedule *schedule);
 
 /* For `saffron-trainer --describe`: the layers with shapes and parameters on standard output, or the
- * complaint that the trainer would have at its start. Makes the model for one sample and frees it. */
+ * complaint that the trainer would have at its start. Makes the model of a trainer's batches and frees it. */
 int tr_describe(const struct rt_job *job);
+/* For --describe=dot: the same as a graph in the language of Graphviz, a node for each layer and for each input. */
+int tr_describe_picture(const struct rt_job *job);
 
 #endif

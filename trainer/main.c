@@ -289,6 +289,7 @@ int main(int argc, char **argv)
         .status = status,
         .control = control,
         .describe = tr_describe,
+        .picture = tr_describe_picture,
     };
     int err = rt_process_start(argc, argv, &role, &program.process);
     if (err)

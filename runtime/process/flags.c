@@ -158,8 +158,10 @@ static const struct argp_option option[] = {
      "write what each N-th batch went through into trace/ of --run-dir, for ui.perfetto.dev; the "
      "same N for all roles (SAFFRON_TRACE; default 0: nothing)",
      0},
-    {"describe", KEY_DESCRIBE, 0, 0,
-     "check the job's files, print what this role makes of them, and end", 0},
+    {"describe", KEY_DESCRIBE, "dot", OPTION_ARG_OPTIONAL,
+     "check the job's files, print what this role makes of them, and end; =dot: a trainer's layers "
+     "as a graph for Graphviz, instead",
+     0},
     {0},
 };
 
@@ -442,6 +444,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
         break;
     case KEY_DESCRIBE:
         parsing->options->describe = true;
+        parsing->options->picture = text != NULL;
+        if (text && strcmp(text, "dot") != 0)
+            argp_error(state, "--describe: expected nothing or dot, got '%s'", text);
         break;
     case KEY_FIXED_PORTS:
         parsing->options->fixed_ports = true;

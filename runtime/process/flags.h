@@ -21,9 +21,9 @@ struct rt_flags {
     const char *config;    /* NULL: all four files are given by their variables */
     const char *path[4];
     const char *data_dir, *models_dir, *model, *run_dir, *checkpoint_dir, *init_from,
-        *gateway;         /* may be NULL */
-    int port, admin_port; /* -1: not given */
-    bool fixed_ports, describe;
+        *gateway;                        /* may be NULL */
+    int port, admin_port;                /* -1: not given */
+    bool fixed_ports, describe, picture; /* picture: --describe=dot */
     enum rt_log_level log_level;
     uint32_t trace; /* each so-many-th batch; 0: none */
     const char *set[RT_SETS_MAX];

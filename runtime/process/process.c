@@ -382,9 +382,17 @@ static int describe(struct rt_process *p)
     if (err)
         return err;
     job = p->job;
-    rt_told_print(job);
-    rt_place_print(&p->flags, job, p->role.role);
-    err = p->role.describe ? p->role.describe(job) : 0;
+    if (p->flags.picture) {
+        err = p->role.picture ? p->role.picture(job)
+                              : RT_FAIL(RT_EUSAGE,
+                                        "--describe=dot: saffron-trainer has a model to "
+                                        "draw, %s has none",
+                                        p->role.program);
+    } else {
+        rt_told_print(job);
+        rt_place_print(&p->flags, job, p->role.role);
+        err = p->role.describe ? p->role.describe(job) : 0;
+    }
     if (fflush(stdout) != 0 && !err)
         err = RT_FAIL(RT_EFILE, "standard output: %s", strerror(errno));
     return err;

@@ -29,6 +29,7 @@ struct rt_process_role {
     int (*control)(void *ctx, const struct wire_control_request *request);
     /* For --describe: what this role makes of the job, on standard output, or its complaint. May be NULL. */
     int (*describe)(const struct rt_job *job);
+    int (*picture)(const struct rt_job *job); /* for --describe=dot, so; NULL: there is none */
 };
 
 /* Flags and environment (docs in --help): --index/REPLICA_INDEX (or the host name's ordinal), --size/

@@ -11,6 +11,14 @@ describe() {
     shift
     "$B/saffron-trainer" --describe "$@" --model "$model" >"$work/out" 2>"$work/err" || fail "--describe of $model: $(cat "$work/err")"
     grep -q "^model $model" "$work/out" || fail "--describe of $model does not name it"
+    "$B/saffron-trainer" --describe=dot "$@" --model "$model" >"$work/dot" 2>"$work/err" || fail "--describe=dot of $model: $(cat "$work/err")"
+    "$python" - "$work/dot" <<'PY' || fail "--describe=dot of $model is no graph: $(cat "$work/dot")"
+import re, sys
+text = open(sys.argv[1]).read()
+quoted = r'"(?:[^"\\]|\\.)*"'
+statement = rf'\s*{quoted} (?:\[shape=box, label={quoted}\]|-> {quoted});\n'
+sys.exit(not re.fullmatch(rf'digraph {quoted} \{{\n(?:{statement})+\}}\n', text))
+PY
 }
 
 for file in configs/models/*.yml; do

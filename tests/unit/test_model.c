@@ -702,13 +702,6 @@ static void test_start_values(void **state)
     fixture_release(&f);
 }
 
-static void remember(void *arg, const char *text)
-{
-    char *page = arg;
-    size_t used = strlen(page);
-    snprintf(page + used, 1000 - used, "%s\n", text);
-}
-
 static void test_describe_without_dense(void **state)
 {
     (void)state;
@@ -718,12 +711,27 @@ static void test_describe_without_dense(void **state)
     struct tr_spec *spec = spec_dlrm(64, 16, 8, 4);
     struct tr_model *model = NULL;
     assert_int_equal(fixture_create(&f, spec, NULL, 2, &model), 0);
-    char page[1000] = "";
-    tr_model_describe(model, remember, page);
-    assert_string_equal(page, "dots: dot_interaction [samples][3] 0 parameters\n"
-                              "both: concat [samples][3] 0 parameters\n"
-                              "logit: mlp [samples][1] 73 parameters\n"
-                              "loss: bce [samples][1] 0 parameters\n");
+    static const struct {
+        const char *name, *type, *shape;
+        size_t parameters, flops;
+    } want[] = {
+        {"dots", "dot_interaction", "[samples][3]", 0, 2 * 3 * 16},
+        {"both", "concat", "[samples][3]", 0, 0},
+        {"logit", "mlp", "[samples][1]", 73, 2 * (3 * 8 + 8 * 4 + 4)},
+        {"loss", "bce", "[samples][1]", 0, 0},
+    };
+    assert_int_equal(tr_model_layers(model), ARRAY_LEN(want));
+    for (uint32_t i = 0; i < ARRAY_LEN(want); i++) {
+        struct tr_layer_facts got;
+        tr_model_layer(model, i, &got);
+        assert_string_equal(got.name, want[i].name);
+        assert_string_equal(got.type, want[i].type);
+        assert_string_equal(got.shape, want[i].shape);
+        assert_int_equal(got.parameters, want[i].parameters);
+        assert_int_equal(got.flops, want[i].flops);
+        assert_true(got.bytes >= 2 * sizeof(float) * got.parameters);
+    }
+    assert_string_equal(tr_model_layer_input(model, 1, 0), "dots");
     tr_model_destroy(model);
     tr_spec_destroy(spec);
     fixture_release(&f);

@@ -82,7 +82,10 @@ static void scale_on_paper(void **state)
     s.table[0].dtype = WIRE_BF16;
     s.table[0].optimizer.kind = RT_OPT_ROWWISE_ADAGRAD;
     s.rows[0] = 10000000000000 / 64;
-    s.job.global.wire = (struct rt_wire_conf){WIRE_BF16, WIRE_BF16, WIRE_BF16, WIRE_BF16, 0};
+    s.job.global.wire = (struct rt_wire_conf){.rows = WIRE_BF16,
+                                              .row_gradients = WIRE_BF16,
+                                              .embeddings = WIRE_BF16,
+                                              .gradients = WIRE_BF16};
     s.ids[0] = 30;
     s.question.distinct = 0.3;
     s.question.samples_per_second = 64 * 150000.0;

@@ -103,6 +103,11 @@ int tr_build_buffer(struct tr_build *build, size_t floats_per_sample)
     return tr_build_scratch(build, floats_per_sample * build->model->slice);
 }
 
+void tr_build_flops(struct tr_build *build, uint64_t multiply_adds)
+{
+    build->layer->flops += 2 * multiply_adds;
+}
+
 uint32_t tr_build_samples(const struct tr_build *build)
 {
     return build->model->slice;

@@ -69,7 +69,8 @@ struct tr_layer {
     tr_real *buffer[TR_LAYER_BUFFERS_MAX];
     size_t buffer_floats[TR_LAYER_BUFFERS_MAX];
     uint32_t n_buffers;
-    void *state; /* the type's own, in the model's arena */
+    uint64_t flops; /* forward, of one sample: tr_build_flops() */
+    void *state;    /* the type's own, in the model's arena */
 };
 
 /* One forward and backward over a batch. */
@@ -117,7 +118,10 @@ int tr_build_running(struct tr_build *build, const char *role, uint32_t rows, do
 int tr_build_buffer(struct tr_build *build, size_t floats_per_sample);
 int tr_build_scratch(struct tr_build *build, size_t floats);
 void *tr_build_alloc(struct tr_build *build, size_t count, size_t size); /* zeroed; NULL */
-uint32_t tr_build_samples(const struct tr_build *build);                 /* of the largest slice */
+/* So many multiplications with their additions more in a forward pass over one sample; layers of one pass over
+ * memory (sums, activations, norms) say nothing. */
+void tr_build_flops(struct tr_build *build, uint64_t multiply_adds);
+uint32_t tr_build_samples(const struct tr_build *build); /* of the largest slice */
 
 /* Width of the output, 1..TR_WIDTH_MAX or an error; one row, or several. */
 int tr_build_output(struct tr_build *build, struct tr_layer *layer, uint64_t width);

@@ -76,6 +76,7 @@ static int din_build(struct tr_build *build, struct tr_layer *layer)
                               (size_t)state->places.n * (k > DPAIRS ? 1 : 4 * state->places.dim));
     if (!err)
         err = tr_build_flag(build, "softmax", &state->softmax);
+    tr_build_flops(build, (uint64_t)state->places.n * state->places.dim);
     if (!err)
         err = add_unit(build, layer, state);
     return err ? err : tr_build_output(build, layer, state->places.dim);

@@ -85,6 +85,7 @@ static int add_params(struct tr_build *build, struct tr_layer *layer, struct sel
             continue;
         snprintf(weight, sizeof weight, "%s.weight", names[p]);
         snprintf(bias, sizeof bias, "%s.bias", names[p]);
+        tr_build_flops(build, (uint64_t)state->rows * inputs * state->size);
         state->weight[p] = layer->n_params;
         err = tr_build_weight(build, weight, state->size, inputs, 1 / sqrt(inputs));
         state->bias_at[p] = layer->n_params;
@@ -98,6 +99,7 @@ static int add_buffers(struct tr_build *build, struct tr_layer *layer, struct se
 {
     size_t width = (size_t)state->rows * state->size;
     int err = 0;
+    tr_build_flops(build, 2 * (uint64_t)state->rows * width); /* scores, and what they weigh */
     for (uint32_t p = 0; !err && p < PARTS; p++) {
         if (!has(state, p))
             continue;

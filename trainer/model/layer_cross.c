@@ -45,6 +45,8 @@ static int add_layer(struct tr_build *build, struct tr_layer *layer, struct cros
                      uint32_t l)
 {
     uint32_t width = state->width, rank = state->rank;
+    tr_build_flops(build, rank ? 2 * (uint64_t)width * rank : (uint64_t)width * width);
+    tr_build_flops(build, width); /* x0 * z + x */
     char bias[24];
     snprintf(bias, sizeof bias, "%u.bias", l);
     int err = rank ? add_weight(build, layer, l, "v", rank, width, &state->at[l].v) : 0;

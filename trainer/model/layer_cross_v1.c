@@ -21,6 +21,7 @@ struct cross_state {
 static int add_layer(struct tr_build *build, const struct cross_state *state, uint32_t l)
 {
     char weight[24], bias[24];
+    tr_build_flops(build, 2 * (uint64_t)state->width);
     snprintf(weight, sizeof weight, "%u.weight", l);
     snprintf(bias, sizeof bias, "%u.bias", l);
     int err = tr_build_weight(build, weight, 1, state->width, sqrt(6.0 / (state->width + 1.0)));

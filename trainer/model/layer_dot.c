@@ -29,6 +29,7 @@ static int dot_build(struct tr_build *build, struct tr_layer *layer)
                                tr_dot_scratch(tr_build_samples(build), vectors->n, vectors->dim));
     if (err)
         return err;
+    tr_build_flops(build, tr_dot_columns(vectors->n, state->self) * (uint64_t)vectors->dim);
     state->at = state->pass ? (size_t)vectors->n * vectors->dim : 0;
     return tr_build_output(build, layer, state->at + tr_dot_columns(vectors->n, state->self));
 }

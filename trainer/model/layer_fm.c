@@ -21,6 +21,7 @@ static int fm_build(struct tr_build *build, struct tr_layer *layer)
     int err = tr_vectors_build(build, layer, 0, layer->n_in, &state->vectors);
     if (!err)
         err = tr_build_flag(build, "sum", &state->whole);
+    tr_build_flops(build, (uint64_t)state->vectors.n * state->vectors.dim); /* the squares */
     for (int k = 0; !err && k < 2; k++) /* sums, and sums of squares */
         err = tr_build_buffer(build, state->vectors.dim);
     return err ? err : tr_build_output(build, layer, state->whole ? 1 : state->vectors.dim);

@@ -25,6 +25,7 @@ static int gate_build(struct tr_build *build, struct tr_layer *layer)
         err = tr_build_fail(build,
                             "input '%s': expected [samples][%u], a logit for each expert, got %s",
                             logits->name, experts->n, tr_shape(logits).text);
+    tr_build_flops(build, (uint64_t)experts->n * experts->dim);
     if (!err)
         err = tr_build_buffer(build, experts->n);
     if (!err)

@@ -31,6 +31,7 @@ static int masked_pool_build(struct tr_build *build, struct tr_layer *layer)
                              "input '%s': expected a multiple of the %u places that '%s' has, "
                              "got %s",
                              x->name, mask->width, mask->name, tr_shape(x).text);
+    tr_build_flops(build, x->width);
     int err = tr_build_choice(build, "pooling", kinds, 2, &state->kind);
     return err ? err : tr_build_output(build, layer, x->width / mask->width);
 }

@@ -40,6 +40,7 @@ int tr_mlp_add(struct tr_build *build, struct tr_layer *layer, struct tr_mlp *ml
     int err = add_params(build, layer, &linear, prefix);
     linear.y = linear.dy = linear.z = TR_MLP_NONE;
     linear.dice.norm = (struct tr_norm){.rows = 1, .columns = linear.outputs};
+    tr_build_flops(build, (uint64_t)linear.inputs * linear.outputs * (mlp->rows ? mlp->rows : 1));
     if (!err && !last) {
         linear.y = layer->n_buffers;
         err = tr_build_buffer(build, floats);

@@ -617,19 +617,3 @@ void tr_model_clear_grads(struct tr_model *model)
 {
     memset(model->grads, 0, model->count * sizeof(tr_real));
 }
-
-void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, const char *text),
-                       void *arg)
-{
-    for (uint32_t i = 0; i < model->n_layers; i++) {
-        const struct tr_layer *layer = &model->layer[i];
-        size_t count = 0;
-        for (uint32_t k = 0; k < layer->n_params; k++)
-            if (model->tensor[layer->first_param + k].momentum == 0)
-                count += model->tensor[layer->first_param + k].count;
-        char text[200];
-        snprintf(text, sizeof text, "%s: %s %s %zu parameters", layer->name, layer->type->name,
-                 tr_shape(&layer->out).text, count);
-        line(arg, text);
-    }
-}

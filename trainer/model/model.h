@@ -173,10 +173,23 @@ uint32_t tr_model_score_columns(const struct tr_model *model);
 /* Set every gradient to zero: what a rank without a batch brings to the all-reduce. */
 void tr_model_clear_grads(struct tr_model *model);
 
-/* Layers that exist (left-out ones not counted), one line each on `line(arg, text)`:
- * "dots: dot_interaction [samples][351] 0 parameters". For --describe and the log. */
-void tr_model_describe(const struct tr_model *model, void (*line)(void *arg, const char *text),
-                       void *arg);
+/* A layer as --describe tells it. */
+struct tr_layer_facts {
+    const char *name, *type; /* the model's */
+    char shape[48];          /* of its output: "[samples][351]" */
+    uint32_t n_inputs;
+    size_t parameters;
+    /* Of a forward pass over one sample: 2 for each multiplication with its addition. Passes over single elements (sums,
+     * activations, norms) are left out. */
+    uint64_t flops;
+    size_t
+        bytes; /* parameters and activations of a slice, with their gradients, and what it works in */
+};
+
+/* Layers that exist (left-out ones not counted), from the first to the loss; the name of an input. */
+uint32_t tr_model_layers(const struct tr_model *model);
+void tr_model_layer(const struct tr_model *model, uint32_t i, struct tr_layer_facts *out);
+const char *tr_model_layer_input(const struct tr_model *model, uint32_t i, uint32_t k);
 
 /* True when no element is NaN or has a magnitude over max, which is finite. n may be 0. Any thread. */
 bool tr_within(const tr_real *value, size_t n, float max);
