@@ -584,7 +584,7 @@ static void write_save(void *arg)
         snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
 }
 
-/* That it failed is no failure of the training's. */
+/* That it failed is no failure of the training's. What came meanwhile, the last ack of an epoch, found a step open. */
 static void save_written(void *arg)
 {
     struct tr_trainer *trainer = arg;
@@ -594,6 +594,7 @@ static void save_written(void *arg)
     trainer->step_err = 0;
     close_step(trainer);
     rt_save_end(save, err);
+    tr_phase_check(trainer);
     tr_pump(trainer);
 }
 

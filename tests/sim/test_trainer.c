@@ -2,12 +2,14 @@
  * simulator: permits, repeats, a lost middleware before and after the step, values that are not finite,
  * epochs, 16 bits on the wire, payload memory that is used up. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/temp.h"
 #include "tests/sim/trainer_world.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/job/batch_id.h"
+#include "runtime/job/save.h"
 #include "trainer/schedule.h"
 
 #include <math.h>
@@ -541,6 +543,36 @@ static void test_too_large(void **state)
     job_fixture_destroy(w.job);
 }
 
+/* The weights are being written when the last ack of the epoch comes: the next phase begins all the same. */
+static void test_save_at_the_end(void **state)
+{
+    (void)state;
+    char dir[TEMP_PATH_MAX];
+    struct trainer_world w;
+    struct rt_save save = {.dir = dir};
+    temp_folder(dir);
+    tw_start(&w, NULL, 0);
+    w.hold_pushes = true;
+    tw_await_phase(&w, 0);
+    tw_run_until(&w, (struct tw_goal){.phases = 1});
+    tw_await_phase(&w, w.phase.phase);
+    tw_send_batch(&w, 0, 0, 1);
+    tw_end_epoch(&w, false, 1, 0);
+    tw_run_until(&w, (struct tw_goal){.held = 1});
+    sim_run_until(w.sim, NULL, NULL, RT_S);
+    assert_int_equal(w.phases, 1);
+    tr_trainer_save(w.trainer, &save); /* 1 ms; the ack takes half as long */
+    tw_ack_push(&w, w.held[0]);
+    w.n_held = 0;
+    sim_run_until(w.sim, NULL, NULL, 6 * RT_MS / 10);
+    assert_int_equal(tw_report(&w).permits_used, 0); /* it has come */
+    assert_int_equal(save.state, RT_SAVE_WRITING);
+    tw_run_until(&w, (struct tw_goal){.phases = 2});
+    assert_int_equal(w.phase.kind, WIRE_PHASE_EVALUATE);
+    assert_int_equal(save.state, RT_SAVE_DONE);
+    tw_stop(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest test[] = {
@@ -552,7 +584,7 @@ int main(void)
         cmocka_unit_test(test_half_wire),    cmocka_unit_test(test_full),
         cmocka_unit_test(test_full_in_turn), cmocka_unit_test(test_no_gradient_buffer),
         cmocka_unit_test(test_too_large),    cmocka_unit_test(test_too_far),
-        cmocka_unit_test(test_schedule),
+        cmocka_unit_test(test_schedule),     cmocka_unit_test(test_save_at_the_end),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
