@@ -31,16 +31,33 @@ void ctl_save_ask(struct rt_control_client *client, const char *job, const char 
                        servers, snapshot, on_reply);
 }
 
+/* What the role tells of a save of this name; NULL: nothing. */
+static const json_t *find(const json_t *status, const char *wanted)
+{
+    const json_t *before = json_object_get(status, "saves_before");
+    const json_t *save = json_object_get(status, "save");
+
+    for (size_t i = 0; save; i++) {
+        const char *name = json_string_value(json_object_get(save, "name"));
+
+        if (name && strcmp(name, wanted) == 0)
+            break;
+        save = json_array_get(before, i);
+    }
+    return save;
+}
+
 static void add(const json_t *status, const char *wanted, enum rt_role role, size_t index,
                 struct ctl_saved *out)
 {
-    const json_t *save = json_object_get(status, "save");
-    const char *name = json_string_value(json_object_get(save, "name"));
+    const json_t *save = find(status, wanted);
     const char *state = json_string_value(json_object_get(save, "state"));
     const char *error = json_string_value(json_object_get(save, "error"));
 
+    if (!save) /* that it is at another one is getting on, too */
+        save = json_object_get(status, "save");
     out->bytes += (uint64_t)json_integer_value(json_object_get(save, "bytes"));
-    if (!name || !state || strcmp(name, wanted) != 0) {
+    if (!state) {
         out->writing++;
         return;
     }

@@ -1,7 +1,8 @@
 /* runtime/process/saving.h -- the control command `save`: the model into a folder of the run directory, a part of it by
  * each loop that has some (runtime/job/save.h). How far it is stands in /status, "save": {"name", "state": "writing" "done"
- * "failed", "files", "bytes", "error"}. One at a time; asked again by the same name, the one that is there is meant, unless
- * it has failed. Touch: the control loop. */
+ * "failed", "files", "bytes", "error"}, and in "saves_before" those that ended earlier, the newest first, RT_SAVING_KEPT of
+ * them. One at a time. A name means the save that is there, failed or not: asked again, nothing is begun. Touch: the control
+ * loop. */
 #ifndef RT_SAVING_H
 #define RT_SAVING_H
 
@@ -10,10 +11,13 @@
 
 #include <jansson.h>
 
-struct rt_saving;
+#define RT_SAVING_KEPT 8
 
-/* Is there something to begin? Then *part is [parts], each WRITING, for the loops to fill; NULL: the save is there already.
- * @run_dir: NULL: RT_EUSAGE, as for a name that is no token. RT_EFULL while another one is under way. */
+struct rt_saving; /* the latest, and what became of those before */
+
+/* Is there something to begin? Then *part is [parts], each WRITING, for the loops to fill; NULL: a save of this name is
+ * there, ended or not. @run_dir: NULL: RT_EUSAGE, as for a name that is no token. RT_EFULL names the other one that is under
+ * way. RT_EFILE: no folder can be made; the save has failed then. */
 int rt_saving_begin(struct rt_saving **saving, const char *run_dir,
                     const struct wire_control_request *request, uint32_t parts,
                     struct rt_save **part);
