@@ -5,7 +5,8 @@
  * 8.0 ms, backward data 8.3, weights 9.4; matmul primitives with fused bias and relu 8.4, 10.1, 10.7;
  * inner-product primitives in their own weight layout 8.1, 10.1, 11.6 and a reorder a step.
  * On Zen 3 (AVX2) the primitives are made of sgemm: with weights in the layout they ask for, 1024 -> 1024 forward, backward data
- * and weights took the same time to 3 %, at 128 to 4096 samples. Bias and activation are 1 % of a step there.
+ * and weights took the same time to 3 % from 512 samples on; below, forward took longer (41 against 72 GFLOP/s at 256). Bias and
+ * activation are 1 % of a step there.
  * sgemm needs no plan per batch size, so short last batches cost nothing extra. In slices of 128 samples
  * (model.c) it reaches 116 of that AVX-512 core's 133 GFLOP/s; 92 over 4096 samples at once.
  * In bfloat16 its matmul primitives, with weights laid out once a step, where the CPU has such products (rounded.h). */
