@@ -172,7 +172,7 @@ static void print_head(const json_t *head)
         double value = ctl_view_number(head, row[i].key);
 
         if (isfinite(value))
-            printf("%s %.4f  ", row[i].words, value);
+            printf(value < 1000 ? "%s %.4f  " : "%s %.4g  ", row[i].words, value);
     }
 }
 

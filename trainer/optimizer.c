@@ -188,11 +188,11 @@ static bool norm_of(const struct tr_optimizer *optimizer, const float *grad, dou
     return isfinite(sum) && isfinite(others);
 }
 
-static void move_average(const struct tr_span *span, const float *now, float *average)
+static void move_average(const struct tr_span *span, const float *ahead, float *average)
 {
     float momentum = (float)span->momentum;
     for (size_t i = 0; i < span->count; i++)
-        average[i] += momentum * (now[i] - average[i]);
+        average[i] += momentum * ahead[i];
 }
 
 /* What all spans have in common. */

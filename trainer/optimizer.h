@@ -44,7 +44,7 @@ struct tr_span {
         lr_factor; /* times the learning rate, >= 0; 0: the parameters stay, their state goes on */
     bool decays;   /* weight_decay holds for them */
     double
-        momentum; /* above 0: no parameters, but running averages: p += momentum * (g - p), and g is no part of |g| */
+        momentum; /* above 0: no parameters, but running averages: p += momentum * g, and g is no part of |g| */
 };
 
 /* "sgd" "adagrad" "adam" "adamw" "lamb" -> the kind's defaults: torch's (eps 1e-10 / 1e-8, betas 0.9 0.999, adamw's

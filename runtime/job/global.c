@@ -53,8 +53,7 @@ static const struct rt_option option[] = {
      "of their gradients, from trainers to middlewares"},
     {"wire.all_reduce", RT_OPT_ENUM, SAID(all_reduce), "float32", 0, 0, "float32|bfloat16",
      "of the dense gradients that trainers sum: bfloat16 halves what each of them sends, and "
-     "rounds "
-     "partial sums"},
+     "rounds partial sums. Averages of weights, in mode `async`, are always float32"},
     {"wire.compression", RT_OPT_ENUM, AT(wire.compression), "none", 0, 0, "none|lz4",
      "of payloads; costs CPU, so it pays only where the network is the limit"},
     {"link.heartbeat_ms", RT_OPT_U64, AT(heartbeat_ms), "1000", 10, 60000, NULL,

@@ -110,8 +110,8 @@ int tr_build_weight(struct tr_build *build, const char *role, uint32_t rows, uin
                     double bound);
 int tr_build_bias(struct tr_build *build, const char *role, uint32_t rows, double bound);
 int tr_build_constant(struct tr_build *build, const char *role, uint32_t rows, double value);
-/* The k-th too, but no parameter: a running average of something of each batch, moved by `momentum` (struct tr_param). What the
- * batch has of it, times pass->share, is brought where its gradient would be. All samples of a batch are one slice from then on. */
+/* The k-th too, but no parameter: a running average of something of each batch, moved by `momentum` (struct tr_param). How far
+ * the batch's is from it, times pass->share, is brought where its gradient would be. All samples of a batch are one slice from then on. */
 int tr_build_running(struct tr_build *build, const char *role, uint32_t rows, double value,
                      double momentum);
 /* The k-th buffer: floats for each sample of a slice, or floats in all. */

@@ -133,8 +133,8 @@ struct tr_param {
     size_t offset;     /* first element in the flat vectors; tensors follow without gaps */
     size_t count;      /* elements */
     /* 0: a parameter. Else no loss has a gradient of it: it is a running average of something of each batch. Its place in the
-     * vector of gradients holds this batch's, times the rank's share of the group's samples; a step moves it by
-     * momentum * (the sum over the ranks - itself). Weight decay, clipping and learning rates are not for it. */
+     * vector of gradients holds how far this batch's is from it, times the rank's share of the group's samples; a step moves it
+     * by momentum * (the sum over the ranks). Weight decay, clipping and learning rates are not for it. */
     double momentum;
 };
 

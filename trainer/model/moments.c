@@ -52,7 +52,8 @@ int tr_norm_take(const struct tr_layer *layer, const struct tr_pass *pass,
         variance[c] = layer->param[norm->variance].value[c];
     }
     for (uint32_t c = 0; c < n; c++)
-        inverse[c] = (tr_real)(1 / sqrt((double)variance[c] + norm->eps));
+        inverse[c] =
+            (tr_real)(1 / sqrt(fmax((double)variance[c], 0) + norm->eps)); /* of a file: any */
     return err;
 }
 
@@ -65,9 +66,10 @@ void tr_norm_bring(const struct tr_layer *layer, const struct tr_pass *pass,
     const struct tr_layer_param *variance = &layer->param[norm->variance];
     const tr_real *now = layer->buffer[norm->now], *spread = now + 2 * (size_t)n;
     for (uint32_t c = 0; c < n; c++) {
-        mean->grad[c] = (tr_real)(share * (rows > 1 ? now[c] : mean->value[c]));
-        variance->grad[c] =
-            (tr_real)(share * (rows > 1 ? spread[c] * (rows / (rows - 1)) : variance->value[c]));
+        double ahead = (double)now[c] - (double)mean->value[c];
+        double wider = spread[c] * (rows / (rows - 1)) - (double)variance->value[c];
+        mean->grad[c] = rows > 1 ? (tr_real)(share * ahead) : 0;
+        variance->grad[c] = rows > 1 ? (tr_real)(share * wider) : 0;
     }
 }
 

@@ -4,9 +4,10 @@
  * In training a batch is normalized by its own mean and (biased) variance: that of this rank, as torch.nn.BatchNorm1d without
  * SyncBatchNorm, each row counting once whatever its weight. Scores are made with the running averages, running += momentum
  * (that of the batch - running), the variance there being the unbiased one. These are tensors beside the layer's parameters
- * ("running_mean", "running_var", struct tr_param's momentum): a rank brings the batch's statistics in the place of their gradients,
- * times its share of the group's samples, so that the sum over the ranks is the average over the group and the optimizer moves
- * all ranks' alike. A batch of one row has no variance: torch refuses it, here it brings what the averages are already. */
+ * ("running_mean", "running_var", struct tr_param's momentum): in the place of their gradients a rank brings how far the batch's
+ * statistics are from them, times its share of the group's samples, so that the sum over the ranks is the group's average and the
+ * optimizer moves all ranks' alike. (The difference and not the statistics: where the sum is rounded on its way, a mean far from 0
+ * would be off by more than the columns are wide.) A batch of one row has no variance: torch refuses it, here nothing moves. */
 #ifndef TR_MOMENTS_H
 #define TR_MOMENTS_H
 
