@@ -255,10 +255,74 @@ static void test_refused(void **state)
     }
 }
 
+static struct tr_model *din_of(uint32_t length, const char *activation)
+{
+    static const char *const label[] = {"y"}, *const feature[] = {"h", "o"};
+    const uint32_t dim[] = {DIM, DIM}, lengths[] = {length, 0};
+    struct tr_spec *spec = NULL;
+    struct tr_model *model = NULL;
+    struct tr_model_inputs inputs = {.feature = feature,
+                                     .feature_dim = dim,
+                                     .feature_length = lengths,
+                                     .n_features = 2,
+                                     .label = label,
+                                     .n_labels = 1};
+    struct tr_model_conf conf = {.seed = 3, .samples_max = SAMPLES};
+    assert_int_equal(tr_spec_create("t.yml", &spec), 0);
+    assert_int_equal(
+        tr_spec_layer(spec, "a", "attention", (const char *[]){"o", "h", "h.mask"}, 3, "1"), 0);
+    assert_int_equal(tr_spec_option(spec, "kind", (const char *[]){"din"}, 1, "1"), 0);
+    assert_int_equal(tr_spec_option(spec, "sizes", (const char *[]){"6", "4"}, 2, "1"), 0);
+    assert_int_equal(tr_spec_option(spec, "activation", &activation, 1, "1"), 0);
+    assert_int_equal(tr_spec_layer(spec, "l", "mlp", (const char *[]){"a"}, 1, "2"), 0);
+    assert_int_equal(tr_spec_option(spec, "sizes", (const char *[]){"1"}, 1, "2"), 0);
+    assert_int_equal(tr_spec_layer(spec, "loss", "bce", (const char *[]){"l"}, 1, "3"), 0);
+    assert_int_equal(tr_model_create(spec, &inputs, &conf, &model), 0);
+    tr_spec_destroy(spec);
+    return model;
+}
+
+/* What fills a list up counts for nothing in target attention, not even in the mean and variance of a dice: with room for more
+ * places the step has the same bits. Where all lists are empty the unit has no gradient. */
+static void test_din_counts_places(void **state)
+{
+    static const char *const activation[] = {"sigmoid", "dice"};
+    static struct bed bed;
+    (void)state;
+    for (size_t i = 0; i < 2 * ARRAY_LEN(activation); i++) {
+        struct tr_model *model[] = {din_of(LENGTH, activation[i / 2]),
+                                    din_of(LENGTH + 7, activation[i / 2])};
+        struct tr_forward_out out[2] = {{0}};
+        float sum[2][ROWS * DIM];
+        size_t count = tr_model_count(model[0]);
+        bed_init(&bed, RT_DTYPE_F32);
+        if (i % 2)
+            memset(bed.length, 0, sizeof bed.length);
+        for (int k = 0; k < 2; k++) {
+            struct tr_feature_grad to[2] = {{0}};
+            for (size_t g = 0; g < count; g++)
+                tr_model_grads(model[k])[g] = 99; /* overwritten, all of it */
+            train(&bed, model[k], true, false, false, to, &out[k]);
+            memcpy(sum[k], bed.sum, sizeof bed.sum);
+        }
+        assert_true(out[0].loss_sum == out[1].loss_sum);
+        assert_int_equal(count, tr_model_count(model[1]));
+        assert_memory_equal(tr_model_grads(model[0]), tr_model_grads(model[1]),
+                            count * sizeof(float));
+        assert_memory_equal(sum[0], sum[1], sizeof sum[0]);
+        for (size_t g = 0; i % 2 && g < count - DIM - 1; g++) /* but the last layer's */
+            assert_true(tr_model_grads(model[0])[g] == 0);
+        assert_true(i % 2 || sum[0][0] != 0);
+        tr_model_destroy(model[0]);
+        tr_model_destroy(model[1]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_as_written_out),
+        cmocka_unit_test(test_din_counts_places),
         cmocka_unit_test(test_masked_pool),
         cmocka_unit_test(test_refused),
     };

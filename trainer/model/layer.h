@@ -55,6 +55,7 @@ struct tr_value {
 
 struct tr_layer_param {
     tr_real *value, *grad;
+    size_t count; /* elements of each */
 };
 
 struct tr_layer {

@@ -8,7 +8,8 @@
  * Inputs: q [samples][dim], the sequence [samples][places][dim], its mask. Options: `sizes`, `activation` (sigmoid), `softmax` (false).
  * Parameters: those of the mlp, "<l>.weight" and so on, the last one's too.
  *
- * Inside is a layer of type mlp whose samples are the places of all samples. */
+ * Inside is a layer of type mlp whose samples are the places of all samples that the mask counts: most lists are far shorter than
+ * `max_length`, and what a `dice` there takes the mean of must not be what fills them up. */
 #include <stdio.h>
 #include <string.h>
 
@@ -82,7 +83,7 @@ static int din_build(struct tr_build *build, struct tr_layer *layer)
     return err ? err : tr_build_output(build, layer, state->places.dim);
 }
 
-/* The unit's memory, known from the first pass on, and its pass over all places. */
+/* The unit's memory, known from the first pass on, and its pass. */
 static struct tr_pass open_unit(struct tr_layer *layer, const struct tr_pass *pass)
 {
     struct din_state *state = layer->state;
@@ -108,7 +109,6 @@ static struct tr_pass open_unit(struct tr_layer *layer, const struct tr_pass *pa
     };
     memcpy(unit->param, layer->param, sizeof unit->param);
     memcpy(unit->buffer, layer->buffer, sizeof unit->buffer);
-    places.samples = pass->samples * state->places.n;
     return places;
 }
 
@@ -125,6 +125,64 @@ static struct tr_din pairs_of(const struct tr_layer *layer, const struct tr_pass
         .k_stride = layer->in[1]->stride,
         .y = layer->buffer[PAIRS],
     };
+}
+
+/* What the mask counts of [samples][places] rows, moved to the front. How many. */
+static uint32_t to_front(const struct tr_layer *layer, const struct tr_pass *pass, tr_real *row,
+                         size_t width)
+{
+    const struct din_state *state = layer->state;
+    const tr_real *mask = layer->in[2]->data;
+    size_t at = 0, n = 0;
+    for (uint32_t s = 0; s < pass->samples; s++, mask += layer->in[2]->stride)
+        for (uint32_t j = 0; j < state->places.n; j++, at++)
+            if (mask[j] != 0)
+                memmove(row + n++ * width, row + at * width, width * sizeof *row);
+    return (uint32_t)n;
+}
+
+/* And back from there, with zeros between. */
+static void to_places(const struct tr_layer *layer, const struct tr_pass *pass, tr_real *row,
+                      size_t width, size_t n)
+{
+    const struct din_state *state = layer->state;
+    size_t at = (size_t)pass->samples * state->places.n;
+    for (uint32_t s = pass->samples; s-- > 0;) {
+        const tr_real *mask = layer->in[2]->data + s * layer->in[2]->stride;
+        for (uint32_t j = state->places.n; j-- > 0;) {
+            at--;
+            if (mask[j] != 0)
+                memmove(row + at * width, row + --n * width, width * sizeof *row);
+            else
+                memset(row + at * width, 0, width * sizeof *row);
+        }
+    }
+}
+
+static int unit_forward(struct tr_layer *layer, struct tr_pass *pass)
+{
+    struct din_state *state = layer->state;
+    struct tr_pass places = open_unit(layer, pass);
+    places.samples = to_front(layer, pass, layer->buffer[PAIRS], state->pairs.width);
+    int err = places.samples > 0 ? tr_mlp_forward(&state->unit, &places) : 0;
+    to_places(layer, pass, layer->buffer[SCORE], 1, places.samples);
+    return err;
+}
+
+/* PAIRS are as unit_forward left them. */
+static int unit_backward(struct tr_layer *layer, struct tr_pass *pass)
+{
+    struct din_state *state = layer->state;
+    struct tr_pass places = open_unit(layer, pass);
+    int err = 0;
+    places.samples = to_front(layer, pass, layer->buffer[DSCORE], 1);
+    if (places.samples > 0)
+        err = tr_mlp_backward(&state->unit, &places);
+    for (uint32_t k = 0; places.samples == 0 && !pass->add_params && k < layer->n_params; k++)
+        memset(layer->param[k].grad, 0, layer->param[k].count * sizeof(tr_real));
+    if (state->pairs.grad)
+        to_places(layer, pass, state->pairs.grad, state->pairs.width, places.samples);
+    return err;
 }
 
 /* y = x where the mask is 1, else 0: scores to weights, and back. */
@@ -207,13 +265,12 @@ static struct tr_mix mix_of(const struct tr_layer *layer, const struct tr_pass *
 static int din_forward(struct tr_layer *layer, struct tr_pass *pass)
 {
     struct din_state *state = layer->state;
-    struct tr_pass places = open_unit(layer, pass);
     struct tr_din pairs = pairs_of(layer, pass);
     tr_vectors_bind(layer, &state->places);
     struct tr_mix mix = mix_of(layer, pass);
     int err = pass->backend->loops->din_forward(pass->backend, &pairs);
     if (!err)
-        err = tr_mlp_forward(&state->unit, &places);
+        err = unit_forward(layer, pass);
     if (!err)
         err = weights(layer, pass);
     return err ? err : pass->backend->loops->mix_forward(pass->backend, &mix);
@@ -223,7 +280,6 @@ static int din_backward(struct tr_layer *layer, struct tr_pass *pass)
 {
     struct din_state *state = layer->state;
     struct tr_value *q = layer->in[0], *k = layer->in[1];
-    struct tr_pass places = open_unit(layer, pass);
     tr_vectors_bind_grad(layer, &state->places);
     struct tr_mix_grad mix = {
         .of = mix_of(layer, pass),
@@ -237,7 +293,7 @@ static int din_backward(struct tr_layer *layer, struct tr_pass *pass)
     if (!err)
         err = weights_backward(layer, pass);
     if (!err)
-        err = tr_mlp_backward(&state->unit, &places);
+        err = unit_backward(layer, pass);
     if (err || !state->pairs.grad)
         return err;
     struct tr_din_grad pairs = {

@@ -160,9 +160,10 @@ static void place_params(struct tr_model *model)
     for (uint32_t i = 0; i < model->n_layers; i++) {
         struct tr_layer *layer = &model->layer[i];
         for (uint32_t k = 0; k < layer->n_params; k++) {
-            size_t offset = model->tensor[layer->first_param + k].offset;
-            layer->param[k].value = model->params + offset;
-            layer->param[k].grad = model->grads + offset;
+            const struct tr_param *tensor = &model->tensor[layer->first_param + k];
+            layer->param[k].value = model->params + tensor->offset;
+            layer->param[k].grad = model->grads + tensor->offset;
+            layer->param[k].count = tensor->count;
         }
     }
 }
