@@ -1,4 +1,4 @@
-/* ctl/exporting.c -- see exporting.h.
+/* ctl/export.c -- see export.h.
  *
  * The processes write, each into a folder of its own run directory, of a name that is new with each exporting. They are asked again
  * and again, and their status tells how far they are, so it does not matter which answers are lost (ctl/save.h). */
@@ -21,6 +21,7 @@ struct exporting {
     struct ctl_target target;
     struct rt_control_client *client;
     char name[NAME_MAX_BYTES];
+    uint64_t number; /* of the save: when it was asked for */
     struct ctl_saved saved;
     uint64_t more_ns; /* when its bytes became more */
 };
@@ -55,7 +56,7 @@ static int go_on(struct exporting *exporting)
     uint64_t before = exporting->saved.bytes;
     int rc = 0;
 
-    ctl_save_ask(exporting->client, run->job, exporting->name,
+    ctl_save_ask(exporting->client, run->job, exporting->name, exporting->number,
                  run->replicas[RT_ROLE_EMBEDDING_SERVER], &snapshot);
     ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_TRAINER, run->replicas[RT_ROLE_TRAINER],
                      &snapshot);
@@ -79,9 +80,8 @@ static int go_on(struct exporting *exporting)
 }
 
 /* New, for a save of the same name would be taken for the one that is there. */
-static void choose_name(char name[NAME_MAX_BYTES])
+static void choose_name(char name[NAME_MAX_BYTES], uint64_t now_ms)
 {
-    uint64_t now_ms = rt_wall_ms();
     time_t now = (time_t)(now_ms / 1000);
     struct tm local;
     size_t n;
@@ -96,7 +96,8 @@ static int run(struct exporting *exporting)
     const struct timespec pause = {.tv_nsec = PAUSE_NS};
     int rc;
 
-    choose_name(exporting->name);
+    exporting->number = rt_wall_ms();
+    choose_name(exporting->name, exporting->number);
     exporting->more_ns = rt_now_ns();
     while ((rc = go_on(exporting)) == 0)
         nanosleep(&pause, NULL);

@@ -21,6 +21,7 @@ struct ctl_poll {
     bool stopping;
     bool hurry; /* the next round is wanted now */
     bool save_dense, save_rows;
+    uint64_t save_number;
     bool has_news;
     struct ctl_snapshot newest;
 };
@@ -122,13 +123,15 @@ static void ask_to_save(struct ctl_poll *poll, struct rt_control_client *client,
                         struct ctl_snapshot *snapshot)
 {
     bool dense, rows;
+    uint64_t number;
 
     uv_mutex_lock(&poll->lock);
     dense = poll->save_dense;
     rows = poll->save_rows;
+    number = poll->save_number;
     uv_mutex_unlock(&poll->lock);
     if (dense)
-        ctl_save_ask(client, poll->conf.job, RT_SAVE_NAME,
+        ctl_save_ask(client, poll->conf.job, RT_SAVE_NAME, number,
                      rows ? poll->conf.replicas[RT_ROLE_EMBEDDING_SERVER] : 0, snapshot);
 }
 
@@ -250,6 +253,7 @@ void ctl_poll_save(struct ctl_poll *poll, bool rows)
     uv_mutex_lock(&poll->lock);
     poll->save_dense = true;
     poll->save_rows = rows;
+    poll->save_number = rt_wall_ms();
     poll->hurry = true;
     uv_cond_signal(&poll->stop_cond);
     uv_mutex_unlock(&poll->lock);

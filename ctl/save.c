@@ -18,10 +18,13 @@ static void on_reply(void *ctx, const struct wire_control_reply *reply)
 }
 
 void ctl_save_ask(struct rt_control_client *client, const char *job, const char *name,
-                  uint32_t servers, struct ctl_snapshot *snapshot)
+                  uint64_t number, uint32_t servers, struct ctl_snapshot *snapshot)
 {
-    struct wire_control_request request = {
-        .id = rt_now_ns(), .ttl_ms = ASK_TIMEOUT_MS, .command = WIRE_CTL_SAVE, .text = name};
+    struct wire_control_request request = {.id = rt_now_ns(),
+                                           .ttl_ms = ASK_TIMEOUT_MS,
+                                           .command = WIRE_CTL_SAVE,
+                                           .text = name,
+                                           .number = (double)number};
     const uint32_t first = 0;
 
     rt_control_ask(client, job, RT_ROLE_TRAINER, &first, &request, ASK_TIMEOUT_MS, 1, snapshot,

@@ -207,6 +207,9 @@ static int load_rows(struct server *server)
     if (dir && !err)
         rt_log(RT_LOG_INFO, "rows_loaded rows=%llu files=%llu from=\"%s\"",
                (unsigned long long)loaded.rows, (unsigned long long)loaded.files, dir);
+    if (dir && !err && loaded.left_out > 0)
+        rt_log(RT_LOG_WARN, "rows_left_out rows=%llu from=\"%s\"",
+               (unsigned long long)loaded.left_out, dir);
     rt_free(owner);
     return err;
 }

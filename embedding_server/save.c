@@ -92,14 +92,16 @@ static int write_part(struct ebs_owner *owner)
                                     {"owner", number[0]},
                                     {"owners", number[1]},
                                     {"part", number[2]},
-                                    {"last", saver->is_last ? "true" : "false"}};
+                                    {"last", saver->is_last ? "true" : "false"},
+                                    {RT_SAVE_NOTE, saver->save->id}};
+    size_t notes = ARRAY_LEN(note) - !saver->save->id;
     char *path = rt_save_table_path(saver->save->dir, table->name, owner->conf.owner, saver->part);
     int err;
 
     snprintf(number[0], sizeof(number[0]), "%u", owner->conf.owner);
     snprintf(number[1], sizeof(number[1]), "%u", owner->owners);
     snprintf(number[2], sizeof(number[2]), "%u", saver->part);
-    err = rt_safetensors_write(path, note, ARRAY_LEN(note), tensor, ARRAY_LEN(tensor));
+    err = rt_safetensors_write(path, note, notes, tensor, ARRAY_LEN(tensor));
     if (!err)
         rt_save_count(saver->save, saver->n * (sizeof(uint64_t) + weight_bytes(owner)));
     rt_free(path);

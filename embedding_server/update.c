@@ -179,9 +179,11 @@ int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight)
 
     if (!row) {
         if (table->slab.count >= table->capacity)
-            return RT_FAIL(RT_ELIMIT,
-                           "table %s: an owner has room for %llu rows, and there are more",
-                           table->name, (unsigned long long)table->capacity);
+            return RT_FAIL(
+                RT_ELIMIT,
+                "table %s: an owner has room for %llu rows, and there are more: expected "
+                "more workers or embedding servers",
+                table->name, (unsigned long long)table->capacity);
         err = place_row(table, id, &number);
         if (err)
             return RT_FAIL(err, "table %s: no memory for more than %llu rows", table->name,

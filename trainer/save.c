@@ -89,9 +89,9 @@ static void describe(const struct tr_param *param, struct rt_tensor *out)
 }
 
 /* Keys and texts are the notes' own: free_notes(). @return [n] the caller's */
-static struct rt_tensor_note *make_notes(const struct tr_saved *what, size_t *n)
+static struct rt_tensor_note *make_notes(const struct tr_saved *what, const char *id, size_t *n)
 {
-    struct rt_tensor_note *note = rt_xcalloc(1 + (size_t)what->n_statistics, sizeof *note);
+    struct rt_tensor_note *note = rt_xcalloc(2 + (size_t)what->n_statistics, sizeof *note);
     note[0].key = rt_xstrdup("step");
     note[0].text = rt_xasprintf("%" PRIu64, what->step);
     for (uint32_t i = 0; i < what->n_statistics; i++) {
@@ -100,6 +100,9 @@ static struct rt_tensor_note *make_notes(const struct tr_saved *what, size_t *n)
         note[i + 1].text = rt_xasprintf("%.17g %.17g", s->mean, s->deviation);
     }
     *n = 1 + (size_t)what->n_statistics;
+    if (id)
+        note[(*n)++] =
+            (struct rt_tensor_note){.key = rt_xstrdup(RT_SAVE_NOTE), .text = rt_xstrdup(id)};
     return note;
 }
 
@@ -117,7 +120,7 @@ int tr_save_dense(const struct tr_saved *what, struct rt_save *save)
     size_t n, n_notes;
     const struct tr_param *param = tr_model_tensors(what->model, &n);
     struct rt_tensor *tensor = rt_xcalloc(n + 1, sizeof *tensor);
-    struct rt_tensor_note *note = make_notes(what, &n_notes);
+    struct rt_tensor_note *note = make_notes(what, save->id, &n_notes);
     char *path = rt_save_dense_path(save->dir);
     for (size_t i = 0; i < n; i++) {
         describe(&param[i], &tensor[i]);

@@ -1,6 +1,6 @@
 /* trainer/save.h -- the dense network on disk (runtime/job/save.h): its tensors by name, as torch.nn has them; the layers.
  *
- * The notes of dense.safetensors are `step`, and for each standardized column `standardize.COLUMN`: mean and
+ * The notes of dense.safetensors are `step`, `save`, and for each standardized column `standardize.COLUMN`: mean and
  * deviation over the training files, which whoever makes a score needs. Touch: any one thread, no step running. */
 #ifndef TR_SAVE_H
 #define TR_SAVE_H

@@ -19,6 +19,8 @@
 #define RT_SAVE_PART_BYTES ((size_t)64 << 20) /* of ids and rows in one file, at most */
 #define RT_SAVE_IDS        "ids"
 #define RT_SAVE_ROWS       "rows"
+#define RT_SAVE_NOTE                                                                               \
+    "save" /* a note: which save it is, the same in all its files, and in no other's */
 
 char *rt_save_dense_path(const char *dir); /* caller frees (rt_free), as all of these */
 char *rt_save_model_path(const char *dir);
@@ -31,6 +33,7 @@ enum rt_save_state { RT_SAVE_WRITING, RT_SAVE_DONE, RT_SAVE_FAILED };
  * counts, and the error once the state is FAILED. It stays until the state is no longer WRITING, or the loop has ended. */
 struct rt_save {
     const char *dir; /* is there */
+    const char *id;  /* for the notes; NULL: none */
     _Atomic int state;
     _Atomic uint64_t files, bytes;
     char error[1024];

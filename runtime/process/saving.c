@@ -17,21 +17,33 @@ struct told {
 
 struct rt_saving {
     char name[64]; /* the latest */
-    char *dir;
+    char *dir, *id;
     struct told before[RT_SAVING_KEPT]; /* newest first */
     uint32_t parts;
     struct rt_save part[];
 };
 
-static struct rt_saving *make(const char *run_dir, const char *name, uint32_t parts)
+/* The folder's name alone is that of another run's save too. */
+static char *id_of(const struct wire_control_request *request)
+{
+    bool told = request->number >= 1 && request->number < 0x1p53;
+
+    return told ? rt_xasprintf("%s-%.0f", request->text, request->number)
+                : rt_xstrdup(request->text);
+}
+
+static struct rt_saving *make(const char *run_dir, const struct wire_control_request *request,
+                              uint32_t parts)
 {
     struct rt_saving *saving = rt_xcalloc(1, sizeof(*saving) + parts * sizeof(struct rt_save));
 
-    snprintf(saving->name, sizeof(saving->name), "%s", name);
-    saving->dir = rt_path_join(run_dir, name);
+    snprintf(saving->name, sizeof(saving->name), "%s", request->text);
+    saving->dir = rt_path_join(run_dir, request->text);
+    saving->id = id_of(request);
     saving->parts = parts;
     for (uint32_t i = 0; i < parts; i++) {
         saving->part[i].dir = saving->dir;
+        saving->part[i].id = saving->id;
         atomic_init(&saving->part[i].state, RT_SAVE_WRITING);
     }
     return saving;
@@ -100,7 +112,7 @@ int rt_saving_begin(struct rt_saving **saving, const char *run_dir,
         tell(*saving, &now);
     if (now.state == RT_SAVE_WRITING)
         return RT_FAIL(RT_EFULL, "the model is being saved as '%s' already", now.name);
-    replace(saving, make(run_dir, request->text, parts));
+    replace(saving, make(run_dir, request, parts));
     err = rt_mkdir_all((*saving)->dir);
     for (uint32_t i = 0; err && i < parts; i++)
         rt_save_end(&(*saving)->part[i], err);
@@ -141,5 +153,6 @@ void rt_saving_destroy(struct rt_saving *saving)
     if (!saving)
         return;
     rt_free(saving->dir);
+    rt_free(saving->id);
     rt_free(saving);
 }

@@ -71,7 +71,8 @@ enum wire_command {
     WIRE_CTL_STOP,
     WIRE_CTL_LOG_LEVEL,
     WIRE_CTL_LEARNING_RATE,
-    WIRE_CTL_SAVE, /* the model, into the folder `text` of the run directory: a token */
+    WIRE_CTL_SAVE, /* the model, into the folder `text` of the run directory: a token; `number`: a whole one that no
+                    * other save of that name has */
 };
 struct wire_control_request {
     uint64_t id, incarnation;

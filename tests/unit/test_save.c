@@ -64,6 +64,7 @@ static struct {
     uv_prepare_t turn_end;
     uint64_t turn_began, turn_longest, turns; /* ns of this thread's CPU */
     size_t part;                              /* bytes */
+    const char *id;                           /* of the save */
     struct rt_save save[OWNERS_MAX];
     struct rt_timer look;
 } bed;
@@ -178,6 +179,7 @@ static void save_all(const char *dir)
     for (uint32_t o = 0; o < bed.owners; o++) {
         memset(&bed.save[o], 0, sizeof(bed.save[o]));
         bed.save[o].dir = dir;
+        bed.save[o].id = bed.id;
         atomic_init(&bed.save[o].state, RT_SAVE_WRITING);
         ebs_owner_save(bed.owner[o], &bed.save[o]);
     }
@@ -302,7 +304,7 @@ static void bad_parts_are_named(void **state)
     write_item("item", "0", 5, 1.0f, 4);
     expect(RT_EDATA, ITEM ": its note 'owners': expected 1..65536, got '0'");
     write_item("item", "2", 5, 1.0f, 4);
-    expect(RT_EFILE, "/table.item.1.0.safetensors: cannot be opened");
+    expect(RT_EUSAGE, ITEM ": is of 2 owners, but ");
     write_item("item", "1", 4, 1.0f, 4);
     expect(RT_EUSAGE, ITEM ": tensor 'rows': expected F32, F16 or BF16 of [2, 5], as many as ids "
                            "and the dim of table item, got F32 of [2, 4]");
@@ -311,12 +313,62 @@ static void bad_parts_are_named(void **state)
     assert_int_equal(rt_file_write(path, "x", 1), 0);
     expect(RT_EDATA, ITEM ": no safetensors file");
     write_item("item", "1", 5, 1.0f, 4);
-    tables[HALF].eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU, .rows = 1};
+    tables[HALF].eviction = (struct rt_eviction_conf){.rows = 1};
     expect(RT_ELIMIT, ITEM ": table item: an owner has room for 1 rows, and there are more");
     tables[HALF].eviction = (struct rt_eviction_conf){0};
     assert_int_equal(remove(path), 0);
     expect(RT_EFILE, ITEM ": cannot be opened: No such file");
     rt_free(path);
+}
+
+/* A file of another save, of as many owners or not, or under another's name, is no part of this one. */
+static void two_saves(void **state)
+{
+    char *item[2] = {rt_save_table_path(bed.dir, "item", 0, 0),
+                     rt_save_table_path(bed.dir, "item", 0, 1)};
+    char *kept = rt_path_join(bed.dir, "kept"), *dense = rt_save_dense_path(bed.dir);
+    struct rt_tensor_note note = {RT_SAVE_NOTE, "model-1"};
+
+    (void)state;
+    bed.id = "model-1";
+    save_of(1);
+    expect(0, "");
+    assert_int_equal(rt_safetensors_write(dense, &note, 1, NULL, 0), 0);
+    expect(0, "");
+    assert_int_equal(rename(item[0], kept), 0);
+    assert_int_equal(rename(item[1], item[0]), 0);
+    expect(RT_EUSAGE, ITEM ": its note 'part': expected 0, as the file is called, got '1'");
+    bed.id = "model-2";
+    save_of(1);
+    expect(RT_EUSAGE, ": is of the save 'model-2', but ");
+    assert_non_null(strstr(rt_err_text(), "/dense.safetensors of 'model-1': expected one"));
+    assert_int_equal(remove(dense), 0);
+    expect(0, "");
+    assert_int_equal(rename(kept, item[0]), 0);
+    expect(RT_EUSAGE, ITEM ": is of the save 'model-1', but ");
+    bed.id = NULL;
+    for (int i = 0; i < 2; i++)
+        rt_free(item[i]);
+    rt_free(kept);
+    rt_free(dense);
+}
+
+/* Fewer owners, or others, have not room for all that was resident: what may be evicted is left out. */
+static void surplus_is_left_out(void **state)
+{
+    struct ebs_loaded loaded;
+
+    (void)state;
+    save_of(4);
+    tables[HALF].eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU, .rows = ROWS / 2};
+    open_owners(1);
+    if (ebs_load(bed.dir, bed.owner, 1, &loaded) != 0)
+        fail_msg("%s", rt_err_text());
+    assert_int_equal(ebs_table_rows(bed.owner[0]->table[HALF]), ROWS / 2);
+    assert_int_equal(loaded.rows, ROWS + ROWS / 2);
+    assert_int_equal(loaded.left_out, ROWS - ROWS / 2);
+    close_owners();
+    tables[HALF].eviction = (struct rt_eviction_conf){0};
 }
 
 /* One part that cannot be written ends the save, and the next one begins anew. */
@@ -424,6 +476,8 @@ int main(void)
         cmocka_unit_test_setup(any_number_saves_any_number_loads, make_folder),
         cmocka_unit_test(state_is_initial),
         cmocka_unit_test_setup(bad_parts_are_named, make_folder),
+        cmocka_unit_test_setup(two_saves, make_folder),
+        cmocka_unit_test_setup(surplus_is_left_out, make_folder),
         cmocka_unit_test_setup(a_save_that_fails, make_folder),
         cmocka_unit_test_setup(a_save_takes_turns, make_folder),
     };

@@ -79,6 +79,26 @@ static void what_failed_has_failed(void **state)
     rt_saving_destroy(saving);
 }
 
+/* The same number from all who ask: so a file tells which save it is of. */
+static void a_number_tells_saves_apart(void **state)
+{
+    struct wire_control_request request = {
+        .command = WIRE_CTL_SAVE, .text = "model", .number = 1764000000123.0};
+    struct rt_saving *saving = NULL;
+    struct rt_save *part;
+
+    (void)state;
+    assert_int_equal(rt_saving_begin(&saving, dir, &request, PARTS, &part), 0);
+    assert_string_equal(part[1].id, "model-1764000000123");
+    end(part, 0);
+    request.text = "other";
+    request.number = 1e300;
+    assert_int_equal(rt_saving_begin(&saving, dir, &request, PARTS, &part), 0);
+    assert_string_equal(part[0].id, "other");
+    end(part, 0);
+    rt_saving_destroy(saving);
+}
+
 static void no_folder(void **state)
 {
     char *path = rt_path_join(dir, "file"), got[2048];
@@ -163,6 +183,7 @@ int main(void)
         cmocka_unit_test(two_names),
         cmocka_unit_test(so_many_are_kept),
         cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(a_number_tells_saves_apart),
     };
 
     temp_folder(dir);
