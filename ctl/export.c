@@ -32,49 +32,79 @@ static void take_replicas(void *ctx, const struct wire_control_reply *reply)
     json_t *status = reply->text ? json_loads(reply->text, 0, NULL) : NULL;
     json_int_t n = json_integer_value(json_object_get(status, "replicas"));
 
-    if (n > 0 && n <= UINT32_MAX)
+    if (n > 0 && n <= WIRE_REPLICAS_MAX)
         *replicas = (uint32_t)n;
     json_decref(status);
 }
 
 /* How many there are of a role: its first answer tells. */
-static void count(struct exporting *exporting, enum rt_role role)
+static int count(struct exporting *exporting, enum rt_role role)
 {
     struct wire_control_request request = {
         .id = rt_now_ns(), .ttl_ms = ASK_TIMEOUT_MS, .command = WIRE_CTL_STATUS, .text = ""};
+    int got = 0;
 
     if (exporting->target.run.replicas[role] == 0)
-        rt_control_ask(exporting->client, exporting->target.run.job, role, NULL, &request,
-                       ASK_TIMEOUT_MS, 1, &exporting->target.run.replicas[role], take_replicas);
+        got =
+            rt_control_ask(exporting->client, exporting->target.run.job, role, NULL, &request,
+                           ASK_TIMEOUT_MS, 1, &exporting->target.run.replicas[role], take_replicas);
+    return got < 0 ? got : 0;
+}
+
+/* One round of questions. When nobody answers NATS may have been away, and its client does not come back: the next round
+ * makes another. */
+static void ask(struct exporting *exporting, struct ctl_snapshot *snapshot)
+{
+    const struct ctl_run *run = &exporting->target.run;
+    uint32_t trainers = run->replicas[RT_ROLE_TRAINER];
+    uint32_t servers = run->replicas[RT_ROLE_EMBEDDING_SERVER];
+
+    if (!exporting->client &&
+        rt_control_connect(run->nats, CONNECT_TIMEOUT_MS, &exporting->client) != 0) {
+        snprintf(snapshot->nats, sizeof(snapshot->nats), "%s", rt_err_text());
+        return;
+    }
+    ctl_save_ask(exporting->client, run->job, exporting->name, exporting->number, servers,
+                 snapshot);
+    ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_TRAINER, trainers, snapshot);
+    ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_EMBEDDING_SERVER, servers, snapshot);
+    if (snapshot->silent == trainers + servers) {
+        rt_control_close(exporting->client);
+        exporting->client = NULL;
+    }
+}
+
+static int still(const struct exporting *exporting, const struct ctl_snapshot *snapshot)
+{
+    if (snapshot->nats[0])
+        return RT_FAIL(RT_EDEADLINE, "the model was not saved: NATS is away for %d s: %s",
+                       CTL_SAVE_STILL_MS / 1000, snapshot->nats);
+    return RT_FAIL(RT_EDEADLINE,
+                   "the model was not saved: nothing more of it was written for %d s by %u "
+                   "processes%s%s",
+                   CTL_SAVE_STILL_MS / 1000, exporting->saved.writing,
+                   exporting->saved.silent[0] ? "; no answer from " : "", exporting->saved.silent);
 }
 
 /* One round. 0: not at the end; 1: done. */
 static int go_on(struct exporting *exporting)
 {
-    const struct ctl_run *run = &exporting->target.run;
     struct ctl_snapshot snapshot = {0};
     uint64_t before = exporting->saved.bytes;
     int rc = 0;
 
-    ctl_save_ask(exporting->client, run->job, exporting->name, exporting->number,
-                 run->replicas[RT_ROLE_EMBEDDING_SERVER], &snapshot);
-    ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_TRAINER, run->replicas[RT_ROLE_TRAINER],
-                     &snapshot);
-    ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_EMBEDDING_SERVER,
-                     run->replicas[RT_ROLE_EMBEDDING_SERVER], &snapshot);
-    ctl_save_read(&snapshot, exporting->name, true, &exporting->saved);
+    ask(exporting, &snapshot);
+    if (!snapshot.nats[0])
+        ctl_save_read(&snapshot, exporting->name, true, &exporting->saved);
     if (exporting->saved.bytes != before)
         exporting->more_ns = rt_now_ns();
     if (exporting->saved.error[0] || snapshot.save[0])
         rc = RT_FAIL(RT_EFILE, "the model was not saved: %s",
                      exporting->saved.error[0] ? exporting->saved.error : snapshot.save);
-    else if (exporting->saved.writing == 0)
+    else if (!snapshot.nats[0] && exporting->saved.writing == 0)
         rc = 1;
     else if (rt_now_ns() - exporting->more_ns > CTL_SAVE_STILL_MS * RT_MS)
-        rc = RT_FAIL(RT_EDEADLINE,
-                     "the model was not saved: nothing more of it was written for %d s by %u "
-                     "processes",
-                     CTL_SAVE_STILL_MS / 1000, exporting->saved.writing);
+        rc = still(exporting, &snapshot);
     ctl_snapshot_release(&snapshot);
     return rc;
 }
@@ -128,14 +158,20 @@ int ctl_export(int argc, char **argv)
         err = rt_control_connect(exporting.target.run.nats, CONNECT_TIMEOUT_MS, &exporting.client);
     if (err)
         return ctl_target_complain(err);
-    count(&exporting, RT_ROLE_TRAINER);
-    count(&exporting, RT_ROLE_EMBEDDING_SERVER);
+    err = count(&exporting, RT_ROLE_TRAINER);
+    if (!err)
+        err = count(&exporting, RT_ROLE_EMBEDDING_SERVER);
+    if (err) {
+        rt_control_close(exporting.client);
+        return ctl_target_complain(err);
+    }
     if (replicas[RT_ROLE_TRAINER] == 0 || replicas[RT_ROLE_EMBEDDING_SERVER] == 0) {
         rt_control_close(exporting.client);
         return ctl_target_nobody(&exporting.target);
     }
     err = run(&exporting);
-    rt_control_close(exporting.client);
+    if (exporting.client)
+        rt_control_close(exporting.client);
     if (err)
         return ctl_target_complain(err);
     print(&exporting);

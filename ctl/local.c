@@ -654,6 +654,14 @@ static void say_what_starts(struct local *local)
     rt_strbuf_release(&several);
 }
 
+/* One that is empty was left out. */
+static const char *from_environment(const char *name)
+{
+    const char *text = getenv(name);
+
+    return text && text[0] ? text : NULL;
+}
+
 int ctl_local(int argc, char **argv)
 {
     struct local local = {0};
@@ -664,6 +672,9 @@ int ctl_local(int argc, char **argv)
     unsetenv("SAFFRON_LOCAL_RANK");
     if (!local.options.data)
         local.options.data = getenv("SAFFRON_DATA_DIR");
+    if (!local.options
+             .init_from) /* the roles would see it, and begin with what nobody has looked at */
+        local.options.init_from = from_environment("SAFFRON_INIT_FROM");
     ctl_progress_init(&local.progress, local.options.quiet);
     err = prepare(&local);
     if (err && !local.job_name) { /* no run yet: nothing to stop or to sum up */

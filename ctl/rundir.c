@@ -4,6 +4,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "runtime/wire/method.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -140,9 +141,12 @@ int ctl_rundir_read(const char *dir, struct ctl_run *out)
         snprintf(out->job, sizeof(out->job), "%s", job);
         snprintf(out->nats, sizeof(out->nats), "%s", nats);
         out->pid = (long)pid;
-        for (int role = 0; role < RT_ROLE_COUNT; role++)
-            out->replicas[role] = (uint32_t)json_integer_value(json_object_get(
-                json_object_get(root, "replicas"), rt_role_name((enum rt_role)role)));
+        for (int role = 0; role < RT_ROLE_COUNT; role++) {
+            json_int_t n = json_integer_value(json_object_get(json_object_get(root, "replicas"),
+                                                              rt_role_name((enum rt_role)role)));
+
+            out->replicas[role] = n > 0 && n <= WIRE_REPLICAS_MAX ? (uint32_t)n : 0;
+        }
     }
     json_decref(root);
     rt_free(text);

@@ -57,6 +57,8 @@ static void add(const json_t *status, const char *wanted, enum rt_role role, siz
     const char *state = json_string_value(json_object_get(save, "state"));
     const char *error = json_string_value(json_object_get(save, "error"));
 
+    if (!json_is_object(status) && !out->silent[0])
+        snprintf(out->silent, sizeof(out->silent), "%s/%zu", rt_role_name(role), index);
     if (!save) /* that it is at another one is getting on, too */
         save = json_object_get(status, "save");
     out->bytes += (uint64_t)json_integer_value(json_object_get(save, "bytes"));

@@ -14,6 +14,7 @@ void ctl_save_ask(struct rt_control_client *client, const char *job, const char 
 struct ctl_saved {
     uint32_t writing;      /* processes that are not done with it */
     uint64_t files, bytes; /* so far; bytes also of another save that they are at */
+    char silent[64];       /* "embedding_server/1": the first that did not answer; "": all did */
     char error[1200];      /* "embedding_server/1: why"; "": nobody has failed */
 };
 /* Of trainer/0, and of all embedding servers if `rows`. Who has not answered is writing. */

@@ -76,6 +76,20 @@ for way in "${exports[@]}"; do
     rows=$(saved_rows "$way") || fail "$way is not whole"
     [ "$rows" -gt 1000 ] || fail "$way: $rows rows"
 done
+# Two at a time both end, and so does one whose NATS dies on the way.
+timeout 60 "$B/saffron" export --run-dir "$work/run" >"$work/exported.0" 2>&1 &
+other=$!
+timeout 60 "$B/saffron" export --run-dir "$work/run" >"$work/exported" 2>&1 || fail "one of two: $(cat "$work/exported")"
+wait "$other" || fail "the other of two: $(cat "$work/exported.0")"
+server=$(cat "$work/run/pids/embedding_server-1")
+kill -STOP "$server"
+timeout 60 "$B/saffron" export --run-dir "$work/run" >"$work/exported" 2>&1 &
+other=$!
+sleep 1
+kill -9 "$(cat "$work/run/pids/nats")"
+sleep 1
+kill -CONT "$server"
+wait "$other" || fail "without NATS for a while: $(cat "$work/exported")"
 kill -0 "$supervisor" || fail "the run has ended of it"
 "$B/saffron" stop --run-dir "$work/run" >/dev/null
 wait_end 20
@@ -104,6 +118,7 @@ refused() { # STATUS WORDS ARG...
     nothing_left
 }
 refused 2 "--init-from /nowhere: no saved model: there is no /nowhere/dense.safetensors" --init-from /nowhere
+SAFFRON_INIT_FROM=/nowhere refused 2 "--init-from /nowhere: no saved model: there is no /nowhere/dense.safetensors"
 cp -r "$work/first/model" "$work/broken"
 rm "$work/broken/table.c5.0.0.safetensors"
 refused 2 "it has no rows of table c5: there is no $work/broken/table.c5.0.0.safetensors" --init-from "$work/broken"
