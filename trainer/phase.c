@@ -17,6 +17,7 @@
  * finished. What is queued or looked up stays where it is, and is stepped when training goes on; when training is over,
  * it goes back to the composers, who have given it up. */
 #include "trainer/group.h"
+#include "trainer/save.h"
 #include "trainer/state.h"
 
 #include "runtime/base/assert.h"
@@ -298,6 +299,8 @@ static int keep_statistics(struct tr_trainer *trainer, const struct wire_statist
     }
     if (!copy)
         return RT_FAIL(RT_ENOMEM, "no memory for the statistics of %u columns", n);
+    if (trainer->conf.init_from && trainer->conf.self.index == 0 && trainer->n_statistics == 0)
+        tr_compare_statistics(trainer->conf.init_from, copy, n);
     trainer->statistics = copy;
     trainer->n_statistics = n;
     return 0;

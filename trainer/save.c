@@ -4,6 +4,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/strbuf.h"
 #include "runtime/conf/yaml.h"
@@ -12,8 +13,11 @@
 
 #include <float.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+#define SAME_STATISTICS 1e-6 /* in deviations: what the order of a sum changes is less */
 
 /* ---- model.yml ---- */
 
@@ -219,4 +223,40 @@ int tr_load_dense(const char *dir, struct tr_model *model)
     rt_free(value);
     rt_free(path);
     return err;
+}
+
+/* A standardize note, "MEAN DEVIATION"; false: there is none, as of a column that was not standardized. */
+static bool read_statistics(const struct rt_safetensors *file, const char *column, double *mean,
+                            double *deviation)
+{
+    char *key = rt_xasprintf("standardize.%s", column);
+    const char *text = rt_safetensors_note(file, key);
+    rt_free(key);
+    return text && sscanf(text, "%lf %lf", mean, deviation) == 2;
+}
+
+uint32_t tr_compare_statistics(const char *dir, const struct wire_statistics *statistics,
+                               uint32_t n)
+{
+    char *path = rt_save_dense_path(dir);
+    struct rt_safetensors *file = NULL;
+    uint32_t differ = 0;
+    if (rt_safetensors_open(path, &file) != 0) /* it was loaded, and has gone since */
+        n = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct wire_statistics *s = &statistics[i];
+        double mean, deviation;
+        if (!read_statistics(file, s->column, &mean, &deviation) ||
+            (fabs(mean - s->mean) <= SAME_STATISTICS * s->deviation &&
+             fabs(deviation - s->deviation) <= SAME_STATISTICS * s->deviation))
+            continue;
+        rt_log(RT_LOG_WARN,
+               "standardized_otherwise column=\"%s\" mean=%g deviation=%g saved_mean=%g "
+               "saved_deviation=%g",
+               s->column, s->mean, s->deviation, mean, deviation);
+        differ++;
+    }
+    rt_safetensors_close(file);
+    rt_free(path);
+    return differ;
 }

@@ -25,6 +25,11 @@ int tr_save_dense(const struct tr_saved *what, struct rt_save *save);
  * missing, is too many, or has another shape or type. The model is as before then. */
 int tr_load_dense(const char *dir, struct tr_model *model);
 
+/* Warn of each standardized column whose mean or deviation is not that of the saved model: its weights have learnt from other
+ * values than this job gives them. Columns that the file does not tell of are none. @return how many. Reads the file's header. */
+uint32_t tr_compare_statistics(const char *dir, const struct wire_statistics *statistics,
+                               uint32_t n);
+
 /* model.yml that needs no other file: layers, parameters filled in, optimizer, schedule, precision. The caller's. */
 int tr_job_model_text(const struct rt_job *job, char **out);
 

@@ -206,12 +206,37 @@ static void notes_tell_step_and_statistics(void **state)
     rt_job_destroy(job);
 }
 
+/* Those of age and hours are 38.5 +- 13.25 and 0.1 +- 3. */
+static void other_statistics_are_counted(void **state)
+{
+    static const struct {
+        struct wire_statistics s;
+        uint32_t differ;
+    } row[] = {{{.column = "age", .mean = 38.5, .deviation = 13.25}, 0},
+               {{.column = "age", .mean = 38.500001, .deviation = 13.250001}, 0},
+               {{.column = "age", .mean = 38.6, .deviation = 13.25}, 1},
+               {{.column = "hours", .mean = 0.1, .deviation = 3.1}, 1},
+               {{.column = "other", .mean = 5, .deviation = 1}, 0}};
+    struct rt_job *job = load("dlrm", NULL, NULL, 0);
+    struct tr_model *model = model_of(job);
+
+    (void)state;
+    temp_folder(dir);
+    save(job, model);
+    for (size_t i = 0; i < ARRAY_LEN(row); i++)
+        assert_int_equal(tr_compare_statistics(dir, &row[i].s, 1), row[i].differ);
+    assert_int_equal(tr_compare_statistics("/nowhere", &row[2].s, 1), 0);
+    tr_model_destroy(model);
+    rt_job_destroy(job);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_saved_is_loaded),
         cmocka_unit_test(other_tensors_are_named),
         cmocka_unit_test(notes_tell_step_and_statistics),
+        cmocka_unit_test(other_statistics_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
