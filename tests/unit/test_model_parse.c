@@ -177,86 +177,88 @@ static int build(const char *path, const char *params_text, enum shape shape, ui
     return err;
 }
 
+static const struct {
+    const char *path, *params;
+    uint32_t n_dense;
+    size_t count;
+    const char *want;
+    enum shape shape;
+} shipped[] = {
+    /* bottom 2-64-16, 4 vectors: 6 dots, top 22-256-128-1 */
+    {"configs/models/dlrm.yml", "", 2,
+     2 * 64 + 64 + 64 * 16 + 16 + 22 * 256 + 256 + 256 * 128 + 128 + 128 + 1, NULL, PLAIN},
+    {"configs/models/dlrm.yml", "top: [8, 1]", 0, 3 * 8 + 8 + 8 + 1, NULL, PLAIN},
+    {"configs/models/mlp.yml", "top: [8, 1]", 2, 50 * 8 + 8 + 8 + 1, NULL, PLAIN},
+    {"configs/models/mlp.yml", "top: [8, 1]", 0, 48 * 8 + 8 + 8 + 1, NULL, PLAIN},
+    {"configs/models/dcn_v2.yml", "", 2,
+     3 * (50 * 50 + 50) + 50 * 256 + 256 + 256 * 128 + 128 + 50 + 128 + 1, NULL, PLAIN},
+    {"configs/models/dcn_v2.yml", "{crosses: 1, deep: 8}", 0, 48 * 48 + 48 + 48 * 8 + 8 + 57, NULL,
+     PLAIN},
+    {"configs/models/deepfm.yml", "deep: [8, 1]", 2, 50 + 50 * 8 + 8 + 8 + 1, NULL, PLAIN},
+    {"configs/models/deepfm.yml", "", 0, 48 + 48 * 400 + 400 + 2 * (400 * 400 + 400) + 400 + 1,
+     NULL, PLAIN},
+    {"configs/models/finalmlp.yml", "", 2,
+     2 * (50 * 50 + 50 + 50 * 256 + 256 + 256 * 128 + 128) + 128 * 128 + 128 + 1 + 128, NULL,
+     PLAIN},
+    {"configs/models/finalmlp.yml", "{first: 8, second: [4, 8]}", 0,
+     2 * (48 * 48 + 48) + 48 * 8 + 8 + 48 * 4 + 4 + 4 * 8 + 8 + 8 * 8 + 8 + 1 + 8, NULL, PLAIN},
+    {"configs/models/wide_deep.yml", "deep: [8, 1]", 2, 50 + 50 * 8 + 8 + 8 + 1, NULL, PLAIN},
+    {"configs/models/wide_deep.yml", "", 0, 48 + 48 * 256 + 256 + 256 * 128 + 128 + 128 + 1, NULL,
+     PLAIN},
+    /* 3 features and the numbers, rows of 16: attention to 64, twice from 64 to 64, 4 x 64 to 1 */
+    {"configs/models/autoint.yml", "", 2, 2 * 16 + 4 * 16 * 64 + 2 * 4 * 64 * 64 + 4 * 64 + 1, NULL,
+     PLAIN},
+    {"configs/models/autoint.yml", "{heads: 4, size: 8}", 0, 4 * 16 * 8 + 2 * 4 * 8 * 8 + 3 * 8 + 1,
+     NULL, PLAIN},
+    {"configs/models/mmoe.yml", "", 2,
+     4 * (50 * 128 + 128 + 128 * 64 + 64) + 2 * (50 * 4 + 64 * 32 + 32 + 32 + 1), NULL, TASKS},
+    {"configs/models/mmoe.yml", "{expert: 8, tower: 1, first_label: bought, second_weight: 2}", 0,
+     4 * (48 * 8 + 8) + 2 * (48 * 4 + 8 + 1), NULL, TASKS},
+    /* The unit 64-80-40-1; interest, item, user and the numbers: 50, then 200-80-1 with Dice's 3 of each column */
+    {"configs/models/din.yml", "", 2,
+     64 * 80 + 80 + 80 * 40 + 40 + 40 + 1 + 50 * 200 + 200 + 200 * 80 + 80 + 80 + 1 +
+         3 * (200 + 80),
+     NULL, SEQUENCE},
+    {"configs/models/din.yml",
+     "{target: user, others: item, unit: 8, deep: [8, 1], activation: relu}", 0,
+     64 * 8 + 8 + 8 + 1 + 48 * 8 + 8 + 8 + 1, NULL, SEQUENCE},
+    {"configs/models/finalmlp.yml", "second: [256, 64]", 2, 0,
+     "layer 'products': input 'second': expected [samples][128] as 'turned' has, or "
+     "a column for each of its rows, got [samples][64]",
+     PLAIN},
+    {"configs/models/dlrm.yml", "bottom: [64, 8]", 2, 0,
+     "configs/models/dlrm.yml:17: layer 'dots': input 'c0': expected [samples][8] as 'bottom' "
+     "has, got [samples][16]",
+     PLAIN},
+    {"configs/models/mlp.yml", "top: [8, x]", 2, 0,
+     "model.yml:1: layer 'logit': sizes: expected an integer in 1..1048576, got 'x'", PLAIN},
+    {"configs/models/mlp.yml", "top: [8]", 2, 0, "input 'logit': expected [samples][1]", PLAIN},
+    {"configs/models/autoint.yml", "dim: 20", 2, 0,
+     "layer 'vectors': input 'all': expected a width that is a multiple of 20, got "
+     "[samples][68]",
+     PLAIN},
+    {"configs/models/mmoe.yml", "second_label: liked", 2, 0,
+     "layer 'second': label: no label is called 'liked'", TASKS},
+    {"configs/models/din.yml", "history: item", 2, 0,
+     "layer 'interest': expected 2..1024 tensors as inputs, or one of so many rows, got 1",
+     SEQUENCE},
+    {"configs/models/din.yml", "", 2, 0,
+     "layer 'interest': input 'item': no earlier layer, dense column or feature", PLAIN},
+};
+
 static void test_shipped(void **state)
 {
     (void)state;
-    static const struct {
-        const char *path, *params;
-        uint32_t n_dense;
-        size_t count;
-        const char *want;
-        enum shape shape;
-    } file[] = {
-        /* bottom 2-64-16, 4 vectors: 6 dots, top 22-256-128-1 */
-        {"configs/models/dlrm.yml", "", 2,
-         2 * 64 + 64 + 64 * 16 + 16 + 22 * 256 + 256 + 256 * 128 + 128 + 128 + 1, NULL, PLAIN},
-        {"configs/models/dlrm.yml", "top: [8, 1]", 0, 3 * 8 + 8 + 8 + 1, NULL, PLAIN},
-        {"configs/models/mlp.yml", "top: [8, 1]", 2, 50 * 8 + 8 + 8 + 1, NULL, PLAIN},
-        {"configs/models/mlp.yml", "top: [8, 1]", 0, 48 * 8 + 8 + 8 + 1, NULL, PLAIN},
-        {"configs/models/dcn_v2.yml", "", 2,
-         3 * (50 * 50 + 50) + 50 * 256 + 256 + 256 * 128 + 128 + 50 + 128 + 1, NULL, PLAIN},
-        {"configs/models/dcn_v2.yml", "{crosses: 1, deep: 8}", 0, 48 * 48 + 48 + 48 * 8 + 8 + 57,
-         NULL, PLAIN},
-        {"configs/models/deepfm.yml", "deep: [8, 1]", 2, 50 + 50 * 8 + 8 + 8 + 1, NULL, PLAIN},
-        {"configs/models/deepfm.yml", "", 0, 48 + 48 * 400 + 400 + 2 * (400 * 400 + 400) + 400 + 1,
-         NULL, PLAIN},
-        {"configs/models/finalmlp.yml", "", 2,
-         2 * (50 * 50 + 50 + 50 * 256 + 256 + 256 * 128 + 128) + 128 * 128 + 128 + 1 + 128, NULL,
-         PLAIN},
-        {"configs/models/finalmlp.yml", "{first: 8, second: [4, 8]}", 0,
-         2 * (48 * 48 + 48) + 48 * 8 + 8 + 48 * 4 + 4 + 4 * 8 + 8 + 8 * 8 + 8 + 1 + 8, NULL, PLAIN},
-        {"configs/models/wide_deep.yml", "deep: [8, 1]", 2, 50 + 50 * 8 + 8 + 8 + 1, NULL, PLAIN},
-        {"configs/models/wide_deep.yml", "", 0, 48 + 48 * 256 + 256 + 256 * 128 + 128 + 128 + 1,
-         NULL, PLAIN},
-        /* 3 features and the numbers, rows of 16: attention to 64, twice from 64 to 64, 4 x 64 to 1 */
-        {"configs/models/autoint.yml", "", 2, 2 * 16 + 4 * 16 * 64 + 2 * 4 * 64 * 64 + 4 * 64 + 1,
-         NULL, PLAIN},
-        {"configs/models/autoint.yml", "{heads: 4, size: 8}", 0,
-         4 * 16 * 8 + 2 * 4 * 8 * 8 + 3 * 8 + 1, NULL, PLAIN},
-        {"configs/models/mmoe.yml", "", 2,
-         4 * (50 * 128 + 128 + 128 * 64 + 64) + 2 * (50 * 4 + 64 * 32 + 32 + 32 + 1), NULL, TASKS},
-        {"configs/models/mmoe.yml", "{expert: 8, tower: 1, first_label: bought, second_weight: 2}",
-         0, 4 * (48 * 8 + 8) + 2 * (48 * 4 + 8 + 1), NULL, TASKS},
-        /* The unit 64-80-40-1; interest, item, user and the numbers: 50, then 200-80-1 with Dice's 3 of each column */
-        {"configs/models/din.yml", "", 2,
-         64 * 80 + 80 + 80 * 40 + 40 + 40 + 1 + 50 * 200 + 200 + 200 * 80 + 80 + 80 + 1 +
-             3 * (200 + 80),
-         NULL, SEQUENCE},
-        {"configs/models/din.yml",
-         "{target: user, others: item, unit: 8, deep: [8, 1], activation: relu}", 0,
-         64 * 8 + 8 + 8 + 1 + 48 * 8 + 8 + 8 + 1, NULL, SEQUENCE},
-        {"configs/models/finalmlp.yml", "second: [256, 64]", 2, 0,
-         "layer 'products': input 'second': expected [samples][128] as 'turned' has, or "
-         "a column for each of its rows, got [samples][64]",
-         PLAIN},
-        {"configs/models/dlrm.yml", "bottom: [64, 8]", 2, 0,
-         "configs/models/dlrm.yml:17: layer 'dots': input 'c0': expected [samples][8] as 'bottom' "
-         "has, got [samples][16]",
-         PLAIN},
-        {"configs/models/mlp.yml", "top: [8, x]", 2, 0,
-         "model.yml:1: layer 'logit': sizes: expected an integer in 1..1048576, got 'x'", PLAIN},
-        {"configs/models/mlp.yml", "top: [8]", 2, 0, "input 'logit': expected [samples][1]", PLAIN},
-        {"configs/models/autoint.yml", "dim: 20", 2, 0,
-         "layer 'vectors': input 'all': expected a width that is a multiple of 20, got "
-         "[samples][68]",
-         PLAIN},
-        {"configs/models/mmoe.yml", "second_label: liked", 2, 0,
-         "layer 'second': label: no label is called 'liked'", TASKS},
-        {"configs/models/din.yml", "history: item", 2, 0,
-         "layer 'interest': expected 2..1024 tensors as inputs, or one of so many rows, got 1",
-         SEQUENCE},
-        {"configs/models/din.yml", "", 2, 0,
-         "layer 'interest': input 'item': no earlier layer, dense column or feature", PLAIN},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(file); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(shipped); i++) {
         struct tr_model *model = NULL;
-        int err = build(file[i].path, file[i].params, file[i].shape, file[i].n_dense, &model);
-        if (file[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), file[i].want)))
+        int err =
+            build(shipped[i].path, shipped[i].params, shipped[i].shape, shipped[i].n_dense, &model);
+        if (shipped[i].want && (err != RT_EUSAGE || !strstr(rt_err_text(), shipped[i].want)))
             fail_msg("%zu: got %d '%s'", i, err, rt_err_text());
-        if (!file[i].want && err)
+        if (!shipped[i].want && err)
             fail_msg("%zu: %s", i, rt_err_text());
         if (!err)
-            assert_int_equal(tr_model_count(model), file[i].count);
+            assert_int_equal(tr_model_count(model), shipped[i].count);
         tr_model_destroy(model);
     }
 }
