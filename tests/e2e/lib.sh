@@ -141,7 +141,7 @@ summary_fields+=" samples_dropped train_seconds samples_per_second train_loss te
 summary_fields+=" test_samples test_auc_best_possible staleness_max rows_total bytes_per_row bytes_per_sample"
 summary_fields+=" cpu_seconds cpu_us_per_sample peak_rss_bytes checkpoint"
 
-# What holds for every run that succeeded.
+# What holds for every run that succeeded. (A job of one step may be over before a role has used CPU for it.)
 expect_success() {
     local staleness
     [ "$status" -eq 0 ] || fail "exit status $status"
@@ -153,6 +153,6 @@ expect_success() {
         "abs(samples_per_second * train_seconds / samples_trained - 1) < 1e-3" \
         "1 <= staleness_max <= $staleness" "rows_total > 0" "bytes_per_row > 0" \
         "set(cpu_seconds) == {'data_compose', 'middleware', 'embedding_server', 'trainer'}" \
-        "all(0 < cpu_us_per_sample[r] * samples_trained < 1e6 * cpu_seconds[r] for r in cpu_seconds)" "all(v > 1 << 20 for v in peak_rss_bytes.values())"
+        "all((0 if steps > 1 else -1) < cpu_us_per_sample[r] * samples_trained < 1e6 * cpu_seconds[r] for r in cpu_seconds)" "all(v > 1 << 20 for v in peak_rss_bytes.values())"
     nothing_left
 }
