@@ -1,7 +1,9 @@
 """soak.py BUILD DATA RUN OUT MINUTES -- does anything grow, when one job goes on and on?
 
 Each second: resident bytes and open descriptors of the roles, their supervisor and nats-server, as /proc has them, and the
-bytes that the roles hold of their allocator, as their pages have them; all go to OUT.csv. After a warm-up (a sixth of the time,
+bytes that the roles hold of their allocator, as their pages have them; all go to OUT.csv. Beside the resident bytes stand
+those of them that are no file's: pages of programs and libraries leave and come back as the kernel likes, and are three
+quarters of the supervisor. After a warm-up (a sixth of the time,
 10 minutes at most) a straight line is laid through each: its slope may be at most 0.5 % of the mean in an hour, and no
 process may mostly have more descriptors in the last quarter than it ever had in the first (being asked is one more, for a moment).
 At the end the job is stopped, and has lost and refused nothing until then.
@@ -45,8 +47,13 @@ def read(path):
 
 
 def resident(pid):
-    found = re.search(r"^VmRSS:\s+(\d+) kB", read(f"/proc/{pid}/status"), re.M)
-    return 1024 * int(found[1]) if found else None
+    """(all resident bytes, those that are no file's); None each when the process is gone"""
+    status = read(f"/proc/{pid}/status")
+    found = [re.search(rf"^{name}:\s+(\d+) kB", status, re.M) for name in ("VmRSS", "RssFile")]
+    if None in found:
+        return None, None
+    rss, of_files = (1024 * int(one[1]) for one in found)
+    return rss, rss - of_files
 
 
 def held(admin):
@@ -92,8 +99,8 @@ class Job:
         sys.exit(f"soak: {why}: {read(out + '.out').strip()}")
 
     def sample(self):
-        """{process: (resident bytes, descriptors, held bytes: 0 of those without pages)}"""
-        now = {name: (resident(pid), descriptors(pid), held(self.admin[name]) if name in self.admin else 0)
+        """{process: (resident bytes, those of no file, descriptors, held bytes: 0 of those without pages)}"""
+        now = {name: (*resident(pid), descriptors(pid), held(self.admin[name]) if name in self.admin else 0)
                for name, pid in self.pids.items()}
         gone = [name for name, numbers in now.items() if None in numbers]
         if gone or self.supervisor.poll() is not None:
@@ -117,14 +124,14 @@ def slope_of(seconds, values):
 
 
 def soak(job):
-    """[(seconds, {process: (resident, descriptors, held)})]"""
+    """[(seconds, {process: (resident, of no file, descriptors, held)})]"""
     start, samples = time.monotonic(), []
     with open(out + ".csv", "w", encoding="ascii") as csv:
-        csv.write("seconds," + ",".join(f"{name}_rss,{name}_fd,{name}_held" for name in job.pids) + "\n")
+        csv.write("seconds," + ",".join(f"{name}_rss,{name}_anon,{name}_fd,{name}_held" for name in job.pids) + "\n")
         while time.monotonic() - start < 60 * minutes:
             at, now = time.monotonic() - start, job.sample()
             samples.append((at, now))
-            csv.write(f"{at:.2f}," + ",".join(f"{rss},{fd},{of_heap}" for rss, fd, of_heap in now.values()) + "\n")
+            csv.write(f"{at:.2f}," + ",".join(",".join(map(str, of_one)) for of_one in now.values()) + "\n")
             csv.flush()
             time.sleep(max(0.0, len(samples) * EVERY_S - (time.monotonic() - start)))
     return samples
@@ -136,17 +143,21 @@ def judge(samples, names):
     late = [s for s in samples if s[0] >= warm]
     seconds, quarter = [s[0] for s in late], max(1, len(late) // 4)
     entries, wrong, worst = [], [], 0.0
-    print(f"  {'process':<22}{'warm':>12}{'end':>12}{'most':>12}{'% an hour':>12}{'held':>12}{'% an hour':>12}{'descriptors':>14}")
+    print(f"  {'process':<22}{'warm':>12}{'end':>12}{'most':>12}{'% an hour':>12}{'no file':>12}{'% an hour':>12}{'held':>12}"
+          f"{'% an hour':>12}{'descriptors':>14}")
     for name in names:
-        rss, fd, heap = ([s[1][name][k] for s in late] for k in (0, 1, 2))
+        rss, anon, fd, heap = ([s[1][name][k] for s in late] for k in range(4))
         slope, most_fd = slope_of(seconds, rss), [max(fd[:quarter]), statistics.median_high(fd[-quarter:])]
         heap_slope = slope_of(seconds, heap) if heap[-1] else 0.0
+        anon_slope = slope_of(seconds, anon)
         judged = name not in OTHERS
-        print(f"  {name:<22}{rss[0]:>12,}{rss[-1]:>12,}{max(rss):>12,}{slope:>+12.3f}{heap[-1]:>12,}{heap_slope:>+12.3f}"
+        print(f"  {name:<22}{rss[0]:>12,}{rss[-1]:>12,}{max(rss):>12,}{slope:>+12.3f}{anon[-1]:>12,}{anon_slope:>+12.3f}"
+              f"{heap[-1]:>12,}{heap_slope:>+12.3f}"
               f"{most_fd[0]:>8} > {most_fd[1]}" + ("" if judged else "  (not judged)"))
         entries += [
             report.entry(f"rss_{name}", rss[-1], "bytes"),
             report.entry(f"slope_{name}", slope, "%/hour"),
+            report.entry(f"slope_{name}_of_no_file", anon_slope, "%/hour"),
             report.entry(f"held_{name}", heap[-1], "bytes"),
             report.entry(f"held_slope_{name}", heap_slope, "%/hour"),
             report.entry(f"descriptors_{name}", most_fd[1], "descriptors"),
