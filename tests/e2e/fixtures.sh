@@ -14,3 +14,4 @@ compare() {
 compare sparse_optimizers.h sparse_optimizers.py
 compare dense_optimizers.txt dense_optimizers.py
 compare layers.txt layers.py
+compare jobs.txt jobs.py
