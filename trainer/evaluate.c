@@ -197,7 +197,7 @@ static void send_scores(struct tr_trainer *trainer)
 
 /* ---- at rank 0 ---- */
 
-static int take_scores(struct tr_trainer *trainer, uint32_t rank, const struct rt_frame *frame)
+int tr_evaluate_take(struct tr_trainer *trainer, uint32_t rank, const struct rt_frame *frame)
 {
     struct tr_other *other = &trainer->other[rank];
     struct wire_scores head;
@@ -213,9 +213,11 @@ static int take_scores(struct tr_trainer *trainer, uint32_t rank, const struct r
         return RT_FAIL(RT_EPROTO, "Scores: part %u of trainer/%u, expected %u", head.part, rank,
                        other->parts);
     err = tr_scores_take(&trainer->scores, &head, frame->payload);
+    if (err)
+        return err;
     other->parts++;
     other->scored = head.last;
-    return err;
+    return 0;
 }
 
 void tr_evaluate_serve_scores(void *ctx, struct rt_call *call, const struct rt_frame *frame)
@@ -223,7 +225,7 @@ void tr_evaluate_serve_scores(void *ctx, struct rt_call *call, const struct rt_f
     struct tr_trainer *trainer = ctx;
     uint32_t from = rt_call_from(call)->index;
     int err = trainer->conf.self.index == 0 && from < trainer->conf.world
-                  ? take_scores(trainer, from, frame)
+                  ? tr_evaluate_take(trainer, from, frame)
                   : RT_FAIL(RT_EPROTO, "Scores: from trainer/%u, expected to trainer/0", from);
     if (err) {
         rt_call_fail(call, err, rt_err_text());

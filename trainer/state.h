@@ -326,5 +326,7 @@ int tr_evaluate_end(struct tr_trainer *trainer, const struct wire_split_ledger *
 int tr_evaluate_scored(struct tr_trainer *trainer, const struct tr_batch *batch);
 void tr_evaluate_pump(struct tr_trainer *trainer); /* is our part complete? are all? */
 void tr_evaluate_serve_scores(void *trainer, struct rt_call *call, const struct rt_frame *request);
+/* At rank 0, a part of another rank's scores. One that is refused has changed nothing, and is awaited still. */
+int tr_evaluate_take(struct tr_trainer *trainer, uint32_t rank, const struct rt_frame *frame);
 
 #endif

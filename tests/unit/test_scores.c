@@ -2,6 +2,7 @@
  * same in whatever order batches arrive and that of counting every pair, parts that are not what they say, memory that runs out. */
 #include "trainer/metric/scores.h"
 #include "trainer/metric/window.h"
+#include "trainer/state.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -285,60 +286,125 @@ static void counted(void **state)
     unmake(&rank);
 }
 
-/* A part is data from outside. */
+/* Two batches of 2 and 3 samples, as another rank would send them; what is wrong with it, each case says. */
+struct part {
+    uint32_t batches, samples;              /* of the head */
+    uint32_t count;                         /* of the second batch */
+    float score, label, weight, prediction; /* of the last sample */
+    uint64_t id;                            /* of the second batch; that of the first is 7 */
+};
+static const struct part good = {2, 5, 3, 0.5f, 1, 1, 2, 8};
+
+static struct rt_buf *payload_of(struct rt_io *io, const struct part *part)
+{
+    uint64_t id[2] = {7, part->id}, group[5] = {0};
+    uint32_t count[2] = {2, part->count};
+    float sample[5][1 + 2 * HEADS];
+    size_t end = 0;
+    size_t at[4] = {rt_segment_put(&end, sizeof(id)), rt_segment_put(&end, sizeof(count)),
+                    rt_segment_put(&end, sizeof(sample)), rt_segment_put(&end, sizeof(group))};
+    struct rt_buf *buf = rt_io_buf(io, end);
+    for (int s = 0; s < 5; s++)
+        memcpy(sample[s], (float[]){1, 0.25f, 0, 0.5f, 1, 2.5f, 3}, sizeof(sample[s]));
+    sample[4][0] = part->weight;
+    sample[4][1] = part->score;
+    sample[4][2] = part->label;
+    sample[4][5] = part->prediction;
+    memset(buf->data, 0, end);
+    memcpy(buf->data + at[0], id, sizeof(id));
+    memcpy(buf->data + at[1], count, sizeof(count));
+    memcpy(buf->data + at[2], sample, sizeof(sample));
+    memcpy(buf->data + at[3], group, sizeof(group));
+    buf->size = end;
+    return buf;
+}
+
+/* Beside the batch 70, which is there: both batches of the part, or, as where it was refused, none. */
+static void expect_taken(const struct rank *rank, bool taken, const char *name)
+{
+    const struct tr_scores *scores = &rank->scores;
+    size_t before = scores->list[0].samples;
+    if (scores->n != (taken ? 3 : 1) || scores->samples != before + (taken ? 5 : 0) ||
+        tr_scores_has(scores, 7) != taken || tr_scores_has(scores, 8) != taken ||
+        !tr_scores_has(scores, 70))
+        fail_msg("%s: there are %zu batches with %zu samples", name, scores->n, scores->samples);
+}
+
+/* A part is data from outside. One that is refused has added nothing: the right one can come after it. */
 static void refused(void **state)
 {
     static const struct {
         const char *name, *text;
-        uint32_t batches, samples, count; /* of the head; of the second batch */
-        float score, label, weight, prediction;
-        uint64_t id;
+        struct part part;
         int err;
     } row[] = {
-        {"as it should be", "", 2, 5, 3, 0.5f, 1, 1, 2, 8, 0},
-        {"more samples than it says", "expected 5", 2, 5, 4, 0.5f, 1, 1, 2, 8, RT_EPROTO},
-        {"less payload than it says", "Scores", 2, 9, 7, 0.5f, 1, 1, 2, 8, RT_EPROTO},
-        {"one batch less", "Scores", 1, 5, 3, 0.5f, 1, 1, 2, 8, RT_EPROTO},
-        {"a batch that is here", "is here already", 2, 5, 3, 0.5f, 1, 1, 2, 70, RT_EPROTO},
-        {"a score above 1", "score", 2, 5, 3, 1.5f, 1, 1, 2, 8, RT_EDATA},
-        {"a label of 2", "label", 2, 5, 3, 0.5f, 2, 1, 2, 8, RT_EDATA},
-        {"no prediction", "prediction", 2, 5, 3, 0.5f, 1, 1, NAN, 8, RT_EDATA},
-        {"a weight below 0", "weight", 2, 5, 3, 0.5f, 1, -1, 2, 8, RT_EDATA},
+        {"as it should be", "", {2, 5, 3, 0.5f, 1, 1, 2, 8}, 0},
+        {"more samples than it says", "expected 5", {2, 5, 4, 0.5f, 1, 1, 2, 8}, RT_EPROTO},
+        {"less payload than it says", "Scores", {2, 9, 7, 0.5f, 1, 1, 2, 8}, RT_EPROTO},
+        {"one batch less", "Scores", {1, 5, 3, 0.5f, 1, 1, 2, 8}, RT_EPROTO},
+        {"a batch that is here", "is here already", {2, 5, 3, 0.5f, 1, 1, 2, 70}, RT_EPROTO},
+        {"a batch twice",
+         "batch 0000000000000007 is in one part twice",
+         {2, 5, 3, 0.5f, 1, 1, 2, 7},
+         RT_EPROTO},
+        {"a score above 1", "score", {2, 5, 3, 1.5f, 1, 1, 2, 8}, RT_EDATA},
+        {"a label of 2", "label", {2, 5, 3, 0.5f, 2, 1, 2, 8}, RT_EDATA},
+        {"no prediction", "prediction", {2, 5, 3, 0.5f, 1, 1, NAN, 8}, RT_EDATA},
+        {"a weight below 0", "weight", {2, 5, 3, 0.5f, 1, -1, 2, 8}, RT_EDATA},
     };
     struct rt_io *io = plain_io_create(1 << 20);
+    struct rt_buf *right = payload_of(io, &good);
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        uint64_t id[2] = {7, row[i].id};
-        uint32_t count[2] = {2, row[i].count};
-        float sample[5][1 + 2 * HEADS];
-        uint64_t group[5] = {0};
+        const struct part *part = &row[i].part;
+        struct wire_scores head = {.phase = 1, .batches = part->batches, .samples = part->samples};
+        struct rt_buf *buf = payload_of(io, part);
         struct rank rank;
-        size_t end = 0,
-               at[4] = {rt_segment_put(&end, sizeof(id)), rt_segment_put(&end, sizeof(count)),
-                        rt_segment_put(&end, sizeof(sample)), rt_segment_put(&end, sizeof(group))};
-        struct rt_buf *buf = rt_io_buf(io, end);
-        for (int s = 0; s < 5; s++)
-            memcpy(sample[s], (float[]){1, 0.25f, 0, 0.5f, 1, 2.5f, 3}, sizeof(sample[s]));
-        sample[4][0] = row[i].weight;
-        sample[4][1] = row[i].score;
-        sample[4][2] = row[i].label;
-        sample[4][5] = row[i].prediction;
-        memset(buf->data, 0, end);
-        memcpy(buf->data + at[0], id, sizeof(id));
-        memcpy(buf->data + at[1], count, sizeof(count));
-        memcpy(buf->data + at[2], sample, sizeof(sample));
-        memcpy(buf->data + at[3], group, sizeof(group));
-        buf->size = end;
         make(&rank);
         score(&rank, 1, 70);
-        struct wire_scores head = {
-            .phase = 1, .batches = row[i].batches, .samples = row[i].samples};
         int err = tr_scores_take(&rank.scores, &head, buf);
         if (err != row[i].err || (err && !strstr(rt_err_text(), row[i].text)))
             fail_msg("%s: %s", row[i].name, err ? rt_err_text() : "it was taken");
+        expect_taken(&rank, !err, row[i].name);
+        if (err) {
+            head = (struct wire_scores){.phase = 1, .batches = 2, .samples = 5};
+            assert_int_equal(tr_scores_take(&rank.scores, &head, right), 0);
+            expect_taken(&rank, true, row[i].name);
+        }
         rt_buf_unref(buf);
         unmake(&rank);
     }
+    rt_buf_unref(right);
+    plain_io_destroy(io);
+}
+
+/* Rank 0's count of parts: one that was refused is awaited still, one that comes twice is here already. */
+static void parts(void **state)
+{
+    struct rt_io *io = plain_io_create(1 << 20);
+    struct tr_other other[2] = {0};
+    struct tr_trainer trainer = {.io = io, .kind = WIRE_PHASE_EVALUATE, .phase = 3, .other = other};
+    struct wire_scores head = {.phase = 3, .last = true, .batches = 2, .samples = 5};
+    struct part bad = good;
+    struct wire_out out = {0};
+    (void)state;
+    bad.id = 7;
+    tr_scores_init(&trainer.scores, heads, HEADS, true);
+    assert_int_equal(rt_arena_create(1 << 16, &trainer.scratch), 0);
+    for (int turn = 0; turn < 3; turn++) {
+        struct rt_frame frame = {.payload = payload_of(io, turn ? &good : &bad)};
+        assert_int_equal(wire_scores_pack(&head, &out), 0);
+        frame.message = out.data;
+        frame.header.message_size = (uint32_t)out.size;
+        assert_int_equal(tr_evaluate_take(&trainer, 1, &frame), turn ? 0 : RT_EPROTO);
+        assert_int_equal(other[1].parts, turn > 0);
+        assert_true(other[1].scored == (turn > 0));
+        assert_int_equal(trainer.scores.n, turn ? 2 : 0);
+        rt_buf_unref(frame.payload);
+    }
+    wire_out_release(&out);
+    rt_arena_destroy(trainer.scratch);
+    tr_scores_release(&trainer.scores);
     plain_io_destroy(io);
 }
 
@@ -393,28 +459,42 @@ static void window(void **state)
     tr_window_release(&w);
 }
 
-static int score_and_sum(struct rank *rank)
+/* The map of batch ids grows between the part's two: what is known of it by then is forgotten with it. */
+static int score_and_sum(struct rank *rank, const struct rt_buf *part)
 {
+    const struct wire_scores head = {.phase = 1, .batches = 2, .samples = 5};
     struct tr_quality q[HEADS];
     struct drawn d = batch(1, 1);
-    int err = add(rank, &d, 1);
+    int err = 0;
+    for (uint64_t b = 0; b < 11 && !err; b++)
+        err = add(rank, &d, 100 + b);
+    size_t slots = rank->scores.known.slots;
+    if (!err)
+        err = tr_scores_take(&rank->scores, &head, part);
+    if (!err)
+        assert_true(rank->scores.known.slots > slots);
+    assert_true(rank->scores.known.count == rank->scores.n);
     return err ? err : tr_scores_result(&rank->scores, q);
 }
 
 static void memory(void **state)
 {
+    struct rt_io *io = plain_io_create(1 << 20);
+    struct rt_buf *part = payload_of(io, &good);
     int err = -1;
     (void)state;
     for (long nth = 0; err != 0; nth++) {
         struct rank rank;
         make(&rank);
         rt_fault_alloc(nth);
-        err = score_and_sum(&rank);
+        err = score_and_sum(&rank, part);
         rt_fault_alloc(-1);
         if (err)
             assert_int_equal(err, RT_ENOMEM);
         unmake(&rank);
     }
+    rt_buf_unref(part);
+    plain_io_destroy(io);
 }
 
 int main(void)
@@ -422,7 +502,7 @@ int main(void)
     const struct CMUnitTest test[] = {
         cmocka_unit_test(any_order), cmocka_unit_test(nothing_to_send), cmocka_unit_test(filter),
         cmocka_unit_test(counted),   cmocka_unit_test(window),          cmocka_unit_test(refused),
-        cmocka_unit_test(memory),
+        cmocka_unit_test(parts),     cmocka_unit_test(memory),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define FIRST_ROOM 4096u
+#define FIRST_LIST 256u
 #define SOME       256u /* samples on their way into an auc */
 
 void tr_scores_init(struct tr_scores *scores, const struct tr_head *head, uint32_t n_heads,
@@ -73,11 +74,13 @@ static int make_room(struct tr_scores *scores, size_t n)
     return 0;
 }
 
-static int list_room(struct tr_scores *scores)
+static int list_room(struct tr_scores *scores, size_t n)
 {
-    size_t capacity = scores->capacity ? 2 * scores->capacity : 256;
-    if (scores->n < scores->capacity)
+    size_t capacity = scores->capacity ? scores->capacity : FIRST_LIST;
+    if (scores->n + n <= scores->capacity)
         return 0;
+    while (capacity < scores->n + n)
+        capacity *= 2;
     struct tr_scored *grown = rt_try_realloc(scores->list, capacity * sizeof *grown);
     if (!grown)
         return RT_FAIL(RT_ENOMEM, "no memory for the scores of %zu batches", capacity);
@@ -86,17 +89,43 @@ static int list_room(struct tr_scores *scores)
     return 0;
 }
 
-/* The samples behind those that are listed are this batch's. */
-static int mark(struct tr_scores *scores, uint64_t batch_id, uint32_t samples)
+static int name_twice(const struct tr_scores *scores, uint64_t batch_id, uint64_t place)
 {
-    int err = list_room(scores);
+    unsigned long long id = batch_id;
+    if (place < scores->n)
+        return RT_FAIL(RT_EPROTO, "Scores: batch %016llx is here already", id);
+    return RT_FAIL(RT_EPROTO, "Scores: batch %016llx is in one part twice", id);
+}
+
+/* All of these are known now, or none is: where one is already, or twice among them. */
+static int know(struct tr_scores *scores, const uint64_t *id, uint32_t n)
+{
+    uint32_t known = 0;
+    uint64_t place;
+    int err = 0;
+    while (known < n && !err) {
+        if (rt_map_get(&scores->known, id[known], &place))
+            err = name_twice(scores, id[known], place);
+        else
+            err = rt_map_put(&scores->known, id[known], scores->n + known);
+        known += !err;
+    }
+    while (err && known > 0)
+        rt_map_remove(&scores->known, id[--known]);
+    return err;
+}
+
+/* The samples behind those that are listed are these batches', one batch after another. */
+static int mark(struct tr_scores *scores, const uint64_t *id, const uint32_t *samples, uint32_t n)
+{
+    int err = list_room(scores, n);
     if (!err)
-        err = rt_map_put(&scores->known, batch_id, 1);
-    if (err)
-        return err;
-    scores->list[scores->n++] = (struct tr_scored){batch_id, scores->samples, samples};
-    scores->samples += samples;
-    return 0;
+        err = know(scores, id, n);
+    for (uint32_t b = 0; b < n && !err; b++) {
+        scores->list[scores->n++] = (struct tr_scored){id[b], scores->samples, samples[b]};
+        scores->samples += samples[b];
+    }
+    return err;
 }
 
 static struct tr_auc_sample sample_of(const float *row, uint32_t head)
@@ -155,7 +184,7 @@ int tr_scores_add(struct tr_scores *scores, const struct tr_scored_view *view)
     if (scores->grouped)
         memcpy(scores->group + scores->samples, view->group, n * sizeof *view->group);
     err = check_rows(scores, n);
-    return err ? err : mark(scores, view->batch_id, view->samples);
+    return err ? err : mark(scores, &view->batch_id, &view->samples, 1);
 }
 
 /* ---- on the wire ---- */
@@ -215,20 +244,15 @@ int tr_scores_pack(const struct tr_scores *scores, size_t *at, uint32_t samples_
     return 0;
 }
 
-static int check_part(const struct tr_scores *scores, const struct wire_scores *head,
-                      const uint64_t *id, const uint32_t *count)
+static int check_samples(const struct wire_scores *head, const uint32_t *count)
 {
     uint64_t samples = 0;
-    for (uint32_t b = 0; b < head->batches; b++) {
+    for (uint32_t b = 0; b < head->batches; b++)
         samples += count[b];
-        if (tr_scores_has(scores, id[b]))
-            return RT_FAIL(RT_EPROTO, "Scores: batch %016llx is here already",
-                           (unsigned long long)id[b]);
-    }
-    if (samples != head->samples)
-        return RT_FAIL(RT_EPROTO, "Scores: the batches have %llu samples, expected %u",
-                       (unsigned long long)samples, head->samples);
-    return 0;
+    if (samples == head->samples)
+        return 0;
+    return RT_FAIL(RT_EPROTO, "Scores: the batches have %llu samples, expected %u",
+                   (unsigned long long)samples, head->samples);
 }
 
 int tr_scores_take(struct tr_scores *scores, const struct wire_scores *head,
@@ -248,7 +272,7 @@ int tr_scores_take(struct tr_scores *scores, const struct wire_scores *head,
         err = rt_segments_end(&seg);
     if (err)
         return rt_fail_prefix(err, "Scores: ");
-    err = check_part(scores, head, id, count);
+    err = check_samples(head, count);
     if (!err)
         err = make_room(scores, n);
     if (err || n == 0)
@@ -257,9 +281,7 @@ int tr_scores_take(struct tr_scores *scores, const struct wire_scores *head,
     if (scores->grouped)
         memcpy(scores->group + scores->samples, group, n * sizeof(uint64_t));
     err = check_rows(scores, n);
-    for (uint32_t b = 0; b < head->batches && !err; b++)
-        err = mark(scores, ((const uint64_t *)id)[b], ((const uint32_t *)count)[b]);
-    return err;
+    return err ? err : mark(scores, id, count, head->batches);
 }
 
 /* ---- the result ---- */

@@ -29,7 +29,7 @@ struct tr_scores {
         uint32_t samples;
     } * list; /* [n] */
     size_t n, capacity;
-    struct rt_map known; /* batch ids */
+    struct rt_map known; /* batch ids: place in the list, when they came */
 };
 
 /* A batch that was scored; all memory the caller's. */
@@ -48,7 +48,7 @@ void tr_scores_release(struct tr_scores *scores);
 void tr_scores_reset(struct tr_scores *scores); /* forget all samples, keep the memory */
 
 bool tr_scores_has(const struct tr_scores *scores, uint64_t batch_id);
-/* RT_EDATA: a score is none; RT_ELIMIT, RT_ENOMEM. Nothing was added. */
+/* RT_EPROTO: the batch is here already; RT_EDATA: a score is none; RT_ELIMIT, RT_ENOMEM. Nothing was added. */
 int tr_scores_add(struct tr_scores *scores, const struct tr_scored_view *view);
 
 /* What a sample's scores and labels come to for a head. */
@@ -59,8 +59,8 @@ struct tr_auc_sample tr_head_sample(const struct tr_head *head, const float *sco
  * and `last` are filled in, *payload is the caller's, *at moves on. RT_ENOMEM: no buffer. */
 int tr_scores_pack(const struct tr_scores *scores, size_t *at, uint32_t samples_max,
                    struct rt_io *io, struct wire_scores *head, struct rt_buf **payload);
-/* Add another rank's part. RT_EPROTO: the payload is not what the head says, a batch is here
- * already; RT_EDATA: a score is none; RT_ELIMIT, RT_ENOMEM. Nothing was added. */
+/* Add another rank's part. RT_EPROTO: the payload is not what the head says, a batch is here already
+ * or in the part twice; RT_EDATA: a score is none; RT_ELIMIT, RT_ENOMEM. Nothing was added. */
 int tr_scores_take(struct tr_scores *scores, const struct wire_scores *head,
                    const struct rt_buf *payload);
 
