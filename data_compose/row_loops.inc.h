@@ -353,7 +353,7 @@ static inline vec choose(bits when, vec yes, vec no)
 }
 
 /* log(1 + x) for x >= 0, finite: off by less than 2^-37 of itself, so its float32 by less than 0.51 ulp
- * (tests/unit/test_parse.c measures it).
+ * (tests/unit/test_parse_exact.c measures it).
  *
  *   1 + x = 2^k m, sqrt(1/2) <= m < sqrt(2);   f = m - 1, or x itself where k is 0;   s = f / (2 + f)
  *   log(1 + x) = k log 2 + 2 atanh(s) = k log 2 + s (2 + 2/3 s^2 + 2/5 s^4 + ...)
