@@ -4,6 +4,7 @@
                                                   prints the models
   parity.py gradients GOLDEN MODEL RUN OWNERS     of one step of SGD with the learning rate 1: what a weight has moved by
   parity.py steps GOLDEN MODEL RUN OWNERS         of all steps: each one's loss, then each weight and each row
+  parity.py same GOLDEN FRESH                     is what PyTorch makes on this machine, perhaps to the last bits
 
 |ours - theirs| <= 5e-6 max(1, |theirs|) for every number; ids and tensors are the same ones, and each of the OWNERS of the
 tables has some of the rows. Standard library only.
@@ -47,7 +48,7 @@ MODEL = "use: %s\nparams: {%s}\noptimizer: {type: adam, learning_rate: 0.01}\n"
 
 
 def read_golden(path):
-    """The training file's lines, and {case: {name: numbers, or the text of `params`}}."""
+    """The training file's lines, and {case: {name: numbers, or the text of `params`, `spec`}}."""
     rows, cases, here = [], {}, None
     with open(path, encoding="utf-8") as file:
         for line in file:
@@ -56,7 +57,7 @@ def read_golden(path):
                 rows.append(rest)
             elif word == "case":
                 here = cases.setdefault(rest, {})
-            elif word == "params":
+            elif word in ("params", "spec"):
                 here[word] = rest
             elif word != "#":
                 parse = int if re.match("(ids|first|saved|shape)\\.", word) else float
@@ -214,17 +215,33 @@ def compare_gradients(inputs, case, run, owners, diff):
             diff.compare("gradient of %s %d" % (table, key), [a - b for a, b in zip(start, tables[table][key])], want)
 
 
+def compare_golden(rows, cases, fresh, diff):
+    fresh_rows, fresh_cases = read_golden(fresh)
+    diff.same_names("rows", fresh_rows, rows)
+    for case in diff.same_names("cases", fresh_cases, cases):
+        for name in diff.same_names(case, fresh_cases[case], cases[case]):
+            ours, theirs = fresh_cases[case][name], cases[case][name]
+            if theirs and isinstance(theirs[0], float):
+                diff.compare(case + " " + name, ours, theirs)
+            elif ours != theirs:  # a text, ids
+                diff.bad.append("%s %s: %s, expected %s" % (case, name, ours, theirs))
+
+
 def main():
     what, golden, *rest = sys.argv[1:]
     rows, cases = read_golden(golden)
+    diff = Differences()
     if what == "jobs":
         write_jobs(rows, cases, *rest)
         return
-    model, run, owners = rest
-    diff = Differences()
-    compare = {"steps": compare_steps, "gradients": compare_gradients}[what]
-    compare(cases["inputs"], cases[model], run, int(owners), diff)
-    print("%s, %s: %d numbers, the furthest off by %.2g of %g" % (model, what, diff.numbers, diff.worst, BOUND))
+    if what == "same":
+        model = rest[0]
+        compare_golden(rows, cases, model, diff)
+    else:
+        model, run, owners = rest
+        compare = {"steps": compare_steps, "gradients": compare_gradients}[what]
+        compare(cases["inputs"], cases[model], run, int(owners), diff)
+    print("%s, %s: %d numbers, the furthest off by %.2g of %g" % (golden if what == "same" else model, what, diff.numbers, diff.worst, BOUND))
     for line in diff.bad[:10]:
         print("  " + line)
     sys.exit(bool(diff.bad))
