@@ -17,11 +17,14 @@
 #define PAUSE_NS           (250 * RT_MS)
 #define NAME_MAX_BYTES     64
 
+enum option_key { KEY_STATE = 512 };
+
 struct exporting {
     struct ctl_target target;
     struct rt_control_client *client;
     char name[NAME_MAX_BYTES];
     uint64_t number; /* of the save: when it was asked for */
+    bool with_state;
     struct ctl_saved saved;
     uint64_t more_ns; /* when its bytes became more */
 };
@@ -64,8 +67,12 @@ static void ask(struct exporting *exporting, struct ctl_snapshot *snapshot)
         snprintf(snapshot->nats, sizeof(snapshot->nats), "%s", rt_err_text());
         return;
     }
-    ctl_save_ask(exporting->client, run->job, exporting->name, exporting->number, servers,
-                 snapshot);
+    const struct ctl_save save = {.name = exporting->name,
+                                  .number = exporting->number,
+                                  .servers = servers,
+                                  .with_state = exporting->with_state};
+
+    ctl_save_ask(exporting->client, run->job, &save, snapshot);
     ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_TRAINER, trainers, snapshot);
     ctl_snapshot_ask(exporting->client, run->job, RT_ROLE_EMBEDDING_SERVER, servers, snapshot);
     if (snapshot->silent == trainers + servers) {
@@ -144,15 +151,52 @@ static void print(const struct exporting *exporting)
            (unsigned long long)exporting->saved.files, dir ? dir : "RUN-DIR", exporting->name);
 }
 
+static const struct argp_option option[] = {
+    {"state", KEY_STATE, NULL, 0,
+     "the optimizers' state too, so that a job that begins with the model goes on where this one "
+     "is",
+     0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct exporting *exporting = state->input;
+
+    (void)arg;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &exporting->target;
+        break;
+    case KEY_STATE:
+        exporting->with_state = true;
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static int find_target(int argc, char **argv, struct exporting *exporting)
+{
+    const struct argp_child child[] = {{.argp = &ctl_target_argp}, {0}};
+    const struct argp argp = {
+        .options = option,
+        .parser = parse,
+        .children = child,
+        .doc = "Save the model of a running job, while it trains: each process into a folder of "
+               "its run directory, export-TIME."};
+
+    ctl_target_begin(&exporting->target);
+    argp_parse(&argp, argc, argv, 0, NULL, exporting);
+    return ctl_target_end(&exporting->target);
+}
+
 int ctl_export(int argc, char **argv)
 {
     struct exporting exporting = {0};
     const uint32_t *replicas = exporting.target.run.replicas;
-    int err = ctl_target_find(
-        argc, argv,
-        "Save the model of a running job, while it trains: each process into a folder of its run "
-        "directory, export-TIME.",
-        &exporting.target);
+    int err = find_target(argc, argv, &exporting);
 
     if (!err)
         err = rt_control_connect(exporting.target.run.nats, CONNECT_TIMEOUT_MS, &exporting.client);

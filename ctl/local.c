@@ -281,7 +281,7 @@ static void begin_save(struct local *local)
     }
     local->saving = true;
     local->saved_ns = rt_now_ns();
-    ctl_poll_save(local->poll, saves_rows(local));
+    ctl_poll_save(local->poll, saves_rows(local), local->job->global.save_state);
 }
 
 static void check_saved(struct local *local)

@@ -19,9 +19,8 @@ struct ctl_poll {
     uv_mutex_t lock; /* guards what follows */
     uv_cond_t stop_cond;
     bool stopping;
-    bool hurry; /* the next round is wanted now */
-    bool save_dense, save_rows;
-    uint64_t save_number;
+    bool hurry;           /* the next round is wanted now */
+    struct ctl_save save; /* name NULL: not yet */
     bool has_news;
     struct ctl_snapshot newest;
 };
@@ -122,17 +121,13 @@ static bool is_stopping(struct ctl_poll *poll)
 static void ask_to_save(struct ctl_poll *poll, struct rt_control_client *client,
                         struct ctl_snapshot *snapshot)
 {
-    bool dense, rows;
-    uint64_t number;
+    struct ctl_save save;
 
     uv_mutex_lock(&poll->lock);
-    dense = poll->save_dense;
-    rows = poll->save_rows;
-    number = poll->save_number;
+    save = poll->save;
     uv_mutex_unlock(&poll->lock);
-    if (dense)
-        ctl_save_ask(client, poll->conf.job, RT_SAVE_NAME, number,
-                     rows ? poll->conf.replicas[RT_ROLE_EMBEDDING_SERVER] : 0, snapshot);
+    if (save.name)
+        ctl_save_ask(client, poll->conf.job, &save, snapshot);
 }
 
 /* False when nobody answered. */
@@ -248,12 +243,14 @@ void ctl_poll_now(struct ctl_poll *poll)
     uv_mutex_unlock(&poll->lock);
 }
 
-void ctl_poll_save(struct ctl_poll *poll, bool rows)
+void ctl_poll_save(struct ctl_poll *poll, bool rows, bool with_state)
 {
     uv_mutex_lock(&poll->lock);
-    poll->save_dense = true;
-    poll->save_rows = rows;
-    poll->save_number = rt_wall_ms();
+    poll->save =
+        (struct ctl_save){.name = RT_SAVE_NAME,
+                          .number = rt_wall_ms(),
+                          .servers = rows ? poll->conf.replicas[RT_ROLE_EMBEDDING_SERVER] : 0,
+                          .with_state = with_state};
     poll->hurry = true;
     uv_cond_signal(&poll->stop_cond);
     uv_mutex_unlock(&poll->lock);

@@ -43,7 +43,7 @@ struct ctl_poll;
 int ctl_poll_start(const struct ctl_poll_conf *conf, struct ctl_poll **out);
 void ctl_poll_now(struct ctl_poll *poll); /* begin the next round at once */
 /* From now on each round has them save the model first, as RT_SAVE_NAME: ctl_save_ask(). Once. */
-void ctl_poll_save(struct ctl_poll *poll, bool rows);
+void ctl_poll_save(struct ctl_poll *poll, bool rows, bool with_state);
 void ctl_poll_cancel(struct ctl_poll *poll); /* no more news; the thread ends when it can */
 /* Waits for the thread (at most about a second), then frees on the loop, which must run once more. NULL is
  * legal. */

@@ -17,21 +17,22 @@ static void on_reply(void *ctx, const struct wire_control_reply *reply)
                  reply->index, reply->text ? reply->text : "refused");
 }
 
-void ctl_save_ask(struct rt_control_client *client, const char *job, const char *name,
-                  uint64_t number, uint32_t servers, struct ctl_snapshot *snapshot)
+void ctl_save_ask(struct rt_control_client *client, const char *job, const struct ctl_save *save,
+                  struct ctl_snapshot *snapshot)
 {
     struct wire_control_request request = {.id = rt_now_ns(),
                                            .ttl_ms = ASK_TIMEOUT_MS,
                                            .command = WIRE_CTL_SAVE,
-                                           .text = name,
-                                           .number = (double)number};
+                                           .text = save->name,
+                                           .number = (double)save->number,
+                                           .flags = save->with_state ? WIRE_CTL_STATE : 0};
     const uint32_t first = 0;
 
     rt_control_ask(client, job, RT_ROLE_TRAINER, &first, &request, ASK_TIMEOUT_MS, 1, snapshot,
                    on_reply);
-    if (servers > 0)
+    if (save->servers > 0)
         rt_control_ask(client, job, RT_ROLE_EMBEDDING_SERVER, NULL, &request, ASK_TIMEOUT_MS,
-                       servers, snapshot, on_reply);
+                       save->servers, snapshot, on_reply);
 }
 
 /* What the role tells of a save of this name; NULL: nothing. */

@@ -6,10 +6,16 @@
 
 #define CTL_SAVE_STILL_MS 60000 /* without a byte more of the model: it has failed */
 
-/* Ask trainer/0, and so many embedding servers, to save the model as `name`, the same `number` all the time; who refuses is in snapshot->save. Blocking, a second
+struct ctl_save {
+    const char *name;
+    uint64_t number;  /* of this save, the same all the time */
+    uint32_t servers; /* embedding servers that save too: all, or 0 */
+    bool with_state;  /* of the optimizers */
+};
+/* Ask trainer/0 and the servers to save the model; who refuses is in snapshot->save. Blocking, a second
  * at most. Asking again does no harm, so an answer that is lost, or a role that is busy with another save, is none. */
-void ctl_save_ask(struct rt_control_client *client, const char *job, const char *name,
-                  uint64_t number, uint32_t servers, struct ctl_snapshot *snapshot);
+void ctl_save_ask(struct rt_control_client *client, const char *job, const struct ctl_save *save,
+                  struct ctl_snapshot *snapshot);
 
 struct ctl_saved {
     uint32_t writing;      /* processes that are not done with it */

@@ -43,20 +43,33 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
-int ctl_target_find(int argc, char **argv, const char *doc, struct ctl_target *out)
+const struct argp ctl_target_argp = {.options = option, .parser = parse};
+
+void ctl_target_begin(struct ctl_target *out)
 {
-    const struct argp argp = {.options = option, .parser = parse, .doc = doc};
     const char *nats = getenv("SAFFRON_NATS_URL"), *job = getenv("SAFFRON_JOB");
 
     *out = (struct ctl_target){0};
     snprintf(out->run.nats, sizeof(out->run.nats), "%s", nats ? nats : "nats://127.0.0.1:4222");
     snprintf(out->run.job, sizeof(out->run.job), "%s", job ? job : "");
-    argp_parse(&argp, argc, argv, 0, NULL, out);
-    if (out->run_dir)
-        return ctl_rundir_read(out->run_dir, &out->run);
-    if (!out->run.job[0])
+}
+
+int ctl_target_end(struct ctl_target *target)
+{
+    if (target->run_dir)
+        return ctl_rundir_read(target->run_dir, &target->run);
+    if (!target->run.job[0])
         return RT_FAIL(RT_EUSAGE, "which job? give --run-dir DIR, or --job NAME (and --nats URL)");
     return 0;
+}
+
+int ctl_target_find(int argc, char **argv, const char *doc, struct ctl_target *out)
+{
+    const struct argp argp = {.options = option, .parser = parse, .doc = doc};
+
+    ctl_target_begin(out);
+    argp_parse(&argp, argc, argv, 0, NULL, out);
+    return ctl_target_end(out);
 }
 
 int ctl_target_complain(int err)

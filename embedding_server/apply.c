@@ -81,14 +81,14 @@ static struct ebs_run run_of(const struct ebs_applier *applier, size_t part, uin
 {
     const struct wire_apply_gradients *m = &applier->part[part]->m;
     float lr = ebs_table_lr(applier->table[table], applier->lr[table], m->learning_rate);
+    uint64_t age = m->age ? m->age : m->step;
 
-    return (struct ebs_run){
-        .update = {.lr = lr,
-                   .step = m->step,
-                   .draw = m->synchronous ? m->step : applier->part[part]->batch_id,
-                   .window = window_of(applier, m)},
-        .table = table,
-        .part = part};
+    return (struct ebs_run){.update = {.lr = lr,
+                                       .step = age,
+                                       .draw = m->synchronous ? age : applier->part[part]->batch_id,
+                                       .window = window_of(applier, m)},
+                            .table = table,
+                            .part = part};
 }
 
 static void list_each(struct ebs_applier *applier)

@@ -195,6 +195,7 @@ static int start_worker(struct worker *worker)
 /* The rows of a saved model, before anybody can ask for one. */
 static int load_rows(struct server *server)
 {
+    const struct rt_job *job = rt_process_job(server->process);
     const char *dir = rt_process_init_from(server->process);
     struct ebs_owner **owner = rt_xcalloc(server->workers, sizeof(*owner));
     struct ebs_loaded loaded;
@@ -203,10 +204,11 @@ static int load_rows(struct server *server)
     for (uint32_t w = 0; w < server->workers; w++)
         owner[w] = server->worker[w].owner;
     if (dir)
-        err = ebs_load(dir, owner, server->workers, &loaded);
+        err = ebs_load(dir, !job->global.load_state, owner, server->workers, &loaded);
     if (dir && !err)
-        rt_log(RT_LOG_INFO, "rows_loaded rows=%llu files=%llu from=\"%s\"",
-               (unsigned long long)loaded.rows, (unsigned long long)loaded.files, dir);
+        rt_log(RT_LOG_INFO, "rows_loaded rows=%llu with_state=%llu files=%llu from=\"%s\"",
+               (unsigned long long)loaded.rows, (unsigned long long)loaded.with_state,
+               (unsigned long long)loaded.files, dir);
     if (dir && !err && loaded.left_out > 0)
         rt_log(RT_LOG_WARN, "rows_left_out rows=%llu from=\"%s\"",
                (unsigned long long)loaded.left_out, dir);

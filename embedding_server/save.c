@@ -5,6 +5,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/job/layout.h"
 #include "runtime/job/safetensors.h"
 
 #include <stdio.h>
@@ -12,6 +13,8 @@
 
 #define TURN_NS (RT_MS / 2)
 #define PIECE   256u /* rows between two looks at the clock */
+
+#define NAME_BYTES 32u /* of a slot's tensor */
 
 static const enum rt_tensor_type type_of[] = {
     [WIRE_F32] = RT_TENSOR_F32, [WIRE_F16] = RT_TENSOR_F16, [WIRE_BF16] = RT_TENSOR_BF16};
@@ -26,10 +29,33 @@ static size_t weight_bytes(const struct ebs_owner *owner)
     return conf_of(owner)->dim * wire_dtype_size(conf_of(owner)->dtype);
 }
 
+/* Of the state, as far as it is saved. */
+static uint32_t slots_of(const struct ebs_owner *owner, struct rt_state_slot slot[RT_STATE_SLOTS])
+{
+    uint32_t slots = rt_state_slots(&conf_of(owner)->optimizer, conf_of(owner)->dim, slot);
+
+    return owner->saver.save->with_state ? slots : 0;
+}
+
+/* Of a row in the file. */
+static size_t row_bytes(const struct ebs_owner *owner)
+{
+    size_t bytes = sizeof(uint64_t) + weight_bytes(owner);
+    struct rt_state_slot slot[RT_STATE_SLOTS];
+
+    for (uint32_t k = slots_of(owner, slot); k > 0; k--)
+        bytes += slot[k - 1].count * sizeof(float);
+    return bytes;
+}
+
 static void forget_part(struct ebs_saver *saver)
 {
     rt_free(saver->id);
     rt_free(saver->row);
+    for (size_t k = 0; k < ARRAY_LEN(saver->state); k++) {
+        rt_free(saver->state[k]);
+        saver->state[k] = NULL;
+    }
     saver->id = NULL;
     saver->row = NULL;
     saver->n = saver->room = 0;
@@ -44,66 +70,104 @@ static void finish(struct ebs_owner *owner, int err)
     rt_save_end(save, err);
 }
 
+static int take_room(struct ebs_owner *owner, size_t rows)
+{
+    struct ebs_saver *saver = &owner->saver;
+    struct rt_state_slot slot[RT_STATE_SLOTS];
+    bool there = true;
+
+    forget_part(saver);
+    saver->room = rows;
+    saver->id = rt_try_malloc(rows * sizeof(uint64_t));
+    saver->row = rt_try_malloc(rows * weight_bytes(owner));
+    for (uint32_t k = slots_of(owner, slot); k > 0; k--) {
+        saver->state[k - 1] = rt_try_malloc(rows * slot[k - 1].count * sizeof(float));
+        there &= saver->state[k - 1] != NULL;
+    }
+    if (saver->id && saver->row && there)
+        return 0;
+    return RT_FAIL(RT_ENOMEM, "table %s: no memory for a part of %zu rows to save",
+                   conf_of(owner)->name, rows);
+}
+
 /* Memory for as many rows as are left, or fit; that of the part before is used again. */
 static int begin_part(struct ebs_owner *owner)
 {
     struct ebs_saver *saver = &owner->saver;
-    size_t each = sizeof(uint64_t) + weight_bytes(owner);
+    size_t each = row_bytes(owner);
     uint64_t rows = ebs_table_rows(owner->table[saver->table]);
     size_t most = owner->conf.save_bytes ? owner->conf.save_bytes : RT_SAVE_PART_BYTES;
+    int err = 0;
 
     most = most / each > 0 ? most / each : 1;
     if (rows < most)
         most = (size_t)rows + 1; /* one may come, and none be left */
-    if (saver->part == 0 || saver->room != most) {
-        forget_part(saver);
-        saver->room = most;
-        saver->id = rt_try_malloc(most * sizeof(uint64_t));
-        saver->row = rt_try_malloc(most * weight_bytes(owner));
-    }
-    if (!saver->id || !saver->row)
-        return RT_FAIL(RT_ENOMEM, "table %s: no memory for a part of %zu rows to save",
-                       conf_of(owner)->name, saver->room);
+    if (saver->part == 0 || saver->room != most)
+        err = take_room(owner, most);
     saver->n = 0;
-    rt_timer_start(owner->conf.io, &saver->next, 0);
-    return 0;
+    if (!err)
+        rt_timer_start(owner->conf.io, &saver->next, 0);
+    return err;
 }
 
 /* ---- on the worker ---- */
+
+/* @return how many there are */
+static size_t list_tensors(const struct ebs_owner *owner, struct rt_tensor out[2 + RT_STATE_SLOTS],
+                           char name[RT_STATE_SLOTS][NAME_BYTES])
+{
+    const struct rt_table_conf *table = conf_of(owner);
+    const struct ebs_saver *saver = &owner->saver;
+    struct rt_state_slot slot[RT_STATE_SLOTS];
+    uint32_t slots = slots_of(owner, slot);
+
+    out[0] = (struct rt_tensor){.name = RT_SAVE_IDS,
+                                .type = RT_TENSOR_I64,
+                                .rank = 1,
+                                .shape = {saver->n},
+                                .data = saver->id};
+    out[1] = (struct rt_tensor){.name = RT_SAVE_ROWS,
+                                .type = type_of[table->dtype],
+                                .rank = 2,
+                                .shape = {saver->n, table->dim},
+                                .data = saver->row};
+    for (uint32_t k = 0; k < slots; k++) {
+        snprintf(name[k], NAME_BYTES, "%s%s", RT_SAVE_STATE, slot[k].name);
+        out[2 + k] = (struct rt_tensor){.name = name[k],
+                                        .type = RT_TENSOR_F32,
+                                        .rank = 2,
+                                        .shape = {saver->n, slot[k].count},
+                                        .data = saver->state[k]};
+    }
+    return 2 + slots;
+}
 
 static int write_part(struct ebs_owner *owner)
 {
     const struct rt_table_conf *table = conf_of(owner);
     struct ebs_saver *saver = &owner->saver;
-    char number[3][16];
-    struct rt_tensor tensor[] = {
-        {.name = RT_SAVE_IDS,
-         .type = RT_TENSOR_I64,
-         .rank = 1,
-         .shape = {saver->n},
-         .data = saver->id},
-        {.name = RT_SAVE_ROWS,
-         .type = type_of[table->dtype],
-         .rank = 2,
-         .shape = {saver->n, table->dim},
-         .data = saver->row},
-    };
-    struct rt_tensor_note note[] = {{"table", table->name},
-                                    {"owner", number[0]},
-                                    {"owners", number[1]},
-                                    {"part", number[2]},
-                                    {"last", saver->is_last ? "true" : "false"},
-                                    {RT_SAVE_NOTE, saver->save->id}};
-    size_t notes = ARRAY_LEN(note) - !saver->save->id;
+    char number[3][16], name[RT_STATE_SLOTS][NAME_BYTES], optimizer[RT_STATE_TEXT];
+    struct rt_tensor tensor[2 + RT_STATE_SLOTS];
+    size_t n = list_tensors(owner, tensor, name), notes = 5;
+    struct rt_tensor_note note[7] = {{"table", table->name},
+                                     {"owner", number[0]},
+                                     {"owners", number[1]},
+                                     {"part", number[2]},
+                                     {"last", saver->is_last ? "true" : "false"}};
     char *path = rt_save_table_path(saver->save->dir, table->name, owner->conf.owner, saver->part);
     int err;
 
+    rt_state_text(&table->optimizer, optimizer);
+    if (saver->save->id)
+        note[notes++] = (struct rt_tensor_note){RT_SAVE_NOTE, saver->save->id};
+    if (saver->save->with_state)
+        note[notes++] = (struct rt_tensor_note){RT_SAVE_OPTIMIZER, optimizer};
     snprintf(number[0], sizeof(number[0]), "%u", owner->conf.owner);
     snprintf(number[1], sizeof(number[1]), "%u", owner->owners);
     snprintf(number[2], sizeof(number[2]), "%u", saver->part);
-    err = rt_safetensors_write(path, note, notes, tensor, ARRAY_LEN(tensor));
+    err = rt_safetensors_write(path, note, notes, tensor, n);
     if (!err)
-        rt_save_count(saver->save, saver->n * (sizeof(uint64_t) + weight_bytes(owner)));
+        rt_save_count(saver->save, saver->n * row_bytes(owner));
     rt_free(path);
     return err;
 }
@@ -142,6 +206,8 @@ static bool collect_piece(struct ebs_owner *owner)
 {
     const struct ebs_table *table = owner->table[owner->saver.table];
     struct ebs_saver *saver = &owner->saver;
+    struct rt_state_slot slot[RT_STATE_SLOTS];
+    uint32_t slots = slots_of(owner, slot);
     size_t bytes = weight_bytes(owner);
     struct ebs_row row;
 
@@ -150,6 +216,11 @@ static bool collect_piece(struct ebs_owner *owner)
             return false;
         saver->id[saver->n] = row.id;
         memcpy(saver->row + saver->n * bytes, row.weight, bytes);
+        for (uint32_t k = 0; k < slots; k++) {
+            memcpy(saver->state[k] + saver->n * slot[k].count, row.state,
+                   slot[k].count * sizeof(float));
+            row.state += slot[k].count;
+        }
         saver->n++;
     }
     return true;

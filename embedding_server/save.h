@@ -8,6 +8,7 @@
 #ifndef EBS_SAVE_H
 #define EBS_SAVE_H
 
+#include "runtime/job/layout.h"
 #include "runtime/job/save.h"
 #include "runtime/net/io.h"
 
@@ -21,11 +22,12 @@ struct ebs_saver {
     struct rt_timer next; /* the next piece */
     struct rt_work work;  /* a part is full */
     uint32_t table, part, cursor;
-    size_t room, n; /* rows that the part may have, and has */
-    uint64_t *id;   /* [room] */
-    uint8_t *row;   /* [room][bytes of a row's weights] */
-    bool is_last;   /* part of its table */
-    int err;        /* of the worker */
+    size_t room, n;               /* rows that the part may have, and has */
+    uint64_t *id;                 /* [room] */
+    uint8_t *row;                 /* [room][bytes of a row's weights] */
+    float *state[RT_STATE_SLOTS]; /* [room][floats of a row] of each slot; NULL: not saved */
+    bool is_last;                 /* part of its table */
+    int err;                      /* of the worker */
     char text[1024];
 };
 

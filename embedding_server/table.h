@@ -92,8 +92,9 @@ const float *ebs_update_gradients(const struct ebs_table *table, const struct eb
                                   size_t at, size_t n, float *wide);
 
 /* A row that did not come of a gradient: made if there is none, admitted or not; then its weights are these, to the nearest
- * of the table's dtype. @weight: [dim] finite. RT_ELIMIT: its capacity is reached; RT_EFULL, RT_ENOMEM of memory. */
-int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight);
+ * of the table's dtype. @weight: [dim] finite. @state: [rt_row_layout().state_count] of the optimizer's; NULL: that of a row that
+ * was never trained. RT_ELIMIT: its capacity is reached; RT_EFULL, RT_ENOMEM of memory. */
+int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight, const float *state);
 
 /* Forget a row: from now on it reads as its initial value. false: there was none. */
 bool ebs_table_remove(struct ebs_table *table, uint64_t id);

@@ -171,32 +171,51 @@ static int place_row(struct ebs_table *table, uint64_t id, uint32_t *out)
     return 0;
 }
 
-int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight)
+/* The row of an id that is to be put. */
+static int row_to_put(struct ebs_table *table, uint64_t id, uint32_t *number)
 {
-    uint8_t *row = ebs_table_row(table, id);
-    uint32_t number;
+    uint8_t *row;
     int err;
 
-    if (!row) {
-        if (table->slab.count >= table->capacity)
-            return RT_FAIL(
-                RT_ELIMIT,
-                "table %s: an owner has room for %llu rows, and there are more: expected "
-                "more workers or embedding servers",
-                table->name, (unsigned long long)table->capacity);
-        err = place_row(table, id, &number);
-        if (err)
-            return RT_FAIL(err, "table %s: no memory for more than %llu rows", table->name,
-                           (unsigned long long)table->slab.count);
-        row = ebs_slab_at(&table->slab, number);
-        fill_row(table, id, row);
-        ebs_evict_born(&table->evict, row, table->clock.now);
-        table->counts.created++;
-    }
+    *number = ebs_table_find(table, id);
+    if (*number != EBS_ROW_NONE)
+        return 0;
+    if (table->slab.count >= table->capacity)
+        return RT_FAIL(RT_ELIMIT,
+                       "table %s: an owner has room for %llu rows, and there are more: expected "
+                       "more workers or embedding servers",
+                       table->name, (unsigned long long)table->capacity);
+    err = place_row(table, id, number);
+    if (err)
+        return RT_FAIL(err, "table %s: no memory for more than %llu rows", table->name,
+                       (unsigned long long)table->slab.count);
+    row = ebs_slab_at(&table->slab, *number);
+    fill_row(table, id, row);
+    ebs_evict_born(&table->evict, row, table->clock.now);
+    table->counts.created++;
+    return 0;
+}
+
+int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight, const float *state)
+{
+    const struct rt_row_layout *layout = &table->layout;
+    uint32_t number;
+    uint8_t *row;
+    int err = row_to_put(table, id, &number);
+
+    if (err)
+        return err;
+    row = ebs_slab_at(&table->slab, number);
     if (table->job.dtype == WIRE_F32)
-        memcpy(row + table->layout.weight, weight, table->dim * sizeof(float));
+        memcpy(row + layout->weight, weight, table->dim * sizeof(float));
     else
-        ebs_element_round(table->job.dtype, weight, row + table->layout.weight, table->dim);
+        ebs_element_round(table->job.dtype, weight, row + layout->weight, table->dim);
+    if (state)
+        memcpy(row + layout->state, state, layout->state_count * sizeof(float));
+    else
+        ebs_optimizer_state_fill(&table->optimizer, (float *)(row + layout->state));
+    if (table->marking)
+        ebs_slab_mark(&table->slab, number);
     return 0;
 }
 

@@ -304,6 +304,7 @@ int mw_push_pack(struct mw_part *part)
         .digest = part->batch->digest,
         .applied_through = push->applied_through,
         .attempt = push->attempt,
+        .age = push->age,
     };
 
     return wire_apply_gradients_pack(&m, &loop->out);

@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "runtime/base/assert.h"
@@ -121,8 +122,7 @@ static bool allocate(struct tr_optimizer *optimizer)
     optimizer->span = rt_try_malloc((spans ? spans : 1) * sizeof *optimizer->span);
     if (!optimizer->state || !optimizer->span)
         return false;
-    for (size_t i = 0; i < count; i++)
-        optimizer->state[i] = (float)optimizer->conf.initial_accumulator;
+    tr_optimizer_reset(optimizer);
     return true;
 }
 
@@ -138,7 +138,6 @@ int tr_optimizer_create_spans(const struct tr_optimizer_conf *conf, size_t n,
     optimizer->n = n;
     optimizer->slots = count_slots(conf);
     optimizer->n_spans = n_spans;
-    optimizer->grad_norm = NAN;
     if (!allocate(optimizer)) {
         tr_optimizer_destroy(optimizer);
         return RT_FAIL(RT_ENOMEM, "optimizer %s: no memory for the state of %zu parameters",
@@ -303,6 +302,32 @@ const char *tr_optimizer_slot_name(const struct tr_optimizer *optimizer, size_t 
 {
     rt_assert(slot < optimizer->slots);
     return kinds[optimizer->conf.kind].slot[slot];
+}
+
+bool tr_optimizer_slot_is_sum(const struct tr_optimizer *optimizer, size_t slot)
+{
+    const char *name = tr_optimizer_slot_name(optimizer, slot);
+    return strcmp(name, "sum") == 0 || strcmp(name, "exp_avg_sq") == 0;
+}
+
+size_t tr_optimizer_slots(const struct tr_optimizer *optimizer)
+{
+    return optimizer->slots;
+}
+
+void tr_optimizer_text(const struct tr_optimizer *optimizer, char out[TR_OPTIMIZER_TEXT])
+{
+    bool momentum = optimizer->conf.kind == TR_SGD && optimizer->slots > 0;
+    snprintf(out, TR_OPTIMIZER_TEXT, "%s%s", kinds[optimizer->conf.kind].name,
+             momentum ? " with momentum" : "");
+}
+
+void tr_optimizer_reset(struct tr_optimizer *optimizer)
+{
+    for (size_t i = 0; i < optimizer->slots * optimizer->n; i++)
+        optimizer->state[i] = (float)optimizer->conf.initial_accumulator;
+    optimizer->steps = 0;
+    optimizer->grad_norm = NAN;
 }
 
 uint64_t tr_optimizer_steps(const struct tr_optimizer *optimizer)

@@ -70,10 +70,17 @@ int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *gr
 /* |g| of the latest step, before clipping; NaN before the first. */
 double tr_optimizer_grad_norm(const struct tr_optimizer *optimizer);
 
-/* State for checkpoints: [slots * n] floats (NULL when slots is 0), writable; and the steps taken. */
+/* State for checkpoints: [slots][n] floats (NULL when slots is 0), writable; and the steps taken. */
 float *tr_optimizer_state(struct tr_optimizer *optimizer, size_t *count);
 const char *tr_optimizer_slot_name(const struct tr_optimizer *optimizer,
                                    size_t slot); /* "exp_avg" */
+bool tr_optimizer_slot_is_sum(const struct tr_optimizer *optimizer,
+                              size_t slot); /* of squares: not below 0 */
+size_t tr_optimizer_slots(const struct tr_optimizer *optimizer);
+/* What the state is of, in words: state of another text means something else. */
+#define TR_OPTIMIZER_TEXT 32
+void tr_optimizer_text(const struct tr_optimizer *optimizer, char out[TR_OPTIMIZER_TEXT]);
+void tr_optimizer_reset(struct tr_optimizer *optimizer); /* as it was made */
 uint64_t tr_optimizer_steps(const struct tr_optimizer *optimizer);
 void tr_optimizer_set_steps(struct tr_optimizer *optimizer, uint64_t steps); /* after a restore */
 

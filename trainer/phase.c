@@ -17,7 +17,7 @@
  * finished. What is queued or looked up stays where it is, and is stepped when training goes on; when training is over,
  * it goes back to the composers, who have given it up. */
 #include "trainer/group.h"
-#include "trainer/save.h"
+#include "trainer/load.h"
 #include "trainer/state.h"
 
 #include "runtime/base/assert.h"

@@ -135,6 +135,7 @@ static int send_push(struct tr_batch *batch)
         .dim = dim,
         .applied_through = synchronous ? applied_through(trainer, batch) : 0,
         .attempt = synchronous ? batch->attempt : 0,
+        .age = tr_age(trainer, batch->step),
     };
     int err = take_scales(batch, trainer->scratch, &request.scale);
     if (!err)

@@ -4,20 +4,16 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
-#include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/strbuf.h"
 #include "runtime/conf/yaml.h"
 #include "runtime/job/safetensors.h"
 #include "trainer/model/model.h"
+#include "trainer/optimizer.h"
 
-#include <float.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-#define SAME_STATISTICS 1e-6 /* in deviations: what the order of a sum changes is less */
 
 /* ---- model.yml ---- */
 
@@ -85,9 +81,9 @@ static int save_model_file(const struct tr_saved *what, struct rt_save *save)
 
 /* ---- dense.safetensors ---- */
 
-static void describe(const struct tr_param *param, struct rt_tensor *out)
+void tr_tensor_of(const struct tr_param *param, const char *name, struct rt_tensor *out)
 {
-    *out = (struct rt_tensor){.name = param->name, .type = RT_TENSOR_F32, .rank = param->rank};
+    *out = (struct rt_tensor){.name = name, .type = RT_TENSOR_F32, .rank = param->rank};
     for (uint32_t d = 0; d < param->rank; d++)
         out->shape[d] = param->shape[d];
 }
@@ -96,7 +92,7 @@ static void describe(const struct tr_param *param, struct rt_tensor *out)
 static struct rt_tensor_note *make_notes(const struct tr_saved *what, const char *id, size_t *n)
 {
     struct rt_tensor_note *note = rt_xcalloc(2 + (size_t)what->n_statistics, sizeof *note);
-    note[0].key = rt_xstrdup("step");
+    note[0].key = rt_xstrdup(TR_NOTE_STEP);
     note[0].text = rt_xasprintf("%" PRIu64, what->step);
     for (uint32_t i = 0; i < what->n_statistics; i++) {
         const struct wire_statistics *s = &what->statistics[i];
@@ -119,7 +115,7 @@ static void free_notes(struct rt_tensor_note *note, size_t n)
     rt_free(note);
 }
 
-int tr_save_dense(const struct tr_saved *what, struct rt_save *save)
+static int save_weights(const struct tr_saved *what, struct rt_save *save)
 {
     size_t n, n_notes;
     const struct tr_param *param = tr_model_tensors(what->model, &n);
@@ -127,7 +123,7 @@ int tr_save_dense(const struct tr_saved *what, struct rt_save *save)
     struct rt_tensor_note *note = make_notes(what, save->id, &n_notes);
     char *path = rt_save_dense_path(save->dir);
     for (size_t i = 0; i < n; i++) {
-        describe(&param[i], &tensor[i]);
+        tr_tensor_of(&param[i], param[i].name, &tensor[i]);
         tensor[i].data = tr_model_params(what->model) + param[i].offset;
     }
     int err = rt_safetensors_write(path, note, n_notes, tensor, n);
@@ -136,127 +132,60 @@ int tr_save_dense(const struct tr_saved *what, struct rt_save *save)
     free_notes(note, n_notes);
     rt_free(path);
     rt_free(tensor);
-    return err ? err : save_model_file(what, save);
+    return err;
 }
 
-/* ---- and back ---- */
+/* ---- dense_state.safetensors ---- */
 
-static void shape_text(const struct rt_tensor *tensor, char *out, size_t size)
+/* "top.0.weight.exp_avg": each slot of each parameter, and of running averages, which have none, nothing. @return [n] */
+static struct rt_tensor *list_state(const struct tr_saved *what, size_t *n)
 {
-    int at = snprintf(out, size, "%s [", rt_tensor_type_name(tensor->type));
-    for (uint32_t d = 0; d < tensor->rank; d++)
-        at += snprintf(out + at, size - (size_t)at, "%s%" PRIu64, d ? ", " : "", tensor->shape[d]);
-    snprintf(out + at, size - (size_t)at, "]");
+    size_t params, slots = tr_optimizer_slots(what->optimizer), count;
+    const struct tr_param *param = tr_model_tensors(what->model, &params);
+    const float *state = tr_optimizer_state(what->optimizer, &count);
+    struct rt_tensor *tensor = rt_xcalloc(params * slots + 1, sizeof *tensor);
+    *n = 0;
+    for (size_t i = 0; i < params; i++)
+        for (size_t k = 0; k < slots && param[i].momentum == 0; k++) {
+            tr_tensor_of(
+                &param[i],
+                rt_xasprintf("%s.%s", param[i].name, tr_optimizer_slot_name(what->optimizer, k)),
+                &tensor[*n]);
+            tensor[(*n)++].data = state + k * tr_model_count(what->model) + param[i].offset;
+        }
+    return tensor;
 }
 
-static int check_tensor(const struct rt_safetensors *file, const struct tr_param *param,
-                        const struct rt_tensor *got)
+static int save_state(const struct tr_saved *what, struct rt_save *save)
 {
-    struct rt_tensor want;
-    char shape[2][256];
-    describe(param, &want);
-    if (!got)
-        return RT_FAIL(RT_EUSAGE, "%s: has no tensor '%s', which the model has",
-                       rt_safetensors_path(file), param->name);
-    if (got->type == want.type && got->rank == want.rank &&
-        memcmp(got->shape, want.shape, want.rank * sizeof *want.shape) == 0)
-        return 0;
-    shape_text(&want, shape[0], sizeof shape[0]);
-    shape_text(got, shape[1], sizeof shape[1]);
-    return RT_FAIL(RT_EUSAGE, "%s: tensor '%s': expected %s, got %s", rt_safetensors_path(file),
-                   param->name, shape[0], shape[1]);
-}
-
-static int check_tensors(const struct rt_safetensors *file, const struct tr_model *model)
-{
-    size_t n, m = rt_safetensors_count(file);
-    const struct tr_param *param = tr_model_tensors(model, &n);
+    char step[24], steps[24], optimizer[TR_OPTIMIZER_TEXT];
+    struct rt_tensor_note note[] = {{RT_SAVE_OPTIMIZER, optimizer},
+                                    {TR_NOTE_OPTIMIZER_STEPS, steps},
+                                    {TR_NOTE_STEP, step},
+                                    {RT_SAVE_NOTE, save->id}};
+    size_t n;
+    struct rt_tensor *tensor = list_state(what, &n);
+    char *path = rt_save_dense_state_path(save->dir);
+    tr_optimizer_text(what->optimizer, optimizer);
+    snprintf(step, sizeof step, "%" PRIu64, what->step);
+    snprintf(steps, sizeof steps, "%" PRIu64, tr_optimizer_steps(what->optimizer));
+    int err = rt_safetensors_write(path, note, ARRAY_LEN(note) - !save->id, tensor, n);
     for (size_t i = 0; i < n; i++) {
-        int err = check_tensor(file, &param[i], rt_safetensors_find(file, param[i].name));
-        if (err)
-            return err;
+        if (!err)
+            atomic_fetch_add(&save->bytes, rt_tensor_count(&tensor[i]) * sizeof(float));
+        rt_free((char *)(uintptr_t)tensor[i].name);
     }
-    for (size_t k = 0; m > n && k < m; k++) {
-        const char *name = rt_safetensors_at(file, k)->name;
-        bool known = false;
-        for (size_t i = 0; i < n && !known; i++)
-            known = strcmp(param[i].name, name) == 0;
-        if (!known)
-            return RT_FAIL(RT_EUSAGE, "%s: has a tensor '%s', which the model has not",
-                           rt_safetensors_path(file), name);
-    }
-    return 0;
-}
-
-static int read_tensors(const struct rt_safetensors *file, const struct tr_param *param, size_t n,
-                        float *out)
-{
-    for (size_t i = 0; i < n; i++) {
-        const struct rt_tensor *tensor = rt_safetensors_find(file, param[i].name);
-        float *to = out + param[i].offset;
-        int err = rt_safetensors_read(file, tensor, 0, to, (size_t)tensor->bytes);
-        if (err)
-            return err;
-        if (!tr_within(to, param[i].count, FLT_MAX))
-            return RT_FAIL(RT_EDATA, "%s: tensor '%s' has a value that is not finite",
-                           rt_safetensors_path(file), param[i].name);
-    }
-    return 0;
-}
-
-int tr_load_dense(const char *dir, struct tr_model *model)
-{
-    size_t n, count = tr_model_count(model);
-    const struct tr_param *param = tr_model_tensors(model, &n);
-    struct rt_safetensors *file = NULL;
-    char *path = rt_save_dense_path(dir);
-    float *value = rt_try_malloc((count + 1) * sizeof *value);
-    int err = value ? rt_safetensors_open(path, &file)
-                    : RT_FAIL(RT_ENOMEM, "%s: no memory for %zu parameters", path, count);
     if (!err)
-        err = check_tensors(file, model);
-    if (!err)
-        err = read_tensors(file, param, n, value);
-    if (!err && count > 0)
-        memcpy(tr_model_params(model), value, count * sizeof *value);
-    rt_safetensors_close(file);
-    rt_free(value);
+        rt_save_count(save, 0);
+    rt_free(tensor);
     rt_free(path);
     return err;
 }
 
-/* A standardize note, "MEAN DEVIATION"; false: there is none, as of a column that was not standardized. */
-static bool read_statistics(const struct rt_safetensors *file, const char *column, double *mean,
-                            double *deviation)
+int tr_save_dense(const struct tr_saved *what, struct rt_save *save)
 {
-    char *key = rt_xasprintf("standardize.%s", column);
-    const char *text = rt_safetensors_note(file, key);
-    rt_free(key);
-    return text && sscanf(text, "%lf %lf", mean, deviation) == 2;
-}
-
-uint32_t tr_compare_statistics(const char *dir, const struct wire_statistics *statistics,
-                               uint32_t n)
-{
-    char *path = rt_save_dense_path(dir);
-    struct rt_safetensors *file = NULL;
-    uint32_t differ = 0;
-    if (rt_safetensors_open(path, &file) != 0) /* it was loaded, and has gone since */
-        n = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct wire_statistics *s = &statistics[i];
-        double mean, deviation;
-        if (!read_statistics(file, s->column, &mean, &deviation) ||
-            (fabs(mean - s->mean) <= SAME_STATISTICS * s->deviation &&
-             fabs(deviation - s->deviation) <= SAME_STATISTICS * s->deviation))
-            continue;
-        rt_log(RT_LOG_WARN,
-               "standardized_otherwise column=\"%s\" mean=%g deviation=%g saved_mean=%g "
-               "saved_deviation=%g",
-               s->column, s->mean, s->deviation, mean, deviation);
-        differ++;
-    }
-    rt_safetensors_close(file);
-    rt_free(path);
-    return differ;
+    int err = save_weights(what, save);
+    if (!err && save->with_state)
+        err = save_state(what, save);
+    return err ? err : save_model_file(what, save);
 }

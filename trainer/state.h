@@ -155,7 +155,8 @@ struct tr_trainer {
     int step_err;
     char step_text[256];
     uint64_t step, global_samples;
-    uint64_t acked_step; /* the latest of which a batch of ours was acked by every owner */
+    uint64_t steps_before; /* steps that the weights had made when ours was 0: a saved model's */
+    uint64_t acked_step;   /* the latest of which a batch of ours was acked by every owner */
 
     uint64_t phase, epoch, pass; /* pass: passes over the phase's set before */
     enum wire_phase_kind kind;
@@ -203,6 +204,12 @@ struct tr_trainer {
     uint64_t evaluated_by_ack_ns; /* of evaluated_ns, what lies before last_ack_ns */
     struct tr_numbers metric;
 };
+
+/* All steps in the weights that have made this step of the job: what Adam, schedules and draws count. */
+static inline uint64_t tr_age(const struct tr_trainer *trainer, uint64_t step)
+{
+    return trainer->steps_before + step;
+}
 
 /* trainer.c */
 /* The batch is acked by every owner, or dropped: marks the ledger, and tells the other ranks with the

@@ -26,6 +26,7 @@
 #include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
 #include "trainer/describe.h"
+#include "trainer/load.h"
 #include "trainer/save.h"
 
 #include <inttypes.h>
@@ -33,6 +34,22 @@
 #include <string.h>
 
 /* ---- set-up ---- */
+
+/* The weights that the job begins with; with their optimizer's state, if it was saved, the steps in them count. */
+static int begin_with(struct tr_trainer *trainer, const char *dir)
+{
+    struct tr_loaded *loaded = NULL;
+    int err = tr_load_dense(dir, !trainer->job->global.load_state, trainer->model,
+                            trainer->optimizer, &loaded);
+    if (err)
+        return err;
+    tr_loaded_take(loaded, trainer->model, trainer->optimizer);
+    trainer->steps_before = loaded->step;
+    rt_log(RT_LOG_INFO, "dense_loaded with_state=%d steps=%" PRIu64 " from=\"%s\"",
+           loaded->state != NULL, loaded->step, dir);
+    tr_loaded_free(loaded);
+    return 0;
+}
 
 int tr_step_init(struct tr_trainer *trainer)
 {
@@ -42,7 +59,7 @@ int tr_step_init(struct tr_trainer *trainer)
         err = tr_job_optimizer(trainer->job, trainer->model, &trainer->optimizer,
                                &trainer->learning_rate, &trainer->schedule);
     if (!err && trainer->conf.init_from)
-        err = tr_load_dense(trainer->conf.init_from, trainer->model);
+        err = begin_with(trainer, trainer->conf.init_from);
     if (!err)
         trainer->head = tr_model_heads(trainer->model, &trainer->n_heads);
     if (!err)
@@ -90,7 +107,8 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     struct tr_forward_out out = {.score = tr_window_scores(&trainer->window)};
     uint64_t draw = rt_draw_key(trainer->job->global.seed, "step", NULL);
-    batch->view.draw = rt_draw_fold(rt_draw_fold(draw, batch->step), trainer->conf.self.index);
+    batch->view.draw =
+        rt_draw_fold(rt_draw_fold(draw, tr_age(trainer, batch->step)), trainer->conf.self.index);
     int err = tr_model_train(trainer->model, &batch->view, trainer->global_samples,
                              batch->feature_grad, &out);
     if (err)
@@ -416,7 +434,7 @@ static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum
 /* The factor on all learning rates in this step; `factor` is the operator's. */
 static double rate_factor(const struct tr_trainer *trainer, double factor, uint64_t step)
 {
-    return factor * tr_schedule_factor(&trainer->schedule, step);
+    return factor * tr_schedule_factor(&trainer->schedule, tr_age(trainer, step));
 }
 
 static void start_alone(struct tr_trainer *trainer, struct tr_batch *batch)
@@ -578,7 +596,8 @@ static void write_save(void *arg)
     struct tr_trainer *trainer = arg;
     const struct tr_saved what = {.job = trainer->job,
                                   .model = trainer->model,
-                                  .step = trainer->step,
+                                  .optimizer = trainer->optimizer,
+                                  .step = tr_age(trainer, trainer->step),
                                   .statistics = trainer->statistics,
                                   .n_statistics = trainer->n_statistics};
     trainer->step_err = tr_save_dense(&what, trainer->save);

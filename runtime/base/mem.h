@@ -71,7 +71,7 @@ static inline size_t rt_align_up(size_t size, size_t align)
  * rt_fault_hit() tells whether it has failed one since. Covers rt_try_* and arenas. */
 void rt_fault_alloc(int64_t nth);
 bool rt_fault_hit(void);
-/* For whoever asks the system for memory itself: counts one allocation, true if it is the one to fail. */
+/* For whoever asks the system itself, for memory or to read a file: counts as one allocation, true if it is the one to fail. */
 bool rt_fault_now(void);
 
 /* Arena: objects that are freed at once. Never more than `limit` bytes of objects, each rounded up to 16

@@ -41,6 +41,12 @@ static const struct rt_option option[] = {
      "what `local` leaves in model/ of the run directory when the job is done: dense weights and "
      "all "
      "rows, dense weights alone, or nothing. Rows take `dim` times 4 or 2 bytes and 8 each"},
+    {"save_state", RT_OPT_BOOL, AT(save_state), "false", 0, 0, NULL,
+     "the optimizers' state beside what `save` leaves, so that another job goes on where this one "
+     "ended: as many bytes as rows and weights have of it"},
+    {"load_state", RT_OPT_BOOL, AT(load_state), "true", 0, 0, NULL,
+     "take up the optimizers' state, and the number of steps, that a model of `--init-from` has; "
+     "false: optimizers begin anew"},
     {"wire.dtype", RT_OPT_ENUM, SAID(dtype), "float32", 0, 0, WIRE_TYPES,
      "element type of embeddings and gradients on each of the four paths that says `dtype`"},
     {"wire.rows", RT_OPT_ENUM, SAID(rows), "dtype", 0, 0, PATH_TYPES,

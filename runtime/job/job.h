@@ -49,7 +49,8 @@ struct rt_wire_conf {
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
     bool exact;
-    uint32_t save; /* enum rt_save_what */
+    uint32_t save;               /* enum rt_save_what */
+    bool save_state, load_state; /* of optimizers: saved with the model, and taken up with it */
     uint32_t staleness;
     uint32_t
         sync_every; /* 1..RT_SYNC_EVERY_MAX; async: local steps between two averages of the weights */

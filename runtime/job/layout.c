@@ -4,21 +4,43 @@
 #include "runtime/job/shard.h"
 
 #include <math.h>
+#include <stdio.h>
+
+static const struct {
+    const char *name;
+    bool of_row; /* a float of each slot, not one for each weight */
+    uint32_t slots;
+    struct rt_state_slot slot[RT_STATE_SLOTS];
+} kinds[] = {
+    [RT_OPT_SGD] = {.name = "sgd"},
+    [RT_OPT_ADAGRAD] = {"adagrad", false, 1, {{"sum", true, 0}}},
+    [RT_OPT_ROWWISE_ADAGRAD] = {"rowwise_adagrad", true, 1, {{"sum", true, 0}}},
+    [RT_OPT_ADAM] = {"adam", false, 2, {{"exp_avg", false, 0}, {"exp_avg_sq", true, 0}}},
+    [RT_OPT_FTRL] = {"ftrl", false, 2, {{"z", false, 0}, {"n", true, 0}}},
+};
+
+uint32_t rt_state_slots(const struct rt_sparse_optimizer_conf *optimizer, uint32_t dim,
+                        struct rt_state_slot out[RT_STATE_SLOTS])
+{
+    for (uint32_t k = 0; k < kinds[optimizer->kind].slots; k++) {
+        out[k] = kinds[optimizer->kind].slot[k];
+        out[k].count = kinds[optimizer->kind].of_row ? 1 : dim;
+    }
+    return kinds[optimizer->kind].slots;
+}
 
 uint32_t rt_state_count(const struct rt_sparse_optimizer_conf *optimizer, uint32_t dim)
 {
-    switch ((enum rt_optimizer_kind)optimizer->kind) {
-    case RT_OPT_SGD:
-        return 0;
-    case RT_OPT_ADAGRAD:
-        return dim;
-    case RT_OPT_ROWWISE_ADAGRAD:
-        return 1;
-    case RT_OPT_ADAM:
-    case RT_OPT_FTRL:
-        break;
-    }
-    return 2 * dim;
+    return kinds[optimizer->kind].slots * (kinds[optimizer->kind].of_row ? 1 : dim);
+}
+
+void rt_state_text(const struct rt_sparse_optimizer_conf *optimizer, char out[RT_STATE_TEXT])
+{
+    int n = snprintf(out, RT_STATE_TEXT, "%s", kinds[optimizer->kind].name);
+
+    if (optimizer->kind == RT_OPT_FTRL)
+        snprintf(out + n, RT_STATE_TEXT - (size_t)n, " learning_rate=%.9g beta=%.9g",
+                 optimizer->learning_rate, optimizer->ftrl_beta);
 }
 
 struct rt_row_layout rt_row_layout(const struct rt_table_conf *table)

@@ -62,8 +62,23 @@ struct rt_row_layout {
 
 struct rt_row_layout rt_row_layout(const struct rt_table_conf *table);
 
-/* Floats of optimizer state of one row. */
+/* Floats of optimizer state of one row: those of its slots, one slot after the other. */
 uint32_t rt_state_count(const struct rt_sparse_optimizer_conf *optimizer, uint32_t dim);
+
+#define RT_STATE_SLOTS 2
+struct rt_state_slot {
+    const char *name; /* as torch.optim has it; FTRL's z and n as in its paper */
+    bool is_sum;      /* of squares: not below 0 */
+    uint32_t count;   /* floats of a row */
+};
+/* @return how many there are */
+uint32_t rt_state_slots(const struct rt_sparse_optimizer_conf *optimizer, uint32_t dim,
+                        struct rt_state_slot out[RT_STATE_SLOTS]);
+
+/* What state was made by, in words: state of another text means something else. With FTRL the numbers that its z is a sum
+ * over are in it; what the others' state means does not depend on their numbers. */
+#define RT_STATE_TEXT 96
+void rt_state_text(const struct rt_sparse_optimizer_conf *optimizer, char out[RT_STATE_TEXT]);
 
 /* Most rows that the whole table may have by eviction.rows and eviction.bytes, each taken for all that it takes, the
  * admission sketch left out of the bytes; at least 1. 0: no capacity. */

@@ -144,7 +144,7 @@ static int read_at(const struct rt_safetensors *file, uint64_t at, void *out, si
         return 0;
     }
     while (bytes > 0) {
-        ssize_t n = pread(file->fd, to, bytes, (off_t)at);
+        ssize_t n = rt_fault_now() ? (errno = EIO, -1) : pread(file->fd, to, bytes, (off_t)at);
 
         if (n < 0 && errno == EINTR)
             continue;

@@ -19,6 +19,11 @@ char *rt_save_dense_path(const char *dir)
     return rt_path_join(dir, "dense.safetensors");
 }
 
+char *rt_save_dense_state_path(const char *dir)
+{
+    return rt_path_join(dir, "dense_state.safetensors");
+}
+
 char *rt_save_model_path(const char *dir)
 {
     return rt_path_join(dir, "model.yml");

@@ -44,6 +44,7 @@ static struct rt_saving *make(const char *run_dir, const struct wire_control_req
     for (uint32_t i = 0; i < parts; i++) {
         saving->part[i].dir = saving->dir;
         saving->part[i].id = saving->id;
+        saving->part[i].with_state = request->flags & WIRE_CTL_STATE;
         atomic_init(&saving->part[i].state, RT_SAVE_WRITING);
     }
     return saving;

@@ -367,6 +367,7 @@ int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_o
     m.dim = (uint32_t *)in->dim;
     m.applied_through = in->applied_through;
     m.attempt = in->attempt;
+    m.age = in->age;
     m.n_rows = in->rows ? in->n_features : 0;
     m.rows = (uint32_t *)in->rows;
     m.n_scale = in->scale ? in->n_features : 0;
@@ -402,6 +403,7 @@ int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena
         .dim = m->dim,
         .applied_through = m->applied_through,
         .attempt = m->attempt,
+        .age = m->age,
         .rows = m->n_rows > 0 ? m->rows : NULL,
         .scale = m->n_scale > 0 ? m->scale : NULL,
     };

@@ -93,6 +93,7 @@ struct wire_push_gradients {
     const uint32_t *rows;     /* [n_features] as the reply had them, or NULL: all are pooled */
     const float *scale;       /* [n_features] what gradients were multiplied by, or NULL: 1 */
     uint64_t attempt;         /* at the step; of a step that is made again it is greater */
+    uint64_t age; /* steps in the weights with this one, those of a saved model's too; 0: step */
 };
 int wire_push_gradients_pack(const struct wire_push_gradients *in, struct wire_out *out);
 int wire_push_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

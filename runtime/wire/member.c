@@ -328,6 +328,8 @@ static int check_control_request(const struct wire_control_request *m)
 
     if (!err)
         err = wire_text(name, "text", m->text, WIRE_TEXT_MAX);
+    if (!err)
+        err = wire_range(name, "flags", m->flags, 0, WIRE_CTL_FLAGS);
     return err ? err : wire_real(name, "number", m->number, -INFINITY);
 }
 
@@ -344,6 +346,7 @@ int wire_control_request_pack(const struct wire_control_request *in, struct wire
     m.command = (Saffron__ControlRequest__Command)request.command;
     m.text = (char *)request.text;
     m.number = request.number;
+    m.flags = request.flags;
     return wire_encode(&m.base, out);
 }
 
@@ -363,6 +366,7 @@ int wire_control_request_unpack(const uint8_t *data, size_t size, struct rt_aren
         .command = (enum wire_command)m->command,
         .text = m->text,
         .number = m->number,
+        .flags = m->flags,
     };
     return check_control_request(out);
 }

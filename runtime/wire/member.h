@@ -72,7 +72,11 @@ enum wire_command {
     WIRE_CTL_LOG_LEVEL,
     WIRE_CTL_LEARNING_RATE,
     WIRE_CTL_SAVE, /* the model, into the folder `text` of the run directory: a token; `number`: a whole one that no
-                    * other save of that name has */
+                    * other save of that name has; WIRE_CTL_STATE */
+};
+enum wire_control_flags {
+    WIRE_CTL_STATE = 1, /* the optimizers' state too */
+    WIRE_CTL_FLAGS = 1  /* all there are */
 };
 struct wire_control_request {
     uint64_t id, incarnation;
@@ -80,6 +84,7 @@ struct wire_control_request {
     enum wire_command command;
     const char *text;
     double number;
+    uint32_t flags; /* of enum wire_control_flags */
 };
 int wire_control_request_pack(const struct wire_control_request *in, struct wire_out *out);
 int wire_control_request_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -146,6 +146,7 @@ int wire_apply_gradients_pack(const struct wire_apply_gradients *in, struct wire
     m.digest = in->digest;
     m.applied_through = in->applied_through;
     m.attempt = in->attempt;
+    m.age = in->age;
     m.n_scale = in->scale ? in->n_tables : 0;
     m.scale = (float *)in->scale;
     return wire_encode(&m.base, out);
@@ -181,6 +182,7 @@ int wire_apply_gradients_unpack(const uint8_t *data, size_t size, struct rt_aren
         .digest = m->digest,
         .applied_through = m->applied_through,
         .attempt = m->attempt,
+        .age = m->age,
         .scale = m->n_scale > 0 ? m->scale : NULL,
     };
     return check_apply_gradients(out);

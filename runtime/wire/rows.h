@@ -42,6 +42,7 @@ struct wire_apply_gradients {
     uint64_t applied_through; /* below step; 0: nothing is known of earlier steps */
     const float *scale;       /* [n_tables] what gradients were multiplied by, or NULL: 1 */
     uint64_t attempt;         /* at the step; of a step that is made again it is greater */
+    uint64_t age; /* steps in the weights with this one, those of a saved model's too; 0: step */
 };
 int wire_apply_gradients_pack(const struct wire_apply_gradients *in, struct wire_out *out);
 int wire_apply_gradients_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

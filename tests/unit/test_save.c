@@ -65,6 +65,7 @@ static struct {
     uint64_t turn_began, turn_longest, turns; /* ns of this thread's CPU */
     size_t part;                              /* bytes */
     const char *id;                           /* of the save */
+    bool with_state;
     struct rt_save save[OWNERS_MAX];
     struct rt_timer look;
 } bed;
@@ -133,8 +134,8 @@ static void fill(void)
     for (int t = 0; t < NONE; t++)
         for (uint32_t i = 0; i < ROWS; i++) {
             row_of(t, id_of(i), row);
-            assert_int_equal(ebs_table_put(bed.owner[owner_of(id_of(i))]->table[t], id_of(i), row),
-                             0);
+            assert_int_equal(
+                ebs_table_put(bed.owner[owner_of(id_of(i))]->table[t], id_of(i), row, NULL), 0);
         }
 }
 
@@ -180,6 +181,7 @@ static void save_all(const char *dir)
         memset(&bed.save[o], 0, sizeof(bed.save[o]));
         bed.save[o].dir = dir;
         bed.save[o].id = bed.id;
+        bed.save[o].with_state = bed.with_state;
         atomic_init(&bed.save[o].state, RT_SAVE_WRITING);
         ebs_owner_save(bed.owner[o], &bed.save[o]);
     }
@@ -202,7 +204,8 @@ static void save_of(uint32_t owners)
         files += atomic_load(&bed.save[o].files);
         bytes += atomic_load(&bed.save[o].bytes);
     }
-    assert_int_equal(bytes, ROWS * (8 + 7 * 4) + ROWS * (8 + 5 * 2));
+    assert_int_equal(bytes, ROWS * (8 + 7 * 4) + ROWS * (8 + 5 * 2) +
+                                (bed.with_state ? ROWS * 7 * 4 : 0)); /* WIDE has Adagrad's */
     assert_true(files > ROWS * 36 / PART);
     close_owners();
 }
@@ -220,14 +223,14 @@ static void any_number_saves_any_number_loads(void **state)
 
         save_of(row[i].saves);
         open_owners(row[i].loads); /* as one server of so many workers */
-        if (ebs_load(bed.dir, bed.owner, bed.owners, &all) != 0)
+        if (ebs_load(bed.dir, false, bed.owner, bed.owners, &all) != 0)
             fail_msg("%s", rt_err_text());
         assert_int_equal(all.rows, 2 * ROWS);
         check_rows();
         close_owners();
         open_owners(row[i].loads); /* as so many servers */
         for (uint32_t o = 0; o < bed.owners; o++) {
-            assert_int_equal(ebs_load(bed.dir, &bed.owner[o], 1, &one), 0);
+            assert_int_equal(ebs_load(bed.dir, false, &bed.owner[o], 1, &one), 0);
             assert_int_equal(one.files, all.files);
             rows += one.rows;
         }
@@ -247,17 +250,91 @@ static void state_is_initial(void **state)
     (void)state;
     open_owners(1);
     row_of(WIDE, id, row);
-    assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], id, row), 0);
+    assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], id, row, NULL), 0);
     assert_true(ebs_table_get(bed.owner[0]->table[WIDE], id, &got));
     assert_memory_equal(got.weight, row, sizeof(zero));
     assert_memory_equal(got.state, zero, sizeof(zero));
     row[3] = 77.0f; /* again: in its place */
-    assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], id, row), 0);
+    assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], id, row, NULL), 0);
     assert_true(ebs_table_get(bed.owner[0]->table[WIDE], id, &got));
     assert_memory_equal(got.weight, row, sizeof(zero));
     assert_int_equal(ebs_table_rows(bed.owner[0]->table[WIDE]), 1);
     assert_int_equal(ebs_table_counts(bed.owner[0]->table[WIDE])->created, 1);
     close_owners();
+}
+
+/* ---- optimizers' state ---- */
+
+static void state_of(uint64_t id, uint32_t n, float *out)
+{
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = (float)rt_below(rt_draw(id, 100 + i), 1000) / 7.0f;
+}
+
+static void put_with_state(uint32_t rows, uint32_t n)
+{
+    float row[EBS_DIM_MAX], floats[EBS_DIM_MAX];
+
+    for (uint32_t i = 0; i < rows; i++) {
+        row_of(WIDE, id_of(i), row);
+        state_of(id_of(i), n, floats);
+        assert_int_equal(ebs_table_put(bed.owner[owner_of(id_of(i))]->table[WIDE], id_of(i), row,
+                                       i % 2 ? floats : NULL),
+                         0);
+        assert_int_equal(
+            ebs_table_put(bed.owner[owner_of(id_of(i))]->table[WIDE], id_of(i), row, floats), 0);
+    }
+}
+
+static void check_state(uint32_t rows, uint32_t n, bool fresh)
+{
+    float want[EBS_DIM_MAX] = {0};
+    struct ebs_row got;
+
+    for (uint32_t i = 0; i < rows; i++) {
+        uint64_t id = id_of(i);
+
+        if (!fresh)
+            state_of(id, n, want);
+        assert_true(ebs_table_get(bed.owner[owner_of(id)]->table[WIDE], id, &got));
+        assert_memory_equal(got.state, want, n * sizeof(*want));
+    }
+}
+
+/* Of every optimizer, by any number of owners; or it is left where it is. */
+static void state_goes_with_its_rows(void **state)
+{
+    static const struct {
+        enum rt_optimizer_kind kind;
+        uint32_t floats, saves, loads;
+        bool fresh;
+    } row[] = {{RT_OPT_SGD, 0, 2, 3, false},   {RT_OPT_ADAGRAD, 7, 1, 3, false},
+               {RT_OPT_ADAM, 14, 3, 1, false}, {RT_OPT_ROWWISE_ADAGRAD, 1, 2, 2, false},
+               {RT_OPT_FTRL, 14, 2, 1, false}, {RT_OPT_ADAM, 14, 1, 2, true}};
+    enum { N = 700 };
+    struct ebs_loaded loaded;
+
+    (void)state;
+    bed.with_state = true;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        temp_folder(bed.dir);
+        tables[WIDE].optimizer.kind = row[i].kind;
+        open_owners(row[i].saves);
+        put_with_state(N, row[i].floats);
+        save_all(bed.dir);
+        for (uint32_t o = 0; o < bed.owners; o++)
+            assert_int_equal(atomic_load(&bed.save[o].state), RT_SAVE_DONE);
+        close_owners();
+        open_owners(row[i].loads);
+        if (ebs_load(bed.dir, row[i].fresh, bed.owner, bed.owners, &loaded) != 0)
+            fail_msg("row %zu: %s", i, rt_err_text());
+        assert_int_equal(loaded.rows, N);
+        assert_int_equal(loaded.with_state, row[i].fresh ? 0 : N);
+        check_state(N, row[i].floats, row[i].fresh);
+        close_owners();
+    }
+    bed.with_state = false;
+    tables[WIDE].optimizer.kind = RT_OPT_ADAGRAD;
 }
 
 /* ---- what is refused ---- */
@@ -285,7 +362,7 @@ static void expect(int err, const char *words)
     int got;
 
     open_owners(1);
-    got = ebs_load(bed.dir, bed.owner, 1, &loaded);
+    got = ebs_load(bed.dir, false, bed.owner, 1, &loaded);
     if (got != err || (err && !strstr(rt_err_text(), words)))
         fail_msg("%d \"%s\", expected %d \"%s\"", got, got ? rt_err_text() : "", err, words);
     close_owners();
@@ -319,6 +396,87 @@ static void bad_parts_are_named(void **state)
     assert_int_equal(remove(path), 0);
     expect(RT_EFILE, ITEM ": cannot be opened: No such file");
     rt_free(path);
+}
+
+/* table.item.0.0 of one row with a slot of state; `note` NULL: of none. */
+static void write_state(const char *note, const char *slot, enum rt_tensor_type type, uint32_t dim,
+                        float value)
+{
+    float row[5] = {1}, floats[16];
+    uint64_t id = 4;
+    char *path = rt_save_table_path(bed.dir, "item", 0, 0);
+    struct rt_tensor tensor[] = {
+        {.name = "rows", .type = RT_TENSOR_F32, .rank = 2, .shape = {1, 5}, .data = row},
+        {.name = "ids", .type = RT_TENSOR_I64, .rank = 1, .shape = {1}, .data = &id},
+        {.name = slot, .type = type, .rank = 2, .shape = {1, dim}, .data = floats}};
+    struct rt_tensor_note notes[] = {
+        {"table", "item"}, {"owners", "1"}, {"last", "true"}, {RT_SAVE_OPTIMIZER, note}};
+
+    for (size_t i = 0; i < ARRAY_LEN(floats); i++)
+        floats[i] = value;
+    assert_int_equal(rt_safetensors_write(path, notes, note ? 4 : 3, tensor, 3), 0);
+    rt_free(path);
+}
+
+static void other_state_is_named(void **state)
+{
+    struct rt_sparse_optimizer_conf before = tables[HALF].optimizer;
+
+    (void)state;
+    save_of(1);
+    tables[HALF].optimizer =
+        (struct rt_sparse_optimizer_conf){.kind = RT_OPT_ADAGRAD, .learning_rate = 1, .eps = 1e-8};
+    write_state("adagrad", "state.sum", RT_TENSOR_F32, 5, 2.0f);
+    expect(0, "");
+    write_state(NULL, "state.sum", RT_TENSOR_BF16, 3, NAN); /* nobody looks */
+    expect(0, "");
+    write_state("adam", "state.sum", RT_TENSOR_F32, 5, 2.0f);
+    expect(RT_EUSAGE, ITEM ": has the optimizer's state of 'adam', table item has 'adagrad': "
+                           "expected the same, or global.load_state=false");
+    write_state("adagrad", "state.sums", RT_TENSOR_F32, 5, 2.0f);
+    expect(RT_EUSAGE, ITEM ": tensor 'state.sum': expected F32 of [1, 5], and there is none");
+    write_state("adagrad", "state.sum", RT_TENSOR_F32, 4, 2.0f);
+    expect(RT_EUSAGE, ITEM ": tensor 'state.sum': expected F32 of [1, 5], got F32 of [1, 4]");
+    write_state("adagrad", "state.sum", RT_TENSOR_BF16, 5, 2.0f);
+    expect(RT_EUSAGE, ITEM ": tensor 'state.sum': expected F32 of [1, 5], got BF16 of [1, 5]");
+    write_state("adagrad", "state.sum", RT_TENSOR_F32, 5, -1.0f);
+    expect(RT_EDATA, ITEM ": the row of id 4 has optimizer state that is not finite, or a sum of "
+                          "squares below 0");
+    write_state("adagrad", "state.sum", RT_TENSOR_F32, 5, INFINITY);
+    expect(RT_EDATA, ITEM ": the row of id 4 has optimizer state that is not finite");
+    tables[HALF].optimizer = (struct rt_sparse_optimizer_conf){
+        .kind = RT_OPT_FTRL, .learning_rate = 0.05, .ftrl_beta = 1};
+    write_state("ftrl learning_rate=0.1 beta=1", "state.z", RT_TENSOR_F32, 5, 2.0f);
+    expect(RT_EUSAGE, "of 'ftrl learning_rate=0.1 beta=1', table item has 'ftrl "
+                      "learning_rate=0.05 beta=1'");
+    tables[HALF].optimizer = before;
+}
+
+/* Every read and every allocation that can fail, once. */
+static void failures_are_told(void **state)
+{
+    struct ebs_loaded loaded;
+    int err;
+
+    (void)state;
+    bed.with_state = true;
+    save_of(2);
+    bed.with_state = false;
+    for (int64_t nth = 0;; nth++) {
+        open_owners(1);
+        rt_fault_alloc(nth);
+        err = ebs_load(bed.dir, false, bed.owner, 1, &loaded);
+        bool hit = rt_fault_hit();
+        rt_fault_alloc(-1);
+        if (hit && err != RT_ENOMEM && err != RT_EFILE)
+            fail_msg("%d: %d \"%s\"", (int)nth, err, err ? rt_err_text() : "");
+        close_owners();
+        if (!hit)
+            break;
+        assert_true(nth < 10000);
+    }
+    assert_int_equal(err, 0);
+    assert_int_equal(loaded.rows, 2 * ROWS);
 }
 
 /* A file of another save, of as many owners or not, or under another's name, is no part of this one. */
@@ -362,7 +520,7 @@ static void surplus_is_left_out(void **state)
     save_of(4);
     tables[HALF].eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU, .rows = ROWS / 2};
     open_owners(1);
-    if (ebs_load(bed.dir, bed.owner, 1, &loaded) != 0)
+    if (ebs_load(bed.dir, false, bed.owner, 1, &loaded) != 0)
         fail_msg("%s", rt_err_text());
     assert_int_equal(ebs_table_rows(bed.owner[0]->table[HALF]), ROWS / 2);
     assert_int_equal(loaded.rows, ROWS + ROWS / 2);
@@ -428,7 +586,7 @@ static void a_save_takes_turns(void **state)
     bed.part = (size_t)8 << 20;
     open_owners(1);
     for (uint32_t i = 0; i < MANY; i++)
-        assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], rt_draw(5, i), row), 0);
+        assert_int_equal(ebs_table_put(bed.owner[0]->table[WIDE], rt_draw(5, i), row, NULL), 0);
     bed.turn_began = bed.turn_longest = bed.turns = 0;
     assert_int_equal(uv_prepare_init(rt_loop_uv(bed.loop), &bed.turn_end), 0);
     assert_int_equal(uv_prepare_start(&bed.turn_end, on_turn_end), 0);
@@ -476,6 +634,9 @@ int main(void)
         cmocka_unit_test_setup(any_number_saves_any_number_loads, make_folder),
         cmocka_unit_test(state_is_initial),
         cmocka_unit_test_setup(bad_parts_are_named, make_folder),
+        cmocka_unit_test(state_goes_with_its_rows),
+        cmocka_unit_test_setup(other_state_is_named, make_folder),
+        cmocka_unit_test_setup(failures_are_told, make_folder),
         cmocka_unit_test_setup(two_saves, make_folder),
         cmocka_unit_test_setup(surplus_is_left_out, make_folder),
         cmocka_unit_test_setup(a_save_that_fails, make_folder),

@@ -7,7 +7,10 @@
 #include "tests/lib/temp.h"
 #include "trainer/describe.h"
 #include "trainer/model/model.h"
+#include "trainer/load.h"
+#include "trainer/optimizer.h"
 #include "trainer/save.h"
+#include "trainer/schedule.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -44,6 +47,31 @@ static struct tr_model *model_of(const struct rt_job *job)
     if (tr_job_model(job, 16, 1, &model) != 0)
         fail_msg("%s", rt_err_text());
     return model;
+}
+
+static struct tr_optimizer *optimizer_of(const struct rt_job *job, const struct tr_model *model)
+{
+    struct tr_optimizer *optimizer;
+    struct tr_schedule schedule;
+    double learning_rate;
+
+    if (tr_job_optimizer(job, model, &optimizer, &learning_rate, &schedule) != 0)
+        fail_msg("%s", rt_err_text());
+    return optimizer;
+}
+
+/* Read, and taken if that went well. */
+static int load_into(const struct rt_job *job, struct tr_model *model)
+{
+    struct tr_optimizer *optimizer = optimizer_of(job, model);
+    struct tr_loaded *loaded = NULL;
+    int err = tr_load_dense(dir, false, model, optimizer, &loaded);
+
+    if (!err)
+        tr_loaded_take(loaded, model, optimizer);
+    tr_loaded_free(loaded);
+    tr_optimizer_destroy(optimizer);
+    return err;
 }
 
 static void save(const struct rt_job *job, struct tr_model *model)
@@ -94,7 +122,7 @@ static void what_is_saved_is_loaded(void **state)
             assert_memory_equal(t[k].shape, u[k].shape, t[k].rank * sizeof t[k].shape[0]);
         }
         assert_true(memcmp(tr_model_params(model), tr_model_params(copy), bytes) != 0);
-        if (tr_load_dense(dir, copy) != 0)
+        if (load_into(again, copy) != 0)
             fail_msg("%s: %s", row[i].name, rt_err_text());
         assert_memory_equal(tr_model_params(model), tr_model_params(copy), bytes);
         double lr = 0, want = 0;
@@ -168,13 +196,13 @@ static void other_tensors_are_named(void **state)
     (void)state;
     temp_folder(dir);
     memcpy(before, tr_model_params(model), count * sizeof *before);
-    assert_true(tr_load_dense(dir, model) == RT_EFILE);
+    assert_true(load_into(job, model) == RT_EFILE);
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         for (size_t k = 0; k < n; k++)
             if (strcmp(param[k].name, "logit.0.bias") == 0)
                 value[param[k].offset + 3] = row[i].change == NOT_FINITE ? NAN : 0.0f;
         write_changed(model, value, row[i].change);
-        int err = tr_load_dense(dir, model);
+        int err = load_into(job, model);
         if (err != row[i].err || (err && !strstr(rt_err_text(), row[i].why)))
             fail_msg("row %zu: %d \"%s\"", i, err, rt_err_text());
         assert_memory_equal(tr_model_params(model), err ? before : value, count * sizeof *value);
@@ -182,6 +210,195 @@ static void other_tensors_are_named(void **state)
     }
     rt_free(before);
     rt_free(value);
+    tr_model_destroy(model);
+    rt_job_destroy(job);
+}
+
+/* ---- the optimizer's state ---- */
+
+static void fill(float *value, size_t n, float from)
+{
+    for (size_t i = 0; i < n; i++)
+        value[i] = from + (float)(i % 977) / 64.0f;
+}
+
+static void save_with_state(const struct rt_job *job, struct tr_model *model,
+                            struct tr_optimizer *optimizer, const char *id)
+{
+    struct rt_save to = {.dir = dir, .id = id, .with_state = true};
+    const struct tr_saved what = {.job = job, .model = model, .optimizer = optimizer, .step = 90};
+
+    if (tr_save_dense(&what, &to) != 0)
+        fail_msg("%s", rt_err_text());
+    assert_int_equal(to.files, 3);
+}
+
+/* Every optimizer's comes back, with its steps; or it begins anew. Running averages have none. */
+static void state_goes_with_its_weights(void **state)
+{
+    static const struct {
+        const char *optimizer;
+        size_t slots;
+        bool fresh;
+    } row[] = {
+        {"model.optimizer={type: sgd, learning_rate: 0.1}", 0, false},
+        {"model.optimizer={type: sgd, learning_rate: 0.1, momentum: 0.9}", 1, false},
+        {"model.optimizer={type: adagrad, learning_rate: 0.1, initial_accumulator: 3}", 1, false},
+        {"model.optimizer={type: adamw, learning_rate: 0.1}", 2, false},
+        {"model.optimizer={type: lamb, learning_rate: 0.1}", 2, false},
+        {"model.optimizer={type: adagrad, learning_rate: 0.1, initial_accumulator: 3}", 1, true},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct rt_job *job = load("dcn_v2", NULL, &row[i].optimizer, 1);
+        struct tr_model *model = model_of(job);
+        struct tr_optimizer *from = optimizer_of(job, model), *to = optimizer_of(job, model);
+        struct tr_loaded *loaded;
+        size_t count;
+        float *saved = tr_optimizer_state(from, &count);
+
+        temp_folder(dir);
+        assert_int_equal(count, row[i].slots * tr_model_count(model));
+        fill(saved, count, 0.5f);
+        tr_optimizer_set_steps(from, 88);
+        save_with_state(job, model, from, "a");
+        tr_optimizer_set_steps(to, 5);
+        if (tr_load_dense(dir, row[i].fresh, model, to, &loaded) != 0)
+            fail_msg("row %zu: %s", i, rt_err_text());
+        tr_loaded_take(loaded, model, to);
+        assert_int_equal(loaded->step, row[i].fresh ? 0 : 90);
+        assert_int_equal(tr_optimizer_steps(to), row[i].fresh ? 0 : 88);
+        if (row[i].fresh)
+            assert_true(tr_optimizer_state(to, &count)[count - 1] == 3.0f);
+        else if (count > 0)
+            assert_memory_equal(tr_optimizer_state(to, &count), saved, count * sizeof *saved);
+        tr_loaded_free(loaded);
+        tr_optimizer_destroy(from);
+        tr_optimizer_destroy(to);
+        tr_model_destroy(model);
+        rt_job_destroy(job);
+    }
+}
+
+static void refused(const struct rt_job *job, int want, const char *why)
+{
+    struct tr_model *model = model_of(job);
+    struct tr_optimizer *optimizer = optimizer_of(job, model);
+    struct tr_loaded *loaded = NULL;
+    int err = tr_load_dense(dir, false, model, optimizer, &loaded);
+
+    if (err != want || (err && !strstr(rt_err_text(), why)))
+        fail_msg("%d \"%s\", expected %d \"%s\"", err, err ? rt_err_text() : "", want, why);
+    tr_loaded_free(loaded);
+    tr_optimizer_destroy(optimizer);
+    tr_model_destroy(model);
+}
+
+/* A file of one tensor, or none, in the place of the state. */
+static void write_state(const char *optimizer, const char *steps, const char *id,
+                        const char *tensor)
+{
+    static const float value = -1;
+    struct rt_tensor_note note[] = {{RT_SAVE_OPTIMIZER, optimizer},
+                                    {TR_NOTE_OPTIMIZER_STEPS, steps},
+                                    {TR_NOTE_STEP, steps},
+                                    {RT_SAVE_NOTE, id}};
+    struct rt_tensor one = {.name = tensor, .rank = 1, .shape = {1}, .data = &value};
+    char *path = rt_save_dense_state_path(dir);
+
+    assert_int_equal(rt_safetensors_write(path, note, ARRAY_LEN(note), &one, tensor != NULL), 0);
+    rt_free(path);
+}
+
+static void other_state_is_named(void **state)
+{
+    static const char *const adam = "model.optimizer={type: adam, learning_rate: 0.1}",
+                             *const sgd = "model.optimizer={type: sgd, learning_rate: 0.1}",
+                             *const sum = "model.optimizer={type: adagrad, learning_rate: 0.1}";
+    struct rt_job *job[] = {load("dlrm", NULL, &adam, 1), load("dlrm", NULL, &sgd, 1),
+                            load("dlrm", NULL, &sum, 1)};
+    struct tr_model *model = model_of(job[0]);
+    struct tr_optimizer *optimizer = optimizer_of(job[0], model);
+    size_t count;
+
+    (void)state;
+    temp_folder(dir);
+    save_with_state(job[0], model, optimizer, "a");
+    refused(job[0], 0, "");
+    refused(job[1], RT_EUSAGE,
+            "dense_state.safetensors: has the optimizer's state of 'adam', the model has 'sgd': "
+            "expected the same, or global.load_state=false");
+    write_state("adam", "1", "a", NULL);
+    refused(job[0], RT_EUSAGE, "dense_state.safetensors: has no tensor 'bottom.0.weight.exp_avg'");
+    write_state("sgd", "1", "a", "more");
+    refused(job[1], RT_EUSAGE, "dense_state.safetensors: has a tensor 'more'");
+    write_state("sgd", "1x", "a", NULL);
+    refused(job[1], RT_EDATA, "its note 'step': expected 0..1000000000000000, got '1x'");
+    write_state("sgd", "1", "b", NULL);
+    refused(job[1], RT_EUSAGE, "dense_state.safetensors: is of the save 'b', but ");
+    tr_optimizer_destroy(optimizer);
+    optimizer = optimizer_of(job[2], model);
+    tr_optimizer_state(optimizer, &count)[0] = -1;
+    save_with_state(job[2], model, optimizer, "a");
+    refused(job[2], RT_EDATA, "tensor 'bottom.0.weight.sum' has -1: expected 0 or more");
+    tr_optimizer_destroy(optimizer);
+    tr_model_destroy(model);
+    for (size_t i = 0; i < ARRAY_LEN(job); i++)
+        rt_job_destroy(job[i]);
+}
+
+/* Its root is taken. */
+static void a_negative_variance_is_named(void **state)
+{
+    static const char text[] = "layers:\n"
+                               "  - {name: n, type: batchnorm, inputs: [dense]}\n"
+                               "  - {name: logit, type: linear, inputs: [n], size: 1}\n"
+                               "  - {name: loss, type: bce, inputs: [logit]}\n"
+                               "optimizer: {type: sgd, learning_rate: 0.1}\n";
+    char *path;
+    size_t n;
+
+    (void)state;
+    temp_folder(dir);
+    path = rt_save_model_path(dir);
+    assert_int_equal(rt_file_write(path, text, sizeof text - 1), 0);
+    struct rt_job *job = load(NULL, path, NULL, 0);
+    struct tr_model *model = model_of(job);
+    const struct tr_param *param = tr_model_tensors(model, &n);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(param[i].name, "n.running_var") == 0)
+            tr_model_params(model)[param[i].offset] = -0.5f;
+    save(job, model);
+    refused(job, RT_EDATA, "tensor 'n.running_var' has -0.5: expected 0 or more of what is a var");
+    rt_free(path);
+    tr_model_destroy(model);
+    rt_job_destroy(job);
+}
+
+/* Every read and every allocation that can fail, once: the model is as before. */
+static void failures_are_told(void **state)
+{
+    struct rt_job *job = load("dlrm", NULL, NULL, 0);
+    struct tr_model *model = model_of(job);
+    struct tr_optimizer *optimizer = optimizer_of(job, model);
+    struct tr_loaded *loaded = NULL;
+    int err = RT_ENOMEM;
+
+    (void)state;
+    temp_folder(dir);
+    save_with_state(job, model, optimizer, "a");
+    for (int64_t nth = 0; err; nth++) {
+        rt_fault_alloc(nth);
+        err = tr_load_dense(dir, false, model, optimizer, &loaded);
+        bool hit = rt_fault_hit();
+        rt_fault_alloc(-1);
+        if (hit != (err == RT_ENOMEM || err == RT_EFILE) || nth > 1000)
+            fail_msg("%d: %d \"%s\"", (int)nth, err, err ? rt_err_text() : "");
+    }
+    assert_int_equal(loaded->step, 90);
+    tr_loaded_free(loaded);
+    tr_optimizer_destroy(optimizer);
     tr_model_destroy(model);
     rt_job_destroy(job);
 }
@@ -235,6 +452,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_saved_is_loaded),
         cmocka_unit_test(other_tensors_are_named),
+        cmocka_unit_test(state_goes_with_its_weights),
+        cmocka_unit_test(other_state_is_named),
+        cmocka_unit_test(a_negative_variance_is_named),
+        cmocka_unit_test(failures_are_told),
         cmocka_unit_test(notes_tell_step_and_statistics),
         cmocka_unit_test(other_statistics_are_counted),
     };

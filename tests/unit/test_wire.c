@@ -55,8 +55,8 @@ static const struct wire_train_batch_reply train_batch_reply = {WIRE_RETRY, "mid
 static const struct wire_lookup_batch lookup_batch = {11, 4, true, 77};
 static const struct wire_lookup_batch_reply lookup_batch_reply = {4,   WIRE_BF16, 2,
                                                                   dim, rows,      places};
-static const struct wire_push_gradients push_gradients = {11,   0.5, 4,   77, 1,    2,     WIRE_F16,
-                                                          true, 2,   dim, 10, rows, scale, 6};
+static const struct wire_push_gradients push_gradients = {
+    11, 0.5, 4, 77, 1, 2, WIRE_F16, true, 2, dim, 10, rows, scale, 6, 1011};
 static const struct wire_push_gradients_reply push_gradients_reply = {12345, 1};
 static const struct wire_release_batch release_batch = {"dropped"};
 static const struct wire_await_phase await_phase = {6, 1, 2, 2, statistics, true};
@@ -72,7 +72,7 @@ static const struct wire_scores scores = {7, 1, true, 2, 100};
 static const struct wire_lookup_rows lookup_rows = {99, 11, 2, table, n_ids, WIRE_F16};
 static const struct wire_lookup_rows_reply lookup_rows_reply = {2, n_ids, WIRE_BF16};
 static const struct wire_apply_gradients apply_gradients = {
-    99, 1, 2, 11, 0.25, 1, 2, true, 2, table, n_ids, WIRE_F16, 77, 10, scale, 6};
+    99, 1, 2, 11, 0.25, 1, 2, true, 2, table, n_ids, WIRE_F16, 77, 10, scale, 6, 1011};
 static const struct wire_apply_gradients_reply apply_gradients_reply = {WIRE_ALREADY, 12, 1};
 static const struct wire_cut cut = {1, 11};
 static const struct wire_step_header step_header = {2,   11, true, true, 5, 256,   3, finished,
@@ -92,8 +92,8 @@ static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,       17
                                         "node-7"};
 static const struct wire_who who = {RT_ROLE_TRAINER, 3};
 static const struct wire_held held = {RT_ROLE_TRAINER, 3, 1700000000000ull};
-static const struct wire_control_request control_request = {1,       2,  3000, WIRE_CTL_LOG_LEVEL,
-                                                            "debug", 0.1};
+static const struct wire_control_request control_request = {1,       2,   3000, WIRE_CTL_LOG_LEVEL,
+                                                            "debug", 0.1, 1};
 static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1, RT_EUSAGE, "no"};
 
 /* pack_x: the sample. again_x: unpack, pack again. */
@@ -113,12 +113,12 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
 /* clang-format off */
 #define ALL(X) \
     X(put_batch, 10) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
-    X(lookup_batch, 4) X(lookup_batch_reply, 5) X(push_gradients, 13) X(push_gradients_reply, 2) \
+    X(lookup_batch, 4) X(lookup_batch_reply, 5) X(push_gradients, 14) X(push_gradients_reply, 2) \
     X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
-    X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 15) X(apply_gradients_reply, 3) \
+    X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
     X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 4) X(join_group_reply, 5) \
-    X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 6) \
+    X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 7) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -490,6 +490,7 @@ static const struct bad {
     {"held", {V(2, 1)}, "Held: incarnation is 0"},
     {"control_request", {{0}}, "ControlRequest: command is 0"},
     {"control_request", {V(4, 8)}, "command is 8"},
+    {"control_request", {V(4, 1), V(7, 2)}, "flags is 2, expected 0..1"},
     {"control_request", {V(4, 1), D(6, INFINITY)}, "number is inf, expected a finite number"},
     {"control_reply", {V(2, 4)}, "ControlReply: role is 4"},
     {"control_reply", {V(5, 2)}, "status is 1, expected 0 or an error"},
