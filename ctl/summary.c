@@ -183,13 +183,19 @@ static void print_test(const struct ctl_view *view)
     const json_t *head;
     size_t h;
 
-    if (!(view->test_samples > 0)) {
+    double nonfinite = ctl_view_number(json_array_get(view->heads, 0), "nonfinite");
+
+    if (!(view->test_samples > 0) && !(nonfinite > 0)) {
         printf("  test        none: data.yml has no `test:` files\n");
         return;
     }
     printf("  test        ");
     print_head(json_array_get(view->heads, 0));
-    printf("(%s samples)\n", ctl_thousands(view->test_samples, samples, sizeof(samples)));
+    printf("(%s samples", ctl_thousands(view->test_samples, samples, sizeof(samples)));
+    if (nonfinite > 0)
+        printf(" and %s left out: their score is not finite",
+               ctl_thousands(nonfinite, samples, sizeof(samples)));
+    printf(")\n");
     json_array_foreach (view->heads, h, head) {
         if (h == 0)
             continue;

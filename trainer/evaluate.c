@@ -235,6 +235,20 @@ void tr_evaluate_serve_scores(void *ctx, struct rt_call *call, const struct rt_f
     tr_phase_check(trainer);
 }
 
+/* A few rows beyond the range of float32 are no reason to lose what the others say, nor the job. */
+static void warn_nonfinite(const struct tr_trainer *trainer)
+{
+    for (uint32_t h = 0; h < trainer->n_heads; h++) {
+        const struct tr_quality *q = &trainer->quality[h];
+        if (q->nonfinite > 0)
+            rt_log(RT_LOG_WARN,
+                   "scores_not_finite head=%s samples=%" PRIu64 " of=%" PRIu64 " step=%" PRIu64
+                   " reason=\"they are left out of the evaluation\"",
+                   trainer->head[h].name, q->nonfinite, q->nonfinite + q->samples,
+                   trainer->evaluated_step);
+    }
+}
+
 static void keep(struct tr_trainer *trainer)
 {
     const struct tr_quality *q = trainer->quality;
@@ -254,6 +268,7 @@ static void keep(struct tr_trainer *trainer)
            "evaluated epoch=%" PRIu64 " step=%" PRIu64 " samples=%" PRIu64
            " auc=%.5f logloss=%.5f calibration=%.4f",
            trainer->epoch, trainer->evaluated_step, q->samples, q->auc, q->logloss, q->calibration);
+    warn_nonfinite(trainer);
 }
 
 static void sum_up(void *arg)

@@ -96,6 +96,7 @@ static void put_test(json_t *object, const struct tr_head_report *head)
             json_object_set_new(object, row[i].key, number(row[i].value));
     if (BCE >> head->kind & 1)
         put_count(object, "groups", q->groups);
+    put_count(object, "nonfinite", q->nonfinite);
 }
 
 static json_t *heads(const struct tr_report *r)

@@ -44,6 +44,7 @@ void tr_count_quality(struct tr_trainer *trainer, enum tr_sample_set set,
         tr_set_real(&n->normalized_entropy, quality[h].normalized_entropy);
         tr_set_real(&n->calibration, quality[h].calibration);
         tr_set_real(&n->accuracy, quality[h].accuracy);
+        tr_set(&n->nonfinite, quality[h].nonfinite);
     }
 }
 
@@ -254,6 +255,8 @@ static void register_head(const struct tr_head_numbers *n, const char *labels,
     };
     for (size_t i = 0; i < ARRAY_LEN(real); i++)
         rt_metrics_f64(metrics, RT_GAUGE, real[i].name, labels, real[i].help, real[i].value);
+    rt_metrics_u64(metrics, RT_GAUGE, "saffron_trainer_head_nonfinite_samples", labels,
+                   "samples whose score is not finite, left out of the numbers", &n->nonfinite);
 }
 
 static void register_heads(const struct tr_trainer *trainer, struct rt_metrics *metrics)

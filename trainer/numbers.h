@@ -14,6 +14,7 @@ enum tr_sample_set { TR_SET_TRAIN, TR_SET_TEST, TR_SETS };
 /* Of a head; the training set's are written by the step thread. NaN: not known, or not of its kind. */
 struct tr_head_numbers {
     _Atomic double loss, auc, group_auc, normalized_entropy, calibration, accuracy;
+    _Atomic uint64_t nonfinite; /* samples; of trained ones 0: their batch is dropped */
 };
 
 struct tr_numbers {

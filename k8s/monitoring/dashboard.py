@@ -110,10 +110,12 @@ ROWS = [
               ('count(ALERTS{alertstate="firing", job="$job"}) or vector(0)', "firing"), kind="stat", width=4,
               steps=[("green", None), ("red", 1)]),
         panel("Samples lost", "short",
-              "Rows quarantined and batches dropped since the processes started. Normal: 0, or the few bad rows of the "
+              "Rows quarantined and batches dropped since the processes started, and samples of the latest evaluation whose score is "
+              "not finite (scores_not_finite in docs/trouble.md). Normal: 0, or the few bad rows of the "
               "data. See docs/trouble.md, SaffronRowsQuarantined and SaffronSamplesDropped.",
               ("sum(%s)" % one("data_compose_rows_quarantined_total"), "rows quarantined"),
-              ("sum(%s)" % one("trainer_batches_dropped_total"), "batches dropped"), kind="stat", width=4,
+              ("sum(%s)" % one("trainer_batches_dropped_total"), "batches dropped"),
+              ("sum(%s)" % one("trainer_head_nonfinite_samples"), "test scores not finite"), kind="stat", width=4,
               steps=[("green", None), ("orange", 1)]),
     ]),
     ("Where the time of a step goes", [

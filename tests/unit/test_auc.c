@@ -118,7 +118,7 @@ static void test_refused(void **state)
 {
     (void)state;
     static const float good[] = {0.5f, 0.5f}, labels[] = {0, 1};
-    static const float bad[][2] = {{0.5f, NAN}, {0.5f, -0.1f}, {1.1f, 0.5f}, {0.5f, INFINITY}};
+    static const float bad[][2] = {{0.5f, -0.1f}, {1.1f, 0.5f}, {NAN, 1.1f}};
     static const float weights[][2] = {{1, -1}, {NAN, 1}, {1, INFINITY}};
     struct tr_auc *auc = create(3), *none = NULL;
     size_t n = 9;
@@ -136,6 +136,43 @@ static void test_refused(void **state)
     tr_auc_reset(auc);
     assert_int_equal(tr_auc_add(auc, good, labels, NULL, 2), 0);
     tr_auc_destroy(auc);
+}
+
+/* Scores that are none are counted, and what is said of the others is the same as without them: of every kind of head. */
+static void test_nonfinite(void **state)
+{
+    (void)state;
+    static const float score[] = {0.25f, NAN, 0.75f, 0.5f, INFINITY, 0.5f, -INFINITY, NAN};
+    static const float label[] = {0, 1, 1, 1, 0, 0, 1, 0}, weight[] = {1, 2, 3, 0.5f, 7, 2, 1, 9};
+    static const uint64_t group[] = {1, 1, 1, 2, 2, 2, 1, 2};
+    static const enum tr_head_kind kind[] = {TR_HEAD_BCE, TR_HEAD_MSE, TR_HEAD_SOFTMAX};
+    for (size_t k = 0; k < ARRAY_LEN(kind); k++) {
+        struct tr_auc *all, *some;
+        struct tr_quality q, want;
+        uint64_t kept_group[ARRAY_LEN(score)];
+        size_t kept = 0;
+        assert_int_equal(tr_auc_create(kind[k], 20, &all), 0);
+        assert_int_equal(tr_auc_create(kind[k], 20, &some), 0);
+        assert_int_equal(tr_auc_add(all, score, label, weight, ARRAY_LEN(score)), 0);
+        for (size_t i = 0; i < ARRAY_LEN(score); i++) {
+            if (!isfinite(score[i]))
+                continue;
+            assert_int_equal(tr_auc_add(some, &score[i], &label[i], &weight[i], 1), 0);
+            kept_group[kept++] = group[i];
+        }
+        assert_int_equal(tr_auc_result(all, group, &q), 0);
+        assert_int_equal(tr_auc_result(some, kept_group, &want), 0);
+        assert_int_equal(q.nonfinite, 4);
+        assert_int_equal(want.nonfinite, 0);
+        q.nonfinite = 0;
+        assert_memory_equal(&q, &want, sizeof q);
+        tr_auc_reset(all); /* as if they had never been there, and none but them is no quality */
+        assert_int_equal(tr_auc_add(all, &score[1], &label[1], NULL, 1), 0);
+        assert_int_equal(tr_auc_result(all, group, &q), 0);
+        assert_true(q.nonfinite == 1 && q.samples == 0 && isnan(q.loss) && isnan(q.auc));
+        tr_auc_destroy(all);
+        tr_auc_destroy(some);
+    }
 }
 
 static void test_no_memory(void **state)
@@ -161,9 +198,8 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_table),     cmocka_unit_test(test_random),
+        cmocka_unit_test(test_refused),   cmocka_unit_test(test_nonfinite),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("auc", tests, NULL, NULL);

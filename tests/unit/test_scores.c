@@ -349,7 +349,9 @@ static void refused(void **state)
          RT_EPROTO},
         {"a score above 1", "score", {2, 5, 3, 1.5f, 1, 1, 2, 8}, RT_EDATA},
         {"a label of 2", "label", {2, 5, 3, 0.5f, 2, 1, 2, 8}, RT_EDATA},
-        {"no prediction", "prediction", {2, 5, 3, 0.5f, 1, 1, NAN, 8}, RT_EDATA},
+        {"no prediction", "", {2, 5, 3, 0.5f, 1, 1, NAN, 8}, 0},
+        {"no score", "", {2, 5, 3, NAN, 1, 1, 2, 8}, 0},
+        {"a label of no score", "label", {2, 5, 3, NAN, 2, 1, 2, 8}, RT_EDATA},
         {"a weight below 0", "weight", {2, 5, 3, 0.5f, 1, -1, 2, 8}, RT_EDATA},
     };
     struct rt_io *io = plain_io_create(1 << 20);
@@ -366,6 +368,11 @@ static void refused(void **state)
         if (err != row[i].err || (err && !strstr(rt_err_text(), row[i].text)))
             fail_msg("%s: %s", row[i].name, err ? rt_err_text() : "it was taken");
         expect_taken(&rank, !err, row[i].name);
+        struct tr_quality q[HEADS];
+        if (!err && tr_scores_result(&rank.scores, q) == 0 &&
+            (q[0].nonfinite != isnan(part->score) || q[2].nonfinite != isnan(part->prediction)))
+            fail_msg("%s: %llu and %llu samples are counted as not finite", row[i].name,
+                     (unsigned long long)q[0].nonfinite, (unsigned long long)q[2].nonfinite);
         if (err) {
             head = (struct wire_scores){.phase = 1, .batches = 2, .samples = 5};
             assert_int_equal(tr_scores_take(&rank.scores, &head, right), 0);

@@ -8,7 +8,7 @@
  *
  * DESIGN: a stable radix sort on the score's bits (scores are not negative, so the order of the bits
  * is the order of the numbers; -0 is stored as 0): a copy of the triples, 11 bits a pass, three
- * passes, a few ns a sample. Sums are float64; unweighted counts are exact in it up to 2^53. A
+ * passes, a few ns a sample. A sample whose score is not finite stays in its place (groups go by place) and weighs nothing. Sums are float64; unweighted counts are exact in it up to 2^53. A
  * histogram of scores was rejected: it is fast and merges easily, but it is not exact. */
 #include "trainer/metric/auc.h"
 
@@ -28,6 +28,7 @@ struct tr_auc {
     enum tr_head_kind kind;
     struct tr_auc_sample *sample;
     size_t n, capacity;
+    uint64_t nonfinite;               /* of the n */
     struct tr_auc_sample *sorting[2]; /* [reserved] NULL: taken when they are needed */
     size_t reserved;
     uint64_t limit;
@@ -58,6 +59,7 @@ void tr_auc_destroy(struct tr_auc *auc)
 void tr_auc_reset(struct tr_auc *auc)
 {
     auc->n = 0;
+    auc->nonfinite = 0;
 }
 
 static int make_room(struct tr_auc *auc, size_t n)
@@ -93,11 +95,9 @@ int tr_auc_reserve(struct tr_auc *auc, size_t n)
 int tr_auc_check(enum tr_head_kind kind, const struct tr_auc_sample *sample)
 {
     double score = (double)sample->score, label = (double)sample->label;
-    if (kind == TR_HEAD_MSE && !isfinite(score))
-        return RT_FAIL(RT_EDATA, "prediction: expected a finite number, got %g", score);
     if (kind == TR_HEAD_MSE && !isfinite(label))
         return RT_FAIL(RT_EDATA, "AUC: label: expected a finite number, got %g", label);
-    if (kind != TR_HEAD_MSE && !(score >= 0 && score <= 1))
+    if (kind != TR_HEAD_MSE && isfinite(score) && !(score >= 0 && score <= 1))
         return RT_FAIL(RT_EDATA, "AUC: score: expected 0..1, got %g", score);
     if (kind != TR_HEAD_MSE && label != 0 && label != 1)
         return RT_FAIL(RT_EDATA, "AUC: label: expected 0 or 1, got %g", label);
@@ -107,24 +107,38 @@ int tr_auc_check(enum tr_head_kind kind, const struct tr_auc_sample *sample)
     return 0;
 }
 
+/* As it is kept: -0 becomes 0, since equal numbers must have equal bits. */
+static struct tr_auc_sample kept(struct tr_auc *auc, struct tr_auc_sample sample)
+{
+    sample.score += 0.0f;
+    if (!isfinite(sample.score)) {
+        sample.score = sample.weight = 0;
+        auc->nonfinite++;
+    }
+    return sample;
+}
+
 int tr_auc_add(struct tr_auc *auc, const float *score, const float *label, const float *weight,
                size_t n)
 {
     size_t first = auc->n;
+    uint64_t before = auc->nonfinite;
     int err = make_room(auc, n);
     if (err)
         return err;
     for (size_t i = 0; i < n && !err; i++) {
-        struct tr_auc_sample *sample = &auc->sample[first + i];
         bool real = auc->kind == TR_HEAD_MSE;
-        *sample = (struct tr_auc_sample){
-            .score = score[i] + 0.0f, /* -0 becomes 0: equal numbers must have equal bits */
+        struct tr_auc_sample sample = {
+            .score = score[i],
             .label = real ? label[i] : label[i] > 0.5f,
             .weight = weight ? weight[i] : 1,
         };
-        err = tr_auc_check(auc->kind, sample);
+        err = tr_auc_check(auc->kind, &sample);
+        auc->sample[first + i] = kept(auc, sample);
     }
-    if (!err)
+    if (err)
+        auc->nonfinite = before;
+    else
         auc->n += n;
     return err;
 }
@@ -134,10 +148,8 @@ int tr_auc_add_samples(struct tr_auc *auc, const struct tr_auc_sample *sample, s
     int err = make_room(auc, n);
     if (err)
         return err;
-    if (n > 0)
-        memcpy(auc->sample + auc->n, sample, n * sizeof *sample);
     for (size_t i = 0; i < n; i++)
-        auc->sample[auc->n + i].score += 0.0f; /* -0, as above */
+        auc->sample[auc->n + i] = kept(auc, sample[i]);
     auc->n += n;
     return 0;
 }
@@ -283,7 +295,8 @@ const struct tr_quality tr_quality_unknown = {
 int tr_auc_result(const struct tr_auc *auc, const uint64_t *group, struct tr_quality *out)
 {
     *out = tr_quality_unknown;
-    out->samples = auc->n;
+    out->samples = auc->n - auc->nonfinite;
+    out->nonfinite = auc->nonfinite;
     if (auc->kind == TR_HEAD_BCE)
         return sum_binary(auc, group, out);
     if (auc->kind == TR_HEAD_MSE)

@@ -7,6 +7,7 @@
  *   bce         the probability of 1; the label, 0 or 1
  *   mse         the prediction; the label
  *   softmax_ce  the probability of the class that the label names; 1 where it is the largest of all, else 0
+ * A score that is not finite is none: its sample is counted, and no number is made of it.
  * Touch: owner thread. */
 #ifndef TR_AUC_H
 #define TR_AUC_H
@@ -22,10 +23,11 @@ struct tr_auc;
 
 /* NaN: not known, or not of this kind of head. */
 struct tr_quality {
-    uint64_t samples;
-    double weight; /* sum of weights (= samples without weights) */
-    double loss;   /* the mean of the head's loss: log loss, mse, or cross entropy */
-    double auc;    /* bce; NaN when one class is absent */
+    uint64_t samples;   /* with a finite score: all that follows is of them */
+    uint64_t nonfinite; /* the others */
+    double weight;      /* sum of weights (= samples without weights) */
+    double loss;        /* the mean of the head's loss: log loss, mse, or cross entropy */
+    double auc;         /* bce; NaN when one class is absent */
     double
         logloss; /* bce, softmax_ce: mean, scores clipped to [1e-7, 1 - 1e-7]; NaN without samples */
     double mean_label;  /* bce: base rate */
@@ -50,8 +52,8 @@ void tr_auc_reset(struct tr_auc *auc);   /* forget all samples, keep the memory 
 /* Take all the memory that n samples will need, and their result without groups: RT_ENOMEM. */
 int tr_auc_reserve(struct tr_auc *auc, size_t n);
 
-/* Add n samples: score[n] in [0,1], label[n] 0 or 1 (above 0.5 counts as 1), weight[n] >= 0 or NULL; of mse score[n] and
- * label[n] finite. RT_EDATA on a NaN score or a bad weight, RT_ELIMIT over the limit, RT_ENOMEM: nothing was added. */
+/* Add n samples: score[n] in [0,1] or not finite, label[n] 0 or 1 (above 0.5 counts as 1), weight[n] >= 0 or NULL; of mse any
+ * score[n], label[n] finite. RT_EDATA on another score or a bad weight, RT_ELIMIT over the limit, RT_ENOMEM: nothing was added. */
 int tr_auc_add(struct tr_auc *auc, const float *score, const float *label, const float *weight,
                size_t n);
 
