@@ -1,18 +1,12 @@
-/* data_compose/writer.c -- bytes -> [packed, 256 KiB] -> PATH.partial -> PATH. */
+/* data_compose/writer.c -- bytes -> [packed, 256 KiB] -> PATH.partial -> PATH (runtime/base/partial.h). */
 #include "data_compose/writer.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/partial.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/file.h>
-#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -22,36 +16,13 @@
 #define ZSTD_LEVEL   1
 
 struct dc_writer {
-    char *path, *partial;
-    int fd;
-    bool finished;
-    uint64_t bytes; /* written */
+    struct rt_partial file;
     enum dc_packing packing;
     z_stream z;
     bool z_ready;
     ZSTD_CCtx *zstd;
     uint8_t *packed; /* NULL: none needed */
 };
-
-static int fail(const struct dc_writer *w, const char *what)
-{
-    return RT_FAIL(RT_EFILE, "%s: %s: %s", w->partial, what, strerror(errno));
-}
-
-static int open_partial(struct dc_writer *w)
-{
-    w->fd = open(w->partial, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (w->fd < 0)
-        return fail(w, "cannot be made");
-    if (flock(w->fd, LOCK_EX | LOCK_NB) != 0) {
-        close(w->fd); /* the file is another's: leave it alone */
-        w->fd = -1;
-        return RT_FAIL(RT_EFILE, "%s: another process is writing it", w->partial);
-    }
-    if (ftruncate(w->fd, 0) != 0) /* what a writer that was killed has left */
-        return fail(w, "cannot be emptied");
-    return 0;
-}
 
 static int start_packing(struct dc_writer *w)
 {
@@ -61,11 +32,11 @@ static int start_packing(struct dc_writer *w)
     if (w->packing == DC_PACKING_GZIP) {
         w->z_ready =
             deflateInit2(&w->z, GZIP_LEVEL, Z_DEFLATED, GZIP_WINDOW, 8, Z_DEFAULT_STRATEGY) == Z_OK;
-        return w->z_ready ? 0 : RT_FAIL(RT_ENOMEM, "%s: zlib could not start", w->path);
+        return w->z_ready ? 0 : RT_FAIL(RT_ENOMEM, "%s: zlib could not start", w->file.path);
     }
     w->zstd = ZSTD_createCCtx();
     if (!w->zstd)
-        return RT_FAIL(RT_ENOMEM, "%s: zstd could not start", w->path);
+        return RT_FAIL(RT_ENOMEM, "%s: zstd could not start", w->file.path);
     ZSTD_CCtx_setParameter(w->zstd, ZSTD_c_compressionLevel, ZSTD_LEVEL);
     ZSTD_CCtx_setParameter(w->zstd, ZSTD_c_checksumFlag, 1);
     return 0;
@@ -75,10 +46,8 @@ int dc_writer_create(const char *path, enum dc_packing packing, struct dc_writer
 {
     struct dc_writer *w = rt_xcalloc(1, sizeof(*w));
 
-    w->path = rt_xstrdup(path);
-    w->partial = rt_xasprintf("%s.partial", path);
     w->packing = packing;
-    int err = open_partial(w);
+    int err = rt_partial_open(&w->file, path);
     if (!err)
         err = start_packing(w);
     if (err) {
@@ -93,34 +62,12 @@ void dc_writer_destroy(struct dc_writer *writer)
 {
     if (!writer)
         return;
-    if (writer->fd >= 0 && !writer->finished)
-        unlink(writer->partial);
-    if (writer->fd >= 0)
-        close(writer->fd);
+    rt_partial_drop(&writer->file);
     if (writer->z_ready)
         deflateEnd(&writer->z);
     ZSTD_freeCCtx(writer->zstd);
     rt_free(writer->packed);
-    rt_free(writer->path);
-    rt_free(writer->partial);
     rt_free(writer);
-}
-
-static int put(struct dc_writer *w, const uint8_t *data, size_t size)
-{
-    while (size > 0) {
-        ssize_t n = write(w->fd, data, size);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return RT_FAIL(RT_EFILE, "%s: cannot write at byte %" PRIu64 ": %s", w->partial,
-                           w->bytes, strerror(errno));
-        data += n;
-        size -= (size_t)n;
-        w->bytes += (uint64_t)n;
-    }
-    return 0;
 }
 
 static int add_gzip(struct dc_writer *w, const void *data, size_t size, bool last)
@@ -131,7 +78,7 @@ static int add_gzip(struct dc_writer *w, const void *data, size_t size, bool las
         w->z.next_out = w->packed;
         w->z.avail_out = PACKED_BYTES;
         int rc = deflate(&w->z, last ? Z_FINISH : Z_NO_FLUSH);
-        int err = put(w, w->packed, PACKED_BYTES - w->z.avail_out);
+        int err = rt_partial_put(&w->file, w->packed, PACKED_BYTES - w->z.avail_out);
 
         if (err || (last ? rc == Z_STREAM_END : w->z.avail_out > 0))
             return err;
@@ -146,8 +93,8 @@ static int add_zstd(struct dc_writer *w, const void *data, size_t size, bool las
         ZSTD_outBuffer out = {w->packed, PACKED_BYTES, 0};
         size_t left = ZSTD_compressStream2(w->zstd, &out, &in, last ? ZSTD_e_end : ZSTD_e_continue);
         if (ZSTD_isError(left))
-            return RT_FAIL(RT_EFILE, "%s: zstd: %s", w->partial, ZSTD_getErrorName(left));
-        int err = put(w, w->packed, out.pos);
+            return RT_FAIL(RT_EFILE, "%s: zstd: %s", w->file.name, ZSTD_getErrorName(left));
+        int err = rt_partial_put(&w->file, w->packed, out.pos);
 
         if (err || (last ? left == 0 : in.pos == in.size))
             return err;
@@ -160,12 +107,12 @@ static int add(struct dc_writer *w, const void *data, size_t size, bool last)
         return add_gzip(w, data, size, last);
     if (w->packing == DC_PACKING_ZSTD)
         return add_zstd(w, data, size, last);
-    return put(w, data, size);
+    return rt_partial_put(&w->file, data, size);
 }
 
 int dc_writer_add(struct dc_writer *writer, const void *data, size_t size)
 {
-    rt_assert(!writer->finished && size < UINT32_MAX);
+    rt_assert(writer->file.name && size < UINT32_MAX);
     return add(writer, data, size, false);
 }
 
@@ -173,13 +120,6 @@ int dc_writer_finish(struct dc_writer *writer, uint64_t *bytes)
 {
     int err = add(writer, "", 0, true);
 
-    if (err)
-        return err;
-    if (fsync(writer->fd) != 0)
-        return fail(writer, "cannot be brought to disk");
-    if (rename(writer->partial, writer->path) != 0)
-        return fail(writer, "cannot be renamed");
-    writer->finished = true;
-    *bytes = writer->bytes;
-    return 0;
+    *bytes = writer->file.bytes;
+    return err ? err : rt_partial_finish(&writer->file);
 }

@@ -103,7 +103,7 @@ static int write_durable(const char *path, const struct rt_file_part *part, size
     return err;
 }
 
-static int sync_folder_of(const char *path)
+int rt_file_sync_folder_of(const char *path)
 {
     const char *slash = strrchr(path, '/');
     char *dir = rt_xstrdup(slash ? path : ".");
@@ -141,7 +141,7 @@ int rt_file_write_parts(const char *path, const struct rt_file_part *part, size_
     if (err)
         unlink(temporary);
     else
-        err = sync_folder_of(path);
+        err = rt_file_sync_folder_of(path);
     rt_free(temporary);
     return err;
 }

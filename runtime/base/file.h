@@ -1,4 +1,5 @@
-/* runtime/base/file.h -- whole small files, durable replacement, folders. All errors name the path. */
+/* runtime/base/file.h -- whole small files, durable replacement, folders. All errors name the path. What is written bit by bit:
+ * partial.h. */
 #ifndef RT_FILE_H
 #define RT_FILE_H
 
@@ -16,6 +17,9 @@ struct rt_file_part {
     size_t size;
 };
 int rt_file_write_parts(const char *path, const struct rt_file_part *part, size_t n);
+
+/* A file that was renamed to `path` is there after a crash too. */
+int rt_file_sync_folder_of(const char *path);
 
 int rt_mkdir_all(const char *path); /* like mkdir -p */
 bool rt_file_exists(const char *path);

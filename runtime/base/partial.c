@@ -1,0 +1,85 @@
+/* runtime/base/partial.c -- see the header. */
+#include "runtime/base/partial.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+static int fail(const struct rt_partial *file, const char *what)
+{
+    return RT_FAIL(RT_EFILE, "%s: %s: %s", file->name, what, strerror(errno));
+}
+
+static void forget(struct rt_partial *file)
+{
+    if (file->fd >= 0)
+        close(file->fd);
+    rt_free(file->path);
+    rt_free(file->name);
+    *file = (struct rt_partial){0};
+}
+
+int rt_partial_open(struct rt_partial *file, const char *path)
+{
+    int err = 0;
+
+    *file = (struct rt_partial){.path = rt_xstrdup(path), .name = rt_xasprintf("%s.partial", path)};
+    file->fd = open(file->name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (file->fd < 0)
+        err = fail(file, "cannot be made");
+    else if (flock(file->fd, LOCK_EX | LOCK_NB) != 0) /* the file is another's: leave it alone */
+        err = RT_FAIL(RT_EFILE, "%s: another process is writing it", file->name);
+    else if (ftruncate(file->fd, 0) != 0) /* what a writer that was killed has left */
+        err = fail(file, "cannot be emptied");
+    if (err)
+        forget(file);
+    return err;
+}
+
+int rt_partial_put(struct rt_partial *file, const void *data, size_t size)
+{
+    const char *from = data;
+
+    while (size > 0) {
+        ssize_t n = write(file->fd, from, size);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return RT_FAIL(RT_EFILE, "%s: cannot write at byte %" PRIu64 ": %s", file->name,
+                           file->bytes, strerror(errno));
+        from += n;
+        size -= (size_t)n;
+        file->bytes += (uint64_t)n;
+    }
+    return 0;
+}
+
+int rt_partial_finish(struct rt_partial *file)
+{
+    int err = 0;
+
+    if (fsync(file->fd) != 0)
+        return fail(file, "cannot be brought to disk");
+    if (rename(file->name, file->path) != 0)
+        return fail(file, "cannot be renamed");
+    err = rt_file_sync_folder_of(file->path);
+    forget(file);
+    return err;
+}
+
+void rt_partial_drop(struct rt_partial *file)
+{
+    if (!file->name)
+        return;
+    unlink(file->name);
+    forget(file);
+}
