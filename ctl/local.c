@@ -43,6 +43,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <uv.h>
@@ -266,7 +267,26 @@ static void tell_of_nats(struct local *local)
         ctl_progress_say(&local->progress, "NATS answers");
 }
 
-/* ---- the model ---- */
+/* ---- the end of a job that went well ---- */
+
+/* It has a model and its evaluation, whatever became of the file of scores. */
+static void succeed(struct local *local)
+{
+    struct ctl_predictions p;
+    char rows[32];
+
+    if (local->options.predict) {
+        ctl_view_predictions(&local->last, &p);
+        if (p.error[0]) {
+            begin_stop(local, 1, rt_xasprintf("the scores were not written: %s", p.error));
+            return;
+        }
+        ctl_progress_say(&local->progress, "the scores of %s rows: %s%s",
+                         ctl_thousands(p.rows, rows, sizeof(rows)), local->options.predict,
+                         local->options.replicas[RT_ROLE_TRAINER] > 1 ? ".*" : "");
+    }
+    begin_stop(local, 0, NULL);
+}
 
 static bool saves_rows(const struct local *local)
 {
@@ -275,8 +295,8 @@ static bool saves_rows(const struct local *local)
 
 static void begin_save(struct local *local)
 {
-    if (local->job->global.save == RT_SAVE_NOTHING) {
-        begin_stop(local, 0, NULL);
+    if (local->job->global.save == RT_SAVE_NOTHING || local->job->data.epochs == 0) {
+        succeed(local);
         return;
     }
     local->saving = true;
@@ -302,7 +322,7 @@ static void check_saved(struct local *local)
         ctl_progress_say(&local->progress, "the model: %s in %llu files of %s/%s",
                          ctl_amount((double)saved.bytes, "B", bytes),
                          (unsigned long long)saved.files, local->run_dir, RT_SAVE_NAME);
-        begin_stop(local, 0, NULL);
+        succeed(local);
     } else if (rt_now_ns() - local->saved_ns > CTL_SAVE_STILL_MS * RT_MS) {
         begin_stop(local, 1,
                    rt_xasprintf("the model is trained, but was not saved: nothing more of it was "
@@ -391,6 +411,10 @@ static int start_role(struct local *local, enum rt_role role, uint32_t index)
     if (options->init_from && (role == RT_ROLE_TRAINER || role == RT_ROLE_EMBEDDING_SERVER)) {
         ctl_child_arg(child, "--init-from");
         ctl_child_arg(child, options->init_from);
+    }
+    if (options->predict && role == RT_ROLE_TRAINER) {
+        ctl_child_arg(child, "--predict");
+        ctl_child_arg(child, options->predict);
     }
     ctl_job_args(options, child);
     err = ctl_child_start(child);
@@ -530,6 +554,25 @@ static int check_init_from(const struct local *local)
     return err;
 }
 
+/* Can the file be there? That its folder can be written the trainers will see. */
+static int check_predict(const char *file)
+{
+    const char *slash = file ? strrchr(file, '/') : NULL;
+    struct stat st;
+    int err = 0;
+
+    if (slash && slash > file) {
+        char *dir = rt_xasprintf("%.*s", (int)(slash - file), file);
+
+        if (stat(dir, &st) != 0 || !S_ISDIR(st.st_mode))
+            err = RT_FAIL(RT_EUSAGE, "--predict %s: there is no folder %s", file, dir);
+        rt_free(dir);
+    }
+    if (!err && file && (!file[0] || (stat(file, &st) == 0 && !S_ISREG(st.st_mode))))
+        err = RT_FAIL(RT_EUSAGE, "--predict %s: expected the name of a file", file);
+    return err;
+}
+
 /* Everything that can be wrong before a process is started is found here. */
 static int prepare(struct local *local)
 {
@@ -537,6 +580,10 @@ static int prepare(struct local *local)
     int err = load_job_for_one_machine(local);
     char *config;
 
+    if (!err)
+        err = check_predict(local->options.predict);
+    if (!err)
+        err = rt_job_check_run(local->job, local->options.init_from, local->options.predict);
     if (!err)
         err = check_init_from(local);
     if (!err)
@@ -649,8 +696,9 @@ static void say_what_starts(struct local *local)
                            rt_role_name((enum rt_role)role));
         is_first &= n == 1;
     }
-    ctl_progress_say(&local->progress, "%s: training %s%s; logs in %s/logs", local->job->name,
-                     local->job->model_name, several.len ? several.text : "", local->run_dir);
+    ctl_progress_say(&local->progress, "%s: %s %s%s; logs in %s/logs", local->job->name,
+                     local->job->data.epochs ? "training" : "evaluating", local->job->model_name,
+                     several.len ? several.text : "", local->run_dir);
     rt_strbuf_release(&several);
 }
 
@@ -675,6 +723,8 @@ int ctl_local(int argc, char **argv)
     if (!local.options
              .init_from) /* the roles would see it, and begin with what nobody has looked at */
         local.options.init_from = from_environment("SAFFRON_INIT_FROM");
+    if (!local.options.predict)
+        local.options.predict = from_environment("SAFFRON_PREDICT");
     ctl_progress_init(&local.progress, local.options.quiet);
     err = prepare(&local);
     if (err && !local.job_name) { /* no run yet: nothing to stop or to sum up */

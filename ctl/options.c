@@ -21,6 +21,7 @@ enum option_key {
     KEY_RUN_DIR,
     KEY_MODEL,
     KEY_INIT_FROM,
+    KEY_PREDICT,
     KEY_EPOCHS,
     KEY_SEED,
     KEY_SET,
@@ -43,7 +44,12 @@ static const struct argp_option option[] = {
     {"model", KEY_MODEL, "NAME|FILE", 0, "another model (default: what model.yml says)", 1},
     {"init-from", KEY_INIT_FROM, "DIR", 0,
      "begin with the weights and rows of a saved model, as in runs/JOB-TIME/model", 1},
-    {"epochs", KEY_EPOCHS, "N", 0, "the same as --set data.epochs=N", 1},
+    {"predict", KEY_PREDICT, "FILE", 0,
+     "write the scores of the test rows, with the column of kind key: FILE, or of several trainers "
+     "FILE.0, FILE.1 and so on",
+     1},
+    {"epochs", KEY_EPOCHS, "N", 0,
+     "the same as --set data.epochs=N; 0: only evaluate the model of --init-from", 1},
     {"max-steps", KEY_MAX_STEPS, "N", 0,
      "stop training after N steps, evaluate and end: the same as --set global.max_steps=N", 1},
     {"seed", KEY_SEED, "N", 0, "the same as --set global.seed=N", 1},
@@ -139,6 +145,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_INIT_FROM:
         options->init_from = arg;
         break;
+    case KEY_PREDICT:
+        options->predict = arg;
+        break;
     case KEY_NATS:
         if (rt_address_check_nats(arg) != 0)
             argp_error(state, "--nats: %s", rt_err_text());
@@ -151,7 +160,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         options->timeout_s = (uint32_t)number(state, "timeout", arg, 0, 100000000);
         break;
     case KEY_EPOCHS:
-        number(state, "epochs", arg, 1, UINT32_MAX);
+        number(state, "epochs", arg, 0, UINT32_MAX);
         add_set(state, options, rt_xasprintf("data.epochs=%s", arg));
         break;
     case KEY_SEED:

@@ -13,8 +13,8 @@
 
 /* Strings point into argv, but for set[], which ctl_options_release frees. */
 struct ctl_options {
-    const char *config, *data, *run_dir, *model, *nats,
-        *init_from; /* but for config: NULL when not given */
+    const char *config, *data, *run_dir, *model, *nats, *init_from,
+        *predict; /* but for config: NULL when not given */
     uint32_t replicas[RT_ROLE_COUNT];
     uint32_t timeout_s; /* 0: none */
     uint32_t trace;     /* each so-many-th batch; 0: none */

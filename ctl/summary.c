@@ -218,9 +218,13 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
            rt_mode_name(job->global.mode), job->data.epochs, job->data.epochs == 1 ? "" : "s",
            job->data.name, (unsigned long long)job->global.seed);
     print_test(&view);
-    printf("  training    %s samples in %.1f s, %s samples/s, loss %.4f in the last epoch\n",
-           ctl_thousands(view.samples_trained, a, sizeof(a)), view.train_seconds,
-           ctl_thousands(view.samples_trained / view.train_seconds, b, sizeof(b)), view.train_loss);
+    if (job->data.epochs == 0)
+        printf("  training    none\n");
+    else
+        printf("  training    %s samples in %.1f s, %s samples/s, loss %.4f in the last epoch\n",
+               ctl_thousands(view.samples_trained, a, sizeof(a)), view.train_seconds,
+               ctl_thousands(view.samples_trained / view.train_seconds, b, sizeof(b)),
+               view.train_loss);
     printf("  embeddings  %s rows; input rows quarantined %s, samples dropped %s\n",
            ctl_thousands(view.rows_total, a, sizeof(a)),
            ctl_thousands(view.samples_quarantined, b, sizeof(b)),

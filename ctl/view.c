@@ -201,6 +201,23 @@ void ctl_view_read(const struct ctl_snapshot *snapshot, struct ctl_view *out)
     read_rows(snapshot->role[RT_ROLE_EMBEDDING_SERVER], out);
 }
 
+void ctl_view_predictions(const struct ctl_snapshot *snapshot, struct ctl_predictions *out)
+{
+    const json_t *status;
+    size_t i;
+
+    *out = (struct ctl_predictions){0};
+    json_array_foreach (snapshot->role[RT_ROLE_TRAINER], i, status) {
+        const json_t *predictions = json_object_get(status, "predictions");
+        const char *error = json_string_value(json_object_get(predictions, "error"));
+        double rows = ctl_view_number(predictions, "rows");
+
+        out->rows += isnan(rows) ? 0 : rows;
+        if (error && !out->error[0])
+            snprintf(out->error, sizeof(out->error), "trainer/%zu: %s", i, error);
+    }
+}
+
 /* Of head h, over the ranks, each by its samples. */
 static double head_loss(const json_t *trainers, size_t h)
 {

@@ -39,6 +39,12 @@ double ctl_view_train_cpu(const struct ctl_snapshot *snapshot, enum rt_role role
 double ctl_view_hop_bytes(const struct ctl_snapshot *snapshot, enum rt_role role, enum rt_role to);
 /* Dense weights must be the same on all ranks; where each steps alone (async), they are after an averaging. */
 bool ctl_view_digests_differ(const struct ctl_view *view);
+/* The files of scores that trainers were asked for. */
+struct ctl_predictions {
+    double rows;     /* in all of them */
+    char error[700]; /* "trainer/1: why" of the first that has none; "": all have */
+};
+void ctl_view_predictions(const struct ctl_snapshot *snapshot, struct ctl_predictions *out);
 /* What the first role that waits for somebody waits for: "trainer/0 waits for middleware"; "": none. */
 void ctl_view_waiting(const struct ctl_snapshot *snapshot, char *out, size_t size);
 

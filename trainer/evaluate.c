@@ -7,6 +7,10 @@
  * name is in the list. The splits say where they end as sequences that run on over all evaluations, and the
  * phase says how many those were: so a rank needs no memory of earlier ones.
  *
+ * Where the scores are wanted as a file (predict.h), each rank writes those of its own batches, on the step thread as they are
+ * made, and the file is whole before our part is. That it cannot be written is told at the job's end, and is no reason to lose
+ * the evaluation, nor the model.
+ *
  * A part that was lost on the way is sent again; rank 0 counts parts, so a repeat changes nothing. Nothing
  * of this is in the training ledger. */
 #include "trainer/state.h"
@@ -21,17 +25,32 @@
 
 #define PART_BYTES (3u << 20) /* of a part's rows, unless one batch has more */
 
-void tr_evaluate_init(struct tr_trainer *trainer)
+/* A file that cannot be made is told of before anything starts. */
+static int begin_predictions(struct tr_trainer *trainer)
+{
+    const char *file = trainer->conf.predict;
+    char *own = trainer->conf.world > 1 ? rt_xasprintf("%s.%u", file, trainer->conf.self.index)
+                                        : rt_xstrdup(file);
+    int err = tr_predict_create(own, trainer->head, trainer->n_heads, &trainer->predict);
+    rt_free(own);
+    trainer->predict_of = rt_xcalloc(trainer->job->data.splits, sizeof *trainer->predict_of);
+    return err;
+}
+
+int tr_evaluate_init(struct tr_trainer *trainer)
 {
     tr_scores_init(&trainer->scores, trainer->head, trainer->n_heads, trainer->job->data.grouped);
     for (uint32_t h = 0; h < TR_HEADS_MAX; h++)
         trainer->quality[h] = tr_quality_unknown;
     trainer->test = rt_xcalloc(trainer->job->data.splits, sizeof *trainer->test);
+    return trainer->conf.predict ? begin_predictions(trainer) : 0;
 }
 
 void tr_evaluate_release(struct tr_trainer *trainer)
 {
     tr_scores_release(&trainer->scores);
+    tr_predict_destroy(trainer->predict);
+    rt_free(trainer->predict_of);
     rt_free(trainer->test);
     rt_free(trainer->other);
 }
@@ -105,13 +124,19 @@ static uint64_t own_below(const struct tr_trainer *trainer, uint32_t split, uint
 }
 
 /* A composer that has not heard of the last phases may bring a batch of the evaluation before. */
+static bool is_among(const struct tr_trainer *trainer, const struct tr_split_test *test,
+                     uint64_t batch_id)
+{
+    uint32_t split = rt_batch_split(batch_id) - RT_SPLIT_EVALUATE; /* others are out of range */
+    uint64_t sequence = rt_batch_sequence(batch_id);
+    return split < trainer->job->data.splits && sequence >= test[split].begin &&
+           sequence < test[split].end;
+}
+
 static bool is_of_this(void *arg, uint64_t batch_id)
 {
     const struct tr_trainer *trainer = arg;
-    uint32_t split = rt_batch_split(batch_id) - RT_SPLIT_EVALUATE; /* others are out of range */
-    uint64_t sequence = rt_batch_sequence(batch_id);
-    return split < trainer->job->data.splits && sequence >= trainer->test[split].begin &&
-           sequence < trainer->test[split].end;
+    return is_among(trainer, trainer->test, batch_id);
 }
 
 static bool own_complete(struct tr_trainer *trainer)
@@ -131,6 +156,61 @@ static bool own_complete(struct tr_trainer *trainer)
                       trainer->conf.self.index &&
                   is_of_this(trainer, trainer->scores.list[b].batch_id);
     return scored == own;
+}
+
+/* ---- the file of scores ---- */
+
+void tr_evaluate_write(struct tr_trainer *trainer, const struct tr_batch *batch)
+{
+    const struct tr_predict_rows rows = {.batch_id = batch->id,
+                                         .samples = batch->view.samples,
+                                         .score = batch->scores,
+                                         .key_length = batch->key_length,
+                                         .key = batch->key};
+    if (trainer->predict)
+        tr_predict_add(trainer->predict, trainer->scoring, &rows);
+}
+
+static bool is_in_file(void *arg, uint64_t batch_id)
+{
+    const struct tr_trainer *trainer = arg;
+    return is_among(trainer, trainer->predict_of, batch_id);
+}
+
+static void end_file(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    trainer->predict_err = tr_predict_end(trainer->predict, trainer->predicting, is_in_file,
+                                          trainer, &trainer->predict_lines);
+    if (trainer->predict_err) /* the text belongs to this thread */
+        snprintf(trainer->predict_text, sizeof trainer->predict_text, "%s", rt_err_text());
+}
+
+static void file_ended(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    trainer->predicted = trainer->predicting;
+    trainer->predicting = 0;
+    if (trainer->predict_err)
+        rt_log(RT_LOG_ERROR, "predictions_not_written reason=\"%s\"", trainer->predict_text);
+    else
+        rt_log(RT_LOG_INFO, "predictions_written rows=%" PRIu64, trainer->predict_lines);
+    tr_phase_check(trainer);
+}
+
+/* Every batch of ours is in it, and it has its name; or it is known why not. */
+static bool is_written(struct tr_trainer *trainer)
+{
+    if (!trainer->predict || trainer->predicted == trainer->phase)
+        return true;
+    if (trainer->predicting)
+        return false;
+    trainer->predicting = trainer->phase;
+    memcpy(trainer->predict_of, trainer->test,
+           trainer->job->data.splits * sizeof *trainer->predict_of);
+    trainer->predict_work = (struct rt_work){.run = end_file, .done = file_ended, .arg = trainer};
+    rt_io_work(trainer->io, &trainer->predict_work);
+    return false;
 }
 
 /* ---- to rank 0 ---- */
@@ -295,7 +375,7 @@ static void summed_up(void *arg)
 
 void tr_evaluate_pump(struct tr_trainer *trainer)
 {
-    if (trainer->summing_up || !own_complete(trainer))
+    if (trainer->summing_up || !own_complete(trainer) || !is_written(trainer))
         return;
     if (trainer->conf.self.index != 0) {
         send_scores(trainer);

@@ -343,11 +343,22 @@ static int check_labels(const struct rt_job *job, const float *label, uint32_t s
     return 0;
 }
 
+static int check_keys(const struct tr_batch *batch)
+{
+    uint64_t sum = 0;
+    for (uint32_t s = 0; batch->key_length && s < batch->head.samples; s++)
+        sum += batch->key_length[s];
+    if (batch->key_length && sum != batch->head.key_bytes)
+        return RT_FAIL(RT_EPROTO, "TrainBatch: the keys have %llu bytes, expected %llu",
+                       (unsigned long long)sum, (unsigned long long)batch->head.key_bytes);
+    return 0;
+}
+
 static int view_input(struct tr_batch *batch)
 {
     const struct wire_train_batch *head = &batch->head;
     struct rt_segments seg = rt_segments_of(batch->input);
-    const void *dense, *labels, *weight = NULL, *group = NULL, *skip;
+    const void *dense, *labels, *weight = NULL, *group = NULL, *length = NULL, *key = NULL;
     int err = rt_segment_take(&seg, (size_t)head->samples * head->n_dense, sizeof(float), &dense);
     if (!err)
         err = rt_segment_take(&seg, (size_t)head->samples * head->n_labels, sizeof(float), &labels);
@@ -356,9 +367,9 @@ static int view_input(struct tr_batch *batch)
     if (!err && head->grouped)
         err = rt_segment_take(&seg, head->samples, sizeof(uint64_t), &group);
     if (!err && head->key_bytes > 0)
-        err = rt_segment_take(&seg, head->samples, sizeof(uint32_t), &skip);
+        err = rt_segment_take(&seg, head->samples, sizeof(uint32_t), &length);
     if (!err && head->key_bytes > 0)
-        err = rt_segment_take(&seg, head->key_bytes, 1, &skip);
+        err = rt_segment_take(&seg, head->key_bytes, 1, &key);
     if (!err)
         err = rt_segments_end(&seg);
     if (err)
@@ -369,7 +380,10 @@ static int view_input(struct tr_batch *batch)
     batch->view.labels = labels;
     batch->view.weight = weight;
     batch->group = group;
-    return check_labels(batch->trainer->job, labels, head->samples);
+    batch->key_length = length;
+    batch->key = key;
+    err = check_keys(batch);
+    return err ? err : check_labels(batch->trainer->job, labels, head->samples);
 }
 
 /* Batches hold permits from lookup to ack, and those hand on what they have reserved. */

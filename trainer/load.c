@@ -291,6 +291,24 @@ static bool read_statistics(const struct rt_safetensors *file, const char *colum
     return text && sscanf(text, "%lf %lf", mean, deviation) == 2;
 }
 
+int tr_load_statistics(const char *dir, struct wire_statistics *statistics, uint32_t n)
+{
+    char *path = rt_save_dense_path(dir);
+    struct rt_safetensors *file = NULL;
+    int err = rt_safetensors_open(path, &file);
+    for (uint32_t i = 0; i < n && !err; i++) {
+        struct wire_statistics *s = &statistics[i];
+        if (!read_statistics(file, s->column, &s->mean, &s->deviation))
+            err = RT_FAIL(RT_EUSAGE,
+                          "%s: has no note 'standardize.%s', which a job that trains nothing takes "
+                          "the column's mean and deviation from",
+                          path, s->column);
+    }
+    rt_safetensors_close(file);
+    rt_free(path);
+    return err;
+}
+
 uint32_t tr_compare_statistics(const char *dir, const struct wire_statistics *statistics,
                                uint32_t n)
 {

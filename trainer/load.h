@@ -29,6 +29,9 @@ void tr_loaded_take(const struct tr_loaded *loaded, struct tr_model *model,
                     struct tr_optimizer *optimizer);
 void tr_loaded_free(struct tr_loaded *loaded); /* NULL is legal */
 
+/* Mean and deviation of the columns that statistics[n] names. RT_EUSAGE: the file tells nothing of one. RT_EFILE, RT_EDATA. */
+int tr_load_statistics(const char *dir, struct wire_statistics *statistics, uint32_t n);
+
 /* Warn of each standardized column whose mean or deviation is not that of the saved model: its weights have learnt from other
  * values than this job gives them. Columns that the file does not tell of are none. @return how many. Reads the file's header. */
 uint32_t tr_compare_statistics(const char *dir, const struct wire_statistics *statistics,

@@ -122,6 +122,17 @@ static json_t *parts(const struct tr_report *r)
     return seconds;
 }
 
+static void put_predictions(json_t *object, const char *file, const struct tr_report *r)
+{
+    if (!file)
+        return;
+    json_t *predictions = json_object();
+    put_count(predictions, "rows", r->predicted);
+    if (r->predict_error)
+        json_object_set_new(predictions, "error", json_string(r->predict_error));
+    json_object_set_new(object, "predictions", predictions);
+}
+
 static void status(void *ctx, json_t *object)
 {
     struct program *program = ctx;
@@ -188,6 +199,7 @@ static void status(void *ctx, json_t *object)
     for (size_t i = 0; i < sizeof real / sizeof real[0]; i++)
         json_object_set_new(object, real[i].key, number(real[i].value));
     rt_saving_status(program->saving, object);
+    put_predictions(object, rt_process_predict(program->process), &r);
 }
 
 /* All ranks have the same weights: the first one's are the group's. */
@@ -224,7 +236,7 @@ static void log_result(struct tr_trainer *trainer)
 {
     struct tr_report r;
     tr_trainer_report(trainer, &r);
-    if (r.step == 0) {
+    if (r.step == 0 && r.evaluations == 0) {
         rt_log(RT_LOG_INFO, "result none reason=\"this process has trained nothing\"");
         return;
     }
@@ -262,6 +274,7 @@ static int start(struct program *program)
         .world = rt_process_size(process),
         .listen = listen,
         .init_from = rt_process_init_from(process),
+        .predict = rt_process_predict(process),
         .metrics = rt_process_metrics(process),
         .ctx = program,
         .failed = on_failed,

@@ -4,6 +4,7 @@
  *   TRAIN e -all splits ended, ledger complete-> EVALUATE -> TRAIN e+1 | DONE
  *   TRAIN e -evaluate_every steps made-> EVALUATE -> TRAIN e, which goes on
  *   TRAIN e -max_steps made-> EVALUATE -> DONE
+ *   TRAIN 0 of a job of no epochs -> EVALUATE -> DONE; no composer hears of it
  * STATISTICS only where a column is standardized, EVALUATE only where there are test rows and the weights are
  * others than at the evaluation before.
  *
@@ -38,9 +39,10 @@ static bool has_statistics(const struct rt_job *job)
     return false;
 }
 
-static bool has_test(const struct rt_job *job)
+/* A job of no epochs evaluates the model that it begins with, and that is all. */
+static bool trains(const struct tr_trainer *trainer)
 {
-    return job->data.n_test > 0 || job->data.format == RT_FORMAT_SYNTHETIC;
+    return trainer->job->data.epochs > 0;
 }
 
 static void on_again(void *arg)
@@ -57,11 +59,32 @@ void tr_phase_again(struct tr_trainer *trainer)
     rt_timer_start(trainer->io, &trainer->phase_timer, TR_AGAIN_NS);
 }
 
-void tr_phase_init(struct tr_trainer *trainer)
+static int keep_statistics(struct tr_trainer *trainer, const struct wire_statistics *statistics,
+                           uint32_t n);
+
+/* Where nothing is trained, no training files are read: means and deviations are those that the saved model has learnt with. */
+static int take_saved_statistics(struct tr_trainer *trainer)
 {
+    const struct rt_data_conf *data = &trainer->job->data;
+    struct wire_statistics *statistics = rt_xcalloc(data->n_columns + 1, sizeof *statistics);
+    uint32_t n = 0;
+    for (uint32_t c = 0; c < data->n_columns; c++)
+        if (data->column[c].kind == RT_COLUMN_DENSE && data->column[c].standardize)
+            statistics[n++].column = data->column[c].name;
+    int err = tr_load_statistics(trainer->conf.init_from, statistics, n);
+    if (!err)
+        err = keep_statistics(trainer, statistics, n);
+    rt_free(statistics);
+    return err;
+}
+
+int tr_phase_init(struct tr_trainer *trainer)
+{
+    bool counts = trains(trainer) && has_statistics(trainer->job);
+    int err = rt_job_check_run(trainer->job, trainer->conf.init_from, trainer->conf.predict);
     trainer->phase = 1;
-    trainer->kind = has_statistics(trainer->job) ? WIRE_PHASE_STATISTICS : WIRE_PHASE_TRAIN;
-    trainer->epoch_open = trainer->kind == WIRE_PHASE_TRAIN;
+    trainer->kind = counts ? WIRE_PHASE_STATISTICS : WIRE_PHASE_TRAIN;
+    trainer->epoch_open = trains(trainer) && !counts;
     trainer->count.train_loss = trainer->count.loss = NAN;
     for (uint32_t h = 0; h < TR_HEADS_MAX; h++)
         trainer->count.head[h].train_loss = NAN;
@@ -69,7 +92,11 @@ void tr_phase_init(struct tr_trainer *trainer)
     trainer->other = rt_xcalloc(trainer->conf.world, sizeof *trainer->other);
     for (uint32_t r = 0; r < trainer->conf.world; r++)
         trainer->other[r].trainer = trainer;
-    tr_evaluate_init(trainer);
+    if (!err)
+        err = tr_evaluate_init(trainer);
+    if (!err && !trains(trainer) && has_statistics(trainer->job))
+        err = take_saved_statistics(trainer);
+    return err;
 }
 
 void tr_phase_release(struct tr_trainer *trainer)
@@ -176,13 +203,13 @@ bool tr_phase_owes(const struct tr_trainer *trainer)
 static bool stop_is_due(const struct tr_trainer *trainer)
 {
     uint64_t max = trainer->job->global.max_steps;
-    return max > 0 && trainer->step >= max;
+    return !trains(trainer) || (max > 0 && trainer->step >= max);
 }
 
 static bool evaluation_is_due(const struct tr_trainer *trainer)
 {
     uint64_t every = trainer->job->global.evaluate_every;
-    return every > 0 && has_test(trainer->job) &&
+    return every > 0 && rt_job_has_test(trainer->job) &&
            trainer->step / every > trainer->evaluated_step / every;
 }
 
@@ -396,6 +423,8 @@ static bool knows_alone(const struct tr_trainer *trainer)
 static void tell_waiters(struct tr_trainer *trainer)
 {
     bool asked = false;
+    if (trainer->kind == WIRE_PHASE_TRAIN && !trains(trainer)) /* there is nothing to bring */
+        return;
     for (uint32_t c = 0; c < trainer->n_waiters && trainer->told; c++)
         asked |= trainer->waiter[c].call && trainer->waiter[c].known != trainer->phase;
     if (!asked || knows_alone(trainer))
@@ -500,7 +529,7 @@ void tr_phase_evaluated(struct tr_trainer *trainer)
 static void evaluate(struct tr_trainer *trainer)
 {
     bool known = trainer->count.evaluations > 0 && trainer->evaluated_step == trainer->step;
-    if (has_test(trainer->job) && !known)
+    if (rt_job_has_test(trainer->job) && !known)
         next_phase(trainer, WIRE_PHASE_EVALUATE, trainer->epoch);
     else
         tr_phase_evaluated(trainer);
@@ -524,8 +553,19 @@ static void check_over(struct tr_trainer *trainer)
     next_phase(trainer, WIRE_PHASE_DONE, trainer->epoch);
 }
 
+/* Who has heard of a trainer before us says so when it asks. */
+static bool all_ask(const struct tr_trainer *trainer)
+{
+    bool all = trainer->composers > 0;
+    for (uint32_t c = 0; c < trainer->composers && all; c++)
+        all = trainer->waiter[c].call != NULL;
+    return all;
+}
+
 static void check_training(struct tr_trainer *trainer)
 {
+    if (!trains(trainer) && !all_ask(trainer))
+        return;
     if (rt_ledger_epoch_over(trainer->ledger, trainer->job->data.splits) &&
         tr_step_settled(trainer)) {
         close_epoch(trainer);

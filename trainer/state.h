@@ -1,6 +1,6 @@
 /* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
  * trainer.c (life), feed.c (batches in), batch.c (their memory), step.c (dense step), push.c (gradients out), phase.c (epochs),
- * group.c, form.c and finished.c (the other ranks), numbers.c (metrics).
+ * group.c, form.c and finished.c (the other ranks), evaluate.c, numbers.c (metrics).
  *
  * A batch, with the function on each arrow:
  *
@@ -28,6 +28,7 @@
 #include "trainer/numbers.h"
 #include "trainer/optimizer.h"
 #include "trainer/permit.h"
+#include "trainer/predict.h"
 #include "trainer/schedule.h"
 #include "trainer/trainer.h"
 
@@ -75,6 +76,8 @@ struct tr_batch {
     bool failed;                   /* it goes back for a reason of its own */
     double loss_sum[TR_HEADS_MAX]; /* of each head */
     const uint64_t *group;         /* [samples] in `input`; NULL: there is no such column */
+    const uint32_t *key_length; /* [samples] in `input`; NULL: all keys are empty, or none wanted */
+    const char *key;
     float
         *scores; /* [batch_size][columns] of all heads, of an evaluation batch, once it is scored */
     struct tr_trainer *trainer;
@@ -190,6 +193,15 @@ struct tr_trainer {
     struct rt_work sum_work;
     int sum_err;
     char sum_text[256];
+    struct tr_predict *predict;     /* the step thread's; NULL: no file of scores is wanted */
+    uint64_t scoring;               /* phase in which the batch that is being scored began */
+    uint64_t predicting, predicted; /* phases: whose file is being ended, and was */
+    struct tr_split_test
+        *predict_of; /* [splits] as `test` then. Touched by: the worker meanwhile */
+    struct rt_work predict_work;
+    int predict_err;
+    char predict_text[512];
+    uint64_t predict_lines;
     uint64_t evaluations_begun, evaluated_step;
     struct tr_evaluation evaluated[TR_EVALUATIONS_MAX]; /* the latest ones */
     uint32_t n_evaluated;
@@ -289,7 +301,7 @@ void tr_push_release(struct tr_batch *batch,
                      const char *reason); /* tell M that no gradients will come */
 
 /* phase.c */
-void tr_phase_init(struct tr_trainer *trainer);
+int tr_phase_init(struct tr_trainer *trainer); /* RT_EUSAGE, RT_EFILE, RT_EDATA */
 void tr_phase_serve_await(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_phase_serve_end(void *trainer, struct rt_call *call, const struct rt_frame *request);
 void tr_phase_serve_nothing(void *trainer, struct rt_call *call, const struct rt_frame *request);
@@ -325,12 +337,14 @@ bool tr_tell_done(struct tr_trainer *trainer);
 void tr_tell_serve(void *trainer, struct rt_call *call, const struct rt_frame *request);
 
 /* evaluate.c */
-void tr_evaluate_init(struct tr_trainer *trainer);
+int tr_evaluate_init(struct tr_trainer *trainer); /* RT_EUSAGE, RT_EFILE: of the file of scores */
 void tr_evaluate_release(struct tr_trainer *trainer);
 void tr_evaluate_begin(struct tr_trainer *trainer);
 void tr_evaluate_leave(struct tr_trainer *trainer); /* the phase is over */
 int tr_evaluate_end(struct tr_trainer *trainer, const struct wire_split_ledger *ended);
 int tr_evaluate_scored(struct tr_trainer *trainer, const struct tr_batch *batch);
+/* On the step thread: the scores of the batch into the file, where there is one. */
+void tr_evaluate_write(struct tr_trainer *trainer, const struct tr_batch *batch);
 void tr_evaluate_pump(struct tr_trainer *trainer); /* is our part complete? are all? */
 void tr_evaluate_serve_scores(void *trainer, struct rt_call *call, const struct rt_frame *request);
 /* At rank 0, a part of another rank's scores. One that is refused has changed nothing, and is awaited still. */

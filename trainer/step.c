@@ -130,7 +130,10 @@ static int score(struct tr_trainer *trainer, struct tr_batch *batch)
     if (!batch->scores)
         return RT_FAIL(RT_ENOMEM, "no memory for %zu scores", n);
     struct tr_forward_out out = {.score = batch->scores};
-    return tr_model_forward(trainer->model, &batch->view, &out);
+    int err = tr_model_forward(trainer->model, &batch->view, &out);
+    if (!err)
+        tr_evaluate_write(trainer, batch);
+    return err;
 }
 
 /* How long the step thread worked, for the metric. */
@@ -205,10 +208,14 @@ static void drop_nonfinite(struct tr_trainer *trainer, struct tr_batch *batch)
     tr_feed_finish(batch, WIRE_DROPPED, "nonfinite");
 }
 
+/* One that was being scored when the evaluation started over is of the one that was given up. */
 static void finish_scored(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     tr_permit_return(&trainer->lookups);
-    tr_feed_finish(batch, WIRE_EVALUATED, NULL);
+    if (trainer->scoring == trainer->phase)
+        tr_feed_finish(batch, WIRE_EVALUATED, NULL);
+    else
+        tr_feed_finish(batch, WIRE_RETRY, "the evaluation starts over");
 }
 
 static void forget_embeddings(struct tr_batch *batch)
@@ -426,6 +433,7 @@ static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum
     trainer->step_open = true;
     trainer->step_kind = kind;
     trainer->stepping = batch;
+    trainer->scoring = trainer->phase;
     tr_batch_to(batch, TR_STEPPING);
     tr_part(trainer, TR_PART_COMPUTE);
     start_work(trainer, compute, compute_done);

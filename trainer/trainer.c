@@ -219,6 +219,8 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
         err = rt_ledger_create(RT_BATCH_WINDOW, &trainer->ledger);
     if (!err)
         err = tr_step_init(trainer);
+    if (!err)
+        err = tr_phase_init(trainer);
     if (!err && conf->world > 1)
         err = tr_group_create(trainer);
     if (!err)
@@ -230,7 +232,6 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
         *out = NULL;
         return err;
     }
-    tr_phase_init(trainer);
     tr_phase_check(trainer);
     tr_numbers_init(trainer);
     if (conf->metrics)
@@ -404,6 +405,8 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     tr_numbers_report(trainer, out);
     out->batches_open = trainer->batches.count;
     out->done = trainer->kind == WIRE_PHASE_DONE;
+    out->predict_error = trainer->predict_err ? trainer->predict_text : NULL;
+    out->predicted = trainer->predict_lines;
     report_rows(trainer, out);
     uint64_t end = trainer->last_ack_ns, away = trainer->evaluated_by_ack_ns;
     out->train_seconds = trainer->started_ns && end > trainer->started_ns

@@ -21,6 +21,8 @@ struct tr_trainer_conf {
     const char *listen;    /* address for data-compose and the other ranks */
     size_t state_part;     /* parameters in a message of FetchState; 0: 2 Mi. Tests set it. */
     const char *init_from; /* folder of a saved model that the weights begin with; NULL: drawn */
+    /* File for the scores of the test rows (predict.h), with more than one rank of each FILE.RANK; NULL: none. */
+    const char *predict;
     struct rt_metrics *metrics; /* or NULL */
     void *ctx;
     void (*failed)(void *ctx, int err); /* the job cannot go on; text in rt_err_text() */
@@ -98,6 +100,9 @@ struct tr_report {
     const struct tr_evaluation *evaluation; /* the latest ones, oldest first; the trainer's */
     uint32_t n_evaluation;
     bool done;
+    /* Of the file of scores, once it was written: rows, and why it is not there; NULL: it is, or none is wanted. */
+    const char *predict_error;
+    uint64_t predicted;
 };
 void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out);
 

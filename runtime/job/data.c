@@ -39,7 +39,8 @@ static const struct rt_option option[] = {
      "list of globs; without it there is no test AUC"},
     {"batch_size", RT_OPT_U32, AT(conf.batch_size), "1024", 1, WIRE_SAMPLES_MAX, NULL,
      "samples of one batch: what one rank takes in one step"},
-    {"epochs", RT_OPT_U32, AT(conf.epochs), "1", 1, 100000, NULL, "passes over the training files"},
+    {"epochs", RT_OPT_U32, AT(conf.epochs), "1", 0, 100000, NULL,
+     "passes over the training files; 0: none, only evaluate what --init-from names"},
     {"splits", RT_OPT_U32, AT(conf.splits), "64", 1, RT_DATA_SPLITS_MAX, NULL,
      "fixed parts of the data; at least as many as data-compose replicas"},
     {"block_rows", RT_OPT_U32, AT(conf.block_rows), "8192", 1, 1 << 24, NULL,
@@ -158,11 +159,21 @@ static int check_batch(const struct rt_node *root, const struct rt_job *job)
                         (unsigned long long)ids, WIRE_IDS_MAX);
 }
 
+/* Without training its files are needed to count ids at most. */
+static bool wants_training_files(const struct rt_data_conf *d)
+{
+    bool wants = d->epochs > 0;
+
+    for (uint32_t i = 0; i < d->n_columns; i++)
+        wants = wants || d->column[i].min_frequency > 1;
+    return wants;
+}
+
 static int check(const struct rt_node *root, const struct rt_job *job, bool looked)
 {
     const struct rt_data_conf *d = &job->data;
     bool files = d->format != RT_FORMAT_SYNTHETIC;
-    if (looked && files != (d->n_train > 0))
+    if (looked && files != (d->n_train > 0) && (!files || wants_training_files(d)))
         return rt_node_fail(root, files ? "expected `train:` with at least one file"
                                         : "expected no `train:` beside `format: synthetic`");
     if (d->n_labels < 1 || d->n_labels > WIRE_LABELS_MAX)
@@ -215,7 +226,7 @@ int rt_job_read_data(const struct rt_node *root, struct rt_job *job, const char 
         job->label_classes = NULL;
         data->n_labels = 1;
     }
-    if (base)
+    if (base && wants_training_files(data))
         err = rt_job_read_files(keys.train, base, job, &data->train, &data->n_train);
     if (base && !err)
         err = rt_job_read_files(keys.test, base, job, &data->test, &data->n_test);

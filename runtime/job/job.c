@@ -268,6 +268,24 @@ void rt_job_destroy(struct rt_job *job)
     rt_free(job);
 }
 
+int rt_job_check_run(const struct rt_job *job, const char *init_from, const char *predict)
+{
+    if (job->data.epochs == 0 && !init_from)
+        return RT_FAIL(RT_EUSAGE, "data.epochs: 0 trains nothing: expected --init-from DIR, the "
+                                  "saved model to evaluate");
+    if (job->data.epochs == 0 && !rt_job_has_test(job))
+        return RT_FAIL(RT_EUSAGE, "data.epochs: 0 trains nothing, and data.yml has no `test:` "
+                                  "files to evaluate on");
+    if (predict && !job->data.keyed)
+        return RT_FAIL(RT_EUSAGE,
+                       "--predict %s: data.yml has no column to know a row by: expected "
+                       "one of kind `key`",
+                       predict);
+    if (predict && !rt_job_has_test(job))
+        return RT_FAIL(RT_EUSAGE, "--predict %s: data.yml has no `test:` files to score", predict);
+    return 0;
+}
+
 static int write_tree(const struct rt_node *root, const char *dir, const char *name)
 {
     struct rt_strbuf text;

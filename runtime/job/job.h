@@ -251,6 +251,15 @@ const char *rt_mode_name(uint32_t mode);     /* "hybrid" of RT_MODE_HYBRID */
 const char *rt_dtype_name(uint32_t dtype);   /* "bfloat16" of WIRE_BF16 */
 const char *rt_eviction_name(uint32_t kind); /* "lru" of RT_EVICT_LRU */
 
+/* Are there rows to evaluate on? */
+static inline bool rt_job_has_test(const struct rt_job *job)
+{
+    return job->data.n_test > 0 || job->data.format == RT_FORMAT_SYNTHETIC;
+}
+
+/* Does the job go with --init-from and --predict, NULL: not given? RT_EUSAGE. */
+int rt_job_check_run(const struct rt_job *job, const char *init_from, const char *predict);
+
 static inline bool rt_feature_is_sequence(const struct rt_job *job, uint32_t feature)
 {
     return job->feature[feature].pooling == RT_POOL_NONE;

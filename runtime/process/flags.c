@@ -45,6 +45,7 @@ enum key {
     KEY_RUN_DIR,
     KEY_CHECKPOINT_DIR,
     KEY_INIT_FROM,
+    KEY_PREDICT,
     KEY_GATEWAY,
     KEY_SEED,
     KEY_SET,
@@ -75,6 +76,7 @@ static const struct {
     {"SAFFRON_RUN_DIR", KEY_RUN_DIR},
     {"SAFFRON_CHECKPOINT_DIR", KEY_CHECKPOINT_DIR},
     {"SAFFRON_INIT_FROM", KEY_INIT_FROM},
+    {"SAFFRON_PREDICT", KEY_PREDICT},
     {"SAFFRON_METRICS_GATEWAY_ADDR", KEY_GATEWAY},
     {"LOG_LEVEL", KEY_LOG_LEVEL},
     {"SAFFRON_TRACE", KEY_TRACE},
@@ -147,6 +149,10 @@ static const struct argp_option option[] = {
     {"init-from", KEY_INIT_FROM, "DIR", 0,
      "folder of a saved model that trainers and embedding servers begin with, the same for all of "
      "them (SAFFRON_INIT_FROM; default: none, initial values are drawn)",
+     0},
+    {"predict", KEY_PREDICT, "FILE", 0,
+     "trainer: write the scores of the test rows with their keys; of several trainers each writes "
+     "FILE.RANK (SAFFRON_PREDICT; default: they are not written)",
      0},
     {"metrics-gateway", KEY_GATEWAY, "HOST:PORT", 0,
      "Prometheus push gateway that is sent the metrics each 15 s and at the end "
@@ -267,6 +273,8 @@ static const char **word_of(struct rt_flags *o, int key)
         return &o->checkpoint_dir;
     case KEY_INIT_FROM:
         return &o->init_from;
+    case KEY_PREDICT:
+        return &o->predict;
     default:
         rt_assert(key >= KEY_GLOBAL && key <= KEY_MODEL_FILE);
         return &o->path[key - KEY_GLOBAL];

@@ -105,4 +105,6 @@ void rt_place_print(const struct rt_flags *flags, const struct rt_job *job, enum
     print_folder("checkpoints", flags->checkpoint_dir);
     if (flags->init_from)
         print_folder("begins with", flags->init_from);
+    if (flags->predict)
+        print_folder("predictions", flags->predict);
 }

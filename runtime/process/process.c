@@ -511,6 +511,11 @@ const char *rt_process_init_from(const struct rt_process *process)
     return process->flags.init_from;
 }
 
+const char *rt_process_predict(const struct rt_process *process)
+{
+    return process->flags.predict;
+}
+
 void rt_process_identity(const struct rt_process *process, uint32_t loop, struct rt_identity *out)
 {
     *out = (struct rt_identity){

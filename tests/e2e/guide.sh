@@ -66,6 +66,9 @@ auc, loss = map(float, re.search(r"^AUC ([\d.]+)  log loss ([\d.]+)$", open(f"{w
 assert abs(auc - want["test_auc"]) < 1e-5 and abs(loss - want["test_logloss"]) < 1e-5, (auc, loss, want)
 assert abs(again["test_auc"] - want["test_auc"]) < 1e-6 and abs(again["test_logloss"] - want["test_logloss"]) < 1e-6, again
 PY
+    sed -n '2,$p' "$work/tree/shop/scores.tsv" | cut -f1 | sort -n | diff -q - <(seq 5000) >/dev/null ||
+        fail "docs/saved-model.md: shop/scores.tsv has not each of the 5000 rows once"
+    [ "$(head -n 1 "$work/tree/shop/scores.tsv")" = "$(printf 'key\tloss')" ] || fail "docs/saved-model.md: other names in shop/scores.tsv"
     check shop-on "${shop[@]}" "test_auc > 0.8" "epochs == 1"
     check shop-dense "${shop[@]}" "epochs == 1"
     [ "$(ls "$work/run/model")" = "$(printf 'dense.safetensors\nmodel.yml')" ] || fail "docs/saved-model.md: save: dense left more"

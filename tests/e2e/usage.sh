@@ -23,7 +23,7 @@ for option in --restart=on-failure --restore=latest; do
     refused "$option" "${option%=*}: not in this version" local "$option"
 done
 refused "unknown option" "unrecognized option '--epoch-count'" local --epoch-count 3
-refused "no number" "epochs: expected an integer in 1\.\..*, got 'many'" "${run[@]}" --epochs many
+refused "no number" "epochs: expected an integer in 0\.\..*, got 'many'" "${run[@]}" --epochs many
 refused "trainers" "--trainers: expected an integer in 1\.\.64, got '0'" "${run[@]}" --trainers 0
 refused "max steps" "--max-steps: expected an integer in 1\.\..*, got '-5'" "${run[@]}" --max-steps=-5
 for url in http://127.0.0.1:4222 nats://127.0.0.1:99999 nats:// '' 'nats://a:1,'; do

@@ -148,6 +148,8 @@ static void start_rank(struct job_world *w, unsigned r)
                                    .job = w->job,
                                    .world = w->conf.ranks,
                                    .listen = listen,
+                                   .init_from = w->conf.init_from,
+                                   .predict = w->conf.predict,
                                    .ctx = rank,
                                    .failed = on_rank_failed,
                                    .done = on_rank_done};

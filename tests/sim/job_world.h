@@ -25,7 +25,8 @@ struct jw_conf {
     size_t n_set;
     struct rt_job *job; /* the caller's, for many worlds of one job; NULL: made from set[n_set] */
     size_t state_part;  /* of FetchState, as struct tr_trainer_conf */
-    size_t part_bytes;  /* of the middlewares' messages to and from owners; 0: as usual */
+    const char *init_from, *predict; /* of the ranks: struct tr_trainer_conf */
+    size_t part_bytes; /* of the middlewares' messages to and from owners; 0: as usual */
 };
 
 struct job_world;

@@ -1,11 +1,17 @@
 /* tests/sim/test_phases.c -- epochs and evaluations over several ranks and composers, with the whole job around
  * them in one thread: every row accounted for, no shape of a job that waits for ever, the same result
  * whatever the network does and however many ranks score it. */
+#include "tests/lib/job_fixture.h"
+#include "tests/lib/temp.h"
 #include "tests/sim/job_world.h"
+#include "trainer/describe.h"
+#include "trainer/save.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/mem.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -13,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -251,6 +258,126 @@ static void test_max_steps(void **state)
     }
 }
 
+static bool all_know_the_end(void *world)
+{
+    struct job_world *w = world;
+    bool done = jw_is_over(w);
+    for (unsigned c = 0; c < w->conf.composers; c++) {
+        struct dc_status status;
+        dc_composer_status(w->composer[c], &status);
+        done = done && strcmp(status.stage, "done") == 0;
+    }
+    return done;
+}
+
+/* ---- the file of scores ---- */
+
+/* Column `a` of the fixture's test rows is the key: 0.00, 0.10, ... 0.90, each of six rows. */
+static void check_predictions(struct job_world *w)
+{
+    unsigned seen[10] = {0}, rows = 0;
+    for (unsigned r = 0; r < w->conf.ranks; r++) {
+        char *path = w->conf.ranks > 1 ? rt_xasprintf("%s.%u", w->conf.predict, r)
+                                       : rt_xstrdup(w->conf.predict);
+        char *text = NULL, *line, *rest;
+        size_t size;
+        assert_int_equal(rt_file_read(path, 1 << 20, &text, &size), 0);
+        line = strtok_r(text, "\n", &rest);
+        assert_string_equal(line, "key\tloss");
+        while ((line = strtok_r(NULL, "\n", &rest)) != NULL) {
+            double key, score;
+            int end = 0;
+            if (sscanf(line, "%lf\t%lf%n", &key, &score, &end) != 2 || line[end] || score < 0 ||
+                score > 1)
+                fail_msg("seed %llu: '%s'", (unsigned long long)w->conf.seed, line);
+            seen[(unsigned)(key * 10 + 0.5) % 10]++;
+            rows++;
+        }
+        unlink(path);
+        rt_free(text);
+        rt_free(path);
+    }
+    for (unsigned k = 0; k < 10; k++)
+        if (seen[k] != JW_TEST_ROWS / 10)
+            fail_msg("seed %llu: key %u in %u rows of %u", (unsigned long long)w->conf.seed, k,
+                     seen[k], rows);
+}
+
+static void predict(uint64_t seed, const char *folder, bool trains)
+{
+    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full",
+                                       "global.mode=async"};
+    const char *set[] = {trains ? "data.epochs=2" : "data.epochs=0",
+                         mode[seed % 3],
+                         "global.sync_every=2",
+                         "data.columns.a=key",
+                         "data.columns.b={kind: dense, standardize: true}",
+                         "data.batch_size=7",
+                         seed % 2 ? "global.evaluate_every=3" : "global.evaluate_every=0",
+                         "data.splits=6",
+                         "data.train=[nowhere.tsv]"};
+    char *file = rt_path_join(folder, "scores");
+    struct job_world w;
+    jw_start(&w, &(struct jw_conf){.seed = seed,
+                                   .ranks = 1 + (unsigned)(seed % 4),
+                                   .composers = 1 + (unsigned)(seed / 4 % 3),
+                                   .init_from = trains ? NULL : folder,
+                                   .predict = file,
+                                   .set = set,
+                                   .n_set = ARRAY_LEN(set) - trains});
+    jw_break_links(&w, seed % 3 ? 30 : 0, false);
+    if (seed % 5 == 0)
+        jw_restart_composer(&w, 0);
+    jw_run(&w);
+    struct tr_report r = jw_report(&w);
+    assert_null(r.predict_error);
+    assert_int_equal(r.test_samples, JW_TEST_ROWS);
+    if (trains)
+        check_accounts(&w, 2);
+    else
+        assert_true(r.step == 0 && r.samples_read == 0 && r.evaluations == 1);
+    check_predictions(&w);
+    if (!trains && seed % 2) { /* whoever is started anew hears that all is done */
+        assert_true(sim_run_until(w.sim, all_know_the_end, &w, 10 * RT_S));
+        jw_restart_ranks(&w, 0, w.conf.ranks);
+        if (!sim_run_until(w.sim, all_know_the_end, &w, 60 * RT_S) || w.failed)
+            fail_msg("seed %llu: not done again: %s", (unsigned long long)seed, w.failed_text);
+    }
+    jw_stop(&w);
+    rt_free(file);
+}
+
+/* Each test row once, whoever scores it and whatever the network does. */
+static void test_predictions(void **state)
+{
+    (void)state;
+    char folder[TEMP_PATH_MAX];
+    temp_folder(folder);
+    for (uint64_t seed = 1; seed <= runs(48); seed++)
+        predict(seed, folder, true);
+    rmdir(folder);
+}
+
+/* A saved model alone is evaluated, with the statistics that stand in it: there is no training file. */
+static void test_no_epochs(void **state)
+{
+    static const char *const set[] = {"data.columns.a=key"};
+    const struct wire_statistics b = {"b", 0.4, 0.25, 100};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    struct tr_model *model;
+    char folder[TEMP_PATH_MAX];
+    (void)state;
+    temp_folder(folder);
+    struct rt_save save = {.dir = folder};
+    assert_int_equal(tr_job_model(job, 16, 1, &model), 0);
+    const struct tr_saved saved = {.job = job, .model = model, .statistics = &b, .n_statistics = 1};
+    assert_int_equal(tr_save_dense(&saved, &save), 0);
+    for (uint64_t seed = 1; seed <= runs(48); seed++)
+        predict(seed, folder, false);
+    tr_model_destroy(model);
+    job_fixture_destroy(job);
+}
+
 static bool evaluating(void *world)
 {
     struct job_world *w = world;
@@ -274,18 +401,6 @@ static void test_rank_lost_in_evaluation(void **state)
             fail_msg("rank %u: %s", rank, w.failed ? w.failed_text : "it did not fail");
         jw_stop(&w);
     }
-}
-
-static bool all_know_the_end(void *world)
-{
-    struct job_world *w = world;
-    bool done = jw_is_over(w);
-    for (unsigned c = 0; c < w->conf.composers; c++) {
-        struct dc_status status;
-        dc_composer_status(w->composer[c], &status);
-        done = done && strcmp(status.stage, "done") == 0;
-    }
-    return done;
 }
 
 /* After the end whoever is started anew hears of it, and nothing is trained a second time: one rank from the others,
@@ -346,6 +461,8 @@ int main(void)
         cmocka_unit_test(test_result_of_any_ranks),
         cmocka_unit_test(test_evaluate_every),
         cmocka_unit_test(test_max_steps),
+        cmocka_unit_test(test_predictions),
+        cmocka_unit_test(test_no_epochs),
         cmocka_unit_test(test_rank_lost_in_evaluation),
         cmocka_unit_test(test_started_after_done),
     };

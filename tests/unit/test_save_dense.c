@@ -443,6 +443,13 @@ static void other_statistics_are_counted(void **state)
     for (size_t i = 0; i < ARRAY_LEN(row); i++)
         assert_int_equal(tr_compare_statistics(dir, &row[i].s, 1), row[i].differ);
     assert_int_equal(tr_compare_statistics("/nowhere", &row[2].s, 1), 0);
+    struct wire_statistics both[] = {{.column = "hours"}, {.column = "age"}, {.column = "other"}};
+    assert_int_equal(tr_load_statistics(dir, both, 2), 0);
+    assert_true(both[0].mean == 0.1 && both[0].deviation == 3);
+    assert_true(both[1].mean == 38.5 && both[1].deviation == 13.25);
+    assert_int_equal(tr_load_statistics(dir, both, 3), RT_EUSAGE);
+    assert_non_null(strstr(rt_err_text(), "has no note 'standardize.other'"));
+    assert_int_equal(tr_load_statistics("/nowhere", both, 1), RT_EFILE);
     tr_model_destroy(model);
     rt_job_destroy(job);
 }
