@@ -4,7 +4,10 @@
  * to each doubling, so at most a fifth is unused, and a returned buffer serves any later request of its
  * class. A request that does not fit the budget first gives cached buffers of other classes back to the
  * allocator, the largest first; only what is lent is hard. The lock guards a few pointers; a fresh
- * allocation happens outside it, with its bytes already counted. */
+ * allocation happens outside it, with its bytes already counted.
+ *
+ * A moment that needs one buffer more than any before it would otherwise have it cached for ever. Of each class the
+ * fewest that lay unused are remembered: so many nobody needed since the last rt_pool_tend(), which frees them. */
 #include "runtime/base/buf.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/mem.h"
@@ -20,7 +23,10 @@ struct rt_pool {
     pthread_mutex_t lock; /* guards all below */
     size_t budget, lent, cached;
     uint64_t fresh;
-    struct rt_buf *free_list[CLASS_COUNT];
+    struct idle {             /* cached buffers of a class */
+        struct rt_buf *first; /* by next; taken and put back here: those at the end rest longest */
+        uint32_t n, fewest;   /* how many: now, and at any time since the last rt_pool_tend() */
+    } idle[CLASS_COUNT];
 };
 
 _Static_assert(sizeof(struct rt_buf) <= HEADER_BYTES, "the header is one cache line");
@@ -53,15 +59,56 @@ struct rt_pool *rt_pool_create(size_t budget)
     return pool;
 }
 
+/* Under the lock. NULL: there is none. */
+static struct rt_buf *pop_idle(struct rt_pool *pool, unsigned class)
+{
+    struct idle *idle = &pool->idle[class];
+    struct rt_buf *buf = idle->first;
+
+    if (!buf)
+        return NULL;
+    idle->first = buf->next;
+    pool->cached -= buf->capacity;
+    idle->n--;
+    if (idle->n < idle->fewest)
+        idle->fewest = idle->n;
+    return buf;
+}
+
 /* Under the lock: give cached buffers back, the largest first, until at most `keep` bytes stay. */
 static void trim_cached(struct rt_pool *pool, size_t keep)
 {
-    for (unsigned class = CLASS_COUNT; class -- > 0 && pool->cached > keep;) {
-        while (pool->free_list[class] && pool->cached > keep) {
-            struct rt_buf *buf = pool->free_list[class];
+    for (unsigned class = CLASS_COUNT; class -- > 0 && pool->cached > keep;)
+        while (pool->idle[class].first && pool->cached > keep)
+            rt_free(pop_idle(pool, class));
+}
 
-            pool->free_list[class] = buf->next;
-            pool->cached -= buf->capacity;
+/* Under the lock: the `fewest` at the end of a list. */
+static struct rt_buf *cut_unused(struct rt_pool *pool, struct idle *idle)
+{
+    struct rt_buf **end = &idle->first, *cut;
+
+    for (uint32_t i = idle->fewest; i < idle->n; i++)
+        end = &(*end)->next;
+    cut = *end;
+    *end = NULL;
+    for (const struct rt_buf *buf = cut; buf; buf = buf->next)
+        pool->cached -= buf->capacity;
+    idle->n -= idle->fewest;
+    idle->fewest = idle->n;
+    return cut;
+}
+
+void rt_pool_tend(struct rt_pool *pool)
+{
+    for (unsigned class = 0; class < CLASS_COUNT; class ++) {
+        struct rt_buf *buf, *next;
+
+        pthread_mutex_lock(&pool->lock);
+        buf = cut_unused(pool, &pool->idle[class]);
+        pthread_mutex_unlock(&pool->lock);
+        for (; buf; buf = next) {
+            next = buf->next;
             rt_free(buf);
         }
     }
@@ -112,14 +159,11 @@ static struct rt_buf *take_cached(struct rt_pool *pool, unsigned class, bool *re
     struct rt_buf *buf;
 
     pthread_mutex_lock(&pool->lock);
-    buf = pool->free_list[class];
-    if (buf) {
-        pool->free_list[class] = buf->next;
-        pool->cached -= bytes;
-    } else if (bytes <= pool->budget - pool->lent) {
+    buf = pop_idle(pool, class);
+    if (!buf && bytes <= pool->budget - pool->lent) {
         trim_cached(pool, pool->budget - pool->lent - bytes);
         __atomic_store_n(&pool->fresh, pool->fresh + 1, __ATOMIC_RELAXED);
-    } else {
+    } else if (!buf) {
         bytes = 0;
     }
     lent_add(pool, bytes);
@@ -180,8 +224,9 @@ void rt_buf_unref(struct rt_buf *buf)
     pool = buf->pool;
     class = class_of(buf->capacity);
     pthread_mutex_lock(&pool->lock);
-    buf->next = pool->free_list[class];
-    pool->free_list[class] = buf;
+    buf->next = pool->idle[class].first;
+    pool->idle[class].first = buf;
+    pool->idle[class].n++;
     pool->cached += buf->capacity;
     lent_add(pool, 0 - buf->capacity);
     pthread_mutex_unlock(&pool->lock);

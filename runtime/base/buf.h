@@ -26,11 +26,13 @@ struct rt_buf {
 /* budget: most bytes lent and cached together. Touch: any thread. */
 struct rt_pool *rt_pool_create(size_t budget);
 void rt_pool_destroy(struct rt_pool *pool); /* all buffers must be back (asserted) */
+/* Free the buffers that nobody has needed since the last call. Its holder calls it now and then. Touch: any thread. */
+void rt_pool_tend(struct rt_pool *pool);
 size_t rt_pool_budget(const struct rt_pool *pool);
 size_t rt_buf_bytes(size_t size);                /* what a buffer of that size takes of a budget */
 size_t rt_pool_lent(const struct rt_pool *pool); /* bytes of capacity in use */
 uint64_t rt_pool_fresh(
-    const struct rt_pool *pool); /* allocations ever made: flat at steady state */
+    const struct rt_pool *pool); /* allocations ever made: flat while the same work goes on */
 
 /* A buffer of at least `size` bytes, refs 1, contents undefined; NULL over the budget or out of memory. */
 struct rt_buf *rt_buf_new(struct rt_pool *pool, size_t size);

@@ -59,6 +59,15 @@ static struct rt_pool *io_pool(struct rt_io *io)
     return loop_of(io)->pool;
 }
 
+#define TEND_NS (10 * RT_S) /* a buffer that nobody needs for so long goes back to the allocator */
+
+static void on_tend(void *arg)
+{
+    struct rt_loop *loop = arg;
+    rt_pool_tend(loop->pool);
+    rt_timer_start(&loop->io, &loop->tend, TEND_NS);
+}
+
 /* ---- timers ---- */
 
 static void on_alarm(uv_timer_t *handle);
@@ -330,6 +339,8 @@ int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out)
     loop->draw_key = rt_draw_fold(rt_draw_key(rt_now_ns(), "loop", NULL), (uint64_t)getpid());
     loop->queue_max = conf->queue_max ? conf->queue_max : RT_LINK_QUEUE_MAX;
     loop->read_buffer = rt_xaligned(RT_LOOP_READ_SIZE);
+    loop->tend.fire = on_tend;
+    loop->tend.arg = loop;
     rt_timers_init(&loop->timers);
     open_handles(loop);
     *out = loop;
@@ -395,7 +406,9 @@ int rt_loop_run(struct rt_loop *loop)
     atomic_store(&loop->running, 1);
     if (loop->work_first) /* of a run before */
         start_worker(loop);
+    rt_timer_start(&loop->io, &loop->tend, TEND_NS);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
+    rt_timer_stop(&loop->io, &loop->tend);
     stop_worker(loop);
     rt_conns_flush(loop);
     atomic_store(&loop->stop, 0);

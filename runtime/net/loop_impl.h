@@ -30,6 +30,7 @@ struct rt_loop {
     uint64_t woke_ns;  /* when this turn's first callback was called; 0: none was */
     uint64_t alarm_ns; /* when `alarm` or `soon` rings; UINT64_MAX: neither is set */
     struct rt_pool *pool;
+    struct rt_timer tend; /* of the pool */
     uint64_t draw_key, draws;
 
     /* Touched by: any thread. */

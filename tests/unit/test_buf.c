@@ -111,6 +111,44 @@ static void steady_state_makes_nothing_fresh(void **state)
     rt_pool_destroy(pool);
 }
 
+/* Three at once, one at a time ever after: two are freed, and no other class is touched. */
+static void what_nobody_needs_is_freed(void **state)
+{
+    struct rt_pool *pool = rt_pool_create((size_t)1 << 20);
+    struct rt_buf *buf[3], *other = rt_buf_new(pool, 5000), *last = NULL;
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++)
+        assert_non_null(buf[i] = rt_buf_new(pool, 1000));
+    for (size_t i = 0; i < 3; i++)
+        rt_buf_unref(buf[i]);
+    rt_pool_tend(pool); /* all three were needed until now */
+    assert_int_equal(rt_pool_fresh(pool), 4);
+    for (int round = 0; round < 5; round++) {
+        last = rt_buf_new(pool, 1000);
+        assert_ptr_equal(last, buf[2]);
+        rt_buf_unref(last);
+        rt_pool_tend(pool);
+        assert_int_equal(rt_pool_fresh(pool), 4);
+    }
+    rt_buf_unref(other);
+    buf[0] = rt_buf_new(pool, 5000);
+    assert_ptr_equal(buf[0], other);
+    assert_non_null(buf[1] = rt_buf_new(pool, 1000));
+    assert_int_equal(rt_pool_fresh(pool), 4);
+    assert_non_null(buf[2] = rt_buf_new(pool, 1000)); /* it was freed */
+    assert_int_equal(rt_pool_fresh(pool), 5);
+    rt_pool_tend(pool); /* those that are out are none to free */
+    for (size_t i = 0; i < 3; i++)
+        rt_buf_unref(buf[i]);
+    rt_pool_tend(pool);
+    rt_pool_tend(pool); /* nobody needs any: all are freed */
+    assert_non_null(buf[0] = rt_buf_new(pool, 1000));
+    assert_int_equal(rt_pool_fresh(pool), 6);
+    rt_buf_unref(buf[0]);
+    rt_pool_destroy(pool);
+}
+
 static void references_keep_it(void **state)
 {
     struct rt_pool *pool = rt_pool_create(1000);
@@ -196,9 +234,13 @@ static void threads_share_a_pool(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(capacities),           cmocka_unit_test(every_size_fits_its_class),
-        cmocka_unit_test(the_budget_holds),     cmocka_unit_test(steady_state_makes_nothing_fresh),
-        cmocka_unit_test(references_keep_it),   cmocka_unit_test(out_of_memory_lends_nothing),
+        cmocka_unit_test(capacities),
+        cmocka_unit_test(every_size_fits_its_class),
+        cmocka_unit_test(the_budget_holds),
+        cmocka_unit_test(steady_state_makes_nothing_fresh),
+        cmocka_unit_test(what_nobody_needs_is_freed),
+        cmocka_unit_test(references_keep_it),
+        cmocka_unit_test(out_of_memory_lends_nothing),
         cmocka_unit_test(threads_share_a_pool),
     };
 
