@@ -21,7 +21,6 @@
 
 #define BUFFER_BYTES (64u << 10)
 #define NUMBER_BYTES 32u /* of a score, a tab before it */
-#define CLASSES_MAX  64u /* of a head, to be written one by one */
 
 struct tr_predict {
     char *path;
@@ -97,19 +96,12 @@ static int put_score(struct tr_predict *p, float score)
     return put(p, text, (size_t)n);
 }
 
-static bool is_wide(const struct tr_head *head)
+static int put_most_probable(struct tr_predict *p, const float *score)
 {
-    return head->columns > CLASSES_MAX;
-}
-
-static int put_most_probable(struct tr_predict *p, const float *score, uint32_t classes)
-{
-    uint32_t most = 0;
     char text[NUMBER_BYTES];
-    for (uint32_t c = 1; c < classes; c++)
-        most = score[c] > score[most] ? c : most;
-    int err = put(p, text, (size_t)snprintf(text, sizeof text, "\t%u", most));
-    return err ? err : put_score(p, score[most]);
+    int n = snprintf(text, sizeof text, "\t%u", (unsigned)score[TR_WIDE_CLASS]);
+    int err = put(p, text, (size_t)n);
+    return err ? err : put_score(p, score[TR_WIDE_MOST]);
 }
 
 static int put_row(struct tr_predict *p, const char *key, size_t size, const float *score)
@@ -117,9 +109,10 @@ static int put_row(struct tr_predict *p, const char *key, size_t size, const flo
     int err = put_key(p, key, size);
     for (uint32_t h = 0; h < p->n_heads && !err; h++) {
         const struct tr_head *head = &p->head[h];
-        if (is_wide(head))
-            err = put_most_probable(p, score + head->first, head->columns);
-        for (uint32_t c = 0; c < head->columns && !is_wide(head) && !err; c++)
+        bool wide = tr_head_is_wide(head);
+        if (wide)
+            err = put_most_probable(p, score + head->first);
+        for (uint32_t c = 0; c < head->columns && !wide && !err; c++)
             err = put_score(p, score[head->first + c]);
     }
     return err ? err : put(p, "\n", 1);
@@ -138,7 +131,7 @@ static int put_names(struct tr_predict *p)
     int err = put(p, "key", 3);
     for (uint32_t h = 0; h < p->n_heads && !err; h++) {
         const struct tr_head *head = &p->head[h];
-        if (is_wide(head)) {
+        if (tr_head_is_wide(head)) {
             err = put_name(p, head->name, ".class");
             if (!err)
                 err = put_name(p, head->name, ".probability");

@@ -16,6 +16,7 @@
 #include "runtime/base/rand.h"
 #include "tests/unit/dense_golden.h"
 #include "tests/unit/spec_text.h"
+#include "trainer/metric/scores.h"
 #include "trainer/model/model.h"
 #include "trainer/model/spec.h"
 
@@ -241,12 +242,102 @@ static void test_slopes(void **state)
     }
 }
 
+/* ---- classes ---- */
+
+enum { CLASSES_MOST = 1000 };
+
+/* Of `classes`, beside a head of another label: the same logits for each sample, so that the s-th, whose label is s, tells the
+ * s-th probability. */
+static struct tr_model *create_classes(uint32_t classes)
+{
+    static const char *const feature[] = {"a"}, *const label[] = {"y", "k"};
+    const uint32_t dim = 2, label_of[] = {2, classes};
+    const struct tr_model_inputs inputs = {.feature = feature,
+                                           .feature_dim = &dim,
+                                           .n_features = 1,
+                                           .label = label,
+                                           .label_classes = label_of,
+                                           .n_labels = 2};
+    const struct tr_model_conf conf = {.seed = 3, .samples_max = classes};
+    char text[160];
+    snprintf(text, sizeof text,
+             "l linear a size=1; m linear a size=%u; e bce l label=y; f softmax_ce m label=k",
+             classes);
+    struct tr_spec *spec = spec_of(text);
+    struct tr_model *model = NULL;
+    if (tr_model_create(spec, &inputs, &conf, &model))
+        fail_msg("%s: %s", text, rt_err_text());
+    tr_spec_destroy(spec);
+    return model;
+}
+
+/* What metrics ask of each sample; and of many classes, what a reader asks who has no label. */
+static void check_samples(const struct tr_head *head, uint32_t columns, const float *score,
+                          const float *label)
+{
+    double sum = 0;
+    float most = 0;
+    uint32_t right = 0, which = 0;
+    for (uint32_t s = 0; s < head->classes; s++) {
+        struct tr_auc_sample sample = tr_head_sample(head, score + s * columns, label + 2 * s, 1);
+        sum += (double)sample.score;
+        which = sample.score > most ? s : which;
+        most = fmaxf(sample.score, most);
+    }
+    assert_true(fabs(sum - 1) < 1e-5);
+    for (uint32_t s = 0; s < head->classes; s++) {
+        const float *p = score + s * columns + head->first;
+        struct tr_auc_sample sample = tr_head_sample(head, score + s * columns, label + 2 * s, 1);
+        assert_true(sample.label == (s == which));
+        right += sample.label == 1;
+        if (tr_head_is_wide(head))
+            assert_true(p[TR_WIDE_LABEL] == sample.score && p[TR_WIDE_CLASS] == (float)which &&
+                        p[TR_WIDE_MOST] == most);
+        else
+            assert_true(p[s] == sample.score && p[which] == most);
+    }
+    assert_int_equal(right, 1);
+}
+
+/* Few classes: all probabilities. Many: what is asked of them, in three columns, and in slices of the batch. */
+static void test_classes(void **state)
+{
+    static const uint32_t row[] = {2, 3, TR_CLASSES_SCORED, TR_CLASSES_SCORED + 1, CLASSES_MOST};
+    static float a[2 * CLASSES_MOST], label[2 * CLASSES_MOST], score[200 * CLASSES_MOST];
+    (void)state;
+    for (uint32_t s = 0; s < CLASSES_MOST; s++) {
+        a[2 * s] = 0.75f;
+        a[2 * s + 1] = -1.5f;
+        label[2 * s + 1] = (float)s;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct tr_model *model = create_classes(row[i]);
+        uint32_t n, columns = tr_model_score_columns(model);
+        const struct tr_head *head = tr_model_heads(model, &n);
+        const void *feature[] = {a};
+        struct tr_batch_view view = {.samples = row[i], .feature = feature, .labels = label};
+        struct tr_forward_out out = {.score = score};
+        bool wide = row[i] > TR_CLASSES_SCORED;
+        double loss = 0;
+        assert_int_equal(n, 2);
+        assert_int_equal(columns, 1 + (wide ? TR_WIDE_COLUMNS : row[i]));
+        assert_int_equal(tr_model_forward(model, &view, &out), 0);
+        check_samples(&head[1], columns, score, label);
+        for (uint32_t s = 0; s < row[i]; s++)
+            loss -=
+                log((double)tr_head_sample(&head[1], score + s * columns, label + 2 * s, 1).score);
+        assert_true(fabs(loss - out.head_loss[1]) < 1e-4 * loss);
+        tr_model_destroy(model);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slopes),
         cmocka_unit_test(test_torch),
         cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_classes),
     };
     return cmocka_run_group_tests_name("layer types", tests, NULL, NULL);
 }

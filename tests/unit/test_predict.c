@@ -22,15 +22,19 @@
 
 #include <cmocka.h>
 
-#define WIDE 65
+#define COLUMNS (5 + TR_WIDE_COLUMNS)
 
 static char folder[TEMP_PATH_MAX], *path, *partial;
 
 static const struct tr_head heads[] = {
     {.name = "ctr", .kind = TR_HEAD_BCE, .first = 0, .columns = 1},
-    {.name = "shelf", .kind = TR_HEAD_SOFTMAX, .first = 1, .columns = 3},
+    {.name = "shelf", .kind = TR_HEAD_SOFTMAX, .classes = 3, .first = 1, .columns = 3},
     {.name = "stars", .kind = TR_HEAD_MSE, .first = 4, .columns = 1},
-    {.name = "word", .kind = TR_HEAD_SOFTMAX, .first = 5, .columns = WIDE},
+    {.name = "word",
+     .kind = TR_HEAD_SOFTMAX,
+     .classes = 65,
+     .first = 5,
+     .columns = TR_WIDE_COLUMNS},
 };
 
 static struct tr_predict *create(const struct tr_head *head, uint32_t n)
@@ -68,16 +72,16 @@ static void the_text(void **state)
 {
     static const char keys[] = "a\tb\n\r\\cplain";
     static const uint32_t length[] = {7, 0, 5};
-    float score[3][5 + WIDE] = {0};
+    float score[3][COLUMNS] = {0};
     struct tr_predict *predict = create(heads, ARRAY_LEN(heads));
     uint64_t lines;
     (void)state;
     memcpy(score[0], (float[]){0.1f, 0.25f, 0.5f, 0.25f, -FLT_MAX}, 5 * sizeof(float));
     memcpy(score[1], (float[]){-NAN, 0, 1, 0, INFINITY}, 5 * sizeof(float));
     memcpy(score[2], (float[]){FLT_TRUE_MIN, 1, 0, 0, -INFINITY}, 5 * sizeof(float));
-    score[0][5 + 64] = 0.75f;
-    score[1][5 + 1] = score[1][5 + 2] = 0.5f; /* the first of those that are equal */
-    score[2][5] = 1;
+    memcpy(&score[0][5], (float[]){0.125f, 64, 0.75f}, sizeof(float[TR_WIDE_COLUMNS]));
+    memcpy(&score[1][5], (float[]){0.5f, 1, 0.5f}, sizeof(float[TR_WIDE_COLUMNS]));
+    memcpy(&score[2][5], (float[]){0, 0, 1}, sizeof(float[TR_WIDE_COLUMNS]));
     tr_predict_add(predict, 3, &(struct tr_predict_rows){1, 3, &score[0][0], length, keys});
     tr_predict_add(predict, 3, &(struct tr_predict_rows){2, 1, &score[2][0], NULL, NULL});
     assert_false(rt_file_exists(path));

@@ -151,9 +151,12 @@ static int check_rows(const struct tr_scores *scores, size_t n)
 struct tr_auc_sample tr_head_sample(const struct tr_head *head, const float *score,
                                     const float *label, float weight)
 {
-    struct tr_auc_sample sample = {score[head->first], label[head->label], weight};
-    if (head->kind == TR_HEAD_SOFTMAX) {
-        const float *p = score + head->first;
+    const float *p = score + head->first;
+    struct tr_auc_sample sample = {*p, label[head->label], weight};
+    if (tr_head_is_wide(head)) {
+        sample.score = p[TR_WIDE_LABEL];
+        sample.label = p[TR_WIDE_CLASS] == sample.label;
+    } else if (head->kind == TR_HEAD_SOFTMAX) {
         uint32_t wanted = (uint32_t)sample.label, most = 0;
         for (uint32_t c = 1; c < head->columns; c++)
             most = p[c] > p[most] ? c : most;

@@ -161,10 +161,10 @@ int tr_build_flag(struct tr_build *build, const char *key, bool *out);
 /* Names of activations, 1 to max of them; *n = 0 where the option is absent. */
 int tr_build_acts(struct tr_build *build, const char *key, uint32_t max, enum tr_act_kind *act,
                   uint32_t *n);
-/* A loss: its head of so many columns, of the label that option `label` names (absent: the only one there is), and with the
- * weight of option `weight`. The label must have `classes` values; 0: any may do. */
+/* A loss: its head, of the label that option `label` names (absent: the only one there is), and with the weight of option
+ * `weight`. The label must have `classes` values; 0: any may do. */
 int tr_build_head(struct tr_build *build, struct tr_layer *layer, enum tr_head_kind kind,
-                  uint32_t columns, uint32_t classes, struct tr_value **label);
+                  uint32_t classes, struct tr_value **label);
 
 /* RT_EUSAGE: "file:line: layer 'x': ...". */
 int tr_build_fail(const struct tr_build *build, const char *fmt, ...)

@@ -29,7 +29,7 @@ static int bce_build(struct tr_build *build, struct tr_layer *layer)
     if (!state)
         return RT_FAIL(RT_ENOMEM, "layer '%s'", layer->name);
     layer->state = state;
-    int err = tr_build_head(build, layer, TR_HEAD_BCE, 1, 2, &state->label);
+    int err = tr_build_head(build, layer, TR_HEAD_BCE, 2, &state->label);
     return err ? err : tr_build_output(build, layer, 1);
 }
 

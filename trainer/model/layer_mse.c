@@ -11,7 +11,7 @@ static int mse_build(struct tr_build *build, struct tr_layer *layer)
                             tr_shape(layer->in[0]).text);
     struct tr_value *label = NULL;
     if (!err)
-        err = tr_build_head(build, layer, TR_HEAD_MSE, 1, 0, &label);
+        err = tr_build_head(build, layer, TR_HEAD_MSE, 0, &label);
     layer->state = label;
     return err ? err : tr_build_output(build, layer, 1);
 }

@@ -12,7 +12,7 @@ static int ce_build(struct tr_build *build, struct tr_layer *layer)
                             layer->in[0]->name, tr_shape(layer->in[0]).text);
     struct tr_value *label = NULL;
     if (!err)
-        err = tr_build_head(build, layer, TR_HEAD_SOFTMAX, k, k, &label);
+        err = tr_build_head(build, layer, TR_HEAD_SOFTMAX, k, &label);
     layer->state = label;
     return err ? err : tr_build_output(build, layer, k);
 }

@@ -340,18 +340,41 @@ static struct tr_pass pass_of(struct tr_model *model, const struct slice *slice,
     };
 }
 
+/* Of one sample: y[classes] are probabilities. */
+static void put_wide(const struct tr_head *head, const tr_real *y, tr_real label, tr_real *to)
+{
+    uint32_t most = 0;
+    for (uint32_t c = 1; c < head->classes; c++)
+        most = y[c] > y[most] ? c : most;
+    to[TR_WIDE_LABEL] = y[(uint32_t)label];
+    to[TR_WIDE_CLASS] = (tr_real)most;
+    to[TR_WIDE_MOST] = y[most];
+}
+
+static void put_scores(const struct tr_model *model, const struct tr_layer *loss, uint32_t samples,
+                       tr_real *to)
+{
+    const struct tr_head *head = loss->head;
+    const tr_real *y = loss->out.data, *label = model->label[head->label].data;
+    for (uint32_t s = 0; s < samples; s++, y += loss->out.stride, to += model->score_columns) {
+        if (tr_head_is_wide(head))
+            put_wide(head, y, label[s], to + head->first);
+        else
+            memcpy(to + head->first, y, head->columns * sizeof(tr_real));
+    }
+}
+
 /* What a loss has come to. */
 static void take_head(const struct tr_model *model, const struct tr_layer *loss,
                       const struct slice *slice, double loss_sum, struct tr_forward_out *out)
 {
     const struct tr_head *head = loss->head;
     const struct tr_value *in = loss->in[0];
-    uint32_t columns = model->score_columns;
     for (uint32_t s = 0; out->logit && head == model->head && s < slice->samples; s++)
         out->logit[slice->first + s] = in->data[s * in->stride];
-    for (uint32_t s = 0; out->score && s < slice->samples; s++)
-        memcpy(out->score + (size_t)(slice->first + s) * columns + head->first,
-               loss->out.data + s * loss->out.stride, head->columns * sizeof(tr_real));
+    if (out->score)
+        put_scores(model, loss, slice->samples,
+                   out->score + (size_t)slice->first * model->score_columns);
     out->head_loss[head - model->head] += loss_sum;
     out->loss_sum += head->weight * loss_sum;
 }

@@ -105,12 +105,26 @@ enum tr_head_kind { TR_HEAD_BCE, TR_HEAD_MSE, TR_HEAD_SOFTMAX };
 struct tr_head {
     const char *name; /* of the loss layer */
     enum tr_head_kind kind;
-    uint32_t label; /* which of a sample's labels */
+    uint32_t label;   /* which of a sample's labels */
+    uint32_t classes; /* of the label; 0: it is any number */
     /* Of a sample's scores, from column `first` on. bce: the probability of 1; mse: the prediction; softmax_ce: the probability
-     * of each class. */
+     * of each class, but where it is wide those of enum tr_wide alone. */
     uint32_t first, columns;
     double weight; /* in the loss that is minimized */
 };
+
+/* All probabilities of 65,536 classes would be half a gigabyte for a batch of 2,048, of which metrics want two numbers a sample. */
+#define TR_CLASSES_SCORED 64u /* a softmax_ce of more of them is wide */
+enum tr_wide {
+    TR_WIDE_LABEL, /* the probability of the class that the label names */
+    TR_WIDE_CLASS, /* the most probable class; of equal ones the first */
+    TR_WIDE_MOST,  /* its probability */
+    TR_WIDE_COLUMNS,
+};
+static inline bool tr_head_is_wide(const struct tr_head *head)
+{
+    return head->kind == TR_HEAD_SOFTMAX && head->classes > TR_CLASSES_SCORED;
+}
 
 struct tr_forward_out {
     tr_real *logit; /* [samples] what the first head takes, of its first input one column; caller's

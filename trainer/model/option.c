@@ -156,7 +156,7 @@ static int find_label(struct tr_build *build, uint32_t *out)
 }
 
 int tr_build_head(struct tr_build *build, struct tr_layer *layer, enum tr_head_kind kind,
-                  uint32_t columns, uint32_t classes, struct tr_value **label)
+                  uint32_t classes, struct tr_value **label)
 {
     struct tr_model *model = build->model;
     struct tr_head *head = &model->head[model->n_heads];
@@ -173,14 +173,17 @@ int tr_build_head(struct tr_build *build, struct tr_layer *layer, enum tr_head_k
     *head = (struct tr_head){.name = layer->name,
                              .kind = kind,
                              .label = which,
+                             .classes = classes,
                              .first = model->score_columns,
-                             .columns = columns,
+                             .columns = 1,
                              .weight = 1};
+    if (kind == TR_HEAD_SOFTMAX)
+        head->columns = tr_head_is_wide(head) ? TR_WIDE_COLUMNS : classes;
     err = tr_build_real(build, "weight", 0, 1e6, &head->weight);
     if (err)
         return err;
     model->label[which].readers++;
-    model->score_columns += columns;
+    model->score_columns += head->columns;
     model->n_heads++;
     layer->head = head;
     *label = &model->label[which];
