@@ -69,9 +69,11 @@ python_packages() {
         echo "deps: skipped the Python packages: no virtual environment can be made here"
         return 0
     fi
-    local name got=
+    local name with got=
     for name in $want; do
-        if "$venv/bin/pip" install --quiet --disable-pip-version-check --retries 1 "$name"; then
+        with=()
+        ! grep -qx "$name alone" "$here/packages-pip.txt" || with=(--no-deps)
+        if "$venv/bin/pip" install ${with[@]+"${with[@]}"} --quiet --disable-pip-version-check --retries 1 "$name"; then
             got+=${got:+$'\n'}$name
         else
             echo "deps: skipped $name: pip could not install it"

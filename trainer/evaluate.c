@@ -344,6 +344,7 @@ static void keep(struct tr_trainer *trainer)
     tr_set_real(&trainer->metric.test_auc, q->auc);
     tr_set_real(&trainer->metric.test_logloss, q->logloss);
     tr_count_quality(trainer, TR_SET_TEST, trainer->quality);
+    tr_board_test(trainer, rt_io_now(trainer->io) - trainer->evaluating_since_ns);
     rt_log(RT_LOG_INFO,
            "evaluated epoch=%" PRIu64 " step=%" PRIu64 " samples=%" PRIu64
            " auc=%.5f logloss=%.5f calibration=%.4f",

@@ -1,6 +1,8 @@
 /* trainer/main.c -- saffron-trainer: one rank of the dense network. */
 #include "runtime/base/err.h"
+#include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/mem.h"
 #include "runtime/process/process.h"
 #include "runtime/process/saving.h"
 #include "trainer/describe.h"
@@ -282,7 +284,11 @@ static int start(struct program *program)
         .replaced = on_replaced,
     };
     rt_process_identity(process, 0, &conf.self);
+    const char *run_dir = rt_process_run_dir(process);
+    char *board = run_dir ? rt_path_join(run_dir, "tensorboard") : NULL;
+    conf.tensorboard = board;
     int err = tr_trainer_create(&conf, &program->trainer);
+    rt_free(board);
     if (err)
         return err;
     const char *address = tr_trainer_address(program->trainer);

@@ -139,6 +139,7 @@ void tr_count_step(struct tr_trainer *trainer)
     tr_set_real(&n->learning_rate_factor, trainer->step_factor);
     tr_set_real(&n->gradient_norm, tr_optimizer_grad_norm(trainer->optimizer));
     tr_set_real(&n->wait_seconds, 1e-9 * (double)n->parts.seconds[TR_PART_WAIT].sum);
+    tr_board_step(trainer);
 }
 
 /* ---- the page ---- */

@@ -238,6 +238,7 @@ static void close_epoch(struct tr_trainer *trainer)
             trainer->epoch_samples ? sum / (double)trainer->epoch_samples : NAN;
         trainer->epoch_loss_sum[h] = 0;
     }
+    tr_board_epoch(trainer);
     double loss = trainer->count.head[0].train_loss;
     rt_log(RT_LOG_INFO, "epoch_over epoch=%" PRIu64 " samples=%" PRIu64 " loss=%.5f",
            trainer->epoch, trainer->epoch_samples, loss);

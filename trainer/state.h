@@ -20,6 +20,7 @@
 #include "runtime/base/map.h"
 #include "runtime/job/ledger.h"
 #include "runtime/wire/batch.h"
+#include "trainer/board.h"
 #include "trainer/collective/collective.h"
 #include "trainer/group.h"
 #include "trainer/metric/scores.h"
@@ -215,6 +216,7 @@ struct tr_trainer {
     uint64_t evaluating_since_ns, evaluated_ns;
     uint64_t evaluated_by_ack_ns; /* of evaluated_ns, what lies before last_ack_ns */
     struct tr_numbers metric;
+    struct tr_board board;
 };
 
 /* All steps in the weights that have made this step of the job: what Adam, schedules and draws count. */

@@ -194,6 +194,7 @@ static void commit_own(struct tr_trainer *trainer, struct tr_batch *batch)
     trainer->count.loss = first ? loss : 0.98 * trainer->count.loss + 0.02 * loss;
     tr_set_real(&trainer->metric.loss, loss);
     tr_set_real(&trainer->metric.epoch_loss, trainer->count.train_loss);
+    tr_board_batch(trainer, batch);
     rt_log(RT_LOG_DEBUG, "stepped step=%" PRIu64 " batch=%016" PRIx64 " samples=%u loss=%.9g",
            batch->step, batch->id, batch->head.samples, loss);
     tr_push_start(batch);

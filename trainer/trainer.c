@@ -232,6 +232,7 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
         *out = NULL;
         return err;
     }
+    tr_board_init(trainer);
     tr_phase_check(trainer);
     tr_numbers_init(trainer);
     if (conf->metrics)
@@ -262,6 +263,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
         tr_batch_give((struct tr_batch *)(uintptr_t)value);
     tr_batch_free_spare(trainer);
     rt_map_release(&trainer->batches);
+    tr_board_release(trainer);
     tr_step_release(trainer);
     if (trainer->collective)
         trainer->collective->ops->destroy(trainer->collective);

@@ -23,6 +23,7 @@ struct tr_trainer_conf {
     const char *init_from; /* folder of a saved model that the weights begin with; NULL: drawn */
     /* File for the scores of the test rows (predict.h), with more than one rank of each FILE.RANK; NULL: none. */
     const char *predict;
+    const char *tensorboard;    /* folder for rank 0's event file (board.h); NULL: none */
     struct rt_metrics *metrics; /* or NULL */
     void *ctx;
     void (*failed)(void *ctx, int err); /* the job cannot go on; text in rt_err_text() */

@@ -61,7 +61,7 @@ def help_of(*words):
 
 
 # Programs that are not ours: what follows them on their line is not looked at.
-FOREIGN = re.compile(r"\b(kubectl|docker|gdb|buildah|podman|git|curl|apt-get|nats-server|promtool|prometheus|helm|awk)\b.*")
+FOREIGN = re.compile(r"\b(kubectl|docker|gdb|buildah|podman|git|curl|apt-get|nats-server|promtool|prometheus|helm|awk|tensorboard)\b.*")
 
 
 def code(page):

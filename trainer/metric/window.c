@@ -76,6 +76,7 @@ int tr_window_add(struct tr_window *window, const struct tr_scored_view *view, b
     if (*complete) {
         window->samples = 0;
         window->rest = TR_WINDOW_REST;
+        window->runs++;
     }
     return err;
 }

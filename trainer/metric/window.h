@@ -17,6 +17,7 @@ struct tr_window {
     uint32_t n_heads;
     size_t samples; /* of the run */
     size_t rest;    /* samples to pass over before the next one */
+    uint64_t runs;  /* that are complete */
     struct tr_auc *auc[TR_HEADS_MAX];
     float *score;                            /* [batch_size][columns] */
     struct tr_quality quality[TR_HEADS_MAX]; /* of the latest run that is complete */
