@@ -59,7 +59,7 @@ static struct rt_pool *io_pool(struct rt_io *io)
     return loop_of(io)->pool;
 }
 
-#define TEND_NS (10 * RT_S) /* a buffer that nobody needs for so long goes back to the allocator */
+#define TEND_NS (60 * RT_S) /* a buffer that nobody needs for so long goes back to the allocator */
 
 static void on_tend(void *arg)
 {
