@@ -2,8 +2,8 @@
  *
  * Role logic is written against `struct rt_io` only. Two implementations exist: runtime/net/loop.c on
  * libuv, where one rt_io is one event loop on one thread, and tests/sim/sim_io.c, where many rt_io
- * live in one thread under a simulated clock and network with a seed. Everything here is called on the
- * io's own thread and calls back on it; nothing calls back from inside the call that started it.
+ * live in one thread under a simulated clock and network with a seed. Everything here (but
+ * rt_io_work_tell) is called on the io's own thread and calls back on it; nothing calls back from inside the call that started it.
  *
  *   link:  connect/accept -> up -> frames both ways -> down (once, for whatever reason)
  * A link carries whole frames in order; it knows nothing of requests, peers or heartbeats: rpc.h does. */
@@ -28,10 +28,12 @@ struct rt_timer {
     void *impl; /* private to the io */
 };
 
-/* A long job for the io's one worker thread (first in, first out): run() there, then done() here. */
+/* A long job for the io's one worker thread (first in, first out): run() there, then done() here. Meanwhile run() may say
+ * how far it is: rt_io_work_tell(). */
 struct rt_work {
     void (*run)(void *arg);
     void (*done)(void *arg);
+    void (*told)(void *arg, uint64_t what); /* of a job that tells; here, before done() */
     void *arg;
     struct rt_work *next; /* private to the io */
 };
@@ -86,6 +88,9 @@ struct rt_io_ops {
     void (*link_close)(struct rt_link *link, int err, const char *why);
     const char *(*link_name)(const struct rt_link *link); /* the other end, for messages */
     void (*work)(struct rt_io *io, struct rt_work *work);
+    /* In run(), on the worker: told(what) is called soon, unless something was told later, or the job is done. What was written
+     * before is seen there. */
+    void (*work_tell)(struct rt_io *io, struct rt_work *work, uint64_t what);
     int (*file_open)(struct rt_io *io, const char *path, struct rt_file **out); /* for reading */
     ssize_t (*file_read)(struct rt_file *file, void *out, size_t size); /* 0 at the end; <0 error */
     void (*file_close)(struct rt_file *file);
@@ -112,6 +117,10 @@ static inline void rt_timer_stop(struct rt_io *io, struct rt_timer *timer)
 static inline void rt_io_work(struct rt_io *io, struct rt_work *work)
 {
     io->ops->work(io, work);
+}
+static inline void rt_io_work_tell(struct rt_io *io, struct rt_work *work, uint64_t what)
+{
+    io->ops->work_tell(io, work, what);
 }
 static inline struct rt_buf *rt_io_buf(struct rt_io *io, size_t size)
 {

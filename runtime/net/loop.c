@@ -163,10 +163,14 @@ static bool take_post(struct rt_loop *loop, struct rt_post *out)
 static void finish_work(struct rt_loop *loop)
 {
     uv_mutex_lock(&loop->lock);
-    struct rt_work *work = loop->work_done;
+    struct rt_work *work = loop->work_done, *telling = loop->tells.work;
+    uint64_t what = loop->tells.what;
     loop->work_done = NULL;
     loop->work_done_end = &loop->work_done;
+    loop->tells.work = NULL;
     uv_mutex_unlock(&loop->lock);
+    if (telling) /* it may be done as well */
+        telling->told(telling->arg, what);
     while (work) {
         struct rt_work *next = work->next; /* done() may start the job again */
         work->done(work->arg);
@@ -243,6 +247,16 @@ static void stop_worker(struct rt_loop *loop)
     loop->worker_runs = loop->worker_quit = false;
 }
 
+static void io_work_tell(struct rt_io *io, struct rt_work *work, uint64_t what)
+{
+    struct rt_loop *loop = loop_of(io);
+    uv_mutex_lock(&loop->lock);
+    loop->tells.work = work;
+    loop->tells.what = what;
+    uv_mutex_unlock(&loop->lock);
+    uv_async_send(&loop->wake);
+}
+
 static void io_work(struct rt_io *io, struct rt_work *work)
 {
     struct rt_loop *loop = loop_of(io);
@@ -276,6 +290,7 @@ static const struct rt_io_ops loop_ops = {
     .link_close = rt_conn_close,
     .link_name = rt_conn_name,
     .work = io_work,
+    .work_tell = io_work_tell,
     .file_open = rt_files_open,
     .file_read = rt_files_read,
     .file_close = rt_files_close,

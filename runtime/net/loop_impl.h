@@ -35,10 +35,14 @@ struct rt_loop {
 
     /* Touched by: any thread. */
     atomic_int stop;
-    uv_mutex_t lock; /* guards the three below */
+    uv_mutex_t lock; /* guards the four below */
     struct rt_post post[RT_POSTS_MAX];
     size_t post_first, post_count;
     struct rt_work *work_done, **work_done_end;
+    struct {
+        struct rt_work *work; /* NULL: there is none */
+        uint64_t what;
+    } tells; /* the latest of what a job tells */
 
     /* The worker; `work_lock` guards the queue. */
     uv_thread_t worker;

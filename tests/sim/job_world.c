@@ -275,6 +275,7 @@ static void cut_rank(struct job_world *w, unsigned r)
 static void stop_rank(struct job_world *w, unsigned r)
 {
     check_numbers(w, w->rank[r].trainer);
+    sim_forget_work(w->sim, jw_node_rank(w, r));
     tr_trainer_destroy(w->rank[r].trainer);
     w->rank[r].trainer = NULL;
 }
@@ -292,9 +293,9 @@ void jw_restart_ranks(struct job_world *w, unsigned first, unsigned n)
     rt_assert(n <= w->conf.ranks);
     for (unsigned i = 0; i < n; i++)
         cut_rank(w, (first + i) % w->conf.ranks);
-    sim_run_until(w->sim, NULL, NULL, 5 * RT_MS); /* the step threads come to rest */
     for (unsigned i = 0; i < n; i++)
         stop_rank(w, (first + i) % w->conf.ranks);
+    sim_run_until(w->sim, NULL, NULL, 5 * RT_MS);
     for (unsigned i = 0; i < n; i++)
         come_back(w, (first + i) % w->conf.ranks);
     for (unsigned i = 0; i < w->conf.ranks; i++)

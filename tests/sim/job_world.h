@@ -56,8 +56,7 @@ void jw_start(struct job_world *w, const struct jw_conf *conf);
 void jw_stop(struct job_world *w);
 bool jw_is_over(void *world); /* done everywhere, or failed: for sim_run_until() */
 void jw_run(struct job_world *w);
-/* The rank's process dies and comes back with a higher incarnation and no state. A step that is being
- * computed ends first: a job of the step thread cannot be taken back in the simulator. */
+/* The rank's process dies, whatever its step thread is at, and comes back 5 ms later with a higher incarnation and no state. */
 void jw_restart_rank(struct job_world *w, unsigned rank);
 /* The same of several at once: neighbours in the ring, `first` and those after it. */
 void jw_restart_ranks(struct job_world *w, unsigned first, unsigned n);

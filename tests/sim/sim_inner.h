@@ -21,6 +21,7 @@ enum event_kind {
     EV_DOWN,
     EV_RESET,
     EV_WORK,
+    EV_TOLD,
     EV_WORKED
 };
 
@@ -28,7 +29,9 @@ struct event {
     uint64_t at_ns, seq;
     enum event_kind kind;
     struct rt_link *link;
-    struct rt_work *work;
+    struct node *node;    /* whose job: */
+    struct rt_work *work; /* NULL: it was forgotten */
+    uint64_t what;        /* EV_TOLD */
 };
 
 /* What is under way to an end: a frame's bytes, or the end of the link (bytes NULL). */
@@ -51,6 +54,7 @@ struct node {
     struct rt_timers timers;
     struct rt_pool *pool;
     uint64_t draw_key, draws;
+    unsigned tells; /* of the job that is being run */
 };
 
 struct rt_listener {

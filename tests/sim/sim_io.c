@@ -236,9 +236,38 @@ static void io_timer_stop(struct rt_io *io, struct rt_timer *timer)
 /* Between run() and done() things happen, as beside a real worker thread. */
 static void io_work(struct rt_io *io, struct rt_work *work)
 {
-    struct sim *sim = node_of(io)->sim;
-    uint64_t at = sim->now_ns + sim->conf.work_ns / 2;
-    sim_push(sim, (struct event){.at_ns = at, .kind = EV_WORK, .work = work});
+    struct node *node = node_of(io);
+    uint64_t at = node->sim->now_ns + node->sim->conf.work_ns / 2;
+    sim_push(node->sim, (struct event){.at_ns = at, .kind = EV_WORK, .node = node, .work = work});
+}
+
+/* run() takes no time here: what it tells is spread over the time until done(). */
+static void io_work_tell(struct rt_io *io, struct rt_work *work, uint64_t what)
+{
+    struct node *node = node_of(io);
+    uint64_t left = node->sim->conf.work_ns / 2;
+    uint64_t at = node->sim->now_ns + left - left / (++node->tells + 1);
+    sim_push(
+        node->sim,
+        (struct event){.at_ns = at, .kind = EV_TOLD, .node = node, .work = work, .what = what});
+}
+
+static void run_work(const struct event *ev)
+{
+    struct sim *sim = ev->node->sim;
+    ev->node->tells = 0;
+    ev->work->run(ev->work->arg);
+    sim_push(sim, (struct event){.at_ns = sim->now_ns + sim->conf.work_ns / 2,
+                                 .kind = EV_WORKED,
+                                 .node = ev->node,
+                                 .work = ev->work});
+}
+
+void sim_forget_work(struct sim *sim, unsigned node)
+{
+    for (size_t i = 0; i < sim->count; i++)
+        if (sim->heap[i].node == &sim->node[node])
+            sim->heap[i].work = NULL;
 }
 
 static struct rt_pool *io_pool(struct rt_io *io)
@@ -264,6 +293,7 @@ static const struct rt_io_ops sim_ops = {
     .link_close = sim_link_close,
     .link_name = sim_link_name,
     .work = io_work,
+    .work_tell = io_work_tell,
     .file_open = rt_files_open,
     .file_read = rt_files_read,
     .file_close = rt_files_close,
@@ -371,13 +401,16 @@ static void run_event(struct sim *sim, const struct event *ev)
         sim_link_reset(ev->link, "connection reset");
         break;
     case EV_WORK:
-        ev->work->run(ev->work->arg);
-        sim_push(sim, (struct event){.at_ns = sim->now_ns + sim->conf.work_ns / 2,
-                                     .kind = EV_WORKED,
-                                     .work = ev->work});
+        if (ev->work)
+            run_work(ev);
+        break;
+    case EV_TOLD:
+        if (ev->work)
+            ev->work->told(ev->work->arg, ev->what);
         break;
     case EV_WORKED:
-        ev->work->done(ev->work->arg);
+        if (ev->work)
+            ev->work->done(ev->work->arg);
         break;
     }
     if (ev->link)

@@ -37,6 +37,9 @@ void sim_cut(struct sim *sim, unsigned a, unsigned b, bool cut);
 /* All links between a and b break now: both ends hear down(), what was under way is lost. */
 void sim_break(struct sim *sim, unsigned a, unsigned b);
 
+/* The node's process ends now: what its worker was at is never done. */
+void sim_forget_work(struct sim *sim, unsigned node);
+
 /* One bit of the next frame that a sends to b is flipped on the way. */
 void sim_flip(struct sim *sim, unsigned a, unsigned b);
 

@@ -296,6 +296,66 @@ static void test_stop_while_working(void **state)
     rt_loop_destroy(slow.loop);
 }
 
+enum { TELLS = 100 };
+
+struct teller {
+    struct rt_work work;
+    struct rt_loop *loop;
+    uint64_t written[TELLS + 1]; /* by the job, before it tells that it has */
+    _Atomic uint64_t heard;      /* the latest */
+    uint64_t times;
+    bool done;
+};
+
+static void teller_run(void *arg)
+{
+    struct teller *teller = arg;
+    for (uint64_t what = 1; what <= TELLS; what++) {
+        teller->written[what] = what;
+        rt_io_work_tell(rt_loop_io(teller->loop), &teller->work, what);
+        while (what % 4 == 0 && atomic_load(&teller->heard) < what) /* it is told while we work */
+            usleep(100);
+    }
+}
+
+static void teller_told(void *arg, uint64_t what)
+{
+    struct teller *teller = arg;
+    rt_assert(rt_loop_is_current(teller->loop));
+    assert_false(teller->done);
+    assert_true(what > atomic_load(&teller->heard) && what <= TELLS);
+    assert_int_equal(teller->written[what], what);
+    teller->times++;
+    atomic_store(&teller->heard, what);
+}
+
+static void teller_done(void *arg)
+{
+    struct teller *teller = arg;
+    teller->done = true;
+    rt_loop_stop(teller->loop);
+}
+
+static void start_teller(void *arg)
+{
+    struct teller *teller = arg;
+    rt_io_work(rt_loop_io(teller->loop), &teller->work);
+}
+
+static void test_work_tells(void **state)
+{
+    struct teller teller = {.loop = new_loop()};
+    (void)state;
+    teller.work = (struct rt_work){
+        .run = teller_run, .done = teller_done, .told = teller_told, .arg = &teller};
+    rt_loop_post(teller.loop, start_teller, &teller);
+    rt_loop_run(teller.loop);
+    assert_true(teller.done);
+    assert_int_equal(atomic_load(&teller.heard), TELLS);
+    assert_in_range(teller.times, TELLS / 4, TELLS);
+    rt_loop_destroy(teller.loop);
+}
+
 /* ---- files ---- */
 
 static void test_files(void **state)
@@ -413,10 +473,15 @@ static void test_sends_let_others_in(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_posts),      cmocka_unit_test(test_posts_are_bounded),
-        cmocka_unit_test(test_timers),     cmocka_unit_test(test_slices_let_others_in),
-        cmocka_unit_test(test_work_order), cmocka_unit_test(test_stop_while_working),
-        cmocka_unit_test(test_files),      cmocka_unit_test(test_sends_let_others_in),
+        cmocka_unit_test(test_posts),
+        cmocka_unit_test(test_posts_are_bounded),
+        cmocka_unit_test(test_timers),
+        cmocka_unit_test(test_slices_let_others_in),
+        cmocka_unit_test(test_work_order),
+        cmocka_unit_test(test_stop_while_working),
+        cmocka_unit_test(test_work_tells),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_sends_let_others_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
