@@ -16,8 +16,8 @@ enum tr_part {
     TR_PART_WAIT,    /* no batch is ready, or the group forms */
     TR_PART_HEADER,  /* our batch is in a header, and the round is not complete */
     TR_PART_COMPUTE, /* the step thread: forward and backward, optimizer; the way there and back */
-    TR_PART_REDUCE,  /* all-reduce, with the wait for slower ranks; 0 in a group of one */
-    TR_PART_COMMIT,  /* ledger, gradients handed to the network */
+    TR_PART_REDUCE, /* the rest of the all-reduce, with the wait for slower ranks; 0 in a group of one */
+    TR_PART_COMMIT, /* ledger, gradients handed to the network */
     TR_PARTS
 };
 

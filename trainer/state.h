@@ -153,7 +153,10 @@ struct tr_trainer {
     struct tr_batch *stepping; /* our batch in it; NULL: we have none */
     double step_factor;        /* learning rate factor of it */
     struct rt_work work;
-    uint64_t reducing_ns; /* when the latest all-reduce began */
+    bool computing; /* the step thread is at `stepping` */
+    size_t
+        unsettled; /* buckets of the step's all-reduce whose gradients are not complete; the step thread's */
+    uint64_t reducing_ns; /* when the first of them was; 0: none is yet */
     struct rt_save *save; /* the dense network is to be written, or is; NULL: no */
     bool step_finite;
     int step_err;

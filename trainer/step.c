@@ -1,10 +1,11 @@
 /* trainer/step.c -- the dense step: forward, backward, all-reduce, commit (design section 5).
  *
  * One thing is under way at a time (trainer->step_open). The step thread owns model and optimizer while it
- * works; in between, on the loop thread, they are the all-reduce's:
+ * works, but for gradients that it has given to the all-reduce; in between, on the loop thread, they are the all-reduce's:
  *
  *   SHARED  a step of the group: forward and backward of our batch, or zeros without one -compute_done->
- *           all-reduce -reduced-> optimizer -optimized-> commit. Two jobs for the step thread.
+ *           all-reduce -reduced-> optimizer -optimized-> commit. Two jobs for the step thread. The all-reduce is opened before
+ *           the first, and has what gradients are complete while backward goes on to earlier layers (-settled, told-> ready).
  *   ALONE   the group of one, or a local step of mode `async`: all of it in one job -compute_done-> commit
  *   AGAIN   a batch that the group has stepped and whose gradients died with their rank: dense weight zero,
  *           its sparse gradients are pushed as those of its step
@@ -32,6 +33,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+/* The all-reduce's row in a batch's trace: it goes on beside what the step thread does. */
+#define TRACE_REDUCE 1
 
 /* ---- set-up ---- */
 
@@ -103,14 +107,29 @@ static int update(struct tr_trainer *trainer)
     return err || !trainer->stepping ? err : add_to_window(trainer, trainer->stepping);
 }
 
+/* Gradients from `from` on are complete: the loop hears of whole buckets, but for the first, which goes with all that is known at
+ * the end. */
+static void settled(void *arg, size_t from)
+{
+    struct tr_trainer *trainer = arg;
+    size_t bucket = trainer->collective->bucket, left = (from + bucket - 1) / bucket;
+    if (left > 0 && left < trainer->unsettled) {
+        trainer->unsettled = left;
+        rt_io_work_tell(trainer->io, &trainer->work, from);
+    }
+}
+
 static int train(struct tr_trainer *trainer, struct tr_batch *batch)
 {
+    const struct tr_settled hear = {settled, trainer};
     struct tr_forward_out out = {.score = tr_window_scores(&trainer->window)};
     uint64_t draw = rt_draw_key(trainer->job->global.seed, "step", NULL);
     batch->view.draw =
         rt_draw_fold(rt_draw_fold(draw, tr_age(trainer, batch->step)), trainer->conf.self.index);
+    batch->view.settled = trainer->step_kind == TR_SHARED ? &hear : NULL;
     int err = tr_model_train(trainer->model, &batch->view, trainer->global_samples,
                              batch->feature_grad, &out);
+    batch->view.settled = NULL;
     if (err)
         return err;
     if (trainer->step_kind != TR_AGAIN)
@@ -239,9 +258,24 @@ static bool fail_step(struct tr_trainer *trainer)
     return trainer->step_err != 0;
 }
 
+/* The first gradients of this step's sum that are ready, ours, are the collective's from now on. */
+static void reduce_begins(struct tr_trainer *trainer)
+{
+    if (trainer->reducing_ns == 0)
+        trainer->reducing_ns = rt_io_now(trainer->io);
+}
+
+/* By the step thread: gradients from `from` on are complete. */
+static void told(void *arg, uint64_t from)
+{
+    struct tr_trainer *trainer = arg;
+    reduce_begins(trainer);
+    trainer->collective->ops->ready(trainer->collective, from);
+}
+
 static void start_work(struct tr_trainer *trainer, void (*run)(void *), void (*done)(void *))
 {
-    trainer->work = (struct rt_work){.run = run, .done = done, .arg = trainer};
+    trainer->work = (struct rt_work){.run = run, .done = done, .told = told, .arg = trainer};
     rt_io_work(trainer->io, &trainer->work);
 }
 
@@ -320,15 +354,17 @@ static void leave_out(struct tr_trainer *trainer, const uint8_t *nonfinite)
     start_shared(trainer);
 }
 
+/* A batch that is being computed is undone when it is. */
 static void reduced(void *arg, int err, const uint8_t *nonfinite)
 {
     struct tr_trainer *trainer = arg;
     bool all = true;
-    if (trainer->stepping)
-        rt_trace_span(trainer->stepping->id, 0, "all_reduce", trainer->reducing_ns);
+    if (trainer->stepping && trainer->reducing_ns)
+        rt_trace_span(trainer->stepping->id, TRACE_REDUCE, "all_reduce", trainer->reducing_ns);
     if (err) {
         tr_group_break(trainer->group, rt_err_text());
-        undo_shared(trainer);
+        if (!trainer->computing)
+            undo_shared(trainer);
         return;
     }
     for (uint32_t r = 0; r < trainer->conf.world; r++)
@@ -341,17 +377,25 @@ static void reduced(void *arg, int err, const uint8_t *nonfinite)
     }
 }
 
-static void reduce(struct tr_trainer *trainer)
+static void begin_reduce(struct tr_trainer *trainer)
+{
+    size_t n = tr_model_count(trainer->model), bucket = trainer->collective->bucket;
+    trainer->reducing_ns = 0;
+    trainer->unsettled = (n + bucket - 1) / bucket;
+    trainer->collective->ops->begin(trainer->collective, tr_model_grads(trainer->model), n,
+                                    trainer->job->global.wire.all_reduce, reduced, trainer);
+}
+
+/* All that this rank brings is there. */
+static void complete_reduce(struct tr_trainer *trainer)
 {
     if (trainer->group->state != TR_FORMED) {
         undo_shared(trainer);
         return;
     }
     tr_part(trainer, TR_PART_REDUCE);
-    trainer->reducing_ns = rt_io_now(trainer->io);
-    trainer->collective->ops->all_reduce(
-        trainer->collective, tr_model_grads(trainer->model), tr_model_count(trainer->model),
-        trainer->job->global.wire.all_reduce, !trainer->step_finite, reduced, trainer);
+    reduce_begins(trainer);
+    trainer->collective->ops->complete(trainer->collective, !trainer->step_finite);
 }
 
 /* ---- a job of the step thread is done ---- */
@@ -376,11 +420,12 @@ static void compute_done(void *arg)
 {
     struct tr_trainer *trainer = arg;
     struct tr_batch *batch = trainer->stepping;
+    trainer->computing = false;
     if (fail_step(trainer))
         return;
     if (trainer->step_kind == TR_SHARED) {
         batch->computed = trainer->step_finite;
-        reduce(trainer);
+        complete_reduce(trainer);
         return;
     }
     tr_part(trainer, TR_PART_COMMIT);
@@ -435,6 +480,7 @@ static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum
     trainer->step_kind = kind;
     trainer->stepping = batch;
     trainer->scoring = trainer->phase;
+    trainer->computing = true;
     tr_batch_to(batch, TR_STEPPING);
     tr_part(trainer, TR_PART_COMPUTE);
     start_work(trainer, compute, compute_done);
@@ -482,9 +528,10 @@ static void start_shared(struct tr_trainer *trainer)
     trainer->step_kind = TR_SHARED;
     trainer->step_factor = rate_factor(trainer, group->current.learning_rate, trainer->step);
     trainer->step_finite = true;
+    begin_reduce(trainer);
     if (!batch) {
         tr_model_clear_grads(trainer->model);
-        reduce(trainer);
+        complete_reduce(trainer);
         return;
     }
     batch->step = trainer->step;
@@ -537,8 +584,9 @@ static void start_average(struct tr_trainer *trainer)
     trainer->step_open = true;
     trainer->step_kind = TR_AVERAGE;
     tr_part(trainer, TR_PART_REDUCE);
-    trainer->collective->ops->all_reduce(trainer->collective, sum, n, RT_DTYPE_F32, false, averaged,
-                                         trainer); /* weights: in full */
+    trainer->collective->ops->begin(trainer->collective, sum, n, RT_DTYPE_F32, averaged,
+                                    trainer); /* weights: in full */
+    trainer->collective->ops->complete(trainer->collective, false);
 }
 
 /* ---- what comes next ---- */

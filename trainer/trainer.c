@@ -191,7 +191,9 @@ static int make_collective(struct tr_trainer *trainer)
                                 .world = world,
                                 .rank = self,
                                 .next = tr_rank(trainer, (self + 1) % world),
-                                .n_max = tr_model_count(trainer->model)};
+                                .n_max = tr_model_count(trainer->model),
+                                .bucket =
+                                    trainer->job->global.trainer_bucket_bytes / sizeof(float)};
     return tr_collective_ring(&conf, &trainer->collective);
 }
 

@@ -86,6 +86,10 @@ static const struct rt_option option[] = {
      NULL, "an owner's memory comes from the NUMA node of its core; needs `pin`"},
     {"trainer.threads", RT_OPT_U32, AT(trainer_threads), "1", 1, 1024, NULL,
      "threads of the matrix products; more than one pays only where cores are idle"},
+    {"trainer.bucket_bytes", RT_OPT_U32, AT(trainer_bucket_bytes), "262144", 4096, 4194304, NULL,
+     "trainers begin to sum each so many bytes of dense gradients (counted as float32) when they "
+     "are computed, "
+     "while those of earlier layers are not; no result depends on it"},
     {"ports.middleware", RT_OPT_U32, AT(port_middleware), "7100", 1, 65535, NULL,
      "base port of a middleware, plus loop; `local` takes free ports"},
     {"ports.embedding_server", RT_OPT_U32, AT(port_embedding_server), "7300", 1, 65535, NULL,

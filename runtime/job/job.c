@@ -190,9 +190,9 @@ static void hash_job(struct rt_job *job)
     at = end_part(job, WIRE_PART_FILES, &text, at);
     job->plan_hash = rt_hash_bytes(text.text, text.len);
     const struct rt_wire_conf *wire = &job->global.wire;
-    rt_strbuf_addf(&text, "wire %u %u %u %u %u %u shards %u\n", wire->rows, wire->row_gradients,
-                   wire->embeddings, wire->gradients, wire->all_reduce, wire->compression,
-                   RT_SHARDS);
+    rt_strbuf_addf(&text, "wire %u %u %u %u %u %u buckets %u shards %u\n", wire->rows,
+                   wire->row_gradients, wire->embeddings, wire->gradients, wire->all_reduce,
+                   wire->compression, job->global.trainer_bucket_bytes, RT_SHARDS);
     at = end_part(job, WIRE_PART_GLOBAL, &text, at);
     rt_job_describe_tables(job, &text);
     at = end_part(job, WIRE_PART_EMBEDDING, &text, at);

@@ -61,6 +61,7 @@ struct rt_global_conf {
     uint64_t heartbeat_ms, dead_ms; /* of a connection; 0: RT_HEARTBEAT_NS, RT_DEAD_NS */
     uint64_t credit;                /* bytes that one peer may have waiting here */
     uint32_t middleware_loops, embedding_server_workers, trainer_threads;
+    uint32_t trainer_bucket_bytes;    /* of dense gradients, in float32, that ranks sum at once */
     uint64_t middleware_memory;       /* bytes of batches held per loop */
     uint64_t embedding_server_memory; /* bytes of tables per process; 0: no cap */
     bool embedding_server_pin;        /* owners' threads to cores of their own */

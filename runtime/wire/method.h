@@ -67,7 +67,7 @@ static inline size_t wire_dtype_size(uint32_t dtype) /* 0: unknown dtype */
 #define WIRE_OWED_MAX      65536u     /* batches stepped and not yet finished, of all ranks */
 #define WIRE_GROUP_MAX     4096u      /* ranks whose headers travel in one message */
 #define WIRE_BUCKETS_MAX   65536u     /* buckets of one all-reduce */
-#define WIRE_CHUNK_MAX     (1u << 18) /* float32 elements of one chunk of a bucket */
+#define WIRE_CHUNK_MAX     (1u << 20) /* elements of one chunk of a bucket */
 #define WIRE_SCORES_MAX    (1u << 19) /* samples of one part of an evaluation */
 
 /* A packed message: a buffer that is used again for the next one. Zero-initialise; wire_out_release. */

@@ -1,9 +1,11 @@
 """A trace shows each hop of each batch that it has, and what is inside something is inside in time.
 
-trace.py TRACE EVERY ROLES: EVERY as --trace was told, ROLES how many of each role there were. Called by trace.sh.
+trace.py TRACE EVERY ROLES [STEPS [overlap]]: EVERY as --trace was told, ROLES how many of each role there were, STEPS that were
+made (0: unknown); overlap: gradients are summed while others are still computed. Called by trace.sh.
 """
 import collections
 import json
+import re
 import sys
 
 path, every, roles = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -17,6 +19,8 @@ def check(text, holds):
 
 
 Span = collections.namedtuple("Span", "begin end name cat args row")
+steps, overlap = int((sys.argv[4:] or [0])[0]), sys.argv[5:] == ["overlap"]
+overlaps = []  # of each batch: its sum began before its last step back had ended
 row_name, spans, arrows = {}, collections.defaultdict(list), collections.Counter()
 for e in events:
     if e["ph"] == "M" and e["name"] == "thread_name":
@@ -133,7 +137,21 @@ def check_path(batch):
     b.order(scatter, applied)
     check(f"batch {batch}: it was pushed while it was `pushing`", all(any(within(p, s) for s in pushing) for p in push))
     if roles > 1:
-        b.order(backward, b.inside("all_reduce", "TrainBatch", "trainer"), b.inside("optimize", "TrainBatch", "trainer"), push)
+        check_reduce(b, backward, stepping, push)
+
+
+def check_reduce(b, backward, stepping, push):
+    """On a row of its own: it begins where the first bucket is complete, and ends behind all that is computed."""
+    reduce, optimize = b.all("all_reduce", role="trainer"), b.inside("optimize", "TrainBatch", "trainer")
+    b.order(reduce, optimize, push)
+    if not reduce or not backward:
+        return
+    last = max(backward, key=lambda s: s.end)
+    check(f"batch {b.name}: one all_reduce", len(reduce) == 1 and row_name[reduce[0].row] == row_name[last.row][:-1] + "1")
+    check(f"batch {b.name}: it was summed while it was `stepping`", any(within(reduce[0], s) for s in stepping))
+    check(f"batch {b.name}: its sum ends behind all steps back, and begins behind all but the last",
+          last.end <= reduce[0].end and all(s.end <= reduce[0].begin for s in backward if s is not last))
+    overlaps.append(reduce[0].begin < last.end)
 
 
 for batch, of in spans.items():
@@ -143,13 +161,15 @@ for batch, of in spans.items():
 trained = [b for b in spans if not int(b, 16) >> 63]
 print(f"{len(trained)} batches of training, {len(spans) - len(trained)} of evaluation, {sum(map(len, spans.values()))} spans")
 check("there are batches", len(trained) > 0 and len(spans) > len(trained))
-places = {n for n in row_name.values() if " to " not in n}
+places = {n for n in row_name.values() if " to " not in n and not re.fullmatch(r"trainer/\d+\.1", n)}
 of_role = collections.Counter(n.split("/")[0] for n in places)
 # Which middleware a batch goes to depends on the moment, all else on its id and its rows.
 check(f"all processes have rows: {sorted(places)}", 1 <= of_role.pop("middleware", 0) <= roles
       and of_role == dict.fromkeys(("data_compose", "trainer", "embedding_server"), roles))
-if len(sys.argv) > 4:
-    steps = int(sys.argv[4])
+if steps:
     check(f"each of {steps} batches but the first is there: {len(trained)}", len(trained) == steps - 1)
+if overlap:
+    print(f"{sum(overlaps)} of {len(overlaps)} sums began before the batch was computed")
+    check("most do", 2 * sum(overlaps) > len(overlaps) > 0)
 print("\n".join(bad[:20]))
 sys.exit(bool(bad))

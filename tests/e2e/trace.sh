@@ -21,6 +21,12 @@ local_run "${small[@]}" --trace=3 --set global.mode=full "${two[@]}"
 expect_success
 "$python" tests/e2e/trace.py "$work/run/trace.json" 3 2 || fail "the trace of two of each role"
 
+# 6 MB of dense gradients: those of the last layers are summed while those of the first ones are computed.
+local_run --config configs/synthetic --set data.synthetic.rows=24000 --set data.synthetic.test_rows=2000 --quiet --trace=1 "${two[@]}" \
+    --set data.batch_size=1024 --set "model.params.top=[1024,1024,512,1]"
+expect_success
+"$python" tests/e2e/trace.py "$work/run/trace.json" 1 2 0 overlap || fail "the trace of sums that overlap"
+
 # A role that is killed: what it and the others had said is there.
 local_start "${long[@]}" --trace=1
 twenty_pushed() {

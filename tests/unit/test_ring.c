@@ -12,6 +12,7 @@
 #include "runtime/wire/step.h"
 #include "trainer/collective/collective.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -53,7 +54,10 @@ static void on_up(void *ctx, struct rt_peer *peer)
 static const struct rt_method_def method[] = {
     {WIRE_REDUCE_CHUNK, "ReduceChunk", RT_ROLE_BIT(RT_ROLE_TRAINER), 4096, 1 << 20, serve}};
 
-static void start(struct ring_world *w, uint64_t seed, unsigned ranks, size_t bucket_max)
+/* Grains so small that vectors of some hundred elements have many. */
+enum { GRAIN = 8, BUCKET = 1000 };
+
+static void start(struct ring_world *w, uint64_t seed, unsigned ranks, size_t bucket)
 {
     char address[RANKS_MAX][RT_ADDRESS_MAX], bound[RT_ADDRESS_MAX];
     memset(w, 0, sizeof *w);
@@ -85,7 +89,8 @@ static void start(struct ring_world *w, uint64_t seed, unsigned ranks, size_t bu
                                  .rank = r,
                                  .next = rank->next,
                                  .n_max = N_MAX,
-                                 .bucket_max = bucket_max};
+                                 .bucket = bucket ? bucket : BUCKET,
+                                 .grain = GRAIN};
         assert_int_equal(ranks == 1 ? tr_collective_single(&rank->ring)
                                     : tr_collective_ring(&c, &rank->ring),
                          0);
@@ -137,8 +142,8 @@ static void begin(struct ring_world *w, unsigned r, uint64_t key, size_t n, unsi
     for (size_t i = 0; i < n; i++)
         rank->value[i] = element(w, key, r, i);
     rank->value[n] = 0.5f;
-    rank->ring->ops->all_reduce(rank->ring, rank->value, n, w->dtype, flags >> r & 1, on_reduced,
-                                rank);
+    rank->ring->ops->begin(rank->ring, rank->value, n, w->dtype, on_reduced, rank);
+    rank->ring->ops->complete(rank->ring, flags >> r & 1);
 }
 
 static void check(struct ring_world *w, uint64_t key, size_t n, unsigned flags, uint64_t seed)
@@ -200,8 +205,8 @@ static void test_rounded(void **state)
             struct ring_rank *rank = &w.rank[r];
             for (size_t i = 0; i < N_MAX; i++)
                 rank->value[i] = rt_normal_f32(rt_draw(ranks, i * RANKS_MAX + r));
-            rank->ring->ops->all_reduce(rank->ring, rank->value, N_MAX, w.dtype, false, on_reduced,
-                                        rank);
+            rank->ring->ops->begin(rank->ring, rank->value, N_MAX, w.dtype, on_reduced, rank);
+            rank->ring->ops->complete(rank->ring, false);
         }
         assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
         for (size_t i = 0; i < N_MAX; i++) {
@@ -223,6 +228,154 @@ static void test_rounded(void **state)
         if (!(worst < ranks * 0x1p-8 && worst > 0x1p-11)) /* it is rounded */
             fail_msg("%u ranks: off by %g, expected %g to %g", ranks, worst, 0x1p-11,
                      ranks * 0x1p-8);
+        stop(&w);
+    }
+}
+
+/* ---- what is ready, and when ---- */
+
+/* One rank's vector on its way: from the end on it is given what it shall be, and the ring. */
+struct giving {
+    struct ring_rank *rank;
+    float *value; /* [n] what it shall be */
+    size_t from;
+};
+
+static void give(struct giving *g, size_t from)
+{
+    for (size_t i = from; i < g->from; i++)
+        g->rank->value[i] = g->value[i];
+    g->from = from;
+    g->rank->ring->ops->ready(g->rank->ring, from);
+}
+
+/* One sum of random vectors, each rank giving its own piece by piece while links break, or all at once (steps 0).
+ * Out: the sum, of rank 0. */
+static void sum_in_pieces(uint64_t seed, unsigned ranks, size_t n, size_t bucket, uint32_t dtype,
+                          unsigned steps, float *out)
+{
+    static float value[RANKS_MAX][N_MAX];
+    struct ring_world w;
+    struct giving g[RANKS_MAX];
+    uint64_t key = rt_draw_key(seed + bucket, "pieces", NULL), draw = 0;
+    start(&w, seed, ranks, bucket);
+    w.dtype = dtype;
+    w.wanted = 1;
+    for (unsigned r = 0; r < ranks; r++) {
+        for (size_t i = 0; i < n; i++) {
+            value[r][i] = rt_normal_f32(rt_draw(seed, i * RANKS_MAX + r));
+            w.rank[r].value[i] = NAN; /* not to be looked at yet */
+        }
+        g[r] = (struct giving){&w.rank[r], value[r], n};
+        w.rank[r].ring->ops->begin(w.rank[r].ring, w.rank[r].value, n, dtype, on_reduced,
+                                   &w.rank[r]);
+    }
+    for (unsigned i = 0; i < steps; i++) {
+        unsigned r = (unsigned)rt_below(rt_draw(key, draw++), ranks);
+        give(&g[r], g[r].from - rt_below(rt_draw(key, draw++), g[r].from / 2 + 1));
+        sim_run_until(w.sim, NULL, NULL, rt_below(rt_draw(key, draw++), RT_MS));
+        unsigned broken = (unsigned)rt_below(rt_draw(key, draw++), 3 * ranks);
+        if (broken < ranks)
+            sim_break(w.sim, broken, (broken + 1) % ranks);
+    }
+    for (unsigned r = 0; r < ranks; r++) {
+        assert_int_equal(w.rank[r].done, 0); /* flags are to come */
+        for (size_t i = 0; i < g[r].from; i++)
+            assert_true(isnan(w.rank[r].value[i])); /* nor written */
+        give(&g[r], 0);
+        w.rank[r].ring->ops->complete(w.rank[r].ring, r == 1);
+    }
+    if (!sim_run_until(w.sim, all_done, &w, 20 * RT_S))
+        fail_msg("seed %llu, bucket %zu: not done", (unsigned long long)seed, bucket);
+    for (unsigned r = 0; r < ranks; r++) {
+        assert_int_equal(w.rank[r].err, 0);
+        for (unsigned q = 0; q < ranks; q++)
+            assert_int_equal(w.rank[r].nonfinite[q], q == 1);
+        assert_memory_equal(w.rank[r].value, w.rank[0].value, n * sizeof(float));
+    }
+    memcpy(out, w.rank[0].value, n * sizeof(float));
+    stop(&w);
+}
+
+/* Whatever the buckets, and whenever what is ready: the bits of one bucket that is ready as a whole. */
+static void test_buckets(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        uint64_t key = rt_draw_key(seed, "buckets", NULL);
+        unsigned ranks = 2 + (unsigned)(seed % 4);
+        uint32_t dtype = seed % 3 ? RT_DTYPE_F32 : RT_DTYPE_BF16;
+        size_t n = rt_below(rt_draw(key, 0), N_MAX + 1);
+        const size_t bucket[] = {1 + rt_below(rt_draw(key, 1), 30), GRAIN,
+                                 1 + rt_below(rt_draw(key, 2), 300), N_MAX};
+        float whole[N_MAX], pieces[N_MAX];
+        sum_in_pieces(seed, ranks, n, N_MAX, dtype, 0, whole);
+        for (size_t i = 0; i < ARRAY_LEN(bucket); i++) {
+            sum_in_pieces(seed, ranks, n, bucket[i], dtype, (unsigned)(seed % 40), pieces);
+            if (memcmp(whole, pieces, n * sizeof(float)) != 0)
+                fail_msg("seed %llu, %u ranks, n %zu, bucket %zu: other bits",
+                         (unsigned long long)seed, ranks, n, bucket[i]);
+        }
+    }
+}
+
+/* Buckets that are ready go round while the others are not: their sum is there before `complete`. */
+static void test_overlap(void **state)
+{
+    (void)state;
+    enum { N = 900, READY = 300 };
+    struct ring_world w;
+    start(&w, 1, 3, 100);
+    for (unsigned r = 0; r < 3; r++) {
+        for (size_t i = 0; i < N; i++)
+            w.rank[r].value[i] = (float)(r + 1);
+        w.rank[r].ring->ops->begin(w.rank[r].ring, w.rank[r].value, N, RT_DTYPE_F32, on_reduced,
+                                   &w.rank[r]);
+        w.rank[r].ring->ops->ready(w.rank[r].ring, READY + 1);
+    }
+    sim_run_until(w.sim, NULL, NULL, 2 * TR_STALL_NS); /* no clock runs until it is complete */
+    for (unsigned r = 0; r < 3; r++) {
+        assert_int_equal(w.rank[r].done, 0);
+        for (size_t i = 0; i < N; i++)
+            assert_true(w.rank[r].value[i] == (i < READY + 100 ? (float)(r + 1) : 6));
+    }
+    w.wanted = 1;
+    for (unsigned r = 0; r < 3; r++)
+        w.rank[r].ring->ops->complete(w.rank[r].ring, false);
+    assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
+    for (unsigned r = 0; r < 3; r++)
+        for (size_t i = 0; i < N; i++)
+            assert_true(w.rank[r].value[i] == 6);
+    stop(&w);
+}
+
+/* Given up with some buckets summed and others not ready: what is ready later is nobody's, and the next sum is whole. */
+static void test_abort_between(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct ring_world w;
+        start(&w, seed, 3, 10);
+        for (unsigned r = 0; r < 3; r++) {
+            struct tr_collective *ring = w.rank[r].ring;
+            ring->ops->begin(ring, w.rank[r].value, 100, w.dtype, on_reduced, &w.rank[r]);
+            ring->ops->ready(ring, 20 * (r + 1));
+        }
+        sim_run_until(w.sim, NULL, NULL, seed * RT_MS / 10);
+        for (unsigned r = 0; r < 3; r++) {
+            struct tr_collective *ring = w.rank[r].ring;
+            ring->ops->abort(ring);
+            assert_int_equal(w.rank[r].done, 1);
+            assert_int_equal(w.rank[r].err, RT_ECANCELED);
+            ring->ops->ready(ring, 0);
+            w.rank[r].done = 0;
+            ring->ops->form(ring, 2);
+        }
+        for (unsigned r = 0; r < 3; r++)
+            begin(&w, r, 2, 100, 0);
+        w.wanted = 1;
+        assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
+        check(&w, 2, 100, 0, seed);
         stop(&w);
     }
 }
@@ -317,21 +470,21 @@ static void test_refused(void **state)
         size_t floats;
         int err;
     } row[] = {
-        {{1, 1, 0, 0, 6, WIRE_F32}, 5, RT_EPROTO},    /* bytes and count differ */
-        {{0, 1, 0, 0, 6, WIRE_F32}, 6, RT_ESTALE},    /* older epoch */
-        {{2, 1, 0, 0, 6, WIRE_F32}, 6, RT_ENOTREADY}, /* newer epoch */
-        {{1, 3, 0, 0, 6, WIRE_F32}, 6, RT_EPROTO},    /* two operations ahead */
-        {{1, 1, 1, 0, 6, WIRE_F32}, 6, RT_EPROTO},    /* no such bucket */
-        {{1, 1, 0, 2, 6, WIRE_F32}, 6, RT_EPROTO},    /* no such turn */
-        {{1, 1, 0, 0, 9, WIRE_F32}, 9, RT_EPROTO},    /* another size */
-        {{1, 1, 0, 0, 6, WIRE_BF16}, 3, RT_EPROTO},   /* another dtype */
-        {{1, 0, 0, 0, 6, WIRE_F32}, 6, 0},            /* of the operation before: not needed */
-        {{1, 2, 40, 60, 3, WIRE_F32}, 3, 0},          /* ahead: kept, judged when its turn comes */
+        {{1, 1, 0, 0, 10, WIRE_F32}, 9, RT_EPROTO},     /* bytes and count differ */
+        {{0, 1, 0, 0, 10, WIRE_F32}, 10, RT_ESTALE},    /* older epoch */
+        {{2, 1, 0, 0, 10, WIRE_F32}, 10, RT_ENOTREADY}, /* newer epoch */
+        {{1, 3, 0, 0, 10, WIRE_F32}, 10, RT_EPROTO},    /* two operations ahead */
+        {{1, 1, 1, 0, 10, WIRE_F32}, 10, RT_EPROTO},    /* no such bucket */
+        {{1, 1, 0, 2, 10, WIRE_F32}, 10, RT_EPROTO},    /* no such turn */
+        {{1, 1, 0, 0, 9, WIRE_F32}, 9, RT_EPROTO},      /* another size */
+        {{1, 1, 0, 0, 10, WIRE_BF16}, 5, RT_EPROTO},    /* another dtype */
+        {{1, 0, 0, 0, 10, WIRE_F32}, 10, 0},            /* of the operation before: not needed */
+        {{1, 2, 40, 60, 3, WIRE_F32}, 3, 0}, /* ahead: kept, judged when its turn comes */
     };
     struct ring_world w;
     struct wire_out out = {0};
     start(&w, 1, 2, 0);
-    begin(&w, 0, 1, 10, 0); /* with its flags: 12 elements in one bucket, chunks of 6 */
+    begin(&w, 0, 1, 12, 0); /* grains of 8 and 4: chunks of 8 + 2 flags, and of 4 */
     sim_run_until(w.sim, NULL, NULL, RT_S);
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         struct answer answer = {0};
@@ -348,10 +501,10 @@ static void test_refused(void **state)
             fail_msg("row %zu: got %s, expected %s", i, rt_err_name(answer.err),
                      rt_err_name(row[i].err));
     }
-    begin(&w, 1, 1, 10, 0);
+    begin(&w, 1, 1, 12, 0);
     w.wanted = 1;
     assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
-    check(&w, 1, 10, 0, 1);
+    check(&w, 1, 12, 0, 1);
     wire_out_release(&out);
     stop(&w);
 }
@@ -361,11 +514,8 @@ static void test_no_memory(void **state)
     (void)state;
     struct ring_world w;
     start(&w, 1, 2, 0);
-    struct tr_ring_conf conf = {.io = sim_node(w.sim, 0),
-                                .world = 2,
-                                .next = w.rank[0].next,
-                                .n_max = N_MAX,
-                                .bucket_max = 10};
+    struct tr_ring_conf conf = {
+        .io = sim_node(w.sim, 0), .world = 2, .next = w.rank[0].next, .n_max = N_MAX, .bucket = 10};
     struct tr_collective *ring = NULL;
     int failures = 0;
     for (int64_t nth = 0; !ring; nth++) {
@@ -384,10 +534,11 @@ int main(void)
 {
     rt_log_set_level(RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(test_sums),      cmocka_unit_test(test_rounded),
-        cmocka_unit_test(test_breaks),    cmocka_unit_test(test_abort),
-        cmocka_unit_test(test_stall),     cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_sums),          cmocka_unit_test(test_rounded),
+        cmocka_unit_test(test_buckets),       cmocka_unit_test(test_overlap),
+        cmocka_unit_test(test_abort_between), cmocka_unit_test(test_breaks),
+        cmocka_unit_test(test_abort),         cmocka_unit_test(test_stall),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

@@ -467,7 +467,7 @@ static const struct bad {
     {"fetch_state_reply", {V(3, 1), B(8, "\1")}, "owed_step has 1 entries, owed_batch has 0"},
     {"reduce_chunk", {V(3, 65536)}, "ReduceChunk: bucket is 65536"},
     {"reduce_chunk", {V(4, 8193)}, "turn is 8193, expected 0..8192"},
-    {"reduce_chunk", {V(5, 262145)}, "count is 262145, expected 0..262144"},
+    {"reduce_chunk", {V(5, 1048577)}, "count is 1048577, expected 0..1048576"},
     {"reduce_chunk", {V(6, 1)}, "dtype is 1, expected 0 or 2"},
     {"hello", {V(4, 1), V(7, 1)}, "Hello: job is '', expected 1 to 63 of"},
     {"hello", {B(1, "a.b"), V(4, 1), V(7, 1)}, "job is 'a.b'"},

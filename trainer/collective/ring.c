@@ -1,11 +1,16 @@
 /* trainer/collective/ring.c -- all-reduce over TCP: every rank sends to the next, and hears from the one before.
  *
- * The vector is cut into buckets, each bucket into `world` chunks. In turn t of the first world-1 turns a
+ * The vector is cut into grains of 1,024 elements, and grain g is of chunk g mod `world`. In turn t of the first world-1 turns a
  * rank sends chunk (rank - t) and adds what comes to chunk (rank - t - 1); then chunk (rank + 1) is the
  * whole sum, and in world-1 more turns the sums go round and are copied. 2(world-1)/world of the vector leave
  * each rank, whatever their number. A chunk's sum is made in one order and copied, so that all ranks end up
- * with the same bits. Buckets are independent of one another: the turns of many are under way at once. The
- * last one has `world` flags behind its elements: rank r adds 1 to flag r if it saw a value that is not finite.
+ * with the same bits.
+ *
+ * A bucket is so many elements of the vector, and goes round by itself: the turns of many are under way at once. Which rank an
+ * element's sum begins at follows from its grain, whatever its bucket: the sums' bits do not depend on the buckets. (Cutting
+ * each bucket into `world` equal chunks needs no grains, and gives other bits with other buckets from three ranks on.) Buckets
+ * are begun from the last to the first, as they are ready: what a rank before us brings earlier waits. The first one,
+ * begun last, has `world` flags behind its chunk 0: rank r adds 1 to flag r if it saw a value that is not finite.
  *
  * Links break. A chunk is kept until the next rank has acknowledged it and is sent again on the next
  * connection; a receiver knows each chunk by (operation, bucket, turn) and passes over what it has. So a
@@ -23,9 +28,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define BUCKET_ELEMENTS (1u << 18)
-#define AGAIN_NS        (5 * 1000000ull) /* the next rank is not in the group yet */
-#define WIDEN_ELEMENTS  1024u            /* bfloat16 is widened so many at a time, to be added */
+#define GRAIN_ELEMENTS 1024u
+#define AGAIN_NS       (5 * 1000000ull) /* the next rank is not in the group yet */
+#define WIDEN_ELEMENTS 1024u            /* bfloat16 is widened so many at a time, to be added */
 
 struct ring;
 
@@ -43,12 +48,6 @@ struct early {
     struct rt_buf *chunk;
 };
 
-struct bucket {
-    float *value;
-    size_t n;
-    uint32_t turn; /* that we wait for */
-};
-
 struct ring {
     struct tr_collective base;
     struct tr_ring_conf conf;
@@ -56,10 +55,11 @@ struct ring {
     bool open;
     float *value;
     size_t n;
-    uint32_t dtype;        /* of what travels */
-    struct bucket *bucket; /* [buckets_max] */
+    uint32_t dtype; /* of what travels */
+    uint32_t *turn; /* [buckets_max] that each bucket waits for */
     uint32_t n_buckets, buckets_max, buckets_left;
-    float *tail; /* the last bucket with its flags */
+    uint32_t begun; /* buckets from this one on are */
+    float *flag;    /* [world] */
     tr_reduced_fn done;
     void *arg;
     struct sending *first, **last; /* not acknowledged, in order */
@@ -138,12 +138,51 @@ static void try_send(struct ring *ring, struct sending *s)
     s->flying = rt_rpc_call(ring->conf.next, WIRE_REDUCE_CHUNK, &out, 0, on_sent, s) == 0;
 }
 
-/* Chunk i of a bucket: its elements from *at on. */
-static size_t chunk_of(const struct ring *ring, const struct bucket *bucket, uint32_t i, size_t *at)
+/* The elements of a chunk, piece by piece in their order, and at the end of bucket 0's chunk 0 the flags. */
+struct walk {
+    size_t begin, end; /* of the bucket */
+    size_t grain;      /* the next one */
+    bool flags;        /* are to come */
+    float *value;      /* the piece: */
+    size_t n;
+};
+
+static struct walk walk_chunk(const struct ring *ring, uint32_t b, uint32_t chunk)
 {
-    size_t begin = bucket->n * i / ring->conf.world;
-    *at = begin;
-    return bucket->n * (i + 1) / ring->conf.world - begin;
+    uint32_t world = ring->conf.world;
+    size_t begin = b * ring->base.bucket, left = ring->n - begin;
+    size_t grain = begin / ring->conf.grain;
+    return (struct walk){
+        .begin = begin,
+        .end = begin + (left < ring->base.bucket ? left : ring->base.bucket),
+        .grain = grain + (chunk + world - grain % world) % world,
+        .flags = b == 0 && chunk == 0,
+    };
+}
+
+static bool next_piece(const struct ring *ring, struct walk *walk)
+{
+    size_t at = walk->grain * ring->conf.grain, end = at + ring->conf.grain;
+    if (at < walk->end) {
+        at = at > walk->begin ? at : walk->begin;
+        walk->value = ring->value + at;
+        walk->n = (end < walk->end ? end : walk->end) - at;
+        walk->grain += ring->conf.world;
+        return true;
+    }
+    walk->value = ring->flag;
+    walk->n = walk->flags ? ring->conf.world : 0;
+    walk->flags = false;
+    return walk->n > 0;
+}
+
+static size_t elements_of(const struct ring *ring, uint32_t b, uint32_t chunk)
+{
+    struct walk walk = walk_chunk(ring, b, chunk);
+    size_t n = 0;
+    while (next_piece(ring, &walk))
+        n += walk.n;
+    return n;
 }
 
 static uint32_t chunk_sent(const struct ring *ring, uint32_t turn)
@@ -157,32 +196,37 @@ static uint32_t chunk_heard(const struct ring *ring, uint32_t turn)
 }
 
 /* The sum of a chunk is complete at the rank that sends it first: it takes what it sends, as all others will. */
-static void fill_chunk(const struct ring *ring, uint32_t turn, float *value, size_t n,
-                       struct rt_buf *chunk)
+static void fill_chunk(const struct ring *ring, uint32_t b, struct rt_buf *chunk)
 {
-    rt_narrow(ring->dtype, value, chunk->data, n);
-    if (turn == ring->conf.world - 1 && ring->dtype != RT_DTYPE_F32)
-        rt_widen(ring->dtype, chunk->data, value, n);
-    chunk->size = n * wire_dtype_size(ring->dtype);
+    uint32_t turn = ring->turn[b];
+    bool takes = turn == ring->conf.world - 1 && ring->dtype != RT_DTYPE_F32;
+    struct walk walk = walk_chunk(ring, b, chunk_sent(ring, turn));
+    chunk->size = 0;
+    while (next_piece(ring, &walk)) {
+        uint8_t *to = chunk->data + chunk->size;
+        rt_narrow(ring->dtype, walk.value, to, walk.n);
+        if (takes)
+            rt_widen(ring->dtype, to, walk.value, walk.n);
+        chunk->size += walk.n * wire_dtype_size(ring->dtype);
+    }
 }
 
 static int send_turn(struct ring *ring, uint32_t b)
 {
-    const struct bucket *bucket = &ring->bucket[b];
-    size_t at, n = chunk_of(ring, bucket, chunk_sent(ring, bucket->turn), &at);
+    size_t n = elements_of(ring, b, chunk_sent(ring, ring->turn[b]));
     struct rt_buf *chunk = NULL;
     if (n > 0) {
         chunk = rt_io_buf(ring->conf.io, n * wire_dtype_size(ring->dtype));
         if (!chunk)
             return RT_FAIL(RT_ELIMIT, "no payload memory for a chunk of %zu elements", n);
-        fill_chunk(ring, bucket->turn, bucket->value + at, n, chunk);
+        fill_chunk(ring, b, chunk);
     }
     struct sending *s = rt_xcalloc(1, sizeof *s);
     *s = (struct sending){.ring = ring, .chunk = chunk};
     s->head = (struct wire_reduce_chunk){.group_epoch = ring->group_epoch,
                                          .operation = ring->operation,
                                          .bucket = b,
-                                         .turn = bucket->turn,
+                                         .turn = ring->turn[b],
                                          .count = (uint32_t)n,
                                          .dtype = ring->dtype};
     *ring->last = s;
@@ -197,14 +241,8 @@ static void finish(struct ring *ring, int err)
 {
     rt_timer_stop(ring->conf.io, &ring->stall);
     ring->open = false;
-    if (!err) {
-        const struct bucket *tail = &ring->bucket[ring->n_buckets - 1];
-        size_t n = tail->n - ring->conf.world;
-        if (n > 0)
-            memcpy(ring->value + ring->n - n, tail->value, n * sizeof(float));
-        for (uint32_t r = 0; r < ring->conf.world; r++)
-            ring->nonfinite[r] = tail->value[n + r] != 0;
-    }
+    for (uint32_t r = 0; r < ring->conf.world && !err; r++)
+        ring->nonfinite[r] = ring->flag[r] != 0;
     ring->done(ring->arg, err, err ? NULL : ring->nonfinite);
 }
 
@@ -222,17 +260,18 @@ static void add_chunk(uint32_t dtype, float *restrict to, const uint8_t *from, s
 /* The chunk that its bucket waits for. */
 static int take(struct ring *ring, const struct wire_reduce_chunk *head, const uint8_t *from)
 {
-    struct bucket *bucket = &ring->bucket[head->bucket];
-    size_t at, n = chunk_of(ring, bucket, chunk_heard(ring, head->turn), &at);
-    float *to = bucket->value + at;
-    rt_assert(n == head->count && head->turn == bucket->turn);
-    if (head->turn < ring->conf.world - 1)
-        add_chunk(ring->dtype, to, from, n);
-    else
-        rt_widen(ring->dtype, from, to, n);
+    struct walk walk = walk_chunk(ring, head->bucket, chunk_heard(ring, head->turn));
+    rt_assert(head->turn == ring->turn[head->bucket]);
+    while (next_piece(ring, &walk)) {
+        if (head->turn < ring->conf.world - 1)
+            add_chunk(ring->dtype, walk.value, from, walk.n);
+        else
+            rt_widen(ring->dtype, from, walk.value, walk.n);
+        from += walk.n * wire_dtype_size(ring->dtype);
+    }
     ring->chunks++;
-    bucket->turn++;
-    if (bucket->turn < turns(ring))
+    ring->turn[head->bucket]++;
+    if (ring->turn[head->bucket] < turns(ring))
         return send_turn(ring, head->bucket);
     ring->buckets_left--;
     return 0;
@@ -260,11 +299,10 @@ static void forget_early(struct ring *ring, struct early **at)
 /* Of the open operation: does it fit? */
 static int check_chunk(const struct ring *ring, const struct wire_reduce_chunk *head)
 {
-    size_t at;
     if (head->bucket >= ring->n_buckets || head->turn >= turns(ring))
         return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u, expected below %u and %u",
                        head->bucket, head->turn, ring->n_buckets, turns(ring));
-    size_t n = chunk_of(ring, &ring->bucket[head->bucket], chunk_heard(ring, head->turn), &at);
+    size_t n = elements_of(ring, head->bucket, chunk_heard(ring, head->turn));
     if (head->count != n)
         return RT_FAIL(RT_EPROTO, "ReduceChunk: bucket %u turn %u: expected %zu elements, got %u",
                        head->bucket, head->turn, n, head->count);
@@ -279,8 +317,8 @@ static int drain(struct ring *ring, uint32_t b)
 {
     struct early **at;
     int err = 0;
-    while (!err && ring->bucket[b].turn < turns(ring) &&
-           *(at = find_early(ring, ring->operation, b, ring->bucket[b].turn))) {
+    while (!err && b >= ring->begun && ring->turn[b] < turns(ring) &&
+           *(at = find_early(ring, ring->operation, b, ring->turn[b]))) {
         err = check_chunk(ring, &(*at)->head);
         if (!err)
             err = take(ring, &(*at)->head, (*at)->chunk ? (*at)->chunk->data : NULL);
@@ -302,28 +340,10 @@ static void on_stall(void *arg)
     rt_timer_start(ring->conf.io, &ring->stall, ring->conf.stall_ns);
 }
 
-static void lay_out(struct ring *ring, bool nonfinite)
-{
-    size_t at = 0, most = ring->conf.bucket_max;
-    ring->n_buckets = 0;
-    while (ring->n - at > most) {
-        ring->bucket[ring->n_buckets++] = (struct bucket){ring->value + at, most, 0};
-        at += most;
-    }
-    size_t rest = ring->n - at;
-    if (rest > 0)
-        memcpy(ring->tail, ring->value + at, rest * sizeof(float));
-    for (uint32_t r = 0; r < ring->conf.world; r++)
-        ring->tail[rest + r] = r == ring->conf.rank && nonfinite;
-    ring->bucket[ring->n_buckets++] = (struct bucket){ring->tail, rest + ring->conf.world, 0};
-    ring->buckets_left = ring->n_buckets;
-}
-
-static void all_reduce(struct tr_collective *collective, float *value, size_t n, uint32_t dtype,
-                       bool nonfinite, tr_reduced_fn done, void *arg)
+static void begin(struct tr_collective *collective, float *value, size_t n, uint32_t dtype,
+                  tr_reduced_fn done, void *arg)
 {
     struct ring *ring = (struct ring *)collective;
-    int err = 0;
     rt_assert(!ring->open && n <= ring->conf.n_max);
     rt_assert(dtype == RT_DTYPE_F32 || dtype == RT_DTYPE_BF16);
     ring->dtype = dtype;
@@ -333,23 +353,50 @@ static void all_reduce(struct tr_collective *collective, float *value, size_t n,
     ring->n = n;
     ring->done = done;
     ring->arg = arg;
-    ring->chunks_at_check = ring->chunks;
-    ring->stall.fire = on_stall;
-    ring->stall.arg = ring;
-    rt_timer_start(ring->conf.io, &ring->stall, ring->conf.stall_ns);
-    lay_out(ring, nonfinite);
+    ring->n_buckets = n > 0 ? (uint32_t)((n - 1) / ring->base.bucket + 1) : 1;
+    ring->begun = ring->buckets_left = ring->n_buckets;
+    memset(ring->turn, 0, ring->n_buckets * sizeof *ring->turn);
     for (struct early **at = &ring->early; *at;) { /* fitted nowhere */
         if ((*at)->head.operation < ring->operation)
             forget_early(ring, at);
         else
             at = &(*at)->next;
     }
-    for (uint32_t b = 0; b < ring->n_buckets && !err; b++)
-        err = send_turn(ring, b);
-    for (uint32_t b = 0; b < ring->n_buckets && !err; b++)
+}
+
+/* Those from `first` on; all that can be sent at once is, before what came early is added. */
+static void begin_buckets(struct ring *ring, uint32_t first)
+{
+    uint32_t before = ring->begun;
+    int err = 0;
+    while (ring->begun > first && !err)
+        err = send_turn(ring, --ring->begun);
+    for (uint32_t b = before; b-- > first && !err;)
         err = drain(ring, b);
     if (err || ring->buckets_left == 0)
         finish(ring, err);
+}
+
+/* The first bucket goes with the flags. */
+static void ready(struct tr_collective *collective, size_t from)
+{
+    struct ring *ring = (struct ring *)collective;
+    size_t first = (from + collective->bucket - 1) / collective->bucket;
+    if (ring->open)
+        begin_buckets(ring, first > 1 ? (uint32_t)first : 1);
+}
+
+static void complete(struct tr_collective *collective, bool nonfinite)
+{
+    struct ring *ring = (struct ring *)collective;
+    rt_assert(ring->open && ring->begun > 0);
+    for (uint32_t r = 0; r < ring->conf.world; r++)
+        ring->flag[r] = r == ring->conf.rank && nonfinite;
+    ring->chunks_at_check = ring->chunks;
+    ring->stall.fire = on_stall;
+    ring->stall.arg = ring;
+    rt_timer_start(ring->conf.io, &ring->stall, ring->conf.stall_ns);
+    begin_buckets(ring, 0);
 }
 
 /* ---- hearing ---- */
@@ -386,7 +433,7 @@ static int hear(struct ring *ring, const struct wire_reduce_chunk *head, struct 
     if (head->operation != ring->operation)
         return keep_early(ring, head, payload);
     int err = check_chunk(ring, head);
-    if (err || head->turn < ring->bucket[head->bucket].turn)
+    if (err || head->turn < ring->turn[head->bucket])
         return err;
     return keep_early(ring, head, payload);
 }
@@ -465,31 +512,34 @@ static void destroy(struct tr_collective *collective)
     rt_timer_stop(ring->conf.io, &ring->stall);
     rt_arena_destroy(ring->scratch);
     wire_out_release(&ring->out);
-    rt_free(ring->bucket);
-    rt_free(ring->tail);
+    rt_free(ring->turn);
+    rt_free(ring->flag);
     rt_free(ring->nonfinite);
     rt_free(ring);
 }
 
 int tr_collective_ring(const struct tr_ring_conf *conf, struct tr_collective **out)
 {
-    static const struct tr_collective_ops ops = {"ring", all_reduce, abort_open, form, destroy};
+    static const struct tr_collective_ops ops = {"ring",     begin, ready,  complete,
+                                                 abort_open, form,  destroy};
     struct ring *ring = rt_xcalloc(1, sizeof *ring);
-    rt_assert(conf->world >= 2 && conf->rank < conf->world);
+    rt_assert(conf->world >= 2 && conf->rank < conf->world && conf->bucket > 0);
+    size_t least = conf->n_max / WIRE_BUCKETS_MAX + 1; /* all ranks find the same */
     ring->base.ops = &ops;
+    ring->base.bucket = conf->bucket > least ? conf->bucket : least;
     ring->conf = *conf;
     ring->last = &ring->first;
-    if (ring->conf.bucket_max == 0)
-        ring->conf.bucket_max = BUCKET_ELEMENTS;
+    if (ring->conf.grain == 0)
+        ring->conf.grain = GRAIN_ELEMENTS;
     if (ring->conf.stall_ns == 0)
         ring->conf.stall_ns = TR_STALL_NS;
-    size_t buckets = conf->n_max / ring->conf.bucket_max + 1;
+    size_t buckets = conf->n_max / ring->base.bucket + 1;
     ring->buckets_max = (uint32_t)buckets;
-    ring->bucket = rt_try_calloc(buckets, sizeof *ring->bucket);
-    ring->tail = rt_try_calloc(ring->conf.bucket_max + conf->world, sizeof *ring->tail);
+    ring->turn = rt_try_calloc(buckets, sizeof *ring->turn);
+    ring->flag = rt_try_calloc(conf->world, sizeof *ring->flag);
     ring->nonfinite = rt_try_calloc(conf->world, 1);
     int err = rt_arena_create(1 << 16, &ring->scratch);
-    if (!err && (!ring->bucket || !ring->tail || !ring->nonfinite))
+    if (!err && (!ring->turn || !ring->flag || !ring->nonfinite))
         err = RT_FAIL(RT_ENOMEM, "no memory for a ring of %u ranks over %zu elements", conf->world,
                       conf->n_max);
     if (err) {

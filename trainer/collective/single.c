@@ -3,12 +3,31 @@
 
 #include "runtime/base/mem.h"
 
-static void all_reduce(struct tr_collective *collective, float *value, size_t n, uint32_t dtype,
-                       bool nonfinite, tr_reduced_fn done, void *arg)
+struct single {
+    struct tr_collective base;
+    tr_reduced_fn done;
+    void *arg;
+};
+
+static void begin(struct tr_collective *collective, float *value, size_t n, uint32_t dtype,
+                  tr_reduced_fn done, void *arg)
 {
+    struct single *single = (struct single *)collective;
+    (void)value, (void)n, (void)dtype; /* one summand is the sum */
+    single->done = done;
+    single->arg = arg;
+}
+
+static void ready(struct tr_collective *collective, size_t from)
+{
+    (void)collective, (void)from;
+}
+
+static void complete(struct tr_collective *collective, bool nonfinite)
+{
+    struct single *single = (struct single *)collective;
     uint8_t flag = nonfinite;
-    (void)collective, (void)value, (void)n, (void)dtype; /* one summand is the sum */
-    done(arg, 0, &flag);
+    single->done(single->arg, 0, &flag);
 }
 
 static void abort_open(struct tr_collective *collective)
@@ -28,8 +47,10 @@ static void destroy(struct tr_collective *collective)
 
 int tr_collective_single(struct tr_collective **out)
 {
-    static const struct tr_collective_ops ops = {"single", all_reduce, abort_open, form, destroy};
-    *out = rt_xcalloc(1, sizeof **out);
-    (*out)->ops = &ops;
+    static const struct tr_collective_ops ops = {"single",   begin, ready,  complete,
+                                                 abort_open, form,  destroy};
+    struct single *single = rt_xcalloc(1, sizeof *single);
+    single->base.ops = &ops;
+    *out = &single->base;
     return 0;
 }

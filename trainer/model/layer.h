@@ -15,7 +15,8 @@
  * Gradients: before a layer's backward runs, out.grad is complete. It owes every input whose grad is
  * not NULL its share: the first layer to write an input overwrites (tr_value_add() false), later ones
  * add. Gradients of parameters are overwritten in the batch's first slice and added to in the others
- * (pass->add_params). out.grad is the layer's own and may be changed in place.
+ * (pass->add_params). out.grad is the layer's own and may be changed in place. When a layer's backward returns, its own gradients of
+ * parameters are complete in this slice; a layer of several parts says so of each (tr_pass_settled).
  *
  * Places: data and grad of a value have one stride; a sample's may lie inside that of a concat that reads it
  * (concat then has nothing to copy). A layer that needs its input without gaps says so in build:
@@ -74,6 +75,8 @@ struct tr_layer {
     void *state;    /* the type's own, in the model's arena */
 };
 
+struct tr_settling; /* settle.h */
+
 /* One forward and backward over a batch. */
 struct tr_pass {
     struct tr_backend *backend;
@@ -86,6 +89,7 @@ struct tr_pass {
     double share;          /* backward: samples of the batch / global samples */
     double scale;          /* backward of a loss: the head's weight / global samples */
     double loss_sum;       /* forward: set by a loss, without its head's weight */
+    struct tr_settling *settling; /* backward of the last slice; else NULL */
 };
 
 struct tr_build; /* the model under construction: build.c */
@@ -169,6 +173,9 @@ int tr_build_head(struct tr_build *build, struct tr_layer *layer, enum tr_head_k
 /* RT_EUSAGE: "file:line: layer 'x': ...". */
 int tr_build_fail(const struct tr_build *build, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* Backward: gradients of the layer's k-th and later parameters are complete in this slice (settle.c). */
+void tr_pass_settled(const struct tr_pass *pass, const struct tr_layer *layer, uint32_t k);
 
 /* A good stride for rows of `width` floats that are ours to place: whole cache lines, an odd number of them, so
  * that a column of rows spreads over all sets of a cache. */

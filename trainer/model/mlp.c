@@ -189,6 +189,8 @@ int tr_mlp_backward(struct tr_layer *layer, struct tr_pass *pass)
         err = act_backward(layer, pass, &mlp->linear[l]);
         if (!err)
             err = linear_backward(layer, pass, l);
+        if (!err)
+            tr_pass_settled(pass, layer, mlp->linear[l].w);
     }
     return err;
 }

@@ -30,6 +30,7 @@
 #include "runtime/base/trace.h"
 #include "trainer/model/build.h"
 #include "trainer/model/convert.h"
+#include "trainer/model/settle.h"
 
 #define MODEL_ARENA_MAX (256u << 20)
 #define PIECE_ALIGN     16u  /* floats: 64 bytes */
@@ -424,11 +425,13 @@ static void bind_grads(struct tr_model *model, const struct slice *slice,
         model->layer[i].out.written = false;
 }
 
+/* settling: NULL but in the last slice. */
 static int backward(struct tr_model *model, const struct slice *slice, double scale,
-                    const struct tr_feature_grad *feature_grad)
+                    const struct tr_feature_grad *feature_grad, struct tr_settling *settling)
 {
     struct tr_pass pass = pass_of(model, slice, true);
     pass.share = slice->batch->samples * scale;
+    pass.settling = settling;
     bind_grads(model, slice, feature_grad);
     for (uint32_t i = model->n_layers; i-- > 0;) {
         struct tr_layer *layer = &model->layer[i];
@@ -438,35 +441,10 @@ static int backward(struct tr_model *model, const struct slice *slice, double sc
         int err = layer->type->backward(layer, &pass);
         if (err)
             return rt_fail_prefix(err, "layer '%s', backward: ", layer->name);
+        if (layer->n_params > 0)
+            tr_pass_settled(&pass, layer, 0);
     }
     return 0;
-}
-
-/* While they are still in the cache. */
-static bool finite_features(const struct tr_model *model, uint32_t samples)
-{
-    bool finite = true;
-    for (uint32_t i = 0; i < model->n_features; i++) {
-        const struct tr_value *feature = &model->feature[i];
-        if (feature->grad)
-            finite &= tr_within(feature->grad, (size_t)samples * feature->width,
-                                model->feature_gradient_max);
-    }
-    return finite;
-}
-
-/* Running averages may be of any size that leaves their sum over the ranks finite: it is no more than the largest. */
-static bool finite_grads(const struct tr_model *model)
-{
-    bool finite = true;
-    if (!model->whole_batch)
-        return tr_within(model->grads, model->count, model->gradient_max);
-    for (size_t t = 0; t < model->n_tensors; t++) {
-        const struct tr_param *tensor = &model->tensor[t];
-        finite &= tr_within(model->grads + tensor->offset, tensor->count,
-                            tensor->momentum > 0 ? FLT_MAX / 2 : model->gradient_max);
-    }
-    return finite;
 }
 
 static uint64_t count_over(const tr_real *value, size_t n, float max)
@@ -572,6 +550,7 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
                    struct tr_forward_out *out)
 {
     bool narrow = feature_grad && model->feature_grad_dtype != RT_DTYPE_F32;
+    struct tr_settling settling = {model, batch->settled, model->count, true};
     rt_assert(global_samples >= 1);
     rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
     int err = 0;
@@ -583,13 +562,15 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     tr_backend_begin(&model->backend);
     for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
         struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
+        bool last = first + slice.samples == batch->samples;
         uint64_t at = rt_trace_begin(batch->batch_id);
         err = forward(model, &slice, true, out);
         at = rt_trace_span(batch->batch_id, 0, "forward", at);
         if (!err)
-            err = backward(model, &slice, 1.0 / (double)global_samples, feature_grad);
+            err = backward(model, &slice, 1.0 / (double)global_samples, feature_grad,
+                           last ? &settling : NULL);
         if (!err)
-            out->finite &= finite_features(model, slice.samples);
+            out->finite &= tr_finite_features(model, slice.samples);
         if (!err)
             add_sums(model, &slice, feature_grad);
         if (!err && narrow && out->finite)
@@ -599,7 +580,9 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     if (!err && narrow && out->finite)
         out->saturated += narrow_sums(model, batch, feature_grad);
     settle_scales(feature_grad, model->n_features);
-    out->finite &= isfinite(out->loss_sum) && finite_grads(model);
+    if (!err)
+        tr_settle(&settling, 0);
+    out->finite &= isfinite(out->loss_sum) && settling.finite;
     return err;
 }
 

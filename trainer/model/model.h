@@ -75,6 +75,14 @@ struct tr_sequence_view {
     uint32_t rows;          /* different ones */
 };
 
+/* Who wants to hear, while a batch is trained, of gradients that are complete: tr_model_grads()[from..] is, and the model neither
+ * reads nor writes it until the next batch. From the last slice's backward pass, on its thread; `from` falls from call to call,
+ * and what is left at the end is complete then. */
+struct tr_settled {
+    void (*fn)(void *arg, size_t from);
+    void *arg;
+};
+
 /* One batch, all memory the caller's. */
 struct tr_batch_view {
     uint64_t batch_id;    /* for the trace; 0: it has none */
@@ -86,7 +94,8 @@ struct tr_batch_view {
     const tr_real *labels;                   /* [samples][n_labels] */
     uint64_t
         draw; /* random numbers of dropout are drawn from it: of the seed, the step and the rank */
-    const tr_real *weight; /* [samples], or NULL: every sample weighs 1 */
+    const tr_real *weight;            /* [samples], or NULL: every sample weighs 1 */
+    const struct tr_settled *settled; /* NULL: nobody */
 };
 
 /* Where the gradients of a feature go. float16 has too few exponents for gradients: they are multiplied by `scale`, a power
