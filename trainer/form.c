@@ -19,6 +19,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/job/batch_id.h"
 #include "trainer/state.h"
@@ -246,6 +247,35 @@ static bool all_joined(struct tr_group *group)
     return true;
 }
 
+/* What a rank begins with; 0: it was in a group, and its weights may be an average by now, or have made steps. */
+static uint64_t digest_of_start(const struct tr_trainer *trainer)
+{
+    size_t count;
+    const float *state = tr_optimizer_state(trainer->optimizer, &count);
+    if (trainer->group->was_formed)
+        return 0;
+    uint64_t digest =
+        rt_hash_bytes_seed(tr_model_params(trainer->model),
+                           tr_model_count(trainer->model) * sizeof(float), trainer->steps_before);
+    return state ? rt_hash_bytes_seed(state, count * sizeof(float), digest) : digest;
+}
+
+/* Ranks that begin with other weights would train on with them, and only the end would tell. */
+static int check_starts(const struct tr_group *group)
+{
+    const struct tr_seat *first = group->seat;
+    for (uint32_t r = 1; r < group->world; r++) {
+        const struct tr_seat *seat = &group->seat[r];
+        if (first->digest && seat->digest && seat->digest != first->digest)
+            return RT_FAIL(RT_EUSAGE,
+                           "trainer/%u begins with other dense weights or optimizer state than "
+                           "trainer/0: digests %016" PRIx64 " and %016" PRIx64
+                           ", expected one --init-from for all",
+                           r, seat->digest, first->digest);
+    }
+    return 0;
+}
+
 static int pack_group(struct tr_group *group, struct wire_join_group_reply *reply)
 {
     for (uint32_t r = 0; r < group->world; r++) {
@@ -271,7 +301,9 @@ static void try_form(struct tr_group *group)
     struct wire_join_group_reply reply = {0};
     if (!all_joined(group))
         return;
-    int err = pack_group(group, &reply);
+    int err = check_starts(group);
+    if (!err)
+        err = pack_group(group, &reply);
     if (err) {
         tr_fail(group->trainer, err);
         return;
@@ -335,6 +367,7 @@ static int serve_join(struct tr_group *group, struct rt_call *call,
     seat->join_call = call;
     seat->joined = true;
     seat->step = join->step;
+    seat->digest = join->digest;
     seat->group_epoch = join->group_epoch;
     seat->epoch_heard = epoch;
     group->incarnation[from->index] = from->incarnation;
@@ -417,6 +450,7 @@ static int send_join(struct tr_group *group)
         return err;
     struct wire_join_group join = {.group_epoch = group->epoch_known,
                                    .step = trainer->step,
+                                   .digest = digest_of_start(trainer),
                                    .state = group->last.data,
                                    .state_size = group->last.size};
     err = wire_join_group_pack(&join, &trainer->out);
@@ -449,6 +483,8 @@ void tr_form_pump(struct tr_group *group)
     struct tr_seat *seat = &group->seat[0];
     seat->joined = true;
     seat->step = trainer->step;
+    if (!seat->digest || group->was_formed) /* once: it takes all weights */
+        seat->digest = digest_of_start(trainer);
     seat->group_epoch = group->epoch;
     group->incarnation[0] = trainer->conf.self.incarnation;
     try_form(group);

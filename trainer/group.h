@@ -49,6 +49,7 @@ struct tr_seat {
     uint8_t *state; /* that came with it: counts when the group forms */
     size_t state_size;
     uint64_t step, group_epoch;
+    uint64_t digest;      /* of what it begins with; 0: it was in a group already */
     uint64_t epoch_heard; /* the latest that a frame of this incarnation was sent in */
 };
 

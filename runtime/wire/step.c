@@ -150,6 +150,7 @@ int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out)
     m.group_epoch = in->group_epoch;
     m.step = in->step;
     m.invite = in->invite;
+    m.digest = in->digest;
     m.state = (ProtobufCBinaryData){in->state_size, (uint8_t *)in->state};
     return wire_encode(&m.base, out);
 }
@@ -166,6 +167,7 @@ int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *ar
     *out = (struct wire_join_group){.group_epoch = m->group_epoch,
                                     .step = m->step,
                                     .invite = m->invite,
+                                    .digest = m->digest,
                                     .state = m->state.data,
                                     .state_size = m->state.len};
     return wire_range("JoinGroup", "group_epoch", out->group_epoch, 0, UINT32_MAX - 1);

@@ -36,6 +36,7 @@ struct wire_join_group {
     bool invite;
     const uint8_t *state; /* a packed AwaitPhaseReply; none in an invitation */
     size_t state_size;
+    uint64_t digest; /* of weights and optimizer, never in a group before; else 0 */
 };
 int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out);
 int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -4,6 +4,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
 #include "runtime/job/batch_id.h"
@@ -63,6 +64,34 @@ static void destroy_jobs(struct rt_job *job[MODES])
 {
     for (size_t m = 0; m < MODES; m++)
         job_fixture_destroy(job[m]);
+}
+
+/* Ranks that begin with other weights, or as old as others are not, are told before a step is made. */
+static void test_starts_differ(void **state)
+{
+    (void)state;
+    struct rt_job *job[MODES];
+    make_jobs(job);
+    for (unsigned i = 0; i < 2 * MODES; i++) {
+        struct job_world w;
+        struct jw_conf conf = {.seed = i + 1, .ranks = 3, .job = job[i % MODES]};
+        jw_start(&w, &conf);
+        struct tr_trainer *other = w.rank[1 + i % 2].trainer;
+        char want[80];
+        if (i / MODES == 0)
+            tr_model_params(other->model)[5] += 0.25f;
+        else
+            other->steps_before = 7;
+        assert_true(sim_run_until(w.sim, jw_is_over, &w, 60 * 1000000000ull));
+        snprintf(want, sizeof want, "trainer/%u begins with other dense weights or optimizer state",
+                 1 + i % 2);
+        if (w.failed != RT_EUSAGE || !strstr(w.failed_text, want))
+            fail_msg("%u: %d \"%s\"", i, w.failed, w.failed_text);
+        for (unsigned r = 0; r < 3; r++)
+            assert_int_equal(w.rank[r].trainer->step, 0);
+        jw_stop(&w);
+    }
+    destroy_jobs(job);
 }
 
 static void test_modes(void **state)
@@ -526,6 +555,7 @@ int main(void)
 {
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
+        cmocka_unit_test(test_starts_differ),
         cmocka_unit_test(test_modes),
         cmocka_unit_test(test_batchnorm),
         cmocka_unit_test(test_exact),
