@@ -419,7 +419,7 @@ int rt_loop_run(struct rt_loop *loop)
     bound = true;
     loop->runner = pthread_self();
     atomic_store(&loop->running, 1);
-    if (loop->work_first) /* of a run before */
+    if (!loop->worker_runs && loop->work_first) /* of a run before */
         start_worker(loop);
     rt_timer_start(&loop->io, &loop->tend, TEND_NS);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
