@@ -15,7 +15,8 @@ static struct ebs_owner *owner_of(struct ebs_owner *const *owner, uint32_t n, ui
     return NULL;
 }
 
-/* An owner whose table is full, and may evict, has the rows that came first: of fewer owners one had more of them. */
+/* An owner whose table or memory is full, and may evict, has the rows that came first: of fewer owners one had more of
+ * them. */
 int ebs_load_piece(const struct ebs_saved_piece *piece, struct ebs_owner *const *owner, uint32_t n,
                    struct ebs_loaded *out)
 {
@@ -30,7 +31,7 @@ int ebs_load_piece(const struct ebs_saved_piece *piece, struct ebs_owner *const 
             continue;
         err = ebs_table_put(whose->table[piece->table], piece->id[i], piece->weight + i * conf->dim,
                             piece->state ? piece->state + i * state : NULL);
-        if (err && (err != RT_ELIMIT || conf->eviction.kind == RT_EVICT_NONE))
+        if (err && ((err != RT_ELIMIT && err != RT_EFULL) || conf->eviction.kind == RT_EVICT_NONE))
             return rt_fail_prefix(err, "%s: ", piece->path);
         out->left_out += err != 0;
         out->rows += err == 0;

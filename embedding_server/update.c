@@ -187,8 +187,11 @@ static int row_to_put(struct ebs_table *table, uint64_t id, uint32_t *number)
                        table->name, (unsigned long long)table->capacity);
     err = place_row(table, id, number);
     if (err)
-        return RT_FAIL(err, "table %s: no memory for more than %llu rows", table->name,
-                       (unsigned long long)table->slab.count);
+        return RT_FAIL(err,
+                       err == RT_EFULL ? "table %s: global.embedding_server.memory has no room for "
+                                         "more than %llu rows"
+                                       : "table %s: no memory for more than %llu rows",
+                       table->name, (unsigned long long)table->slab.count);
     row = ebs_slab_at(&table->slab, *number);
     fill_row(table, id, row);
     ebs_evict_born(&table->evict, row, table->clock.now);

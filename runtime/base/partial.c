@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int fail(const struct rt_partial *file, const char *what)
@@ -27,6 +29,15 @@ static void forget(struct rt_partial *file)
     *file = (struct rt_partial){0};
 }
 
+/* Who opened it before its writer renamed it has the lock of a file that is whole, and must not empty it. */
+static bool is_there(const struct rt_partial *file)
+{
+    struct stat open_one, named;
+
+    return fstat(file->fd, &open_one) == 0 && stat(file->name, &named) == 0 &&
+           open_one.st_dev == named.st_dev && open_one.st_ino == named.st_ino;
+}
+
 int rt_partial_open(struct rt_partial *file, const char *path)
 {
     int err = 0;
@@ -35,7 +46,7 @@ int rt_partial_open(struct rt_partial *file, const char *path)
     file->fd = open(file->name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (file->fd < 0)
         err = fail(file, "cannot be made");
-    else if (flock(file->fd, LOCK_EX | LOCK_NB) != 0) /* the file is another's: leave it alone */
+    else if (flock(file->fd, LOCK_EX | LOCK_NB) != 0 || !is_there(file)) /* another's */
         err = RT_FAIL(RT_EFILE, "%s: another process is writing it", file->name);
     else if (ftruncate(file->fd, 0) != 0) /* what a writer that was killed has left */
         err = fail(file, "cannot be emptied");

@@ -345,7 +345,7 @@ int rt_safetensors_open(const char *path, struct rt_safetensors **out)
     int err = 0;
 
     file->path = rt_xstrdup(path);
-    file->fd = open(path, O_RDONLY | O_CLOEXEC);
+    file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would be waited for */
     if (file->fd < 0 || fstat(file->fd, &st) != 0)
         err = RT_FAIL(RT_EFILE, "%s: cannot be opened: %s", path, strerror(errno));
     else if (!S_ISREG(st.st_mode))

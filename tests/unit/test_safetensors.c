@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 static char folder[TEMP_PATH_MAX];
@@ -231,6 +232,7 @@ static void a_length_beyond_the_limit(void **state)
 {
     uint64_t length = RT_TENSOR_HEADER_MAX + 1;
     uint8_t *bytes = rt_xcalloc(1, 8 + length);
+    char *pipe_path = rt_xasprintf("%s/pipe", folder);
     struct rt_safetensors *file;
 
     (void)state;
@@ -242,6 +244,12 @@ static void a_length_beyond_the_limit(void **state)
     assert_int_equal(rt_safetensors_open_bytes("x", bytes, 100, &file), RT_EDATA);
     rt_free(bytes);
     assert_int_equal(rt_safetensors_open(folder, &file), RT_EFILE);
+    assert_int_equal(mkfifo(pipe_path, 0600), 0);
+    assert_int_equal(rt_safetensors_open(pipe_path, &file),
+                     RT_EFILE); /* and nobody waits for its writer */
+    assert_non_null(strstr(rt_err_text(), "not a file"));
+    unlink(pipe_path);
+    rt_free(pipe_path);
     assert_int_equal(rt_safetensors_open("/nowhere/x", &file), RT_EFILE);
     assert_non_null(strstr(rt_err_text(), "/nowhere/x: cannot be opened"));
 }

@@ -64,6 +64,7 @@ static struct {
     uv_prepare_t turn_end;
     uint64_t turn_began, turn_longest, turns; /* ns of this thread's CPU */
     size_t part;                              /* bytes */
+    uint64_t memory;                          /* of an owner; 0: any */
     const char *id;                           /* of the save */
     bool with_state;
     struct rt_save save[OWNERS_MAX];
@@ -88,6 +89,7 @@ static void open_owners(uint32_t n)
                                       .owner = o,
                                       .greeting = &wire_greeting,
                                       .listen = "tcp:127.0.0.1:0",
+                                      .memory = bed.memory,
                                       .save_bytes = bed.part ? bed.part : PART};
         if (ebs_owner_create(&conf, &bed.owner[o]) != 0)
             fail_msg("%s", rt_err_text());
@@ -526,7 +528,21 @@ static void surplus_is_left_out(void **state)
     assert_int_equal(loaded.rows, ROWS + ROWS / 2);
     assert_int_equal(loaded.left_out, ROWS - ROWS / 2);
     close_owners();
+    /* So is what a smaller server has no memory for. */
+    tables[HALF].eviction = (struct rt_eviction_conf){.kind = RT_EVICT_LRU};
+    bed.memory = 550 << 10;
+    open_owners(1);
+    if (ebs_load(bed.dir, false, bed.owner, 1, &loaded) != 0)
+        fail_msg("%s", rt_err_text());
+    assert_true(loaded.left_out > 0 && loaded.rows > ROWS);
+    assert_int_equal(loaded.rows + loaded.left_out, 2 * ROWS);
+    close_owners();
     tables[HALF].eviction = (struct rt_eviction_conf){0};
+    open_owners(1);
+    assert_int_equal(ebs_load(bed.dir, false, bed.owner, 1, &loaded), RT_EFULL);
+    assert_non_null(strstr(rt_err_text(), "global.embedding_server.memory has no room for more"));
+    close_owners();
+    bed.memory = 0;
 }
 
 /* One part that cannot be written ends the save, and the next one begins anew. */
