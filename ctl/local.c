@@ -554,6 +554,19 @@ static int check_init_from(const struct local *local)
     return err;
 }
 
+/* Scores are never written over, nor beside those of a run with more trainers, which are FILE.0, FILE.1 and so on. */
+static int check_no_scores(const char *file)
+{
+    char *first = rt_xasprintf("%s.0", file);
+    const char *there = rt_file_exists(file) ? file : rt_file_exists(first) ? first : NULL;
+    int err = 0;
+
+    if (there)
+        err = RT_FAIL(RT_EUSAGE, "--predict %s: %s is there already; name a new file", file, there);
+    rt_free(first);
+    return err;
+}
+
 /* Can the file be there? That its folder can be written the trainers will see. */
 static int check_predict(const char *file)
 {
@@ -561,6 +574,8 @@ static int check_predict(const char *file)
     struct stat st;
     int err = 0;
 
+    if (!file)
+        return 0;
     if (slash && slash > file) {
         char *dir = rt_xasprintf("%.*s", (int)(slash - file), file);
 
@@ -568,9 +583,9 @@ static int check_predict(const char *file)
             err = RT_FAIL(RT_EUSAGE, "--predict %s: there is no folder %s", file, dir);
         rt_free(dir);
     }
-    if (!err && file && (!file[0] || (stat(file, &st) == 0 && !S_ISREG(st.st_mode))))
+    if (!err && (!file[0] || (stat(file, &st) == 0 && !S_ISREG(st.st_mode))))
         err = RT_FAIL(RT_EUSAGE, "--predict %s: expected the name of a file", file);
-    return err;
+    return err ? err : check_no_scores(file);
 }
 
 /* Everything that can be wrong before a process is started is found here. */

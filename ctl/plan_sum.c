@@ -22,6 +22,7 @@
 #define PROCESS_FILES 12u /* standard ones, log, admin, NATS, the main loop's own */
 #define LOOP_FILES    7u  /* of a thread with listeners */
 #define LONE_FILES    3u  /* of a role whose main loop does all: its listeners, a data file */
+#define TRAINER_FILES 2u  /* curves, scores */
 #define MESSAGE_BYTES 64u /* of a packed message, and 6 for each table in it */
 #define TABLE_BYTES   6u
 #define POOL_LEAST    (256ull << 20) /* of a middleware's loop, over its memory (middleware/loop.c) */
@@ -229,7 +230,7 @@ static void sum_links(const struct ctl_question *q, struct ctl_plan *out)
     uint64_t loops = (uint64_t)q->replicas[RT_ROLE_MIDDLEWARE] * q->loops;
     struct ctl_plan_process *p = out->process;
     const uint64_t own[RT_ROLE_COUNT] = {LONE_FILES, LOOP_FILES * q->loops, LOOP_FILES * q->workers,
-                                         LONE_FILES};
+                                         LONE_FILES + TRAINER_FILES};
 
     p[RT_ROLE_DATA_COMPOSE].links = loops + trainers;
     p[RT_ROLE_MIDDLEWARE].links = (uint64_t)q->loops * (out->owners + composers + trainers);

@@ -133,8 +133,11 @@ static json_t *build(const struct ctl_summary *summary)
     json_object_set_new(out, "batches_retried", count_or_null(view.batches_retried));
     if (view.evaluations)
         json_object_set_new(out, "evaluations", json_deep_copy(view.evaluations));
-    if (summary->error)
-        json_object_set_new(out, "error", json_string(summary->error));
+    if (summary->error) { /* a path in it need not be UTF-8, which JSON is */
+        json_t *error = json_string(summary->error);
+
+        json_object_set_new(out, "error", error ? error : json_string("see the log"));
+    }
     return out;
 }
 

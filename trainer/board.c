@@ -14,6 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define POINTS_EACH   20000u /* points until there are half as many a second */
+#define DOUBLINGS_MAX 6u
+
 static double wall_seconds(const struct tr_trainer *trainer)
 {
     return (double)trainer->io->ops->wall_ms(trainer->io) * 1e-3;
@@ -31,16 +34,20 @@ static void give_up(struct tr_board *board, const char *why)
 static void write_events(void *arg)
 {
     struct tr_board *board = arg;
+    uint64_t began = rt_now_ns();
     board->err = tr_events_write(board->events);
+    board->took_ns = rt_now_ns() - began;
     board->written = true;
     if (board->err) /* the text belongs to this thread */
         snprintf(board->text, sizeof board->text, "%s", rt_err_text());
 }
 
+/* What is put meanwhile waits, up to events.h's limit, and is written at once. */
 static void events_written(void *arg)
 {
     struct tr_board *board = arg;
     tr_events_given(board->events);
+    board->not_before_ns = rt_now_ns() + 50 * board->took_ns;
     if (board->err)
         give_up(board, board->text);
 }
@@ -48,7 +55,7 @@ static void events_written(void *arg)
 static void flush(struct tr_trainer *trainer)
 {
     struct tr_board *board = &trainer->board;
-    if (!tr_events_take(board->events))
+    if (rt_now_ns() < board->not_before_ns || !tr_events_take(board->events))
         return;
     board->written = false;
     board->work = (struct rt_work){.run = write_events, .done = events_written, .arg = board};
@@ -154,6 +161,7 @@ static void put_point(struct tr_trainer *trainer, bool epoch_over)
     board->samples = board->group_samples = 0;
     board->windows = trainer->window.runs;
     board->at_ns = now_ns;
+    board->points++;
     flush(trainer);
 }
 
@@ -165,12 +173,21 @@ void tr_board_batch(struct tr_trainer *trainer, const struct tr_batch *batch)
         board->loss_sum[h] += batch->loss_sum[h];
 }
 
+/* A job of weeks has a curve of as many points as one can look at. */
+static uint64_t interval_ns(const struct tr_board *board)
+{
+    uint64_t doublings = board->points / POINTS_EACH;
+    return RT_S << (doublings < DOUBLINGS_MAX ? doublings : DOUBLINGS_MAX);
+}
+
 void tr_board_step(struct tr_trainer *trainer)
 {
     struct tr_board *board = &trainer->board;
+    uint64_t since = rt_io_now(trainer->io) - board->at_ns;
     board->group_samples += trainer->global_samples;
-    bool due = board->at_ns == 0 || rt_io_now(trainer->io) - board->at_ns >= RT_S;
-    if (board->events && (due || trainer->window.runs != board->windows))
+    bool is_due = board->at_ns == 0 || since >= interval_ns(board);
+    bool has_window = trainer->window.runs != board->windows && board->points < POINTS_EACH;
+    if (board->events && (is_due || has_window))
         put_point(trainer, false);
 }
 

@@ -180,10 +180,11 @@ static bool is_in_file(void *arg, uint64_t batch_id)
 static void end_file(void *arg)
 {
     struct tr_trainer *trainer = arg;
-    trainer->predict_err = tr_predict_end(trainer->predict, trainer->predicting, is_in_file,
-                                          trainer, &trainer->predict_lines);
-    if (trainer->predict_err) /* the text belongs to this thread */
-        snprintf(trainer->predict_text, sizeof trainer->predict_text, "%s", rt_err_text());
+    struct tr_predicted *next = &trainer->predict_next;
+    next->err =
+        tr_predict_end(trainer->predict, trainer->predicting, is_in_file, trainer, &next->lines);
+    if (next->err) /* the text belongs to this thread */
+        snprintf(next->text, sizeof next->text, "%s", rt_err_text());
 }
 
 static void file_ended(void *arg)
@@ -191,10 +192,11 @@ static void file_ended(void *arg)
     struct tr_trainer *trainer = arg;
     trainer->predicted = trainer->predicting;
     trainer->predicting = 0;
-    if (trainer->predict_err)
-        rt_log(RT_LOG_ERROR, "predictions_not_written reason=\"%s\"", trainer->predict_text);
+    trainer->predict_result = trainer->predict_next;
+    if (trainer->predict_result.err)
+        rt_log(RT_LOG_ERROR, "predictions_not_written reason=\"%s\"", trainer->predict_result.text);
     else
-        rt_log(RT_LOG_INFO, "predictions_written rows=%" PRIu64, trainer->predict_lines);
+        rt_log(RT_LOG_INFO, "predictions_written rows=%" PRIu64, trainer->predict_result.lines);
     tr_phase_check(trainer);
 }
 
@@ -385,6 +387,8 @@ void tr_evaluate_pump(struct tr_trainer *trainer)
     for (uint32_t r = 1; r < trainer->conf.world; r++)
         if (!trainer->other[r].scored)
             return;
+    if (trainer->stepping) /* a batch of an evaluation before: the list is its to add to */
+        return;
     tr_scores_filter(&trainer->scores, is_of_this, trainer);
     trainer->summing_up = true;
     trainer->sum_work = (struct rt_work){.run = sum_up, .done = summed_up, .arg = trainer};

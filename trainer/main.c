@@ -124,6 +124,13 @@ static json_t *parts(const struct tr_report *r)
     return seconds;
 }
 
+/* A path need not be UTF-8, which JSON is. */
+static void put_text(json_t *object, const char *key, const char *text)
+{
+    json_t *value = json_string(text);
+    json_object_set_new(object, key, value ? value : json_string("see this trainer's log"));
+}
+
 static void put_predictions(json_t *object, const char *file, const struct tr_report *r)
 {
     if (!file)
@@ -131,7 +138,7 @@ static void put_predictions(json_t *object, const char *file, const struct tr_re
     json_t *predictions = json_object();
     put_count(predictions, "rows", r->predicted);
     if (r->predict_error)
-        json_object_set_new(predictions, "error", json_string(r->predict_error));
+        put_text(predictions, "error", r->predict_error);
     json_object_set_new(object, "predictions", predictions);
 }
 

@@ -203,9 +203,11 @@ struct tr_trainer {
     struct tr_split_test
         *predict_of; /* [splits] as `test` then. Touched by: the worker meanwhile */
     struct rt_work predict_work;
-    int predict_err;
-    char predict_text[512];
-    uint64_t predict_lines;
+    struct tr_predicted {
+        int err;
+        char text[512];
+        uint64_t lines;
+    } predict_result, predict_next; /* next: touched by the worker meanwhile */
     uint64_t evaluations_begun, evaluated_step;
     struct tr_evaluation evaluated[TR_EVALUATIONS_MAX]; /* the latest ones */
     uint32_t n_evaluated;

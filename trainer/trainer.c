@@ -409,8 +409,8 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     tr_numbers_report(trainer, out);
     out->batches_open = trainer->batches.count;
     out->done = trainer->kind == WIRE_PHASE_DONE;
-    out->predict_error = trainer->predict_err ? trainer->predict_text : NULL;
-    out->predicted = trainer->predict_lines;
+    out->predict_error = trainer->predict_result.err ? trainer->predict_result.text : NULL;
+    out->predicted = trainer->predict_result.lines;
     report_rows(trainer, out);
     uint64_t end = trainer->last_ack_ns, away = trainer->evaluated_by_ack_ns;
     out->train_seconds = trainer->started_ns && end > trainer->started_ns

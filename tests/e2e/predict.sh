@@ -175,6 +175,21 @@ refused "--predict p: data.yml has no column to know a row by: expected one of k
 refused "--predict p: data.yml has no \`test:\` files to score" --predict p --set data.test=[]
 refused "--predict $work/no/p: there is no folder $work/no" --predict "$work/no/p"
 refused "--predict $work: expected the name of a file" --predict "$work"
+refused "--predict $work/first.tsv: $work/first.tsv is there already" --predict "$work/first.tsv"
+touch "$work/two.0"
+refused "--predict $work/two: $work/two.0 is there already" --predict "$work/two"
+
+# A name that is no UTF-8, as JSON is, and that cannot be given in the end: the job says that it failed.
+bad=$work/$'\xff'.tsv
+local_run --config "$work/job" --epochs 5 --predict "$bad" --quiet &
+running=$!
+for ((i = 0; i < 600; i++)); do
+    [ ! -e "$bad.partial" ] || break
+    sleep 0.05
+done
+mkdir "$bad"
+wait "$running"
+grep -q "the scores were not written: trainer/0: see this trainer's log" "$work/err" || fail "a name that is no UTF-8: $(cat "$work/err")"
 refused "data.epochs: 0 trains nothing: expected --init-from DIR" --epochs 0
 refused "data.epochs: 0 trains nothing, and data.yml has no \`test:\` files" --epochs 0 --init-from "$work/first/model" --set data.test=[]
 
