@@ -29,31 +29,6 @@ struct exporting {
     uint64_t more_ns; /* when its bytes became more */
 };
 
-static void take_replicas(void *ctx, const struct wire_control_reply *reply)
-{
-    uint32_t *replicas = ctx;
-    json_t *status = reply->text ? json_loads(reply->text, 0, NULL) : NULL;
-    json_int_t n = json_integer_value(json_object_get(status, "replicas"));
-
-    if (n > 0 && n <= WIRE_REPLICAS_MAX)
-        *replicas = (uint32_t)n;
-    json_decref(status);
-}
-
-/* How many there are of a role: its first answer tells. */
-static int count(struct exporting *exporting, enum rt_role role)
-{
-    struct wire_control_request request = {
-        .id = rt_now_ns(), .ttl_ms = ASK_TIMEOUT_MS, .command = WIRE_CTL_STATUS, .text = ""};
-    int got = 0;
-
-    if (exporting->target.run.replicas[role] == 0)
-        got =
-            rt_control_ask(exporting->client, exporting->target.run.job, role, NULL, &request,
-                           ASK_TIMEOUT_MS, 1, &exporting->target.run.replicas[role], take_replicas);
-    return got < 0 ? got : 0;
-}
-
 /* One round of questions. When nobody answers NATS may have been away, and its client does not come back: the next round
  * makes another. */
 static void ask(struct exporting *exporting, struct ctl_snapshot *snapshot)
@@ -202,9 +177,9 @@ int ctl_export(int argc, char **argv)
         err = rt_control_connect(exporting.target.run.nats, CONNECT_TIMEOUT_MS, &exporting.client);
     if (err)
         return ctl_target_complain(err);
-    err = count(&exporting, RT_ROLE_TRAINER);
+    err = ctl_target_count(&exporting.target, exporting.client, RT_ROLE_TRAINER);
     if (!err)
-        err = count(&exporting, RT_ROLE_EMBEDDING_SERVER);
+        err = ctl_target_count(&exporting.target, exporting.client, RT_ROLE_EMBEDDING_SERVER);
     if (err) {
         rt_control_close(exporting.client);
         return ctl_target_complain(err);

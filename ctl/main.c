@@ -1,5 +1,6 @@
 /* ctl/main.c -- `saffron`, the operator's command. */
 #include "ctl/export.h"
+#include "ctl/import.h"
 #include "ctl/local.h"
 #include "ctl/plan.h"
 #include "ctl/program.h"
@@ -23,6 +24,7 @@ static const struct command {
     {"status", ctl_status, "what the roles of a running job are doing"},
     {"stop", ctl_stop, "stop a running job"},
     {"export", ctl_export, "save the model of a running job"},
+    {"import", ctl_import, "a saved model into a running job"},
     {"plan", ctl_plan, "what a job takes: servers, memory, connections, traffic; starts nothing"},
     {"trace", ctl_trace, "the traces of a run's processes (--trace) made one file"},
     {"ranks", ctl_ranks, "a trainer's processes of one host, in a container (launch.sh calls it)"},

@@ -1,11 +1,15 @@
 /* ctl/target.c -- see target.h. */
 #include "ctl/target.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/process/address.h"
 
 #include <argp.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#define ASK_TIMEOUT_MS 500
 
 enum option_key { KEY_NATS = 256, KEY_JOB, KEY_RUN_DIR };
 
@@ -70,6 +74,29 @@ int ctl_target_find(int argc, char **argv, const char *doc, struct ctl_target *o
     ctl_target_begin(out);
     argp_parse(&argp, argc, argv, 0, NULL, out);
     return ctl_target_end(out);
+}
+
+static void take_replicas(void *ctx, const struct wire_control_reply *reply)
+{
+    uint32_t *replicas = ctx;
+    json_t *status = reply->text ? json_loads(reply->text, 0, NULL) : NULL;
+    json_int_t n = json_integer_value(json_object_get(status, "replicas"));
+
+    if (n > 0 && n <= WIRE_REPLICAS_MAX)
+        *replicas = (uint32_t)n;
+    json_decref(status);
+}
+
+int ctl_target_count(struct ctl_target *target, struct rt_control_client *client, enum rt_role role)
+{
+    struct wire_control_request request = {
+        .id = rt_now_ns(), .ttl_ms = ASK_TIMEOUT_MS, .command = WIRE_CTL_STATUS, .text = ""};
+    int got = 0;
+
+    if (target->run.replicas[role] == 0)
+        got = rt_control_ask(client, target->run.job, role, NULL, &request, ASK_TIMEOUT_MS, 1,
+                             &target->run.replicas[role], take_replicas);
+    return got < 0 ? got : 0;
 }
 
 int ctl_target_complain(int err)

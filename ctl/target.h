@@ -3,6 +3,7 @@
 #define CTL_TARGET_H
 
 #include "ctl/rundir.h"
+#include "runtime/member/member.h"
 
 #include <argp.h>
 
@@ -20,6 +21,10 @@ int ctl_target_find(int argc, char **argv, const char *doc, struct ctl_target *o
 extern const struct argp ctl_target_argp;
 void ctl_target_begin(struct ctl_target *out);
 int ctl_target_end(struct ctl_target *target);
+
+/* How many there are of a role, if that is not known: its first answer tells. Blocking, half a second at most. */
+int ctl_target_count(struct ctl_target *target, struct rt_control_client *client,
+                     enum rt_role role);
 
 /* Says on standard error why it was not done, or that nobody is there; returns the exit status. */
 int ctl_target_complain(int err);

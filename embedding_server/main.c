@@ -1,4 +1,5 @@
 /* embedding_server/main.c -- saffron-embedding-server: some owners, a loop and a thread each. */
+#include "embedding_server/importing.h"
 #include "embedding_server/load.h"
 #include "embedding_server/owner.h"
 #include "embedding_server/place.h"
@@ -20,9 +21,10 @@
 struct worker {
     struct rt_loop *loop;
     struct ebs_owner *owner;
-    struct rt_save *save; /* what it is to write */
-    bool runs;            /* its thread */
-    bool pinned, local;   /* the thread to its place; its memory too */
+    struct rt_save *save;      /* what it is to write */
+    struct ebs_import *import; /* what it is to read */
+    bool runs;                 /* its thread */
+    bool pinned, local;        /* the thread to its place; its memory too */
     struct ebs_place place;
 };
 
@@ -32,7 +34,8 @@ struct server {
     uint32_t workers;
     struct rt_credit budget; /* of all owners' links */
     struct ebs_report *report;
-    struct rt_saving *saving; /* the latest; NULL: none */
+    struct rt_saving *saving;        /* the latest; NULL: none */
+    struct ebs_importing *importing; /* likewise */
     bool ready;
 };
 
@@ -50,6 +53,7 @@ static void status(void *ctx, json_t *object)
     if (server->report)
         ebs_report_status(server->report, object);
     rt_saving_status(server->saving, object);
+    ebs_importing_status(server->importing, object);
 }
 
 /* ---- what it is asked ---- */
@@ -62,19 +66,12 @@ static void save_rows(void *arg)
     ebs_owner_save(worker->owner, worker->save);
 }
 
-static int control(void *ctx, const struct wire_control_request *request)
+static int save(struct server *server, const struct wire_control_request *request)
 {
-    struct server *server = ctx;
     struct rt_save *part;
-    int err;
+    int err = rt_saving_begin(&server->saving, rt_process_run_dir(server->process), request,
+                              server->workers, &part);
 
-    if (request->command != WIRE_CTL_SAVE)
-        return RT_FAIL(RT_EUSAGE, "an embedding server does not know command %d",
-                       (int)request->command);
-    if (!server->ready)
-        return RT_FAIL(RT_ENOTREADY, "not started yet");
-    err = rt_saving_begin(&server->saving, rt_process_run_dir(server->process), request,
-                          server->workers, &part);
     for (uint32_t w = 0; !err && part && w < server->workers; w++) {
         struct worker *worker = &server->worker[w];
         int full;
@@ -85,6 +82,47 @@ static int control(void *ctx, const struct wire_control_request *request)
             rt_save_end(&part[w], full);
     }
     return err;
+}
+
+/* Runs on the owner's thread. */
+static void import_rows(void *arg)
+{
+    struct worker *worker = arg;
+
+    ebs_owner_import(worker->owner, worker->import);
+}
+
+static int import(struct server *server, const struct wire_control_request *request)
+{
+    struct ebs_import *part;
+    int err = ebs_importing_begin(&server->importing, request, server->workers, &part);
+
+    for (uint32_t w = 0; !err && part && w < server->workers; w++) {
+        struct worker *worker = &server->worker[w];
+
+        if (atomic_load(&part[w].state) == EBS_IMPORT_DONE)
+            continue;
+        worker->import = &part[w];
+        if (rt_loop_post(worker->loop, import_rows, worker) != 0) {
+            snprintf(part[w].error, sizeof(part[w].error), "%s", rt_err_text());
+            atomic_store(&part[w].state, EBS_IMPORT_FAILED);
+        }
+    }
+    return err;
+}
+
+static int control(void *ctx, const struct wire_control_request *request)
+{
+    struct server *server = ctx;
+
+    if (!server->ready)
+        return RT_FAIL(RT_ENOTREADY, "not started yet");
+    if (request->command == WIRE_CTL_SAVE)
+        return save(server, request);
+    if (request->command == WIRE_CTL_IMPORT)
+        return import(server, request);
+    return RT_FAIL(RT_EUSAGE, "an embedding server does not know command %d",
+                   (int)request->command);
 }
 
 /* ---- start and stop ---- */
@@ -267,6 +305,7 @@ static void stop(struct server *server)
     }
     rt_free(server->worker);
     rt_saving_destroy(server->saving);
+    ebs_importing_destroy(server->importing);
     ebs_report_destroy(server->report);
     server->report = NULL;
 }

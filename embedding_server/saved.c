@@ -235,10 +235,11 @@ static int check_state(struct part *part, const struct rt_table_conf *table)
     rt_state_text(&table->optimizer, want);
     part->has_state = got != NULL;
     if (got && strcmp(got, want) != 0)
-        return RT_FAIL(RT_EUSAGE,
-                       "%s: has the optimizer's state of '%.96s', table %s has '%s': expected the "
-                       "same, or global.load_state=false: it begins anew then",
-                       rt_safetensors_path(part->file), got, table->name, want);
+        return RT_FAIL(
+            RT_EUSAGE,
+            "%s: has the optimizer's state of '%.96s', table %s has '%s': expected the "
+            "same, or global.load_state=false or import --fresh-state: it begins anew then",
+            rt_safetensors_path(part->file), got, table->name, want);
     for (uint32_t k = 0; got && k < slots && !err; k++)
         err = check_slot(part, k, &slot[k]);
     return err;

@@ -6,6 +6,7 @@
 #include "embedding_server/apply.h"
 #include "embedding_server/filter.h"
 #include "embedding_server/gather.h"
+#include "embedding_server/import.h"
 #include "embedding_server/owner.h"
 #include "embedding_server/save.h"
 #include "embedding_server/table.h"
@@ -45,6 +46,7 @@ struct ebs_owner {
     struct ebs_gather *gather;
     struct ebs_turn turn;
     struct ebs_saver saver;
+    struct ebs_importer importer;
     struct rt_arena *arena; /* of the request being served */
     struct wire_out reply;
     struct ebs_waiting *first, **last;

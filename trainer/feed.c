@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char outdated[] = "its rows are of before an import";
+
 static void answer(struct tr_trainer *trainer, struct rt_call *call, uint64_t batch_id,
                    enum wire_outcome outcome, const char *reason, bool failed)
 {
@@ -188,6 +190,10 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
         return; /* the rpc is going away, and the batch with it */
     if (!err)
         err = view_embeddings(batch, reply);
+    if (!err && batch->outdated) {
+        tr_push_release(batch, outdated);
+        err = RT_FAIL(RT_ECANCELED, "%s", outdated);
+    }
     if (!err && trainer->kind == WIRE_PHASE_DONE) { /* training ended before its turn */
         tr_push_release(batch, "training is over");
         err = RT_FAIL(RT_ECANCELED, "training is over");
@@ -295,6 +301,22 @@ void tr_feed_rejoin(struct tr_trainer *trainer)
         tr_fifo_remove(&trainer->queue, batch);
         tr_push_release(batch, "finished already");
         tr_feed_finish(batch, WIRE_TRAINED, NULL);
+    }
+}
+
+void tr_feed_return(struct tr_trainer *trainer)
+{
+    struct tr_batch *batch;
+    size_t cursor = 0;
+    uint64_t id, value;
+    while ((batch = tr_step_take_ready(trainer, false)) != NULL) {
+        tr_permit_return(&trainer->permits);
+        tr_push_release(batch, outdated);
+        tr_feed_finish(batch, WIRE_RETRY, outdated);
+    }
+    while (rt_map_next(&trainer->batches, &cursor, &id, &value)) {
+        batch = (struct tr_batch *)(uintptr_t)value;
+        batch->outdated = batch->state == TR_LOOKING && !batch->head.evaluate;
     }
 }
 

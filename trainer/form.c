@@ -129,6 +129,8 @@ static bool is_behind(const struct tr_group *group)
 {
     uint64_t step = group->trainer->step;
     bool async = group->trainer->job->global.mode == RT_MODE_ASYNC;
+    if (group->trainer->imports != group->leader_imports)
+        return group->trainer->imports < group->leader_imports;
     return step < group->leader_step && (!async || step == 0);
 }
 
@@ -212,6 +214,8 @@ static int take_group(struct tr_group *group, const struct wire_join_group_reply
     trainer->collective->ops->form(trainer->collective, group->epoch);
     group->leader = reply->rank;
     group->leader_step = reply->step;
+    group->leader_imports = reply->imports;
+    trainer->imports_due = reply->imports_due;
     if (!is_behind(group)) {
         err = take_state(trainer, reply->state, reply->state_size);
         if (!err)
@@ -280,17 +284,25 @@ static int pack_group(struct tr_group *group, struct wire_join_group_reply *repl
 {
     for (uint32_t r = 0; r < group->world; r++) {
         const struct tr_seat *seat = &group->seat[r];
-        if (r == 0 || seat->step > reply->step) {
+        bool more = seat->imports > reply->imports ||
+                    (seat->imports == reply->imports && seat->step > reply->step);
+        if (r == 0 || more) {
             reply->rank = r;
             reply->step = seat->step;
+            reply->imports = seat->imports;
         }
         if (seat->group_epoch > group->epoch_known)
             group->epoch_known = seat->group_epoch;
     }
+    int err = tr_import_check_seats(group, reply->imports);
+    if (err)
+        return err;
+    uint64_t due = tr_import_due(group->trainer);
+    reply->imports_due = due > reply->imports ? due : reply->imports;
     reply->group_epoch = group->epoch_known + 1;
     reply->n_ranks = group->world;
     reply->incarnation = group->incarnation;
-    int err = pack_all(group);
+    err = pack_all(group);
     reply->state = group->last.data;
     reply->state_size = group->last.size;
     return err ? err : wire_join_group_reply_pack(reply, &group->formed);
@@ -368,6 +380,8 @@ static int serve_join(struct tr_group *group, struct rt_call *call,
     seat->joined = true;
     seat->step = join->step;
     seat->digest = join->digest;
+    seat->imports = join->imports;
+    seat->imports_due = join->imports_due;
     seat->group_epoch = join->group_epoch;
     seat->epoch_heard = epoch;
     group->incarnation[from->index] = from->incarnation;
@@ -451,6 +465,8 @@ static int send_join(struct tr_group *group)
     struct wire_join_group join = {.group_epoch = group->epoch_known,
                                    .step = trainer->step,
                                    .digest = digest_of_start(trainer),
+                                   .imports = trainer->imports,
+                                   .imports_due = tr_import_due(trainer),
                                    .state = group->last.data,
                                    .state_size = group->last.size};
     err = wire_join_group_pack(&join, &trainer->out);
@@ -483,6 +499,8 @@ void tr_form_pump(struct tr_group *group)
     struct tr_seat *seat = &group->seat[0];
     seat->joined = true;
     seat->step = trainer->step;
+    seat->imports = trainer->imports;
+    seat->imports_due = tr_import_due(trainer);
     if (!seat->digest || group->was_formed) /* once: it takes all weights */
         seat->digest = digest_of_start(trainer);
     seat->group_epoch = group->epoch;
@@ -553,11 +571,16 @@ static void adopt(struct tr_group *group, const struct wire_fetch_state_reply *r
         memcpy(state, group->fetched + n, n_state * sizeof(float));
     tr_optimizer_set_steps(trainer->optimizer, reply->optimizer_steps);
     trainer->step = reply->step;
+    trainer->steps_before = reply->steps_before;
     rt_arena_reset(trainer->scratch);
     int err = take_state(trainer, group->heard, group->heard_size);
     for (uint32_t i = 0; i < group->n_fetched_owed; i++)
         tr_group_owe(group, &group->fetched_owed[i]);
     tr_form_forget(group);
+    if (trainer->imports != group->leader_imports) { /* what was looked up are rows of before it */
+        trainer->imports = group->leader_imports;
+        tr_feed_return(trainer);
+    }
     if (err)
         tr_fail(trainer, err);
     else
@@ -668,7 +691,8 @@ static int give_part(struct tr_group *group, struct rt_call *call,
                                            .parts = (uint32_t)parts,
                                            .elements = elements,
                                            .optimizer_steps =
-                                               tr_optimizer_steps(trainer->optimizer)};
+                                               tr_optimizer_steps(trainer->optimizer),
+                                           .steps_before = trainer->steps_before};
     if (request->part == 0) {
         rt_arena_reset(trainer->scratch);
         reply.owed = list_owed(group, &reply.n_owed);

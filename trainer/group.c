@@ -58,6 +58,7 @@ static void take_round(struct tr_group *group, const struct wire_step_headers *h
             tr_group_take_news(group, h);
     }
     group->next.learning_rate = headers->header[0].learning_rate;
+    group->trainer->imports_due = headers->header[0].imports_due;
     rt_assert(own->n_finished <= group->n_news);
     group->n_news -= own->n_finished;
     if (group->n_news > 0)
@@ -107,6 +108,8 @@ static bool worth_a_round(struct tr_group *group)
         batch = batch || h->has_batch;
         news = news || h->n_finished > 0 || h->unaveraged > 0;
     }
+    if (!together && !news)
+        news = tr_import_wants_news(group->trainer);
     for (uint32_t r = 0; r < group->world && news && !together; r++) {
         group->seat[r].header.has_batch = false;
         group->seat[r].header.samples = 0;
@@ -342,6 +345,7 @@ static void stand(struct tr_group *group, enum tr_standing standing)
         .phase = trainer->phase,
         .paused = standing == TR_IN_NOTHING && !tr_phase_may_step(trainer),
         .unaveraged = group->unaveraged,
+        .imports_due = tr_import_due(trainer),
     };
     if (group->self != 0) {
         group->sent = send_mine(group) == 0;
@@ -363,7 +367,8 @@ static bool is_news(const struct tr_group *group)
     const struct wire_step_header *mine = &group->mine;
     struct tr_trainer *trainer = group->trainer;
     return mine->phase != trainer->phase || mine->paused != !tr_phase_may_step(trainer) ||
-           group->n_told < tr_group_news_to_tell(group);
+           group->n_told < tr_group_news_to_tell(group) || trainer->import.wants_news ||
+           mine->imports_due != tr_import_due(trainer);
 }
 
 static void pump_async(struct tr_group *group)

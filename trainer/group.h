@@ -48,7 +48,7 @@ struct tr_seat {
     bool joined;
     uint8_t *state; /* that came with it: counts when the group forms */
     size_t state_size;
-    uint64_t step, group_epoch;
+    uint64_t step, imports, imports_due, group_epoch;
     uint64_t digest;      /* of what it begins with; 0: it was in a group already */
     uint64_t epoch_heard; /* the latest that a frame of this incarnation was sent in */
 };
@@ -87,7 +87,7 @@ struct tr_group {
     struct rt_map noted; /* batch id: finished at the rank before us, not yet told in a round */
     struct rt_map owed;  /* batch id -> struct wire_owed: stepped, not finished, of any rank */
     uint32_t leader;     /* whose state we fetch */
-    uint64_t leader_step;
+    uint64_t leader_step, leader_imports;
     float *fetched; /* parameters and optimizer state on their way */
     size_t n_fetched;
     struct wire_owed *fetched_owed; /* of the steps in them */

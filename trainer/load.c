@@ -185,10 +185,11 @@ static int check_state(const struct rt_safetensors *file, const struct rt_safete
                        rt_safetensors_path(file), save ? save : "", rt_safetensors_path(weights),
                        of ? of : "");
     if (!got || strcmp(got, want) != 0)
-        return RT_FAIL(RT_EUSAGE,
-                       "%s: has the optimizer's state of '%.96s', the model has '%s': expected the "
-                       "same, or global.load_state=false: it begins anew then",
-                       rt_safetensors_path(file), got ? got : "", want);
+        return RT_FAIL(
+            RT_EUSAGE,
+            "%s: has the optimizer's state of '%.96s', the model has '%s': expected the "
+            "same, or global.load_state=false or import --fresh-state: it begins anew then",
+            rt_safetensors_path(file), got ? got : "", want);
     return 0;
 }
 

@@ -6,6 +6,7 @@
 #include "runtime/process/process.h"
 #include "runtime/process/saving.h"
 #include "trainer/describe.h"
+#include "trainer/import.h"
 #include "trainer/trainer.h"
 
 #include <inttypes.h>
@@ -142,6 +143,18 @@ static void put_predictions(json_t *object, const char *file, const struct tr_re
     json_object_set_new(object, "predictions", predictions);
 }
 
+/* As an embedding server has it. */
+static void put_import(json_t *object, const struct tr_trainer *trainer)
+{
+    const struct tr_import *import = tr_trainer_imported(trainer);
+    const char *state = import->failed ? "failed" : tr_import_done(trainer) ? "done" : "working";
+    if (import->number > 0)
+        json_object_set_new(object, "import",
+                            json_pack("{s:I, s:I, s:s, s:s}", "number", (json_int_t)import->number,
+                                      "stage", (json_int_t)import->stage, "state", state, "error",
+                                      import->failed ? import->error : ""));
+}
+
 static void status(void *ctx, json_t *object)
 {
     struct program *program = ctx;
@@ -209,6 +222,7 @@ static void status(void *ctx, json_t *object)
         json_object_set_new(object, real[i].key, number(real[i].value));
     rt_saving_status(program->saving, object);
     put_predictions(object, rt_process_predict(program->process), &r);
+    put_import(object, program->trainer);
 }
 
 /* All ranks have the same weights: the first one's are the group's. */
@@ -232,6 +246,9 @@ static int control(void *ctx, const struct wire_control_request *request)
         return tr_trainer_set_learning_rate(program->trainer, request->number);
     if (request->command == WIRE_CTL_SAVE)
         return save(program, request);
+    if (request->command == WIRE_CTL_IMPORT)
+        return program->trainer ? tr_trainer_import(program->trainer, request)
+                                : RT_FAIL(RT_ENOTREADY, "not started yet");
     return RT_FAIL(RT_EUSAGE, "a trainer does not know command %d", (int)request->command);
 }
 

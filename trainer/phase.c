@@ -225,7 +225,8 @@ static bool interrupted(const struct tr_trainer *trainer)
 
 bool tr_phase_may_step(struct tr_trainer *trainer)
 {
-    return trainer->kind == WIRE_PHASE_TRAIN && !interrupted(trainer);
+    return trainer->kind == WIRE_PHASE_TRAIN && !interrupted(trainer) &&
+           !tr_import_holds(&trainer->import);
 }
 
 /* ---- entering a phase ---- */
@@ -565,7 +566,7 @@ static bool all_ask(const struct tr_trainer *trainer)
 
 static void check_training(struct tr_trainer *trainer)
 {
-    if (!trains(trainer) && !all_ask(trainer))
+    if (tr_import_holds(&trainer->import) || (!trains(trainer) && !all_ask(trainer)))
         return;
     if (rt_ledger_epoch_over(trainer->ledger, trainer->job->data.splits) &&
         tr_step_settled(trainer)) {

@@ -23,6 +23,7 @@
 #include "trainer/board.h"
 #include "trainer/collective/collective.h"
 #include "trainer/group.h"
+#include "trainer/import.h"
 #include "trainer/metric/scores.h"
 #include "trainer/metric/window.h"
 #include "trainer/model/model.h"
@@ -73,6 +74,7 @@ struct tr_batch {
     bool computed;                 /* `gradients` are of that step */
     bool telling;                  /* the next rank is being told that it is finished */
     bool waits;                    /* PUSHING, but not sent: the link's credit is used up */
+    bool outdated;                 /* LOOKING: what comes are rows of before an import */
     uint32_t refused;              /* pushes that failed by themselves */
     bool failed;                   /* it goes back for a reason of its own */
     double loss_sum[TR_HEADS_MAX]; /* of each head */
@@ -162,8 +164,11 @@ struct tr_trainer {
     int step_err;
     char step_text[256];
     uint64_t step, global_samples;
-    uint64_t steps_before; /* steps that the weights had made when ours was 0: a saved model's */
-    uint64_t acked_step;   /* the latest of which a batch of ours was acked by every owner */
+    uint64_t steps_before;   /* steps that the weights had made when ours was 0: a saved model's */
+    uint64_t imports;        /* models that were taken since the job began */
+    uint64_t imports_due;    /* of rank 0, as it told the group last: tr_import_due() */
+    struct tr_import import; /* at rank 0 */
+    uint64_t acked_step;     /* the latest of which a batch of ours was acked by every owner */
 
     uint64_t phase, epoch, pass; /* pass: passes over the phase's set before */
     enum wire_phase_kind kind;
@@ -273,6 +278,8 @@ void tr_feed_finish(struct tr_batch *batch, enum wire_outcome outcome, const cha
 void tr_feed_answer(struct tr_batch *batch, enum wire_outcome outcome, const char *reason);
 /* The group has formed: batches here that its ledger knows as finished are answered. */
 void tr_feed_rejoin(struct tr_trainer *trainer);
+/* Other rows are there: what was looked up and is not stepped goes back, to be looked up again. */
+void tr_feed_return(struct tr_trainer *trainer);
 /* An error of the way, not of the batch: it may come again as often as that happens. */
 bool tr_feed_lost(int err);
 

@@ -685,6 +685,31 @@ static bool start_save(struct tr_trainer *trainer)
     return true;
 }
 
+/* ---- a model to be imported is read ---- */
+
+static void checked(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    close_step(trainer);
+    tr_import_checked(trainer);
+    tr_phase_check(trainer);
+    tr_pump(trainer);
+}
+
+static void check_import(void *arg)
+{
+    tr_import_check(arg);
+}
+
+static bool start_check(struct tr_trainer *trainer)
+{
+    if (!tr_import_reads(&trainer->import))
+        return false;
+    trainer->step_open = true;
+    start_work(trainer, check_import, checked);
+    return true;
+}
+
 void tr_trainer_save(struct tr_trainer *trainer, struct rt_save *save)
 {
     rt_assert(!trainer->save);
@@ -699,7 +724,7 @@ static bool start_one(struct tr_trainer *trainer)
     struct tr_batch *batch;
     if (trainer->step_open || trainer->summing_up || (group && group->state != TR_FORMED))
         return false;
-    if (start_save(trainer))
+    if (start_save(trainer) || start_check(trainer))
         return true;
     batch = tr_step_take_ready(trainer, true);
     if (batch) {

@@ -249,6 +249,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
         return;
     trainer->closing = true;
     tr_phase_release(trainer);
+    tr_import_release(trainer);
     if (trainer->group)
         tr_group_close(trainer->group);
     size_t cursor = 0;

@@ -56,6 +56,11 @@ int tr_trainer_set_learning_rate(struct tr_trainer *trainer, double factor);
 struct rt_save;
 void tr_trainer_save(struct tr_trainer *trainer, struct rt_save *save);
 
+/* A stage of an import (import.h), of rank 0. RT_EUSAGE: it cannot be; RT_ENOTREADY: not yet. Asking again does no harm. */
+struct wire_control_request;
+int tr_trainer_import(struct tr_trainer *trainer, const struct wire_control_request *request);
+const struct tr_import *tr_trainer_imported(const struct tr_trainer *trainer); /* the latest */
+
 #define TR_EVALUATIONS_MAX 1024 /* that are kept */
 
 struct tr_evaluation {

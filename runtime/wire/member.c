@@ -324,12 +324,14 @@ int wire_held_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
 static int check_control_request(const struct wire_control_request *m)
 {
     static const char name[] = "ControlRequest";
-    int err = wire_range(name, "command", (uint64_t)m->command, WIRE_CTL_STATUS, WIRE_CTL_SAVE);
+    int err = wire_range(name, "command", (uint64_t)m->command, WIRE_CTL_STATUS, WIRE_CTL_IMPORT);
 
     if (!err)
         err = wire_text(name, "text", m->text, WIRE_TEXT_MAX);
     if (!err)
         err = wire_range(name, "flags", m->flags, 0, WIRE_CTL_FLAGS);
+    if (!err)
+        err = wire_range(name, "stage", m->stage, 0, WIRE_IMPORT_FAIL);
     return err ? err : wire_real(name, "number", m->number, -INFINITY);
 }
 
@@ -347,6 +349,7 @@ int wire_control_request_pack(const struct wire_control_request *in, struct wire
     m.text = (char *)request.text;
     m.number = request.number;
     m.flags = request.flags;
+    m.stage = request.stage;
     return wire_encode(&m.base, out);
 }
 
@@ -367,6 +370,7 @@ int wire_control_request_unpack(const uint8_t *data, size_t size, struct rt_aren
         .text = m->text,
         .number = m->number,
         .flags = m->flags,
+        .stage = m->stage,
     };
     return check_control_request(out);
 }

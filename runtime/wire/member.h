@@ -73,10 +73,22 @@ enum wire_command {
     WIRE_CTL_LEARNING_RATE,
     WIRE_CTL_SAVE, /* the model, into the folder `text` of the run directory: a token; `number`: a whole one that no
                     * other save of that name has; WIRE_CTL_STATE */
+    WIRE_CTL_IMPORT, /* the model in the folder `text`; `number` names this import; `stage`; WIRE_CTL_FRESH, WIRE_CTL_REPLACE */
 };
 enum wire_control_flags {
-    WIRE_CTL_STATE = 1, /* the optimizers' state too */
-    WIRE_CTL_FLAGS = 1  /* all there are */
+    WIRE_CTL_STATE = 1,   /* the optimizers' state too */
+    WIRE_CTL_FRESH = 2,   /* optimizers begin anew, whatever was saved */
+    WIRE_CTL_REPLACE = 4, /* rows that the model has not are forgotten */
+    WIRE_CTL_FLAGS = 7    /* all there are */
+};
+/* Of an import, one after the other: trainer/import.h. */
+enum wire_import_stage {
+    WIRE_IMPORT_NONE,
+    WIRE_IMPORT_CHECK, /* trainer/0, servers: read all of it, change nothing */
+    WIRE_IMPORT_HOLD,  /* trainer/0: the group makes no step */
+    WIRE_IMPORT_LOAD,  /* trainer/0: rows change from here on; then servers: load them */
+    WIRE_IMPORT_TAKE,  /* trainer/0: the dense network, and training goes on */
+    WIRE_IMPORT_FAIL   /* trainer/0: it was cut off, `text` says why */
 };
 struct wire_control_request {
     uint64_t id, incarnation;
@@ -85,6 +97,7 @@ struct wire_control_request {
     const char *text;
     double number;
     uint32_t flags; /* of enum wire_control_flags */
+    uint32_t stage; /* enum wire_import_stage */
 };
 int wire_control_request_pack(const struct wire_control_request *in, struct wire_out *out);
 int wire_control_request_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

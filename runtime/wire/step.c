@@ -37,6 +37,7 @@ static void put_header(const struct wire_step_header *in, Saffron__StepHeader *m
     m->phase = in->phase;
     m->paused = in->paused;
     m->unaveraged = in->unaveraged;
+    m->imports_due = in->imports_due;
 }
 
 static void take_header(const Saffron__StepHeader *m, struct wire_step_header *out)
@@ -57,6 +58,7 @@ static void take_header(const Saffron__StepHeader *m, struct wire_step_header *o
         .phase = m->phase,
         .paused = m->paused,
         .unaveraged = m->unaveraged,
+        .imports_due = m->imports_due,
     };
 }
 
@@ -151,6 +153,8 @@ int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out)
     m.step = in->step;
     m.invite = in->invite;
     m.digest = in->digest;
+    m.imports = in->imports;
+    m.imports_due = in->imports_due;
     m.state = (ProtobufCBinaryData){in->state_size, (uint8_t *)in->state};
     return wire_encode(&m.base, out);
 }
@@ -168,6 +172,8 @@ int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *ar
                                     .step = m->step,
                                     .invite = m->invite,
                                     .digest = m->digest,
+                                    .imports = m->imports,
+                                    .imports_due = m->imports_due,
                                     .state = m->state.data,
                                     .state_size = m->state.len};
     return wire_range("JoinGroup", "group_epoch", out->group_epoch, 0, UINT32_MAX - 1);
@@ -192,6 +198,8 @@ int wire_join_group_reply_pack(const struct wire_join_group_reply *in, struct wi
     m.step = in->step;
     m.state = (ProtobufCBinaryData){in->state_size, (uint8_t *)in->state};
     m.n_incarnation = in->n_ranks;
+    m.imports = in->imports;
+    m.imports_due = in->imports_due;
     m.incarnation = (uint64_t *)in->incarnation;
     return wire_encode(&m.base, out);
 }
@@ -214,7 +222,9 @@ int wire_join_group_reply_unpack(const uint8_t *data, size_t size, struct rt_are
                                           .state = m->state.data,
                                           .state_size = m->state.len,
                                           .n_ranks = (uint32_t)m->n_incarnation,
-                                          .incarnation = m->incarnation};
+                                          .incarnation = m->incarnation,
+                                          .imports = m->imports,
+                                          .imports_due = m->imports_due};
     return check_join_group_reply(out);
 }
 
@@ -298,6 +308,7 @@ int wire_fetch_state_reply_pack(const struct wire_fetch_state_reply *in, struct 
     m.parts = in->parts;
     m.elements = in->elements;
     m.optimizer_steps = in->optimizer_steps;
+    m.steps_before = in->steps_before;
     err = put_owed(in->owed, in->n_owed, &m);
     if (!err)
         err = wire_encode(&m.base, out);
@@ -348,7 +359,8 @@ int wire_fetch_state_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
                                            .part = m->part,
                                            .parts = m->parts,
                                            .elements = m->elements,
-                                           .optimizer_steps = m->optimizer_steps};
+                                           .optimizer_steps = m->optimizer_steps,
+                                           .steps_before = m->steps_before};
     err = take_owed(m, arena, out);
     return err ? err : check_fetch_state_reply(out);
 }

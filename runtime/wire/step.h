@@ -16,7 +16,7 @@ struct wire_step_header {
     uint64_t cut, acked_through;
     uint64_t round, phase;
     bool paused;
-    uint64_t unaveraged;
+    uint64_t unaveraged, imports_due;
 };
 int wire_step_header_pack(const struct wire_step_header *in, struct wire_out *out);
 int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -36,7 +36,8 @@ struct wire_join_group {
     bool invite;
     const uint8_t *state; /* a packed AwaitPhaseReply; none in an invitation */
     size_t state_size;
-    uint64_t digest; /* of weights and optimizer, never in a group before; else 0 */
+    uint64_t digest;               /* of weights and optimizer, never in a group before; else 0 */
+    uint64_t imports, imports_due; /* models that were taken in this job; with one under way */
 };
 int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out);
 int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -49,7 +50,8 @@ struct wire_join_group_reply {
     const uint8_t *state; /* a packed AwaitPhaseReply */
     size_t state_size;
     uint32_t n_ranks;
-    const uint64_t *incarnation; /* [n_ranks] */
+    const uint64_t *incarnation;   /* [n_ranks] */
+    uint64_t imports, imports_due; /* that the most advanced one has; that the group will */
 };
 int wire_join_group_reply_pack(const struct wire_join_group_reply *in, struct wire_out *out);
 int wire_join_group_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -76,6 +78,7 @@ struct wire_fetch_state_reply {
     uint64_t elements, optimizer_steps;
     uint32_t n_owed;
     const struct wire_owed *owed;
+    uint64_t steps_before; /* what the age of its weights is over step */
 };
 int wire_fetch_state_reply_pack(const struct wire_fetch_state_reply *in, struct wire_out *out);
 int wire_fetch_state_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -339,6 +339,103 @@ static void state_goes_with_its_rows(void **state)
     tables[WIDE].optimizer.kind = RT_OPT_ADAGRAD;
 }
 
+/* ---- into owners that serve ---- */
+
+static struct ebs_import imports[OWNERS_MAX];
+
+static void look_at_imports(void *arg)
+{
+    bool working = false;
+
+    (void)arg;
+    for (uint32_t o = 0; o < bed.owners; o++)
+        working |= atomic_load(&imports[o].state) == EBS_IMPORT_WORKING;
+    if (working)
+        rt_timer_start(rt_loop_io(bed.loop), &bed.look, 1000000);
+    else
+        rt_loop_stop(bed.loop);
+}
+
+/* @return the state of all */
+static int import_all(bool check, bool replace)
+{
+    int state = EBS_IMPORT_DONE;
+
+    for (uint32_t o = 0; o < bed.owners; o++) {
+        imports[o] = (struct ebs_import){.dir = bed.dir, .check = check, .replace = replace};
+        ebs_owner_import(bed.owner[o], &imports[o]);
+    }
+    bed.look = (struct rt_timer){.fire = look_at_imports};
+    rt_timer_start(rt_loop_io(bed.loop), &bed.look, 0);
+    assert_int_equal(rt_loop_run(bed.loop), 0);
+    rt_timer_stop(rt_loop_io(bed.loop), &bed.look);
+    for (uint32_t o = 0; o < bed.owners; o++)
+        if (atomic_load(&imports[o].state) != EBS_IMPORT_DONE)
+            state = atomic_load(&imports[o].state);
+    return state;
+}
+
+/* Owners that have other rows, and other weights in some of the same. */
+static void open_with_others(uint32_t n)
+{
+    float row[EBS_DIM_MAX] = {5, 6, 7};
+
+    open_owners(n);
+    for (uint32_t i = 0; i < 2000; i++) {
+        uint64_t id = i % 2 ? id_of(i) : rt_draw(77, i);
+
+        assert_int_equal(ebs_table_put(bed.owner[owner_of(id)]->table[WIDE], id, row, row), 0);
+    }
+}
+
+static uint64_t rows_of(int table)
+{
+    uint64_t rows = 0;
+
+    for (uint32_t o = 0; o < bed.owners; o++)
+        rows += ebs_table_rows(bed.owner[o]->table[table]);
+    return rows;
+}
+
+static void rows_are_imported(void **state)
+{
+    (void)state;
+    save_of(2);
+    for (uint32_t owners = 1; owners <= 3; owners += 2) {
+        open_with_others(owners);
+        assert_int_equal(import_all(true, true), EBS_IMPORT_DONE);
+        assert_int_equal(rows_of(WIDE), 2000); /* nothing but checked */
+        assert_int_equal(imports[0].rows, 2 * ROWS);
+        assert_int_equal(import_all(false, false), EBS_IMPORT_DONE);
+        assert_int_equal(rows_of(WIDE), ROWS + 1000);
+        check_state(ROWS, 7, true); /* begins anew, of rows that were there too */
+        assert_int_equal(import_all(false, true), EBS_IMPORT_DONE);
+        check_rows();
+        /* Ended in the midst of it. */
+        imports[0] = (struct ebs_import){.dir = bed.dir, .replace = true};
+        ebs_owner_import(bed.owner[0], &imports[0]);
+        close_owners();
+        assert_int_equal(atomic_load(&imports[0].state), EBS_IMPORT_FAILED);
+        assert_string_equal(imports[0].error, "the embedding server stops");
+    }
+}
+
+/* Found when it is checked: no row has changed. */
+static void bad_models_are_not_imported(void **state)
+{
+    char *path = rt_save_table_path(bed.dir, "item", 0, 0);
+
+    (void)state;
+    save_of(1);
+    assert_int_equal(truncate(path, 5000), 0);
+    open_with_others(2);
+    assert_int_equal(import_all(true, true), EBS_IMPORT_FAILED);
+    assert_non_null(strstr(imports[0].error, "/table.item.0.0.safetensors: no safetensors file"));
+    assert_int_equal(rows_of(WIDE), 2000);
+    close_owners();
+    rt_free(path);
+}
+
 /* ---- what is refused ---- */
 
 #define ITEM "/table.item.0.0.safetensors"
@@ -653,6 +750,8 @@ int main(void)
         cmocka_unit_test(state_goes_with_its_rows),
         cmocka_unit_test_setup(other_state_is_named, make_folder),
         cmocka_unit_test_setup(failures_are_told, make_folder),
+        cmocka_unit_test_setup(rows_are_imported, make_folder),
+        cmocka_unit_test_setup(bad_models_are_not_imported, make_folder),
         cmocka_unit_test_setup(two_saves, make_folder),
         cmocka_unit_test_setup(surplus_is_left_out, make_folder),
         cmocka_unit_test_setup(a_save_that_fails, make_folder),

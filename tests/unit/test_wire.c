@@ -76,14 +76,15 @@ static const struct wire_apply_gradients apply_gradients = {
 static const struct wire_apply_gradients_reply apply_gradients_reply = {WIRE_ALREADY, 12, 1};
 static const struct wire_cut cut = {1, 11};
 static const struct wire_step_header step_header = {2,   11, true, true, 5, 256,   3, finished,
-                                                    1.5, 1,  10,   7,    4, false, 8};
+                                                    1.5, 1,  10,   7,    4, false, 8, 9};
 static const struct wire_step_headers step_headers = {2, 7, 1, &step_header};
-static const struct wire_join_group join_group = {2, 11, true, (const uint8_t *)"state", 5, 99};
+static const struct wire_join_group join_group = {2, 11, true, (const uint8_t *)"state",
+                                                  5, 99, 3,    4};
 static const struct wire_join_group_reply join_group_reply = {
-    3, 1, 12, (const uint8_t *)"state", 5, 2, incarnation};
+    3, 1, 12, (const uint8_t *)"state", 5, 2, incarnation, 4, 5};
 static const struct wire_fetch_state fetch_state = {3, 1};
 static const struct wire_owed owed[] = {{5, 11, 512, 1, 2, 0.5, 7}};
-static const struct wire_fetch_state_reply fetch_state_reply = {11, 1, 2, 1000, 10, 1, owed};
+static const struct wire_fetch_state_reply fetch_state_reply = {11, 1, 2, 1000, 10, 1, owed, 77};
 static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000, WIRE_BF16};
 static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,       1700000000000ull,
                                         12,      WIRE_READY,         2,       2,
@@ -93,7 +94,7 @@ static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,       17
 static const struct wire_who who = {RT_ROLE_TRAINER, 3};
 static const struct wire_held held = {RT_ROLE_TRAINER, 3, 1700000000000ull};
 static const struct wire_control_request control_request = {1,       2,   3000, WIRE_CTL_LOG_LEVEL,
-                                                            "debug", 0.1, 1};
+                                                            "debug", 0.1, 1,    2};
 static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1, RT_EUSAGE, "no"};
 
 /* pack_x: the sample. again_x: unpack, pack again. */
@@ -117,8 +118,8 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
-    X(cut, 2) X(step_header, 13) X(step_headers, 3) X(join_group, 5) X(join_group_reply, 5) \
-    X(fetch_state, 2) X(fetch_state_reply, 12) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 7) \
+    X(cut, 2) X(step_header, 14) X(step_headers, 3) X(join_group, 7) X(join_group_reply, 7) \
+    X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 8) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -489,8 +490,9 @@ static const struct bad {
     {"held", {V(1, 9), V(3, 1)}, "Held: role is 9"},
     {"held", {V(2, 1)}, "Held: incarnation is 0"},
     {"control_request", {{0}}, "ControlRequest: command is 0"},
-    {"control_request", {V(4, 8)}, "command is 8"},
-    {"control_request", {V(4, 1), V(7, 2)}, "flags is 2, expected 0..1"},
+    {"control_request", {V(4, 9)}, "command is 9"},
+    {"control_request", {V(4, 1), V(7, 8)}, "flags is 8, expected 0..7"},
+    {"control_request", {V(4, 8), V(8, 6)}, "stage is 6, expected 0..5"},
     {"control_request", {V(4, 1), D(6, INFINITY)}, "number is inf, expected a finite number"},
     {"control_reply", {V(2, 4)}, "ControlReply: role is 4"},
     {"control_reply", {V(5, 2)}, "status is 1, expected 0 or an error"},
