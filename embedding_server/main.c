@@ -236,13 +236,14 @@ static int load_rows(struct server *server)
     const struct rt_job *job = rt_process_job(server->process);
     const char *dir = rt_process_init_from(server->process);
     struct ebs_owner **owner = rt_xcalloc(server->workers, sizeof(*owner));
+    bool fresh = !job->global.load_state || job->data.epochs == 0; /* or it is never used */
     struct ebs_loaded loaded;
     int err = 0;
 
     for (uint32_t w = 0; w < server->workers; w++)
         owner[w] = server->worker[w].owner;
     if (dir)
-        err = ebs_load(dir, !job->global.load_state, owner, server->workers, &loaded);
+        err = ebs_load(dir, fresh, owner, server->workers, &loaded);
     if (dir && !err)
         rt_log(RT_LOG_INFO, "rows_loaded rows=%llu with_state=%llu files=%llu from=\"%s\"",
                (unsigned long long)loaded.rows, (unsigned long long)loaded.with_state,

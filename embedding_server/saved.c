@@ -42,6 +42,8 @@ struct ebs_saved {
         owners; /* whose rows there are, all as event loops of embedding servers; 0: not known yet */
     uint32_t table, from, number; /* the part that is open, or comes next */
     struct part part;
+    char *first_part; /* its path; NULL: none was open yet */
+    bool has_state;   /* as all parts: it has state */
     uint64_t files;
     uint64_t *id; /* a piece: [room] of them, in one allocation each */
     uint8_t *raw;
@@ -245,6 +247,25 @@ static int check_state(struct part *part, const struct rt_table_conf *table)
     return err;
 }
 
+/* Where some rows had state, they would go on, and the others begin anew, at one number of steps. */
+static int check_alike(struct ebs_saved *saved)
+{
+    const struct part *part = &saved->part;
+    const char *path = rt_safetensors_path(part->file);
+
+    if (!saved->first_part) {
+        saved->first_part = rt_xstrdup(path);
+        saved->has_state = part->has_state;
+    }
+    if (part->has_state == saved->has_state)
+        return 0;
+    return RT_FAIL(RT_EUSAGE,
+                   "%s: was saved %s the optimizer's state, but %s %s: expected all parts alike, "
+                   "or global.load_state=false",
+                   path, part->has_state ? "with" : "without", saved->first_part,
+                   saved->has_state ? "with" : "without");
+}
+
 /* ---- a part, and the next ---- */
 
 static void close_part(struct ebs_saved *saved)
@@ -269,6 +290,8 @@ static int open_part(struct ebs_saved *saved)
         err = check_rows(part, table_of(saved));
     if (!err && !saved->fresh)
         err = check_state(part, table_of(saved));
+    if (!err && !saved->fresh)
+        err = check_alike(saved);
     if (err)
         return err;
     last = rt_safetensors_note(part->file, "last");
@@ -450,6 +473,7 @@ void ebs_saved_close(struct ebs_saved *saved)
     close_part(saved);
     forget_piece(saved);
     rt_free(saved->first);
+    rt_free(saved->first_part);
     rt_free(saved->save);
     rt_free(saved);
 }

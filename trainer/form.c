@@ -280,6 +280,24 @@ static int check_starts(const struct tr_group *group)
     return 0;
 }
 
+/* How many steps weights have made goes with them. Who is as far as the leader fetches none, and has to agree: rates, draws and
+ * Adam's corrections are of that number. */
+static int check_ages(const struct tr_group *group, uint32_t leader)
+{
+    const struct tr_seat *first = &group->seat[leader];
+    for (uint32_t r = 0; r < group->world; r++) {
+        const struct tr_seat *seat = &group->seat[r];
+        if (seat->imports == first->imports && seat->step == first->step &&
+            seat->steps_before != first->steps_before)
+            return RT_FAIL(RT_EUSAGE,
+                           "trainer/%u begins with weights that have made %" PRIu64
+                           " steps, those of trainer/%u have made %" PRIu64
+                           ": expected one --init-from for all",
+                           r, seat->steps_before, leader, first->steps_before);
+    }
+    return 0;
+}
+
 static int pack_group(struct tr_group *group, struct wire_join_group_reply *reply)
 {
     for (uint32_t r = 0; r < group->world; r++) {
@@ -295,6 +313,8 @@ static int pack_group(struct tr_group *group, struct wire_join_group_reply *repl
             group->epoch_known = seat->group_epoch;
     }
     int err = tr_import_check_seats(group, reply->imports);
+    if (!err)
+        err = check_ages(group, reply->rank);
     if (err)
         return err;
     uint64_t due = tr_import_due(group->trainer);
@@ -380,6 +400,7 @@ static int serve_join(struct tr_group *group, struct rt_call *call,
     seat->joined = true;
     seat->step = join->step;
     seat->digest = join->digest;
+    seat->steps_before = join->steps_before;
     seat->imports = join->imports;
     seat->imports_due = join->imports_due;
     seat->group_epoch = join->group_epoch;
@@ -465,6 +486,7 @@ static int send_join(struct tr_group *group)
     struct wire_join_group join = {.group_epoch = group->epoch_known,
                                    .step = trainer->step,
                                    .digest = digest_of_start(trainer),
+                                   .steps_before = trainer->steps_before,
                                    .imports = trainer->imports,
                                    .imports_due = tr_import_due(trainer),
                                    .state = group->last.data,
@@ -503,6 +525,7 @@ void tr_form_pump(struct tr_group *group)
     seat->imports_due = tr_import_due(trainer);
     if (!seat->digest || group->was_formed) /* once: it takes all weights */
         seat->digest = digest_of_start(trainer);
+    seat->steps_before = trainer->steps_before;
     seat->group_epoch = group->epoch;
     group->incarnation[0] = trainer->conf.self.incarnation;
     try_form(group);

@@ -49,8 +49,9 @@ struct tr_seat {
     uint8_t *state; /* that came with it: counts when the group forms */
     size_t state_size;
     uint64_t step, imports, imports_due, group_epoch;
-    uint64_t digest;      /* of what it begins with; 0: it was in a group already */
-    uint64_t epoch_heard; /* the latest that a frame of this incarnation was sent in */
+    uint64_t steps_before; /* in its weights, when `step` was 0 */
+    uint64_t digest;       /* of what it begins with; 0: it was in a group already */
+    uint64_t epoch_heard;  /* the latest that a frame of this incarnation was sent in */
 };
 
 struct tr_group {

@@ -235,6 +235,18 @@ static int read_weights(struct tr_loaded *loaded, const struct rt_safetensors *f
     return err;
 }
 
+/* Without it the state of rows would go on at the bias correction of the first step. */
+static int miss_state(const struct rt_safetensors *weights, const char *path)
+{
+    const char *note = rt_safetensors_note(weights, TR_NOTE_STATE);
+    if (!note || strcmp(note, "true") != 0)
+        return 0;
+    return RT_FAIL(RT_EUSAGE,
+                   "%s: was saved with the optimizer's state, and %s is not there: copy it, or "
+                   "global.load_state=false",
+                   rt_safetensors_path(weights), path);
+}
+
 int tr_load_dense(const char *dir, bool fresh, const struct tr_model *model,
                   struct tr_optimizer *optimizer, struct tr_loaded **out)
 {
@@ -244,8 +256,9 @@ int tr_load_dense(const char *dir, bool fresh, const struct tr_model *model,
     int err = rt_safetensors_open(path, &file);
     if (!err)
         err = read_weights(loaded, file, model);
-    if (!err && !fresh && rt_file_exists(state))
-        err = read_state(loaded, state, file, model, optimizer);
+    if (!err && !fresh)
+        err = rt_file_exists(state) ? read_state(loaded, state, file, model, optimizer)
+                                    : miss_state(file, state);
     rt_safetensors_close(file);
     rt_free(state);
     rt_free(path);

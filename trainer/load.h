@@ -20,8 +20,8 @@ struct tr_loaded {
 
 /* The tensors of DIR/dense.safetensors, and of dense_state.safetensors where there is one; both whole in memory.
  * @fresh: the optimizer is to begin anew. Model and optimizer are read for their names and shapes, and stay as they are.
- * RT_EFILE, RT_EDATA, RT_ENOMEM; RT_EUSAGE names the tensor that is missing, is too many, or has another shape or type, or the
- * optimizer that the state is of. Touch: any one thread. */
+ * RT_EFILE, RT_EDATA, RT_ENOMEM; RT_EUSAGE names the tensor that is missing, is too many, or has another shape or type, the
+ * optimizer that the state is of, or the file of the state that was saved and is not there. Touch: any one thread. */
 int tr_load_dense(const char *dir, bool fresh, const struct tr_model *model,
                   struct tr_optimizer *optimizer, struct tr_loaded **out);
 /* They are the model's now; without state the optimizer begins anew. Touch: no step running. */

@@ -89,9 +89,10 @@ void tr_tensor_of(const struct tr_param *param, const char *name, struct rt_tens
 }
 
 /* Keys and texts are the notes' own: free_notes(). @return [n] the caller's */
-static struct rt_tensor_note *make_notes(const struct tr_saved *what, const char *id, size_t *n)
+static struct rt_tensor_note *make_notes(const struct tr_saved *what, const struct rt_save *save,
+                                         size_t *n)
 {
-    struct rt_tensor_note *note = rt_xcalloc(2 + (size_t)what->n_statistics, sizeof *note);
+    struct rt_tensor_note *note = rt_xcalloc(3 + (size_t)what->n_statistics, sizeof *note);
     note[0].key = rt_xstrdup(TR_NOTE_STEP);
     note[0].text = rt_xasprintf("%" PRIu64, what->step);
     for (uint32_t i = 0; i < what->n_statistics; i++) {
@@ -100,9 +101,12 @@ static struct rt_tensor_note *make_notes(const struct tr_saved *what, const char
         note[i + 1].text = rt_xasprintf("%.17g %.17g", s->mean, s->deviation);
     }
     *n = 1 + (size_t)what->n_statistics;
-    if (id)
+    if (save->id)
         note[(*n)++] =
-            (struct rt_tensor_note){.key = rt_xstrdup(RT_SAVE_NOTE), .text = rt_xstrdup(id)};
+            (struct rt_tensor_note){.key = rt_xstrdup(RT_SAVE_NOTE), .text = rt_xstrdup(save->id)};
+    if (save->with_state)
+        note[(*n)++] =
+            (struct rt_tensor_note){.key = rt_xstrdup(TR_NOTE_STATE), .text = rt_xstrdup("true")};
     return note;
 }
 
@@ -120,7 +124,7 @@ static int save_weights(const struct tr_saved *what, struct rt_save *save)
     size_t n, n_notes;
     const struct tr_param *param = tr_model_tensors(what->model, &n);
     struct rt_tensor *tensor = rt_xcalloc(n + 1, sizeof *tensor);
-    struct rt_tensor_note *note = make_notes(what, save->id, &n_notes);
+    struct rt_tensor_note *note = make_notes(what, save, &n_notes);
     char *path = rt_save_dense_path(save->dir);
     for (size_t i = 0; i < n; i++) {
         tr_tensor_of(&param[i], param[i].name, &tensor[i]);

@@ -1,8 +1,8 @@
 /* trainer/save.h -- the dense network to disk (runtime/job/save.h): its tensors by name, as torch.nn has them; the layers; the
  * optimizer's state. Back: load.h.
  *
- * The notes of dense.safetensors are `step`, `save`, and for each standardized column `standardize.COLUMN`: mean and
- * deviation over the training files, which whoever makes a score needs. Those of
+ * The notes of dense.safetensors are `step`, `save`, `state` ("true": dense_state.safetensors belongs to it), and for each
+ * standardized column `standardize.COLUMN`: mean and deviation over the training files, which whoever makes a score needs. Those of
  * dense_state.safetensors are `optimizer`, `optimizer_steps`, `step` and `save`. Touch: any one thread, no step running. */
 #ifndef TR_SAVE_H
 #define TR_SAVE_H
@@ -18,6 +18,7 @@ struct tr_param;
 
 #define TR_NOTE_STEP            "step"
 #define TR_NOTE_OPTIMIZER_STEPS "optimizer_steps"
+#define TR_NOTE_STATE           "state"
 
 struct tr_saved {
     const struct rt_job *job;

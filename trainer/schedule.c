@@ -67,6 +67,22 @@ double tr_schedule_factor(const struct tr_schedule *schedule, uint64_t step)
     return (float)factor_of(schedule, step > 0 ? step - 1 : 0);
 }
 
+int tr_schedule_check_start(const struct tr_schedule *s, uint64_t before)
+{
+    if (before == 0 || tr_schedule_factor(s, before + 1) > 0)
+        return 0;
+    if (s->kind == TR_SCHEDULE_STEP)
+        return RT_FAIL(RT_EUSAGE,
+                       "model.yml: schedule.final: expected more than 0 behind the %" PRIu64
+                       " steps that the saved model has made, got %g; or global.load_state=false",
+                       before, s->final);
+    return RT_FAIL(RT_EUSAGE,
+                   "model.yml: schedule.steps: expected more than the %" PRIu64
+                   " steps that the saved model has made, got %" PRIu64
+                   "; or global.load_state=false",
+                   before, s->steps);
+}
+
 const char *tr_schedule_name(enum tr_schedule_kind kind)
 {
     static const char *const name[] = {"constant", "linear", "cosine", "step"};

@@ -30,7 +30,7 @@ struct tr_schedule { /* all zero: the factor is 1 */
     enum tr_schedule_kind kind;
     uint64_t warmup;     /* steps, up to TR_SCHEDULE_STEPS_MAX; 0: none */
     double warmup_start; /* factor of the first, 0..1 */
-    uint64_t steps;      /* linear, cosine: of the job, warm-up included; more than warmup */
+    uint64_t steps;      /* linear, cosine: of the weights, warm-up included; more than warmup */
     double final;        /* linear, cosine, step: the last factor, 0..1 */
     uint64_t every;      /* step: at least 1 */
     double gamma;        /* step: 0..1 */
@@ -38,6 +38,10 @@ struct tr_schedule { /* all zero: the factor is 1 */
 
 /* RT_EUSAGE: what is out of range. */
 int tr_schedule_check(const struct tr_schedule *schedule);
+
+/* Of a job that begins with weights that have made `before` steps. RT_EUSAGE: its first factor would be 0, so that it learned
+ * nothing. */
+int tr_schedule_check_start(const struct tr_schedule *schedule, uint64_t before);
 
 /* step: from 1, as trainers count; 0 is as 1. In 0..1; of a schedule that was checked. */
 double tr_schedule_factor(const struct tr_schedule *schedule, uint64_t step);

@@ -42,11 +42,17 @@
 /* The weights that the job begins with; with their optimizer's state, if it was saved, the steps in them count. */
 static int begin_with(struct tr_trainer *trainer, const char *dir)
 {
+    const struct rt_job *job = trainer->job;
     struct tr_loaded *loaded = NULL;
-    int err = tr_load_dense(dir, !trainer->job->global.load_state, trainer->model,
-                            trainer->optimizer, &loaded);
+    bool fresh = !job->global.load_state || job->data.epochs == 0; /* or it is never used */
+    int err = tr_load_dense(dir, fresh, trainer->model, trainer->optimizer, &loaded);
     if (err)
         return err;
+    err = tr_schedule_check_start(&trainer->schedule, loaded->step);
+    if (err) {
+        tr_loaded_free(loaded);
+        return err;
+    }
     tr_loaded_take(loaded, trainer->model, trainer->optimizer);
     trainer->steps_before = loaded->step;
     rt_log(RT_LOG_INFO, "dense_loaded with_state=%d steps=%" PRIu64 " from=\"%s\"",

@@ -153,6 +153,7 @@ int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out)
     m.step = in->step;
     m.invite = in->invite;
     m.digest = in->digest;
+    m.steps_before = in->steps_before;
     m.imports = in->imports;
     m.imports_due = in->imports_due;
     m.state = (ProtobufCBinaryData){in->state_size, (uint8_t *)in->state};
@@ -172,6 +173,7 @@ int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *ar
                                     .step = m->step,
                                     .invite = m->invite,
                                     .digest = m->digest,
+                                    .steps_before = m->steps_before,
                                     .imports = m->imports,
                                     .imports_due = m->imports_due,
                                     .state = m->state.data,

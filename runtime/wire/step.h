@@ -38,6 +38,7 @@ struct wire_join_group {
     size_t state_size;
     uint64_t digest;               /* of weights and optimizer, never in a group before; else 0 */
     uint64_t imports, imports_due; /* models that were taken in this job; with one under way */
+    uint64_t steps_before;         /* in the weights when `step` was 0 */
 };
 int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out);
 int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

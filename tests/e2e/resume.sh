@@ -97,6 +97,29 @@ local_run "${small[@]}" --max-steps 2 --quiet --init-from "$work/half/model" --s
     --set model.optimizer.type=adagrad --set embedding.tables.c1.optimizer.type=sgd
 expect_success
 
+# ---- what is evaluated goes on nowhere: another optimizer is none of its business ----
+local_run "${small[@]}" --epochs 0 --quiet --init-from "$work/half/model" \
+    --set model.optimizer.type=adagrad --set embedding.tables.c1.optimizer.type=sgd
+[ "$status" -eq 0 ] || fail "epochs 0: exit status $status"
+expect "steps == 0"
+nothing_left
+
+# ---- behind the end of the schedule it would learn nothing ----
+local_run "${small[@]}" "${exactly[@]}" --trainers 2 --epochs 1 --quiet --init-from "$work/half/model" --set model.schedule.steps=16
+[ "$status" -eq 2 ] || fail "exit status $status, expected 2"
+grep -q "model.yml: schedule.steps: expected more than the 16 steps that the saved model has made, got 16; or global.load_state=false" \
+    "$work/err" || fail "no reason: $(cat "$work/err")"
+nothing_left
+
+# ---- a file of it that was not copied ----
+cp -r "$work/half/model" "$work/part"
+rm "$work/part/dense_state.safetensors"
+local_run "${small[@]}" "${exactly[@]}" --max-steps 2 --quiet --init-from "$work/part"
+[ "$status" -eq 2 ] || fail "exit status $status, expected 2"
+grep -q "dense.safetensors: was saved with the optimizer's state, and .*/dense_state.safetensors is not there" "$work/err" ||
+    fail "no reason: $(cat "$work/err")"
+nothing_left
+
 # ---- from a job that trains ----
 unset SAFFRON_MODEL_CONFIG
 local_start "${long[@]}" --embedding-servers 2 --trainers 2

@@ -96,6 +96,89 @@ static void test_starts_differ(void **state)
     destroy_jobs(job);
 }
 
+/* Weights that have made steps before the job. */
+static void set_ages(struct job_world *w, uint64_t steps)
+{
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        w->rank[r].trainer->steps_before = steps;
+}
+
+/* A step is counted when it begins: the second tells that the first was made. */
+static bool has_stepped(void *arg)
+{
+    const struct job_world *w = arg;
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        if (w->rank[r].trainer->step < 2)
+            return false;
+    return true;
+}
+
+static bool has_formed(void *arg)
+{
+    const struct job_world *w = arg;
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        if (!w->rank[r].trainer->group->was_formed)
+            return false;
+    return true;
+}
+
+/* A rank that comes back without the saved model fetches its weights, and how old they are: all go on at one rate. */
+static void test_age_is_fetched(void **state)
+{
+    (void)state;
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(18); seed++) {
+        const char *set[] = {EPOCHS, "data.test=[]", mode[seed % MODES], "global.sync_every=3",
+                             "model.schedule={type: linear, steps: 300}"};
+        struct job_world w;
+        struct jw_conf conf = {
+            .seed = seed, .ranks = 2 + (unsigned)seed % 2, .set = set, .n_set = ARRAY_LEN(set)};
+        jw_start(&w, &conf);
+        set_ages(&w, 200);
+        assert_true(sim_run_until(w.sim, has_stepped, &w, 60 * RT_S));
+        assert_false(jw_is_over(&w));
+        jw_restart_rank(&w, (unsigned)(seed / MODES) % w.conf.ranks);
+        jw_run(&w);
+        for (unsigned r = 0; r < w.conf.ranks; r++) {
+            assert_int_equal(w.rank[r].trainer->steps_before, 200);
+            if (tr_trainer_digest(w.rank[r].trainer) != tr_trainer_digest(w.rank[0].trainer))
+                fail_msg("seed %llu: rank %u has other weights than rank 0",
+                         (unsigned long long)seed, r);
+        }
+        jw_stop(&w);
+    }
+}
+
+/* Before the first step nothing is fetched: whoever comes back as old as the others goes on, and else the job fails. */
+static void test_ages_differ(void **state)
+{
+    (void)state;
+    struct rt_job *job[MODES];
+    make_jobs(job);
+    for (unsigned i = 0; i < 8; i++) {
+        struct job_world w;
+        struct jw_conf conf = {.seed = i + 1, .ranks = 3, .job = job[i % 2]};
+        bool same = i >= 6;
+        jw_start(&w, &conf);
+        set_ages(&w, 200);
+        assert_true(sim_run_until(w.sim, has_formed, &w, 60 * RT_S));
+        jw_restart_rank(&w, i % 3);
+        for (unsigned r = 0; r < 3; r++)
+            assert_int_equal(w.rank[r].trainer->step, 0);
+        if (same) {
+            set_ages(&w, 200);
+            jw_run(&w);
+            check_accounts(&w, 2);
+        } else {
+            assert_true(sim_run_until(w.sim, jw_is_over, &w, 60 * RT_S));
+            if (w.failed != RT_EUSAGE ||
+                !strstr(w.failed_text, " begins with weights that have made "))
+                fail_msg("%u: %d \"%s\"", i, w.failed, w.failed_text);
+        }
+        jw_stop(&w);
+    }
+    destroy_jobs(job);
+}
+
 /* ---- a model is imported while they train ---- */
 
 struct importer {
@@ -797,6 +880,8 @@ int main(void)
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_starts_differ),
+        cmocka_unit_test(test_age_is_fetched),
+        cmocka_unit_test(test_ages_differ),
         cmocka_unit_test(test_modes),
         cmocka_unit_test(test_import),
         cmocka_unit_test(test_import_that_is_left),

@@ -192,6 +192,39 @@ static void test_schedule_refused(void **state)
     }
 }
 
+/* A job that goes on where the factor is 0 would learn nothing. */
+static void test_schedule_start(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t before;
+        const char *want; /* NULL: it begins */
+        struct tr_schedule schedule;
+    } row[] = {
+        {176, NULL, {0}},
+        {175, NULL, {.kind = TR_SCHEDULE_LINEAR, .steps = 176}},
+        {176,
+         "model.yml: schedule.steps: expected more than the 176 steps that the saved model has "
+         "made, got 176; or global.load_state=false",
+         {.kind = TR_SCHEDULE_LINEAR, .steps = 176}},
+        {176,
+         "than the 176 steps that the saved model has made, got 90; or",
+         {.kind = TR_SCHEDULE_COSINE, .steps = 90, .warmup = 5}},
+        {176, NULL, {.kind = TR_SCHEDULE_COSINE, .steps = 90, .final = 0.01}},
+        {0, NULL, {.kind = TR_SCHEDULE_LINEAR, .steps = 90, .warmup = 5}}, /* from 0 */
+        {9, NULL, {.kind = TR_SCHEDULE_STEP, .every = 10}},
+        {10,
+         "model.yml: schedule.final: expected more than 0 behind the 10 steps that the saved "
+         "model has made, got 0; or global.load_state=false",
+         {.kind = TR_SCHEDULE_STEP, .every = 10}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        int err = tr_schedule_check_start(&row[i].schedule, row[i].before);
+        if (err != (row[i].want ? RT_EUSAGE : 0) || (err && !strstr(rt_err_text(), row[i].want)))
+            fail_msg("%zu: %d %s", i, err, err ? rt_err_text() : "");
+    }
+}
+
 /* A norm under the limit changes no bit; the norm is told; it has the same bits on every instruction set. */
 static void test_clip(void **state)
 {
@@ -291,13 +324,10 @@ static void test_lamb_edges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_schedules),
-        cmocka_unit_test(test_schedule_bounds),
-        cmocka_unit_test(test_schedule_refused),
-        cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_lamb_edges),
+        cmocka_unit_test(test_steps),           cmocka_unit_test(test_schedules),
+        cmocka_unit_test(test_schedule_bounds), cmocka_unit_test(test_schedule_refused),
+        cmocka_unit_test(test_schedule_start),  cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_spans),           cmocka_unit_test(test_lamb_edges),
     };
     return cmocka_run_group_tests_name("optimizer_torch", tests, NULL, NULL);
 }

@@ -522,12 +522,27 @@ static void other_state_is_named(void **state)
     struct rt_sparse_optimizer_conf before = tables[HALF].optimizer;
 
     (void)state;
+    bed.with_state = true;
+    save_of(1);
+    write_state(NULL, "state.sum", RT_TENSOR_F32, 5, 2.0f);
+    expect(RT_EUSAGE, ITEM ": was saved without the optimizer's state, but ");
+    bed.with_state = false;
     save_of(1);
     tables[HALF].optimizer =
         (struct rt_sparse_optimizer_conf){.kind = RT_OPT_ADAGRAD, .learning_rate = 1, .eps = 1e-8};
-    write_state("adagrad", "state.sum", RT_TENSOR_F32, 5, 2.0f);
-    expect(0, "");
     write_state(NULL, "state.sum", RT_TENSOR_BF16, 3, NAN); /* nobody looks */
+    expect(0, "");
+    write_state("adagrad", "state.sum", RT_TENSOR_F32, 5, 2.0f);
+    expect(RT_EUSAGE, ITEM ": was saved with the optimizer's state, but ");
+    assert_non_null(strstr(rt_err_text(), ".0.0.safetensors without: expected all parts alike, or "
+                                          "global.load_state=false"));
+    tables[HALF].optimizer = before;
+    bed.with_state = true;
+    save_of(1);
+    bed.with_state = false;
+    tables[HALF].optimizer =
+        (struct rt_sparse_optimizer_conf){.kind = RT_OPT_ADAGRAD, .learning_rate = 1, .eps = 1e-8};
+    write_state("adagrad", "state.sum", RT_TENSOR_F32, 5, 2.0f);
     expect(0, "");
     write_state("adam", "state.sum", RT_TENSOR_F32, 5, 2.0f);
     expect(RT_EUSAGE, ITEM ": has the optimizer's state of 'adam', table item has 'adagrad': "

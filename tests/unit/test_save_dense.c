@@ -329,6 +329,12 @@ static void other_state_is_named(void **state)
     refused(job[1], RT_EUSAGE,
             "dense_state.safetensors: has the optimizer's state of 'adam', the model has 'sgd': "
             "expected the same, or global.load_state=false");
+    char *path = rt_save_dense_state_path(dir);
+    assert_int_equal(remove(path), 0);
+    rt_free(path);
+    refused(job[0], RT_EUSAGE, "/dense.safetensors: was saved with the optimizer's state, and ");
+    assert_non_null(strstr(rt_err_text(), "/dense_state.safetensors is not there: copy it, or "
+                                          "global.load_state=false"));
     write_state("adam", "1", "a", NULL);
     refused(job[0], RT_EUSAGE, "dense_state.safetensors: has no tensor 'bottom.0.weight.exp_avg'");
     write_state("sgd", "1", "a", "more");

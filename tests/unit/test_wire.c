@@ -78,8 +78,8 @@ static const struct wire_cut cut = {1, 11};
 static const struct wire_step_header step_header = {2,   11, true, true, 5, 256,   3, finished,
                                                     1.5, 1,  10,   7,    4, false, 8, 9};
 static const struct wire_step_headers step_headers = {2, 7, 1, &step_header};
-static const struct wire_join_group join_group = {2, 11, true, (const uint8_t *)"state",
-                                                  5, 99, 3,    4};
+static const struct wire_join_group join_group = {2, 11, true, (const uint8_t *)"state", 5, 99,
+                                                  3, 4,  200};
 static const struct wire_join_group_reply join_group_reply = {
     3, 1, 12, (const uint8_t *)"state", 5, 2, incarnation, 4, 5};
 static const struct wire_fetch_state fetch_state = {3, 1};
@@ -118,7 +118,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
-    X(cut, 2) X(step_header, 14) X(step_headers, 3) X(join_group, 7) X(join_group_reply, 7) \
+    X(cut, 2) X(step_header, 14) X(step_headers, 3) X(join_group, 8) X(join_group_reply, 7) \
     X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 8) \
     X(control_reply, 6)
 /* clang-format on */
