@@ -143,6 +143,12 @@ void tr_import_check(struct tr_trainer *trainer)
     struct tr_import *import = &trainer->import;
     trainer->step_err = tr_load_dense(import->dir, import->fresh, trainer->model,
                                       trainer->optimizer, &import->read);
+    if (!trainer->step_err && import->read->state)
+        trainer->step_err = tr_schedule_check_start(&trainer->schedule, import->read->step);
+    if (trainer->step_err) {
+        tr_loaded_free(import->read);
+        import->read = NULL;
+    }
     if (trainer->step_err) /* the text belongs to this thread */
         snprintf(import->read_error, sizeof import->read_error, "%s", rt_err_text());
 }

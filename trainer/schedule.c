@@ -74,12 +74,13 @@ int tr_schedule_check_start(const struct tr_schedule *s, uint64_t before)
     if (s->kind == TR_SCHEDULE_STEP)
         return RT_FAIL(RT_EUSAGE,
                        "model.yml: schedule.final: expected more than 0 behind the %" PRIu64
-                       " steps that the saved model has made, got %g; or global.load_state=false",
+                       " steps that the saved model has made, got %g; or global.load_state=false "
+                       "(import: --fresh-state)",
                        before, s->final);
     return RT_FAIL(RT_EUSAGE,
                    "model.yml: schedule.steps: expected more than the %" PRIu64
                    " steps that the saved model has made, got %" PRIu64
-                   "; or global.load_state=false",
+                   "; or global.load_state=false (import: --fresh-state)",
                    before, s->steps);
 }
 

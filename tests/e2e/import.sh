@@ -85,6 +85,17 @@ kill -0 "$supervisor" || fail "the run has ended of it"
 kill -INT "$supervisor"
 wait_end 60
 
+# With its state the model would be behind the schedule's end, and learn nothing more.
+local_start "${short[@]}" --embedding-servers 1 --set data.epochs=1000 --set 'model.schedule={type: linear, steps: 3}'
+wait_for 60 "training" is_training
+import "$model"
+[ "$status" -eq 1 ] || fail "behind the schedule's end: exit status $status: $(cat "$work/imported")"
+grep -qE 'the job goes on without it: .*schedule.steps: expected more than the [0-9]+ steps that the saved model has made, got 3' \
+    "$work/imported" || fail "behind the schedule's end it says: $(cat "$work/imported")"
+kill -0 "$supervisor" || fail "behind the schedule's end: the run has ended of it"
+kill -INT "$supervisor"
+wait_end 60
+
 local_start "${short[@]}" --embedding-servers 1 --trainers 2 --set data.epochs=1000 --set global.mode=async
 wait_for 60 "training" is_training
 import "$model"

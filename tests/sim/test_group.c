@@ -24,17 +24,22 @@
 
 #define EPOCHS "data.epochs=2"
 
+static void check_equal_weights(const struct job_world *w)
+{
+    uint64_t digest = tr_trainer_digest(w->rank[0].trainer);
+    for (unsigned i = 1; i < w->conf.ranks; i++)
+        if (tr_trainer_digest(w->rank[i].trainer) != digest)
+            fail_msg("seed %llu: rank %u has other weights than rank 0",
+                     (unsigned long long)w->conf.seed, i);
+}
+
 static void check_accounts(struct job_world *w, uint64_t epochs)
 {
     struct tr_report r = jw_report(w);
     assert_int_equal(r.samples_trained, JW_TRAIN_ROWS * epochs);
     assert_int_equal(r.samples_dropped, 0);
     assert_int_equal(r.permits_used, 0);
-    uint64_t digest = tr_trainer_digest(w->rank[0].trainer);
-    for (unsigned i = 1; i < w->conf.ranks; i++)
-        if (tr_trainer_digest(w->rank[i].trainer) != digest)
-            fail_msg("seed %llu: rank %u has other weights than rank 0",
-                     (unsigned long long)w->conf.seed, i);
+    check_equal_weights(w);
 }
 
 static unsigned runs(unsigned wanted)
@@ -138,12 +143,9 @@ static void test_age_is_fetched(void **state)
         assert_false(jw_is_over(&w));
         jw_restart_rank(&w, (unsigned)(seed / MODES) % w.conf.ranks);
         jw_run(&w);
-        for (unsigned r = 0; r < w.conf.ranks; r++) {
+        for (unsigned r = 0; r < w.conf.ranks; r++)
             assert_int_equal(w.rank[r].trainer->steps_before, 200);
-            if (tr_trainer_digest(w.rank[r].trainer) != tr_trainer_digest(w.rank[0].trainer))
-                fail_msg("seed %llu: rank %u has other weights than rank 0",
-                         (unsigned long long)seed, r);
-        }
+        check_equal_weights(&w);
         jw_stop(&w);
     }
 }
