@@ -85,7 +85,9 @@ static const struct rt_option option[] = {
     {"embedding_server.numa_local", RT_OPT_BOOL, AT(embedding_server_numa_local), "false", 0, 0,
      NULL, "an owner's memory comes from the NUMA node of its core; needs `pin`"},
     {"trainer.threads", RT_OPT_U32, AT(trainer_threads), "1", 1, 1024, NULL,
-     "threads of the matrix products; more than one pays only where cores are idle"},
+     "threads that share out a batch's samples; each has activations and gradients of its own. "
+     "Where a network looks at all samples at once (`batchnorm`, `dice`), has sequences, or "
+     "`wire.gradients` is float16, they share out matrix products, which pays less"},
     {"trainer.bucket_bytes", RT_OPT_U32, AT(trainer_bucket_bytes), "262144", 4096, 4194304, NULL,
      "trainers begin to sum each so many bytes of dense gradients (counted as float32) when they "
      "are computed, "

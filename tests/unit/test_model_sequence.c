@@ -127,6 +127,16 @@ static void add_up(const struct bed *bed, float *sum)
                 sum[bed->index[at] * DIM + j] += bed->wide_grad[s * WIDTH + i * DIM + j];
 }
 
+/* With several threads what is written out is shared out by samples, and sequences are not: sums over samples are made in
+ * another order. */
+static void assert_alike(const float *got, const float *want, size_t n, bool same_bits)
+{
+    if (same_bits)
+        assert_memory_equal(got, want, n * sizeof(float));
+    for (size_t i = 0; i < n; i++)
+        assert_true(fabsf(got[i] - want[i]) <= 1e-6f * fmaxf(1, fabsf(want[i])));
+}
+
 static void test_as_written_out(void **state)
 {
     static const struct {
@@ -152,11 +162,12 @@ static void test_as_written_out(void **state)
         assert_int_equal(tr_model_count(wide), tr_model_count(seq));
         for (int again = 0; again < 2; again++) { /* what a batch leaves is not in the next */
             train(&bed, seq, true, dtype != RT_DTYPE_F32, grad_dtype != RT_DTYPE_F32, to, &out[1]);
-            assert_true(out[0].loss_sum == out[1].loss_sum);
-            assert_memory_equal(tr_model_grads(wide), tr_model_grads(seq),
-                                tr_model_count(seq) * sizeof(float));
+            bool same = row[r].threads == 1;
+            assert_true(fabs(out[0].loss_sum - out[1].loss_sum) <=
+                        (same ? 0 : 1e-6 * out[0].loss_sum));
+            assert_alike(tr_model_grads(seq), tr_model_grads(wide), tr_model_count(seq), same);
             if (grad_dtype == RT_DTYPE_F32) {
-                assert_memory_equal(bed.sum, want, sizeof want);
+                assert_alike(bed.sum, want, ROWS * DIM, same);
                 continue;
             }
             uint16_t narrow[ROWS * DIM];

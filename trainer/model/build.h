@@ -12,6 +12,8 @@ struct tr_start {
     double middle, bound;
 };
 
+#define TR_SLICE_SAMPLES 128u /* per thread, where weights stay in a cache from slice to slice */
+
 struct tr_model {
     struct rt_arena *arena; /* names, values, layers and their states */
     struct tr_backend backend;
@@ -42,6 +44,13 @@ struct tr_model {
     size_t count;            /* floats in params and in grads */
     tr_real *params, *grads; /* one allocation each */
     tr_real *memory;         /* activations, their gradients, scratch: one allocation */
+
+    /* Threads that have a part of a batch each (train.c). */
+    uint32_t n_lanes;       /* 1: the caller's alone */
+    struct tr_model **lane; /* [n_lanes] from 1 on: copies, with these parameters */
+    struct tr_lanes *lanes; /* their threads */
+    struct tr_part *part;   /* [n_lanes] of the batch at hand */
+    bool is_lane;           /* a copy: the parameters are another's */
 };
 
 /* What a name in `inputs` may stand for. */
@@ -68,5 +77,9 @@ struct tr_build {
 /* Everything but the memory: names, layers, tensors, sizes. model->arena, samples_max and slice are set. */
 int tr_build_model(struct tr_model *model, const struct tr_spec *spec,
                    const struct tr_model_inputs *inputs);
+
+/* What train.c needs for model->n_lanes threads. RT_ENOMEM. */
+int tr_parts_create(struct tr_model *model);
+void tr_parts_destroy(struct tr_model *model);
 
 #endif

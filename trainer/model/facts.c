@@ -9,14 +9,14 @@ uint32_t tr_model_layers(const struct tr_model *model)
     return model->n_layers;
 }
 
-/* Bytes of a slice that are this layer's own: an output that lies in a concat's rows is the concat's. */
+/* Bytes of a slice of each thread that are this layer's own: an output that lies in a concat's rows is the concat's. */
 static size_t slice_bytes(const struct tr_model *model, const struct tr_layer *layer)
 {
     const struct tr_value *out = &layer->out;
     size_t floats = out->home ? 0 : out->stride * model->slice * (out->grad ? 2 : 1);
     for (uint32_t k = 0; k < layer->n_buffers; k++)
         floats += layer->buffer_floats[k];
-    return floats * sizeof(tr_real);
+    return model->n_lanes * floats * sizeof(tr_real);
 }
 
 void tr_model_layer(const struct tr_model *model, uint32_t i, struct tr_layer_facts *out)
@@ -33,7 +33,7 @@ void tr_model_layer(const struct tr_model *model, uint32_t i, struct tr_layer_fa
     for (uint32_t k = 0; k < layer->n_params; k++) {
         const struct tr_param *tensor = &model->tensor[layer->first_param + k];
         out->parameters += tensor->momentum > 0 ? 0 : tensor->count; /* running averages are none */
-        out->bytes += 2 * tensor->count * sizeof(tr_real);
+        out->bytes += (1 + (size_t)model->n_lanes) * tensor->count * sizeof(tr_real);
     }
     snprintf(out->shape, sizeof out->shape, "%s", tr_shape(&layer->out).text);
 }

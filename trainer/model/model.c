@@ -1,4 +1,4 @@
-/* trainer/model/model.c -- a built model's memory, and its step.
+/* trainer/model/model.c -- a built model's memory.
  *
  * Parameters and gradients are one vector each, so all-reduce, optimizer, finite check and
  * checkpoint are one loop. Activations, their gradients and scratch are one more allocation, cut
@@ -34,11 +34,9 @@
 
 #define MODEL_ARENA_MAX (256u << 20)
 #define PIECE_ALIGN     16u  /* floats: 64 bytes */
-#define SLICE_SAMPLES   128u /* per thread, where weights stay in a cache from slice to slice */
 #define SLICE_LARGE     512u /* per thread, where they do not */
 /* Parameters of which this is said: 1 MiB, half an L2 cache of a server. */
 #define SLICE_PARAMS (1u << 18)
-#define F16_ROOM     0x1p-12f /* of the scale that half.h finds: struct tr_feature_grad */
 
 static uint32_t at_most(uint32_t value, uint32_t limit)
 {
@@ -142,7 +140,8 @@ static int allocate(struct tr_model *model)
     if (!cut_memory(model, NULL, &floats) || !rt_mul_size(floats, sizeof(tr_real), &bytes))
         return RT_FAIL(RT_ELIMIT, "model: activations of %u samples overflow", model->slice);
     model->memory = rt_try_aligned(bytes);
-    model->params = rt_try_aligned(count * sizeof(tr_real));
+    if (!model->is_lane)
+        model->params = rt_try_aligned(count * sizeof(tr_real));
     model->grads = rt_try_aligned(count * sizeof(tr_real));
     if (!model->memory || !model->params || !model->grads)
         return RT_FAIL(RT_ENOMEM,
@@ -208,13 +207,15 @@ static void init_conf(struct tr_model *model, const struct tr_model_conf *conf)
         conf->feature_gradient_max > 0 ? conf->feature_gradient_max : FLT_MAX;
 }
 
-/* All but its memory, for slices of this many samples for each thread. */
+/* All but its memory, for slices of this many samples for each thread of its products. */
 static int build(const struct tr_spec *spec, const struct tr_model_inputs *inputs,
-                 const struct tr_model_conf *conf, uint32_t slice, struct tr_model **out)
+                 const struct tr_model_conf *conf, uint32_t slice, int threads,
+                 struct tr_model **out)
 {
     struct tr_model *model = *out = rt_xcalloc(1, sizeof *model);
     init_conf(model, conf);
-    int err = tr_backend_init(&model->backend, conf->backend, conf->threads);
+    model->n_lanes = 1;
+    int err = tr_backend_init(&model->backend, conf->backend, threads);
     if (!err)
         model->slice = at_most(model->samples_max, slice * (uint32_t)model->backend.threads);
     if (!err)
@@ -227,7 +228,73 @@ static uint32_t slice_for(const struct tr_model *model)
 {
     if (model->whole_batch)
         return TR_SAMPLES_MAX;
-    return model->count > SLICE_PARAMS ? SLICE_LARGE : SLICE_SAMPLES;
+    return model->count > SLICE_PARAMS ? SLICE_LARGE : TR_SLICE_SAMPLES;
+}
+
+/* May each thread have a part of a batch for itself? */
+static bool may_be_parted(const struct tr_model *model)
+{
+    for (uint32_t i = 0; i < model->n_features; i++)
+        if (model->sequence[i].length)
+            return false;
+    return !model->whole_batch && model->feature_grad_dtype != RT_DTYPE_F16;
+}
+
+static int place(struct tr_model *model, uint32_t precision)
+{
+    int err = allocate(model);
+    if (!err)
+        err = allocate_sums(model);
+    if (!err)
+        err = prepare_products(model, precision);
+    if (!err)
+        place_params(model);
+    return err;
+}
+
+/* The copies that the other threads do their part in. */
+static int make_lanes(struct tr_model *model, const struct tr_spec *spec,
+                      const struct tr_model_inputs *inputs, const struct tr_model_conf *conf,
+                      uint32_t slice)
+{
+    uint32_t lanes = (uint32_t)conf->threads;
+    model->lane = rt_xcalloc(lanes, sizeof(struct tr_model *));
+    for (model->n_lanes = 1; model->n_lanes < lanes; model->n_lanes++) {
+        struct tr_model **lane = &model->lane[model->n_lanes];
+        int err = build(spec, inputs, conf, slice, 1, lane);
+        (*lane)->is_lane = true;
+        (*lane)->params = model->params;
+        if (!err)
+            err = place(*lane, conf->precision);
+        if (err) {
+            tr_model_destroy(*lane);
+            return err;
+        }
+    }
+    return 0;
+}
+
+/* How it is cut and shared out is known when it was built once. */
+static int create(const struct tr_spec *spec, const struct tr_model_inputs *inputs,
+                  const struct tr_model_conf *conf, struct tr_model **out)
+{
+    int err = build(spec, inputs, conf, TR_SLICE_SAMPLES, 1, out);
+    if (err)
+        return err;
+    uint32_t slice = slice_for(*out);
+    bool parted = conf->threads > 1 && may_be_parted(*out);
+    int threads = parted || conf->threads < 1 ? 1 : conf->threads;
+    if (slice != TR_SLICE_SAMPLES || threads > 1) {
+        tr_model_destroy(*out);
+        err = build(spec, inputs, conf, slice, threads, out);
+    }
+    if (!err)
+        err = place(*out, conf->precision);
+    if (!err)
+        init_params(*out, conf->seed);
+    if (!err && parted)
+        err = make_lanes(*out, spec, inputs, conf, slice);
+    return err ? err : tr_parts_create(*out);
 }
 
 int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *inputs,
@@ -239,351 +306,31 @@ int tr_model_create(const struct tr_spec *spec, const struct tr_model_inputs *in
     rt_assert(conf->feature_dtype < RT_DTYPE_COUNT && conf->feature_grad_dtype < RT_DTYPE_COUNT);
     rt_assert(conf->precision == RT_DTYPE_F32 || conf->precision == RT_DTYPE_BF16);
     struct tr_model *model = NULL;
-    int err = build(spec, inputs, conf, SLICE_SAMPLES, &model);
-    uint32_t slice = err ? SLICE_SAMPLES : slice_for(model);
-    if (slice != SLICE_SAMPLES) { /* which is known only now */
+    int err = create(spec, inputs, conf, &model);
+    if (err)
         tr_model_destroy(model);
-        err = build(spec, inputs, conf, slice, &model);
-    }
-    if (!err)
-        err = allocate(model);
-    if (!err)
-        err = allocate_sums(model);
-    if (!err)
-        err = prepare_products(model, conf->precision);
-    if (err) {
-        tr_model_destroy(model);
-        return err;
-    }
-    place_params(model);
-    init_params(model, conf->seed);
-    *out = model;
-    return 0;
+    else
+        *out = model;
+    return err;
 }
 
 void tr_model_destroy(struct tr_model *model)
 {
     if (!model)
         return;
+    tr_parts_destroy(model);
+    for (uint32_t i = 1; model->lane && i < model->n_lanes; i++)
+        tr_model_destroy(model->lane[i]);
+    rt_free(model->lane);
     for (uint32_t i = 0; model->sequence && i < model->n_features; i++)
         rt_free(model->sequence[i].sum);
     tr_backend_release(&model->backend);
     rt_free(model->memory);
-    rt_free(model->params);
+    if (!model->is_lane)
+        rt_free(model->params);
     rt_free(model->grads);
     rt_arena_destroy(model->arena);
     rt_free(model);
-}
-
-/* ---- a step ---- */
-
-/* Samples first..first+samples of a batch. */
-struct slice {
-    const struct tr_batch_view *batch;
-    uint32_t first, samples;
-};
-
-static void copy_column(tr_real *to, const tr_real *from, uint32_t samples, uint32_t stride)
-{
-    for (uint32_t s = 0; s < samples; s++)
-        to[s] = from[(size_t)s * stride];
-}
-
-/* Where a slice of a feature begins in the caller's memory. */
-static void *slice_of(const void *whole, const struct slice *slice, uint32_t width, uint32_t dtype)
-{
-    return (char *)(uintptr_t)whole + (size_t)slice->first * width * tr_element(dtype);
-}
-
-static void bind_feature(struct tr_model *model, const struct slice *slice, uint32_t i)
-{
-    struct tr_value *feature = &model->feature[i];
-    if (model->sequence[i].length) {
-        tr_sequence_bind(model, i, slice->batch, slice->first, slice->samples);
-        return;
-    }
-    void *data = slice_of(slice->batch->feature[i], slice, feature->width, model->feature_dtype);
-    if (model->feature_dtype == RT_DTYPE_F32)
-        feature->data = data;
-    else if (feature->readers)
-        tr_widen(model->feature_dtype, data, feature->data,
-                 (size_t)slice->samples * feature->width);
-}
-
-static void bind_inputs(struct tr_model *model, const struct slice *slice)
-{
-    const struct tr_batch_view *batch = slice->batch;
-    const tr_real *dense = batch->dense + (size_t)slice->first * model->n_dense;
-    const tr_real *labels = batch->labels + (size_t)slice->first * model->n_labels;
-    model->dense.data = (tr_real *)dense;
-    for (uint32_t i = 0; i < model->n_dense; i++)
-        if (model->dense_column[i].readers)
-            copy_column(model->dense_column[i].data, dense + i, slice->samples, model->n_dense);
-    for (uint32_t i = 0; i < model->n_features; i++)
-        bind_feature(model, slice, i);
-    if (model->n_labels == 1)
-        model->label[0].data = (tr_real *)labels;
-    for (uint32_t i = 0; model->n_labels > 1 && i < model->n_labels; i++)
-        if (model->label[i].readers)
-            copy_column(model->label[i].data, labels + i, slice->samples, model->n_labels);
-}
-
-static struct tr_pass pass_of(struct tr_model *model, const struct slice *slice, bool training)
-{
-    return (struct tr_pass){
-        .backend = &model->backend,
-        .samples = slice->samples,
-        .first = slice->first,
-        .training = training,
-        .draw = slice->batch->draw,
-        .add_params = slice->first > 0,
-        .weight = slice->batch->weight ? slice->batch->weight + slice->first : NULL,
-    };
-}
-
-/* Of one sample: y[classes] are probabilities. */
-static void put_wide(const struct tr_head *head, const tr_real *y, tr_real label, tr_real *to)
-{
-    uint32_t most = 0;
-    for (uint32_t c = 1; c < head->classes; c++)
-        most = y[c] > y[most] ? c : most;
-    to[TR_WIDE_LABEL] = y[(uint32_t)label];
-    to[TR_WIDE_CLASS] = (tr_real)most;
-    to[TR_WIDE_MOST] = y[most];
-}
-
-static void put_scores(const struct tr_model *model, const struct tr_layer *loss, uint32_t samples,
-                       tr_real *to)
-{
-    const struct tr_head *head = loss->head;
-    const tr_real *y = loss->out.data, *label = model->label[head->label].data;
-    for (uint32_t s = 0; s < samples; s++, y += loss->out.stride, to += model->score_columns) {
-        if (tr_head_is_wide(head))
-            put_wide(head, y, label[s], to + head->first);
-        else
-            memcpy(to + head->first, y, head->columns * sizeof(tr_real));
-    }
-}
-
-/* What a loss has come to. */
-static void take_head(const struct tr_model *model, const struct tr_layer *loss,
-                      const struct slice *slice, double loss_sum, struct tr_forward_out *out)
-{
-    const struct tr_head *head = loss->head;
-    const struct tr_value *in = loss->in[0];
-    for (uint32_t s = 0; out->logit && head == model->head && s < slice->samples; s++)
-        out->logit[slice->first + s] = in->data[s * in->stride];
-    if (out->score)
-        put_scores(model, loss, slice->samples,
-                   out->score + (size_t)slice->first * model->score_columns);
-    out->head_loss[head - model->head] += loss_sum;
-    out->loss_sum += head->weight * loss_sum;
-}
-
-static int forward(struct tr_model *model, const struct slice *slice, bool training,
-                   struct tr_forward_out *out)
-{
-    struct tr_pass pass = pass_of(model, slice, training);
-    bind_inputs(model, slice);
-    for (uint32_t i = 0; i < model->n_layers; i++) {
-        struct tr_layer *layer = &model->layer[i];
-        int err = layer->type->forward(layer, &pass);
-        if (err)
-            return rt_fail_prefix(err, "layer '%s', forward: ", layer->name);
-        if (layer->head)
-            take_head(model, layer, slice, pass.loss_sum, out);
-    }
-    return 0;
-}
-
-static void clear_losses(struct tr_forward_out *out)
-{
-    out->loss_sum = 0;
-    memset(out->head_loss, 0, sizeof out->head_loss);
-}
-
-static void bind_grads(struct tr_model *model, const struct slice *slice,
-                       const struct tr_feature_grad *feature_grad)
-{
-    uint32_t dtype = model->feature_grad_dtype;
-    for (uint32_t i = 0; i < model->n_features; i++) {
-        struct tr_value *feature = &model->feature[i];
-        feature->grad = NULL;
-        feature->written = false;
-        if (feature_grad && feature->readers && model->sequence[i].length)
-            feature->grad = model->feature_space[i];
-        if (!feature_grad || model->sequence[i].length)
-            continue;
-        size_t n = (size_t)slice->samples * feature->width;
-        void *out = slice_of(feature_grad[i].out, slice, feature->width, dtype);
-        if (!feature->readers)
-            memset(out, 0, n * tr_element(dtype));
-        else
-            feature->grad = dtype == RT_DTYPE_F32 ? out : model->feature_space[i];
-    }
-    for (uint32_t i = 0; i < model->n_layers; i++)
-        model->layer[i].out.written = false;
-}
-
-/* settling: NULL but in the last slice. */
-static int backward(struct tr_model *model, const struct slice *slice, double scale,
-                    const struct tr_feature_grad *feature_grad, struct tr_settling *settling)
-{
-    struct tr_pass pass = pass_of(model, slice, true);
-    pass.share = slice->batch->samples * scale;
-    pass.settling = settling;
-    bind_grads(model, slice, feature_grad);
-    for (uint32_t i = model->n_layers; i-- > 0;) {
-        struct tr_layer *layer = &model->layer[i];
-        if (!layer->type->loss && !layer->out.grad)
-            continue; /* nothing trainable in it or before it */
-        pass.scale = layer->head ? scale * layer->head->weight : 0;
-        int err = layer->type->backward(layer, &pass);
-        if (err)
-            return rt_fail_prefix(err, "layer '%s', backward: ", layer->name);
-        if (layer->n_params > 0)
-            tr_pass_settled(&pass, layer, 0);
-    }
-    return 0;
-}
-
-static uint64_t count_over(const tr_real *value, size_t n, float max)
-{
-    uint64_t over = 0;
-    for (size_t i = 0; i < n; i++)
-        over += fabs(value[i]) > max;
-    return over;
-}
-
-/* At most SLICE_SAMPLES samples, whatever the slice: the scale does not depend on the threads. Zeros say nothing of it.
- * Return: how many were too large. */
-static uint64_t narrow_some(uint32_t dtype, const tr_real *value, size_t n,
-                            struct tr_feature_grad *grad, void *out)
-{
-    static const float largest[] = {[RT_DTYPE_F16] = 65504, [RT_DTYPE_BF16] = 0x1.fep127f};
-    if (dtype == RT_DTYPE_F16 && grad->scale == 0 && !tr_within(value, n, 0))
-        grad->scale = tr_narrow_scale(value, n) * F16_ROOM;
-    float scale = grad->scale > 0 ? grad->scale : 1;
-    float max = fminf(largest[dtype] / scale, FLT_MAX);
-    tr_narrow(dtype, scale, value, out, n);
-    return tr_within(value, n, max) ? 0 : count_over(value, n, max);
-}
-
-/* The gradients of a slice, which are finite, to where they are wanted. */
-static uint64_t narrow_slice(struct tr_model *model, const struct slice *slice,
-                             struct tr_feature_grad *feature_grad)
-{
-    uint64_t saturated = 0;
-    for (uint32_t i = 0; i < model->n_features; i++) {
-        const struct tr_value *feature = &model->feature[i];
-        if (!feature->grad || model->sequence[i].length)
-            continue;
-        uint16_t *out = slice_of(feature_grad[i].out, slice, feature->width, RT_DTYPE_F16);
-        for (uint32_t s = 0; s < slice->samples; s += SLICE_SAMPLES) {
-            size_t at = (size_t)s * feature->width;
-            size_t n = (size_t)at_most(slice->samples - s, SLICE_SAMPLES) * feature->width;
-            saturated += narrow_some(model->feature_grad_dtype, feature->grad + at, n,
-                                     &feature_grad[i], out + at);
-        }
-    }
-    return saturated;
-}
-
-static void clear_sums(struct tr_model *model, const struct tr_batch_view *batch,
-                       struct tr_feature_grad *feature_grad)
-{
-    for (uint32_t i = 0; feature_grad && i < model->n_features; i++)
-        if (model->sequence[i].length)
-            tr_sequence_clear(model, i, batch, &feature_grad[i]);
-}
-
-static void add_sums(struct tr_model *model, const struct slice *slice,
-                     struct tr_feature_grad *feature_grad)
-{
-    for (uint32_t i = 0; feature_grad && i < model->n_features; i++)
-        if (model->sequence[i].length)
-            tr_sequence_add(model, i, slice->batch, slice->first, slice->samples, &feature_grad[i]);
-}
-
-static uint64_t narrow_sums(struct tr_model *model, const struct tr_batch_view *batch,
-                            struct tr_feature_grad *feature_grad)
-{
-    uint64_t saturated = 0;
-    for (uint32_t i = 0; i < model->n_features; i++)
-        if (model->sequence[i].length)
-            saturated += tr_sequence_narrow(model, i, batch, &feature_grad[i]);
-    return saturated;
-}
-
-/* 0: not chosen yet. */
-static void forget_scales(struct tr_feature_grad *feature_grad, uint32_t n)
-{
-    for (uint32_t i = 0; feature_grad && i < n; i++)
-        feature_grad[i].scale = 0;
-}
-
-static void settle_scales(struct tr_feature_grad *feature_grad, uint32_t n)
-{
-    for (uint32_t i = 0; feature_grad && i < n; i++)
-        if (feature_grad[i].scale == 0)
-            feature_grad[i].scale = 1;
-}
-
-int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
-                     struct tr_forward_out *out)
-{
-    rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
-    int err = 0;
-    clear_losses(out);
-    tr_backend_begin(&model->backend);
-    for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
-        struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
-        uint64_t at = rt_trace_begin(batch->batch_id);
-        err = forward(model, &slice, false, out);
-        rt_trace_span(batch->batch_id, 0, "forward", at);
-    }
-    return err;
-}
-
-int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
-                   uint64_t global_samples, struct tr_feature_grad *feature_grad,
-                   struct tr_forward_out *out)
-{
-    bool narrow = feature_grad && model->feature_grad_dtype != RT_DTYPE_F32;
-    struct tr_settling settling = {model, batch->settled, model->count, true};
-    rt_assert(global_samples >= 1);
-    rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
-    int err = 0;
-    clear_losses(out);
-    out->finite = true;
-    out->saturated = 0;
-    forget_scales(feature_grad, model->n_features);
-    clear_sums(model, batch, feature_grad);
-    tr_backend_begin(&model->backend);
-    for (uint32_t first = 0; !err && first < batch->samples; first += model->slice) {
-        struct slice slice = {batch, first, at_most(batch->samples - first, model->slice)};
-        bool last = first + slice.samples == batch->samples;
-        uint64_t at = rt_trace_begin(batch->batch_id);
-        err = forward(model, &slice, true, out);
-        at = rt_trace_span(batch->batch_id, 0, "forward", at);
-        if (!err)
-            err = backward(model, &slice, 1.0 / (double)global_samples, feature_grad,
-                           last ? &settling : NULL);
-        if (!err)
-            out->finite &= tr_finite_features(model, slice.samples);
-        if (!err)
-            add_sums(model, &slice, feature_grad);
-        if (!err && narrow && out->finite)
-            out->saturated += narrow_slice(model, &slice, feature_grad);
-        rt_trace_span(batch->batch_id, 0, "backward", at);
-    }
-    if (!err && narrow && out->finite)
-        out->saturated += narrow_sums(model, batch, feature_grad);
-    settle_scales(feature_grad, model->n_features);
-    if (!err)
-        tr_settle(&settling, 0);
-    out->finite &= isfinite(out->loss_sum) && settling.finite;
-    return err;
 }
 
 /* ---- looking at it ---- */

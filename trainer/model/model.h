@@ -59,7 +59,7 @@ struct tr_model_inputs {
 struct tr_model_conf {
     uint64_t seed;          /* global.seed: initial parameters are a pure function of it */
     uint32_t samples_max;   /* largest batch, training or evaluation; 1..TR_SAMPLES_MAX */
-    int threads;            /* OpenMP threads of oneDNN, trainer.threads; 0 means 1 */
+    int threads;            /* that share a batch (train.c), trainer.threads; 0 means 1 */
     const char *backend;    /* NULL or "onednn" (default), "reference" (plain C, for tests) */
     uint32_t precision;     /* of matrix products: RT_DTYPE_F32 (0), RT_DTYPE_BF16: backend.h */
     uint32_t feature_dtype; /* enum rt_dtype (half.h) of what a batch brings; 0: float32 */
