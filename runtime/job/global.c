@@ -92,6 +92,22 @@ static const struct rt_option option[] = {
      "trainers begin to sum each so many bytes of dense gradients (counted as float32) when they "
      "are computed, "
      "while those of earlier layers are not; no result depends on it"},
+    {"checkpoint.every_seconds", RT_OPT_U64, AT(checkpoint.every_s), "600", 0, 31536000, NULL,
+     "a checkpoint each so many seconds, where there is a checkpoint folder; 0: none by time"},
+    {"checkpoint.every_steps", RT_OPT_U64, AT(checkpoint.every_steps), "0", 0, 9007199254740992.0,
+     NULL, "a checkpoint each so many steps of the group; 0: none by steps"},
+    {"checkpoint.full_every", RT_OPT_U32, AT(checkpoint.full_every), "10", 1, 1000, NULL,
+     "one checkpoint in so many has all rows; those between have the rows that changed since the "
+     "one before. 1: all have all"},
+    {"checkpoint.keep", RT_OPT_U32, AT(checkpoint.keep), "3", 1, 1000, NULL,
+     "full checkpoints, with what goes on from them, that stay; older ones are removed"},
+    {"checkpoint.buffer", RT_OPT_U64, AT(checkpoint.buffer), "16777216", 1 << 20, 1073741824.0,
+     NULL,
+     "bytes that an owner has for rows on their way to the file; when they are full, gradients "
+     "wait"},
+    {"checkpoint.cut_timeout_ms", RT_OPT_U64, AT(checkpoint.cut_timeout_ms), "1000", 10, 60000,
+     NULL,
+     "a checkpoint is given up if an owner has not answered within it; no step is made meanwhile"},
     {"ports.middleware", RT_OPT_U32, AT(port_middleware), "7100", 1, 65535, NULL,
      "base port of a middleware, plus loop; `local` takes free ports"},
     {"ports.embedding_server", RT_OPT_U32, AT(port_embedding_server), "7300", 1, 65535, NULL,

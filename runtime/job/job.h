@@ -46,6 +46,13 @@ struct rt_wire_conf {
 #define RT_SYNC_EVERY_MAX                                                                          \
     60000u /* what is finished between two averages must fit into one message */
 
+struct rt_checkpoint_conf {
+    uint64_t every_s, every_steps; /* 0: none by time, by steps */
+    uint32_t full_every, keep;     /* >= 1 */
+    uint64_t buffer;               /* bytes of an owner, for rows on their way to the file */
+    uint64_t cut_timeout_ms;
+};
+
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
     bool exact;
@@ -66,6 +73,7 @@ struct rt_global_conf {
     uint64_t embedding_server_memory; /* bytes of tables per process; 0: no cap */
     bool embedding_server_pin;        /* owners' threads to cores of their own */
     bool embedding_server_numa_local; /* their memory from the node of that core */
+    struct rt_checkpoint_conf checkpoint;
     uint32_t port_middleware, port_embedding_server, port_trainer,
         port_admin; /* base ports; 0: free */
 };

@@ -45,6 +45,7 @@ enum key {
     KEY_RUN_DIR,
     KEY_CHECKPOINT_DIR,
     KEY_INIT_FROM,
+    KEY_RESTORE,
     KEY_PREDICT,
     KEY_GATEWAY,
     KEY_SEED,
@@ -76,6 +77,7 @@ static const struct {
     {"SAFFRON_RUN_DIR", KEY_RUN_DIR},
     {"SAFFRON_CHECKPOINT_DIR", KEY_CHECKPOINT_DIR},
     {"SAFFRON_INIT_FROM", KEY_INIT_FROM},
+    {"SAFFRON_RESTORE", KEY_RESTORE},
     {"SAFFRON_PREDICT", KEY_PREDICT},
     {"SAFFRON_METRICS_GATEWAY_ADDR", KEY_GATEWAY},
     {"LOG_LEVEL", KEY_LOG_LEVEL},
@@ -144,7 +146,11 @@ static const struct argp_option option[] = {
      "where files of this run are written (SAFFRON_RUN_DIR; default: none are)", 0},
     {"checkpoint-dir", KEY_CHECKPOINT_DIR, "DIR", 0,
      "folder that trainers and embedding servers share for checkpoints: has to be there and "
-     "writable; this version writes none (SAFFRON_CHECKPOINT_DIR; default: none)",
+     "writable (SAFFRON_CHECKPOINT_DIR; default: none, and no checkpoints are made)",
+     0},
+    {"restore", KEY_RESTORE, "WHICH", 0,
+     "latest: go on from the newest checkpoint of --checkpoint-dir, if there is one; none: begin "
+     "anew (SAFFRON_RESTORE; default latest)",
      0},
     {"init-from", KEY_INIT_FROM, "DIR", 0,
      "folder of a saved model that trainers and embedding servers begin with, the same for all of "
@@ -296,6 +302,16 @@ static int take_word(struct rt_flags *o, int key, const char *text)
     return err;
 }
 
+static int take_restore(struct rt_flags *o, const char *text)
+{
+    bool latest = strcmp(text, "latest") == 0;
+
+    if (!latest && strcmp(text, "none") != 0)
+        return RT_FAIL(RT_EUSAGE, "expected latest or none, got '%s'", text);
+    o->from_scratch = !latest;
+    return 0;
+}
+
 static int take(struct parsing *parsing, int key, const char *text)
 {
     struct rt_flags *o = parsing->options;
@@ -328,6 +344,8 @@ static int take(struct parsing *parsing, int key, const char *text)
         return rt_log_level_parse(text, &o->log_level);
     case KEY_TRACE:
         return take_u32(text, 0, UINT32_MAX, &o->trace);
+    case KEY_RESTORE:
+        return take_restore(o, text);
     default:
         return take_word(o, key, text);
     }

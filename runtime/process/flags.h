@@ -20,6 +20,7 @@ struct rt_flags {
     const char *advertise; /* NULL: found out when needed */
     const char *config;    /* NULL: all four files are given by their variables */
     const char *path[4];
+    bool from_scratch; /* --restore=none */
     const char *data_dir, *models_dir, *model, *run_dir, *checkpoint_dir, *init_from, *predict,
         *gateway;                        /* may be NULL */
     int port, admin_port;                /* -1: not given */

@@ -511,6 +511,16 @@ const char *rt_process_init_from(const struct rt_process *process)
     return process->flags.init_from;
 }
 
+const char *rt_process_checkpoint_dir(const struct rt_process *process)
+{
+    return process->flags.checkpoint_dir;
+}
+
+bool rt_process_restores(const struct rt_process *process)
+{
+    return process->flags.checkpoint_dir && !process->flags.from_scratch;
+}
+
 const char *rt_process_predict(const struct rt_process *process)
 {
     return process->flags.predict;

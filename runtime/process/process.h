@@ -34,7 +34,7 @@ struct rt_process_role {
 
 /* Flags and environment (docs in --help): --index/REPLICA_INDEX (or the host name's ordinal), --size/
  * REPLICA_SIZE, --job/SAFFRON_JOB, --nats/SAFFRON_NATS_URL, --config DIR, SAFFRON_*_CONFIG, --data/
- * SAFFRON_DATA_DIR, --model, --init-from/SAFFRON_INIT_FROM, --predict/SAFFRON_PREDICT, --bind/SAFFRON_BIND, --port, --admin-port, --run-dir, --seed, --set (repeat),
+ * SAFFRON_DATA_DIR, --model, --init-from/SAFFRON_INIT_FROM, --checkpoint-dir/SAFFRON_CHECKPOINT_DIR, --restore/SAFFRON_RESTORE, --predict/SAFFRON_PREDICT, --bind/SAFFRON_BIND, --port, --admin-port, --run-dir, --seed, --set (repeat),
  * --log-level/LOG_LEVEL, --metrics-gateway/SAFFRON_METRICS_GATEWAY_ADDR, --fixed-ports (base ports of
  * global.yml; without it free ports).
  * An error was already printed when it fails. --help, --version and --describe exit here. */
@@ -46,9 +46,11 @@ struct rt_loop *rt_process_loop(struct rt_process *process);
 struct rt_metrics *rt_process_metrics(struct rt_process *process);
 uint32_t rt_process_index(const struct rt_process *process);
 uint32_t rt_process_size(const struct rt_process *process);
-const char *rt_process_run_dir(const struct rt_process *process);   /* NULL: none */
-const char *rt_process_init_from(const struct rt_process *process); /* NULL: drawn */
-const char *rt_process_predict(const struct rt_process *process);   /* NULL: none */
+const char *rt_process_run_dir(const struct rt_process *process);        /* NULL: none */
+const char *rt_process_init_from(const struct rt_process *process);      /* NULL: drawn */
+const char *rt_process_checkpoint_dir(const struct rt_process *process); /* NULL: none */
+bool rt_process_restores(const struct rt_process *process);              /* --restore=latest */
+const char *rt_process_predict(const struct rt_process *process);        /* NULL: none */
 /* Identity of one of our data-plane loops, for struct rt_rpc_conf. */
 void rt_process_identity(const struct rt_process *process, uint32_t loop, struct rt_identity *out);
 /* "tcp:BIND:PORT" to listen on for data loop `loop`: base port + loop with --fixed-ports, else port 0. */

@@ -20,6 +20,9 @@ enum wire_method {
     WIRE_LOOKUP_ROWS = 48,     /* M -> E */
     WIRE_APPLY_GRADIENTS = 49, /* M -> E */
     WIRE_CUT = 50,             /* T -> E */
+    WIRE_AWAIT_CUT = 51,       /* T -> E */
+    WIRE_END_CUT = 52,         /* T -> E */
+    WIRE_TELL_LEDGER = 53,     /* T -> E */
     WIRE_STEP_HEADER = 64,     /* T -> T, and so are the rest */
     WIRE_JOIN_GROUP = 65,
     WIRE_FETCH_STATE = 66,

@@ -219,25 +219,3 @@ int wire_apply_gradients_reply_unpack(const uint8_t *data, size_t size, struct r
                                                m->rows_nonfinite};
     return check_apply_gradients_reply(out);
 }
-
-/* ---- Cut ---- */
-
-int wire_cut_pack(const struct wire_cut *in, struct wire_out *out)
-{
-    Saffron__Cut m = SAFFRON__CUT__INIT;
-
-    m.attempt = in->attempt;
-    m.step = in->step;
-    return wire_encode(&m.base, out);
-}
-
-int wire_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, struct wire_cut *out)
-{
-    const Saffron__Cut *m;
-    int err;
-
-    m = wire_decode(&saffron__cut__descriptor, data, size, arena, &err);
-    if (m)
-        *out = (struct wire_cut){m->attempt, m->step};
-    return err;
-}

@@ -58,10 +58,4 @@ int wire_apply_gradients_reply_pack(const struct wire_apply_gradients_reply *in,
 int wire_apply_gradients_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                                       struct wire_apply_gradients_reply *out);
 
-struct wire_cut {
-    uint64_t attempt, step;
-};
-int wire_cut_pack(const struct wire_cut *in, struct wire_out *out);
-int wire_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, struct wire_cut *out);
-
 #endif

@@ -4,6 +4,7 @@
  * checks of the sender, so a receiver that lets through what no sender may send is found here. */
 #include "runtime/base/assert.h"
 #include "runtime/wire/batch.h"
+#include "runtime/wire/checkpoint.h"
 #include "runtime/wire/member.h"
 #include "runtime/wire/rows.h"
 #include "runtime/wire/step.h"
@@ -40,7 +41,8 @@ static int wire_handshake_pack(const struct wire_handshake *in, struct wire_out 
     X(put_batch) X(put_batch_reply) X(train_batch) X(train_batch_reply) X(lookup_batch) \
     X(lookup_batch_reply) X(push_gradients) X(push_gradients_reply) X(release_batch) \
     X(await_phase) X(await_phase_reply) X(end_of_epoch) X(lookup_rows) X(lookup_rows_reply) \
-    X(apply_gradients) X(apply_gradients_reply) X(cut) X(step_header) X(hello) X(who) \
+    X(apply_gradients) X(apply_gradients_reply) X(cut) X(cut_reply) X(await_cut) \
+    X(await_cut_reply) X(end_cut) X(tell_ledger) X(tell_ledger_reply) X(step_header) X(hello) X(who) \
     X(control_request) X(control_reply) X(step_headers) X(join_group) X(join_group_reply) \
     X(fetch_state) X(fetch_state_reply) X(reduce_chunk) \
     X(nothing_yet) X(tell_phase) X(scores) X(held) X(handshake) X(tell_finished)

@@ -1,0 +1,65 @@
+/* runtime/checkpoint/store.h -- the checkpoint folder that trainers and embedding servers share.
+ *
+ *   DIR/NAME/rows.00000 ...  dense.safetensors  dense_state.safetensors  model.yml   manifest.json (last, by rename)
+ *
+ * A folder without a manifest is a checkpoint that never came to be: nobody reads it, and sweep takes it away. A checkpoint with a base
+ * is an increment: it needs the one before, up to a full one (chain). Names are tokens (wire_is_token), never paths; links are
+ * not followed. Only trainer/0 begins, publishes, sweeps and retains; anybody reads. Any thread. */
+#ifndef RT_STORE_H
+#define RT_STORE_H
+
+#include "runtime/checkpoint/manifest.h"
+
+#define RT_STORE_MAX       4096u /* checkpoints in a folder */
+#define RT_STORE_CHAIN_MAX 1024u
+
+/* Make DIR/NAME. What is left there of an attempt without a manifest is removed. RT_EUSAGE: a checkpoint of this name is there, or it
+ * is no token; RT_EFILE. */
+int rt_store_begin(const char *dir, const char *name);
+/* All files of the manifest are there and on disk: publish it. fsync of the folder, manifest (temporary, fsync, rename, fsync of the
+ * folder), fsync of DIR. After an error the checkpoint is not there, or is: read it again to know. */
+int rt_store_publish(const char *dir, const struct rt_manifest *manifest);
+/* Remove a checkpoint: its manifest first. One that is not there is gone already. RT_EFILE. */
+int rt_store_remove(const char *dir, const char *name);
+/* Remove folders without a manifest, but for `but` (NULL: all). @return how many, or RT_EFILE */
+int rt_store_sweep(const char *dir, const char *but);
+/* Keep the newest `keep` full checkpoints and what goes on from them. @return how many were removed, or RT_EFILE */
+int rt_store_retain(const char *dir, uint32_t keep);
+
+/* The job goes back to `name`: what is newer is set aside, as DIR/NAME.abandoned, which nobody lists or sweeps.
+ * @return how many were, or RT_EUSAGE, RT_EFILE */
+int rt_store_roll_back(const char *dir, const char *name);
+
+/* All checkpoints, the newest (by attempt) first. One whose manifest cannot be believed has none and says why. */
+struct rt_stored {
+    char *name;
+    struct rt_manifest *manifest; /* NULL: */
+    char *why;
+};
+struct rt_store_list {
+    struct rt_stored *at; /* [n] */
+    size_t n;
+};
+int rt_store_list(const char *dir, struct rt_store_list *out); /* RT_EFILE, RT_ELIMIT */
+void rt_store_list_release(struct rt_store_list *list);
+/* The checkpoint list->at[which] and all that it needs: indices, the full one first; *n of at most RT_STORE_CHAIN_MAX.
+ * RT_EDATA says which is missing. */
+int rt_store_chain(const struct rt_store_list *list, size_t which, size_t *chain, size_t *n);
+
+/* Read everything of one checkpoint (not of its base): sizes, digests, blocks, that files are those of the manifest, that owners' shards
+ * tile all. RT_EDATA, RT_EFILE: file, offset, reason; RT_EUSAGE. @read: called with bytes read so far; may be NULL. */
+typedef void (*rt_store_read_fn)(void *ctx, uint64_t bytes);
+int rt_store_verify(const char *dir, const struct rt_manifest *manifest, const struct rt_job *job,
+                    rt_store_read_fn read, void *ctx);
+/* The same of one of its files. */
+int rt_store_verify_file(const char *dir, const struct rt_manifest *manifest, size_t file,
+                         const struct rt_job *job, rt_store_read_fn read, void *ctx);
+
+/* The file of a checkpoint, for reading: under DIR/NAME, no link. Caller frees (rt_free). RT_EFILE, RT_EUSAGE. */
+int rt_store_path(const char *dir, const char *name, const char *file, char **out);
+
+/* Which checkpoint is meant: `latest`, the newest that is whole by its manifest and of this job, with the chain it needs; or that
+ * name. What was passed over, and why, is logged as a warning. RT_EUSAGE: there is none (of that name); RT_EDATA. */
+int rt_store_choose(const char *dir, const char *which, const struct rt_job *job, char **name);
+
+#endif

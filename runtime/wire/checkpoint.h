@@ -1,0 +1,75 @@
+/* runtime/wire/checkpoint.h -- codec of proto/checkpoint.proto: a checkpoint, between trainer/0 and the owners. Conventions as
+ * in runtime/wire/batch.h. */
+#ifndef WIRE_CHECKPOINT_H
+#define WIRE_CHECKPOINT_H
+
+#include "runtime/base/mem.h"
+#include "runtime/wire/method.h"
+
+#define WIRE_LOST_MAX 4096u /* ranges of lost batches that are told */
+
+struct wire_cut {
+    uint64_t attempt; /* > base */
+    uint64_t step;
+    const char *name; /* wire_is_token() */
+    uint64_t base;    /* 0: a full checkpoint */
+    uint64_t age;     /* >= step */
+};
+int wire_cut_pack(const struct wire_cut *in, struct wire_out *out);
+int wire_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, struct wire_cut *out);
+
+struct wire_cut_reply {
+    uint64_t rows;
+};
+int wire_cut_reply_pack(const struct wire_cut_reply *in, struct wire_out *out);
+int wire_cut_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                          struct wire_cut_reply *out);
+
+struct wire_await_cut {
+    uint64_t attempt;
+};
+int wire_await_cut_pack(const struct wire_await_cut *in, struct wire_out *out);
+int wire_await_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                          struct wire_await_cut *out);
+
+struct wire_cut_table {
+    uint64_t rows, removed, digest, live;
+};
+struct wire_await_cut_reply {
+    uint64_t attempt;
+    const char *file;
+    uint64_t bytes, digest;
+    uint32_t n_tables;
+    const struct wire_cut_table *table; /* [n_tables] */
+};
+int wire_await_cut_reply_pack(const struct wire_await_cut_reply *in, struct wire_out *out);
+int wire_await_cut_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                struct wire_await_cut_reply *out);
+
+struct wire_end_cut {
+    uint64_t attempt;
+    bool keep;
+};
+int wire_end_cut_pack(const struct wire_end_cut *in, struct wire_out *out);
+int wire_end_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                        struct wire_end_cut *out);
+
+struct wire_tell_ledger {
+    const uint8_t *ledger; /* a packed wire_await_phase_reply */
+    size_t ledger_size;
+};
+int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *out);
+int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                            struct wire_tell_ledger *out);
+
+struct wire_tell_ledger_reply {
+    uint64_t lost;         /* batches */
+    uint32_t n_ranges;     /* <= WIRE_LOST_MAX */
+    const uint64_t *first; /* [n_ranges] batch ids */
+    const uint32_t *count; /* [n_ranges] >= 1 */
+};
+int wire_tell_ledger_reply_pack(const struct wire_tell_ledger_reply *in, struct wire_out *out);
+int wire_tell_ledger_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                  struct wire_tell_ledger_reply *out);
+
+#endif
