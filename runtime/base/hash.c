@@ -10,6 +10,7 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/hash_long.h"
+#include "runtime/base/mem.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -40,6 +41,43 @@ uint64_t rt_hash_bytes(const void *data, size_t size)
 uint64_t rt_hash_bytes_seed(const void *data, size_t size, uint64_t seed)
 {
     return XXH3_64bits_withSeed(data, size, seed);
+}
+
+/* The library's state is the same for every instruction set. */
+static XXH3_state_t *state_of(struct rt_hash *hash)
+{
+    return (XXH3_state_t *)(void *)hash;
+}
+
+struct rt_hash *rt_hash_create(void)
+{
+    struct rt_hash *hash = rt_try_aligned(sizeof(XXH3_state_t));
+
+    if (hash)
+        XXH3_64bits_reset(state_of(hash));
+    return hash;
+}
+
+void rt_hash_add(struct rt_hash *hash, const void *data, size_t size)
+{
+    enum rt_isa isa = size < WIDE_MIN ? RT_ISA_PLAIN : rt_cpu_isa();
+
+    if (isa == RT_ISA_AVX512)
+        rt_hash_add_avx512(hash, data, size);
+    else if (isa == RT_ISA_AVX2)
+        rt_hash_add_avx2(hash, data, size);
+    else
+        XXH3_64bits_update(state_of(hash), data, size);
+}
+
+uint64_t rt_hash_value(const struct rt_hash *hash)
+{
+    return XXH3_64bits_digest((const XXH3_state_t *)(const void *)hash);
+}
+
+void rt_hash_destroy(struct rt_hash *hash)
+{
+    rt_free(hash);
 }
 
 static void byte_table_make(void)

@@ -12,6 +12,13 @@
 uint64_t rt_hash_bytes(const void *data, size_t size); /* XXH3-64, seed 0 */
 uint64_t rt_hash_bytes_seed(const void *data, size_t size, uint64_t seed);
 
+/* rt_hash_bytes() of bytes that come in pieces. Touch: one thread at a time. */
+struct rt_hash;
+struct rt_hash *rt_hash_create(void); /* NULL: out of memory */
+void rt_hash_add(struct rt_hash *hash, const void *data, size_t size);
+uint64_t rt_hash_value(const struct rt_hash *hash); /* of all so far; more may follow */
+void rt_hash_destroy(struct rt_hash *hash);         /* NULL is legal */
+
 static inline uint64_t rt_hash_id(uint64_t id)
 {
     id ^= id >> 33;

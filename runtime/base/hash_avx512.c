@@ -8,3 +8,8 @@ uint64_t rt_hash_long_avx512(const void *data, size_t size)
 {
     return XXH3_64bits(data, size);
 }
+
+void rt_hash_add_avx512(void *state, const void *data, size_t size)
+{
+    XXH3_64bits_update((XXH3_state_t *)state, data, size);
+}

@@ -45,17 +45,25 @@ void rt_state_text(const struct rt_sparse_optimizer_conf *optimizer, char out[RT
 
 struct rt_row_layout rt_row_layout(const struct rt_table_conf *table)
 {
+    return rt_row_place(table->dim, table->dtype, rt_state_count(&table->optimizer, table->dim),
+                        table->eviction.kind != RT_EVICT_NONE || table->ttl_seconds > 0,
+                        table->eviction.kind == RT_EVICT_LFU);
+}
+
+struct rt_row_layout rt_row_place(uint32_t dim, uint32_t dtype, uint32_t state_count, bool touched,
+                                  bool frequency)
+{
     struct rt_row_layout out = {
-        .weight_bytes = table->dim * (uint32_t)wire_dtype_size(table->dtype),
-        .state_count = rt_state_count(&table->optimizer, table->dim),
+        .weight_bytes = dim * (uint32_t)wire_dtype_size(dtype),
+        .state_count = state_count,
     };
     uint32_t at = sizeof(uint64_t);
 
-    if (table->eviction.kind != RT_EVICT_NONE || table->ttl_seconds > 0) {
+    if (touched) {
         out.touched = at;
         at += sizeof(uint32_t);
     }
-    if (table->eviction.kind == RT_EVICT_LFU) {
+    if (frequency) {
         out.frequency = at;
         at += sizeof(float);
     }

@@ -61,6 +61,9 @@ struct rt_row_layout {
 };
 
 struct rt_row_layout rt_row_layout(const struct rt_table_conf *table);
+/* The same of a file's rows, whose table is known by its numbers. */
+struct rt_row_layout rt_row_place(uint32_t dim, uint32_t dtype, uint32_t state_count, bool touched,
+                                  bool frequency);
 
 /* Floats of optimizer state of one row: those of its slots, one slot after the other. */
 uint32_t rt_state_count(const struct rt_sparse_optimizer_conf *optimizer, uint32_t dim);
