@@ -21,8 +21,11 @@
 
 #define RT_ROWFILE_VERSION 1u
 #define RT_ROWFILE_BLOCK_MAX                                                                       \
-    ((size_t)1 << 20)               /* bytes of a payload of rows or ids: at least a row */
-#define RT_ROWFILE_NAME "rows.%05u" /* of owner number .. in its checkpoint's folder */
+    ((size_t)1 << 20) /* bytes of a payload of rows or ids: at least a row */
+#define RT_ROWFILE_POLICY_MAX                                                                      \
+    ((size_t)64 << 20) /* bytes of a payload of policies; who has more puts several */
+#define RT_ROWFILE_HEAD_MAX ((size_t)16 << 20)
+#define RT_ROWFILE_NAME     "rows.%05u" /* of owner number .. in its checkpoint's folder */
 
 enum rt_rowfile_kind {
     RT_ROWFILE_ROWS = 1,
@@ -61,7 +64,9 @@ struct rt_rowfile_out {
     struct rt_rowfile_table *table; /* [n_tables] so far */
     uint64_t *seed;                 /* [n_tables] of rows' digests */
     struct rt_row_layout *layout;   /* [n_tables] */
-    void *hash;                     /* of all bytes so far: its state */
+    struct rt_hash *hash;           /* of all bytes so far */
+    uint64_t attempt;
+    bool is_full; /* no base: then nothing is removed */
 };
 
 /* RT_EFILE, RT_ENOMEM, as all of these; after an error only rt_rowfile_drop(). @job: stays. */
