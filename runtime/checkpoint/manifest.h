@@ -1,7 +1,8 @@
 /* runtime/checkpoint/manifest.h -- what a checkpoint is: DIR/NAME/manifest.json, written when all that it names is on disk.
  *
  * JSON, for people too; its last key `digest` is XXH3-64 of the text before it, so one that was changed or torn is not believed.
- * Numbers of 64 bits are texts of 16 hex digits. A bitmap of the ledger is hex as well. Any thread. */
+ * Counts are numbers below 2^63; hashes, digests and the seed are texts of 16 hex digits, a bitmap of the ledger is hex as well.
+ * Any thread. */
 #ifndef RT_MANIFEST_H
 #define RT_MANIFEST_H
 
@@ -9,10 +10,10 @@
 #include "runtime/job/job.h"
 #include "runtime/wire/batch.h"
 
-#define RT_MANIFEST_NAME      "manifest.json"
-#define RT_MANIFEST_VERSION   1u
-#define RT_MANIFEST_BYTES_MAX ((size_t)64 << 20)
-#define RT_MANIFEST_FILES_MAX 131072u /* owners and a few more */
+#define RT_MANIFEST_NAME       "manifest.json"
+#define RT_MANIFEST_VERSION    1u
+#define RT_MANIFEST_BYTES_MAX  ((size_t)64 << 20)
+#define RT_MANIFEST_OTHERS_MAX 64u /* files that are no owner's */
 
 struct rt_manifest_table {
     const char *name;
@@ -69,7 +70,7 @@ int rt_manifest_read(const char *dir, const char *name,
 void rt_manifest_destroy(struct rt_manifest *manifest); /* one that was read; NULL is legal */
 
 /* Is it of this job? RT_EUSAGE says what differs: name, file of the configuration, data; with a learning rate or `checkpoint.*`
- * changed it is. */
+ * changed it is. Ranks, threads and CPU, which `exact` wants to be the same, are for who knows them to compare. */
 int rt_manifest_check_job(const struct rt_manifest *manifest, const struct rt_job *job);
 
 #endif

@@ -13,15 +13,17 @@
 #define RT_STORE_MAX       4096u /* checkpoints in a folder */
 #define RT_STORE_CHAIN_MAX 1024u
 
-/* Make DIR/NAME. What is left there of an attempt without a manifest is removed. RT_EUSAGE: a checkpoint of this name is there, or it
- * is no token; RT_EFILE. */
+/* Make DIR/NAME. What is left there of an attempt without a manifest is removed. RT_EUSAGE: a checkpoint of this name is there, or
+ * something that is no checkpoint's, or it is no token or `latest`; RT_EFILE. */
 int rt_store_begin(const char *dir, const char *name);
-/* All files of the manifest are there and on disk: publish it. fsync of the folder, manifest (temporary, fsync, rename, fsync of the
+/* All files of the manifest are there and on disk (looked at: there, and as long as it says): publish it. RT_EDATA: they are not, or
+ * the manifest could not be read again; RT_EFILE. fsync of the folder, manifest (temporary, fsync, rename, fsync of the
  * folder), fsync of DIR. After an error the checkpoint is not there, or is: read it again to know. */
 int rt_store_publish(const char *dir, const struct rt_manifest *manifest);
 /* Remove a checkpoint: its manifest first. One that is not there is gone already. RT_EFILE. */
 int rt_store_remove(const char *dir, const char *name);
-/* Remove folders without a manifest, but for `but` (NULL: all). @return how many, or RT_EFILE */
+/* Remove folders without a manifest, but for `but` (NULL: all) and those in which there is anything that is no checkpoint's.
+ * @return how many, or RT_EFILE */
 int rt_store_sweep(const char *dir, const char *but);
 /* Keep the newest `keep` full checkpoints and what goes on from them. @return how many were removed, or RT_EFILE */
 int rt_store_retain(const char *dir, uint32_t keep);
@@ -58,8 +60,10 @@ int rt_store_verify_file(const char *dir, const struct rt_manifest *manifest, si
 /* The file of a checkpoint, for reading: under DIR/NAME, no link. Caller frees (rt_free). RT_EFILE, RT_EUSAGE. */
 int rt_store_path(const char *dir, const char *name, const char *file, char **out);
 
-/* Which checkpoint is meant: `latest`, the newest that is whole by its manifest and of this job, with the chain it needs; or that
- * name. What was passed over, and why, is logged as a warning. RT_EUSAGE: there is none (of that name); RT_EDATA. */
+/* Which checkpoint is meant: `latest`, the newest that is whole by its manifest (its files are there, as long as it says) and of this
+ * job, with the chain it needs; or that name. What was passed over, and why, is logged as a warning. RT_EUSAGE: there is none at all
+ * (of that name), or that one is of another job; RT_EDATA: there are, but `latest` finds none that can be used, or that one cannot;
+ * RT_EFILE, RT_ENOMEM. */
 int rt_store_choose(const char *dir, const char *which, const struct rt_job *job, char **name);
 
 #endif
