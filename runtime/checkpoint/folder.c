@@ -66,12 +66,14 @@ int rt_folder_open_file(int folder, const char *path, const char *file, int *fd,
     int err = 0;
 
     *fd = openat(folder, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (*fd < 0 && (errno == ELOOP || errno == ENXIO)) /* a link, a socket */
+        return RT_FAIL(RT_EDATA, "%s: it is not a file", path);
     if (*fd < 0)
         return errno == ENOENT ? 0 : fail(path, "cannot be opened");
     if (fstat(*fd, &st) != 0)
         err = fail(path, "cannot be opened");
     else if (!S_ISREG(st.st_mode))
-        err = RT_FAIL(RT_EFILE, "%s: cannot be opened: not a file", path);
+        err = RT_FAIL(RT_EDATA, "%s: it is not a file", path);
     if (err) {
         close(*fd);
         *fd = -1;

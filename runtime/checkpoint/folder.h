@@ -19,7 +19,7 @@ int rt_folder_open(const char *dir, const char *name, int *fd);
 int rt_folder_open_any(const char *dir, const char *name, int *fd);
 void rt_folder_close(int fd); /* -1 is legal */
 
-/* A file of it, for reading; *fd -1: there is none. @path: for words. RT_EFILE: no file. */
+/* A file of it, for reading; *fd -1: there is none. @path: for words. RT_EDATA: it is no file, a link for instance; RT_EFILE. */
 int rt_folder_open_file(int folder, const char *path, const char *file, int *fd, uint64_t *size);
 /* All of it, at most `limit` bytes: *text is the caller's (rt_free). RT_EFILE, RT_EDATA, RT_ENOMEM */
 int rt_folder_read(int folder, const char *path, const char *file, size_t limit, char **text,

@@ -66,7 +66,7 @@ void rt_manifest_write(const struct rt_manifest *manifest, struct rt_strbuf *out
 /* RT_EDATA names path, byte or key, what was expected and what is there; RT_EUSAGE: a version that is not ours; RT_ENOMEM. */
 int rt_manifest_parse(const char *path, const char *text, size_t size, struct rt_manifest **out);
 int rt_manifest_read(const char *dir, const char *name,
-                     struct rt_manifest **out);         /* RT_EFILE too */
+                     struct rt_manifest **out); /* RT_EFILE: it is not there, or nobody knows */
 void rt_manifest_destroy(struct rt_manifest *manifest); /* one that was read; NULL is legal */
 
 /* Is it of this job? RT_EUSAGE says what differs: name, file of the configuration, data; with a learning rate or `checkpoint.*`

@@ -360,17 +360,19 @@ static int is_checkpoint(const char *dir, const char *name)
     return rc;
 }
 
-/* @return 1: it is a checkpoint; 0: it is none */
+/* @return 1: it is a checkpoint; 0: it is none, or was taken away meanwhile. Where memory or disk fail nothing is known of it: it
+ * may be the newest. */
 static int list_one(const char *dir, const char *name, struct rt_stored *out)
 {
     int rc = is_checkpoint(dir, name);
 
-    if (rc == 0)
-        return 0;
+    if (rc <= 0)
+        return rc;
     *out = (struct rt_stored){0};
-    if (rc > 0)
-        rc = rt_manifest_read(dir, name, &out->manifest);
-    if (rc == RT_ENOMEM) /* nothing is known of it: an older one would be taken for the newest */
+    rc = rt_manifest_read(dir, name, &out->manifest);
+    if (rc == RT_EFILE && is_checkpoint(dir, name) == 0)
+        return 0;
+    if (rc == RT_EFILE || rc == RT_ENOMEM)
         return rc;
     if (rc < 0)
         out->why = rt_xstrdup(rt_err_text());
@@ -504,7 +506,7 @@ static int choose_latest(const char *dir, const struct rt_store_list *list,
 
     for (*which = 0; *which < list->n; ++*which) {
         err = check_chosen(dir, list, *which, job);
-        if (!err || err == RT_ENOMEM)
+        if (!err || err == RT_EFILE || err == RT_ENOMEM)
             return err;
         rt_log(RT_LOG_WARN, "checkpoint passed over name=%s why=\"%s\"", list->at[*which].name,
                rt_err_text());

@@ -32,7 +32,8 @@ int rt_store_retain(const char *dir, uint32_t keep);
  * @return how many were, or RT_EUSAGE, RT_EFILE */
 int rt_store_roll_back(const char *dir, const char *name);
 
-/* All checkpoints, the newest (by attempt) first. One whose manifest cannot be believed has none and says why. */
+/* All checkpoints, the newest (by attempt) first. One whose manifest cannot be believed has none and says why; it
+ * stands behind all others. */
 struct rt_stored {
     char *name;
     struct rt_manifest *manifest; /* NULL: */
@@ -42,7 +43,8 @@ struct rt_store_list {
     struct rt_stored *at; /* [n] */
     size_t n;
 };
-int rt_store_list(const char *dir, struct rt_store_list *out); /* RT_EFILE, RT_ELIMIT */
+/* RT_EFILE, RT_ENOMEM: also where a single manifest could not be read, for it may be the newest; RT_ELIMIT. */
+int rt_store_list(const char *dir, struct rt_store_list *out);
 void rt_store_list_release(struct rt_store_list *list);
 /* The checkpoint list->at[which] and all that it needs: indices, the full one first; *n of at most RT_STORE_CHAIN_MAX.
  * RT_EDATA says which is missing. */
@@ -57,7 +59,8 @@ int rt_store_verify(const char *dir, const struct rt_manifest *manifest, const s
 int rt_store_verify_file(const char *dir, const struct rt_manifest *manifest, size_t file,
                          const struct rt_job *job, rt_store_read_fn read, void *ctx);
 
-/* The file of a checkpoint, for reading: under DIR/NAME, no link. Caller frees (rt_free). RT_EFILE, RT_EUSAGE. */
+/* The file of a checkpoint, for reading: under DIR/NAME. Caller frees (rt_free). RT_EFILE: there is none, or nobody knows; RT_EDATA: it
+ * is a link, or else no file; RT_EUSAGE: that is no name. */
 int rt_store_path(const char *dir, const char *name, const char *file, char **out);
 
 /* Which checkpoint is meant: `latest`, the newest that is whole by its manifest (its files are there, as long as it says) and of this
