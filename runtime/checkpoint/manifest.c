@@ -17,7 +17,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FORMAT_KEY  "format"
 #define DIGEST_HEAD "  \"digest\": \""
 #define DIGEST_TAIL "\"\n}\n"
 #define HEX_DIGITS  16
@@ -151,7 +150,7 @@ void rt_manifest_write(const struct rt_manifest *manifest, struct rt_strbuf *out
 {
     size_t from = out->len;
 
-    rt_strbuf_addf(out, "{\n  \"%s\": %u,\n", FORMAT_KEY, RT_MANIFEST_VERSION);
+    rt_strbuf_addf(out, "{\n  \"format\": %u,\n", RT_MANIFEST_VERSION);
     rt_fields_write_lines(scalars, ARRAY_LEN(scalars), manifest, out);
     add_list(out, "ledger", ledger_fields, ARRAY_LEN(ledger_fields), manifest->ledger,
              manifest->n_ledger, sizeof(*manifest->ledger));
@@ -310,10 +309,10 @@ static int check_digest(const char *path, const char *text, size_t size)
 
 static int check_version(const char *path, const json_t *root)
 {
-    const json_t *version = json_object_get(root, FORMAT_KEY);
+    const json_t *version = json_object_get(root, "format");
 
     if (!json_is_integer(version))
-        return RT_FAIL(RT_EDATA, "%s: damaged manifest: " FORMAT_KEY ": expected a number", path);
+        return RT_FAIL(RT_EDATA, "%s: damaged manifest: format: expected a number", path);
     if (json_integer_value(version) != RT_MANIFEST_VERSION)
         return RT_FAIL(RT_EUSAGE, "%s: manifest of version %lld, this program reads version %u",
                        path, (long long)json_integer_value(version), RT_MANIFEST_VERSION);
@@ -349,7 +348,8 @@ static int load(const char *path, const char *text, size_t size, json_t **root)
     *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &why);
     if (*root)
         return 0;
-    if (json_error_code(&why) == json_error_out_of_memory)
+    /* Where its first piece of memory is missing it says nothing at all; later it may call it an error of the text. */
+    if (json_error_code(&why) == json_error_out_of_memory || why.text[0] == '\0')
         return RT_FAIL(RT_ENOMEM, "%s: out of memory", path);
     return RT_FAIL(RT_EDATA, "%s: damaged manifest: line %d: %s", path, why.line, why.text);
 }

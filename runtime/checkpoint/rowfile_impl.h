@@ -1,7 +1,7 @@
 /* runtime/checkpoint/rowfile_impl.h -- a row file byte by byte, for who writes and who reads it; nobody else includes it.
  *
- * All numbers are little-endian, every structure and every payload begins at a multiple of 8 bytes of the file. README.md of this
- * folder shows the same as tables. */
+ * All numbers are little-endian, every structure and every payload begins at a multiple of 8 bytes of the file. embedding_server/README.md
+ * shows the same as a picture. */
 #ifndef RT_ROWFILE_IMPL_H
 #define RT_ROWFILE_IMPL_H
 
@@ -45,9 +45,9 @@ struct rt_rowfile_block_head {
     uint32_t head_crc;    /* CRC32C of the 36 bytes before */
 };
 
-_Static_assert(sizeof(struct rt_rowfile_prelude) == 72, "as README.md says");
-_Static_assert(sizeof(struct rt_rowfile_entry) == 32, "as README.md says");
-_Static_assert(sizeof(struct rt_rowfile_block_head) == 40, "as README.md says");
+_Static_assert(sizeof(struct rt_rowfile_prelude) == 72, "as embedding_server/README.md says");
+_Static_assert(sizeof(struct rt_rowfile_entry) == 32, "as embedding_server/README.md says");
+_Static_assert(sizeof(struct rt_rowfile_block_head) == 40, "as embedding_server/README.md says");
 _Static_assert(sizeof(struct rt_rowfile_table) == 24, "the payload of the END");
 
 static inline uint32_t rt_rowfile_head_crc(const uint8_t *head, size_t bytes)

@@ -35,7 +35,7 @@ static int check_name(const char *name)
     if (wire_is_token(name) && strcmp(name, LATEST) != 0)
         return 0;
     return RT_FAIL(RT_EUSAGE,
-                   "checkpoint '%.64s': expected 1 to 63 of A-Z a-z 0-9 _ -, and not '" LATEST "'",
+                   "checkpoint '%.64s': expected 1 to 63 of A-Z a-z 0-9 _ -, and not 'latest'",
                    name);
 }
 
@@ -508,7 +508,7 @@ static int choose_latest(const char *dir, const struct rt_store_list *list,
         err = check_chosen(dir, list, *which, job);
         if (!err || err == RT_EFILE || err == RT_ENOMEM)
             return err;
-        rt_log(RT_LOG_WARN, "checkpoint passed over name=%s why=\"%s\"", list->at[*which].name,
+        rt_log(RT_LOG_WARN, "checkpoint_passed_over name=%s reason=\"%s\"", list->at[*which].name,
                rt_err_text());
         if (!first)
             first = rt_xstrdup(rt_err_text());
