@@ -120,12 +120,44 @@ static void xxh3_any_isa(void **state)
     free(data);
 }
 
+/* In pieces of any lengths, the set of instructions changing between them. */
+static void xxh3_in_pieces(void **state)
+{
+    enum { SIZE = 70000 };
+    enum rt_isa own = rt_cpu_isa();
+    uint8_t *data = malloc(SIZE);
+
+    (void)state;
+    for (size_t i = 0; i < SIZE; i++)
+        data[i] = (uint8_t)rt_draw(11, i);
+    for (uint64_t i = 0; i < 200; i++) {
+        size_t size = (size_t)rt_below(rt_draw(12, i), i < 100 ? 1000 : SIZE), n;
+        struct rt_hash *hash = rt_hash_create();
+
+        assert_non_null(hash);
+        for (size_t at = 0, k = 0; at < size; at += n, k++) {
+            n = 1 + (size_t)rt_below(rt_draw(13 + i, k), k % 3 ? 9000 : 40);
+            n = n < size - at ? n : size - at;
+            rt_cpu_set_isa((enum rt_isa)(rt_draw(14 + i, k) % ((uint32_t)own + 1)));
+            rt_hash_add(hash, data + at, n);
+            if (k % 4 == 0)
+                assert_true(rt_hash_value(hash) == rt_hash_bytes(data, at + n));
+        }
+        if (rt_hash_value(hash) != rt_hash_bytes(data, size))
+            fail_msg("%zu bytes", size);
+        rt_hash_destroy(hash);
+    }
+    rt_hash_destroy(NULL);
+    rt_cpu_set_isa(own);
+    free(data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(crc_vectors),  cmocka_unit_test(crc_fast_equals_portable),
-        cmocka_unit_test(xxh3_vectors), cmocka_unit_test(xxh3_any_isa),
-        cmocka_unit_test(id_vectors),
+        cmocka_unit_test(crc_vectors),    cmocka_unit_test(crc_fast_equals_portable),
+        cmocka_unit_test(xxh3_vectors),   cmocka_unit_test(xxh3_any_isa),
+        cmocka_unit_test(xxh3_in_pieces), cmocka_unit_test(id_vectors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
