@@ -22,7 +22,9 @@
     X(source)   /* data_compose/source.h: plain and gzip files, reads of any length */             \
     X(block)    /* data_compose/block.h: the binary form, checksums made good by an odd first byte */ \
     X(model)    /* trainer/model/parse.h: a model file and overrides, between "====" */            \
-    X(safetensors) /* runtime/job/safetensors.h: a file, or a header whose length is made good */
+    X(safetensors) /* runtime/job/safetensors.h: a file, or a header whose length is made good */  \
+    X(rowfile)  /* runtime/checkpoint/rowfile.h: checksums made good by an odd first byte */       \
+    X(manifest) /* runtime/checkpoint/manifest.h: the digest made good by an odd first byte */
 /* clang-format on */
 
 #define X(name) int fuzz_##name(const uint8_t *data, size_t size);
