@@ -203,3 +203,51 @@ void ebs_admit_prefetch(const struct ebs_admit *admit, uint64_t id)
     if (admit && admit->n_lines > 0)
         __builtin_prefetch(line_of(admit, id, &print), 1);
 }
+
+/* ---- to a file and back ---- */
+
+size_t ebs_admit_sketch(const struct ebs_admit *admit, const uint8_t **out)
+{
+    *out = admit ? (const uint8_t *)admit->line : NULL;
+    return admit ? admit->n_lines * sizeof(struct line) : 0;
+}
+
+static void merge_line(struct line *line, const struct line *from)
+{
+    unsigned used = 0;
+
+    while (used < ENTRIES && line->count[used] > 0)
+        used++;
+    for (unsigned i = 0; i < ENTRIES && from->count[i] > 0; i++) {
+        unsigned at = find(line, from->print[i]);
+
+        if (at == ENTRIES && used < ENTRIES) {
+            at = used++;
+            line->print[at] = from->print[i];
+        }
+        if (at < ENTRIES && line->count[at] < from->count[i])
+            line->count[at] = from->count[i];
+    }
+}
+
+/* Lines without an entry are not touched: their memory was perhaps never there. */
+bool ebs_admit_merge(struct ebs_admit *admit, const uint8_t *sketch, size_t bytes)
+{
+    struct line from;
+
+    if (bytes != (admit ? admit->n_lines * sizeof(from) : 0))
+        return false;
+    for (size_t at = 0; at < bytes; at += sizeof(from)) {
+        memcpy(&from, sketch + at, sizeof(from));
+        if (from.count[0] > 0)
+            merge_line(&admit->line[at / sizeof(from)], &from);
+    }
+    return true;
+}
+
+void ebs_admit_clear(struct ebs_admit *admit)
+{
+    for (uint64_t i = 0; admit && i < admit->n_lines; i++)
+        if (admit->line[i].count[0] > 0)
+            admit->line[i] = (struct line){0};
+}

@@ -48,6 +48,13 @@ bool ebs_admit_ask(struct ebs_admit *admit, uint64_t id, uint64_t draw);
 /* The id has its row: its count is not needed any more, and begins at zero should it lose the row. */
 void ebs_admit_forget(struct ebs_admit *admit, uint64_t id);
 
+/* The sketch as it stands; 0 bytes: there is none. */
+size_t ebs_admit_sketch(const struct ebs_admit *admit, const uint8_t **out);
+/* Count what another sketch of the same key has counted: of what both have the larger number, so no id's becomes smaller; of a
+ * line's entries that have no room those counted last here stay. false: it is of another size, and nothing has changed. */
+bool ebs_admit_merge(struct ebs_admit *admit, const uint8_t *sketch, size_t bytes);
+void ebs_admit_clear(struct ebs_admit *admit); /* nothing was counted */
+
 /* Ask for the memory that ask() and forget() will want. */
 void ebs_admit_prefetch(const struct ebs_admit *admit, uint64_t id);
 

@@ -51,6 +51,20 @@ void ebs_clock_tick(struct ebs_clock *clock, uint64_t time_ms);
 /* Time goes by without an update. Not between an update's tick and its last touch. */
 void ebs_clock_pass(struct ebs_clock *clock, uint64_t time_ms);
 
+/* What a clock knows, without a wall: what was touched so many ticks ago, or earlier, was left alone for so many ms at
+ * least. The youngest first; in a list both grow. */
+#define EBS_CLOCK_AGES (EBS_CLOCK_ENTRIES + 1)
+struct ebs_clock_age {
+    uint64_t ticks, ms;
+};
+/* @return how many */
+uint32_t ebs_clock_ages(const struct ebs_clock *clock, struct ebs_clock_age out[EBS_CLOCK_AGES]);
+
+/* A clock that was never told the wall goes on from what another knew at `tick`; while nobody kept it no time has passed. Of several
+ * others, one after the other: at the largest tick, and a row of so many ticks expires no earlier than by any of them. */
+void ebs_clock_restore(struct ebs_clock *clock, uint64_t tick, const struct ebs_clock_age *age,
+                       uint32_t n);
+
 /* Was a row that was touched then left alone for the time to live, by the wall as told last? */
 static inline bool ebs_clock_expired(const struct ebs_clock *clock, uint32_t touched)
 {
