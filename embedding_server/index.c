@@ -160,6 +160,11 @@ struct step {
     uint32_t done, n_lines;
 };
 
+static struct step step_now(const struct ebs_index *index)
+{
+    return (struct step){index->layout[0], index->layout[1], index->done, index->n_lines};
+}
+
 static void set_step(struct ebs_index *index, struct step to)
 {
     index->layout[0] = to.now;
@@ -173,7 +178,7 @@ static void set_step(struct ebs_index *index, struct step to)
 static int rebuild(struct ebs_index *index, const struct ebs_slab *slab, struct ebs_group group,
                    struct step to)
 {
-    struct step from = {index->layout[0], index->layout[1], index->done, index->n_lines};
+    struct step from = step_now(index);
     uint32_t n_lines = group.layout.n_lines;
     struct ebs_line *entry = rt_try_malloc(n_lines * sizeof(*entry));
     bool fits;
@@ -223,10 +228,44 @@ static int resize_small(struct ebs_index *index, const struct ebs_slab *slab, ui
     return rebuild(index, slab, (struct ebs_group){.layout = {.n_lines = most}}, to);
 }
 
+/* By the next unit, or while there is one group of fewer than SMALL_LINES lines by some lines. */
+static struct step step_after(struct step at)
+{
+    struct step to = at;
+
+    to.n_lines = rt_index_more(at.n_lines);
+    if (at.n_lines < SMALL_LINES) {
+        to.now.n_lines = to.n_lines;
+        if (to.n_lines == SMALL_LINES)
+            to.next = layout_after(to.now);
+        return to;
+    }
+    to.done++;
+    if (to.done == 1u << to.now.shift) {
+        to.now = to.next;
+        to.next = layout_after(to.now);
+        to.done = 0;
+    }
+    return to;
+}
+
+void ebs_index_reserve(struct ebs_index *index, uint64_t rows)
+{
+    struct step to = step_now(index);
+
+    if (index->count > 0)
+        return;
+    while (over(rows, to.n_lines, LOAD_GROW) && to.now.shift < SHIFT_MAX)
+        to = step_after(to);
+    if (ebs_region_grow(&index->region, to.n_lines * sizeof(struct ebs_line)) != 0)
+        return;
+    index->line = (struct ebs_line *)index->region.at;
+    set_step(index, to);
+}
+
 static int grow(struct ebs_index *index, const struct ebs_slab *slab)
 {
-    struct step to = {index->layout[0], index->layout[1], index->done + 1,
-                      rt_index_more(index->n_lines)};
+    struct step to = step_after(step_now(index));
     bool small = index->n_lines < SMALL_LINES;
     struct ebs_group group;
     int err;
@@ -242,22 +281,17 @@ static int grow(struct ebs_index *index, const struct ebs_slab *slab)
     group.first = index->done * EBS_UNIT_LINES;
     group.layout =
         (struct ebs_layout){index->layout[0].shift, index->layout[0].n_lines + EBS_UNIT_LINES};
-    if (to.done == 1u << to.now.shift) {
-        to.now = to.next;
-        to.next = layout_after(to.now);
-        to.done = 0;
-    }
     return rebuild(index, slab, group, to);
 }
 
 /* Take the last unit away, if what is left then is not too full. */
 static void shrink(struct ebs_index *index, const struct ebs_slab *slab)
 {
-    struct step to = {index->layout[0], index->layout[1], index->done,
-                      index->n_lines - EBS_UNIT_LINES};
+    struct step to = step_now(index);
     struct ebs_group group;
     int err;
 
+    to.n_lines -= EBS_UNIT_LINES;
     if (index->n_lines <= SMALL_LINES)
         to.n_lines = index->n_lines - index->n_lines / 8 - 1;
     if (to.n_lines == 0 || over(index->count, to.n_lines, LOAD_SHRINK))

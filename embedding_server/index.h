@@ -56,6 +56,9 @@ struct ebs_index {
 int ebs_index_init(struct ebs_index *index, uint64_t salt, struct ebs_budget *budget);
 void ebs_index_release(struct ebs_index *index);
 
+/* An index without entries gets lines for so many, as far as there is memory: none has to be spread while they come. */
+void ebs_index_reserve(struct ebs_index *index, uint64_t rows);
+
 /* `id` must be absent; the rows of all other entries are in the slab (growth reads their ids). RT_ENOMEM,
  * RT_EFULL (budget), RT_ELIMIT (ids chosen to collide); then nothing has changed for the caller. */
 int ebs_index_insert(struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,

@@ -96,6 +96,27 @@ const float *ebs_update_gradients(const struct ebs_table *table, const struct eb
  * was never trained. RT_ELIMIT: its capacity is reached; RT_EFULL, RT_ENOMEM of memory. */
 int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight, const float *state);
 
+/* ---- rows of a checkpoint (put.c) ---- */
+
+/* Memory of the index for so many rows of an empty table, as far as there is any: they come faster then. */
+void ebs_table_reserve(struct ebs_table *table, uint64_t rows);
+
+/* Rows as they stand in a file, state and policies' marks included; a row that has one of their ids is replaced.
+ * @row: [n] each of ebs_table_row_bytes(), 4-byte aligned.  @shift: added to each `touched`, mod 2^32.
+ * @left_out: added to: rows for which a table that may evict had no room; there the rows that came first stay.
+ * RT_ELIMIT, RT_EFULL, RT_ENOMEM: a table that may not evict has no room for all; some are there. */
+int ebs_table_put_rows(struct ebs_table *table, const uint8_t *const *row, size_t n, uint32_t shift,
+                       uint64_t *left_out);
+
+/* Forget the rows of these ids.  Return: how many there were. */
+uint64_t ebs_table_remove_rows(struct ebs_table *table, const uint64_t *id, size_t n);
+
+/* As a table that was just made: no rows, counts, time. RT_ENOMEM, RT_EFULL: only ebs_table_destroy() or the same again. */
+int ebs_table_clear(struct ebs_table *table);
+
+/* Sum of the rows' digests, mod 2^64 (runtime/checkpoint/rowfile.h): the same however rows are spread over tables. */
+uint64_t ebs_table_digest(const struct ebs_table *table);
+
 /* Forget a row: from now on it reads as its initial value. false: there was none. */
 bool ebs_table_remove(struct ebs_table *table, uint64_t id);
 

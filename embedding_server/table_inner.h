@@ -76,6 +76,10 @@ static inline size_t ebs_settle(const struct ebs_table *table, struct ebs_stretc
     return missing;
 }
 
+/* A slot in the slab and one in the index for an id that has none; the row's content is undefined (put.c). RT_EFULL, RT_ENOMEM,
+ * RT_ELIMIT: nothing has changed. */
+int ebs_table_place(struct ebs_table *table, uint64_t id, uint32_t *out);
+
 /* Take a row out of the table (table.c); who calls counts it. */
 void ebs_table_drop(struct ebs_table *table, uint32_t row);
 

@@ -23,7 +23,6 @@
  * choice (evict.h); those that are not needed stay. */
 #include "embedding_server/table_inner.h"
 #include "runtime/base/assert.h"
-#include "runtime/base/err.h"
 #include "runtime/base/half.h"
 
 #include <math.h>
@@ -154,74 +153,6 @@ static void fill_row(struct ebs_table *table, uint64_t id, uint8_t *row)
     ebs_optimizer_state_fill(&table->optimizer, (float *)(row + layout->state));
 }
 
-/* A slot in the slab and one in the index. On an error nothing has changed. */
-static int place_row(struct ebs_table *table, uint64_t id, uint32_t *out)
-{
-    uint32_t row;
-    int err = ebs_slab_alloc(&table->slab, id, &row);
-
-    if (err)
-        return err;
-    err = ebs_index_insert(&table->index, &table->slab, ebs_index_hash(&table->index, id), row);
-    if (err) {
-        ebs_slab_free(&table->slab, row);
-        return err;
-    }
-    *out = row;
-    return 0;
-}
-
-/* The row of an id that is to be put. */
-static int row_to_put(struct ebs_table *table, uint64_t id, uint32_t *number)
-{
-    uint8_t *row;
-    int err;
-
-    *number = ebs_table_find(table, id);
-    if (*number != EBS_ROW_NONE)
-        return 0;
-    if (table->slab.count >= table->capacity)
-        return RT_FAIL(RT_ELIMIT,
-                       "table %s: an owner has room for %llu rows, and there are more: expected "
-                       "more workers or embedding servers",
-                       table->name, (unsigned long long)table->capacity);
-    err = place_row(table, id, number);
-    if (err)
-        return RT_FAIL(err,
-                       err == RT_EFULL ? "table %s: global.embedding_server.memory has no room for "
-                                         "more than %llu rows"
-                                       : "table %s: no memory for more than %llu rows",
-                       table->name, (unsigned long long)table->slab.count);
-    row = ebs_slab_at(&table->slab, *number);
-    fill_row(table, id, row);
-    ebs_evict_born(&table->evict, row, table->clock.now);
-    table->counts.created++;
-    return 0;
-}
-
-int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight, const float *state)
-{
-    const struct rt_row_layout *layout = &table->layout;
-    uint32_t number;
-    uint8_t *row;
-    int err = row_to_put(table, id, &number);
-
-    if (err)
-        return err;
-    row = ebs_slab_at(&table->slab, number);
-    if (table->job.dtype == WIRE_F32)
-        memcpy(row + layout->weight, weight, table->dim * sizeof(float));
-    else
-        ebs_element_round(table->job.dtype, weight, row + layout->weight, table->dim);
-    if (state)
-        memcpy(row + layout->state, state, layout->state_count * sizeof(float));
-    else
-        ebs_optimizer_state_fill(&table->optimizer, (float *)(row + layout->state));
-    if (table->marking)
-        ebs_slab_mark(&table->slab, number);
-    return 0;
-}
-
 /* Room is made where there is none. false: it could not be. */
 static bool place_with_room(struct making *m, uint64_t id, uint32_t *out)
 {
@@ -230,10 +161,10 @@ static bool place_with_room(struct making *m, uint64_t id, uint32_t *out)
 
     if (full && !evict_one(m))
         return false;
-    if (place_row(table, id, out) == 0)
+    if (ebs_table_place(table, id, out) == 0)
         return true;
     m->no_memory = true;
-    return evict_one(m) && place_row(table, id, out) == 0;
+    return evict_one(m) && ebs_table_place(table, id, out) == 0;
 }
 
 /* The new row; NULL: there is no room for it. */
