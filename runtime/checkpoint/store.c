@@ -115,6 +115,16 @@ static int check_all_there(int folder, const char *dir, const struct rt_manifest
     return err;
 }
 
+int rt_store_check_there(const char *dir, const struct rt_manifest *manifest)
+{
+    int folder = -1, err = rt_folder_open(dir, manifest->name, &folder);
+
+    if (!err)
+        err = check_all_there(folder, dir, manifest);
+    rt_folder_close(folder);
+    return err;
+}
+
 /* One that cannot be read again is not written. */
 static int write_manifest(const char *path, const struct rt_manifest *manifest)
 {
@@ -486,14 +496,10 @@ static int check_chosen(const char *dir, const struct rt_store_list *list, size_
 
     for (size_t i = n; !err && i-- > 0;) {
         const struct rt_stored *at = &list->at[chain[i]];
-        int folder = -1;
 
         err = rt_manifest_check_job(at->manifest, job);
         if (!err)
-            err = rt_folder_open(dir, at->name, &folder);
-        if (!err)
-            err = check_all_there(folder, dir, at->manifest);
-        rt_folder_close(folder);
+            err = rt_store_check_there(dir, at->manifest);
     }
     return err;
 }

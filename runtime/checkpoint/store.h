@@ -10,6 +10,8 @@
 
 #include "runtime/checkpoint/manifest.h"
 
+struct rt_rowfile;
+
 #define RT_STORE_MAX       4096u /* checkpoints in a folder */
 #define RT_STORE_CHAIN_MAX 1024u
 
@@ -58,6 +60,15 @@ int rt_store_verify(const char *dir, const struct rt_manifest *manifest, const s
 /* The same of one of its files. */
 int rt_store_verify_file(const char *dir, const struct rt_manifest *manifest, size_t file,
                          const struct rt_job *job, rt_store_read_fn read, void *ctx);
+
+/* Are all files of one checkpoint there, and as long as its manifest says? RT_EDATA, RT_EFILE. Quick: nothing is read. */
+int rt_store_check_there(const char *dir, const struct rt_manifest *manifest);
+/* For who reads a row file himself. It is open: is it the part that the manifest has it for? Its last block was read: is it all of
+ * that? @path: for the text. RT_EDATA. */
+int rt_store_check_head(const struct rt_manifest *manifest, const char *path,
+                        const struct rt_manifest_file *file, const struct rt_rowfile *rows);
+int rt_store_check_end(const char *path, const struct rt_manifest_file *file,
+                       const struct rt_rowfile *rows);
 
 /* The file of a checkpoint, for reading: under DIR/NAME. Caller frees (rt_free). RT_EFILE: there is none, or nobody knows; RT_EDATA: it
  * is a link, or else no file; RT_EUSAGE: that is no name. */

@@ -116,8 +116,8 @@ static int verify_plain(struct check *c, const char *path, const struct rt_manif
 /* ---- an owner's ---- */
 
 /* Is it the part of this checkpoint that the manifest has it for? */
-static int check_head(const struct rt_manifest *m, const char *path,
-                      const struct rt_manifest_file *file, const struct rt_rowfile *rows)
+int rt_store_check_head(const struct rt_manifest *m, const char *path,
+                        const struct rt_manifest_file *file, const struct rt_rowfile *rows)
 {
     const struct rt_rowfile_head *h = rt_rowfile_head(rows);
     bool same_tables = h->n_tables == m->n_tables;
@@ -143,6 +143,12 @@ static int check_head(const struct rt_manifest *m, const char *path,
     return 0;
 }
 
+int rt_store_check_end(const char *path, const struct rt_manifest_file *file,
+                       const struct rt_rowfile *rows)
+{
+    return check_whole(path, file, rt_rowfile_bytes(rows), rt_rowfile_digest(rows));
+}
+
 static int verify_rows(struct check *c, const char *path, const struct rt_manifest_file *file)
 {
     struct rt_rowfile_block block;
@@ -150,13 +156,13 @@ static int verify_rows(struct check *c, const char *path, const struct rt_manife
     int err = rt_rowfile_open(path, c->job, &rows);
 
     if (!err)
-        err = check_head(c->manifest, path, file, rows);
+        err = rt_store_check_head(c->manifest, path, file, rows);
     while (!err && (err = rt_rowfile_next(rows, &block)) > 0) {
         tell(c, block.at + block.bytes);
         err = 0;
     }
     if (!err)
-        err = check_whole(path, file, rt_rowfile_bytes(rows), rt_rowfile_digest(rows));
+        err = rt_store_check_end(path, file, rows);
     for (uint32_t t = 0; !err && c->sum && t < c->manifest->n_tables; t++) {
         const struct rt_rowfile_table *is = &rt_rowfile_tables(rows)[t];
 
