@@ -125,6 +125,19 @@ static void push_low(struct ebs_filter *filter, struct split *split, uint64_t to
     split->low = to;
 }
 
+/* Move low over all that are applied. */
+static void advance(const struct ebs_filter *filter, struct split *split)
+{
+    for (;;) {
+        uint64_t *word = word_of(filter, split, split->low);
+
+        if (!(*word & bit_of(split->low)))
+            break;
+        *word &= ~bit_of(split->low);
+        split->low++;
+    }
+}
+
 void ebs_filter_set(struct ebs_filter *filter, uint64_t batch_id)
 {
     struct split *split = split_of(filter, (uint32_t)(batch_id >> EBS_SEQUENCE_BITS));
@@ -136,14 +149,26 @@ void ebs_filter_set(struct ebs_filter *filter, uint64_t batch_id)
     if (sequence - split->low >= filter->window)
         push_low(filter, split, sequence - filter->window + 1);
     *word_of(filter, split, sequence) |= bit_of(sequence);
-    for (;;) {
-        uint64_t *word = word_of(filter, split, split->low);
+    advance(filter, split);
+}
 
-        if (!(*word & bit_of(split->low)))
-            break;
-        *word &= ~bit_of(split->low);
-        split->low++;
+int ebs_filter_add(struct ebs_filter *filter, uint32_t number, uint64_t low, const uint8_t *bits,
+                   size_t bytes)
+{
+    struct split *split = split_of(filter, number);
+
+    if (bytes > filter->window / 8)
+        return RT_FAIL(RT_EPROTO, "split %u: bitmap of %zu bytes, expected at most %u", number,
+                       bytes, filter->window / 8);
+    rt_assert(split != NULL);
+    if (low > split->low) {
+        push_low(filter, split, low);
+        advance(filter, split);
     }
+    for (size_t i = 0; i < bytes * 8; i++)
+        if (bits[i / 8] >> i % 8 & 1)
+            ebs_filter_set(filter, (uint64_t)number << EBS_SEQUENCE_BITS | (low + i));
+    return 0;
 }
 
 uint64_t ebs_filter_low(const struct ebs_filter *filter, uint32_t split)
@@ -151,6 +176,11 @@ uint64_t ebs_filter_low(const struct ebs_filter *filter, uint32_t split)
     const struct split *known = split_of(filter, split);
 
     return known ? known->low : 0;
+}
+
+uint32_t ebs_filter_window(const struct ebs_filter *filter)
+{
+    return filter->window;
 }
 
 size_t ebs_filter_bytes(const struct ebs_filter *filter)

@@ -35,8 +35,14 @@ int ebs_filter_reserve(struct ebs_filter *filter, uint64_t batch_id);
 /* The batch is applied. Reserve first. */
 void ebs_filter_set(struct ebs_filter *filter, uint64_t batch_id);
 
+/* All sequences below `low`, and those of the bitmap above it (bit 0 is low itself), as the ledger has them, are applied. Reserve
+ * any batch of the split first. RT_EPROTO: the bitmap is longer than the window; then nothing has changed. */
+int ebs_filter_add(struct ebs_filter *filter, uint32_t split, uint64_t low, const uint8_t *bits,
+                   size_t bytes);
+
 /* The first sequence of a split that is not known to be applied; 0 for a split never seen. */
 uint64_t ebs_filter_low(const struct ebs_filter *filter, uint32_t split);
+uint32_t ebs_filter_window(const struct ebs_filter *filter);
 size_t ebs_filter_bytes(const struct ebs_filter *filter);
 
 #endif

@@ -168,6 +168,8 @@ void ebs_owner_register(const struct ebs_owner *owner, struct rt_metrics *metric
         {RT_COUNTER, "rows_nonfinite_total", "gradients left out", &s->rows_nonfinite},
         {RT_COUNTER, "requests_refused_total", "requests answered with an error", &s->refused},
         {RT_COUNTER, "requests_sliced_total", "large requests worked on in pieces", &s->sliced},
+        {RT_COUNTER, "lost_batches_total",
+         "batches whose updates were lost when the server was started anew", &s->lost},
         {RT_GAUGE, "lookups_waiting", "lookups that wait for a step", &s->waiting},
         {RT_GAUGE, "batches_open", "batches that wait for parts or ranks", &s->open},
         {RT_GAUGE, "step", "last step applied in synchronous mode", &s->step},

@@ -108,6 +108,7 @@ int ebs_owner_create(const struct ebs_owner_conf *conf, struct ebs_owner **out)
         err = ebs_gather_create(parts_bytes, &owner->gather);
     if (!err) {
         ebs_turn_start(owner);
+        ebs_window_start(owner);
         err = listen_on(owner);
     }
     if (err) {

@@ -48,14 +48,16 @@ struct ebs_owner_stats {
     _Atomic uint64_t lookups, rows_looked_up, rows_found;
     _Atomic uint64_t updates, updates_again; /* batches applied; repeats of applied ones */
     _Atomic uint64_t rows_applied, rows_nonfinite;
-    _Atomic uint64_t sliced;       /* lookups and applications that were done in pieces */
-    _Atomic uint64_t refused;      /* requests answered with an error */
-    _Atomic uint64_t waiting;      /* now: lookups that wait for a step */
-    _Atomic uint64_t open;         /* now: batches that wait for parts or ranks */
-    _Atomic uint64_t step;         /* last step applied in synchronous mode */
-    _Atomic uint64_t rows;         /* live, all tables */
-    _Atomic uint64_t row_bytes;    /* id, weights and state of the live rows */
-    _Atomic uint64_t memory_bytes; /* of all tables: the sum of their kinds */
+    _Atomic uint64_t sliced;  /* lookups and applications that were done in pieces */
+    _Atomic uint64_t refused; /* requests answered with an error */
+    _Atomic uint64_t waiting; /* now: lookups that wait for a step */
+    _Atomic uint64_t open;    /* now: batches that wait for parts or ranks */
+    _Atomic uint64_t step;    /* last step applied in synchronous mode */
+    _Atomic uint64_t lost;    /* batches that it lacked when it was told the ledger */
+    _Atomic uint64_t durable_updates, durable_ns; /* `updates` at the last published cut; when */
+    _Atomic uint64_t rows;                        /* live, all tables */
+    _Atomic uint64_t row_bytes;                   /* id, weights and state of the live rows */
+    _Atomic uint64_t memory_bytes;                /* of all tables: the sum of their kinds */
     _Atomic uint64_t budget,
         budget_used; /* bytes that tables may take, 0: any; that were taken of it */
     struct rt_histogram lookup_rows, lookup_seconds; /* per LookupRows answered */

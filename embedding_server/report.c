@@ -4,6 +4,7 @@
  *                                                     all tables; the summary of a run is made of these
  *   "memory_limit": null or the bytes of embedding_server.memory, "memory_limit_used"
  *   "lookups", "updates", ...                         requests
+ *   "updates_lost"                                    batches, of the worker that lost most (lost.h)
  *   "n_tables", "tables": [{"name", "dtype", "dim", "rows", "bytes": {a number for each kind}, "bytes_per_row",
  *               "created", "evicted", "expired", "not_admitted", "refused",
  *               "policy": {"admission", "eviction", "capacity_rows", "ttl_seconds"}}]
@@ -13,6 +14,7 @@
 #include "embedding_server/report.h"
 
 #include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
 
 #include <stdio.h>
@@ -24,6 +26,8 @@ struct ebs_report {
     const struct ebs_owner *owner[OWNERS_MAX];
     uint32_t owners;
     _Atomic double *bytes_per_row; /* [job->n_tables] */
+    _Atomic uint64_t window_batches;
+    _Atomic double window_seconds;
 };
 
 /* One table over all owners. */
@@ -65,6 +69,25 @@ static struct sum sum_table(const struct ebs_report *report, uint32_t table)
 
 /* ---- metrics ---- */
 
+/* What a crash would lose now, of the worker that would lose most. */
+static void refresh_window(struct ebs_report *report)
+{
+    uint64_t now = rt_now_ns(), batches = 0, ns = 0;
+
+    for (uint32_t o = 0; o < report->owners; o++) {
+        const struct ebs_owner_stats *s = ebs_owner_stats(report->owner[o]);
+        uint64_t durable = get(&s->durable_updates), since = get(&s->durable_ns);
+        uint64_t updates = get(&s->updates);
+
+        if (updates > durable && updates - durable > batches)
+            batches = updates - durable;
+        if (now > since && now - since > ns)
+            ns = now - since;
+    }
+    atomic_store_explicit(&report->window_batches, batches, memory_order_relaxed);
+    atomic_store_explicit(&report->window_seconds, (double)ns / 1e9, memory_order_relaxed);
+}
+
 static void refresh(void *ctx)
 {
     struct ebs_report *report = ctx;
@@ -75,6 +98,7 @@ static void refresh(void *ctx)
 
         atomic_store_explicit(&report->bytes_per_row[t], each, memory_order_relaxed);
     }
+    refresh_window(report);
 }
 
 struct ebs_report *ebs_report_create(const struct rt_job *job, struct rt_metrics *metrics)
@@ -93,6 +117,12 @@ struct ebs_report *ebs_report_create(const struct rt_job *job, struct rt_metrics
                        &report->bytes_per_row[t]);
     }
     rt_strbuf_release(&labels);
+    rt_metrics_u64(metrics, RT_GAUGE, "saffron_embedding_server_window_batches", NULL,
+                   "batches applied since the cut of the last checkpoint, which a crash would lose",
+                   &report->window_batches);
+    rt_metrics_f64(metrics, RT_GAUGE, "saffron_embedding_server_window_seconds", NULL,
+                   "seconds since the cut of the last checkpoint, before the first since the start",
+                   &report->window_seconds);
     rt_metrics_on_print(metrics, refresh, report);
     return report;
 }
@@ -195,7 +225,7 @@ static void put_tables(const struct ebs_report *report, json_t *object)
 void ebs_report_status(const struct ebs_report *report, json_t *object)
 {
     uint64_t rows = 0, memory = 0, limit = 0, used = 0, sent = 0;
-    uint64_t updates = 0, again = 0, nonfinite = 0, lookups = 0, looked_up = 0, found = 0;
+    uint64_t updates = 0, again = 0, nonfinite = 0, lookups = 0, looked_up = 0, found = 0, lost = 0;
     json_t *hops = json_object();
 
     for (uint32_t o = 0; o < report->owners; o++) {
@@ -207,6 +237,7 @@ void ebs_report_status(const struct ebs_report *report, json_t *object)
         used += get(&stats->budget_used);
         updates += get(&stats->updates);
         again += get(&stats->updates_again);
+        lost = get(&stats->lost) > lost ? get(&stats->lost) : lost;
         nonfinite += get(&stats->rows_nonfinite);
         lookups += get(&stats->lookups);
         looked_up += get(&stats->rows_looked_up);
@@ -228,6 +259,7 @@ void ebs_report_status(const struct ebs_report *report, json_t *object)
     put(object, "updates", updates);
     put(object, "updates_again", again);
     put(object, "rows_nonfinite", nonfinite);
+    put(object, "updates_lost", lost);
     put(hops, rt_role_name(RT_ROLE_MIDDLEWARE), sent);
     json_object_set_new(object, "bytes_sent", hops);
     put_tables(report, object);

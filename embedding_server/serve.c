@@ -81,5 +81,7 @@ const struct rt_method_def ebs_methods[] = {
      IDS_BYTES_MAX, ebs_serve_lookup},
     {WIRE_APPLY_GRADIENTS, "ApplyGradients", RT_ROLE_BIT(RT_ROLE_MIDDLEWARE), EBS_MESSAGE_BYTES_MAX,
      RT_PAYLOAD_MAX, ebs_serve_apply},
+    {WIRE_TELL_LEDGER, "TellLedger", RT_ROLE_BIT(RT_ROLE_TRAINER), RT_MESSAGE_MAX, 0,
+     ebs_serve_tell_ledger},
 };
 const size_t ebs_method_count = ARRAY_LEN(ebs_methods);

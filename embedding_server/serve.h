@@ -7,6 +7,7 @@
 #include "embedding_server/filter.h"
 #include "embedding_server/gather.h"
 #include "embedding_server/import.h"
+#include "embedding_server/lost.h"
 #include "embedding_server/owner.h"
 #include "embedding_server/save.h"
 #include "embedding_server/table.h"
@@ -47,6 +48,8 @@ struct ebs_owner {
     struct ebs_turn turn;
     struct ebs_saver saver;
     struct ebs_importer importer;
+    struct ebs_window window;
+    bool told_ledger;       /* what was lost is told */
     struct rt_arena *arena; /* of the request being served */
     struct wire_out reply;
     struct ebs_waiting *first, **last;

@@ -79,6 +79,8 @@ CASES = [
     ("SaffronRequestsRefused", [own("embedding_server", "requests_refused_total", BEGINS, worker="0")]),
     ("SaffronRowsRefused", [own("embedding_server", "rows_refused_total", BEGINS, table="c1"),
                             own("embedding_server", "rows_refused_total", GOOD_ZERO, table="c2")]),
+    ("SaffronUpdatesLost", [own("embedding_server", "lost_batches_total", "0x60 7x60", worker="0"),
+                            own("embedding_server", "start_time_seconds", "0x60 3600x60")]),
     ("SaffronNatsLost", [own("data_compose", "nats_connected", "1x60 0x60")]),
     ("SaffronFramesBad", [own("embedding_server", "frames_bad_total", BEGINS)]),
     ("SaffronLinksRefused", [own("middleware", "links_refused_total", BEGINS)]),
@@ -99,6 +101,8 @@ QUIET = [
     ("two restarts", [own("trainer", "start_time_seconds", "1000x60 2000x4 2300x60")]),
     ("no batch yet", [own("trainer", "loss", "NaNx120"), own("trainer", "steps_total", GOOD_ZERO), own("trainer", "test_auc", "NaNx120")]),
     ("all permits out, and nobody waits", steps(2, 4)),
+    ("a server that lost updates long ago", [own("embedding_server", "lost_batches_total", "7x120"),
+                                             own("embedding_server", "start_time_seconds", "-3600x120")]),
     ("another job's server", [series("up", "0x120", role="node-exporter")]),
     ("a link that breaks once", [own("middleware", "reconnects_total", "0x60 1x60")]),
 ]

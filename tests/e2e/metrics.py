@@ -27,7 +27,7 @@ SERVES = {
     "data_compose": [],
     "trainer": ["TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet", "TellFinished"],
     "middleware": ["PutBatch", "LookupBatch", "PushGradients", "ReleaseBatch"],
-    "embedding_server": ["LookupRows", "ApplyGradients"],
+    "embedding_server": ["LookupRows", "ApplyGradients", "TellLedger"],
 }
 
 

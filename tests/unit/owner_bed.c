@@ -73,9 +73,14 @@ static void on_up(void *ctx, struct rt_peer *peer)
 
 void owner_bed_connect(struct owner_bed *bed, uint32_t k)
 {
+    owner_bed_connect_as(bed, k, RT_ROLE_MIDDLEWARE);
+}
+
+void owner_bed_connect_as(struct owner_bed *bed, uint32_t k, enum rt_role role)
+{
     struct owner_asker *asker = &bed->asker[k];
     struct rt_rpc_conf conf = {.io = rt_loop_io(bed->loop),
-                               .self = identity(RT_ROLE_MIDDLEWARE, k),
+                               .self = identity(role, k),
                                .greeting = &wire_greeting,
                                .reply_max = 1 << 30,
                                .dead_ns = DEADLINE,

@@ -40,6 +40,8 @@ void owner_bed_halt(struct owner_bed *bed);
 
 /* Middleware k, a new one in the place of any other; returns when its connection is up. */
 void owner_bed_connect(struct owner_bed *bed, uint32_t k);
+/* The same of another role, in the place of middleware k. */
+void owner_bed_connect_as(struct owner_bed *bed, uint32_t k, enum rt_role role);
 void owner_bed_close(struct owner_bed *bed);
 
 /* Return: a buffer of the bed's pool with a copy of the data. */

@@ -1,0 +1,179 @@
+/* embedding_server/lost.c -- see lost.h. */
+#include "embedding_server/lost.h"
+#include "embedding_server/serve.h"
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/strbuf.h"
+#include "runtime/job/batch_id.h"
+
+#define TOLD 8u /* ranges in the log */
+
+/* ---- what is lost ---- */
+
+static void add_range(struct ebs_lost *out, uint32_t split, uint64_t sequence, uint64_t n)
+{
+    out->batches += n;
+    while (n > 0) {
+        uint32_t last = out->n_ranges - 1, part;
+        uint64_t id = rt_batch_id(split, sequence);
+
+        if (out->n_ranges == 0 || out->first[last] + out->count[last] != id ||
+            rt_batch_split(out->first[last]) != split || out->count[last] == UINT32_MAX) {
+            if (out->n_ranges == WIRE_LOST_MAX)
+                return;
+            last = out->n_ranges++;
+            out->first[last] = id;
+            out->count[last] = 0;
+        }
+        part = UINT32_MAX - out->count[last];
+        part = n < part ? (uint32_t)n : part;
+        out->count[last] += part;
+        sequence += part;
+        n -= part;
+    }
+}
+
+static bool is_finished(const struct wire_split_ledger *ledger, uint64_t sequence)
+{
+    uint64_t at = sequence - ledger->finished_low;
+
+    return sequence < ledger->finished_low || (ledger->finished[at / 8] >> at % 8 & 1);
+}
+
+void ebs_lost_add(const struct ebs_filter *filter, const struct wire_split_ledger *ledger,
+                  struct ebs_lost *out)
+{
+    uint64_t low = ebs_filter_low(filter, ledger->split), at = low;
+    uint64_t beyond = low + ebs_filter_window(filter);
+    uint64_t end = ledger->finished_low + (uint64_t)ledger->finished_bytes * 8;
+
+    if (end > RT_SEQUENCE_MAX + 1)
+        end = RT_SEQUENCE_MAX + 1;
+    while (at < end) {
+        if (at >= beyond && at < ledger->finished_low) { /* the filter tells nothing of these */
+            add_range(out, ledger->split, at, ledger->finished_low - at);
+            at = ledger->finished_low;
+            continue;
+        }
+        if (is_finished(ledger, at) && !ebs_filter_seen(filter, rt_batch_id(ledger->split, at)))
+            add_range(out, ledger->split, at, 1);
+        at++;
+    }
+}
+
+static void tell(const struct ebs_owner *owner, const struct ebs_lost *lost)
+{
+    struct rt_strbuf ranges;
+
+    rt_strbuf_init(&ranges);
+    for (uint32_t i = 0; i < lost->n_ranges && i < TOLD; i++)
+        rt_strbuf_addf(&ranges, "%s%u:%llu+%u", i ? " " : "", rt_batch_split(lost->first[i]),
+                       (unsigned long long)rt_batch_sequence(lost->first[i]), lost->count[i]);
+    rt_log(RT_LOG_WARN, "updates_lost worker=%u batches=%llu ranges=\"%s%s\"",
+           owner->conf.identity.loop, (unsigned long long)lost->batches, ranges.text,
+           lost->n_ranges > TOLD ? " ..." : "");
+    rt_strbuf_release(&ranges);
+}
+
+/* ---- TellLedger ---- */
+
+/* Everything that can fail of taking it over. */
+static int reserve(struct ebs_owner *owner, const struct wire_await_phase_reply *phase)
+{
+    uint32_t most = ebs_filter_window(owner->filter) / 8;
+    int err = 0;
+
+    for (uint32_t i = 0; i < phase->n_ledger && !err; i++) {
+        const struct wire_split_ledger *ledger = &phase->ledger[i];
+
+        err = ledger->finished_bytes > most
+                  ? RT_FAIL(RT_EPROTO,
+                            "TellLedger: split %u: bitmap of %u bytes, expected at most %u",
+                            ledger->split, ledger->finished_bytes, most)
+                  : ebs_filter_reserve(owner->filter, rt_batch_id(ledger->split, 0));
+    }
+    return err;
+}
+
+static void take(struct ebs_owner *owner, const struct wire_await_phase_reply *phase,
+                 struct ebs_lost *lost)
+{
+    for (uint32_t i = 0; i < phase->n_ledger; i++) {
+        const struct wire_split_ledger *ledger = &phase->ledger[i];
+
+        ebs_lost_add(owner->filter, ledger, lost);
+        (void)ebs_filter_add(owner->filter, ledger->split, ledger->finished_low, ledger->finished,
+                             ledger->finished_bytes);
+    }
+    if (lost->batches > 0)
+        tell(owner, lost);
+    ebs_add(&owner->stats.lost, lost->batches);
+    owner->told_ledger = true;
+}
+
+static void reply(struct ebs_owner *owner, struct rt_call *call, const struct ebs_lost *lost)
+{
+    struct wire_tell_ledger_reply m = {.lost = lost->batches,
+                                       .n_ranges = lost->n_ranges,
+                                       .first = lost->first,
+                                       .count = lost->count};
+    int err = wire_tell_ledger_reply_pack(&m, &owner->reply);
+
+    if (err)
+        rt_call_fail(call, err, rt_err_text());
+    else
+        rt_call_reply(call, &(struct rt_outgoing){.message = owner->reply.data,
+                                                  .message_size = owner->reply.size});
+}
+
+void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    struct ebs_owner *owner = ctx;
+    struct wire_await_phase_reply phase;
+    struct wire_tell_ledger m;
+    struct ebs_lost *lost = NULL;
+    int err;
+
+    rt_arena_reset(owner->arena);
+    err = wire_tell_ledger_unpack(request->message, request->header.message_size, owner->arena, &m);
+    if (!err)
+        err = wire_await_phase_reply_unpack(m.ledger, m.ledger_size, owner->arena, &phase);
+    if (!err)
+        lost = rt_arena_array(owner->arena, struct ebs_lost, 1);
+    if (!err && !lost)
+        err = RT_FAIL(RT_ENOMEM, "TellLedger: out of memory");
+    if (!err)
+        err = reserve(owner, &phase);
+    if (err) {
+        ebs_refuse(owner, call, err);
+        return;
+    }
+    if (!owner->told_ledger)
+        take(owner, &phase, lost);
+    reply(owner, call, lost);
+}
+
+/* ---- the window ---- */
+
+static void durable(struct ebs_owner *owner)
+{
+    ebs_set(&owner->stats.durable_updates, owner->window.updates);
+    ebs_set(&owner->stats.durable_ns, owner->window.ns);
+}
+
+void ebs_window_cut(struct ebs_owner *owner)
+{
+    owner->window.updates = ebs_get(&owner->stats.updates);
+    owner->window.ns = rt_io_now(owner->conf.io);
+}
+
+void ebs_window_start(struct ebs_owner *owner)
+{
+    ebs_window_cut(owner);
+    durable(owner);
+}
+
+void ebs_window_published(struct ebs_owner *owner)
+{
+    durable(owner);
+}
