@@ -4,8 +4,10 @@
 #include "embedding_server/owner.h"
 #include "embedding_server/place.h"
 #include "embedding_server/report.h"
+#include "embedding_server/restore.h"
 #include "embedding_server/save.h"
 #include "runtime/admin/net_metrics.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
@@ -230,27 +232,86 @@ static int start_worker(struct worker *worker)
     return err;
 }
 
-/* The rows of a saved model, before anybody can ask for one. */
-static int load_rows(struct server *server)
+/* The memory of an owner's rows is that of the thread which writes them first. */
+static void restore_begins(void *ctx, uint32_t w)
+{
+    const struct worker *worker = &((const struct server *)ctx)->worker[w];
+
+    if (worker->pinned)
+        (void)ebs_place_take(&worker->place, worker->local); /* the owner's own thread warns */
+}
+
+/* *there: the rows are those of a checkpoint. */
+static int restore_rows(struct server *server, struct ebs_owner *const *owner, bool *there)
+{
+    struct ebs_restore restore = {.dir = rt_process_checkpoint_dir(server->process),
+                                  .job = rt_process_job(server->process),
+                                  .owner = owner,
+                                  .n = server->workers,
+                                  .begin = restore_begins,
+                                  .ctx = server};
+    uint64_t began = rt_now_ns();
+    struct ebs_restored restored;
+    int err;
+
+    *there = false;
+    if (!rt_process_restores(server->process))
+        return 0;
+    err = ebs_restore(&restore, &restored);
+    *there = !err && restored.name[0] != '\0';
+    if (!*there)
+        return err;
+    rt_log(RT_LOG_INFO, "restored name=%s attempt=%llu step=%llu rows=%llu bytes=%llu seconds=%.3f",
+           restored.name, (unsigned long long)restored.attempt, (unsigned long long)restored.step,
+           (unsigned long long)restored.rows, (unsigned long long)restored.bytes,
+           (double)(rt_now_ns() - began) / 1e9);
+    if (restored.left_out > 0)
+        rt_log(RT_LOG_WARN, "rows_left_out rows=%llu from=\"%s/%s\"",
+               (unsigned long long)restored.left_out, restore.dir, restored.name);
+    if (restored.counts_left_out)
+        rt_log(RT_LOG_WARN,
+               "admission_counts_left_out from=\"%s/%s\" why=\"of another number of workers\"",
+               restore.dir, restored.name);
+    if (rt_process_init_from(server->process))
+        rt_log(RT_LOG_INFO, "init_from_not_read from=\"%s\" why=\"there is a checkpoint\"",
+               rt_process_init_from(server->process));
+    return 0;
+}
+
+/* The rows of a saved model. */
+static int load_saved(struct server *server, struct ebs_owner *const *owner)
 {
     const struct rt_job *job = rt_process_job(server->process);
     const char *dir = rt_process_init_from(server->process);
-    struct ebs_owner **owner = rt_xcalloc(server->workers, sizeof(*owner));
     bool fresh = !job->global.load_state || job->data.epochs == 0; /* or it is never used */
     struct ebs_loaded loaded;
-    int err = 0;
+    int err;
 
-    for (uint32_t w = 0; w < server->workers; w++)
-        owner[w] = server->worker[w].owner;
-    if (dir)
-        err = ebs_load(dir, fresh, owner, server->workers, &loaded);
-    if (dir && !err)
+    if (!dir)
+        return 0;
+    err = ebs_load(dir, fresh, owner, server->workers, &loaded);
+    if (!err)
         rt_log(RT_LOG_INFO, "rows_loaded rows=%llu with_state=%llu files=%llu from=\"%s\"",
                (unsigned long long)loaded.rows, (unsigned long long)loaded.with_state,
                (unsigned long long)loaded.files, dir);
-    if (dir && !err && loaded.left_out > 0)
+    if (!err && loaded.left_out > 0)
         rt_log(RT_LOG_WARN, "rows_left_out rows=%llu from=\"%s\"",
                (unsigned long long)loaded.left_out, dir);
+    return err;
+}
+
+/* What the server begins with, before anybody can ask for a row. */
+static int load_rows(struct server *server)
+{
+    struct ebs_owner **owner = rt_xcalloc(server->workers, sizeof(*owner));
+    bool there;
+    int err;
+
+    for (uint32_t w = 0; w < server->workers; w++)
+        owner[w] = server->worker[w].owner;
+    err = restore_rows(server, owner, &there);
+    if (!err && !there)
+        err = load_saved(server, owner);
     rt_free(owner);
     return err;
 }
