@@ -69,7 +69,7 @@ EBS_BENCHES := $(EBS_BENCH)/bench \
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm faults quality soak
+.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm faults kill-loop quality soak
 .SECONDARY:
 all: announce programs
 
@@ -162,6 +162,8 @@ storm: programs ## nats-server killed in every other turn of 3 s, for 10 minutes
 	@STORM_SECONDS=600 tests/bench/nats_storm.sh $(B)
 faults: programs $(B)/tests/e2e/faults ## FAULTS=10000 faults of the network, in jobs whose rows count
 	@FAULTS=$(or $(FAULTS),10000) SAFFRON_BUILD=$(B) tests/e2e/faults.sh
+kill-loop: programs $(B)/tests/e2e/faults ## KILLS=500 kills of any process of jobs whose rows count; SEED=1
+	@KILLS=$(or $(KILLS),500) SAFFRON_BUILD=$(B) tests/e2e/kill_loop.sh
 quality: programs ## what each model of configs/models reaches on real data: means of three seeds
 	@MODELS=all tests/e2e/quality.sh $(B)
 soak: programs ## configs/bench, epoch after epoch, for MINUTES=60: memory and descriptors of every process

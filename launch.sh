@@ -34,8 +34,8 @@ A role takes its place from the environment (an option given on the command line
   SAFFRON_DATA_DIR          folder that the data globs are relative to
   SAFFRON_MODELS_DIR        folder of the models that `use: NAME` means (default: configs/models)
   SAFFRON_RUN_DIR           folder for what a run leaves, as rows that could not be read (default: nothing is kept)
-  SAFFRON_CHECKPOINT_DIR    folder that trainers and embedding servers share; it must be there and writable, but
-                            this version writes no checkpoints yet
+  SAFFRON_CHECKPOINT_DIR    folder that trainers and embedding servers share for checkpoints; it must be there and
+                            writable (default: none are made; local: checkpoints/ of the run directory)
   SAFFRON_BIND              address to listen on (default 127.0.0.1)
   SAFFRON_ADVERTISE         address that peers connect to (default: SAFFRON_BIND, or that of the default route)
   SAFFRON_METRICS_GATEWAY_ADDR

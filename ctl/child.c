@@ -76,6 +76,7 @@ int ctl_child_start(struct ctl_child *child)
         err = RT_FAIL(RT_EFILE, "%s: %s", child->log_path, strerror(errno));
         goto out;
     }
+    child->log_from = lseek(log_fd, 0, SEEK_END);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pid = fork();
@@ -160,7 +161,7 @@ static const char *behind_stamp(const char *line)
     return text ? text + 1 : line;
 }
 
-bool ctl_log_last_error(const char *path, char *out, size_t size)
+bool ctl_log_last_error(const char *path, off_t from, char *out, size_t size)
 {
     char *tail = rt_xmalloc(LOG_TAIL_BYTES + 1), *best = NULL, *line, *next;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -171,7 +172,9 @@ bool ctl_log_last_error(const char *path, char *out, size_t size)
     out[0] = '\0';
     if (fd >= 0) {
         end = lseek(fd, 0, SEEK_END);
-        n = pread(fd, tail, LOG_TAIL_BYTES, end > LOG_TAIL_BYTES ? end - LOG_TAIL_BYTES : 0);
+        if (end - from > LOG_TAIL_BYTES)
+            from = end - LOG_TAIL_BYTES;
+        n = pread(fd, tail, LOG_TAIL_BYTES, from);
         close(fd);
     }
     tail[n > 0 ? n : 0] = '\0';

@@ -22,9 +22,10 @@ struct ctl_child {
                1]; /* owned; argv[0] is the program, looked up in PATH without '/' */
     int argc;
     /* ---- */
-    pid_t pid;    /* 0: not running */
-    int status;   /* as wait4 tells, once it has ended */
-    double cpu_s; /* user + system, summed over restarts */
+    pid_t pid;      /* 0: not running */
+    off_t log_from; /* where this start's part of the log begins */
+    int status;     /* as wait4 tells, once it has ended */
+    double cpu_s;   /* user + system, summed over restarts */
     uint64_t peak_rss_bytes;
 };
 
@@ -38,8 +39,8 @@ void ctl_child_signal(struct ctl_child *child,
 void ctl_child_how(const struct ctl_child *child, char *out, size_t size);
 void ctl_child_release(struct ctl_child *child);
 
-/* The last ERROR line of a log without its stamp, else its last line; "" when there is none. Returns
- * whether it is an ERROR. */
-bool ctl_log_last_error(const char *path, char *out, size_t size);
+/* The last ERROR line of a log, from byte `from` on, without its stamp, else its last line; "" when there is none.
+ * Returns whether it is an ERROR. */
+bool ctl_log_last_error(const char *path, off_t from, char *out, size_t size);
 
 #endif

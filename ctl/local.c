@@ -1,31 +1,28 @@
 /* ctl/local.c -- the supervisor behind `saffron local`.
  *
- *   STARTING -start_roles-> RUNNING -begin_save-> SAVING -begin_stop-> ASKING -go_down-> STOPPING -all gone-> loop ends
- *   -> summary
+ *   STARTING -start_roles-> RUNNING <-> SAVING (ctl/finish.h)
+ *   any -begin_stop-> ASKING -> DRAINING -go_down-> STOPPING -all gone-> loop ends -> summary
  *
- * SAVING: all trainers are done, and the model goes into the run directory, as global.save wants it: as long as that takes,
- * but not without getting on. The summary is the same whether that succeeds or not, but for the error.
  * ASKING is one more round of questions, so that the summary of a run that fails tells how far it came; a run
- * that has succeeded was asked when it was done.
+ * that has succeeded was asked when it was done. DRAINING, of a run that its user stops: trainer/0 alone is told to end, so
+ * that it can make a last checkpoint with the others' help.
  * One loop on the main thread: SIGCHLD (who ended, and how), signals of the user, news from the poll thread
  * (ctl/poll.h), the time limit. The run is a success when every trainer has said `done`; any end of a role
- * before that is the run's failure, told once, and everything else is stopped: SIGTERM, after 3 s
+ * before that is the run's failure, told once (with --restart: ctl/roles.h), and everything else is stopped: SIGTERM, after 3 s
  * SIGKILL. nats-server is stopped last so that no role complains about it, and is started again if it dies
  * before that: it is not a role.
  * Roles read the same files with the same --set as the supervisor did; what they amount to is written into
  * the run directory. Rejected: to have the roles read that copy, since globs and models are found relative to
  * the job's own folder. */
 #include "ctl/local.h"
-#include "ctl/amount.h"
-#include "ctl/check.h"
-#include "ctl/child.h"
+#include "ctl/finish.h"
+#include "ctl/inputs.h"
 #include "ctl/nats.h"
 #include "ctl/options.h"
 #include "ctl/poll.h"
-#include "ctl/program.h"
 #include "ctl/progress.h"
+#include "ctl/roles.h"
 #include "ctl/rundir.h"
-#include "ctl/save.h"
 #include "ctl/summary.h"
 #include "ctl/trace.h"
 #include "ctl/view.h"
@@ -36,75 +33,48 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/strbuf.h"
 #include "runtime/job/job.h"
-#include "runtime/job/save.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <uv.h>
 
-#define POLL_EVERY_MS  250
-#define KILL_AFTER_MS  3000
-#define ANSWER_ROUNDS  20   /* rounds that a finished job waits for roles that do not answer */
-#define NATS_QUICK_MS  1000 /* nats-server ends sooner than this: it cannot run here, most likely */
-#define NATS_QUICK_MAX 20   /* such ends in a row: the run fails */
-#define NATS_PAUSE_MS  200  /* before it is started after one */
-#define LAST_ROUND_MS  600  /* for the answers of a run that fails; who is dead takes 500 of it */
-#define SIGNALS        4
+#define POLL_EVERY_MS 250
+#define KILL_AFTER_MS 3000
+#define LAST_ROUND_MS 600   /* for the answers of a run that fails; who is dead takes 500 of it */
+#define DRAIN_MS      30000 /* for a last checkpoint, as a pod's grace */
+#define SIGNALS       4
 
 struct local {
     struct ctl_options options;
     struct rt_job *job;
-    char *run_dir;
+    char *run_dir, *checkpoint_dir;
     char *job_name; /* in subjects */
     const char *nats_url;
     struct ctl_nats nats;
-    struct ctl_child *role; /* [n_roles], in the order of starting */
-    enum rt_role *role_of;  /* [n_roles] */
-    size_t n_roles;
+    struct ctl_roles roles;
     uv_loop_t loop;
     uv_signal_t on_signal[SIGNALS];
-    uv_timer_t limit, last_round, killer, nats_again;
+    uv_timer_t limit, last_round, drain, killer;
     struct ctl_poll *poll;
     struct ctl_progress progress;
     struct ctl_snapshot last; /* the newest round of answers */
-    uint32_t rounds_done;     /* rounds since the first trainer said done */
-    uint32_t nats_quick;      /* ends of nats-server in a row that came soon after its start */
-    uint64_t nats_started_ns;
-    bool saving;
-    uint64_t saved_bytes, saved_ns; /* of the model, and when that became more */
-    bool nats_away;                 /* it was said that NATS does not answer */
-    bool stopping, going_down;
+    struct ctl_finish finish;
+    bool nats_away; /* it was said that NATS does not answer */
+    bool by_user;   /* stopped by a signal */
+    bool stopping, draining, going_down;
     int exit_code;
     char *error; /* NULL: none so far */
 };
 
 /* ---- stopping ---- */
 
-static size_t n_running(const struct local *local)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < local->n_roles; i++)
-        n += local->role[i].pid != 0;
-    return n;
-}
-
-static void signal_roles(struct local *local, int signal)
-{
-    for (size_t i = 0; i < local->n_roles; i++)
-        ctl_child_signal(&local->role[i], signal);
-}
-
 /* When the roles are gone nats-server goes; when that is gone the loop ends. */
 static void stop_next(struct local *local)
 {
-    if (n_running(local) > 0)
+    if (ctl_roles_running(&local->roles) > 0)
         return;
     if (local->nats.child.pid != 0)
         ctl_child_signal(&local->nats.child, SIGTERM);
@@ -116,7 +86,7 @@ static void on_kill_time(uv_timer_t *timer)
 {
     struct local *local = timer->data;
 
-    signal_roles(local, SIGKILL);
+    ctl_roles_signal(&local->roles, SIGKILL);
     ctl_child_signal(&local->nats.child, SIGKILL);
 }
 
@@ -126,16 +96,44 @@ static void go_down(struct local *local)
         return;
     local->going_down = true;
     uv_timer_stop(&local->last_round);
+    uv_timer_stop(&local->drain);
     if (local->poll)
         ctl_poll_cancel(local->poll);
-    signal_roles(local, SIGTERM);
+    ctl_roles_signal(&local->roles, SIGTERM);
     uv_timer_start(&local->killer, on_kill_time, KILL_AFTER_MS, 0);
     stop_next(local);
 }
 
-static void on_last_round_over(uv_timer_t *timer)
+static void on_drained(uv_timer_t *timer)
 {
     go_down(timer->data);
+}
+
+static struct ctl_role *first_trainer(struct local *local)
+{
+    return ctl_roles_find(&local->roles, RT_ROLE_TRAINER, 0);
+}
+
+/* A user who stops a job may want to go on with it: trainer/0 is told first, and has all others for its last checkpoint. */
+static void after_last_round(struct local *local)
+{
+    struct ctl_role *trainer = first_trainer(local);
+
+    if (local->draining || local->going_down)
+        return;
+    if (!local->by_user || !trainer || trainer->child.pid == 0) {
+        go_down(local);
+        return;
+    }
+    local->draining = true;
+    uv_timer_stop(&local->last_round);
+    ctl_child_signal(&trainer->child, SIGTERM);
+    uv_timer_start(&local->drain, on_drained, DRAIN_MS, 0);
+}
+
+static void on_last_round_over(uv_timer_t *timer)
+{
+    after_last_round(timer->data);
 }
 
 /* The first reason is the run's; `error` NULL is success. Takes the text. */
@@ -146,12 +144,14 @@ static void begin_stop(struct local *local, int exit_code, char *error)
         return;
     }
     local->stopping = true;
+    ctl_roles_stop(&local->roles);
+    ctl_nats_stop(&local->nats);
     local->exit_code = exit_code;
     local->error = error;
     ctl_progress_end(&local->progress);
     if (error)
         fprintf(stderr, "saffron local: %s\n", error);
-    if (!error || !local->poll || n_running(local) == 0) {
+    if (!error || !local->poll || ctl_roles_running(&local->roles) == 0) {
         go_down(local);
         return;
     }
@@ -161,63 +161,27 @@ static void begin_stop(struct local *local, int exit_code, char *error)
 
 /* ---- what happens ---- */
 
-static void on_nats_again(uv_timer_t *timer)
+static void on_failed(void *ctx, int exit_code, char *why)
 {
-    struct local *local = timer->data;
-
-    local->nats_started_ns = rt_now_ns();
-    if (!local->stopping && ctl_child_start(&local->nats.child) != 0)
-        begin_stop(local, 1, rt_xasprintf("nats-server: %s", rt_err_text()));
+    begin_stop(ctx, exit_code, why);
 }
 
-/* It may be killed as often as somebody likes. What ends the run is a server that cannot stay up. */
-static void nats_ended(struct local *local)
+/* It will be started again, and what it said is not true any more. */
+static void on_role_ended(void *ctx, enum rt_role role, uint32_t index)
 {
-    bool quick = rt_now_ns() - local->nats_started_ns < NATS_QUICK_MS * RT_MS;
-    char how[80];
+    struct local *local = ctx;
 
-    if (local->stopping)
-        return;
-    ctl_child_how(&local->nats.child, how, sizeof(how));
-    local->nats_quick = quick ? local->nats_quick + 1 : 0;
-    if (local->nats_quick > NATS_QUICK_MAX) {
-        begin_stop(local, 1,
-                   rt_xasprintf("nats-server %s, %u times in a row within %d ms of its start; its "
-                                "log: %s",
-                                how, local->nats_quick, NATS_QUICK_MS, local->nats.child.log_path));
-        return;
-    }
-    ctl_progress_say(&local->progress, "nats-server %s; starting it again", how);
-    uv_timer_start(&local->nats_again, on_nats_again, quick ? NATS_PAUSE_MS : 0, 0);
-}
-
-/* A role's own complaint about configuration is the user's business: exit 2, as if we had found it. Who was
- * killed from outside had no last words, unless it had complained before. */
-static void role_ended(struct local *local, struct ctl_child *child)
-{
-    bool usage = WIFEXITED(child->status) && WEXITSTATUS(child->status) == 2;
-    bool killed = WIFSIGNALED(child->status) && WTERMSIG(child->status) == SIGKILL;
-    char how[80], last[1024];
-
-    if (local->stopping)
-        return;
-    ctl_child_how(child, how, sizeof(how));
-    if (!ctl_log_last_error(child->log_path, last, sizeof(last)) && killed)
-        last[0] = '\0';
-    begin_stop(local, usage ? 2 : 1,
-               rt_xasprintf("%s %s%s%s (log: %s)", child->name, how, last[0] ? ": " : "", last,
-                            child->log_path));
+    ctl_snapshot_forget(&local->last, role, index);
+    ctl_finish_not_yet(&local->finish, role == RT_ROLE_TRAINER && index == 0);
 }
 
 static void on_child_signal(struct local *local)
 {
-    for (size_t i = 0; i < local->n_roles; i++) {
-        if (ctl_child_reap(&local->role[i]))
-            role_ended(local, &local->role[i]);
-    }
-    if (ctl_child_reap(&local->nats.child))
-        nats_ended(local);
-    if (local->stopping && n_running(local) == 0)
+    ctl_roles_reap(&local->roles);
+    ctl_nats_reap(&local->nats);
+    if (local->draining && first_trainer(local)->child.pid == 0)
+        go_down(local);
+    if (local->stopping && ctl_roles_running(&local->roles) == 0)
         go_down(local);
     if (local->going_down)
         stop_next(local);
@@ -232,6 +196,7 @@ static void on_signal(uv_signal_t *handle, int signal)
     } else if (local->stopping) { /* asked twice */
         on_kill_time(&local->killer);
     } else {
+        local->by_user = true;
         begin_stop(local, 128 + signal,
                    signal == SIGINT
                        ? rt_xstrdup("stopped by Ctrl-C")
@@ -267,177 +232,62 @@ static void tell_of_nats(struct local *local)
         ctl_progress_say(&local->progress, "NATS answers");
 }
 
-/* ---- the end of a job that went well ---- */
-
-/* It has a model and its evaluation, whatever became of the file of scores. */
-static void succeed(struct local *local)
-{
-    struct ctl_predictions p;
-    char rows[32];
-
-    if (local->options.predict) {
-        ctl_view_predictions(&local->last, &p);
-        if (p.error[0]) {
-            begin_stop(local, 1, rt_xasprintf("the scores were not written: %s", p.error));
-            return;
-        }
-        ctl_progress_say(&local->progress, "the scores of %s rows: %s%s",
-                         ctl_thousands(p.rows, rows, sizeof(rows)), local->options.predict,
-                         local->options.replicas[RT_ROLE_TRAINER] > 1 ? ".*" : "");
-    }
-    begin_stop(local, 0, NULL);
-}
-
-static bool saves_rows(const struct local *local)
-{
-    return local->job->global.save == RT_SAVE_ALL;
-}
-
-static void begin_save(struct local *local)
-{
-    if (local->job->global.save == RT_SAVE_NOTHING || local->job->data.epochs == 0) {
-        succeed(local);
-        return;
-    }
-    local->saving = true;
-    local->saved_ns = rt_now_ns();
-    ctl_poll_save(local->poll, saves_rows(local), local->job->global.save_state);
-}
-
-static void check_saved(struct local *local)
-{
-    struct ctl_saved saved;
-    char bytes[CTL_AMOUNT_MAX];
-
-    ctl_save_read(&local->last, RT_SAVE_NAME, saves_rows(local), &saved);
-    if (saved.bytes != local->saved_bytes) {
-        local->saved_bytes = saved.bytes;
-        local->saved_ns = rt_now_ns();
-    }
-    if (saved.error[0] || local->last.save[0]) {
-        begin_stop(local, 1,
-                   rt_xasprintf("the model is trained, but was not saved: %s",
-                                saved.error[0] ? saved.error : local->last.save));
-    } else if (saved.writing == 0) {
-        ctl_progress_say(&local->progress, "the model: %s in %llu files of %s/%s",
-                         ctl_amount((double)saved.bytes, "B", bytes),
-                         (unsigned long long)saved.files, local->run_dir, RT_SAVE_NAME);
-        succeed(local);
-    } else if (rt_now_ns() - local->saved_ns > CTL_SAVE_STILL_MS * RT_MS) {
-        begin_stop(local, 1,
-                   rt_xasprintf("the model is trained, but was not saved: nothing more of it was "
-                                "written for %d s by %u processes; logs: %s/logs",
-                                CTL_SAVE_STILL_MS / 1000, saved.writing, local->run_dir));
-    }
-}
-
-/* Ranks end together, within a round or two. */
-static void check_done(struct local *local, const struct ctl_view *view)
-{
-    bool all = view->ranks_done == view->ranks && local->last.silent == 0;
-
-    if (view->ranks_done == 0 || (!all && ++local->rounds_done < ANSWER_ROUNDS))
-        return;
-    if (view->ranks_done < view->ranks)
-        begin_stop(local, 1,
-                   rt_xasprintf("%u of %u trainers are done, the others are not; logs: %s/logs",
-                                view->ranks_done, view->ranks, local->run_dir));
-    else if (local->job->global.mode != RT_MODE_ASYNC && ctl_view_digests_differ(view))
-        begin_stop(local, 1,
-                   rt_xasprintf("the ranks ended with different dense weights: digest %s at "
-                                "trainer/%u, %s at trainer/%u; this is a bug, please report it",
-                                view->digest[0], view->digest_rank[0], view->digest[1],
-                                view->digest_rank[1]));
-    else
-        begin_save(local);
-}
+/* ---- news ---- */
 
 static void on_news(void *ctx, struct ctl_snapshot *snapshot)
 {
     struct local *local = ctx;
     struct ctl_view view;
-    char waiting[200];
+    char waiting[200], *error;
+    int exit_code;
 
     if (local->going_down) {
         ctl_snapshot_release(snapshot);
         return;
     }
+    ctl_roles_forget(&local->roles, snapshot);
     ctl_snapshot_keep(snapshot, &local->last);
     local->last = *snapshot;
     if (local->stopping) {
-        go_down(local);
+        after_last_round(local);
         return;
     }
     ctl_view_read(snapshot, &view);
     tell_of_nats(local);
-    if (local->saving) {
-        check_saved(local);
-        return;
+    if (!local->finish.saving) {
+        ctl_view_waiting(snapshot, waiting, sizeof(waiting));
+        ctl_progress_show(&local->progress, &view, snapshot->nats[0] ? snapshot->nats : waiting);
     }
-    ctl_view_waiting(snapshot, waiting, sizeof(waiting));
-    ctl_progress_show(&local->progress, &view, snapshot->nats[0] ? snapshot->nats : waiting);
-    check_done(local, &view);
+    if (ctl_finish_look(&local->finish, snapshot, &view, &exit_code, &error))
+        begin_stop(local, exit_code, error);
 }
 
 /* ---- starting ---- */
 
-static int start_role(struct local *local, enum rt_role role, uint32_t index)
+/* One that is empty was left out. */
+static const char *from_environment(const char *name)
 {
-    struct ctl_child *child = &local->role[local->n_roles];
-    const struct ctl_options *options = &local->options;
-    char *program = ctl_program_path(role), number[16];
-    int err;
+    const char *text = getenv(name);
 
-    snprintf(child->name, sizeof(child->name), "%s/%u", rt_role_name(role), index);
-    child->log_path = rt_xasprintf("%s/logs/%s-%u.log", local->run_dir, rt_role_name(role), index);
-    child->pid_path = rt_xasprintf("%s/pids/%s-%u", local->run_dir, rt_role_name(role), index);
-    ctl_child_arg(child, program);
-    rt_free(program);
-    ctl_child_arg(child, "--index");
-    snprintf(number, sizeof(number), "%u", index);
-    ctl_child_arg(child, number);
-    ctl_child_arg(child, "--size");
-    snprintf(number, sizeof(number), "%u", options->replicas[role]);
-    ctl_child_arg(child, number);
-    ctl_child_arg(child, "--job");
-    ctl_child_arg(child, local->job_name);
-    ctl_child_arg(child, "--nats");
-    ctl_child_arg(child, local->nats_url);
-    ctl_child_arg(child, "--run-dir");
-    ctl_child_arg(child, local->run_dir);
-    ctl_child_arg(child, "--trace"); /* 0 too: what SAFFRON_TRACE says is for roles of a cluster */
-    snprintf(number, sizeof(number), "%u", options->trace);
-    ctl_child_arg(child, number);
-    if (options->init_from && (role == RT_ROLE_TRAINER || role == RT_ROLE_EMBEDDING_SERVER)) {
-        ctl_child_arg(child, "--init-from");
-        ctl_child_arg(child, options->init_from);
-    }
-    if (options->predict && role == RT_ROLE_TRAINER) {
-        ctl_child_arg(child, "--predict");
-        ctl_child_arg(child, options->predict);
-    }
-    ctl_job_args(options, child);
-    err = ctl_child_start(child);
-    local->role_of[local->n_roles++] = role;
-    return err;
+    return text && text[0] ? text : NULL;
 }
 
 static int start_roles(struct local *local)
 {
-    static const enum rt_role order[] = {RT_ROLE_EMBEDDING_SERVER, RT_ROLE_MIDDLEWARE,
-                                         RT_ROLE_TRAINER, RT_ROLE_DATA_COMPOSE};
-    size_t n = 0;
-    int err = 0;
+    struct ctl_roles_conf conf = {
+        .loop = &local->loop,
+        .options = &local->options,
+        .run_dir = local->run_dir,
+        .job_name = local->job_name,
+        .nats_url = local->nats_url,
+        .checkpoint_dir = local->checkpoint_dir,
+        .progress = &local->progress,
+        .ctx = local,
+        .failed = on_failed,
+        .ended = on_role_ended,
+    };
 
-    for (int role = 0; role < RT_ROLE_COUNT; role++)
-        n += local->options.replicas[role];
-    local->role = rt_xcalloc(n, sizeof(*local->role));
-    local->role_of = rt_xcalloc(n, sizeof(*local->role_of));
-    for (size_t i = 0; i < ARRAY_LEN(order) && !err; i++) {
-        for (uint32_t k = 0; k < local->options.replicas[order[i]] && !err; k++)
-            err = start_role(local, order[i], k);
-    }
-    return err;
+    return ctl_roles_start(&local->roles, &conf);
 }
 
 static int start_poll(struct local *local)
@@ -450,9 +300,17 @@ static int start_poll(struct local *local)
         .ctx = local,
         .news = on_news,
     };
+    int err;
 
     memcpy(conf.replicas, local->options.replicas, sizeof(conf.replicas));
-    return ctl_poll_start(&conf, &local->poll);
+    err = ctl_poll_start(&conf, &local->poll);
+    local->finish = (struct ctl_finish){.options = &local->options,
+                                        .job = local->job,
+                                        .run_dir = local->run_dir,
+                                        .roles = &local->roles,
+                                        .poll = local->poll,
+                                        .progress = &local->progress};
+    return err;
 }
 
 static void start_loop(struct local *local)
@@ -469,10 +327,10 @@ static void start_loop(struct local *local)
     }
     uv_timer_init(&local->loop, &local->limit);
     uv_timer_init(&local->loop, &local->last_round);
+    uv_timer_init(&local->loop, &local->drain);
     uv_timer_init(&local->loop, &local->killer);
-    uv_timer_init(&local->loop, &local->nats_again);
-    local->limit.data = local->last_round.data = local;
-    local->killer.data = local->nats_again.data = local;
+    local->limit.data = local->last_round.data = local->drain.data = local;
+    local->killer.data = local;
     if (local->options.timeout_s)
         uv_timer_start(&local->limit, on_limit, local->options.timeout_s * 1000ull, 0);
 }
@@ -480,12 +338,20 @@ static void start_loop(struct local *local)
 /* Somebody else's may come later: the roles and the poll thread keep trying. */
 static int start_nats(struct local *local)
 {
+    struct ctl_nats_conf conf = {
+        .loop = &local->loop,
+        .run_dir = local->run_dir,
+        .progress = &local->progress,
+        .ctx = local,
+        .failed = on_failed,
+    };
+
     if (local->options.nats) {
         local->nats_url = local->options.nats;
         return 0;
     }
     local->nats_url = local->nats.url;
-    return ctl_nats_start(&local->nats, local->run_dir);
+    return ctl_nats_start(&local->nats, &conf);
 }
 
 /* Who shares a NATS with others needs a name of its own. */
@@ -497,115 +363,27 @@ static char *subject_name(const struct local *local)
                         (long)getpid());
 }
 
-static int load_job(struct local *local)
+/* Its own, or the one that the environment names: then it may be there, and be shared with other machines. */
+static int make_checkpoint_dir(struct local *local)
 {
-    struct rt_job_source source = {
-        .folder = local->options.config,
-        .data_dir = local->options.data,
-        .models_dir = getenv("SAFFRON_MODELS_DIR"),
-        .model = local->options.model,
-        .set = (const char *const *)local->options.set,
-        .n_set = local->options.n_set,
-    };
+    const char *named = from_environment("SAFFRON_CHECKPOINT_DIR");
 
-    ctl_program_job_paths(source.path);
-    rt_job_destroy(local->job);
-    local->job = NULL;
-    return rt_job_load(&source, &local->job);
-}
-
-/* The roles share this machine's cores: unless the job says how many loops, one each is right. */
-static int load_job_for_one_machine(struct local *local)
-{
-    int err = load_job(local);
-    bool again = false;
-
-    if (!err && local->job->global.embedding_server_workers == 0) {
-        ctl_options_set(&local->options, "global.embedding_server.workers=1");
-        again = true;
-    }
-    if (!err && local->job->global.middleware_loops == 0) {
-        ctl_options_set(&local->options, "global.middleware.loops=1");
-        again = true;
-    }
-    return again ? load_job(local) : err;
-}
-
-/* Is there a model, of these tables? What its files are like the roles will see. */
-static int check_init_from(const struct local *local)
-{
-    const char *dir = local->options.init_from;
-    char *path;
-    int err = 0;
-
-    if (!dir)
-        return 0;
-    path = rt_save_dense_path(dir);
-    if (!rt_file_exists(path))
-        err = RT_FAIL(RT_EUSAGE, "--init-from %s: no saved model: there is no %s", dir, path);
-    rt_free(path);
-    for (uint32_t t = 0; t < local->job->n_tables && !err; t++) {
-        path = rt_save_table_path(dir, local->job->table[t].name, 0, 0);
-        if (!rt_file_exists(path))
-            err = RT_FAIL(RT_EUSAGE, "--init-from %s: it has no rows of table %s: there is no %s",
-                          dir, local->job->table[t].name, path);
-        rt_free(path);
-    }
-    return err;
-}
-
-/* Scores are never written over, nor beside those of a run with more trainers, which are FILE.0, FILE.1 and so on. */
-static int check_no_scores(const char *file)
-{
-    char *first = rt_xasprintf("%s.0", file);
-    const char *there = rt_file_exists(file) ? file : rt_file_exists(first) ? first : NULL;
-    int err = 0;
-
-    if (there)
-        err = RT_FAIL(RT_EUSAGE, "--predict %s: %s is there already; name a new file", file, there);
-    rt_free(first);
-    return err;
-}
-
-/* Can the file be there? That its folder can be written the trainers will see. */
-static int check_predict(const char *file)
-{
-    const char *slash = file ? strrchr(file, '/') : NULL;
-    struct stat st;
-    int err = 0;
-
-    if (!file)
-        return 0;
-    if (slash && slash > file) {
-        char *dir = rt_xasprintf("%.*s", (int)(slash - file), file);
-
-        if (stat(dir, &st) != 0 || !S_ISDIR(st.st_mode))
-            err = RT_FAIL(RT_EUSAGE, "--predict %s: there is no folder %s", file, dir);
-        rt_free(dir);
-    }
-    if (!err && (!file[0] || (stat(file, &st) == 0 && !S_ISREG(st.st_mode))))
-        err = RT_FAIL(RT_EUSAGE, "--predict %s: expected the name of a file", file);
-    return err ? err : check_no_scores(file);
+    local->checkpoint_dir = named ? rt_xstrdup(named) : rt_path_join(local->run_dir, "checkpoints");
+    return rt_mkdir_all(local->checkpoint_dir);
 }
 
 /* Everything that can be wrong before a process is started is found here. */
 static int prepare(struct local *local)
 {
     struct ctl_run run = {.pid = (long)getpid()};
-    int err = load_job_for_one_machine(local);
+    int err = ctl_inputs_check(&local->options, &local->job);
     char *config;
 
-    if (!err)
-        err = check_predict(local->options.predict);
-    if (!err)
-        err = rt_job_check_run(local->job, local->options.init_from, local->options.predict);
-    if (!err)
-        err = check_init_from(local);
-    if (!err)
-        err = ctl_check_model(&local->options);
     if (err)
         return err;
     err = ctl_rundir_create(local->options.run_dir, local->job->name, &local->run_dir);
+    if (!err)
+        err = make_checkpoint_dir(local);
     if (err)
         return err;
     config = rt_path_join(local->run_dir, "config");
@@ -649,10 +427,7 @@ static void write_summary(struct local *local)
 {
     struct ctl_summary summary = {.job = local->job, .final = &local->last, .error = local->error};
 
-    for (size_t i = 0; i < local->n_roles; i++) {
-        summary.cpu_seconds[local->role_of[i]] += local->role[i].cpu_s;
-        summary.peak_rss_bytes[local->role_of[i]] += local->role[i].peak_rss_bytes;
-    }
+    ctl_roles_sum(&local->roles, &summary);
     if (!local->error)
         ctl_summary_print(&summary, local->run_dir);
     if (ctl_summary_write(&summary, local->run_dir) != 0) {
@@ -684,15 +459,13 @@ static void write_trace(struct local *local)
 
 static void release(struct local *local)
 {
-    for (size_t i = 0; i < local->n_roles; i++)
-        ctl_child_release(&local->role[i]);
-    rt_free(local->role);
-    rt_free(local->role_of);
+    ctl_roles_release(&local->roles);
     ctl_child_release(&local->nats.child);
     ctl_snapshot_release(&local->last);
     ctl_options_release(&local->options);
     rt_job_destroy(local->job);
     rt_free(local->run_dir);
+    rt_free(local->checkpoint_dir);
     rt_free(local->job_name);
     rt_free(local->error);
 }
@@ -715,14 +488,6 @@ static void say_what_starts(struct local *local)
                      local->job->data.epochs ? "training" : "evaluating", local->job->model_name,
                      several.len ? several.text : "", local->run_dir);
     rt_strbuf_release(&several);
-}
-
-/* One that is empty was left out. */
-static const char *from_environment(const char *name)
-{
-    const char *text = getenv(name);
-
-    return text && text[0] ? text : NULL;
 }
 
 int ctl_local(int argc, char **argv)

@@ -23,6 +23,9 @@
 #define PORT_TRIES 5
 #define ANSWER_MS  5000
 #define PAUSE_MS   20
+#define QUICK_MS   1000 /* it ends sooner than this: it cannot run here, most likely */
+#define QUICK_MAX  20   /* such ends in a row: the run fails */
+#define AGAIN_MS   200  /* before it is started after one */
 
 static int free_port(uint16_t *out)
 {
@@ -74,7 +77,7 @@ static int start_at(struct ctl_nats *nats, uint16_t port)
                 return RT_FAIL(RT_ENATS, "nats-server cannot be started: is it installed "
                                          "(scripts/deps.sh build), and in PATH?");
             ctl_child_how(&nats->child, how, sizeof(how));
-            ctl_log_last_error(nats->child.log_path, last, sizeof(last));
+            ctl_log_last_error(nats->child.log_path, nats->child.log_from, last, sizeof(last));
             return RT_FAIL(RT_EFULL, "nats-server %s: %s", how, last);
         }
         if (rt_now_ns() > deadline)
@@ -85,7 +88,7 @@ static int start_at(struct ctl_nats *nats, uint16_t port)
     return err;
 }
 
-int ctl_nats_start(struct ctl_nats *nats, const char *run_dir)
+static int find_place(struct ctl_nats *nats, const char *run_dir)
 {
     int err = RT_EFULL;
 
@@ -111,4 +114,47 @@ int ctl_nats_start(struct ctl_nats *nats, const char *run_dir)
         err = start_at(nats, port);
     }
     return err;
+}
+
+int ctl_nats_start(struct ctl_nats *nats, const struct ctl_nats_conf *conf)
+{
+    nats->conf = *conf;
+    uv_timer_init(conf->loop, &nats->again);
+    nats->again.data = nats;
+    nats->started_ns = rt_now_ns();
+    return find_place(nats, conf->run_dir);
+}
+
+static void on_again(uv_timer_t *timer)
+{
+    struct ctl_nats *nats = timer->data;
+
+    nats->started_ns = rt_now_ns();
+    if (!nats->stopping && ctl_child_start(&nats->child) != 0)
+        nats->conf.failed(nats->conf.ctx, 1, rt_xasprintf("nats-server: %s", rt_err_text()));
+}
+
+void ctl_nats_reap(struct ctl_nats *nats)
+{
+    bool quick = rt_now_ns() - nats->started_ns < QUICK_MS * RT_MS;
+    char how[80];
+
+    if (!ctl_child_reap(&nats->child) || nats->stopping)
+        return;
+    ctl_child_how(&nats->child, how, sizeof(how));
+    nats->quick = quick ? nats->quick + 1 : 0;
+    if (nats->quick > QUICK_MAX) {
+        nats->conf.failed(nats->conf.ctx, 1,
+                          rt_xasprintf("nats-server %s, %u times in a row within %d ms of its "
+                                       "start; its log: %s",
+                                       how, nats->quick, QUICK_MS, nats->child.log_path));
+        return;
+    }
+    ctl_progress_say(nats->conf.progress, "nats-server %s; starting it again", how);
+    uv_timer_start(&nats->again, on_again, quick ? AGAIN_MS : 0, 0);
+}
+
+void ctl_nats_stop(struct ctl_nats *nats)
+{
+    nats->stopping = true;
 }

@@ -30,8 +30,8 @@ enum option_key {
     KEY_QUIET,
     KEY_MAX_STEPS,
     KEY_TRACE,
-    KEY_RESTART, /* reserved: refused, as is the one below */
-    KEY_RESTORE,
+    KEY_RESTART,
+    KEY_RESTORE,  /* reserved: refused */
     KEY_REPLICAS, /* + enum rt_role; the last */
 };
 
@@ -63,6 +63,10 @@ static const struct argp_option option[] = {
     {"embedding-servers", KEY_REPLICAS + RT_ROLE_EMBEDDING_SERVER, "N", 0,
      "embedding servers (default 1)", 2},
     {"data-composes", KEY_REPLICAS + RT_ROLE_DATA_COMPOSE, "N", 0, "data composers (default 1)", 2},
+    {"restart", KEY_RESTART, "WHEN", 0,
+     "on-failure: a role that ends before the job is done is started again, as Kubernetes would; "
+     "default never: then the run ends",
+     2},
     {"nats", KEY_NATS, "URL", 0, "use this NATS (default: a nats-server of its own on a free port)",
      2},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this time (default 0: never)", 2},
@@ -71,7 +75,6 @@ static const struct argp_option option[] = {
      "the run directory, for ui.perfetto.dev",
      2},
     {"quiet", KEY_QUIET, NULL, 0, "no progress, only the result, or the one line of the error", 2},
-    {"restart", KEY_RESTART, "WHEN", OPTION_HIDDEN, NULL, 2},
     {"restore", KEY_RESTORE, "NAME", OPTION_HIDDEN, NULL, 2},
     {0},
 };
@@ -178,8 +181,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         add_set(state, options, rt_xasprintf("global.max_steps=%s", arg));
         break;
     case KEY_RESTART:
+        options->restart = strcmp(arg, "on-failure") == 0;
+        if (!options->restart && strcmp(arg, "never") != 0)
+            argp_error(state, "--restart: expected on-failure or never, got '%s'", arg);
+        break;
     case KEY_RESTORE:
-        argp_error(state, "--%s: not in this version", key == KEY_RESTART ? "restart" : "restore");
+        argp_error(state, "--restore: not in this version");
         break;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", arg);

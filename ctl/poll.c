@@ -52,6 +52,14 @@ void ctl_snapshot_keep(struct ctl_snapshot *newer, struct ctl_snapshot *older)
     ctl_snapshot_release(older);
 }
 
+void ctl_snapshot_forget(struct ctl_snapshot *snapshot, enum rt_role role, uint32_t index)
+{
+    if (!json_is_object(json_array_get(snapshot->role[role], index)))
+        return;
+    json_array_set_new(snapshot->role[role], index, json_null());
+    snapshot->silent++;
+}
+
 static void on_reply(void *ctx, const struct wire_control_reply *reply)
 {
     struct ctl_snapshot *snapshot = ctx;
@@ -135,7 +143,7 @@ static bool ask_all(struct ctl_poll *poll, struct rt_control_client *client)
 {
     static const enum rt_role order[] = {RT_ROLE_TRAINER, RT_ROLE_DATA_COMPOSE, RT_ROLE_MIDDLEWARE,
                                          RT_ROLE_EMBEDDING_SERVER};
-    struct ctl_snapshot snapshot = {0};
+    struct ctl_snapshot snapshot = {.asked_ns = rt_now_ns()};
     uint32_t all = 0;
     bool heard;
 
@@ -253,6 +261,13 @@ void ctl_poll_save(struct ctl_poll *poll, bool rows, bool with_state)
                           .with_state = with_state};
     poll->hurry = true;
     uv_cond_signal(&poll->stop_cond);
+    uv_mutex_unlock(&poll->lock);
+}
+
+void ctl_poll_save_not(struct ctl_poll *poll)
+{
+    uv_mutex_lock(&poll->lock);
+    poll->save = (struct ctl_save){0};
     uv_mutex_unlock(&poll->lock);
 }
 

@@ -12,7 +12,9 @@ static void on_reply(void *ctx, const struct wire_control_reply *reply)
 {
     struct ctl_snapshot *snapshot = ctx;
 
-    if (reply->status != 0 && reply->status != RT_EFULL && (unsigned)reply->role < RT_ROLE_COUNT)
+    bool later = reply->status == RT_EFULL || reply->status == RT_ENOTREADY;
+
+    if (reply->status != 0 && !later && (unsigned)reply->role < RT_ROLE_COUNT)
         snprintf(snapshot->save, sizeof(snapshot->save), "%s/%u: %s", rt_role_name(reply->role),
                  reply->index, reply->text ? reply->text : "refused");
 }

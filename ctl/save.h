@@ -13,7 +13,7 @@ struct ctl_save {
     bool with_state;  /* of the optimizers */
 };
 /* Ask trainer/0 and the servers to save the model; who refuses is in snapshot->save. Blocking, a second
- * at most. Asking again does no harm, so an answer that is lost, or a role that is busy with another save, is none. */
+ * at most. Asking again does no harm, so an answer that is lost, or a role that is busy with another save or has just started, is none. */
 void ctl_save_ask(struct rt_control_client *client, const char *job, const struct ctl_save *save,
                   struct ctl_snapshot *snapshot);
 

@@ -23,7 +23,7 @@
 
 #define CONNECT_TIMEOUT_MS 3000
 #define ASK_TIMEOUT_MS     500
-#define STOP_WAIT_MS       8000
+#define STOP_WAIT_MS       45000 /* of which 30 s are for a last checkpoint (local.c) */
 #define REPLICAS_MAX       100000
 
 /* One request to every role; how many answered. */

@@ -103,6 +103,7 @@ static void put_quality(json_t *out, const struct ctl_view *view)
 static json_t *build(const struct ctl_summary *summary)
 {
     json_t *out = json_object(), *cpu = json_object(), *rss = json_object();
+    json_t *restarts = json_object();
     const struct rt_job *job = summary->job;
     struct ctl_view view;
 
@@ -126,9 +127,11 @@ static json_t *build(const struct ctl_summary *summary)
 
         json_object_set_new(cpu, name, json_real(summary->cpu_seconds[role]));
         json_object_set_new(rss, name, json_integer((json_int_t)summary->peak_rss_bytes[role]));
+        json_object_set_new(restarts, name, json_integer(summary->restarts[role]));
     }
     json_object_set_new(out, "cpu_seconds", cpu);
     json_object_set_new(out, "peak_rss_bytes", rss);
+    json_object_set_new(out, "restarts", restarts);
     json_object_set_new(out, "checkpoint", json_null());
     json_object_set_new(out, "batches_retried", count_or_null(view.batches_retried));
     if (view.evaluations)

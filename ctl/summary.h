@@ -11,6 +11,7 @@ struct ctl_summary {
     const struct ctl_snapshot *final; /* the last round of answers; may be empty */
     double cpu_seconds[RT_ROLE_COUNT];
     uint64_t peak_rss_bytes[RT_ROLE_COUNT];
+    uint32_t restarts[RT_ROLE_COUNT];
     const char *error; /* NULL: the run was a success */
 };
 

@@ -90,7 +90,7 @@ def of_c(path, text):
             continue
         if name == "fail" and not path.endswith("partial.c") and not path.endswith("conf/yaml.c"):
             continue
-        if name == "rt_xasprintf" and not path.endswith("ctl/local.c"):
+        if name == "rt_xasprintf" and not path.endswith(("ctl/local.c", "ctl/finish.c", "ctl/nats.c", "ctl/roles.c")):
             continue
         if name == "rt_log" and first not in ("RT_LOG_WARN", "RT_LOG_ERROR") and "?" not in first:
             continue

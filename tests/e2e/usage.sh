@@ -19,9 +19,8 @@ refused() {
 run=(local --run-dir "$work/run" --config "$work/job")
 refused "no command" "Usage: saffron"
 refused "unknown command" "unknown command 'tran'" tran
-for option in --restart=on-failure --restore=latest; do
-    refused "$option" "${option%=*}: not in this version" local "$option"
-done
+refused "--restart" "--restart: expected on-failure or never, got 'always'" "${run[@]}" --restart always
+refused "--restore" "--restore: not in this version" "${run[@]}" --restore latest
 refused "unknown option" "unrecognized option '--epoch-count'" local --epoch-count 3
 refused "no number" "epochs: expected an integer in 0\.\..*, got 'many'" "${run[@]}" --epochs many
 refused "trainers" "--trainers: expected an integer in 1\.\.64, got '0'" "${run[@]}" --trainers 0

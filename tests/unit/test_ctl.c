@@ -1,5 +1,6 @@
 /* tests/unit/test_ctl.c -- the parts of `saffron local` that need no job: processes, run directories,
  * figures, the summary. */
+#include "ctl/backoff.h"
 #include "ctl/child.h"
 #include "ctl/options.h"
 #include "ctl/progress.h"
@@ -99,7 +100,7 @@ static void child_ends_are_named(void **state)
 
         run_script(&child, row[i].script);
         ctl_child_how(&child, how, sizeof(how));
-        ctl_log_last_error(child.log_path, last, sizeof(last));
+        ctl_log_last_error(child.log_path, child.log_from, last, sizeof(last));
         if (strcmp(how, row[i].how) != 0 || strcmp(last, row[i].last) != 0)
             fail_msg("'%s': got '%s' and '%s'", row[i].script, how, last);
         assert_int_equal(unlink(child.log_path), 0);
@@ -122,8 +123,31 @@ static void child_that_cannot_start(void **state)
         nanosleep(&pause, NULL);
     ctl_child_how(&child, how, sizeof(how));
     assert_string_equal(how, "exited with status 127");
-    ctl_log_last_error(child.log_path, last, sizeof(last));
+    ctl_log_last_error(child.log_path, child.log_from, last, sizeof(last));
     assert_string_equal(last, "ERROR cannot be started: exec failed");
+    ctl_child_release(&child);
+}
+
+/* Its second life complains of nothing: what it said in the first is not told as its last words. */
+static void last_error_of_this_start(void **state)
+{
+    struct ctl_child child = {0};
+    const struct timespec pause = {.tv_nsec = 2000000};
+    char last[200];
+
+    (void)state;
+    run_script(&child, "echo 't ERROR trainer/0 first life'");
+    assert_true(ctl_log_last_error(child.log_path, child.log_from, last, sizeof(last)));
+    rt_free(child.argv[2]);
+    child.argv[2] = rt_xstrdup("echo well");
+    assert_int_equal(ctl_child_start(&child), 0);
+    while (!ctl_child_reap(&child))
+        nanosleep(&pause, NULL);
+    assert_false(ctl_log_last_error(child.log_path, child.log_from, last, sizeof(last)));
+    assert_string_equal(last, "well");
+    assert_true(ctl_log_last_error(child.log_path, 0, last, sizeof(last)));
+    assert_string_equal(last, "first life");
+    assert_int_equal(unlink(child.log_path), 0);
     ctl_child_release(&child);
 }
 
@@ -156,11 +180,11 @@ static void last_error_of_logs(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         write_text(path, row[i].log);
-        ctl_log_last_error(path, got, sizeof(got));
+        ctl_log_last_error(path, 0, got, sizeof(got));
         if (strcmp(got, row[i].want) != 0)
             fail_msg("%s: got '%s'", row[i].name, got);
     }
-    ctl_log_last_error("/nonexistent/log", got, sizeof(got));
+    ctl_log_last_error("/nonexistent/log", 0, got, sizeof(got));
     assert_string_equal(got, "");
     rt_free(path);
 }
@@ -193,6 +217,38 @@ static void run_folder_is_taken_once(void **state)
     rt_free(file);
     rt_free(dir);
     rt_free(wanted);
+}
+
+/* Ends, each `life_s` after its start: milliseconds until the next one. */
+static void pauses_between_starts(void **state)
+{
+    static const struct {
+        const char *name;
+        double life_s;
+        int want[CTL_BACKOFF_MAX + 2];
+    } row[] = {
+        {"at once", 0, {100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000, -1, -1}},
+        {"after 2 s", 2, {100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000, -1, -1}},
+        {"five a minute", 10, {100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000, 5000, 5000}},
+        {"all was well", 31, {100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100}},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct ctl_backoff backoff = {0};
+        uint64_t now = 5 * RT_S;
+
+        for (size_t k = 0; k < ARRAY_LEN(row[i].want); k++) {
+            uint64_t started = now;
+            int got;
+
+            now += (uint64_t)(row[i].life_s * (double)RT_S);
+            got = ctl_backoff_ended(&backoff, started, now);
+            if (got != row[i].want[k])
+                fail_msg("%s, end %zu: got %d, want %d", row[i].name, k + 1, got, row[i].want[k]);
+            now += (uint64_t)(got > 0 ? got : 0) * RT_MS;
+        }
+    }
 }
 
 static void thousands(void **state)
@@ -392,6 +448,11 @@ static void silence_keeps_what_was_said(void **state)
     ctl_snapshot_keep(&away, &newer);
     ctl_view_read(&away, &view);
     assert_true(view.samples_trained == 1700 && view.rows_total == 7 && away.silent == 2);
+    ctl_snapshot_forget(&away, RT_ROLE_TRAINER, 0);
+    ctl_snapshot_forget(&away, RT_ROLE_TRAINER, 0); /* silent already */
+    ctl_snapshot_forget(&away, RT_ROLE_DATA_COMPOSE, 3);
+    ctl_view_read(&away, &view);
+    assert_true(view.samples_trained == 700 && view.ranks_done == 0 && away.silent == 3);
     ctl_snapshot_release(&away);
 }
 
@@ -408,11 +469,17 @@ static json_t *summary_of(const struct ctl_snapshot *snapshot, const char *error
     job.data.epochs = 2;
     summary.cpu_seconds[RT_ROLE_TRAINER] = 1.5;
     summary.peak_rss_bytes[RT_ROLE_TRAINER] = 4096;
+    summary.restarts[RT_ROLE_TRAINER] = 3;
     assert_int_equal(ctl_summary_write(&summary, folder), 0);
     root = json_load_file(path, 0, NULL);
     assert_non_null(root);
     rt_free(path);
     return root;
+}
+
+static double number_in(const json_t *summary, const char *object, const char *key)
+{
+    return ctl_view_number(json_object_get(summary, object), key);
 }
 
 static void summary_has_every_field(void **state)
@@ -445,6 +512,7 @@ static void summary_has_every_field(void **state)
         "cpu_us_per_sample",
         "peak_rss_bytes",
         "checkpoint",
+        "restarts",
     };
     struct ctl_snapshot snapshot = a_snapshot();
     json_t *good = summary_of(&snapshot, NULL), *bad;
@@ -461,6 +529,8 @@ static void summary_has_every_field(void **state)
     assert_true(json_number_value(json_object_get(hop, "trainer_to_middleware")) == 2);
     assert_true(json_number_value(json_object_get(hop, "embedding_server_to_middleware")) == 0.5);
     assert_null(json_object_get(good, "error"));
+    assert_true(number_in(good, "restarts", "trainer") == 3);
+    assert_true(number_in(good, "restarts", "middleware") == 0);
     ctl_snapshot_release(&snapshot);
     bad = summary_of(&snapshot, "trainer/0 was killed");
     assert_string_equal(json_string_value(json_object_get(bad, "error")), "trainer/0 was killed");
@@ -480,9 +550,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(child_ends_are_named),
         cmocka_unit_test(child_that_cannot_start),
+        cmocka_unit_test(last_error_of_this_start),
         cmocka_unit_test(child_usage_is_counted),
         cmocka_unit_test(last_error_of_logs),
         cmocka_unit_test(run_folder_is_taken_once),
+        cmocka_unit_test(pauses_between_starts),
         cmocka_unit_test(thousands),
         cmocka_unit_test(numbers),
         cmocka_unit_test(view_adds_up),

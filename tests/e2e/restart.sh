@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# `local --restart on-failure`: a role that is killed, or told to end, is started again and the job is done as if nothing had
+# happened; a complaint about the configuration ends the run at once, and so does a process that ends again and again.
+. "$(dirname "$0")/lib.sh"
+again=(--restart on-failure)
+
+# hit SIGNAL NAME -- and wait until there is another process of that name.
+hit() {
+    local old
+    old=$(cat "$work/run/pids/$2")
+    kill "-$1" "$old"
+    wait_for 20 "$2 is started again" is_new "$2" "$old"
+}
+is_new() {
+    [ "$(cat "$work/run/pids/$1")" != "$2" ]
+}
+
+local_start "${short[@]}" --epochs 80 --trainers 2 "${again[@]}"
+wait_for 60 "training" is_training
+for name in data_compose-0 middleware-0 data_compose-0 middleware-0 nats; do
+    hit KILL "$name"
+    sleep 1.5
+done
+hit TERM data_compose-0
+wait_end 200
+expect_success
+expect "samples_trained == 80 * 40000" "test_samples == 10000" \
+    "restarts == {'data_compose': 3, 'middleware': 2, 'trainer': 0, 'embedding_server': 0}"
+for name in data_compose middleware; do
+    grep -q "^$name/0 was killed by signal 9 (Killed); starting it again in 0\.[12] s$" "$work/out" || fail "it does not say that $name/0 ended"
+done
+grep -q '^data_compose/0 exited with status 0; starting it again in 0\.[1248] s$' "$work/out" || fail "it does not say who ended by itself"
+[ "$(grep -c ' start version=' "$work/run/logs/data_compose-0.log")" -eq 4 ] || fail "the log does not have all starts"
+
+# ---- exit status 2 ----
+job_folder wrong 1 'a'
+printf 'y\ta\n1\t3\n' | tee "$work/wrong/train.tsv" >"$work/wrong/test.tsv"
+printf '  y: label\n  b: {kind: feature, feature: a}\n' >>"$work/wrong/data.yml"
+printf 'tables:\n  a: {dim: 4}\nfeatures:\n  a: {}\n' >"$work/wrong/embedding.yml"
+local_run --config "$work/wrong" "${again[@]}"
+[ "$status" -eq 2 ] || fail "exit status $status, expected 2: $(cat "$work/err")"
+grep -q "column 'a' is not in data.yml" "$work/err" || fail "no reason: $(cat "$work/err")"
+expect "sum(restarts.values()) == 0"
+nothing_left
+
+# ---- again and again ----
+local_start "${long[@]}" "${again[@]}"
+wait_for 60 "training" is_training
+old=0
+while kill -0 "$supervisor" 2>/dev/null; do
+    pid=$(cat "$work/run/pids/middleware-0")
+    [ "$pid" = "$old" ] || kill -9 "$pid" 2>/dev/null
+    old=$pid
+    sleep 0.02
+done
+wait_end 1
+[ "$status" -eq 1 ] || fail "exit status $status, expected 1"
+grep -q '^saffron local: middleware/0 was killed by signal 9 (Killed); it was started again 10 times within 60 s, and is not any more (log: ' "$work/err" ||
+    fail "it does not say why it gives up: $(cat "$work/err")"
+expect "restarts['middleware'] == 10" "samples_read == samples_trained + samples_quarantined + samples_dropped"
+nothing_left
