@@ -5,19 +5,13 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
-#include "runtime/job/layout.h"
-#include "runtime/job/safetensors.h"
+#include "runtime/job/part.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define TURN_NS (RT_MS / 2)
 #define PIECE   256u /* rows between two looks at the clock */
-
-#define NAME_BYTES 32u /* of a slot's tensor */
-
-static const enum rt_tensor_type type_of[] = {
-    [WIRE_F32] = RT_TENSOR_F32, [WIRE_F16] = RT_TENSOR_F16, [WIRE_BF16] = RT_TENSOR_BF16};
 
 static const struct rt_table_conf *conf_of(const struct ebs_owner *owner)
 {
@@ -112,63 +106,31 @@ static int begin_part(struct ebs_owner *owner)
 
 /* ---- on the worker ---- */
 
-/* @return how many there are */
-static size_t list_tensors(const struct ebs_owner *owner, struct rt_tensor out[2 + RT_STATE_SLOTS],
-                           char name[RT_STATE_SLOTS][NAME_BYTES])
-{
-    const struct rt_table_conf *table = conf_of(owner);
-    const struct ebs_saver *saver = &owner->saver;
-    struct rt_state_slot slot[RT_STATE_SLOTS];
-    uint32_t slots = slots_of(owner, slot);
-
-    out[0] = (struct rt_tensor){.name = RT_SAVE_IDS,
-                                .type = RT_TENSOR_I64,
-                                .rank = 1,
-                                .shape = {saver->n},
-                                .data = saver->id};
-    out[1] = (struct rt_tensor){.name = RT_SAVE_ROWS,
-                                .type = type_of[table->dtype],
-                                .rank = 2,
-                                .shape = {saver->n, table->dim},
-                                .data = saver->row};
-    for (uint32_t k = 0; k < slots; k++) {
-        snprintf(name[k], NAME_BYTES, "%s%s", RT_SAVE_STATE, slot[k].name);
-        out[2 + k] = (struct rt_tensor){.name = name[k],
-                                        .type = RT_TENSOR_F32,
-                                        .rank = 2,
-                                        .shape = {saver->n, slot[k].count},
-                                        .data = saver->state[k]};
-    }
-    return 2 + slots;
-}
-
 static int write_part(struct ebs_owner *owner)
 {
     const struct rt_table_conf *table = conf_of(owner);
     struct ebs_saver *saver = &owner->saver;
-    char number[3][16], name[RT_STATE_SLOTS][NAME_BYTES], optimizer[RT_STATE_TEXT];
-    struct rt_tensor tensor[2 + RT_STATE_SLOTS];
-    size_t n = list_tensors(owner, tensor, name), notes = 5;
-    struct rt_tensor_note note[7] = {{"table", table->name},
-                                     {"owner", number[0]},
-                                     {"owners", number[1]},
-                                     {"part", number[2]},
-                                     {"last", saver->is_last ? "true" : "false"}};
-    char *path = rt_save_table_path(saver->save->dir, table->name, owner->conf.owner, saver->part);
+    char optimizer[RT_STATE_TEXT];
+    struct rt_save_part part = {.table = table->name,
+                                .dim = table->dim,
+                                .dtype = table->dtype,
+                                .owner = owner->conf.owner,
+                                .owners = owner->owners,
+                                .part = saver->part,
+                                .is_last = saver->is_last,
+                                .id = saver->save->id,
+                                .optimizer = saver->save->with_state ? optimizer : NULL,
+                                .n = saver->n,
+                                .row_id = saver->id,
+                                .row = saver->row};
     int err;
 
+    part.slots = slots_of(owner, part.slot);
+    memcpy(part.state, saver->state, sizeof(part.state));
     rt_state_text(&table->optimizer, optimizer);
-    if (saver->save->id)
-        note[notes++] = (struct rt_tensor_note){RT_SAVE_NOTE, saver->save->id};
-    if (saver->save->with_state)
-        note[notes++] = (struct rt_tensor_note){RT_SAVE_OPTIMIZER, optimizer};
-    snprintf(number[0], sizeof(number[0]), "%u", owner->conf.owner);
-    snprintf(number[1], sizeof(number[1]), "%u", owner->owners);
-    snprintf(number[2], sizeof(number[2]), "%u", saver->part);
-    err = rt_safetensors_write(path, note, notes, tensor, n);
+    err = rt_save_part_write(saver->save->dir, &part);
     if (!err)
         rt_save_count(saver->save, saver->n * row_bytes(owner));
-    rt_free(path);
     return err;
 }
 

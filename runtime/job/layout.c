@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 static const struct {
     const char *name;
@@ -27,6 +28,19 @@ uint32_t rt_state_slots(const struct rt_sparse_optimizer_conf *optimizer, uint32
         out[k].count = kinds[optimizer->kind].of_row ? 1 : dim;
     }
     return kinds[optimizer->kind].slots;
+}
+
+int rt_state_slots_of(const char *text, uint32_t dim, struct rt_state_slot out[RT_STATE_SLOTS])
+{
+    size_t name = strcspn(text, " ");
+
+    for (uint32_t kind = 0; kind < ARRAY_LEN(kinds); kind++) {
+        const struct rt_sparse_optimizer_conf optimizer = {.kind = kind};
+
+        if (strlen(kinds[kind].name) == name && memcmp(text, kinds[kind].name, name) == 0)
+            return (int)rt_state_slots(&optimizer, dim, out);
+    }
+    return -1;
 }
 
 uint32_t rt_state_count(const struct rt_sparse_optimizer_conf *optimizer, uint32_t dim)

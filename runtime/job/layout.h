@@ -83,6 +83,9 @@ uint32_t rt_state_slots(const struct rt_sparse_optimizer_conf *optimizer, uint32
 #define RT_STATE_TEXT 96
 void rt_state_text(const struct rt_sparse_optimizer_conf *optimizer, char out[RT_STATE_TEXT]);
 
+/* The slots of what rt_state_text() says, and how many; -1: no optimizer is called so. */
+int rt_state_slots_of(const char *text, uint32_t dim, struct rt_state_slot out[RT_STATE_SLOTS]);
+
 /* Most rows that the whole table may have by eviction.rows and eviction.bytes, each taken for all that it takes, the
  * admission sketch left out of the bytes; at least 1. 0: no capacity. */
 uint64_t rt_table_capacity(const struct rt_table_conf *table);

@@ -408,6 +408,20 @@ const char *rt_safetensors_note(const struct rt_safetensors *file, const char *k
     return json_string_value(json_object_get(json_object_get(file->root, METADATA), key));
 }
 
+bool rt_safetensors_note_at(const struct rt_safetensors *file, size_t i, struct rt_tensor_note *out)
+{
+    json_t *notes = json_object_get(file->root, METADATA);
+    void *at = json_object_iter(notes);
+
+    while (at && i-- > 0)
+        at = json_object_iter_next(notes, at);
+    if (!at)
+        return false;
+    *out = (struct rt_tensor_note){json_object_iter_key(at),
+                                   json_string_value(json_object_iter_value(at))};
+    return true;
+}
+
 int rt_safetensors_read(const struct rt_safetensors *file, const struct rt_tensor *tensor,
                         uint64_t from, void *out, size_t bytes)
 {

@@ -10,6 +10,7 @@
 #ifndef RT_SAFETENSORS_H
 #define RT_SAFETENSORS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -73,6 +74,9 @@ const struct rt_tensor *rt_safetensors_at(const struct rt_safetensors *file, siz
 const struct rt_tensor *rt_safetensors_find(const struct rt_safetensors *file, const char *name);
 /* NULL: there is none. */
 const char *rt_safetensors_note(const struct rt_safetensors *file, const char *key);
+/* Each of them, i from 0 on, in no order; false: there are no more. */
+bool rt_safetensors_note_at(const struct rt_safetensors *file, size_t i,
+                            struct rt_tensor_note *out);
 /* `bytes` of a tensor's from `from` on, which lie in it. RT_EFILE. */
 int rt_safetensors_read(const struct rt_safetensors *file, const struct rt_tensor *tensor,
                         uint64_t from, void *out, size_t bytes);

@@ -51,6 +51,29 @@ static void rows(void **state)
     }
 }
 
+/* What a file says of a table's optimizer tells the slots of its state, as the table's own configuration does. */
+static void slots_of_a_text(void **state)
+{
+    static const char *const none[] = {"", "adamw", "ada", "sgd2", " adam"};
+    struct rt_state_slot got[RT_STATE_SLOTS], want[RT_STATE_SLOTS];
+
+    (void)state;
+    for (uint32_t kind = RT_OPT_SGD; kind <= RT_OPT_FTRL; kind++) {
+        struct rt_sparse_optimizer_conf optimizer = {.kind = kind, .learning_rate = 0.1};
+        char text[RT_STATE_TEXT];
+        uint32_t slots = rt_state_slots(&optimizer, 12, want);
+
+        rt_state_text(&optimizer, text);
+        assert_int_equal(rt_state_slots_of(text, 12, got), slots);
+        for (uint32_t k = 0; k < slots; k++) {
+            assert_string_equal(got[k].name, want[k].name);
+            assert_int_equal(got[k].count, want[k].count);
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(none); i++)
+        assert_int_equal(rt_state_slots_of(none[i], 12, got), -1);
+}
+
 /* Rows number from..to-1 of a table that has those before. */
 static void add_rows(struct ebs_table *table, uint64_t from, uint64_t to)
 {
@@ -201,10 +224,8 @@ static void shares(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows),
-        cmocka_unit_test(tables),
-        cmocka_unit_test(capacities),
-        cmocka_unit_test(shares),
+        cmocka_unit_test(rows),       cmocka_unit_test(slots_of_a_text), cmocka_unit_test(tables),
+        cmocka_unit_test(capacities), cmocka_unit_test(shares),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

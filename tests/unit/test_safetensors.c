@@ -78,6 +78,7 @@ static void write_all(void)
 static void what_is_written_reads_back(void **state)
 {
     struct rt_safetensors *file;
+    struct rt_tensor_note note;
     uint8_t data[64];
 
     (void)state;
@@ -88,6 +89,11 @@ static void what_is_written_reads_back(void **state)
     assert_string_equal(rt_safetensors_note(file, "table"), "user \"ä\"");
     assert_string_equal(rt_safetensors_note(file, "step"), "12");
     assert_null(rt_safetensors_note(file, "part"));
+    for (size_t i = 0; i < 2; i++) {
+        assert_true(rt_safetensors_note_at(file, i, &note));
+        assert_string_equal(note.text, rt_safetensors_note(file, note.key));
+    }
+    assert_false(rt_safetensors_note_at(file, 2, &note));
     assert_null(rt_safetensors_find(file, "top"));
     for (size_t i = 0; i < ARRAY_LEN(tensors); i++) {
         const struct rt_tensor *want = &tensors[i];
