@@ -1,9 +1,12 @@
-/* ctl/export.c -- see export.h.
+/* ctl/export.c -- see export.h. Of a checkpoint: export_checkpoint.c.
  *
  * The processes write, each into a folder of its own run directory, of a name that is new with each exporting. They are asked again
  * and again, and their status tells how far they are, so it does not matter which answers are lost (ctl/save.h). */
 #include "ctl/export.h"
 #include "ctl/amount.h"
+#include "ctl/checkpoints.h"
+#include "ctl/export_checkpoint.h"
+#include "ctl/fold.h"
 #include "ctl/save.h"
 #include "ctl/target.h"
 #include "runtime/base/clock.h"
@@ -17,10 +20,12 @@
 #define PAUSE_NS           (250 * RT_MS)
 #define NAME_MAX_BYTES     64
 
-enum option_key { KEY_STATE = 512 };
+enum option_key { KEY_STATE = 512, KEY_MEMORY };
 
 struct exporting {
     struct ctl_target target;
+    struct ctl_words words; /* a checkpoint and a folder; none: of a running job */
+    double memory;          /* bytes of rows, of a checkpoint */
     struct rt_control_client *client;
     char name[NAME_MAX_BYTES];
     uint64_t number; /* of the save: when it was asked for */
@@ -131,6 +136,10 @@ static const struct argp_option option[] = {
      "the optimizers' state too, so that a job that begins with the model goes on where this one "
      "is",
      0},
+    {"memory", KEY_MEMORY, "BYTES", 0,
+     "of a checkpoint: of rows at a time (default " CTL_FOLD_MEMORY
+     "); with less its files are read more often",
+     0},
     {0},
 };
 
@@ -138,13 +147,20 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct exporting *exporting = state->input;
 
-    (void)arg;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &exporting->target;
+        state->child_inputs[0] = &exporting->words;
+        state->child_inputs[1] = &exporting->target;
         break;
     case KEY_STATE:
         exporting->with_state = true;
+        break;
+    case KEY_MEMORY:
+        ctl_fold_memory_option(state, arg, &exporting->memory);
+        break;
+    case ARGP_KEY_END:
+        if (exporting->words.n == 1)
+            argp_error(state, "expected %s", exporting->words.expected);
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -154,45 +170,68 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static int find_target(int argc, char **argv, struct exporting *exporting)
 {
-    const struct argp_child child[] = {{.argp = &ctl_target_argp}, {0}};
+    const struct argp_child child[] = {{.argp = &ctl_words_argp}, {.argp = &ctl_target_argp}, {0}};
     const struct argp argp = {
         .options = option,
         .parser = parse,
+        .args_doc = "[CHECKPOINT FOLDER]",
         .children = child,
-        .doc = "Save the model of a running job, while it trains: each process into a folder of "
-               "its run directory, export-TIME."};
+        .doc =
+            "Save the model of a running job, while it trains: each process into a folder of "
+            "its run directory, export-TIME. Or make a saved model of a checkpoint, whose folder "
+            "CHECKPOINT is, in a new FOLDER; no job is asked then."};
 
     ctl_target_begin(&exporting->target);
+    exporting->words = (struct ctl_words){.expected = "CHECKPOINT FOLDER", .most = 2};
+    exporting->memory = CTL_FOLD_MEMORY_BYTES;
     argp_parse(&argp, argc, argv, 0, NULL, exporting);
-    return ctl_target_end(&exporting->target);
+    return exporting->words.n > 0 ? 0 : ctl_target_end(&exporting->target);
+}
+
+/* Of the job that was found. */
+static int export_job(struct exporting *exporting)
+{
+    const uint32_t *replicas = exporting->target.run.replicas;
+    int err =
+        rt_control_connect(exporting->target.run.nats, CONNECT_TIMEOUT_MS, &exporting->client);
+
+    if (!err)
+        err = ctl_target_count(&exporting->target, exporting->client, RT_ROLE_TRAINER);
+    if (!err)
+        err = ctl_target_count(&exporting->target, exporting->client, RT_ROLE_EMBEDDING_SERVER);
+    if (err)
+        return ctl_target_complain(err);
+    if (replicas[RT_ROLE_TRAINER] == 0 || replicas[RT_ROLE_EMBEDDING_SERVER] == 0)
+        return ctl_target_nobody(&exporting->target);
+    err = run(exporting);
+    if (err)
+        return ctl_target_complain(err);
+    print(exporting);
+    return 0;
+}
+
+static int export_checkpoint(const struct exporting *exporting)
+{
+    const struct ctl_export_checkpoint what = {.checkpoint = exporting->words.word[0],
+                                               .folder = exporting->words.word[1],
+                                               .with_state = exporting->with_state,
+                                               .memory = exporting->memory};
+    int err = ctl_export_checkpoint(&what);
+
+    return err ? ctl_target_complain(err) : 0;
 }
 
 int ctl_export(int argc, char **argv)
 {
     struct exporting exporting = {0};
-    const uint32_t *replicas = exporting.target.run.replicas;
-    int err = find_target(argc, argv, &exporting);
+    int status, err = find_target(argc, argv, &exporting);
 
-    if (!err)
-        err = rt_control_connect(exporting.target.run.nats, CONNECT_TIMEOUT_MS, &exporting.client);
     if (err)
         return ctl_target_complain(err);
-    err = ctl_target_count(&exporting.target, exporting.client, RT_ROLE_TRAINER);
-    if (!err)
-        err = ctl_target_count(&exporting.target, exporting.client, RT_ROLE_EMBEDDING_SERVER);
-    if (err) {
-        rt_control_close(exporting.client);
-        return ctl_target_complain(err);
-    }
-    if (replicas[RT_ROLE_TRAINER] == 0 || replicas[RT_ROLE_EMBEDDING_SERVER] == 0) {
-        rt_control_close(exporting.client);
-        return ctl_target_nobody(&exporting.target);
-    }
-    err = run(&exporting);
+    if (exporting.words.n > 0)
+        return export_checkpoint(&exporting);
+    status = export_job(&exporting);
     if (exporting.client)
         rt_control_close(exporting.client);
-    if (err)
-        return ctl_target_complain(err);
-    print(&exporting);
-    return 0;
+    return status;
 }

@@ -12,6 +12,9 @@
 #include "ctl/target.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/base/mem.h"
+#include "runtime/checkpoint/manifest.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -218,6 +221,21 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
+/* A checkpoint's rows are in files of another kind. It may be a folder that is not seen from here. */
+static int check_kind(const char *dir)
+{
+    char *path = rt_path_join(dir, RT_MANIFEST_NAME);
+    bool checkpoint = rt_file_exists(path);
+
+    rt_free(path);
+    if (!checkpoint)
+        return 0;
+    return RT_FAIL(RT_EUSAGE,
+                   "%s: is a checkpoint, expected a saved model; make one of it: saffron export "
+                   "CHECKPOINT FOLDER",
+                   dir);
+}
+
 /* As the job's processes name it: where it is here, or a path of theirs. */
 static int take_folder(struct importing *importing)
 {
@@ -230,7 +248,7 @@ static int take_folder(struct importing *importing)
                  importing->arg) > (int)WIRE_TEXT_MAX)
         return RT_FAIL(RT_EUSAGE, "%s: expected a path of at most %u bytes", importing->arg,
                        WIRE_TEXT_MAX);
-    return 0;
+    return check_kind(importing->dir);
 }
 
 static int find_target(int argc, char **argv, struct importing *importing)

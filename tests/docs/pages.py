@@ -75,7 +75,8 @@ def code(page):
 
 def programs_help():
     texts = [help_of("./launch.sh", "--help")]
-    for command in ("local", "plan", "status", "stop", "trace", "export", "import"):
+    for command in ("local", "plan", "status", "stop", "trace", "export", "import", "checkpoint", "checkpoints", "verify",
+                    "inspect", "diff", "rollback"):
         texts.append(help_of(f"{BIN}/saffron", command, "--help"))
     for role in ("trainer", "data-compose", "middleware", "embedding-server"):
         texts.append(help_of(f"{BIN}/saffron-{role}", "--help"))

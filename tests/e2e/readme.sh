@@ -59,6 +59,25 @@ stop_run() {
     nothing_left
 }
 
+# ask_checkpoints COMMAND LINE -- of a folder of checkpoints; those here have other names.
+ask_checkpoints() {
+    local command=$1 words want=0
+    if [ ! -d "$work/made" ]; then
+        mkdir "$work/made"
+        "$B/tests/e2e/make_checkpoints" "$work/made" || fail "no checkpoints were made"
+    fi
+    command=${command//runs\/NAME\/checkpoints/$work/made}
+    command=${command//runs\/NAME/$work}
+    command=${command//step-000000120/step-10}
+    command=${command//step-000000240/step-20}
+    read -r -a words <<<"$command"
+    words[0]=${words[0]/#build\/release/$B}
+    [ "${words[1]}" != diff ] || want=1 # they are two steps of a job
+    "${words[@]}" >"$work/answer" 2>&1
+    [ $? -eq "$want" ] || fail "$1: not $want: $(cat "$work/answer")"
+    [ -s "$work/answer" ] || fail "$1: prints nothing"
+}
+
 # rendered FOLDER -- $work/objects is what it comes to.
 rendered() {
     [ -d "$1" ] || fail "there is no $1"
@@ -172,6 +191,7 @@ for command in "${commands[@]}"; do
     "./launch.sh local"*) run_job "$command" ;;
     "build/release/saffron status --run-dir"*) ask_run "$command" ;;
     "build/release/saffron stop --run-dir"*) stop_run "$command" ;;
+    "build/release/saffron "*" runs/NAME/checkpoints"*) ask_checkpoints "$command" ;;
     "make test") make -n test >"$work/out" 2>&1 || fail "make -n test: $(tail -n 3 "$work/out")" ;;
     "kubectl "*) cluster "$command" ;;
     "docker "*) container "$command" ;;
