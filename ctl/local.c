@@ -21,6 +21,7 @@
 #include "ctl/options.h"
 #include "ctl/poll.h"
 #include "ctl/progress.h"
+#include "ctl/restore.h"
 #include "ctl/roles.h"
 #include "ctl/rundir.h"
 #include "ctl/summary.h"
@@ -51,7 +52,9 @@ struct local {
     struct ctl_options options;
     struct rt_job *job;
     char *run_dir, *checkpoint_dir;
-    char *job_name; /* in subjects */
+    int run_lock;                   /* of ctl_rundir_create() */
+    struct ctl_restorable restored; /* what it goes on from */
+    char *job_name;                 /* in subjects */
     const char *nats_url;
     struct ctl_nats nats;
     struct ctl_roles roles;
@@ -363,13 +366,56 @@ static char *subject_name(const struct local *local)
                         (long)getpid());
 }
 
-/* Its own, or the one that the environment names: then it may be there, and be shared with other machines. */
-static int make_checkpoint_dir(struct local *local)
+/* That of the environment may be there already, and be of another job. */
+static int check_begins_anew(const char *dir)
 {
+    struct ctl_restorable newest = {0};
+    int err = 0;
+
+    ctl_restore_newest(dir, &newest);
+    if (newest.name)
+        err = RT_FAIL(RT_EUSAGE,
+                      "SAFFRON_CHECKPOINT_DIR %s: it holds checkpoints, the newest is %s; "
+                      "--restore latest goes "
+                      "on from it, or name another folder",
+                      dir, newest.name);
+    ctl_restorable_release(&newest);
+    return err;
+}
+
+/* In which folder are they, and which one is the run to go on from? */
+static int find_checkpoints(struct local *local)
+{
+    const struct ctl_options *options = &local->options;
     const char *named = from_environment("SAFFRON_CHECKPOINT_DIR");
 
-    local->checkpoint_dir = named ? rt_xstrdup(named) : rt_path_join(local->run_dir, "checkpoints");
-    return rt_mkdir_all(local->checkpoint_dir);
+    if (named)
+        local->checkpoint_dir = rt_xstrdup(named);
+    else if (options->run_dir)
+        local->checkpoint_dir = rt_path_join(options->run_dir, "checkpoints");
+    if (!options->restore)
+        return named ? check_begins_anew(named) : 0;
+    if (!local->checkpoint_dir)
+        return RT_FAIL(RT_EUSAGE,
+                       "--restore %s: of which run? give --run-dir, or SAFFRON_CHECKPOINT_DIR",
+                       options->restore);
+    return ctl_restore_choose(local->checkpoint_dir, options->restore, local->job, &local->progress,
+                              &local->restored);
+}
+
+static int make_run_dir(struct local *local)
+{
+    const struct ctl_options *options = &local->options;
+    int err = ctl_rundir_create(options->run_dir, local->job->name, options->restore,
+                                &local->run_dir, &local->run_lock);
+
+    if (!err && !local->checkpoint_dir)
+        local->checkpoint_dir = rt_path_join(local->run_dir, "checkpoints");
+    if (!err)
+        err = rt_mkdir_all(local->checkpoint_dir);
+    if (!err && options->restore)
+        err = ctl_restore_go_back(local->checkpoint_dir, &local->restored, &local->progress);
+    return err;
 }
 
 /* Everything that can be wrong before a process is started is found here. */
@@ -379,11 +425,10 @@ static int prepare(struct local *local)
     int err = ctl_inputs_check(&local->options, &local->job);
     char *config;
 
-    if (err)
-        return err;
-    err = ctl_rundir_create(local->options.run_dir, local->job->name, &local->run_dir);
     if (!err)
-        err = make_checkpoint_dir(local);
+        err = find_checkpoints(local);
+    if (!err)
+        err = make_run_dir(local);
     if (err)
         return err;
     config = rt_path_join(local->run_dir, "config");
@@ -425,8 +470,11 @@ static void close_loop(struct local *local)
 
 static void write_summary(struct local *local)
 {
-    struct ctl_summary summary = {.job = local->job, .final = &local->last, .error = local->error};
+    struct ctl_restorable newest = {0};
+    struct ctl_summary summary = {
+        .job = local->job, .final = &local->last, .checkpoint = &newest, .error = local->error};
 
+    ctl_restore_newest(local->checkpoint_dir, &newest);
     ctl_roles_sum(&local->roles, &summary);
     if (!local->error)
         ctl_summary_print(&summary, local->run_dir);
@@ -435,8 +483,11 @@ static void write_summary(struct local *local)
         if (local->exit_code == 0)
             local->exit_code = 1;
     } else if (local->error && !local->options.quiet) {
-        fprintf(stderr, "saffron local: logs and summary are in %s\n", local->run_dir);
+        fprintf(stderr, "saffron local: logs and summary are in %s%s%s\n", local->run_dir,
+                newest.name ? "; --restore latest goes on from the checkpoint " : "",
+                newest.name ? newest.name : "");
     }
+    ctl_restorable_release(&newest);
 }
 
 /* Of a run that failed too: it may tell why. */
@@ -466,6 +517,9 @@ static void release(struct local *local)
     rt_job_destroy(local->job);
     rt_free(local->run_dir);
     rt_free(local->checkpoint_dir);
+    ctl_restorable_release(&local->restored);
+    if (local->run_lock > 0)
+        close(local->run_lock);
     rt_free(local->job_name);
     rt_free(local->error);
 }

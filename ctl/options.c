@@ -31,7 +31,7 @@ enum option_key {
     KEY_MAX_STEPS,
     KEY_TRACE,
     KEY_RESTART,
-    KEY_RESTORE,  /* reserved: refused */
+    KEY_RESTORE,
     KEY_REPLICAS, /* + enum rt_role; the last */
 };
 
@@ -67,6 +67,11 @@ static const struct argp_option option[] = {
      "on-failure: a role that ends before the job is done is started again, as Kubernetes would; "
      "default never: then the run ends",
      2},
+    {"restore", KEY_RESTORE, "NAME|latest", 0,
+     "go on from a checkpoint of the run in --run-dir, or in SAFFRON_CHECKPOINT_DIR; newer ones "
+     "are "
+     "set aside",
+     2},
     {"nats", KEY_NATS, "URL", 0, "use this NATS (default: a nats-server of its own on a free port)",
      2},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "give up after this time (default 0: never)", 2},
@@ -75,7 +80,6 @@ static const struct argp_option option[] = {
      "the run directory, for ui.perfetto.dev",
      2},
     {"quiet", KEY_QUIET, NULL, 0, "no progress, only the result, or the one line of the error", 2},
-    {"restore", KEY_RESTORE, "NAME", OPTION_HIDDEN, NULL, 2},
     {0},
 };
 
@@ -186,7 +190,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--restart: expected on-failure or never, got '%s'", arg);
         break;
     case KEY_RESTORE:
-        argp_error(state, "--restore: not in this version");
+        options->restore = arg;
         break;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", arg);

@@ -19,7 +19,8 @@ struct ctl_options {
     uint32_t timeout_s; /* 0: none */
     uint32_t trace;     /* each so-many-th batch; 0: none */
     bool quiet;
-    bool restart; /* roles that end before the job does are started again */
+    const char *restore; /* name of a checkpoint, or "latest"; NULL: a job that begins */
+    bool restart;        /* roles that end before the job does are started again */
     size_t n_set;
     char *set[CTL_SETS_MAX + 2]; /* "data.epochs=2", in the order in which they were given */
 };

@@ -7,37 +7,77 @@
 #include "runtime/wire/method.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define NAME_TRIES     100
 #define RUN_FILE_BYTES 65536
 
+/* A lock ends with its process, however that ends. */
+static int hold(const char *dir, const char *pids, int *lock)
+{
+    int fd = open(pids, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return RT_FAIL(RT_EFILE, "%s: %s", pids, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(fd);
+        return RT_FAIL(RT_EUSAGE, "--run-dir %s: a run goes on in it", dir);
+    }
+    *lock = fd;
+    return 0;
+}
+
 /* Exactly one process makes pids/: that run owns the folder. RT_EUSAGE when another one does. */
-static int claim(const char *dir)
+static int claim(const char *dir, bool again, int *lock)
 {
     char *pids = rt_path_join(dir, "pids"), *summary = rt_path_join(dir, "summary.json");
     int err = rt_mkdir_all(dir);
 
-    if (!err && rt_file_exists(summary))
+    if (!err && !again && rt_file_exists(summary))
         err = RT_FAIL(RT_EUSAGE, "--run-dir %s: holds another run; name a new folder", dir);
-    if (!err && mkdir(pids, 0755) != 0) {
+    if (!err && mkdir(pids, 0755) != 0 && !(again && errno == EEXIST)) {
         if (errno == EEXIST)
             err = RT_FAIL(RT_EUSAGE, "--run-dir %s: holds another run; name a new folder", dir);
         else
             err = RT_FAIL(RT_EFILE, "%s: %s", pids, strerror(errno));
     }
+    if (!err)
+        err = hold(dir, pids, lock);
+    if (!err && again && unlink(summary) != 0 && errno != ENOENT)
+        err = RT_FAIL(RT_EFILE, "%s: %s", summary, strerror(errno));
     rt_free(pids);
     rt_free(summary);
     return err;
 }
 
+/* A model is written into an empty folder: of another number of servers it has other files. */
+static int set_model_aside(const char *dir)
+{
+    char *model = rt_path_join(dir, "model");
+    int err = 0;
+
+    for (int i = 1; rmdir(model) != 0 && errno != ENOENT && !err; i++) {
+        char *aside = rt_xasprintf("%s.%d", model, i);
+
+        if (!rt_file_exists(aside) && rename(model, aside) != 0)
+            err =
+                RT_FAIL(RT_EFILE, "%s: cannot be renamed to %s: %s", model, aside, strerror(errno));
+        rt_free(aside);
+    }
+    rt_free(model);
+    return err;
+}
+
 /* Two runs may start within one second: the second becomes runs/JOB-TIME-2. */
-static int claim_default(const char *job_name, char **out)
+static int claim_default(const char *job_name, char **out, int *lock)
 {
     time_t now = time(NULL);
     struct tm local;
@@ -50,7 +90,7 @@ static int claim_default(const char *job_name, char **out)
         char *dir = i == 1 ? rt_xasprintf("runs/%s-%s", job_name, stamp)
                            : rt_xasprintf("runs/%s-%s-%d", job_name, stamp, i);
 
-        err = claim(dir);
+        err = claim(dir, false, lock);
         if (!err) {
             *out = dir;
             return 0;
@@ -62,18 +102,20 @@ static int claim_default(const char *job_name, char **out)
     return err;
 }
 
-int ctl_rundir_create(const char *wanted, const char *job_name, char **out)
+int ctl_rundir_create(const char *wanted, const char *job_name, bool again, char **out, int *lock)
 {
     static const char *const part[] = {"config", "logs", "quarantine", "model"};
     int err;
 
     if (wanted) {
-        err = claim(wanted);
+        err = claim(wanted, again, lock);
+        if (!err && again)
+            err = set_model_aside(wanted);
         if (err)
             return err;
         *out = rt_xstrdup(wanted);
     } else {
-        err = claim_default(job_name, out);
+        err = claim_default(job_name, out, lock);
         if (err)
             return err;
     }

@@ -5,10 +5,13 @@
 
 #include "runtime/base/role.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/* Make it. `wanted` NULL: runs/JOB-TIME. RT_EUSAGE when it holds a run already. *out: caller frees. */
-int ctl_rundir_create(const char *wanted, const char *job_name, char **out);
+/* Make it. `wanted` NULL: runs/JOB-TIME. It may hold an earlier run only with `again`: then its summary goes, its model is set aside
+ * as model.1, model.2 ..., and all else stays. RT_EUSAGE: it holds a run, or one that goes on. *out: caller frees. *lock: a
+ * descriptor that says that this run goes on; to be closed at its end. */
+int ctl_rundir_create(const char *wanted, const char *job_name, bool again, char **out, int *lock);
 
 struct ctl_run {
     char job[128], nats[256];

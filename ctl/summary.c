@@ -100,6 +100,14 @@ static void put_quality(json_t *out, const struct ctl_view *view)
     json_object_set_new(out, "bytes_per_row", real_or_null(view->bytes_per_row));
 }
 
+static json_t *checkpoint_or_null(const struct ctl_restorable *checkpoint)
+{
+    if (!checkpoint || !checkpoint->name)
+        return json_null();
+    return json_pack("{s:s, s:I, s:I}", "name", checkpoint->name, "step",
+                     (json_int_t)checkpoint->step, "age", (json_int_t)checkpoint->age);
+}
+
 static json_t *build(const struct ctl_summary *summary)
 {
     json_t *out = json_object(), *cpu = json_object(), *rss = json_object();
@@ -132,7 +140,7 @@ static json_t *build(const struct ctl_summary *summary)
     json_object_set_new(out, "cpu_seconds", cpu);
     json_object_set_new(out, "peak_rss_bytes", rss);
     json_object_set_new(out, "restarts", restarts);
-    json_object_set_new(out, "checkpoint", json_null());
+    json_object_set_new(out, "checkpoint", checkpoint_or_null(summary->checkpoint));
     json_object_set_new(out, "batches_retried", count_or_null(view.batches_retried));
     if (view.evaluations)
         json_object_set_new(out, "evaluations", json_deep_copy(view.evaluations));

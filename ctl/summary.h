@@ -3,6 +3,7 @@
 #define CTL_SUMMARY_H
 
 #include "ctl/child.h"
+#include "ctl/restore.h"
 #include "ctl/view.h"
 #include "runtime/job/job.h"
 
@@ -12,7 +13,8 @@ struct ctl_summary {
     double cpu_seconds[RT_ROLE_COUNT];
     uint64_t peak_rss_bytes[RT_ROLE_COUNT];
     uint32_t restarts[RT_ROLE_COUNT];
-    const char *error; /* NULL: the run was a success */
+    const struct ctl_restorable *checkpoint; /* the newest there is; NULL: not known */
+    const char *error;                       /* NULL: the run was a success */
 };
 
 /* Replace DIR/summary.json. Fields are those of the README's table; what is not known is null. */

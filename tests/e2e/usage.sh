@@ -20,7 +20,8 @@ run=(local --run-dir "$work/run" --config "$work/job")
 refused "no command" "Usage: saffron"
 refused "unknown command" "unknown command 'tran'" tran
 refused "--restart" "--restart: expected on-failure or never, got 'always'" "${run[@]}" --restart always
-refused "--restore" "--restore: not in this version" "${run[@]}" --restore latest
+refused "--restore of no run" "--restore latest: of which run\\? give --run-dir" local --config "$work/job" --restore latest
+refused "--restore of nothing" "--restore latest: there is no checkpoint in .*/run/checkpoints" "${run[@]}" --restore latest
 refused "unknown option" "unrecognized option '--epoch-count'" local --epoch-count 3
 refused "no number" "epochs: expected an integer in 0\.\..*, got 'many'" "${run[@]}" --epochs many
 refused "trainers" "--trainers: expected an integer in 1\.\.64, got '0'" "${run[@]}" --trainers 0

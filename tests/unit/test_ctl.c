@@ -197,12 +197,13 @@ static void run_folder_is_taken_once(void **state)
                           .replicas = {1, 2, 3, 4}},
                    back = {0};
     char *wanted = in_folder("a/b"), *dir = NULL, *again = NULL, *file;
+    int lock, other;
 
     (void)state;
     assert_int_equal(ctl_rundir_read(wanted, &back), RT_EUSAGE);
-    assert_int_equal(ctl_rundir_create(wanted, "adult", &dir), 0);
+    assert_int_equal(ctl_rundir_create(wanted, "adult", false, &dir, &lock), 0);
     assert_string_equal(dir, wanted);
-    assert_int_equal(ctl_rundir_create(wanted, "adult", &again), RT_EUSAGE);
+    assert_int_equal(ctl_rundir_create(wanted, "adult", false, &again, &other), RT_EUSAGE);
     assert_non_null(strstr(rt_err_text(), "holds another run"));
     assert_null(again);
     assert_int_equal(ctl_rundir_write(dir, &run), 0);
@@ -214,8 +215,51 @@ static void run_folder_is_taken_once(void **state)
     file = rt_path_join(dir, "local.json");
     write_text(file, "{\"job\": 3}");
     assert_int_equal(ctl_rundir_read(dir, &back), RT_EDATA);
+    close(lock);
     rt_free(file);
     rt_free(dir);
+    rt_free(wanted);
+}
+
+static bool is_there(const char *dir, const char *name)
+{
+    char *path = rt_path_join(dir, name);
+    bool there = rt_file_exists(path);
+
+    rt_free(path);
+    return there;
+}
+
+static void run_folder_is_taken_again(void **state)
+{
+    char *wanted = in_folder("again"), *dir = NULL, *model, *summary;
+    int lock, other;
+
+    (void)state;
+    model = rt_path_join(wanted, "model/dense.safetensors");
+    summary = rt_path_join(wanted, "summary.json");
+    assert_int_equal(ctl_rundir_create(wanted, "adult", true, &dir, &lock), 0); /* nothing there */
+    rt_free(dir);
+    for (int i = 0; i < 2; i++) {
+        char *aside = rt_xasprintf("model.%d/dense.safetensors", i + 1);
+
+        dir = NULL;
+        write_text(model, "a model");
+        write_text(summary, "{}");
+        assert_int_equal(ctl_rundir_create(wanted, "adult", true, &dir, &other), RT_EUSAGE);
+        assert_non_null(strstr(rt_err_text(), "a run goes on in it"));
+        assert_true(!dir && rt_file_exists(model) && rt_file_exists(summary));
+        close(lock);
+        assert_int_equal(ctl_rundir_create(wanted, "adult", false, &dir, &lock), RT_EUSAGE);
+        assert_int_equal(ctl_rundir_create(wanted, "adult", true, &dir, &lock), 0);
+        assert_true(!rt_file_exists(model) && !rt_file_exists(summary));
+        assert_true(is_there(wanted, aside) && is_there(wanted, "model"));
+        rt_free(aside);
+        rt_free(dir);
+    }
+    close(lock);
+    rt_free(summary);
+    rt_free(model);
     rt_free(wanted);
 }
 
@@ -460,6 +504,7 @@ static json_t *summary_of(const struct ctl_snapshot *snapshot, const char *error
 {
     struct rt_job job = {.name = "adult", .model_name = "dlrm"};
     struct ctl_summary summary = {.job = &job, .final = snapshot, .error = error};
+    struct ctl_restorable checkpoint = {.name = "step-7", .step = 7, .age = 9};
     char *path = in_folder("summary.json");
     json_t *root;
 
@@ -470,6 +515,7 @@ static json_t *summary_of(const struct ctl_snapshot *snapshot, const char *error
     summary.cpu_seconds[RT_ROLE_TRAINER] = 1.5;
     summary.peak_rss_bytes[RT_ROLE_TRAINER] = 4096;
     summary.restarts[RT_ROLE_TRAINER] = 3;
+    summary.checkpoint = error ? NULL : &checkpoint;
     assert_int_equal(ctl_summary_write(&summary, folder), 0);
     root = json_load_file(path, 0, NULL);
     assert_non_null(root);
@@ -531,6 +577,8 @@ static void summary_has_every_field(void **state)
     assert_null(json_object_get(good, "error"));
     assert_true(number_in(good, "restarts", "trainer") == 3);
     assert_true(number_in(good, "restarts", "middleware") == 0);
+    assert_true(number_in(good, "checkpoint", "step") == 7);
+    assert_true(number_in(good, "checkpoint", "age") == 9);
     ctl_snapshot_release(&snapshot);
     bad = summary_of(&snapshot, "trainer/0 was killed");
     assert_string_equal(json_string_value(json_object_get(bad, "error")), "trainer/0 was killed");
@@ -539,6 +587,7 @@ static void summary_has_every_field(void **state)
             fail_msg("no field %s", field[i]);
     }
     assert_true(json_is_null(json_object_get(bad, "test_auc")));
+    assert_true(json_is_null(json_object_get(bad, "checkpoint")));
     assert_true(json_is_integer(json_object_get(bad, "samples_read"))); /* nobody: nothing, 0 */
     assert_true(json_is_null(json_object_get(bad, "samples_per_second")));
     json_decref(good);
@@ -554,6 +603,7 @@ int main(void)
         cmocka_unit_test(child_usage_is_counted),
         cmocka_unit_test(last_error_of_logs),
         cmocka_unit_test(run_folder_is_taken_once),
+        cmocka_unit_test(run_folder_is_taken_again),
         cmocka_unit_test(pauses_between_starts),
         cmocka_unit_test(thousands),
         cmocka_unit_test(numbers),
