@@ -513,7 +513,7 @@ static int choose_latest(const char *dir, const struct rt_store_list *list,
     for (*which = 0; *which < list->n; ++*which) {
         err = check_chosen(dir, list, *which, job);
         if (!err || err == RT_EFILE || err == RT_ENOMEM)
-            return err;
+            break;
         rt_log(RT_LOG_WARN, "checkpoint_passed_over name=%s reason=\"%s\"", list->at[*which].name,
                rt_err_text());
         if (!first)
@@ -521,7 +521,7 @@ static int choose_latest(const char *dir, const struct rt_store_list *list,
     }
     if (list->n == 0)
         err = RT_FAIL(RT_EUSAGE, "%s: there is no checkpoint", dir);
-    else
+    else if (*which == list->n)
         err = RT_FAIL(RT_EDATA, "%s: no checkpoint can be used; the newest: %s", dir, first);
     rt_free(first);
     return err;
