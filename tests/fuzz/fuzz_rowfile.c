@@ -119,7 +119,8 @@ int fuzz_rowfile(const uint8_t *data, size_t size)
     memcpy(copy, data + 1, size - 1);
     if (data[0] & 1)
         seal(copy, size - 1);
-    bool written = ftruncate(fd, 0) == 0 && pwrite(fd, copy, size - 1, 0) == (ssize_t)size - 1;
+    bool written =
+        pwrite(fd, copy, size - 1, 0) == (ssize_t)size - 1 && ftruncate(fd, (off_t)size - 1) == 0;
     rt_free(copy);
     rt_assert(written);
     int err = read_all(size - 1);
