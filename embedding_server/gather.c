@@ -130,6 +130,16 @@ static bool is_abandoned(const struct ebs_batch *batch)
     return true;
 }
 
+size_t ebs_gather_awaited(const struct ebs_gather *gather)
+{
+    uint64_t key, value;
+    size_t n = 0;
+
+    for (size_t at = 0; rt_map_next(&gather->batches, &at, &key, &value);)
+        n += !is_abandoned(rt_map_get_ptr(&gather->batches, key));
+    return n;
+}
+
 /* Room for one more: batches whose callers are gone make way; they come again if they still matter. */
 static int make_room(struct ebs_gather *gather)
 {

@@ -84,5 +84,7 @@ void ebs_gather_finish(struct ebs_gather *gather, struct ebs_ready *ready, int e
 void ebs_gather_keep(struct ebs_gather *gather, struct ebs_ready *ready);
 
 size_t ebs_gather_open(const struct ebs_gather *gather); /* batches waiting */
+/* ... of which somebody waits for an answer. Goes through all. */
+size_t ebs_gather_awaited(const struct ebs_gather *gather);
 
 #endif

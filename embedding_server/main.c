@@ -200,6 +200,7 @@ static int make_worker(struct server *server, const struct rt_shard_map *shards,
         .listen = listen,
         .budget = &server->budget,
         .memory = rt_process_job(process)->global.embedding_server_memory / server->workers,
+        .checkpoint_dir = rt_process_checkpoint_dir(process),
         .ctx = server,
         .fenced = on_fenced};
     int err = rt_loop_create(&(struct rt_loop_conf){.name = "owner", .pool_budget = POOL_BYTES},

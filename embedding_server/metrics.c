@@ -4,6 +4,7 @@
  * should show. What is said of tables, and the histograms, have no such label: they would be tables or buckets times
  * workers lines, and the page adds up the workers' numbers by itself. */
 #include "embedding_server/serve.h"
+#include "embedding_server/table_cut.h"
 #include "runtime/admin/net_metrics.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/log.h"
@@ -78,6 +79,7 @@ void ebs_count_table(struct ebs_owner *owner, uint32_t table)
     set(&all->row_bytes, get(&all->row_bytes) + now.rows - get(&s->bytes[EBS_BYTES_ROWS]));
     for (int kind = 0; kind < EBS_BYTES_KINDS; kind++)
         change(&all->memory_bytes, &s->bytes[kind], bytes[kind]);
+    change(&all->changed, &s->changed, ebs_table_changed(owner->table[table]));
     set(&s->capacity, ebs_table_capacity(owner->table[table]));
     set(&s->created, counts->created);
     set(&s->evicted, counts->evicted);
@@ -177,6 +179,17 @@ void ebs_owner_register(const struct ebs_owner *owner, struct rt_metrics *metric
         {RT_GAUGE, "budget_bytes", "bytes that the tables may take, 0: any", &s->budget},
         {RT_GAUGE, "budget_used_bytes", "bytes of rows, index and sketches taken of it",
          &s->budget_used},
+        {RT_GAUGE, "changed_rows", "rows changed since the latest checkpoint's cut", &s->changed},
+        {RT_GAUGE, "checkpoint_writing", "1: rows of a checkpoint are being written",
+         &s->cut_writing},
+        {RT_COUNTER, "checkpoint_rows_total", "rows written to checkpoints", &s->cut_rows},
+        {RT_COUNTER, "checkpoint_bytes_total", "bytes of checkpoints' files", &s->cut_bytes},
+        {RT_COUNTER, "checkpoint_waits_total",
+         "updates that waited for room to copy the rows that they change", &s->cut_waits},
+        {RT_COUNTER, "checkpoint_copies_total", "rows copied because they were about to change",
+         &s->cut_copies},
+        {RT_COUNTER, "checkpoint_failures_total", "checkpoints that could not be written",
+         &s->cuts_failed},
     };
     char labels[32];
 
@@ -187,6 +200,8 @@ void ebs_owner_register(const struct ebs_owner *owner, struct rt_metrics *metric
         rt_metrics_u64(metrics, metric[i].kind, name, labels, metric[i].help, metric[i].value);
         rt_free(name);
     }
+    rt_metrics_f64(metrics, RT_GAUGE, "saffron_embedding_server_checkpoint_seconds", labels,
+                   "of the latest checkpoint, from its cut to the file on disk", &s->cut_seconds);
     for (uint32_t t = 0; t < owner->conf.job->n_tables; t++)
         register_table(owner->conf.job->table[t].name, &owner->table_stats[t], metrics);
     register_histograms(s, metrics);

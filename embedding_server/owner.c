@@ -136,6 +136,7 @@ void ebs_owner_destroy(struct ebs_owner *owner)
     ebs_turn_stop(owner);
     ebs_save_stop(owner);
     ebs_import_stop(owner);
+    ebs_cut_stop(owner);
     ebs_gather_destroy(owner->gather);
     rt_rpc_destroy(owner->rpc);
     ebs_filter_destroy(owner->filter);

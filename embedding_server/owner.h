@@ -1,8 +1,9 @@
-/* embedding_server/owner.h -- one owner: the tables of a range of shards, behind two methods.
+/* embedding_server/owner.h -- one owner: the tables of a range of shards, behind two methods and those of checkpoints.
  *
  *   LookupRows      ids -> weights, as `global.wire.rows` has them; a missing row reads as its initial value. With a step: waits until
  *                   that step is applied (mode `full`).
  *   ApplyGradients  ids and gradients -> ack. Applied exactly once per batch, however often it is asked.
+ *   Cut, AwaitCut, EndCut   its part of a checkpoint (cut.h): for trainer/0.
  *
  * An owner refuses ids outside its shards and requests made by another shard map (RT_EOWNER). It is one
  * event loop's: created before the loop runs or on its thread, everything else on its thread. */
@@ -31,6 +32,7 @@ struct ebs_owner_conf {
     uint32_t slice_rows;
     size_t
         parts_bytes; /* that wait for their batches' other parts (gather.h); 0: a fourth of the pool. Tests set it. */
+    const char *checkpoint_dir; /* outlives the owner; NULL: none, and no checkpoint is made */
     size_t save_bytes; /* of a part of a table (save.h); 0: RT_SAVE_PART_BYTES. Tests set it. */
     void *ctx;
     void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */
@@ -60,6 +62,14 @@ struct ebs_owner_stats {
     _Atomic uint64_t memory_bytes;                /* of all tables: the sum of their kinds */
     _Atomic uint64_t budget,
         budget_used; /* bytes that tables may take, 0: any; that were taken of it */
+    _Atomic uint64_t
+        changed; /* rows that changed since the latest cut, all tables; before the first: all */
+    _Atomic uint64_t cut_writing;         /* 1: the rows of a cut are being written */
+    _Atomic uint64_t cut_rows, cut_bytes; /* to checkpoints' files; of those that are whole */
+    _Atomic uint64_t cut_waits,
+        cut_copies; /* applications that waited for room; rows copied before they changed */
+    _Atomic uint64_t cuts_failed;
+    _Atomic double cut_seconds; /* of the last one, from the instant to its file on disk */
     struct rt_histogram lookup_rows, lookup_seconds; /* per LookupRows answered */
     struct rt_histogram apply_rows;                  /* per ApplyGradients applied */
     struct rt_histogram apply_seconds;               /* per application; `full`: of a step */
@@ -75,6 +85,7 @@ enum ebs_bytes_kind { /* as struct ebs_table_bytes has them */
 extern const char *const ebs_bytes_name[EBS_BYTES_KINDS];
 struct ebs_table_stats {
     _Atomic uint64_t rows;     /* live */
+    _Atomic uint64_t changed;  /* of these, since the latest cut */
     _Atomic uint64_t capacity; /* rows; UINT64_MAX: any number */
     _Atomic uint64_t bytes[EBS_BYTES_KINDS];
     _Atomic uint64_t created, evicted, expired; /* rows, since the start */

@@ -69,6 +69,8 @@ int ebs_table_put(struct ebs_table *table, uint64_t id, const float *weight, con
         if (err)
             return err;
         ebs_evict_born(&table->evict, ebs_slab_at(&table->slab, number), table->clock.now);
+    } else {
+        ebs_table_keep(table, number);
     }
     row = ebs_slab_at(&table->slab, number);
     if (table->job.dtype == WIRE_F32)
@@ -137,6 +139,7 @@ static int put_stretch(struct ebs_table *table, const uint8_t *const *row, size_
             if (number == EBS_ROW_NONE)
                 continue;
         }
+        ebs_table_keep(table, number);
         memcpy(ebs_slab_at(&table->slab, number), row[i], table->slab.row_bytes);
         shift_touched(table, ebs_slab_at(&table->slab, number), shift);
         if (table->marking)

@@ -4,6 +4,7 @@
  *   ApplyGradients: read -> filter -> alone? apply at once : gather parts and ranks -> apply -> filter bits
  *                   -> replies -> lookups that waited for this step                           serve_apply.c
  *   large ones:     the same, a piece at a time                                               turn.c
+ *   Cut, AwaitCut, EndCut: a checkpoint, told by the trainer                                  cut.c
  *
  * Ids and gradients stay where they arrived, in the request's payload, and an answer's rows are written where
  * they leave from, in the wire's dtype: what is not float32 is converted a stretch of rows at a time, in the cache. What waits holds its payload and its call; both are given back when the answer is
@@ -81,6 +82,11 @@ const struct rt_method_def ebs_methods[] = {
      IDS_BYTES_MAX, ebs_serve_lookup},
     {WIRE_APPLY_GRADIENTS, "ApplyGradients", RT_ROLE_BIT(RT_ROLE_MIDDLEWARE), EBS_MESSAGE_BYTES_MAX,
      RT_PAYLOAD_MAX, ebs_serve_apply},
+    {WIRE_CUT, "Cut", RT_ROLE_BIT(RT_ROLE_TRAINER), EBS_MESSAGE_BYTES_MAX, 0, ebs_serve_cut},
+    {WIRE_AWAIT_CUT, "AwaitCut", RT_ROLE_BIT(RT_ROLE_TRAINER), EBS_MESSAGE_BYTES_MAX, 0,
+     ebs_serve_await_cut},
+    {WIRE_END_CUT, "EndCut", RT_ROLE_BIT(RT_ROLE_TRAINER), EBS_MESSAGE_BYTES_MAX, 0,
+     ebs_serve_end_cut},
     {WIRE_TELL_LEDGER, "TellLedger", RT_ROLE_BIT(RT_ROLE_TRAINER), RT_MESSAGE_MAX, 0,
      ebs_serve_tell_ledger},
 };

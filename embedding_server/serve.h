@@ -4,6 +4,7 @@
 #define EBS_SERVE_H
 
 #include "embedding_server/apply.h"
+#include "embedding_server/cut.h"
 #include "embedding_server/filter.h"
 #include "embedding_server/gather.h"
 #include "embedding_server/import.h"
@@ -48,6 +49,7 @@ struct ebs_owner {
     struct ebs_turn turn;
     struct ebs_saver saver;
     struct ebs_importer importer;
+    struct ebs_cutter cutter;
     struct ebs_window window;
     bool told_ledger;       /* what was lost is told */
     struct rt_arena *arena; /* of the request being served */

@@ -135,6 +135,7 @@ static void settle(struct ebs_owner *owner, struct ebs_part *const *part, size_t
             continue;
         }
         ebs_filter_set(owner->filter, part[i]->batch_id);
+        ebs_cut_applied(owner, part[i]);
         ebs_add(&owner->stats.updates, part[i]->m.part == 0);
         ebs_add(&owner->stats.rows_applied, part[i]->rows);
         ebs_add(&owner->stats.rows_nonfinite, part[i]->nonfinite);
@@ -177,13 +178,14 @@ static void put_back(struct ebs_owner *owner, struct ebs_ready *ready)
         ebs_gather_finish(owner->gather, ready, RT_ECANCELED, "not applied");
 }
 
+/* Or a cut's buffer has no room for its rows now: then it is a job too, and waits. */
 static bool is_large(const struct ebs_owner *owner, struct ebs_part *const *part, size_t n)
 {
     size_t work = 0;
 
     for (size_t i = 0; i < n; i++)
         work += ebs_work_of(owner, part[i]->m.table, part[i]->m.n_ids, part[i]->m.n_tables);
-    return work > EBS_AT_ONCE;
+    return work > EBS_AT_ONCE || !ebs_cut_admits(owner, part, n);
 }
 
 /* Apply what is ready. A large one is a job from here on, and so is a step while large lookups are under

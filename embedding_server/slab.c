@@ -140,17 +140,33 @@ int ebs_slab_alloc(struct ebs_slab *slab, uint64_t id, uint32_t *out)
         row = slab->fresh++;
     }
     ebs_slab_bits(slab, row)->live |= 1ull << (row % BITS);
+    if (ebs_slab_is_ahead(slab, row))
+        ebs_slab_bits(slab, row)->saved |= 1ull << (row % BITS);
     memcpy(ebs_slab_at(slab, row), &id, sizeof(id));
     slab->count++;
     *out = row;
     return 0;
 }
 
+/* @return it had one */
+static bool unmark(struct ebs_slab *slab, uint32_t row)
+{
+    struct ebs_row_bits *bits = ebs_slab_bits(slab, row);
+    uint64_t bit = 1ull << (row % BITS);
+    bool marked = bits->mark & bit;
+
+    bits->mark &= ~bit;
+    slab->marked -= marked;
+    return marked;
+}
+
 void ebs_slab_free(struct ebs_slab *slab, uint32_t row)
 {
-    rt_assert(ebs_slab_is_live(slab, row));
+    bool pending = ebs_slab_keep(slab, row);
+
+    rt_assert(ebs_slab_is_live(slab, row) && !pending);
     ebs_slab_bits(slab, row)->live &= ~(1ull << (row % BITS));
-    ebs_slab_unmark(slab, row);
+    unmark(slab, row);
     set_open(slab, row);
     slab->count--;
 }
@@ -177,21 +193,28 @@ uint32_t ebs_slab_next_live(const struct ebs_slab *slab, uint32_t row)
     return EBS_ROW_NONE;
 }
 
-uint32_t ebs_slab_next_marked(const struct ebs_slab *slab, uint32_t row)
-{
-    for (; row < slab->fresh; row = (row / BITS + 1) * BITS) {
-        uint64_t word = ebs_slab_bits(slab, row)->mark >> (row % BITS);
+/* ---- a cut ---- */
 
-        if (word)
-            return row + (uint32_t)__builtin_ctzll(word);
-    }
-    return EBS_ROW_NONE;
+void ebs_slab_cut(struct ebs_slab *slab, bool full)
+{
+    rt_assert(slab->cut_end == 0);
+    slab->cut_end = (slab->fresh + BITS - 1) / BITS * BITS; /* at most EBS_ROWS_MAX, a multiple */
+    slab->cut_full = full;
+    slab->marked = 0;
 }
 
-void ebs_slab_clear_marks(struct ebs_slab *slab)
+uint64_t ebs_slab_cut_pass(struct ebs_slab *slab)
 {
-    for (uint64_t row = 0; row < slab->fresh; row += BITS)
-        ebs_slab_bits(slab, (uint32_t)row)->mark = 0;
+    struct ebs_row_bits *bits = ebs_slab_bits(slab, slab->cut_at);
+    uint64_t pending = bits->live & ~bits->saved & (slab->cut_full ? UINT64_MAX : bits->mark);
+
+    rt_assert(slab->cut_at < slab->cut_end);
+    bits->mark &= bits->saved;
+    bits->saved = 0;
+    slab->cut_at += BITS;
+    if (slab->cut_at == slab->cut_end)
+        slab->cut_at = slab->cut_end = 0;
+    return pending;
 }
 
 /* ---- giving memory back ---- */
@@ -228,12 +251,12 @@ bool ebs_slab_compact_next(struct ebs_slab *slab, uint32_t *from, uint32_t *to)
 void ebs_slab_move(struct ebs_slab *slab, uint32_t from, uint32_t to)
 {
     rt_assert(ebs_slab_is_live(slab, from) && to < slab->fresh && !ebs_slab_is_live(slab, to));
+    rt_assert(slab->cut_end == 0);
     memcpy(ebs_slab_at(slab, to), ebs_slab_at(slab, from), slab->row_bytes);
     ebs_slab_bits(slab, to)->live |= 1ull << (to % BITS);
-    if (ebs_slab_marked(slab, from))
+    if (unmark(slab, from))
         ebs_slab_mark(slab, to);
     ebs_slab_bits(slab, from)->live &= ~(1ull << (from % BITS));
-    ebs_slab_unmark(slab, from);
     set_open(slab, from);
 }
 

@@ -4,11 +4,18 @@
  *
  *   rows   | live or free ...........| never used, no memory but the rest of a page |
  *          0                       fresh                                        capacity
- *   bits   live and mark, 64 rows per pair of words
+ *   bits   live, mark and saved, 64 rows per three words
  *
  * A row's number says where it stands. Freed rows are used again first, the lowest first, so that the end
  * of the array empties; compaction moves the last rows into free ones and gives the pages back. Row numbers
- * change only there. A pointer to a row is valid until the next allocation or trim. Touch: owner thread only. */
+ * change only there. A pointer to a row is valid until the next allocation or trim.
+ *
+ * A CUT is all live rows, or all that are marked, as they are when it begins; that takes no time. It is passed a block of 64 rows
+ * after the other, from row 0 to cut_end. Of the blocks ahead of it:
+ *   pending   live, not saved, and (full or marked): of the cut, and no byte has changed. ebs_slab_keep() says so before it does.
+ *   saved     was kept before it changed or went, or is a row made since: not the cut's to pass any more
+ * A block that is passed gives its pending rows, and keeps the marks of saved ones, which changed since. So when all are passed a
+ * mark says: changed since the cut. Nothing moves while blocks are ahead. Touch: owner thread only. */
 #ifndef EBS_SLAB_H
 #define EBS_SLAB_H
 
@@ -25,7 +32,9 @@
 /* Of 64 rows: bit i belongs to row i of them. */
 struct ebs_row_bits {
     uint64_t live;
-    uint64_t mark; /* changed since marks were cleared */
+    uint64_t
+        mark; /* changed since the latest cut; ahead of one: since the one before, or saved and changed since */
+    uint64_t saved; /* 0, but ahead of a cut */
 };
 
 struct ebs_slab {
@@ -34,7 +43,10 @@ struct ebs_slab {
     uint32_t fresh;    /* rows from here on were never used */
     uint64_t count;    /* live rows; fresh - count are free */
     struct ebs_region rows, bits;
-    uint64_t *open; /* bit per block of rows: it may have a free one. See slab.c */
+    uint32_t cut_at, cut_end; /* multiples of 64: rows ahead of the cut; none: 0, 0 */
+    bool cut_full;
+    uint64_t marked; /* rows changed since the latest cut */
+    uint64_t *open;  /* bit per block of rows: it may have a free one. See slab.c */
     size_t open_words;
     size_t open_from;    /* words of `open` before this are 0 */
     uint32_t ahead_from; /* `fresh` when memory was last touched ahead */
@@ -54,10 +66,13 @@ size_t ebs_slab_bytes(const struct ebs_slab *slab);
 /* What the system has given for them, whole pages: the rest of the last page, and what was touched ahead. */
 size_t ebs_slab_resident(const struct ebs_slab *slab);
 
-/* The first live (live and marked) row at or after `row`; EBS_ROW_NONE when there is none. */
+/* The first live row at or after `row`; EBS_ROW_NONE when there is none. */
 uint32_t ebs_slab_next_live(const struct ebs_slab *slab, uint32_t row);
-uint32_t ebs_slab_next_marked(const struct ebs_slab *slab, uint32_t row);
-void ebs_slab_clear_marks(struct ebs_slab *slab);
+
+/* A cut of all rows, or of those that are marked. None is under way. */
+void ebs_slab_cut(struct ebs_slab *slab, bool full);
+/* Pass the block at cut_at. Return: a bit for each of its 64 rows that was pending. */
+uint64_t ebs_slab_cut_pass(struct ebs_slab *slab);
 
 /* Compaction, one row at a time: which row to move, and to which free one; false: nothing to gain. Then the
  * caller tells its index, and calls move. */
@@ -92,14 +107,33 @@ static inline bool ebs_slab_is_live(const struct ebs_slab *slab, uint32_t row)
     return row < slab->fresh && (ebs_slab_bits(slab, row)->live >> (row % 64) & 1);
 }
 
-static inline void ebs_slab_mark(struct ebs_slab *slab, uint32_t row)
+static inline bool ebs_slab_is_ahead(const struct ebs_slab *slab, uint32_t row)
 {
-    ebs_slab_bits(slab, row)->mark |= 1ull << (row % 64);
+    return row - slab->cut_at < slab->cut_end - slab->cut_at;
 }
 
-static inline void ebs_slab_unmark(struct ebs_slab *slab, uint32_t row)
+/* A row is about to change, or to go. true: it is pending, and has to be copied now. */
+static inline bool ebs_slab_keep(struct ebs_slab *slab, uint32_t row)
 {
-    ebs_slab_bits(slab, row)->mark &= ~(1ull << (row % 64));
+    struct ebs_row_bits *bits = ebs_slab_bits(slab, row);
+    uint64_t bit = 1ull << (row % 64);
+    bool marked = bits->mark & bit;
+
+    if (!ebs_slab_is_ahead(slab, row) || (bits->saved & bit))
+        return false;
+    bits->saved |= bit;
+    slab->marked += marked;
+    return slab->cut_full || marked;
+}
+
+/* A row has changed. It was kept before, where there is a cut. */
+static inline void ebs_slab_mark(struct ebs_slab *slab, uint32_t row)
+{
+    struct ebs_row_bits *bits = ebs_slab_bits(slab, row);
+    uint64_t bit = 1ull << (row % 64);
+
+    slab->marked += !(bits->mark & bit);
+    bits->mark |= bit;
 }
 
 static inline bool ebs_slab_marked(const struct ebs_slab *slab, uint32_t row)

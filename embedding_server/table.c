@@ -118,6 +118,7 @@ void ebs_table_destroy(struct ebs_table *table)
     if (table->fixed_bytes > 0 && table->slab.rows.budget)
         ebs_budget_give(table->slab.rows.budget, table->fixed_bytes);
     ebs_admit_destroy(table->admit);
+    rt_free(table->removed.id);
     rt_free(table->name);
     rt_free(table);
 }
@@ -224,6 +225,8 @@ void ebs_table_drop(struct ebs_table *table, uint32_t row)
 {
     uint64_t id = ebs_row_id(ebs_slab_at(&table->slab, row));
 
+    ebs_table_keep(table, row);
+    ebs_table_note_removed(table, id);
     ebs_index_remove(&table->index, &table->slab, ebs_index_hash(&table->index, id), id);
     ebs_slab_free(&table->slab, row);
 }
@@ -264,7 +267,8 @@ struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table)
     return (struct ebs_table_bytes){
         .rows = rows,
         .index = index,
-        .slack = slab - rows + ebs_admit_bytes(table->admit) + sizeof(*table),
+        .slack = slab - rows + ebs_admit_bytes(table->admit) +
+                 table->removed.room * sizeof(*table->removed.id) + sizeof(*table),
         .allocator =
             ebs_slab_resident(&table->slab) - slab + ebs_index_resident(&table->index) - index,
     };
@@ -290,33 +294,15 @@ static struct ebs_row row_of(const struct ebs_table *table, uint32_t number)
     return out;
 }
 
-static bool at_row(const struct ebs_table *table, uint32_t row, uint32_t *cursor,
-                   struct ebs_row *out)
+bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
 {
+    uint32_t row = ebs_slab_next_live(&table->slab, *cursor);
+
     if (row == EBS_ROW_NONE)
         return false;
     *out = row_of(table, row);
     *cursor = row + 1;
     return true;
-}
-
-bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
-{
-    return at_row(table, ebs_slab_next_live(&table->slab, *cursor), cursor, out);
-}
-
-bool ebs_table_next_marked(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out)
-{
-    uint32_t row = table->marking ? ebs_slab_next_marked(&table->slab, *cursor)
-                                  : ebs_slab_next_live(&table->slab, *cursor);
-
-    return at_row(table, row, cursor, out);
-}
-
-void ebs_table_clear_marks(struct ebs_table *table)
-{
-    ebs_slab_clear_marks(&table->slab);
-    table->marking = true;
 }
 
 bool ebs_table_get(const struct ebs_table *table, uint64_t id, struct ebs_row *out)

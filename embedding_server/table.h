@@ -4,7 +4,7 @@
  * out by runtime/job/layout.h. Every 64-bit id is legal, 0 and UINT64_MAX included. A row exists once a gradient was
  * applied to it; before that, and after it was evicted, expired or removed, it reads as its initial value, which
  * is computed (init.h). Memory grows with live rows, without long pauses and without a second copy, and shrinks
- * with them.
+ * with them. table_cut.h: its rows as they were at one instant.
  * Touch: the owner's thread only; there is no lock. */
 #ifndef EBS_TABLE_H
 #define EBS_TABLE_H
@@ -156,12 +156,6 @@ struct ebs_row {
     float frequency;       /* as it was at `touched`; 0 where the table keeps none */
 };
 bool ebs_table_next(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out);
-
-/* The same for the rows that are marked: changed by an update since marks were cleared. A row that goes takes its mark
- * with it, and one that comes again is marked by the update that made it. Until marks are cleared for the first time
- * every row counts as changed, and updates do not pay for marks (some 10 ns a row). */
-bool ebs_table_next_marked(const struct ebs_table *table, uint32_t *cursor, struct ebs_row *out);
-void ebs_table_clear_marks(struct ebs_table *table);
 
 /* One row; false: there is none. */
 bool ebs_table_get(const struct ebs_table *table, uint64_t id, struct ebs_row *out);

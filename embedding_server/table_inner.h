@@ -1,4 +1,4 @@
-/* embedding_server/table_inner.h -- what table.c, update.c and tend.c share; nobody else includes it. */
+/* embedding_server/table_inner.h -- what table*.c, update.c and tend.c share; nobody else includes it. */
 #ifndef EBS_TABLE_INNER_H
 #define EBS_TABLE_INNER_H
 
@@ -12,6 +12,7 @@
 #include "embedding_server/slab.h"
 #include "embedding_server/stage.h"
 #include "embedding_server/table.h"
+#include "embedding_server/table_cut.h"
 #include "runtime/job/layout.h"
 
 struct ebs_table {
@@ -28,10 +29,13 @@ struct ebs_table {
     struct ebs_admit *admit; /* NULL: every id is admitted */
     size_t fixed_bytes;      /* of itself and admit, as taken from the budget */
     uint64_t capacity;       /* rows; UINT64_MAX: any number */
-    bool marking;            /* marks were cleared once: updates set them */
-    bool sweeping;           /* for rows to expire */
-    uint32_t sweep_at;       /* next row of the sweep */
-    uint64_t sweep_due;      /* time_ms of the next one */
+    bool marking;            /* there was a cut: what changes is marked, and what goes is noted */
+    struct ebs_removed removed; /* since the latest cut */
+    struct ebs_rowbuf *cut_out; /* of the cut under way */
+    uint32_t cut_number;        /* of the table, there */
+    bool sweeping;              /* for rows to expire */
+    uint32_t sweep_at;          /* next row of the sweep */
+    uint64_t sweep_due;         /* time_ms of the next one */
     struct ebs_table_counts counts;
 };
 
@@ -82,5 +86,11 @@ int ebs_table_place(struct ebs_table *table, uint64_t id, uint32_t *out);
 
 /* Take a row out of the table (table.c); who calls counts it. */
 void ebs_table_drop(struct ebs_table *table, uint32_t row);
+
+/* table_cut.c: a row is about to change, as it is it goes to the cut under way, if it is of it; the same of all rows of a stretch, to
+ * be called where a cut is under way only; an id has lost its row. */
+void ebs_table_keep(struct ebs_table *table, uint32_t row);
+void ebs_table_keep_stretch(struct ebs_table *table, const struct ebs_stretch *s);
+void ebs_table_note_removed(struct ebs_table *table, uint64_t id);
 
 #endif

@@ -8,7 +8,7 @@
  *
  * Row numbers change here and nowhere else. Rows are not compacted during a sweep, or they would move to where it has been
  * already; so the next sweep begins when that is done, or a table that takes longer to sweep than its sweeps are apart
- * would never give memory back. */
+ * would never give memory back. While a cut has rows ahead (table_cut.h) none expires, and none moves. */
 #include "embedding_server/table_inner.h"
 
 #define BATCH       64u /* rows that are prefetched at a time */
@@ -117,6 +117,8 @@ bool ebs_table_tend(struct ebs_table *table, uint64_t time_ms, size_t rows)
 
     ebs_clock_pass(&table->clock, time_ms);
     more = ebs_slab_touch_ahead(&table->slab, TOUCH_BYTES);
+    if (table->slab.cut_end > 0)
+        return more;
     if (!table->sweeping && compact(table, &left))
         return true;
     return sweep(table, time_ms, &left) || compact(table, &left) || more;

@@ -28,11 +28,24 @@
 #define UPKEEP_PIECE_NS (RT_MS / 2)
 #define UPKEEP_ROWS     1024u
 
-static void go_on(struct ebs_owner *owner)
+/* A cut has no room for the rows that the next piece may change. */
+static bool job_needs_room(struct ebs_owner *owner)
+{
+    struct ebs_turn *turn = &owner->turn;
+    bool rows = turn->begun && turn->applier.phase == EBS_APPLY_ROWS;
+
+    if (ebs_cut_admits_piece(owner, rows))
+        return false;
+    ebs_add(&owner->stats.cut_waits, !turn->job->waited);
+    turn->job->waited = true;
+    return true;
+}
+
+void ebs_turn_go_on(struct ebs_owner *owner)
 {
     struct ebs_turn *turn = &owner->turn;
 
-    if (turn->lookup || turn->job)
+    if (turn->lookup || (turn->job && !job_needs_room(owner)))
         rt_timer_start(owner->conf.io, &turn->next, 0);
 }
 
@@ -78,7 +91,7 @@ int ebs_turn_add_lookup(struct ebs_owner *owner, const struct ebs_lookup *from)
     turn->lookup_end = &lookup->next;
     turn->n_lookups++;
     ebs_add(&owner->stats.sliced, 1);
-    go_on(owner);
+    ebs_turn_go_on(owner);
     return 0;
 }
 
@@ -168,7 +181,7 @@ int ebs_turn_add_job(struct ebs_owner *owner, struct ebs_ready *ready)
     turn->n_jobs++;
     turn->synchronous |= job->synchronous;
     ebs_add(&owner->stats.sliced, 1);
-    go_on(owner);
+    ebs_turn_go_on(owner);
     return 0;
 }
 
@@ -270,8 +283,12 @@ static int begin_job(struct ebs_owner *owner)
 }
 
 /* No row of a step changes while a lookup has seen some of its rows as they were before. */
-static bool job_must_wait(struct ebs_turn *turn)
+static bool job_must_wait(struct ebs_owner *owner)
 {
+    struct ebs_turn *turn = &owner->turn;
+
+    if (job_needs_room(owner))
+        return true;
     if (!turn->begun || !turn->job->synchronous || turn->applier.phase != EBS_APPLY_ROWS)
         return false;
     turn->closed = true;
@@ -299,17 +316,18 @@ static void job_piece(struct ebs_owner *owner)
 
 /* ---- whose turn it is ---- */
 
-/* One piece of what has this turn; false: there is nothing to do. */
+/* One piece of what has this turn; false: there is nothing to do now. */
 static bool do_piece(struct ebs_owner *owner, bool job_first)
 {
     struct ebs_turn *turn = &owner->turn;
-    bool job = turn->job && (job_first || !turn->lookup) && !job_must_wait(turn);
+    bool job = turn->job && (job_first || !turn->lookup) && !job_must_wait(owner);
+    bool lookup = !job && turn->lookup;
 
     if (job)
         job_piece(owner);
-    else if (turn->lookup)
+    else if (lookup)
         lookup_piece(owner);
-    return job || turn->lookup || turn->job;
+    return job || lookup;
 }
 
 static void do_turn(void *arg)
@@ -329,7 +347,7 @@ static void do_turn(void *arg)
         turn->lookup_end = &lookup->next;
         turn->n_lookups++;
     }
-    go_on(owner);
+    ebs_turn_go_on(owner);
 }
 
 /* ---- upkeep ---- */

@@ -12,6 +12,9 @@
  * is seen whole or not at all: its values change when the large lookups that came before have been answered,
  * and lookups that come from then on wait until it is applied.
  *
+ * While a checkpoint is written a job waits before each piece until there is room for the rows that are copied before they change
+ * (cut.h); lookups go on, but for those that wait for the step that is half applied.
+ *
  * A batch that comes again while it is queued or under way joins it: it is answered when that has come to its
  * end, and is never applied beside it.
  * Touch: owner thread only. */
@@ -56,6 +59,7 @@ struct ebs_job {
     size_t n_joined;
     uint64_t took_ns;
     bool synchronous;
+    bool waited; /* for room in a cut's buffer; counted */
 };
 
 struct ebs_turn {
@@ -89,6 +93,9 @@ struct ebs_job *ebs_turn_job_of(const struct ebs_owner *owner, uint64_t batch_id
 /* Let a part of it, come again, wait for it. Takes its call; on an error it stays the caller's.
  * RT_EDIGEST, RT_EFULL, RT_ENOMEM. */
 int ebs_turn_join(struct ebs_job *job, const struct ebs_part *part);
+
+/* What the job under way waited for may be there: room for rows of a cut (cut.h). */
+void ebs_turn_go_on(struct ebs_owner *owner);
 
 /* Frees a job that is not in the turn any more and has no calls. */
 void ebs_job_free(struct ebs_job *job);

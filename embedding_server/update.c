@@ -5,7 +5,7 @@
  *   0. widen  gradients that are not float32 as they came, into the cache
  *   1. stage  hash, index lines, rows on their way to L2 (stage.h)
  *   2. find   settle every id -> row[i], where its row is, or NULL (gradient not usable, or missing: place[]);
- *             stamp the rows found with this update's tick
+ *             copy those of a cut under way (table_cut.h); stamp the rows found with this update's tick
  *   3. make   each id that is missing: admission -> ask the index again -> room -> a new row
  *   4. run    the optimizer over the rows of row[]
  *
@@ -73,6 +73,8 @@ static size_t find_stretch(struct ebs_table *table, struct ebs_stretch *s, const
     for (size_t i = 0; i < s->n && left_out > 0; i++)
         if (!usable[i])
             s->row[i] = NULL;
+    if (table->slab.cut_end > 0)
+        ebs_table_keep_stretch(table, s);
     for (size_t i = 0; i < s->n && table->layout.touched; i++)
         if (s->row[i])
             ebs_evict_touch(&table->evict, s->row[i], table->clock.now);

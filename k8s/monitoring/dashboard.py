@@ -302,6 +302,24 @@ ROWS = [
               ("sum by (table) (%s) / sum by (table) (%s)" % (one("embedding_server_table_bytes", 'kind=~"slack|allocator"'),
                                                              one("embedding_server_table_bytes")), "{{table}}"), max=1),
     ]),
+    ("Checkpoints: rows", [
+        panel("Rows that would be lost", "short",
+              "Rows of each server that changed since the latest checkpoint's cut. Falls to 0 with each. Bad: rises for ever: no checkpoint is made (the "
+              "trainer's log says why), or it is too seldom (checkpoint.every_seconds).",
+              ("sum by (instance) (%s)" % one("embedding_server_changed_rows"), "{{instance}}"), width=12),
+        panel("Rows written a second", "short",
+              "To checkpoints; and of these, copied because an update changed them before they were written. Bad: all of them copied: the disk is slow.",
+              (rate(one("embedding_server_checkpoint_rows_total"), ""), "written"),
+              (rate(one("embedding_server_checkpoint_copies_total"), ""), "copied")),
+        panel("Time of a checkpoint", "s",
+              "Of the slowest worker's latest one, from the cut to its file on disk. Bad: near checkpoint.every_seconds: a faster disk, or more seconds.",
+              ("max by (instance) (%s)" % one("embedding_server_checkpoint_seconds"), "{{instance}}")),
+        panel("Updates that waited, files that failed", "short",
+              "Updates that waited a second for room in checkpoint.buffer: training is held up by the disk; a larger buffer helps where it is slow for "
+              "moments only. Bad: any failure: the disk is full, or not shared (docs/trouble.md).",
+              (rate(one("embedding_server_checkpoint_waits_total"), ""), "waited"),
+              (rate(one("embedding_server_checkpoint_failures_total"), ""), "failed")),
+    ]),
     ("Memory", [
         panel("Resident memory", "bytes",
               "Of each process. Bad: over 90 % of the limit (SaffronMemoryNearLimit): the kernel will kill it. Embedding servers grow with "

@@ -39,7 +39,7 @@ static inline uint32_t rt_index_more(uint32_t lines) /* that it has after growin
 #define RT_STEP_SMALL ((size_t)64 << 10)
 #define RT_AHEAD_PART 64u
 #define RT_AHEAD_MAX  ((size_t)4 << 20)
-#define RT_ROW_BITS   2u /* beside each row: it is live, it is marked */
+#define RT_ROW_BITS   3u /* beside each row: it is live, changed since a cut, saved for one */
 #define RT_ROWS_MAX                                                                                \
     (UINT32_MAX - 63) /* of one owner's table; the numbers from here on are free for other use */
 

@@ -8,7 +8,7 @@
 . "$(dirname "$0")/lib.sh"
 program=$B/tests/bench/embedding_server
 parts=${PARTS:-"rows:dim64 rows:dim16 rows:dim128 rows:dim64_adagrad rows:dim16_adagrad rows:dim64_adam rows:dim16_adam
-    owners sizes growth:off growth:on wire peers peer_map peer_rocksdb"}
+    owners sizes growth:off growth:on wire cut peers peer_map peer_rocksdb"}
 results=$work/results.jsonl
 : >"$results"
 

@@ -30,6 +30,7 @@ struct owner_bed_conf {
     uint32_t slice_rows;      /* as in struct ebs_owner_conf */
     size_t parts_bytes;       /* likewise */
     uint64_t memory;
+    const char *checkpoint_dir;
 };
 
 void owner_bed_open(struct owner_bed *bed, const struct owner_bed_conf *conf);
@@ -47,7 +48,7 @@ void owner_bed_close(struct owner_bed *bed);
 /* Return: a buffer of the bed's pool with a copy of the data. */
 struct rt_piece owner_bed_piece(struct owner_bed *bed, const void *data, size_t size);
 
-/* Send as middleware k; the message and the pieces are taken. `done` is called in rt_loop_run(bed->loop). */
+/* Send as asker k; the message and the pieces are taken. `done` is called in rt_loop_run(bed->loop). */
 void owner_bed_ask(struct owner_bed *bed, uint32_t k, uint16_t method, uint64_t batch_id,
                    struct wire_out *message, const struct rt_piece *pieces, size_t n_pieces,
                    rt_reply_fn done, void *arg);

@@ -60,9 +60,10 @@ static void marks_go_with_their_rows(void **test)
     ebs_slab_mark(&slab, 7);
     ebs_slab_mark(&slab, 199);
     ebs_slab_mark(&slab, 150);
-    assert_int_equal(ebs_slab_next_marked(&slab, 0), 7);
-    assert_int_equal(ebs_slab_next_marked(&slab, 8), 150);
+    ebs_slab_mark(&slab, 150);
+    assert_int_equal(slab.marked, 3);
     ebs_slab_free(&slab, 7);
+    assert_int_equal(slab.marked, 2);
     assert_false(ebs_slab_marked(&slab, 7));
     alloc(&slab, 1000);
     assert_false(ebs_slab_marked(&slab, 7));
@@ -75,10 +76,58 @@ static void marks_go_with_their_rows(void **test)
     assert_true(ebs_slab_marked(&slab, 10));
     assert_int_equal(ebs_row_id(ebs_slab_at(&slab, 10)), 199);
     assert_false(ebs_slab_is_live(&slab, 199));
-    ebs_slab_clear_marks(&slab);
-    assert_int_equal(ebs_slab_next_marked(&slab, 0), EBS_ROW_NONE);
+    assert_int_equal(slab.marked, 2);
     assert_int_equal(ebs_slab_next_live(&slab, 10), 10);
     assert_int_equal(ebs_slab_next_live(&slab, 11), 20);
+    ebs_slab_release(&slab);
+}
+
+/* Two blocks and a part of a third. */
+static void a_cut_is_passed_in_blocks(void **test)
+{
+    struct ebs_slab slab;
+
+    (void)test;
+    ebs_slab_init(&slab, 12, NULL);
+    ebs_slab_cut(&slab, true);
+    assert_int_equal(slab.cut_end, 0); /* of nothing */
+    for (uint32_t i = 0; i < 150; i++)
+        alloc(&slab, i);
+    for (uint32_t i = 60; i < 70; i++)
+        ebs_slab_mark(&slab, i);
+    ebs_slab_free(&slab, 100);
+    ebs_slab_cut(&slab, false);
+    assert_int_equal(slab.marked, 0);
+    assert_false(ebs_slab_keep(&slab, 59)); /* not of the increment */
+    ebs_slab_mark(&slab, 59);
+    assert_true(ebs_slab_keep(&slab, 60));
+    assert_false(ebs_slab_keep(&slab, 60)); /* again */
+    ebs_slab_mark(&slab, 60);
+    assert_true(ebs_slab_keep(&slab, 65));
+    ebs_slab_free(&slab, 65);
+    assert_int_equal(alloc(&slab, 1000), 65); /* made since: not pending */
+    assert_false(ebs_slab_keep(&slab, 65));
+    assert_int_equal(alloc(&slab, 1001), 100);
+    ebs_slab_mark(&slab, 100);
+    assert_int_equal(slab.marked, 3);
+    assert_true(ebs_slab_cut_pass(&slab) == 0xeull << 60); /* 61, 62, 63 */
+    assert_false(ebs_slab_keep(&slab, 61));
+    assert_true(ebs_slab_cut_pass(&slab) == 0x3d); /* 64, 66..69 */
+    assert_int_equal(alloc(&slab, 1002), 150);
+    ebs_slab_mark(&slab, 150);
+    assert_true(ebs_slab_cut_pass(&slab) == 0);
+    assert_int_equal(slab.cut_end, 0);
+    for (uint32_t i = 0; i <= 150; i++) {
+        assert_true(ebs_slab_marked(&slab, i) == (i == 59 || i == 60 || i == 100 || i == 150));
+        assert_int_equal(ebs_slab_bits(&slab, i)->saved, 0);
+    }
+    assert_int_equal(slab.marked, 4);
+    ebs_slab_cut(&slab, true);
+    assert_true(ebs_slab_keep(&slab, 3));
+    assert_true(ebs_slab_cut_pass(&slab) == ~(1ull << 3));
+    assert_true(ebs_slab_cut_pass(&slab) == UINT64_MAX);
+    assert_true(ebs_slab_cut_pass(&slab) == (1ull << 23) - 1);
+    assert_int_equal(slab.marked, 0);
     ebs_slab_release(&slab);
 }
 
@@ -324,6 +373,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(freed_rows_are_used_lowest_first),
         cmocka_unit_test(marks_go_with_their_rows),
+        cmocka_unit_test(a_cut_is_passed_in_blocks),
         cmocka_unit_test(memory_follows_live_rows),
         cmocka_unit_test(memory_is_touched_ahead_of_growth),
         cmocka_unit_test(without_memory_nothing_changes),

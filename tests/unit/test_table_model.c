@@ -7,6 +7,7 @@
  * too, was old enough, and reads as its initial value. Gradients differ between ids, so none can stand in for another. */
 #include "embedding_server/optimizer.h"
 #include "embedding_server/table.h"
+#include "embedding_server/table_cut.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/map.h"
@@ -59,6 +60,7 @@ struct model {
     uint64_t id[IDS];
     struct rt_map place; /* id -> index */
     uint64_t seed, draws, tick, time_ms, batch;
+    bool cut;                       /* there was one */
     uint64_t time_of[TICKS];        /* when a tick was */
     struct ebs_table_counts counts; /* after the last operation */
 };
@@ -218,23 +220,21 @@ static void row_gone(struct model *m, size_t k, struct outcome *o)
         fail_msg("%s: id %zu was evicted though just used", m->policy->name, k);
 }
 
-/* What was changed since marks were cleared has a mark, and nothing else. */
-static void check_marks(struct model *m)
+/* So many rows have changed since the latest cut; which ones, tests/unit/test_table_cut.c asks. */
+static void check_changed(struct model *m)
 {
-    static bool seen[IDS];
-    struct ebs_row row;
-    uint64_t k;
+    uint64_t live = 0, marked = 0;
 
-    memset(seen, 0, sizeof(seen));
-    for (uint32_t at = 0; ebs_table_next_marked(m->table, &at, &row);) {
-        assert_true(rt_map_get(&m->place, row.id, &k) && !seen[k]);
-        seen[k] = true;
+    for (size_t k = 0; k < IDS; k++) {
+        live += m->known[k].live;
+        marked += m->known[k].live && m->known[k].marked;
     }
-    for (k = 0; k < IDS; k++)
-        assert_true(seen[k] == (m->known[k].live && m->known[k].marked));
+    assert_int_equal(ebs_table_changed(m->table), m->cut ? marked : live);
     if (draw(m, 16) == 0) {
-        ebs_table_clear_marks(m->table);
-        for (k = 0; k < IDS; k++)
+        ebs_table_cut(m->table, true, 0, NULL, NULL);
+        ebs_table_cut_drop(m->table);
+        m->cut = true;
+        for (size_t k = 0; k < IDS; k++)
             m->known[k].marked = false;
     }
 }
@@ -274,7 +274,7 @@ static void follow(struct model *m, struct outcome *o)
         known->live = seen[k];
         known->occurs = 0;
     }
-    check_marks(m);
+    check_changed(m);
     assert_int_equal(rows, ebs_table_rows(m->table));
     assert_true(m->budget.limit == 0 || m->budget.used <= m->budget.limit);
     assert_true(m->conf.eviction.rows == 0 || rows <= m->conf.eviction.rows);

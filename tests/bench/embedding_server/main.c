@@ -13,8 +13,8 @@ static const struct part {
     const char *name;
     void (*run)(const char *argument);
 } parts[] = {
-    {"rows", part_rows},     {"owners", part_owners}, {"sizes", part_sizes},
-    {"growth", part_growth}, {"peers", part_peers},   {"wire", part_wire},
+    {"rows", part_rows},   {"owners", part_owners}, {"sizes", part_sizes}, {"growth", part_growth},
+    {"peers", part_peers}, {"wire", part_wire},     {"cut", part_cut},
 };
 
 int main(int argc, char **argv)

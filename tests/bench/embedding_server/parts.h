@@ -8,5 +8,6 @@ void part_sizes(const char *unused);    /* 1 M to 50 M rows */
 void part_growth(const char *policies); /* "off", "on": memory and pauses on the way to 20 M rows */
 void part_peers(const char *unused);    /* Redis, and this table with as many rows */
 void part_wire(const char *unused);     /* a server process and a client */
+void part_cut(const char *unused);      /* a checkpoint's rows beside lookups and updates */
 
 #endif

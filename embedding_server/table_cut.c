@@ -1,0 +1,117 @@
+/* embedding_server/table_cut.c -- see table_cut.h. */
+#include "embedding_server/table_cut.h"
+#include "embedding_server/table_inner.h"
+#include "runtime/base/assert.h"
+#include "runtime/base/mem.h"
+
+#define EMPTY_MAX   1024u /* blocks without a row of the cut, at a call */
+#define PER_NEW_ROW 2u    /* rows that may go for a new one: see place_with_room() */
+
+uint64_t ebs_table_changed(const struct ebs_table *table)
+{
+    return table->marking ? table->slab.marked : table->slab.count;
+}
+
+bool ebs_table_knows_changes(const struct ebs_table *table)
+{
+    return table->marking && !table->removed.lost;
+}
+
+void ebs_table_cut(struct ebs_table *table, bool full, uint32_t number, struct ebs_rowbuf *out,
+                   struct ebs_removed *removed)
+{
+    rt_assert(full == !removed && (full || ebs_table_knows_changes(table)));
+    if (removed)
+        *removed = table->removed;
+    else
+        rt_free(table->removed.id);
+    table->removed = (struct ebs_removed){0};
+    table->cut_out = out;
+    table->cut_number = number;
+    table->marking = true;
+    ebs_slab_cut(&table->slab, full);
+}
+
+static void copy_row(struct ebs_table *table, uint32_t row)
+{
+    ebs_rowbuf_add(table->cut_out, table->cut_number, ebs_slab_at(&table->slab, row),
+                   table->slab.row_bytes);
+}
+
+bool ebs_table_cut_pass(struct ebs_table *table)
+{
+    struct ebs_slab *slab = &table->slab;
+    uint64_t pending = 0;
+    uint32_t first = 0;
+
+    for (uint32_t n = 0; slab->cut_end > 0 && !pending && n < EMPTY_MAX; n++) {
+        first = slab->cut_at;
+        pending = ebs_slab_cut_pass(slab);
+    }
+    for (; pending; pending &= pending - 1)
+        copy_row(table, first + (uint32_t)__builtin_ctzll(pending));
+    return slab->cut_end > 0;
+}
+
+void ebs_table_cut_drop(struct ebs_table *table)
+{
+    while (table->slab.cut_end > 0)
+        (void)ebs_slab_cut_pass(&table->slab);
+}
+
+size_t ebs_table_cut_copies(const struct ebs_table *table, size_t ids)
+{
+    if (table->slab.cut_end == 0)
+        return 0;
+    return ids * table->slab.row_bytes *
+           (table->job.eviction.kind == RT_EVICT_NONE ? 1 : PER_NEW_ROW);
+}
+
+/* ---- before a row changes, or goes ---- */
+
+void ebs_table_keep(struct ebs_table *table, uint32_t row)
+{
+    if (!ebs_slab_keep(&table->slab, row))
+        return;
+    copy_row(table, row);
+    table->cut_out->kept++;
+}
+
+void ebs_table_keep_stretch(struct ebs_table *table, const struct ebs_stretch *s)
+{
+    uint32_t number[EBS_STRETCH];
+
+    for (size_t i = 0; i < s->n; i++) {
+        if (!s->row[i])
+            continue;
+        number[i] = ebs_slab_number(&table->slab, s->row[i]);
+        __builtin_prefetch(ebs_slab_bits(&table->slab, number[i]), 1);
+    }
+    for (size_t i = 0; i < s->n; i++)
+        if (s->row[i])
+            ebs_table_keep(table, number[i]);
+}
+
+void ebs_table_note_removed(struct ebs_table *table, uint64_t id)
+{
+    struct ebs_removed *removed = &table->removed;
+    size_t most = table->slab.count / EBS_REMOVED_PART;
+
+    if (most < EBS_REMOVED_MIN)
+        most = EBS_REMOVED_MIN;
+    if (!table->marking || removed->lost)
+        return;
+    if (removed->n == removed->room && removed->n < most) {
+        size_t room = removed->room ? 2 * removed->room : 1024;
+        uint64_t *more = rt_try_realloc(removed->id, room * sizeof(*more));
+
+        removed->id = more ? more : removed->id;
+        removed->room = more ? room : removed->room;
+    }
+    if (removed->n == removed->room || removed->n >= most) {
+        rt_free(removed->id);
+        *removed = (struct ebs_removed){.lost = true};
+        return;
+    }
+    removed->id[removed->n++] = id;
+}

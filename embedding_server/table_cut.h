@@ -1,0 +1,44 @@
+/* embedding_server/table_cut.h -- the rows of a table as they are at one instant, while it goes on.
+ *
+ *   ebs_table_cut -> ebs_table_cut_pass, often, in slices -> it says that all is passed; or ebs_table_cut_drop
+ *
+ * The cut is made in no time: nothing is copied but what changes before it is passed (slab.h). A row that is updated, put, evicted or
+ * removed goes to the buffer as it was, then it changes; the others go there when the cut passes them. A byte of a row that differs is
+ * a change: its stamp too. Rows stay where they are meanwhile: there is no upkeep but memory for growth (tend.c).
+ *
+ * From the first cut on a table knows which rows have changed since the latest one, and which ids have gone: an increment is cut from
+ * them. Of ids that went at most an eighth of the rows are known (65,536 of a small table); of more there is no increment.
+ * Touch: owner thread only. */
+#ifndef EBS_TABLE_CUT_H
+#define EBS_TABLE_CUT_H
+
+#include "embedding_server/rowbuf.h"
+#include "embedding_server/table.h"
+
+/* Ids whose rows went since the latest cut; one that came again and went again is there twice, and one may have a row. */
+struct ebs_removed {
+    uint64_t *id; /* [n] rt_free */
+    size_t n, room;
+    bool lost; /* there were more than are kept */
+};
+#define EBS_REMOVED_MIN  65536u
+#define EBS_REMOVED_PART 8u
+
+/* Rows changed since the latest cut; before the first: all. */
+uint64_t ebs_table_changed(const struct ebs_table *table);
+/* Is it known what has changed, and what has gone? */
+bool ebs_table_knows_changes(const struct ebs_table *table);
+
+/* Begin; none is under way. @full: all rows, else those that changed: ebs_table_changed() of them.
+ * @number: of the table, in the buffer. @out: outlives the cut. @removed: the ids that went, the caller's now; NULL with `full`. */
+void ebs_table_cut(struct ebs_table *table, bool full, uint32_t number, struct ebs_rowbuf *out,
+                   struct ebs_removed *removed);
+/* At most EBS_CUT_ROWS more rows go to the buffer. false: the cut has passed all, and is over. */
+#define EBS_CUT_ROWS 64u
+bool ebs_table_cut_pass(struct ebs_table *table);
+/* Over, whatever is left. A loop over the bits of the rows that are left: some 0.1 ns a row. */
+void ebs_table_cut_drop(struct ebs_table *table);
+/* Bytes of rows that may have to be copied for an update of so many ids; 0: no cut is under way. */
+size_t ebs_table_cut_copies(const struct ebs_table *table, size_t ids);
+
+#endif
