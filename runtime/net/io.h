@@ -28,13 +28,15 @@ struct rt_timer {
     void *impl; /* private to the io */
 };
 
-/* A long job for the io's one worker thread (first in, first out): run() there, then done() here. Meanwhile run() may say
- * how far it is: rt_io_work_tell(). */
+/* A long job for the io's worker thread (first in, first out): run() there, then done() here. Meanwhile run() may say
+ * how far it is: rt_io_work_tell(). One that waits for the disk for so long that others should not wait for it goes to a second
+ * thread, in its own order, and does not tell. */
 struct rt_work {
     void (*run)(void *arg);
     void (*done)(void *arg);
     void (*told)(void *arg, uint64_t what); /* of a job that tells; here, before done() */
     void *arg;
+    bool disk;            /* on the second thread */
     struct rt_work *next; /* private to the io */
 };
 

@@ -17,6 +17,17 @@ struct rt_post {
     void *arg;
 };
 
+enum { RT_WORKERS = 2 };
+
+/* A helper thread, started with its first job. */
+struct rt_worker {
+    struct rt_loop *loop;
+    uv_thread_t thread;
+    bool runs, quit;
+    uv_cond_t come;
+    struct rt_work *first, **end;
+};
+
 struct rt_loop {
     struct rt_io io; /* first: an rt_io of this kind is an rt_loop */
     char name[16];
@@ -44,12 +55,8 @@ struct rt_loop {
         uint64_t what;
     } tells; /* the latest of what a job tells */
 
-    /* The worker; `work_lock` guards the queue. */
-    uv_thread_t worker;
-    bool worker_runs, worker_quit;
-    uv_mutex_t work_lock;
-    uv_cond_t work_come;
-    struct rt_work *work_first, **work_end;
+    struct rt_worker worker[RT_WORKERS]; /* by rt_work.disk */
+    uv_mutex_t work_lock;                /* guards their queues */
 
     /* The thread that runs the loop. */
     uv_thread_t thread;
