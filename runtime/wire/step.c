@@ -6,6 +6,8 @@
 
 #include "proto/step.pb-c.h"
 
+#include <math.h>
+
 /* ---- StepHeader ---- */
 
 static int check_step_header(const struct wire_step_header *m)
@@ -15,6 +17,8 @@ static int check_step_header(const struct wire_step_header *m)
 
     if (!err)
         err = wire_range(name, "count of finished", m->n_finished, 0, WIRE_FINISHED_MAX);
+    if (!err)
+        err = wire_real(name, "epoch_loss_sum", m->counts.epoch_loss_sum, -INFINITY);
     return err ? err : wire_real(name, "learning_rate", m->learning_rate, 0);
 }
 
@@ -38,6 +42,12 @@ static void put_header(const struct wire_step_header *in, Saffron__StepHeader *m
     m->paused = in->paused;
     m->unaveraged = in->unaveraged;
     m->imports_due = in->imports_due;
+    m->samples_trained = in->counts.samples_trained;
+    m->samples_dropped = in->counts.samples_dropped;
+    m->batches_trained = in->counts.batches_trained;
+    m->batches_dropped = in->counts.batches_dropped;
+    m->epoch_loss_sum = in->counts.epoch_loss_sum;
+    m->epoch_samples = in->counts.epoch_samples;
 }
 
 static void take_header(const Saffron__StepHeader *m, struct wire_step_header *out)
@@ -59,6 +69,12 @@ static void take_header(const Saffron__StepHeader *m, struct wire_step_header *o
         .paused = m->paused,
         .unaveraged = m->unaveraged,
         .imports_due = m->imports_due,
+        .counts = {.samples_trained = m->samples_trained,
+                   .samples_dropped = m->samples_dropped,
+                   .batches_trained = m->batches_trained,
+                   .batches_dropped = m->batches_dropped,
+                   .epoch_loss_sum = m->epoch_loss_sum,
+                   .epoch_samples = m->epoch_samples},
     };
 }
 

@@ -5,6 +5,13 @@
 #include "runtime/base/mem.h"
 #include "runtime/wire/method.h"
 
+/* What a rank has done. */
+struct wire_rank_counts {
+    uint64_t samples_trained, samples_dropped, batches_trained, batches_dropped;
+    double epoch_loss_sum; /* of the first head, in its epoch */
+    uint64_t epoch_samples;
+};
+
 struct wire_step_header {
     uint64_t group_epoch, step;
     bool has_batch, ended;
@@ -17,6 +24,7 @@ struct wire_step_header {
     uint64_t round, phase;
     bool paused;
     uint64_t unaveraged, imports_due;
+    struct wire_rank_counts counts;
 };
 int wire_step_header_pack(const struct wire_step_header *in, struct wire_out *out);
 int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -83,8 +83,8 @@ static const struct wire_await_cut_reply await_cut_reply = {3, "rows.0", 4096, 7
 static const struct wire_end_cut end_cut = {3, true};
 static const struct wire_tell_ledger tell_ledger = {(const uint8_t *)"ledger", 6};
 static const struct wire_tell_ledger_reply tell_ledger_reply = {9, 2, incarnation, n_ids};
-static const struct wire_step_header step_header = {2,   11, true, true, 5, 256,   3, finished,
-                                                    1.5, 1,  10,   7,    4, false, 8, 9};
+static const struct wire_step_header step_header = {
+    2, 11, true, true, 5, 256, 3, finished, 1.5, 1, 10, 7, 4, false, 8, 9, {7, 6, 5, 4, 0.25, 3}};
 static const struct wire_step_headers step_headers = {2, 7, 1, &step_header};
 static const struct wire_join_group join_group = {2, 11, true, (const uint8_t *)"state", 5, 99,
                                                   3, 4,  200};
@@ -127,7 +127,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
     X(cut, 5) X(cut_reply, 1) X(await_cut, 1) X(await_cut_reply, 5) X(end_cut, 2) \
-    X(tell_ledger, 1) X(tell_ledger_reply, 3) X(step_header, 14) X(step_headers, 3) X(join_group, 8) X(join_group_reply, 7) \
+    X(tell_ledger, 1) X(tell_ledger_reply, 3) X(step_header, 20) X(step_headers, 3) X(join_group, 8) X(join_group_reply, 7) \
     X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 8) \
     X(control_reply, 6)
 /* clang-format on */
@@ -469,6 +469,7 @@ static const struct bad {
     {"apply_gradients_reply", {V(1, 3)}, "ApplyGradientsReply: outcome is 3, expected 1..2"},
     {"step_header", {V(5, 4)}, "StepHeader: samples is 4, expected 0..0"},
     {"step_header", {D(8, -INFINITY)}, "learning_rate is -inf"},
+    {"step_header", {D(20, NAN)}, "epoch_loss_sum is nan"},
     {"step_headers", {B(3, "\x28\4")}, "StepHeader: samples is 4, expected 0..0"},
     {"join_group_reply", {V(2, 4096)}, "JoinGroupReply: rank is 4096, expected 0..4095"},
     {"fetch_state", {V(2, 65536)}, "FetchState: part is 65536"},
