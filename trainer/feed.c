@@ -454,7 +454,7 @@ static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct 
     batch->since_ns = rt_trace_begin(batch->id);
     if (request->payload && !head->evaluate)
         trainer->count.bytes_train_batch += request->payload->size;
-    if (trainer->started_ns == 0)
+    if (trainer->started_ns == 0 && !head->evaluate)
         trainer->started_ns = rt_io_now(trainer->io);
     tr_part_start(trainer);
     tr_fifo_push(&trainer->queue, batch);

@@ -264,31 +264,36 @@ static uint64_t digest_of_start(const struct tr_trainer *trainer)
     return state ? rt_hash_bytes_seed(state, count * sizeof(float), digest) : digest;
 }
 
-/* Ranks that begin with other weights would train on with them, and only the end would tell. */
-static int check_starts(const struct tr_group *group)
+/* Whoever is as far as the leader fetches nothing, and has to agree. */
+static bool is_as_far(const struct tr_seat *seat, const struct tr_seat *leader)
 {
-    const struct tr_seat *first = group->seat;
-    for (uint32_t r = 1; r < group->world; r++) {
+    return seat->imports == leader->imports && seat->step == leader->step;
+}
+
+/* Ranks that begin with other weights would train on with them, and only the end would tell. */
+static int check_starts(const struct tr_group *group, uint32_t leader)
+{
+    const struct tr_seat *first = &group->seat[leader];
+    for (uint32_t r = 0; r < group->world; r++) {
         const struct tr_seat *seat = &group->seat[r];
-        if (first->digest && seat->digest && seat->digest != first->digest)
+        if (is_as_far(seat, first) && first->digest && seat->digest &&
+            seat->digest != first->digest)
             return RT_FAIL(RT_EUSAGE,
                            "trainer/%u begins with other dense weights or optimizer state than "
-                           "trainer/0: digests %016" PRIx64 " and %016" PRIx64
+                           "trainer/%u: digests %016" PRIx64 " and %016" PRIx64
                            ", expected one --init-from for all",
-                           r, seat->digest, first->digest);
+                           r, leader, seat->digest, first->digest);
     }
     return 0;
 }
 
-/* How many steps weights have made goes with them. Who is as far as the leader fetches none, and has to agree: rates, draws and
- * Adam's corrections are of that number. */
+/* How many steps weights have made goes with them: rates, draws and Adam's corrections are of that number. */
 static int check_ages(const struct tr_group *group, uint32_t leader)
 {
     const struct tr_seat *first = &group->seat[leader];
     for (uint32_t r = 0; r < group->world; r++) {
         const struct tr_seat *seat = &group->seat[r];
-        if (seat->imports == first->imports && seat->step == first->step &&
-            seat->steps_before != first->steps_before)
+        if (is_as_far(seat, first) && seat->steps_before != first->steps_before)
             return RT_FAIL(RT_EUSAGE,
                            "trainer/%u begins with weights that have made %" PRIu64
                            " steps, those of trainer/%u have made %" PRIu64
@@ -296,6 +301,15 @@ static int check_ages(const struct tr_group *group, uint32_t leader)
                            r, seat->steps_before, leader, first->steps_before);
     }
     return 0;
+}
+
+/* Has another rank been in a group in its life? */
+static bool has_lived_on(const struct tr_group *group)
+{
+    bool has = false;
+    for (uint32_t r = 1; r < group->world; r++)
+        has = has || group->seat[r].digest == 0;
+    return has;
 }
 
 static int pack_group(struct tr_group *group, struct wire_join_group_reply *reply)
@@ -313,6 +327,8 @@ static int pack_group(struct tr_group *group, struct wire_join_group_reply *repl
             group->epoch_known = seat->group_epoch;
     }
     int err = tr_import_check_seats(group, reply->imports);
+    if (!err)
+        err = check_starts(group, reply->rank);
     if (!err)
         err = check_ages(group, reply->rank);
     if (err)
@@ -333,13 +349,13 @@ static void try_form(struct tr_group *group)
     struct wire_join_group_reply reply = {0};
     if (!all_joined(group))
         return;
-    int err = check_starts(group);
-    if (!err)
-        err = pack_group(group, &reply);
+    int err = pack_group(group, &reply);
     if (err) {
         tr_fail(group->trainer, err);
         return;
     }
+    if (!group->was_formed && has_lived_on(group))
+        tr_restore_forget_counts(group->trainer);
     /* Ours first: whoever hears of the new epoch may use it at once. */
     struct rt_outgoing out = {.message = group->formed.data, .message_size = group->formed.size};
     rt_rpc_set_epochs(group->trainer->rpc, (uint32_t)reply.group_epoch, 0);

@@ -46,6 +46,23 @@ static void leave(struct tr_group *group)
     tr_part_idle(group->trainer);
 }
 
+/* What the rank has done by this header. A sum of another epoch is none of this one's. */
+static void take_counts(struct tr_group *group, uint32_t rank, const struct wire_step_header *h)
+{
+    struct wire_rank_counts *counts = &group->counts[rank], *carried = &group->trainer->carried;
+    if (group->self == 0 && rank != 0 && h->counts.batches_trained < counts->batches_trained) {
+        carried->samples_trained += counts->samples_trained; /* it was started anew */
+        carried->samples_dropped += counts->samples_dropped;
+        carried->batches_trained += counts->batches_trained;
+        carried->batches_dropped += counts->batches_dropped;
+    }
+    *counts = h->counts;
+    if (h->phase != group->trainer->phase) {
+        counts->epoch_loss_sum = 0;
+        counts->epoch_samples = 0;
+    }
+}
+
 static void take_round(struct tr_group *group, const struct wire_step_headers *headers)
 {
     const struct wire_step_header *own = &headers->header[group->self];
@@ -56,6 +73,7 @@ static void take_round(struct tr_group *group, const struct wire_step_headers *h
             (struct tr_share){h->has_batch, h->samples, h->batch_id, h->unaveraged};
         if (r != group->self)
             tr_group_take_news(group, h);
+        take_counts(group, r, h);
     }
     group->next.learning_rate = headers->header[0].learning_rate;
     group->trainer->imports_due = headers->header[0].imports_due;
@@ -109,7 +127,7 @@ static bool worth_a_round(struct tr_group *group)
         news = news || h->n_finished > 0 || h->unaveraged > 0;
     }
     if (!together && !news)
-        news = tr_import_wants_news(group->trainer);
+        news = tr_hold_take_news(group->trainer);
     for (uint32_t r = 0; r < group->world && news && !together; r++) {
         group->seat[r].header.has_batch = false;
         group->seat[r].header.samples = 0;
@@ -346,6 +364,7 @@ static void stand(struct tr_group *group, enum tr_standing standing)
         .paused = standing == TR_IN_NOTHING && !tr_phase_may_step(trainer),
         .unaveraged = group->unaveraged,
         .imports_due = tr_import_due(trainer),
+        .counts = tr_own_counts(trainer),
     };
     if (group->self != 0) {
         group->sent = send_mine(group) == 0;
@@ -367,7 +386,7 @@ static bool is_news(const struct tr_group *group)
     const struct wire_step_header *mine = &group->mine;
     struct tr_trainer *trainer = group->trainer;
     return mine->phase != trainer->phase || mine->paused != !tr_phase_may_step(trainer) ||
-           group->n_told < tr_group_news_to_tell(group) || trainer->import.wants_news ||
+           group->n_told < tr_group_news_to_tell(group) || tr_hold_wants_news(trainer) ||
            mine->imports_due != tr_import_due(trainer);
 }
 
@@ -488,6 +507,7 @@ int tr_group_create(struct tr_trainer *trainer)
     group->news_max = tr_header_news_max(world);
     group->seat = rt_xcalloc(world, sizeof *group->seat);
     group->incarnation = rt_xcalloc(world, sizeof *group->incarnation);
+    group->counts = rt_xcalloc(world, sizeof *group->counts);
     group->next.share = rt_xcalloc(world, sizeof *group->next.share);
     group->current.share = rt_xcalloc(world, sizeof *group->current.share);
     rt_map_init(&group->owed);
@@ -523,6 +543,7 @@ void tr_group_destroy(struct tr_group *group)
     rt_free(group->next.share);
     rt_free(group->current.share);
     rt_free(group->incarnation);
+    rt_free(group->counts);
     rt_free(group->seat);
     rt_free(group->news);
     rt_free(group);

@@ -79,9 +79,10 @@ struct tr_group {
     uint32_t local_steps;
     bool must_average; /* ... before the first local step of this group epoch */
 
-    struct tr_seat *seat;  /* [world]; rank 0 */
-    uint64_t *incarnation; /* [world] of the ranks in this group epoch */
-    uint64_t attempt;      /* that steps of this group epoch are; greater than that of any before */
+    struct tr_seat *seat;            /* [world]; rank 0 */
+    uint64_t *incarnation;           /* [world] of the ranks in this group epoch */
+    struct wire_rank_counts *counts; /* [world] as the latest round told them */
+    uint64_t attempt;     /* that steps of this group epoch are; greater than that of any before */
     struct wire_out last; /* rank 0: the latest round, or the group's forming, for who asks again */
     struct wire_out formed; /* JoinGroupReply of this group epoch */
 

@@ -44,12 +44,14 @@ uint64_t tr_import_due(const struct tr_trainer *trainer)
 }
 
 /* If we die from here on, the others do not take the weights that they have for the ones that go with the rows. */
-static bool all_know(const struct tr_group *group)
+bool tr_import_is_known(const struct tr_trainer *trainer)
 {
+    const struct tr_group *group = trainer->group;
     bool all = true;
+    if (!group || !tr_import_holds(&trainer->import))
+        return true;
     for (uint32_t r = 0; r < group->world && all; r++)
-        all =
-            group->seat[r].in && group->seat[r].header.imports_due == tr_import_due(group->trainer);
+        all = group->seat[r].in && group->seat[r].header.imports_due == tr_import_due(trainer);
     return all;
 }
 
@@ -62,23 +64,9 @@ int tr_import_check_seats(const struct tr_group *group, uint64_t imports)
     return 0;
 }
 
-/* Every gradient of the group is with its owners, and no step is being made. */
 static bool is_quiet(const struct tr_trainer *trainer)
 {
-    const struct tr_group *group = trainer->group;
-    if (trainer->kind != WIRE_PHASE_TRAIN || !tr_step_settled(trainer) || tr_phase_owes(trainer))
-        return false;
-    /* Our header of before the pause may still become a step. */
-    return !group || (group->owed.count == 0 && group->standing == TR_IN_NOTHING &&
-                      group->mine.paused && all_know(group));
-}
-
-/* What another rank has finished since its header was sent comes with its next one: a round without a step makes it send it. */
-bool tr_import_wants_news(struct tr_trainer *trainer)
-{
-    bool wants = trainer->import.wants_news && !is_quiet(trainer);
-    trainer->import.wants_news = false;
-    return wants;
+    return tr_hold_is_quiet(trainer) && tr_import_is_known(trainer);
 }
 
 bool tr_import_done(const struct tr_trainer *trainer)
@@ -211,7 +199,8 @@ static int go_on(struct tr_trainer *trainer, const struct wire_control_request *
         return RT_FAIL(RT_EUSAGE, "the import of %s is not under way here%s%s", request->text,
                        import->failed ? ": " : "", import->failed ? import->error : "");
     import->asked_ns = rt_io_now(trainer->io);
-    import->wants_news = import->stage == WIRE_IMPORT_HOLD && !is_quiet(trainer);
+    if (import->stage == WIRE_IMPORT_HOLD && !is_quiet(trainer))
+        tr_hold_ask_news(trainer);
     if (request->stage <= import->stage)
         return 0;
     if (request->stage != import->stage + 1 || !tr_import_done(trainer))

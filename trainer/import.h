@@ -40,15 +40,14 @@ struct tr_import {
     struct tr_loaded *read; /* Touched by: the step thread while reading; and so is its error */
     char read_error[1024];
     uint64_t asked_ns;
-    bool wants_news; /* of the group, in the round at hand */
     struct rt_timer lease;
 };
 
 /* Is this stage done? Of HOLD: quiet. */
 bool tr_import_done(const struct tr_trainer *trainer);
 bool tr_import_holds(const struct tr_import *import);
-bool tr_import_wants_news(
-    struct tr_trainer *trainer); /* once for each time that HOLD is asked for */
+/* Do all ranks know that one is under way? Where none is, yes. */
+bool tr_import_is_known(const struct tr_trainer *trainer);
 /* Models that the weights must have taken to go with the rows; above trainer->imports from HOLD until the weights are here. */
 uint64_t tr_import_due(const struct tr_trainer *trainer);
 /* At rank 0, when the group forms; imports: the most that any rank has taken. RT_EFILE: rows may be of a model whose weights died. */

@@ -5,6 +5,7 @@
 #include "runtime/base/mem.h"
 #include "runtime/process/process.h"
 #include "runtime/process/saving.h"
+#include "trainer/checkpoint.h"
 #include "trainer/describe.h"
 #include "trainer/import.h"
 #include "trainer/trainer.h"
@@ -27,6 +28,9 @@ static void on_hello(void *ctx, const struct wire_hello *hello)
     if (hello->role == RT_ROLE_MIDDLEWARE && hello->n_addresses > 0)
         tr_trainer_on_middleware(program->trainer, hello->index, hello->replicas, hello->address,
                                  hello->n_addresses, hello->incarnation);
+    if (hello->role == RT_ROLE_EMBEDDING_SERVER && hello->n_addresses > 0)
+        tr_trainer_on_server(program->trainer, hello->index, hello->replicas, hello->address,
+                             hello->n_addresses, hello->incarnation);
     if (hello->role == RT_ROLE_TRAINER && hello->n_addresses > 0)
         tr_trainer_on_rank(program->trainer, hello->index, hello->replicas, hello->address[0],
                            hello->incarnation);
@@ -155,6 +159,46 @@ static void put_import(json_t *object, const struct tr_trainer *trainer)
                                       import->failed ? import->error : ""));
 }
 
+static json_t *told_json(const struct tr_checkpoint_told *told)
+{
+    static const char *const word[] = {[TR_CHECKPOINT_WORKS] = "writing",
+                                       [TR_CHECKPOINT_DONE] = "done",
+                                       [TR_CHECKPOINT_FAILED] = "failed"};
+    json_t *one = json_pack("{s:s, s:I, s:s, s:I, s:b, s:I, s:I}", "name", told->name, "number",
+                            (json_int_t)told->number, "state", word[told->state], "step",
+                            (json_int_t)told->step, "full", told->base == 0, "rows",
+                            (json_int_t)told->rows, "bytes", (json_int_t)told->bytes);
+    json_object_set_new(one, "seconds", number(told->seconds));
+    json_object_set_new(one, "held_seconds", number(told->held_seconds));
+    if (told->state == TR_CHECKPOINT_FAILED)
+        put_text(one, "error", told->error);
+    return one;
+}
+
+/* The one that waits for its time, or is being made; else the latest. Those that ended stand in a list, newest first. */
+static void put_checkpoints(json_t *object, const struct program *program,
+                            const struct tr_report *r)
+{
+    const struct tr_checkpoint *c = tr_trainer_checkpoints(program->trainer);
+    if (rt_process_index(program->process) != 0 || !rt_process_checkpoint_dir(program->process))
+        return;
+    put_count(object, "samples_restored", r->samples_restored);
+    put_count(object, "updates_lost", r->updates_lost);
+    json_t *before = json_array();
+    for (uint32_t i = 0; i < c->n_before; i++)
+        json_array_append_new(before, told_json(&c->before[i]));
+    struct tr_checkpoint_told waits = {.number = c->asked, .state = TR_CHECKPOINT_WORKS};
+    snprintf(waits.name, sizeof waits.name, "%s", c->asked_name);
+    const struct tr_checkpoint_told *latest = c->asked                         ? &waits
+                                              : c->state != TR_CHECKPOINT_IDLE ? &c->now
+                                                                               : c->before;
+    if (c->asked || c->state != TR_CHECKPOINT_IDLE || c->n_before > 0)
+        json_object_set_new(object, "checkpoint", told_json(latest));
+    json_object_set_new(object, "checkpoints_before", before);
+    put_count(object, "checkpoints_published", c->published);
+    put_count(object, "checkpoints_void", c->voided);
+}
+
 static void status(void *ctx, json_t *object)
 {
     struct program *program = ctx;
@@ -223,6 +267,7 @@ static void status(void *ctx, json_t *object)
     rt_saving_status(program->saving, object);
     put_predictions(object, rt_process_predict(program->process), &r);
     put_import(object, program->trainer);
+    put_checkpoints(object, program, &r);
 }
 
 /* All ranks have the same weights: the first one's are the group's. */
@@ -248,6 +293,9 @@ static int control(void *ctx, const struct wire_control_request *request)
         return save(program, request);
     if (request->command == WIRE_CTL_IMPORT)
         return program->trainer ? tr_trainer_import(program->trainer, request)
+                                : RT_FAIL(RT_ENOTREADY, "not started yet");
+    if (request->command == WIRE_CTL_CHECKPOINT)
+        return program->trainer ? tr_trainer_checkpoint(program->trainer, request)
                                 : RT_FAIL(RT_ENOTREADY, "not started yet");
     return RT_FAIL(RT_EUSAGE, "a trainer does not know command %d", (int)request->command);
 }
@@ -284,6 +332,17 @@ static void on_done(void *ctx)
     rt_process_set_state(program->process, WIRE_DONE);
 }
 
+static bool drain(void *ctx)
+{
+    struct program *program = ctx;
+    return program->trainer && tr_trainer_drain(program->trainer);
+}
+
+static void on_drained(void *ctx)
+{
+    rt_process_stop(((struct program *)ctx)->process);
+}
+
 static void on_replaced(void *ctx, uint64_t by)
 {
     rt_process_fenced(((struct program *)ctx)->process, by);
@@ -300,12 +359,15 @@ static int start(struct program *program)
         .world = rt_process_size(process),
         .listen = listen,
         .init_from = rt_process_init_from(process),
+        .checkpoint_dir = rt_process_checkpoint_dir(process),
+        .restore = rt_process_restores(process),
         .predict = rt_process_predict(process),
         .metrics = rt_process_metrics(process),
         .ctx = program,
         .failed = on_failed,
         .done = on_done,
         .replaced = on_replaced,
+        .drained = on_drained,
     };
     rt_process_identity(process, 0, &conf.self);
     const char *run_dir = rt_process_run_dir(process);
@@ -326,12 +388,14 @@ int main(int argc, char **argv)
         .role = RT_ROLE_TRAINER,
         .program = "saffron-trainer",
         .doc = "Train the dense network: one rank per process.",
-        .listens_to = RT_ROLE_BIT(RT_ROLE_MIDDLEWARE) | RT_ROLE_BIT(RT_ROLE_TRAINER),
+        .listens_to = RT_ROLE_BIT(RT_ROLE_MIDDLEWARE) | RT_ROLE_BIT(RT_ROLE_TRAINER) |
+                      RT_ROLE_BIT(RT_ROLE_EMBEDDING_SERVER),
         .ctx = &program,
         .hello = on_hello,
         .ready = is_ready,
         .status = status,
         .control = control,
+        .drain = drain,
         .describe = tr_describe,
         .picture = tr_describe_picture,
     };

@@ -67,6 +67,22 @@ void tr_numbers_report(const struct tr_trainer *trainer, struct tr_report *out)
         out->part_seconds[p] = 1e-9 * (double)n->parts.seconds[p].sum;
 }
 
+struct wire_rank_counts tr_own_counts(const struct tr_trainer *trainer)
+{
+    return (struct wire_rank_counts){.samples_trained = trainer->count.samples_trained,
+                                     .samples_dropped = trainer->count.samples_dropped,
+                                     .batches_trained = trainer->count.batches_trained,
+                                     .batches_dropped = trainer->count.batches_dropped,
+                                     .epoch_loss_sum = trainer->epoch_loss_sum[0],
+                                     .epoch_samples = trainer->epoch_samples};
+}
+
+double tr_epoch_loss(const struct tr_trainer *trainer, uint32_t head)
+{
+    uint64_t samples = trainer->epoch_samples - (head > 0 ? trainer->carried_epoch_samples : 0);
+    return samples ? trainer->epoch_loss_sum[head] / (double)samples : NAN;
+}
+
 /* ---- batches ---- */
 
 static const char *const state_name[TR_BATCH_STATES] = {
@@ -165,6 +181,16 @@ static void register_whole(const struct tr_numbers *n, struct rt_metrics *metric
          "gradients of embeddings that were too large for 16 bits, and were sent as the largest "
          "value; of batches trained",
          &n->gradients_saturated},
+        {RT_COUNTER, "saffron_trainer_checkpoints_total", "checkpoints published; rank 0 only",
+         &n->checkpoints},
+        {RT_COUNTER, "saffron_trainer_checkpoints_void_total",
+         "checkpoints given up, with a reason in the log; rank 0 only", &n->checkpoints_void},
+        {RT_GAUGE, "saffron_trainer_checkpoint_bytes",
+         "of all files of the latest checkpoint; rank 0 only", &n->checkpoint_bytes},
+        {RT_COUNTER, "saffron_trainer_updates_lost_total",
+         "batches that embedding servers had lost when they were started anew, owner by owner; "
+         "rank 0 only",
+         &n->updates_lost},
         {RT_COUNTER, "saffron_trainer_steps_total", "dense steps made", &n->steps},
         {RT_COUNTER, "saffron_trainer_evaluations_total", "evaluations finished; rank 0 only",
          &n->evaluations},
@@ -199,6 +225,10 @@ static void register_reals(const struct tr_numbers *n, struct rt_metrics *metric
          &n->test_auc},
         {RT_GAUGE, "saffron_trainer_test_logloss", "of the latest evaluation; rank 0 only",
          &n->test_logloss},
+        {RT_GAUGE, "saffron_trainer_checkpoint_timestamp_seconds",
+         "when the latest checkpoint was published, in seconds since 1970; 0: none was; rank 0 "
+         "only",
+         &n->checkpoint_time},
         {RT_GAUGE, "saffron_trainer_learning_rate",
          "of the dense weights in the latest step, factor included", &n->learning_rate},
         {RT_GAUGE, "saffron_trainer_learning_rate_factor",
@@ -292,6 +322,12 @@ void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *me
     }
     rt_metrics_histogram(metrics, "saffron_trainer_evaluate_seconds", NULL,
                          "seconds of one evaluation", RT_HISTOGRAM_SECONDS, &n->evaluate_seconds);
+    rt_metrics_histogram(metrics, "saffron_trainer_checkpoint_seconds", NULL,
+                         "seconds from a checkpoint's beginning to its manifest; rank 0 only",
+                         RT_HISTOGRAM_SECONDS, &n->checkpoint_seconds);
+    rt_metrics_histogram(metrics, "saffron_trainer_checkpoint_hold_seconds", NULL,
+                         "seconds in which no step was made for a checkpoint; rank 0 only",
+                         RT_HISTOGRAM_SECONDS, &n->checkpoint_hold_seconds);
     rt_metrics_histogram(metrics, "saffron_trainer_staleness", NULL,
                          "permits in use when a training batch is looked up, its own included",
                          RT_HISTOGRAM_COUNT, &n->staleness);

@@ -22,6 +22,9 @@ struct tr_numbers {
     _Atomic uint64_t batches_trained, batches_dropped, batches_retried;
     _Atomic uint64_t steps, epoch, epochs, evaluations, group_epoch, world;
     _Atomic uint64_t gradients_saturated, reserved_bytes;
+    _Atomic uint64_t checkpoints, checkpoints_void, checkpoint_bytes, updates_lost;
+    _Atomic double checkpoint_time;
+    struct rt_histogram checkpoint_seconds, checkpoint_hold_seconds;
     _Atomic uint64_t permits, permits_used, batches_open;
     _Atomic uint64_t batches[TR_BATCH_STATES]; /* held, by their state; their sum: batches_open */
     _Atomic uint64_t phase[TR_PHASE_KINDS];    /* 1: the one that the rank is in */

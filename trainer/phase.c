@@ -225,8 +225,7 @@ static bool interrupted(const struct tr_trainer *trainer)
 
 bool tr_phase_may_step(struct tr_trainer *trainer)
 {
-    return trainer->kind == WIRE_PHASE_TRAIN && !interrupted(trainer) &&
-           !tr_import_holds(&trainer->import);
+    return trainer->kind == WIRE_PHASE_TRAIN && !interrupted(trainer) && !tr_hold_is_on(trainer);
 }
 
 /* ---- entering a phase ---- */
@@ -234,9 +233,7 @@ bool tr_phase_may_step(struct tr_trainer *trainer)
 static void close_epoch(struct tr_trainer *trainer)
 {
     for (uint32_t h = 0; h < trainer->n_heads; h++) {
-        double sum = trainer->epoch_loss_sum[h];
-        trainer->count.head[h].train_loss =
-            trainer->epoch_samples ? sum / (double)trainer->epoch_samples : NAN;
+        trainer->count.head[h].train_loss = tr_epoch_loss(trainer, h);
         trainer->epoch_loss_sum[h] = 0;
     }
     tr_board_epoch(trainer);
@@ -245,8 +242,12 @@ static void close_epoch(struct tr_trainer *trainer)
            trainer->epoch, trainer->epoch_samples, loss);
     trainer->count.train_loss = loss;
     trainer->count.samples_epoch = trainer->epoch_samples;
-    trainer->epoch_samples = 0;
+    trainer->epoch_samples = trainer->carried_epoch_samples = 0;
     trainer->epoch_open = false;
+    for (uint32_t r = 0; trainer->group && r < trainer->conf.world; r++) {
+        trainer->group->counts[r].epoch_loss_sum = 0;
+        trainer->group->counts[r].epoch_samples = 0;
+    }
     rt_ledger_next_epoch(trainer->ledger);
 }
 
@@ -566,7 +567,7 @@ static bool all_ask(const struct tr_trainer *trainer)
 
 static void check_training(struct tr_trainer *trainer)
 {
-    if (tr_import_holds(&trainer->import) || (!trains(trainer) && !all_ask(trainer)))
+    if (tr_hold_is_on(trainer) || (!trains(trainer) && !all_ask(trainer)))
         return;
     if (rt_ledger_epoch_over(trainer->ledger, trainer->job->data.splits) &&
         tr_step_settled(trainer)) {

@@ -15,6 +15,19 @@
 #include <stdio.h>
 #include <string.h>
 
+struct tr_saved tr_saved_now(const struct rt_job *job, struct tr_model *model,
+                             struct tr_optimizer *optimizer, uint64_t step)
+{
+    size_t n;
+    return (struct tr_saved){.job = job,
+                             .model = model,
+                             .optimizer = optimizer,
+                             .param = tr_model_params(model),
+                             .state = optimizer ? tr_optimizer_state(optimizer, &n) : NULL,
+                             .step = step,
+                             .optimizer_steps = optimizer ? tr_optimizer_steps(optimizer) : 0};
+}
+
 /* ---- model.yml ---- */
 
 /* A section of model.yml over what the model file has there. */
@@ -128,7 +141,7 @@ static int save_weights(const struct tr_saved *what, struct rt_save *save)
     char *path = rt_save_dense_path(save->dir);
     for (size_t i = 0; i < n; i++) {
         tr_tensor_of(&param[i], param[i].name, &tensor[i]);
-        tensor[i].data = tr_model_params(what->model) + param[i].offset;
+        tensor[i].data = what->param + param[i].offset;
     }
     int err = rt_safetensors_write(path, note, n_notes, tensor, n);
     if (!err)
@@ -144,9 +157,8 @@ static int save_weights(const struct tr_saved *what, struct rt_save *save)
 /* "top.0.weight.exp_avg": each slot of each parameter, and of running averages, which have none, nothing. @return [n] */
 static struct rt_tensor *list_state(const struct tr_saved *what, size_t *n)
 {
-    size_t params, slots = tr_optimizer_slots(what->optimizer), count;
+    size_t params, slots = tr_optimizer_slots(what->optimizer);
     const struct tr_param *param = tr_model_tensors(what->model, &params);
-    const float *state = tr_optimizer_state(what->optimizer, &count);
     struct rt_tensor *tensor = rt_xcalloc(params * slots + 1, sizeof *tensor);
     *n = 0;
     for (size_t i = 0; i < params; i++)
@@ -155,7 +167,7 @@ static struct rt_tensor *list_state(const struct tr_saved *what, size_t *n)
                 &param[i],
                 rt_xasprintf("%s.%s", param[i].name, tr_optimizer_slot_name(what->optimizer, k)),
                 &tensor[*n]);
-            tensor[(*n)++].data = state + k * tr_model_count(what->model) + param[i].offset;
+            tensor[(*n)++].data = what->state + k * tr_model_count(what->model) + param[i].offset;
         }
     return tensor;
 }
@@ -172,7 +184,7 @@ static int save_state(const struct tr_saved *what, struct rt_save *save)
     char *path = rt_save_dense_state_path(save->dir);
     tr_optimizer_text(what->optimizer, optimizer);
     snprintf(step, sizeof step, "%" PRIu64, what->step);
-    snprintf(steps, sizeof steps, "%" PRIu64, tr_optimizer_steps(what->optimizer));
+    snprintf(steps, sizeof steps, "%" PRIu64, what->optimizer_steps);
     int err = rt_safetensors_write(path, note, ARRAY_LEN(note) - !save->id, tensor, n);
     for (size_t i = 0; i < n; i++) {
         if (!err)

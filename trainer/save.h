@@ -22,12 +22,17 @@ struct tr_param;
 
 struct tr_saved {
     const struct rt_job *job;
-    struct tr_model *model;
-    struct tr_optimizer *optimizer;           /* its state is read, if save->with_state */
-    uint64_t step;                            /* steps in these weights */
+    const struct tr_model *model;         /* of which names and shapes are told, */
+    const struct tr_optimizer *optimizer; /* and here the kind and slots */
+    const float *param,
+        *state; /* as tr_model_params(), tr_optimizer_state(); state: if save->with_state */
+    uint64_t step, optimizer_steps;           /* in these weights; of the optimizer */
     const struct wire_statistics *statistics; /* [n_statistics] */
     uint32_t n_statistics;
 };
+/* As they are now. @optimizer: NULL: no state will be saved. Statistics: none. */
+struct tr_saved tr_saved_now(const struct rt_job *job, struct tr_model *model,
+                             struct tr_optimizer *optimizer, uint64_t step);
 /* dense.safetensors and model.yml into save->dir, and dense_state.safetensors; counts them. RT_EFILE, RT_ENOMEM. */
 int tr_save_dense(const struct tr_saved *what, struct rt_save *save);
 /* What a tensor of the model is in a file, but for its data; `name` stays the caller's. */

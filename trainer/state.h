@@ -21,14 +21,17 @@
 #include "runtime/job/ledger.h"
 #include "runtime/wire/batch.h"
 #include "trainer/board.h"
+#include "trainer/checkpoint.h"
 #include "trainer/collective/collective.h"
 #include "trainer/group.h"
+#include "trainer/hold.h"
 #include "trainer/import.h"
 #include "trainer/metric/scores.h"
 #include "trainer/metric/window.h"
 #include "trainer/model/model.h"
 #include "trainer/numbers.h"
 #include "trainer/optimizer.h"
+#include "trainer/owners.h"
 #include "trainer/permit.h"
 #include "trainer/predict.h"
 #include "trainer/schedule.h"
@@ -168,7 +171,17 @@ struct tr_trainer {
     uint64_t imports;        /* models that were taken since the job began */
     uint64_t imports_due;    /* of rank 0, as it told the group last: tr_import_due() */
     struct tr_import import; /* at rank 0 */
-    uint64_t acked_step;     /* the latest of which a batch of ours was acked by every owner */
+    struct tr_owners owners; /* at rank 0, with a checkpoint folder; and so is the next */
+    struct tr_checkpoint checkpoint;
+    bool wants_news;              /* of the group, in the round at hand: hold.h */
+    struct rt_manifest *restored; /* while the trainer is made: what it goes on from */
+    uint64_t generation;          /* times that the job went on from a checkpoint */
+    uint64_t restored_ms;         /* when that was made; 0: there was none */
+    struct wire_rank_counts
+        carried; /* at rank 0: of runs before that checkpoint, and of ranks that died */
+    uint64_t
+        carried_epoch_samples; /* of epoch_samples: whose loss is known of the first head only */
+    uint64_t acked_step;       /* the latest of which a batch of ours was acked by every owner */
 
     uint64_t phase, epoch, pass; /* pass: passes over the phase's set before */
     enum wire_phase_kind kind;
@@ -235,6 +248,13 @@ static inline uint64_t tr_age(const struct tr_trainer *trainer, uint64_t step)
     return trainer->steps_before + step;
 }
 
+/* restore.c: from the newest checkpoint that can be used; there may be none. RT_EUSAGE: there are some, and none can. */
+int tr_restore_dense(struct tr_trainer *trainer); /* model and optimizer are made */
+int tr_restore_state(
+    struct tr_trainer *trainer); /* the rest, when all is as at the start of a job */
+/* The group has lived on, and its ranks' counts with it. */
+void tr_restore_forget_counts(struct tr_trainer *trainer);
+
 /* trainer.c */
 /* The batch is acked by every owner, or dropped: marks the ledger, and tells the other ranks with the
  * next step header. */
@@ -250,6 +270,9 @@ void tr_fail(struct tr_trainer *trainer, int err);
 void tr_pump(struct tr_trainer *trainer); /* start whatever can start */
 
 /* numbers.c */
+struct wire_rank_counts tr_own_counts(const struct tr_trainer *trainer);
+double tr_epoch_loss(const struct tr_trainer *trainer,
+                     uint32_t head); /* mean of the epoch so far; NaN: no sample */
 void tr_numbers_init(struct tr_trainer *trainer);
 void tr_numbers_phase(struct tr_trainer *trainer);
 void tr_numbers_report(const struct tr_trainer *trainer, struct tr_report *out);

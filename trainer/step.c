@@ -68,7 +68,9 @@ int tr_step_init(struct tr_trainer *trainer)
     if (!err)
         err = tr_job_optimizer(trainer->job, trainer->model, &trainer->optimizer,
                                &trainer->learning_rate, &trainer->schedule);
-    if (!err && trainer->conf.init_from)
+    if (!err)
+        err = tr_restore_dense(trainer);
+    if (!err && trainer->conf.init_from && !trainer->restored)
         err = begin_with(trainer, trainer->conf.init_from);
     if (!err)
         trainer->head = tr_model_heads(trainer->model, &trainer->n_heads);
@@ -210,8 +212,7 @@ static void commit_own(struct tr_trainer *trainer, struct tr_batch *batch)
     trainer->epoch_samples += batch->head.samples;
     for (uint32_t h = 0; h < trainer->n_heads; h++) {
         trainer->epoch_loss_sum[h] += batch->loss_sum[h];
-        trainer->count.head[h].train_loss =
-            trainer->epoch_loss_sum[h] / (double)trainer->epoch_samples;
+        trainer->count.head[h].train_loss = tr_epoch_loss(trainer, h);
     }
     trainer->count.train_loss = trainer->count.head[0].train_loss;
     double loss = batch->loss_sum[0] / batch->head.samples;
@@ -657,12 +658,10 @@ static bool run_again(struct tr_trainer *trainer)
 static void write_save(void *arg)
 {
     struct tr_trainer *trainer = arg;
-    const struct tr_saved what = {.job = trainer->job,
-                                  .model = trainer->model,
-                                  .optimizer = trainer->optimizer,
-                                  .step = tr_age(trainer, trainer->step),
-                                  .statistics = trainer->statistics,
-                                  .n_statistics = trainer->n_statistics};
+    struct tr_saved what = tr_saved_now(trainer->job, trainer->model, trainer->optimizer,
+                                        tr_age(trainer, trainer->step));
+    what.statistics = trainer->statistics;
+    what.n_statistics = trainer->n_statistics;
     trainer->step_err = tr_save_dense(&what, trainer->save);
     if (trainer->step_err)
         snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());

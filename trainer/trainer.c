@@ -73,6 +73,8 @@ void tr_pump(struct tr_trainer *trainer)
     tr_step_pump(trainer);
     if (trainer->group) /* where we stand in the group decides on lookups */
         tr_feed_pump(trainer);
+    tr_owners_pump(trainer);
+    tr_checkpoint_pump(trainer);
 }
 
 struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t loop)
@@ -103,6 +105,8 @@ static void on_peer_up(void *ctx, struct rt_peer *peer)
     struct tr_trainer *trainer = ctx;
     if (trainer->group && rt_peer_role(peer) == RT_ROLE_TRAINER)
         tr_group_peer_up(trainer->group, peer);
+    if (rt_peer_role(peer) == RT_ROLE_EMBEDDING_SERVER)
+        tr_owners_peer_up(trainer, peer);
     tr_phase_check(trainer);
     tr_pump(trainer);
 }
@@ -116,7 +120,7 @@ static void on_peer_drained(void *ctx, struct rt_peer *peer)
         return;
     if (rt_peer_role(peer) == RT_ROLE_MIDDLEWARE)
         tr_push_drained(trainer, peer);
-    else if (rt_peer_index(peer) == next)
+    else if (rt_peer_role(peer) == RT_ROLE_TRAINER && rt_peer_index(peer) == next)
         tr_ring_peer_up(trainer->collective);
     tr_phase_check(trainer); /* scores */
     tr_pump(trainer);
@@ -214,6 +218,7 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     bool one = conf->job->global.mode == RT_MODE_FULL;
     trainer->permits.limit = one ? 1 : conf->job->global.staleness;
     trainer->lookups.limit = trainer->permits.limit;
+    tr_checkpoint_init(trainer);
     int err = tr_batch_check_job(trainer);
     if (!err)
         err = rt_arena_create(8 << 20, &trainer->scratch);
@@ -223,6 +228,8 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
         err = tr_step_init(trainer);
     if (!err)
         err = tr_phase_init(trainer);
+    if (!err)
+        err = tr_restore_state(trainer);
     if (!err && conf->world > 1)
         err = tr_group_create(trainer);
     if (!err)
@@ -271,6 +278,9 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     if (trainer->collective)
         trainer->collective->ops->destroy(trainer->collective);
     tr_group_destroy(trainer->group);
+    tr_checkpoint_release(trainer);
+    tr_owners_release(trainer);
+    rt_manifest_destroy(trainer->restored);
     rt_ledger_destroy(trainer->ledger);
     tr_evaluate_release(trainer);
     rt_arena_destroy(trainer->scratch);
@@ -400,6 +410,12 @@ static void report_rows(const struct tr_trainer *trainer, struct tr_report *out)
 void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
 {
     *out = trainer->count;
+    out->samples_restored = trainer->carried.samples_trained;
+    out->samples_trained += trainer->carried.samples_trained;
+    out->samples_dropped += trainer->carried.samples_dropped;
+    out->batches_trained += trainer->carried.batches_trained;
+    out->batches_dropped += trainer->carried.batches_dropped;
+    out->updates_lost = trainer->owners.lost;
     out->phase = wire_phase_name(trainer->kind);
     out->epoch = trainer->epoch;
     out->epochs = trainer->job->data.epochs;
@@ -422,7 +438,9 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->evaluated_seconds = (double)away * 1e-9;
     out->train_loss_samples = trainer->epoch_samples ? trainer->epoch_samples : out->samples_epoch;
     out->samples_per_second =
-        out->train_seconds > 0 ? (double)out->samples_trained / out->train_seconds : 0;
+        out->train_seconds > 0
+            ? (double)(out->samples_trained - out->samples_restored) / out->train_seconds
+            : 0;
     out->test_auc = trainer->quality[0].auc;
     out->test_logloss = trainer->quality[0].logloss;
     out->test_calibration = trainer->quality[0].calibration;

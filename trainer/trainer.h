@@ -21,6 +21,8 @@ struct tr_trainer_conf {
     const char *listen;    /* address for data-compose and the other ranks */
     size_t state_part;     /* parameters in a message of FetchState; 0: 2 Mi. Tests set it. */
     const char *init_from; /* folder of a saved model that the weights begin with; NULL: drawn */
+    const char *checkpoint_dir; /* shared with the embedding servers; NULL: no checkpoints */
+    bool restore; /* go on from the newest one there, if there is one: it goes before init_from */
     /* File for the scores of the test rows (predict.h), with more than one rank of each FILE.RANK; NULL: none. */
     const char *predict;
     const char *tensorboard;    /* folder for rank 0's event file (board.h); NULL: none */
@@ -29,6 +31,7 @@ struct tr_trainer_conf {
     void (*failed)(void *ctx, int err); /* the job cannot go on; text in rt_err_text() */
     void (*done)(void *ctx);            /* after the last epoch's evaluation */
     void (*replaced)(void *ctx, uint64_t by_incarnation);
+    void (*drained)(void *ctx); /* what tr_trainer_drain() began has ended */
 };
 
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out);
@@ -40,6 +43,10 @@ const char *tr_trainer_address(const struct tr_trainer *trainer);
 /* A middleware's hello: where its loops are. `replicas` as it says. */
 void tr_trainer_on_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
                               const char *const *address, uint32_t n, uint64_t incarnation);
+
+/* An embedding server's hello: where its owners' loops are. Of use at rank 0, with a checkpoint folder. */
+void tr_trainer_on_server(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
+                          const char *const *address, uint32_t n, uint64_t incarnation);
 
 /* Another rank's hello. `replicas` must be the world. A higher incarnation than before: that rank has
  * lost its state, and the group re-forms. */
@@ -60,6 +67,14 @@ void tr_trainer_save(struct tr_trainer *trainer, struct rt_save *save);
 struct wire_control_request;
 int tr_trainer_import(struct tr_trainer *trainer, const struct wire_control_request *request);
 const struct tr_import *tr_trainer_imported(const struct tr_trainer *trainer); /* the latest */
+
+/* The control command: make a checkpoint `text`, which its `number` names too; rank 0. Its progress is in
+ * tr_trainer_checkpoints(). Asked again with the same number, nothing is begun. RT_EUSAGE; RT_EFULL: another one is asked for. */
+int tr_trainer_checkpoint(struct tr_trainer *trainer, const struct wire_control_request *request);
+/* The process is told to stop: a last checkpoint, if one can be made; no step is made after its instant. @return false: it may stop
+ * at once; true: conf.drained will tell. */
+bool tr_trainer_drain(struct tr_trainer *trainer);
+const struct tr_checkpoint *tr_trainer_checkpoints(const struct tr_trainer *trainer);
 
 #define TR_EVALUATIONS_MAX 1024 /* that are kept */
 
@@ -83,7 +98,10 @@ struct tr_report {
     uint64_t epoch, epochs, step;
     uint64_t group_epoch; /* 0: the ranks have not met yet; a world of 1: 1 */
     uint64_t samples_trained, samples_dropped, samples_read, samples_quarantined;
-    bool read_whole; /* samples_read is of the whole job: rank 0, between epochs */
+    uint64_t
+        samples_restored;  /* of those trained: before this run, or by ranks that died; rank 0 */
+    uint64_t updates_lost; /* batches that embedding servers came back without; rank 0 */
+    bool read_whole;       /* samples_read is of the whole job: rank 0, between epochs */
     uint32_t rank, world;
     uint64_t samples_epoch; /* of one epoch, known after the first; else 0 */
     double train_seconds, samples_per_second, train_loss, loss;

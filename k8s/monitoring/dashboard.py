@@ -145,6 +145,23 @@ ROWS = [
               "too large. Always above clip_norm: every step is scaled down.",
               ("max(%s)" % one("trainer_gradient_norm"), "norm"), width=6),
     ]),
+    ("Checkpoints", [
+        panel("Age of the latest checkpoint", "s",
+              "What would be lost if all died now. Bad: more than twice the interval (checkpoint.every_seconds): see "
+              "checkpoint_void in trainer/0's log.",
+              ("time() - max(%s > 0)" % one("trainer_checkpoint_timestamp_seconds"), "age"), width=6),
+        panel("Checkpoints made and given up", "short",
+              "Since trainer/0 started. Given up: usual when a process was started anew; its reason is in the log.",
+              ("sum(%s)" % one("trainer_checkpoints_total"), "made"),
+              ("sum(%s)" % one("trainer_checkpoints_void_total"), "given up"),
+              ("sum(%s)" % one("trainer_updates_lost_total"), "updates lost"), width=6),
+        panel("Time of a checkpoint", "s",
+              "From its beginning to its manifest, and the part of it in which no step was made. Bad: the latter above 0.1 s: "
+              "gradients wait for a slow embedding server.",
+              (mean("trainer_checkpoint_seconds"), "whole"), (mean("trainer_checkpoint_hold_seconds"), "no step"), width=6),
+        panel("Bytes of a checkpoint", "bytes", "Of all files of the latest one: increments are below full ones.",
+              ("max(%s)" % one("trainer_checkpoint_bytes"), "bytes"), width=6),
+    ]),
     ("Latency of each hop", [
         panel("Request to reply, p50", "s",
               "At the caller: from a request's sending to its reply, per method. LookupRows and ApplyGradients: middleware to "

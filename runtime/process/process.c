@@ -68,7 +68,7 @@ struct rt_process {
     char **address;                  /* announced */
     uint32_t n_addresses;
     char ip[IP_MAX], admin_address[ADMIN_MAX], host[HOST_NAME_MAX + 1], host_id[RT_HOST_ID_MAX];
-    struct rt_timer tick;
+    struct rt_timer tick, drain;
     uv_signal_t on_term, on_int;
     char *status_text; /* the latest answer to ctl */
     char reply_text[REASON_MAX];
@@ -156,6 +156,25 @@ static void on_tick(void *arg)
 
 /* ---- what it is told ---- */
 
+static void on_drained(void *arg)
+{
+    rt_process_stop(arg);
+}
+
+/* Now, or when the role has ended what it is at. */
+static void stop_in_time(struct rt_process *p)
+{
+    if (p->state == WIRE_DRAINING)
+        return;
+    if (!p->member || !p->role.drain || !p->role.drain(p->role.ctx)) {
+        rt_process_stop(p);
+        return;
+    }
+    rt_process_set_state(p, WIRE_DRAINING);
+    p->drain = (struct rt_timer){.fire = on_drained, .arg = p};
+    rt_timer_start(rt_loop_io(p->loop), &p->drain, RT_DRAIN_NS);
+}
+
 static int run_command(struct rt_process *p, const struct wire_control_request *request,
                        struct wire_control_reply *reply)
 {
@@ -170,7 +189,7 @@ static int run_command(struct rt_process *p, const struct wire_control_request *
         return 0;
     case WIRE_CTL_STOP:
         rt_log(RT_LOG_INFO, "stopping by=control");
-        rt_process_stop(p);
+        stop_in_time(p);
         return 0;
     case WIRE_CTL_LOG_LEVEL:
         err = rt_log_level_parse(request->text, &level);
@@ -294,7 +313,7 @@ static void on_signal(uv_signal_t *handle, int number)
     rt_log(RT_LOG_INFO, "stopping by=%s", number == SIGTERM ? "SIGTERM" : "SIGINT");
     uv_signal_stop(&p->on_term); /* the next one ends the process at once */
     uv_signal_stop(&p->on_int);
-    rt_process_stop(p);
+    stop_in_time(p);
 }
 
 /* ---- start ---- */
@@ -677,8 +696,10 @@ int rt_process_end(struct rt_process *process, int err)
     } else if (!p->flags.describe) {
         rt_log(RT_LOG_INFO, "end");
     }
-    if (p->loop)
+    if (p->loop) {
         rt_timer_stop(rt_loop_io(p->loop), &p->tick);
+        rt_timer_stop(rt_loop_io(p->loop), &p->drain);
+    }
     rt_member_destroy(p->member);
     rt_page_destroy(p->page);
     rt_loop_destroy(p->loop);

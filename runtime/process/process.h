@@ -16,6 +16,8 @@
 
 struct rt_process;
 
+#define RT_DRAIN_NS (25 * 1000000000ull) /* a pod's grace is 30 s */
+
 struct rt_process_role {
     enum rt_role role;
     const char *program, *doc; /* "saffron-trainer", one line for --help */
@@ -27,6 +29,9 @@ struct rt_process_role {
     void (*status)(void *ctx, json_t *object); /* add the role's own fields */
     /* Control commands beyond status, stop and log_level; RT_EUSAGE with text when not understood. */
     int (*control)(void *ctx, const struct wire_control_request *request);
+    /* Told to stop, by SIGTERM, SIGINT or ctl: is there something to end first? Then the role stops by rt_process_stop(), or is
+     * stopped after RT_DRAIN_NS. NULL: there is nothing. */
+    bool (*drain)(void *ctx);
     /* For --describe: what this role makes of the job, on standard output, or its complaint. May be NULL. */
     int (*describe)(const struct rt_job *job);
     int (*picture)(const struct rt_job *job); /* for --describe=dot, so; NULL: there is none */

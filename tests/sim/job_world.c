@@ -150,6 +150,8 @@ static void start_rank(struct job_world *w, unsigned r)
                                    .listen = listen,
                                    .init_from = w->conf.init_from,
                                    .predict = w->conf.predict,
+                                   .checkpoint_dir = w->conf.checkpoint_dir,
+                                   .restore = w->conf.restore,
                                    .ctx = rank,
                                    .failed = on_rank_failed,
                                    .done = on_rank_done};
@@ -159,6 +161,8 @@ static void start_rank(struct job_world *w, unsigned r)
         tr_trainer_on_middleware(rank->trainer, m, w->conf.middlewares, &address, 1,
                                  middleware_incarnation(w, m));
     }
+    if (w->conf.rank_started)
+        w->conf.rank_started(w->conf.ctx, r);
 }
 
 /* Everybody hears where rank r is. */
@@ -202,7 +206,8 @@ void jw_start(struct job_world *w, const struct jw_conf *conf)
     w->conf.owners = conf->owners ? conf->owners : 2;
     rt_assert(w->conf.ranks <= JW_MAX && w->conf.composers <= JW_MAX &&
               w->conf.middlewares <= JW_MAX && w->conf.owners <= JW_MAX);
-    struct sim_conf sim = {.seed = conf->seed, .n_nodes = jw_node_spare(w) + 1};
+    struct sim_conf sim = {.seed = conf->seed,
+                           .n_nodes = jw_node_spare(w) + (conf->spares ? conf->spares : 1)};
     w->sim = sim_create(&sim);
     w->job = conf->job ? conf->job : job_fixture(conf->set, conf->n_set);
     start_owners(w);

@@ -5,7 +5,7 @@
  *     jw_break(&w, ...); jw_restart_rank(&w, 1);
  *     jw_run(&w);                    until every rank is done, or the test fails with the seed
  *     jw_stop(&w);
- * Nodes: composers, middlewares, ranks, owners, in this order, and one that the test may use. */
+ * Nodes: composers, middlewares, ranks, owners, in this order, and one or more that the test may use. */
 #ifndef JOB_WORLD_H
 #define JOB_WORLD_H
 
@@ -27,6 +27,11 @@ struct jw_conf {
     size_t state_part;  /* of FetchState, as struct tr_trainer_conf */
     const char *init_from, *predict; /* of the ranks: struct tr_trainer_conf */
     size_t part_bytes; /* of the middlewares' messages to and from owners; 0: as usual */
+    const char *checkpoint_dir;
+    bool restore;                                   /* ranks go on from what is there */
+    unsigned spares;                                /* nodes that the test may use; 0: 1 */
+    void (*rank_started)(void *ctx, unsigned rank); /* may be NULL */
+    void *ctx;
 };
 
 struct job_world;

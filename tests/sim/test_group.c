@@ -211,8 +211,7 @@ static void save_other(const struct rt_job *job, struct tr_trainer *trainer, cha
     struct rt_save save = {.dir = dir, .with_state = true};
     size_t n = tr_model_count(trainer->model);
     float *before = malloc(n * sizeof *before);
-    struct tr_saved saved = {
-        .job = job, .model = trainer->model, .optimizer = trainer->optimizer, .step = 1000};
+    struct tr_saved saved = tr_saved_now(job, trainer->model, trainer->optimizer, 1000);
     memcpy(before, tr_model_params(trainer->model), n * sizeof *before);
     for (size_t i = 0; i < n; i++)
         tr_model_params(trainer->model)[i] += 0.01f * (float)(i % 7);

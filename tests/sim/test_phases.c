@@ -370,7 +370,9 @@ static void test_no_epochs(void **state)
     temp_folder(folder);
     struct rt_save save = {.dir = folder};
     assert_int_equal(tr_job_model(job, 16, 1, &model), 0);
-    const struct tr_saved saved = {.job = job, .model = model, .statistics = &b, .n_statistics = 1};
+    struct tr_saved saved = tr_saved_now(job, model, NULL, 0);
+    saved.statistics = &b;
+    saved.n_statistics = 1;
     assert_int_equal(tr_save_dense(&saved, &save), 0);
     for (uint64_t seed = 1; seed <= runs(48); seed++)
         predict(seed, folder, false);

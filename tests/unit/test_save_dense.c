@@ -78,9 +78,10 @@ static void save(const struct rt_job *job, struct tr_model *model)
 {
     const struct wire_statistics statistics[] = {{"age", 38.5, 13.25, 100}, {"hours", 0.1, 3, 7}};
     struct rt_save to = {.dir = dir};
-    const struct tr_saved what = {
-        .job = job, .model = model, .step = 12, .statistics = statistics, .n_statistics = 2};
+    struct tr_saved what = tr_saved_now(job, model, NULL, 12);
 
+    what.statistics = statistics;
+    what.n_statistics = 2;
     if (tr_save_dense(&what, &to) != 0)
         fail_msg("%s", rt_err_text());
     assert_int_equal(to.files, 2);
@@ -226,7 +227,7 @@ static void save_with_state(const struct rt_job *job, struct tr_model *model,
                             struct tr_optimizer *optimizer, const char *id)
 {
     struct rt_save to = {.dir = dir, .id = id, .with_state = true};
-    const struct tr_saved what = {.job = job, .model = model, .optimizer = optimizer, .step = 90};
+    const struct tr_saved what = tr_saved_now(job, model, optimizer, 90);
 
     if (tr_save_dense(&what, &to) != 0)
         fail_msg("%s", rt_err_text());

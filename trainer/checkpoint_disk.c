@@ -1,0 +1,106 @@
+/* trainer/checkpoint_disk.c -- what the disk thread does of a checkpoint: checkpoint.h says when. */
+#include "trainer/checkpoint.h"
+#include "trainer/state.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/file.h"
+#include "runtime/checkpoint/lock.h"
+#include "runtime/checkpoint/store.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+/* Who makes checkpoints here holds the lock, for good; what an earlier trainer/0 left unfinished is swept. */
+static int take_folder(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    const char *dir = trainer->conf.checkpoint_dir;
+    struct rt_store_list list = {0};
+    if (checkpoint->lock >= 0)
+        return 0;
+    int err = rt_store_lock(dir, &checkpoint->lock);
+    if (err)
+        return err;
+    int swept = rt_store_sweep(dir, NULL);
+    err = swept < 0 ? swept : rt_store_list(dir, &list);
+    if (err) {
+        rt_store_unlock(checkpoint->lock);
+        checkpoint->lock = -1;
+        return err;
+    }
+    for (size_t i = 0; i < list.n; i++)
+        if (list.at[i].manifest && list.at[i].manifest->attempt > checkpoint->known_attempt)
+            checkpoint->known_attempt = list.at[i].manifest->attempt;
+    rt_store_list_release(&list);
+    return 0;
+}
+
+/* A name that is taken: of a checkpoint that cannot be believed, from which nobody went on. */
+int tr_checkpoint_open_folder(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    struct tr_checkpoint_job *job = &checkpoint->job;
+    uint64_t wall = trainer->io->ops->wall_ms(trainer->io);
+    int err = take_folder(trainer);
+    if (err)
+        return err;
+    job->attempt = wall > checkpoint->known_attempt ? wall : checkpoint->known_attempt + 1;
+    err = rt_store_begin(trainer->conf.checkpoint_dir, job->name);
+    if (err != RT_EUSAGE || checkpoint->now.number > 0)
+        return err;
+    snprintf(job->name, sizeof job->name, "step-%09" PRIu64 "-%" PRIx64, checkpoint->now.step,
+             job->attempt);
+    return rt_store_begin(trainer->conf.checkpoint_dir, job->name);
+}
+
+int tr_checkpoint_write_dense(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    char id[96];
+    char *dir = rt_path_join(trainer->conf.checkpoint_dir, checkpoint->job.name);
+    snprintf(id, sizeof id, "%s-%" PRIu64, checkpoint->job.name, checkpoint->job.attempt);
+    int err = tr_snapshot_write(trainer, &checkpoint->snapshot, dir, id);
+    rt_free(dir);
+    return err;
+}
+
+/* An error after the rename leaves a checkpoint that is there. */
+int tr_checkpoint_write_manifest(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    const struct rt_manifest *manifest = &checkpoint->snapshot.manifest;
+    const char *dir = trainer->conf.checkpoint_dir;
+    struct rt_manifest *found = NULL;
+    int err = rt_store_publish(dir, manifest);
+    checkpoint->job.there = err == 0;
+    if (err) {
+        char why[sizeof checkpoint->job.text];
+        snprintf(why, sizeof why, "%s", rt_err_text());
+        checkpoint->job.there = rt_manifest_read(dir, manifest->name, &found) == 0 &&
+                                found->attempt == manifest->attempt;
+        rt_manifest_destroy(found);
+        err = RT_FAIL(err, "%s", why);
+    }
+    return checkpoint->job.there ? 0 : err;
+}
+
+int tr_checkpoint_remove_old(struct tr_trainer *trainer)
+{
+    int removed =
+        rt_store_retain(trainer->conf.checkpoint_dir, trainer->job->global.checkpoint.keep);
+    return removed < 0 ? removed : 0;
+}
+
+int tr_checkpoint_remove_void(struct tr_trainer *trainer)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    return rt_store_remove(trainer->conf.checkpoint_dir, checkpoint->job.name);
+}
+
+void tr_checkpoint_leave_folder(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    if (checkpoint->lock >= 0)
+        rt_store_unlock(checkpoint->lock);
+    checkpoint->lock = -1;
+}

@@ -1,0 +1,36 @@
+/* trainer/hold.c -- see hold.h. */
+#include "trainer/hold.h"
+#include "trainer/state.h"
+
+bool tr_hold_is_on(const struct tr_trainer *trainer)
+{
+    return tr_import_holds(&trainer->import) || tr_checkpoint_holds(&trainer->checkpoint);
+}
+
+bool tr_hold_is_quiet(const struct tr_trainer *trainer)
+{
+    const struct tr_group *group = trainer->group;
+    if (trainer->kind != WIRE_PHASE_TRAIN || !tr_step_settled(trainer) || tr_phase_owes(trainer))
+        return false;
+    /* Our header of before the pause may still become a step. */
+    return !group ||
+           (group->owed.count == 0 && group->standing == TR_IN_NOTHING && group->mine.paused);
+}
+
+void tr_hold_ask_news(struct tr_trainer *trainer)
+{
+    trainer->wants_news = true;
+}
+
+bool tr_hold_wants_news(const struct tr_trainer *trainer)
+{
+    return trainer->wants_news;
+}
+
+bool tr_hold_take_news(struct tr_trainer *trainer)
+{
+    bool quiet = tr_hold_is_quiet(trainer) && tr_import_is_known(trainer);
+    bool wants = trainer->wants_news && !quiet;
+    trainer->wants_news = false;
+    return wants;
+}

@@ -1,0 +1,166 @@
+/* trainer/owners.c -- see owners.h. */
+#include "trainer/state.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+#include "runtime/base/strbuf.h"
+#include "runtime/job/batch_id.h"
+#include "runtime/job/shard.h"
+#include "runtime/wire/checkpoint.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#define RANGES_LOGGED 8u
+
+/* ---- who they are ---- */
+
+static void make(struct tr_trainer *trainer, uint32_t servers, uint32_t workers)
+{
+    struct tr_owners *owners = &trainer->owners;
+    owners->servers = servers;
+    owners->workers = workers;
+    owners->n = servers * workers;
+    owners->at = rt_xcalloc(owners->n, sizeof *owners->at);
+    for (uint32_t k = 0; k < owners->n; k++)
+        owners->at[k] = (struct tr_owner){
+            .trainer = trainer,
+            .number = k,
+            .peer = rt_rpc_peer(trainer->rpc, RT_ROLE_EMBEDDING_SERVER, k / workers, k % workers)};
+}
+
+void tr_trainer_on_server(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
+                          const char *const *address, uint32_t n, uint64_t incarnation)
+{
+    struct tr_owners *owners = &trainer->owners;
+    if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0)
+        return;
+    bool fits =
+        replicas > 0 && index < replicas && n > 0 && (uint64_t)replicas * n <= RT_OWNERS_MAX;
+    if (!fits || (owners->n > 0 && (owners->servers != replicas || owners->workers != n))) {
+        rt_log(RT_LOG_WARN,
+               "hello_ignored role=embedding_server index=%u replicas=%u loops=%u expected=%u",
+               index, replicas, n, owners->servers);
+        return;
+    }
+    if (owners->n == 0)
+        make(trainer, replicas, n);
+    for (uint32_t w = 0; w < n; w++)
+        rt_peer_set_address(owners->at[index * n + w].peer, address[w], incarnation);
+}
+
+bool tr_owners_up(const struct tr_trainer *trainer, char *waiting, size_t size)
+{
+    const struct tr_owners *owners = &trainer->owners;
+    for (uint32_t k = 0; k < owners->n; k++) {
+        if (rt_peer_is_up(owners->at[k].peer))
+            continue;
+        if (waiting)
+            snprintf(waiting, size, "a connection to %s", rt_peer_name(owners->at[k].peer));
+        return false;
+    }
+    if (owners->n == 0 && waiting)
+        snprintf(waiting, size, "a hello of embedding_server/0");
+    return owners->n > 0;
+}
+
+/* ---- what they have lost ---- */
+
+/* A few ranges in words: the first sequence of a split, and how many. */
+static void log_loss(const struct tr_owner *owner, const struct wire_tell_ledger_reply *reply)
+{
+    struct rt_strbuf text;
+    rt_strbuf_init(&text);
+    for (uint32_t i = 0; i < reply->n_ranges && i < RANGES_LOGGED; i++)
+        rt_strbuf_addf(&text, "%s%u:%" PRIu64 "+%u", i ? " " : "", rt_batch_split(reply->first[i]),
+                       rt_batch_sequence(reply->first[i]), reply->count[i]);
+    rt_log(RT_LOG_WARN,
+           "updates_lost owner=%s batches=%" PRIu64
+           " ranges=%u first=\"%s\" reason=\"it was started "
+           "anew, and its checkpoint is older\"",
+           rt_peer_name(owner->peer), reply->lost, reply->n_ranges, text.text ? text.text : "");
+    rt_strbuf_release(&text);
+}
+
+static void on_told(void *arg, int err, const struct rt_frame *frame)
+{
+    struct tr_owner *owner = arg;
+    struct tr_trainer *trainer = owner->trainer;
+    struct wire_tell_ledger_reply reply;
+    if (trainer->closing)
+        return;
+    owner->telling = false;
+    rt_arena_reset(trainer->scratch);
+    if (!err)
+        err = wire_tell_ledger_reply_unpack(frame->message, frame->header.message_size,
+                                            trainer->scratch, &reply);
+    if (tr_feed_lost(err) || err == RT_ENOTREADY) { /* when it is up again */
+        owner->due = true;
+    } else if (err) {
+        tr_fail(trainer, rt_fail_prefix(err, "TellLedger at %s: ", rt_peer_name(owner->peer)));
+    } else if (reply.lost > 0) {
+        log_loss(owner, &reply);
+        trainer->owners.lost += reply.lost;
+        tr_set(&trainer->metric.updates_lost, trainer->owners.lost);
+    }
+}
+
+static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
+{
+    struct tr_owners *owners = &trainer->owners;
+    struct wire_split_ledger *ledger = NULL;
+    struct wire_await_phase_reply state = {.phase = trainer->phase,
+                                           .kind = WIRE_PHASE_TRAIN,
+                                           .epoch = trainer->epoch,
+                                           .pass = trainer->pass};
+    rt_arena_reset(trainer->scratch);
+    int err = rt_ledger_export(trainer->ledger, trainer->scratch, &ledger, &state.n_ledger);
+    state.ledger = ledger;
+    if (!err)
+        err = wire_await_phase_reply_pack(&state, &owners->out);
+    const struct wire_tell_ledger message = {owners->out.data, owners->out.size};
+    if (!err)
+        err = wire_tell_ledger_pack(&message, &trainer->out);
+    if (err)
+        return err;
+    struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
+    err = rt_rpc_call(owner->peer, WIRE_TELL_LEDGER, &out, 0, on_told, owner);
+    owner->telling = err == 0;
+    return err;
+}
+
+/* Not before the group has formed: another rank may know of more. */
+void tr_owners_pump(struct tr_trainer *trainer)
+{
+    struct tr_owners *owners = &trainer->owners;
+    if (trainer->closing || (trainer->group && trainer->group->state != TR_FORMED))
+        return;
+    for (uint32_t k = 0; k < owners->n; k++) {
+        struct tr_owner *owner = &owners->at[k];
+        if (!owner->due || owner->telling || !rt_peer_is_up(owner->peer))
+            continue;
+        int err = tell(trainer, owner);
+        owner->due = err != 0;
+        if (err && !tr_feed_lost(err))
+            tr_fail(trainer, err);
+    }
+}
+
+void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer)
+{
+    struct tr_owners *owners = &trainer->owners;
+    struct tr_owner *owner =
+        &owners->at[rt_peer_index(peer) * owners->workers + rt_peer_loop(peer)];
+    uint64_t now = rt_peer_incarnation(peer);
+    if (owner->incarnation != now)
+        owner->due =
+            owner->incarnation != 0 || (trainer->restored_ms && now > trainer->restored_ms);
+    owner->incarnation = now;
+    tr_checkpoint_owner_up(trainer, owner->number);
+}
+
+void tr_owners_release(struct tr_trainer *trainer)
+{
+    wire_out_release(&trainer->owners.out);
+    rt_free(trainer->owners.at);
+}

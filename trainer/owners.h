@@ -1,0 +1,36 @@
+/* trainer/owners.h -- trainer/0 and the owners of rows: where they are, for checkpoints, and what those that came back have lost.
+ *
+ * Only with a checkpoint folder, and only at rank 0. An owner that was started anew has the rows and the filter of a checkpoint, or
+ * none; the ledger knows what the group has finished since. It is told (TellLedger), and what it lacks is the loss: logged and
+ * counted, once, for from then on it counts as applied. An owner that is met for the first time is told only where this
+ * rank went on from a checkpoint and the owner began after that was made: one that has lived on lacks nothing. Touch: loop thread. */
+#ifndef TR_OWNERS_H
+#define TR_OWNERS_H
+
+#include "runtime/net/rpc.h"
+#include "runtime/wire/method.h"
+
+struct tr_trainer;
+
+struct tr_owner {
+    struct tr_trainer *trainer;
+    uint32_t number; /* of all owners */
+    struct rt_peer *peer;
+    uint64_t incarnation; /* that we know; 0: none yet */
+    bool due, telling;    /* the ledger is to be told, is on its way */
+};
+
+struct tr_owners {
+    uint32_t servers, workers, n; /* n: of all owners; 0: nobody has said hello yet */
+    struct tr_owner *at;          /* [n] */
+    uint64_t lost;                /* batches that owners have said are lost, owner by owner */
+    struct wire_out out;
+};
+
+/* Is there one, and are all of them reached? `waiting` (may be NULL) names one that is not. */
+bool tr_owners_up(const struct tr_trainer *trainer, char *waiting, size_t size);
+void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer);
+void tr_owners_pump(struct tr_trainer *trainer); /* tell what is due */
+void tr_owners_release(struct tr_trainer *trainer);
+
+#endif
