@@ -4,7 +4,9 @@
  * they are looked up (table.c): all index lines of a stretch are asked for first. They are copied whole, one after the other to the
  * end of the slab; the index has its lines before the first one comes, or each would be spread some five times (index.c). */
 #include "embedding_server/table_inner.h"
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/mem.h"
 #include "runtime/checkpoint/rowfile.h"
 
 #include <string.h>
@@ -178,6 +180,9 @@ int ebs_table_clear(struct ebs_table *table)
     uint64_t salt = table->index.salt;
     struct ebs_budget *budget = table->slab.rows.budget;
 
+    rt_assert(!table->cut_out);
+    rt_free(table->removed.id);
+    table->removed = (struct ebs_removed){0};
     ebs_index_release(&table->index);
     ebs_slab_release(&table->slab);
     ebs_clock_init(&table->clock, table->job.ttl_seconds);

@@ -164,6 +164,7 @@ static void settle(const struct ebs_restore *restore, const struct rt_manifest *
     for (uint32_t i = 0; i < restore->n; i++) {
         struct ebs_owner *owner = restore->owner[i];
 
+        owner->cutter.latest = newest->attempt; /* older ones are over */
         ebs_set(&owner->stats.step, newest->step);
         for (uint32_t t = 0; t < restore->job->n_tables; t++) {
             out->rows += ebs_table_rows(owner->table[t]);

@@ -111,7 +111,7 @@ int ebs_table_put_rows(struct ebs_table *table, const uint8_t *const *row, size_
 /* Forget the rows of these ids.  Return: how many there were. */
 uint64_t ebs_table_remove_rows(struct ebs_table *table, const uint64_t *id, size_t n);
 
-/* As a table that was just made: no rows, counts, time. RT_ENOMEM, RT_EFULL: only ebs_table_destroy() or the same again. */
+/* As a table that was just made: no rows, counts, time. No cut is under way. RT_ENOMEM, RT_EFULL: only ebs_table_destroy() or the same again. */
 int ebs_table_clear(struct ebs_table *table);
 
 /* Sum of the rows' digests, mod 2^64 (runtime/checkpoint/rowfile.h): the same however rows are spread over tables. */

@@ -1,6 +1,7 @@
 /* tests/unit/restore_bed.c -- see restore_bed.h. */
 #include "tests/unit/restore_bed.h"
 
+#include "embedding_server/cut_write.h"
 #include "embedding_server/policy.h"
 #include "embedding_server/serve.h"
 #include "embedding_server/slab.h"
@@ -66,6 +67,7 @@ void restore_bed_open(struct restore_bed *bed, uint32_t owners)
                                       .owner = bed->owners,
                                       .greeting = &wire_greeting,
                                       .memory = bed->job->global.embedding_server_memory,
+                                      .checkpoint_dir = bed->dir,
                                       .listen = "tcp:127.0.0.1:0"};
 
         if (ebs_owner_create(&conf, &bed->owner[bed->owners]) != 0)
@@ -338,6 +340,77 @@ static struct rt_manifest manifest_of(const struct restore_bed *bed, const char 
 
     memcpy(out.part_hash, job->part_hash, sizeof(out.part_hash));
     return out;
+}
+
+/* ---- the owners' own ---- */
+
+static void look(void *arg)
+{
+    struct restore_bed *bed = arg;
+    bool writing = false;
+
+    for (uint32_t o = 0; o < bed->owners; o++)
+        writing |= bed->owner[o]->cutter.cut->state == EBS_CUT_WRITING;
+    if (writing)
+        rt_timer_start(rt_loop_io(bed->loop), &bed->look, 1000000);
+    else
+        rt_loop_stop(bed->loop);
+}
+
+static void cut_all(struct restore_bed *bed, const struct rt_manifest *manifest)
+{
+    for (uint32_t o = 0; o < bed->owners; o++)
+        if (ebs_cut_make(bed->owner[o], &(struct wire_cut){.attempt = manifest->attempt,
+                                                           .step = manifest->step,
+                                                           .name = manifest->name,
+                                                           .base = manifest->base,
+                                                           .age = manifest->age}) != 0)
+            fail_msg("%s", rt_err_text());
+    bed->look = (struct rt_timer){.fire = look, .arg = bed};
+    rt_timer_start(rt_loop_io(bed->loop), &bed->look, 0);
+    assert_int_equal(rt_loop_run(bed->loop), 0);
+    rt_timer_stop(rt_loop_io(bed->loop), &bed->look);
+}
+
+void restore_bed_cut(struct restore_bed *bed, const char *name, bool full)
+{
+    uint32_t n = bed->job->n_tables;
+    struct rt_manifest manifest = manifest_of(bed, name, full, 0);
+    struct rt_manifest_file *file = rt_xcalloc(bed->owners, sizeof(*file));
+    struct rt_manifest_table *table = rt_xcalloc(n, sizeof(*table));
+
+    assert_int_equal(rt_store_begin(bed->dir, name), 0);
+    cut_all(bed, &manifest);
+    for (uint32_t o = 0; o < bed->owners; o++) {
+        const struct ebs_cut *cut = bed->owner[o]->cutter.cut;
+
+        assert_int_equal(cut->state, EBS_CUT_DONE);
+        file[o] = (struct rt_manifest_file){.name = cut->file,
+                                            .bytes = cut->bytes,
+                                            .digest = cut->digest,
+                                            .is_rows = true,
+                                            .owner = o,
+                                            .shard_first = bed->owner[o]->shard_first,
+                                            .shard_end = bed->owner[o]->shard_end};
+        for (uint32_t t = 0; t < n; t++) {
+            table[t].name = bed->job->table[t].name;
+            table[t].rows += cut->table[t].rows;
+            table[t].removed += cut->table[t].removed;
+            table[t].digest += cut->table[t].digest;
+            table[t].live += cut->part[t].live;
+        }
+        bed->owner[o]->cutter.kept = manifest.attempt; /* as EndCut does */
+    }
+    manifest.n_tables = n;
+    manifest.table = table;
+    manifest.n_files = bed->owners;
+    manifest.file = file;
+    if (rt_store_publish(bed->dir, &manifest) != 0)
+        fail_msg("%s", rt_err_text());
+    bed->attempt = manifest.attempt;
+    snprintf(bed->name, sizeof(bed->name), "%s", name);
+    rt_free(file);
+    rt_free(table);
 }
 
 void restore_bed_write(struct restore_bed *bed, const char *name, bool full, uint64_t low,

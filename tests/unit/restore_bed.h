@@ -7,6 +7,7 @@
 
 #include "embedding_server/owner.h"
 #include "embedding_server/restore.h"
+#include "runtime/net/io.h"
 #include "tests/lib/temp.h"
 
 #define RESTORE_OWNERS_MAX 8u
@@ -20,6 +21,7 @@ struct restore_bed {
     uint32_t owners;
     struct restore_rows *before; /* as the latest checkpoint has them; NULL: none */
     uint64_t attempt;            /* of it */
+    struct rt_timer look;
     char name[64];
 };
 
@@ -40,6 +42,9 @@ struct ebs_table *restore_bed_table(const struct restore_bed *bed, uint32_t tabl
  * before. Rows that have not changed but whose ids are `again` (may be NULL) stand in it as removed and as rows. */
 void restore_bed_write(struct restore_bed *bed, const char *name, bool full, uint64_t low,
                        const uint64_t *again, size_t n_again);
+
+/* The same by the owners' own cuts (cut.h), with an empty ledger. */
+void restore_bed_cut(struct restore_bed *bed, const char *name, bool full);
 
 /* As a server with all of the owners, or with those of [first, first + n), would. */
 int restore_bed_restore(struct restore_bed *bed, uint32_t first, uint32_t n,

@@ -195,6 +195,39 @@ static void increments_are_the_last_table(void **test)
     assert_int_equal(restore_bed_digest(&bed), digest);
 }
 
+/* What the owners write themselves: a full one, and increments with rows that went and came. */
+static void what_a_cut_writes_comes_back(void **test)
+{
+    uint64_t digest, sum;
+
+    (void)test;
+    restore_bed_open(&bed, 3);
+    for (uint64_t round = 1; round < 8; round++)
+        train(round);
+    restore_bed_cut(&bed, "full", true);
+    for (uint64_t k = 0; k < 3; k++) {
+        remove_some(k, 200);
+        train(20 + k);
+        remove_some(k + 50, 100);
+        restore_bed_cut(&bed, k == 0 ? "inc0" : k == 1 ? "inc1" : "inc2", false);
+    }
+    digest = restore_bed_digest(&bed);
+    sum = restore_bed_sum(&bed);
+    train(90); /* after the cut */
+    restore_bed_open(&bed, 3);
+    restored("inc2", 0);
+    assert_int_equal(restore_bed_digest(&bed), digest);
+    assert_int_equal(restore_bed_sum(&bed), sum);
+    assert_int_equal(bed.owner[0]->cutter.latest, bed.attempt);
+    restore_bed_open(&bed, 5);
+    restored("inc2", 0);
+    assert_int_equal(restore_bed_digest(&bed), digest);
+    restore_bed_cut(&bed, "of5", true);
+    restore_bed_open(&bed, 2);
+    restored("of5", 0);
+    assert_int_equal(restore_bed_digest(&bed), digest);
+}
+
 static void every_kind_of_row(void **test)
 {
     static const uint32_t dims[] = {1, 5, 16};
@@ -594,6 +627,7 @@ int main(void)
         TEST(any_number_of_owners),
         TEST(a_server_takes_its_shards),
         TEST(increments_are_the_last_table),
+        TEST(what_a_cut_writes_comes_back),
         TEST(every_kind_of_row),
         TEST(policies_go_on),
         TEST(ages_are_kept),
