@@ -1,5 +1,6 @@
 /* tests/sim/job_world.c -- see job_world.h. */
 #include "tests/sim/job_world.h"
+#include "embedding_server/restore.h"
 #include "tests/lib/job_fixture.h"
 
 #include "runtime/base/assert.h"
@@ -100,9 +101,24 @@ static void start_owners(struct job_world *w)
                                       .shards = &w->shards,
                                       .owner = k,
                                       .greeting = &wire_greeting,
+                                      .checkpoint_dir = w->conf.checkpoint_dir,
                                       .listen = listen};
         check(ebs_owner_create(&conf, &w->owner[k]));
     }
+    struct ebs_restore restore = {
+        .dir = w->conf.checkpoint_dir, .job = w->job, .owner = w->owner, .n = w->conf.owners};
+    struct ebs_restored restored;
+    if (w->conf.restore && w->conf.checkpoint_dir)
+        check(ebs_restore(&restore, &restored));
+}
+
+static void tell_rank_of_server(struct job_world *w, unsigned r)
+{
+    const char *address[JW_MAX];
+    for (unsigned k = 0; k < w->conf.owners; k++)
+        address[k] = ebs_owner_address(w->owner[k]);
+    tr_trainer_on_server(w->rank[r].trainer, 0, 1, address, w->conf.owners,
+                         FIRST_INCARNATION + w->server_restarts);
 }
 
 static void hello_of_server(struct job_world *w, unsigned middleware)
@@ -163,6 +179,8 @@ static void start_rank(struct job_world *w, unsigned r)
     }
     if (w->conf.rank_started)
         w->conf.rank_started(w->conf.ctx, r);
+    else
+        tell_rank_of_server(w, r);
 }
 
 /* Everybody hears where rank r is. */
@@ -347,6 +365,8 @@ void jw_restart_server(struct job_world *w)
     for (unsigned k = 0; k < w->conf.owners; k++) {
         for (unsigned m = 0; m < w->conf.middlewares; m++)
             sim_break(w->sim, jw_node_middleware(w, m), jw_node_owner(w, k));
+        sim_break(w->sim, jw_node_rank(w, 0), jw_node_owner(w, k));
+        sim_forget_work(w->sim, jw_node_owner(w, k));
         ebs_owner_destroy(w->owner[k]);
         w->owner[k] = NULL;
     }
@@ -354,6 +374,41 @@ void jw_restart_server(struct job_world *w)
     start_owners(w);
     for (unsigned m = 0; m < w->conf.middlewares; m++)
         hello_of_server(w, m);
+    for (unsigned r = 0; r < w->conf.ranks && !w->conf.rank_started; r++)
+        tell_rank_of_server(w, r);
+}
+
+void jw_restart_job(struct job_world *w)
+{
+    for (unsigned a = 0; a < jw_node_spare(w); a++)
+        for (unsigned b = 0; b < a; b++)
+            sim_break(w->sim, a, b);
+    for (unsigned c = 0; c < w->conf.composers; c++)
+        dc_composer_destroy(w->composer[c]);
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        stop_rank(w, r);
+    for (unsigned m = 0; m < w->conf.middlewares; m++)
+        mw_loop_destroy(w->middleware[m]);
+    for (unsigned k = 0; k < w->conf.owners; k++) {
+        sim_forget_work(w->sim, jw_node_owner(w, k));
+        ebs_owner_destroy(w->owner[k]);
+    }
+    sim_run_until(w->sim, NULL, NULL, 5 * RT_MS);
+    memset(w->composer, 0, sizeof w->composer);
+    w->server_restarts++;
+    start_owners(w);
+    for (unsigned m = 0; m < w->conf.middlewares; m++) {
+        w->middleware_restarts[m]++;
+        start_middleware(w, m);
+    }
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        come_back(w, r);
+    for (unsigned c = 0; c < w->conf.composers; c++) {
+        w->composer_restarts[c]++;
+        start_composer(w, c);
+    }
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        hello_of_rank(w, r);
 }
 
 void jw_break_links(struct job_world *w, unsigned breaks, bool among_ranks)

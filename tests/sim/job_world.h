@@ -28,9 +28,11 @@ struct jw_conf {
     const char *init_from, *predict; /* of the ranks: struct tr_trainer_conf */
     size_t part_bytes; /* of the middlewares' messages to and from owners; 0: as usual */
     const char *checkpoint_dir;
-    bool restore;                                   /* ranks go on from what is there */
-    unsigned spares;                                /* nodes that the test may use; 0: 1 */
-    void (*rank_started)(void *ctx, unsigned rank); /* may be NULL */
+    bool restore;    /* ranks and owners go on from what is there */
+    unsigned spares; /* nodes that the test may use; 0: 1 */
+    void (*rank_started)(
+        void *ctx,
+        unsigned rank); /* NULL: with a checkpoint folder rank 0 hears where the owners are */
     void *ctx;
 };
 
@@ -75,8 +77,10 @@ void jw_restart_composer(struct job_world *w, unsigned composer);
 /* The same of a middleware: the batches that it held are gone. */
 void jw_restart_middleware(struct job_world *w, unsigned middleware);
 
-/* The embedding server, all of its owners: its rows are gone. */
+/* The embedding server, all of its owners: its rows are gone, or those of a checkpoint. */
 void jw_restart_server(struct job_world *w);
+/* Everybody at once. */
+void jw_restart_job(struct job_world *w);
 
 unsigned jw_node_composer(const struct job_world *w, unsigned i);
 unsigned jw_node_middleware(const struct job_world *w, unsigned i);

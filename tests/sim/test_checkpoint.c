@@ -355,6 +355,70 @@ static void test_different_starts(void **state)
     job_fixture_destroy(job);
 }
 
+/* ---- the whole job, with its own owners ---- */
+
+/* In `exact` the end has the bits of a run that nothing happened to, wherever everybody dies. */
+static void test_whole_job(void **state)
+{
+    static const char *const set[] = {"data.epochs=3", "global.mode=full", "global.exact=true",
+                                      "global.checkpoint.every_steps=4",
+                                      "global.checkpoint.full_every=3"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    (void)state;
+    for (unsigned ranks = 1; ranks <= 2; ranks++) {
+        uint64_t want = 0;
+        for (uint64_t seed = first_seed(); seed < first_seed() + runs(30); seed++) {
+            struct job_world w;
+            char dir[TEMP_PATH_MAX];
+            struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job, .restore = true};
+            uint64_t key = rt_draw_key(seed, "everybody", NULL);
+            temp_folder(dir);
+            conf.checkpoint_dir = dir;
+            jw_start(&w, &conf);
+            for (unsigned i = 0; i < 3 && seed > first_seed(); i++) {
+                sim_run_until(w.sim, jw_is_over, &w, rt_below(rt_draw(key, i), 300 * RT_MS));
+                if (!jw_is_over(&w))
+                    jw_restart_job(&w);
+            }
+            jw_run(&w);
+            check_rows(&w);
+            uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
+            if (seed == first_seed())
+                want = digest;
+            if (digest != want)
+                fail_msg("seed %llu, %u ranks: other weights than those of an unbroken run",
+                         (unsigned long long)seed, ranks);
+            jw_stop(&w);
+        }
+    }
+    job_fixture_destroy(job);
+}
+
+/* An embedding server that comes back says what it lacks; nothing is trained twice, and all goes on. */
+static void test_server(void **state)
+{
+    struct rt_job *job = job_fixture(hybrid, ARRAY_LEN(hybrid));
+    (void)state;
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(30); seed++) {
+        struct job_world w;
+        char dir[TEMP_PATH_MAX];
+        struct jw_conf conf = {
+            .seed = seed, .ranks = 1 + (unsigned)seed % 3, .job = job, .restore = true};
+        uint64_t key = rt_draw_key(seed, "server", NULL);
+        temp_folder(dir);
+        conf.checkpoint_dir = dir;
+        jw_start(&w, &conf);
+        sim_run_until(w.sim, has_published, &w, 60 * RT_S);
+        sim_run_until(w.sim, jw_is_over, &w, rt_below(rt_draw(key, 0), 60 * RT_MS));
+        if (!jw_is_over(&w))
+            jw_restart_server(&w);
+        jw_run(&w);
+        check_rows(&w);
+        jw_stop(&w);
+    }
+    job_fixture_destroy(job);
+}
+
 /* ---- what cannot be gone on from ---- */
 
 static void damage(const char *dir, const char *name, const char *file)
@@ -543,6 +607,7 @@ int main(void)
         cmocka_unit_test(test_cuts),         cmocka_unit_test(test_troubles),
         cmocka_unit_test(test_exact),        cmocka_unit_test(test_timeout),
         cmocka_unit_test(test_all_trainers), cmocka_unit_test(test_different_starts),
+        cmocka_unit_test(test_whole_job),    cmocka_unit_test(test_server),
         cmocka_unit_test(test_damage),       cmocka_unit_test(test_asked),
         cmocka_unit_test(test_losses),       cmocka_unit_test(test_drain),
         cmocka_unit_test(test_async),
