@@ -66,7 +66,7 @@ static void know_nothing_was_done(struct ctl_view *view)
 {
     if (view->begun)
         return;
-    view->step = view->samples_read = view->samples_trained = 0;
+    view->step = view->samples_read = view->samples_trained = view->samples_now = 0;
     view->samples_quarantined = view->samples_dropped = view->batches_retried = 0;
     view->train_seconds = view->staleness_max = 0;
     if (isnan(view->rows_total))
@@ -83,7 +83,7 @@ static void put_counts(json_t *out, const struct ctl_view *view)
     json_object_set_new(out, "train_seconds", real_or_null(view->train_seconds));
     json_object_set_new(out, "samples_per_second",
                         view->train_seconds > 0
-                            ? real_or_null(view->samples_trained / view->train_seconds)
+                            ? real_or_null(view->samples_now / view->train_seconds)
                             : json_null());
 }
 
@@ -127,9 +127,8 @@ static json_t *build(const struct ctl_summary *summary)
     put_quality(out, &view);
     json_t *heads = ctl_view_heads(summary->final);
     json_object_set_new(out, "heads", heads ? heads : json_array());
-    json_object_set_new(out, "bytes_per_sample", hops(summary->final, view.samples_trained));
-    json_object_set_new(out, "cpu_us_per_sample",
-                        cpu_of_samples(summary->final, view.samples_trained));
+    json_object_set_new(out, "bytes_per_sample", hops(summary->final, view.samples_now));
+    json_object_set_new(out, "cpu_us_per_sample", cpu_of_samples(summary->final, view.samples_now));
     for (int role = 0; role < RT_ROLE_COUNT; role++) {
         const char *name = rt_role_name((enum rt_role)role);
 
@@ -237,8 +236,7 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
     else
         printf("  training    %s samples in %.1f s, %s samples/s, loss %.4f in the last epoch\n",
                ctl_thousands(view.samples_trained, a, sizeof(a)), view.train_seconds,
-               ctl_thousands(view.samples_trained / view.train_seconds, b, sizeof(b)),
-               view.train_loss);
+               ctl_thousands(view.samples_now / view.train_seconds, b, sizeof(b)), view.train_loss);
     printf("  embeddings  %s rows; input rows quarantined %s, samples dropped %s\n",
            ctl_thousands(view.rows_total, a, sizeof(a)),
            ctl_thousands(view.samples_quarantined, b, sizeof(b)),

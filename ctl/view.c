@@ -158,6 +158,7 @@ static void read_counts(const json_t *trainers, struct ctl_view *out)
 
     out->step = largest(trainers, "step");
     out->samples_trained = sum(trainers, "samples_trained");
+    out->samples_now = out->samples_trained - fmax(ctl_view_number(first, "samples_restored"), 0);
     out->samples_dropped = sum(trainers, "samples_dropped");
     out->samples_quarantined = ctl_view_number(first, "samples_quarantined");
     out->batches_retried = sum(trainers, "batches_retried");
@@ -166,7 +167,7 @@ static void read_counts(const json_t *trainers, struct ctl_view *out)
         out->samples_read = out->samples_trained + out->samples_dropped + out->samples_quarantined;
     out->train_seconds = train_seconds(trainers);
     out->samples_per_second =
-        out->train_seconds > 0 ? out->samples_trained / out->train_seconds : (double)NAN;
+        out->train_seconds > 0 ? out->samples_now / out->train_seconds : (double)NAN;
     out->staleness_max = largest(trainers, "staleness_max");
     out->loss = mean(trainers, "loss", "samples_trained");
     out->train_loss = mean(trainers, "train_loss", "train_loss_samples");

@@ -15,6 +15,8 @@ struct ctl_view {
     bool done;        /* rank 0 says so: the last evaluation is over */
     uint32_t ranks, ranks_done;
     double epoch, epochs, step, samples_per_epoch;
+    double
+        samples_now; /* trained by the processes that are there: not before they went on from a checkpoint */
     double samples_trained, samples_dropped, samples_read, samples_quarantined;
     double train_seconds, samples_per_second, loss, train_loss;
     double test_auc, test_logloss, test_samples, staleness_max;
