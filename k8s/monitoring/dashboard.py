@@ -328,7 +328,7 @@ ROWS = [
               "To checkpoints; and of these, copied because an update changed them before they were written. Bad: all of them copied: the disk is slow.",
               (rate(one("embedding_server_checkpoint_rows_total"), ""), "written"),
               (rate(one("embedding_server_checkpoint_copies_total"), ""), "copied")),
-        panel("Time of a checkpoint", "s",
+        panel("Time of a worker's part of a checkpoint", "s",
               "Of the slowest worker's latest one, from the cut to its file on disk. Bad: near checkpoint.every_seconds: a faster disk, or more seconds.",
               ("max by (instance) (%s)" % one("embedding_server_checkpoint_seconds"), "{{instance}}")),
         panel("Updates that waited, files that failed", "short",
