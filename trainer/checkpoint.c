@@ -94,6 +94,8 @@ static void end_cuts(struct tr_trainer *trainer, bool keep)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     const struct wire_end_cut message = {checkpoint->now.attempt, keep};
+    if (message.attempt == 0) /* it was not begun */
+        return;
     if (wire_end_cut_pack(&message, &trainer->out) != 0)
         return;
     struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};

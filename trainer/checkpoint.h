@@ -59,6 +59,7 @@ struct tr_checkpoint_job {
     char text[1024];
     char name[64]; /* of the folder; opening may choose another one */
     uint64_t attempt;
+    bool made;  /* the folder, by this attempt */
     bool there; /* publishing: the manifest is */
 };
 

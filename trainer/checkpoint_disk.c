@@ -36,7 +36,7 @@ static int take_folder(struct tr_trainer *trainer)
 }
 
 /* A name that is taken: of a checkpoint that cannot be believed, from which nobody went on. */
-int tr_checkpoint_open_folder(struct tr_trainer *trainer)
+static int make_folder(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     struct tr_checkpoint_job *job = &checkpoint->job;
@@ -51,6 +51,13 @@ int tr_checkpoint_open_folder(struct tr_trainer *trainer)
     snprintf(job->name, sizeof job->name, "step-%09" PRIu64 "-%" PRIx64, checkpoint->now.step,
              job->attempt);
     return rt_store_begin(trainer->conf.checkpoint_dir, job->name);
+}
+
+int tr_checkpoint_open_folder(struct tr_trainer *trainer)
+{
+    int err = make_folder(trainer);
+    trainer->checkpoint.job.made = !err;
+    return err;
 }
 
 int tr_checkpoint_write_dense(struct tr_trainer *trainer)
@@ -94,6 +101,8 @@ int tr_checkpoint_remove_old(struct tr_trainer *trainer)
 int tr_checkpoint_remove_void(struct tr_trainer *trainer)
 {
     const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    if (!checkpoint->job.made) /* what is there by this name is another's */
+        return 0;
     return rt_store_remove(trainer->conf.checkpoint_dir, checkpoint->job.name);
 }
 
