@@ -218,3 +218,26 @@ says 2 "which job" checkpoint now
 for command in checkpoint checkpoints verify inspect diff rollback export; do
     says 0 'Usage: saffron '"$command"' ' "$command" --help
 done
+
+# ---- of a job that trains: one is made when asked for, is good, and another job begins with what is exported of it ----
+local_start "${long[@]}" --embedding-servers 2 --set global.checkpoint.every_seconds=0
+wait_for 60 "training" is_training
+all=$work/run/checkpoints
+for name in before after; do
+    says 0 "^checkpoint: $name, of step [1-9][0-9]*$" checkpoint "$name" --run-dir "$work/run"
+done
+says 1 'the checkpoint was not made: .*a checkpoint of this name is there' checkpoint before --run-dir "$work/run"
+says 2 'a job makes checkpoints there: stop it first' rollback "$all" before
+says 0 '^after .* whole$' checkpoints "$all"
+says 0 '^before +good' verify "$all"
+says 1 '^different$' diff "$all/before" "$all/after"
+also '^step +[0-9,]+ +[0-9,]+$' '^logit\.0\.weight|^top\.0\.weight|^[a-z]+\.0\.weight'
+says 0 '^the model of after, step [0-9]+: ' export "$all/after" "$work/after" --memory 1MiB
+"$B/saffron" stop --run-dir "$work/run" >/dev/null
+wait_end 60
+nothing_left
+says 0 '^before +good' verify "$all"
+rows=$("$B/saffron" inspect "$all" after --json | "$python" -c 'import json, sys; print(sum(t["live"] for t in json.load(sys.stdin)["tables"]))')
+local_run "${short[@]}" --init-from "$work/after" --epochs 0
+[ "$status" -eq 0 ] || fail "a job does not begin with what is exported: exit status $status"
+expect "rows_total == $rows" "test_auc > 0.6"
