@@ -1,4 +1,4 @@
-"""The bytes of rows that docs/tables.md and embedding_server/README.md show are those of their columns.
+"""The bytes of rows that docs/tables.md shows are those of their columns.
 
 Called by tests/e2e/guide.sh from the top of the tree. Prints each finding; exit status 1 when there is one. A row's bytes
 are computed here from its description alone; tests/e2e/policies.sh compares them with what a server says.
@@ -46,7 +46,6 @@ def check(page):
         found.append(f"{page}: {lines} rows are shown with their bytes, expected some")
 
 
-for name in ("docs/tables.md", "embedding_server/README.md"):
-    check(name)
+check("docs/tables.md")
 print("\n".join(found))
 sys.exit(1 if found else 0)
