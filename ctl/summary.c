@@ -73,6 +73,21 @@ static void know_nothing_was_done(struct ctl_view *view)
         view->rows_total = 0;
 }
 
+/* What a trainer had counted is gone with it; the group's ledger, when the job is done, has each row once. */
+static void count_for_the_dead(const struct ctl_summary *summary, struct ctl_view *view)
+{
+    double trained = view->samples_read - view->samples_quarantined - view->samples_dropped;
+
+    if (summary->restarts[RT_ROLE_TRAINER] > 0 && view->done && isfinite(trained))
+        view->samples_trained = trained;
+}
+
+static void read_view(const struct ctl_summary *summary, struct ctl_view *view)
+{
+    ctl_view_read(summary->final, view);
+    count_for_the_dead(summary, view);
+}
+
 static void put_counts(json_t *out, const struct ctl_view *view)
 {
     json_object_set_new(out, "steps", count_or_null(view->step));
@@ -115,7 +130,7 @@ static json_t *build(const struct ctl_summary *summary)
     const struct rt_job *job = summary->job;
     struct ctl_view view;
 
-    ctl_view_read(summary->final, &view);
+    read_view(summary, &view);
     know_nothing_was_done(&view);
     json_object_set_new(out, "job", json_string(job->name));
     json_object_set_new(out, "mode", json_string(rt_mode_name(job->global.mode)));
@@ -226,7 +241,7 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
     char a[32], b[32], c[32];
     struct ctl_view view;
 
-    ctl_view_read(summary->final, &view);
+    read_view(summary, &view);
     printf("\n  job         %s: %s, %s, %u epoch%s of %s, seed %llu\n", job->name, job->model_name,
            rt_mode_name(job->global.mode), job->data.epochs, job->data.epochs == 1 ? "" : "s",
            job->data.name, (unsigned long long)job->global.seed);
