@@ -6,7 +6,7 @@
 #include "runtime/base/strbuf.h"
 #include "runtime/job/batch_id.h"
 
-#define TOLD 8u /* ranges in the log */
+#define TOLD 64u /* ranges in the log: a line has room for them */
 
 /* ---- what is lost ---- */
 
