@@ -26,7 +26,7 @@ wait_end 32
 nothing_left
 last=$(sed -n 's/.*; --restore latest goes on from the checkpoint //p' "$work/err")
 [ -s "$work/run/checkpoints/$last/manifest.json" ] || fail "no last checkpoint: $(cat "$work/err")"
-expect "checkpoint['name'] == '$last'" "checkpoint['step'] == steps or checkpoint['step'] == steps + 1"
+expect "checkpoint['name'] == '$last'" "checkpoint['step'] >= steps"
 "$B/saffron" local --run-dir "$work/run" "${job[@]}" --restore nobody >"$work/second" 2>&1
 [ $? -eq 2 ] || fail "no such checkpoint: $(cat "$work/second")"
 grep -q "newest first: $last, " "$work/second" || fail "it does not say which there are: $(cat "$work/second")"
