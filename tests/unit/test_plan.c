@@ -103,7 +103,7 @@ static void scale_on_paper(void **state)
     assert_int_equal(plan.owners, 96);
     assert_in_range(plan.process[RT_ROLE_EMBEDDING_SERVER].memory, 1900000000000, 2000000000000);
     assert_int_equal(plan.process[RT_ROLE_MIDDLEWARE].links - 8 * (64 + 8), 768);
-    assert_int_equal(plan.process[RT_ROLE_EMBEDDING_SERVER].links, 6400);
+    assert_int_equal(plan.process[RT_ROLE_EMBEDDING_SERVER].links, 6408);
     CLOSE(plan.owner_rows * 96, 86.4e6, 1e-9);
     CLOSE(plan.owner_rows, 0.9e6, 1e-9);
     assert_int_equal(plan.need.rate, 11);
@@ -319,7 +319,7 @@ static void hops(void **state)
     CLOSE(plan.bytes_per_sample[CTL_HOP_embedding_server_to_middleware], 2 * 64, 0.05);
     CLOSE(plan.bytes_per_sample[CTL_HOP_middleware_to_trainer], 2 * 64, 0.01);
     CLOSE(plan.bytes_per_sample[CTL_HOP_trainer_to_trainer], 1.5 * 4e6 / 65535, 1e-6);
-    assert_int_equal(plan.process[RT_ROLE_TRAINER].links, 2 + 1 + 2 * 3);
+    assert_int_equal(plan.process[RT_ROLE_TRAINER].links, 2 + 1 + 2 * 3 + plan.owners);
     assert_int_equal(plan.process[RT_ROLE_DATA_COMPOSE].links, 2 + 4);
     ctl_plan_release(&plan);
 }
