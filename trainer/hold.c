@@ -4,7 +4,8 @@
 
 bool tr_hold_is_on(const struct tr_trainer *trainer)
 {
-    return tr_import_holds(&trainer->import) || tr_checkpoint_holds(&trainer->checkpoint);
+    return tr_import_holds(&trainer->import) || tr_checkpoint_holds(&trainer->checkpoint) ||
+           tr_owners_hold(trainer);
 }
 
 bool tr_hold_is_quiet(const struct tr_trainer *trainer)

@@ -1,4 +1,5 @@
-/* trainer/hold.h -- the pause of the group that an import and a checkpoint need: rank 0 makes no step, and so nobody does.
+/* trainer/hold.h -- the pause of the group that an import, a checkpoint, and an owner that came back need: rank 0 makes no step,
+ * and so nobody does.
  *
  * Quiet is the moment when nothing that was stepped is on its way to an owner: what is stepped is finished, at all ranks, and
  * rank 0's ledger has it. Batches may be looked up all the while. Another rank that waits with its batch in a header tells what

@@ -1,6 +1,7 @@
 /* trainer/owners.c -- see owners.h. */
 #include "trainer/state.h"
 
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/strbuf.h"
@@ -12,6 +13,7 @@
 #include <stdio.h>
 
 #define RANGES_LOGGED 8u
+#define TICK_NS       RT_MS
 
 /* ---- who they are ---- */
 
@@ -103,6 +105,8 @@ static void on_told(void *arg, int err, const struct rt_frame *frame)
         trainer->owners.lost += reply.lost;
         tr_set(&trainer->metric.updates_lost, trainer->owners.lost);
     }
+    tr_phase_check(trainer);
+    tr_pump(trainer);
 }
 
 static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
@@ -129,11 +133,32 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
     return err;
 }
 
-/* Not before the group has formed: another rank may know of more. */
+bool tr_owners_hold(const struct tr_trainer *trainer)
+{
+    const struct tr_owners *owners = &trainer->owners;
+    for (uint32_t k = 0; k < owners->n; k++)
+        if (owners->at[k].telling || (owners->at[k].due && rt_peer_is_up(owners->at[k].peer)))
+            return true;
+    return false;
+}
+
+static void on_tick(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    if (!tr_owners_hold(trainer))
+        return;
+    rt_timer_start(trainer->io, &trainer->owners.timer, TICK_NS);
+    tr_hold_ask_news(trainer);
+    tr_pump(trainer);
+}
+
+/* Not before the group has formed: another rank may know of more. In phases without steps all is finished that was stepped. */
 void tr_owners_pump(struct tr_trainer *trainer)
 {
     struct tr_owners *owners = &trainer->owners;
     if (trainer->closing || (trainer->group && trainer->group->state != TR_FORMED))
+        return;
+    if (trainer->kind == WIRE_PHASE_TRAIN && !tr_hold_is_quiet(trainer))
         return;
     for (uint32_t k = 0; k < owners->n; k++) {
         struct tr_owner *owner = &owners->at[k];
@@ -156,11 +181,17 @@ void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer)
         owner->due =
             owner->incarnation != 0 || (trainer->restored_ms && now > trainer->restored_ms);
     owner->incarnation = now;
+    if (owner->due) {
+        owners->timer =
+            (struct rt_timer){.fire = on_tick, .arg = trainer, .impl = owners->timer.impl};
+        rt_timer_start(trainer->io, &owners->timer, TICK_NS);
+    }
     tr_checkpoint_owner_up(trainer, owner->number);
 }
 
 void tr_owners_release(struct tr_trainer *trainer)
 {
+    rt_timer_stop(trainer->io, &trainer->owners.timer);
     wire_out_release(&trainer->owners.out);
     rt_free(trainer->owners.at);
 }

@@ -2,7 +2,8 @@
  *
  * Only with a checkpoint folder, and only at rank 0. An owner that was started anew has the rows and the filter of a checkpoint, or
  * none; the ledger knows what the group has finished since. It is told (TellLedger), and what it lacks is the loss: logged and
- * counted, once, for from then on it counts as applied. An owner that is met for the first time is told only where this
+ * counted, once, for from then on it counts as applied. That is when it is quiet (hold.h), and no step is made until it has
+ * answered: a batch that the one before it had acked, and another owner not yet, would be finished later and be lost without a word. An owner that is met for the first time is told only where this
  * rank went on from a checkpoint and the owner began after that was made: one that has lived on lacks nothing. Touch: loop thread. */
 #ifndef TR_OWNERS_H
 #define TR_OWNERS_H
@@ -24,12 +25,15 @@ struct tr_owners {
     uint32_t servers, workers, n; /* n: of all owners; 0: nobody has said hello yet */
     struct tr_owner *at;          /* [n] */
     uint64_t lost;                /* batches that owners have said are lost, owner by owner */
+    struct rt_timer timer; /* while one is to be told: between two looks whether it is quiet */
     struct wire_out out;
 };
 
 /* Is there one, and are all of them reached? `waiting` (may be NULL) names one that is not. */
 bool tr_owners_up(const struct tr_trainer *trainer, char *waiting, size_t size);
 void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer);
+/* Is one that is there to be told, or being told? Then no step may begin. */
+bool tr_owners_hold(const struct tr_trainer *trainer);
 void tr_owners_pump(struct tr_trainer *trainer); /* tell what is due */
 void tr_owners_release(struct tr_trainer *trainer);
 
