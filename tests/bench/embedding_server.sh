@@ -3,12 +3,12 @@
 # owners, sizes, memory, pauses, the wire; and beside it, for the reader, other stores with the same rows.
 #
 # Each part is a process of its own, one after the other (tests/bench/embedding_server/: its files say what they do);
-# PARTS chooses some of them. BENCH_GIB (6): rows of one case; peak memory is about twice that. Rates are of CPU time, but
+# PARTS chooses some of them; `cut`, four minutes of a checkpoint beside requests, runs only when it is named. BENCH_GIB (6): rows of one case; peak memory is about twice that. Rates are of CPU time, but
 # neighbours that use the memory disturb them all the same: run it on a quiet machine.
 . "$(dirname "$0")/lib.sh"
 program=$B/tests/bench/embedding_server
 parts=${PARTS:-"rows:dim64 rows:dim16 rows:dim128 rows:dim64_adagrad rows:dim16_adagrad rows:dim64_adam rows:dim16_adam
-    owners sizes growth:off growth:on wire cut peers peer_map peer_rocksdb"}
+    owners sizes growth:off growth:on wire peers peer_map peer_rocksdb"}
 results=$work/results.jsonl
 : >"$results"
 

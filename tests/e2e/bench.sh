@@ -6,6 +6,9 @@
 BENCH_GIB=0.01 SAFFRON_BENCH_DIR=$work/bench timeout $((100 * slow)) \
     tests/bench/embedding_server.sh "$B" >"$work/out" 2>&1 || fail "it failed: $(cat "$work/out")"
 
+PARTS=cut BENCH_PERIOD=0.2 BENCH_GIB=0.01 SAFFRON_BENCH_DIR=$work/cut timeout $((60 * slow)) \
+    tests/bench/embedding_server.sh "$B" >"$work/out" 2>&1 || fail "a cut: it failed: $(cat "$work/out")"
+
 "$python" - "$work/bench/embedding_server.json" <<'PY' || fail "the report is not what it should be"
 import json, sys
 entries = {e["name"]: e for e in json.load(open(sys.argv[1]))["entries"]}
