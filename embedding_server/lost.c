@@ -151,6 +151,8 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
     if (!owner->told_ledger)
         take(owner, &phase, lost);
     reply(owner, call, lost);
+    if (owner->conf.job->global.mode == RT_MODE_FULL)
+        ebs_steps_reached(owner, m.step);
 }
 
 /* ---- the window ---- */

@@ -228,12 +228,17 @@ static void apply_steps(struct ebs_owner *owner)
     }
 }
 
+void ebs_steps_reached(struct ebs_owner *owner, uint64_t step)
+{
+    step_applied(owner, step);
+    apply_steps(owner);
+}
+
 /* A part was added, or skipped. An owner that came back with nothing would wait for steps that all owners have had,
  * itself before; it is told how far they go. */
 static void step_gathered(struct ebs_owner *owner, const struct ebs_part *latest)
 {
-    step_applied(owner, latest->m.applied_through);
-    apply_steps(owner);
+    ebs_steps_reached(owner, latest->m.applied_through);
 }
 
 /* Something was added to the gather: is a batch or a step complete? */

@@ -198,6 +198,7 @@ int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *ou
     Saffron__TellLedger m = SAFFRON__TELL_LEDGER__INIT;
 
     m.ledger = (ProtobufCBinaryData){in->ledger_size, (uint8_t *)(uintptr_t)in->ledger};
+    m.step = in->step;
     return wire_encode(&m.base, out);
 }
 
@@ -209,7 +210,7 @@ int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *a
 
     m = wire_decode(&saffron__tell_ledger__descriptor, data, size, arena, &err);
     if (m)
-        *out = (struct wire_tell_ledger){m->ledger.data, m->ledger.len};
+        *out = (struct wire_tell_ledger){m->ledger.data, m->ledger.len, m->step};
     return err;
 }
 

@@ -57,6 +57,7 @@ int wire_end_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena
 struct wire_tell_ledger {
     const uint8_t *ledger; /* a packed wire_await_phase_reply */
     size_t ledger_size;
+    uint64_t step; /* of the group: nothing up to it is on its way */
 };
 int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *out);
 int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -88,21 +88,29 @@ static void listen_at(char address[RT_ADDRESS_MAX], unsigned node, uint64_t port
     snprintf(address, RT_ADDRESS_MAX, "sim:%u:%llu", node, (unsigned long long)port);
 }
 
+/* As a process has it, by the wall clock: a rank that goes on from a checkpoint tells by it who has lived on. */
+static uint64_t server_incarnation(const struct job_world *w)
+{
+    return w->server_born_ms + FIRST_INCARNATION + w->server_restarts;
+}
+
 static void start_owners(struct job_world *w)
 {
     char listen[RT_ADDRESS_MAX];
+    struct rt_io *first = sim_node(w->sim, jw_node_owner(w, 0));
+    w->server_born_ms = w->server_restarts ? first->ops->wall_ms(first) : 0;
     check(rt_shard_map_init(&w->shards, 1, w->conf.owners));
     for (unsigned k = 0; k < w->conf.owners; k++) {
         listen_at(listen, jw_node_owner(w, k), 1 + w->server_restarts);
-        struct ebs_owner_conf conf = {.io = sim_node(w->sim, jw_node_owner(w, k)),
-                                      .identity = identity(w, RT_ROLE_EMBEDDING_SERVER, 0, k,
-                                                           FIRST_INCARNATION + w->server_restarts),
-                                      .job = w->job,
-                                      .shards = &w->shards,
-                                      .owner = k,
-                                      .greeting = &wire_greeting,
-                                      .checkpoint_dir = w->conf.checkpoint_dir,
-                                      .listen = listen};
+        struct ebs_owner_conf conf = {
+            .io = sim_node(w->sim, jw_node_owner(w, k)),
+            .identity = identity(w, RT_ROLE_EMBEDDING_SERVER, 0, k, server_incarnation(w)),
+            .job = w->job,
+            .shards = &w->shards,
+            .owner = k,
+            .greeting = &wire_greeting,
+            .checkpoint_dir = w->conf.checkpoint_dir,
+            .listen = listen};
         check(ebs_owner_create(&conf, &w->owner[k]));
     }
     struct ebs_restore restore = {
@@ -117,8 +125,7 @@ static void tell_rank_of_server(struct job_world *w, unsigned r)
     const char *address[JW_MAX];
     for (unsigned k = 0; k < w->conf.owners; k++)
         address[k] = ebs_owner_address(w->owner[k]);
-    tr_trainer_on_server(w->rank[r].trainer, 0, 1, address, w->conf.owners,
-                         FIRST_INCARNATION + w->server_restarts);
+    tr_trainer_on_server(w->rank[r].trainer, 0, 1, address, w->conf.owners, server_incarnation(w));
 }
 
 static void hello_of_server(struct job_world *w, unsigned middleware)
@@ -127,7 +134,7 @@ static void hello_of_server(struct job_world *w, unsigned middleware)
     for (unsigned k = 0; k < w->conf.owners; k++)
         address[k] = ebs_owner_address(w->owner[k]);
     check(mw_loop_on_server(w->middleware[middleware], 0, 1, w->conf.owners, address,
-                            FIRST_INCARNATION + w->server_restarts));
+                            server_incarnation(w)));
 }
 
 static uint64_t middleware_incarnation(const struct job_world *w, unsigned m)

@@ -54,6 +54,7 @@ struct job_world {
     struct mw_loop *middleware[JW_MAX];
     struct jw_rank rank[JW_MAX];
     struct dc_composer *composer[JW_MAX];
+    uint64_t server_born_ms; /* wall clock; 0: with the job */
     unsigned composer_restarts[JW_MAX], middleware_restarts[JW_MAX], server_restarts;
     int failed;
     char failed_text[256];

@@ -238,7 +238,7 @@ static void tell_ledger(const struct wire_split_ledger *ledger, uint32_t n)
     struct wire_out inner = {0}, out = {0};
 
     assert_int_equal(wire_await_phase_reply_pack(&phase, &inner), 0);
-    m = (struct wire_tell_ledger){inner.data, inner.size};
+    m = (struct wire_tell_ledger){inner.data, inner.size, 7};
     assert_int_equal(wire_tell_ledger_pack(&m, &out), 0);
     wire_out_release(&inner);
     owner_bed_ask(&rpc.bed, 0, WIRE_TELL_LEDGER, 0, &out, NULL, 0, on_told, NULL);
@@ -281,6 +281,25 @@ static void it_is_told_once(void **test)
     assert_int_equal(rpc.batches, 0);
     assert_int_equal(rpc.n_ranges, 0);
     assert_int_equal(ebs_owner_stats(rpc.bed.owner)->lost, 14);
+    owner_bed_close(&rpc.bed);
+}
+
+/* Mode `full`: what was lost will not come again, and lookups that wait for it would wait for ever. */
+static void steps_are_reached(void **test)
+{
+    static const struct wire_split_ledger ledger = {
+        .split = 0, .stepped_low = 5, .finished_low = 5};
+    struct rt_job full = job;
+
+    (void)test;
+    full.global.mode = RT_MODE_FULL;
+    owner_bed_open(&rpc.bed, &(struct owner_bed_conf){.job = &full});
+    owner_bed_connect_as(&rpc.bed, 0, RT_ROLE_TRAINER);
+    assert_int_equal(ebs_owner_stats(rpc.bed.owner)->step, 0);
+    tell_ledger(&ledger, 1);
+    assert_int_equal(rpc.err, 0);
+    assert_int_equal(rpc.batches, 5);
+    assert_int_equal(ebs_owner_stats(rpc.bed.owner)->step, 7);
     owner_bed_close(&rpc.bed);
 }
 
@@ -332,6 +351,7 @@ int main(void)
         cmocka_unit_test(a_filter_is_restored),
         cmocka_unit_test(many_and_far),
         cmocka_unit_test(it_is_told_once),
+        cmocka_unit_test(steps_are_reached),
         cmocka_unit_test(who_may_tell_what),
         cmocka_unit_test(the_window),
     };
