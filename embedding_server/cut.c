@@ -65,7 +65,7 @@ static int check_step(const struct ebs_owner *owner, const struct wire_cut *m)
     uint64_t through = ebs_get(&owner->stats.step);
     size_t jobs = owner->turn.n_jobs, open = ebs_gather_awaited(owner->gather);
 
-    if (m->step < owner->cutter.step)
+    if (synchronous && m->step < owner->cutter.step)
         return RT_FAIL(RT_ESTALE, "a cut at step %" PRIu64 ", this owner has applied step %" PRIu64,
                        m->step, owner->cutter.step);
     if (synchronous && through < m->step)
@@ -78,6 +78,26 @@ static int check_step(const struct ebs_owner *owner, const struct wire_cut *m)
     if (owner->importer.import && !owner->importer.import->check)
         return RT_FAIL(RT_ENOTREADY, "a model is being imported");
     return 0;
+}
+
+/* Has it applied what the ledger, which goes into the checkpoint with these rows, does not have? Trainers that went back make such
+ * batches again; a server that began with rows and ledger of now would take them twice. */
+static int check_ledger(struct ebs_owner *owner, const struct wire_cut *m)
+{
+    struct wire_await_phase_reply phase;
+    uint64_t batch_id;
+    int err;
+
+    if (m->ledger_size == 0)
+        return 0;
+    err = wire_await_phase_reply_unpack(m->ledger, m->ledger_size, owner->arena, &phase);
+    if (!err && ebs_filter_beyond(owner->filter, phase.ledger, phase.n_ledger, &batch_id))
+        err = RT_FAIL(RT_ENOTREADY,
+                      "batch %u:%" PRIu64 " is applied here and not finished in the ledger: the "
+                      "trainers have gone back, and have to make it again first",
+                      (unsigned)(batch_id >> EBS_SEQUENCE_BITS),
+                      (uint64_t)(batch_id & ((1ull << EBS_SEQUENCE_BITS) - 1)));
+    return err;
 }
 
 static int check_base(const struct ebs_owner *owner, uint64_t base)
@@ -98,7 +118,7 @@ static int check_base(const struct ebs_owner *owner, uint64_t base)
     return 0;
 }
 
-static int check_cut(const struct ebs_owner *owner, const struct wire_cut *m)
+static int check_cut(struct ebs_owner *owner, const struct wire_cut *m)
 {
     int err;
 
@@ -110,6 +130,8 @@ static int check_cut(const struct ebs_owner *owner, const struct wire_cut *m)
         return RT_FAIL(RT_ESTALE, "attempt %" PRIu64 ", this owner has heard of %" PRIu64,
                        m->attempt, owner->cutter.latest);
     err = check_step(owner, m);
+    if (!err)
+        err = check_ledger(owner, m);
     return err ? err : check_base(owner, m->base);
 }
 

@@ -7,6 +7,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
+#include "runtime/wire/batch.h"
 
 #define SEQUENCE_MASK ((1ull << EBS_SEQUENCE_BITS) - 1)
 #define PAGE_SPLITS   256u
@@ -152,11 +153,77 @@ void ebs_filter_set(struct ebs_filter *filter, uint64_t batch_id)
     advance(filter, split);
 }
 
+static bool is_finished(const struct wire_split_ledger *ledger, uint64_t sequence)
+{
+    uint64_t at = ledger ? sequence - ledger->finished_low : 0;
+
+    if (!ledger)
+        return false;
+    return sequence < ledger->finished_low ||
+           (at / 8 < ledger->finished_bytes && (ledger->finished[at / 8] >> at % 8 & 1));
+}
+
+/* Of one split: the first sequence from the ledger's low mark on. ledger NULL: nothing of it is finished. */
+static bool split_beyond(const struct ebs_filter *filter, const struct split *split,
+                         const struct wire_split_ledger *ledger, uint64_t *sequence)
+{
+    uint64_t s = ledger ? ledger->finished_low : 0;
+
+    for (; s < split->low; s++) {
+        if (!is_finished(ledger, s)) {
+            *sequence = s;
+            return true;
+        }
+    }
+    for (uint32_t i = 0; i < filter->window; i++) {
+        s = split->low + i;
+        if (i + BITS <= filter->window && s % BITS == 0 &&
+            split->bit[(s & (filter->window - 1)) / BITS] == 0) {
+            i += BITS - 1; /* a word with nothing */
+            continue;
+        }
+        if ((split->bit[(s & (filter->window - 1)) / BITS] & bit_of(s)) &&
+            !is_finished(ledger, s)) {
+            *sequence = s;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ebs_filter_beyond(const struct ebs_filter *filter, const struct wire_split_ledger *ledger,
+                       uint32_t n, uint64_t *batch_id)
+{
+    uint32_t at = 0;
+
+    for (uint32_t number = 0; number < PAGE_SPLITS * PAGE_SPLITS; number++) {
+        const struct page *page = filter->page[number / PAGE_SPLITS];
+        const struct split *split = page ? page->split[number % PAGE_SPLITS] : NULL;
+        uint64_t sequence;
+
+        if (!page)
+            number |= PAGE_SPLITS - 1; /* to the next one */
+        while (at < n && ledger[at].split < number)
+            at++;
+        if (!split)
+            continue;
+        if (split_beyond(filter, split, at < n && ledger[at].split == number ? &ledger[at] : NULL,
+                         &sequence)) {
+            *batch_id = (uint64_t)number << EBS_SEQUENCE_BITS | sequence;
+            return true;
+        }
+    }
+    return false;
+}
+
 int ebs_filter_add(struct ebs_filter *filter, uint32_t number, uint64_t low, const uint8_t *bits,
                    size_t bytes)
 {
     struct split *split = split_of(filter, number);
 
+    if (low > SEQUENCE_MASK || bytes * 8 > SEQUENCE_MASK - low)
+        return RT_FAIL(RT_EPROTO, "split %u: a bitmap of %zu bytes at sequence %llu", number, bytes,
+                       (unsigned long long)low);
     if (bytes > filter->window / 8)
         return RT_FAIL(RT_EPROTO, "split %u: bitmap of %zu bytes, expected at most %u", number,
                        bytes, filter->window / 8);

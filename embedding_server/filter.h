@@ -21,6 +21,7 @@
 #define EBS_SEQUENCE_BITS 48
 
 struct ebs_filter;
+struct wire_split_ledger;
 
 /* @window: sequences per split, rounded up to a power of two. RT_EUSAGE, RT_ENOMEM. */
 int ebs_filter_create(uint32_t window, struct ebs_filter **out);
@@ -35,8 +36,13 @@ int ebs_filter_reserve(struct ebs_filter *filter, uint64_t batch_id);
 /* The batch is applied. Reserve first. */
 void ebs_filter_set(struct ebs_filter *filter, uint64_t batch_id);
 
+/* A batch that counts as applied here and is not finished in the ledger, to *batch_id. false: there is none.
+ * @ledger: [n] growing by split. */
+bool ebs_filter_beyond(const struct ebs_filter *filter, const struct wire_split_ledger *ledger,
+                       uint32_t n, uint64_t *batch_id);
+
 /* All sequences below `low`, and those of the bitmap above it (bit 0 is low itself), as the ledger has them, are applied. Reserve
- * any batch of the split first. RT_EPROTO: the bitmap is longer than the window; then nothing has changed. */
+ * any batch of the split first. RT_EPROTO: the bitmap is longer than the window, or beyond the last sequence; then nothing has changed. */
 int ebs_filter_add(struct ebs_filter *filter, uint32_t split, uint64_t low, const uint8_t *bits,
                    size_t bytes);
 

@@ -3,6 +3,7 @@
 #include "embedding_server/serve.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
+#include "runtime/base/mem.h"
 #include "runtime/base/strbuf.h"
 #include "runtime/job/batch_id.h"
 
@@ -108,12 +109,14 @@ static void take(struct ebs_owner *owner, const struct wire_await_phase_reply *p
     if (lost->batches > 0)
         tell(owner, lost);
     ebs_add(&owner->stats.lost, lost->batches);
-    owner->told_ledger = true;
+    owner->lost = lost;
 }
 
-static void reply(struct ebs_owner *owner, struct rt_call *call, const struct ebs_lost *lost)
+static void reply(struct ebs_owner *owner, struct rt_call *call, bool ahead)
 {
+    const struct ebs_lost *lost = owner->lost;
     struct wire_tell_ledger_reply m = {.lost = lost->batches,
+                                       .ahead = ahead,
                                        .n_ranges = lost->n_ranges,
                                        .first = lost->first,
                                        .count = lost->count};
@@ -132,6 +135,8 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
     struct wire_await_phase_reply phase;
     struct wire_tell_ledger m;
     struct ebs_lost *lost = NULL;
+    uint64_t beyond;
+    bool ahead;
     int err;
 
     rt_arena_reset(owner->arena);
@@ -139,18 +144,19 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
     if (!err)
         err = wire_await_phase_reply_unpack(m.ledger, m.ledger_size, owner->arena, &phase);
     if (!err)
-        lost = rt_arena_array(owner->arena, struct ebs_lost, 1);
-    if (!err && !lost)
-        err = RT_FAIL(RT_ENOMEM, "TellLedger: out of memory");
-    if (!err)
         err = reserve(owner, &phase);
+    if (!err && !owner->lost) {
+        lost = rt_try_calloc(1, sizeof(*lost));
+        err = lost ? 0 : RT_FAIL(RT_ENOMEM, "TellLedger: out of memory");
+    }
     if (err) {
         ebs_refuse(owner, call, err);
         return;
     }
-    if (!owner->told_ledger)
+    ahead = ebs_filter_beyond(owner->filter, phase.ledger, phase.n_ledger, &beyond);
+    if (!owner->lost)
         take(owner, &phase, lost);
-    reply(owner, call, lost);
+    reply(owner, call, ahead);
     if (owner->conf.job->global.mode == RT_MODE_FULL)
         ebs_steps_reached(owner, m.step);
 }

@@ -2,7 +2,7 @@
  *
  * Lost: batches that the group has finished, so that nobody sends them again, and that the owner has not applied: what its filter
  * lacks of the ledger. A trainer tells the ledger (TellLedger) once an owner has come back; what is lost counts as applied from
- * then on, and is told and counted once. Outside synchronous mode an owner never hears of batches without rows of its own, so
+ * then on, and is counted once; who asks again, for the answer may be lost with its link, hears the same. Outside synchronous mode an owner never hears of batches without rows of its own, so
  * some of those lost had none here; and after the first ledger nothing more is counted, for what is missing later had none.
  *
  * Window: what was applied since the cut of the last checkpoint that was published, in batches and seconds; before the first, since

@@ -140,6 +140,7 @@ void ebs_owner_destroy(struct ebs_owner *owner)
     ebs_gather_destroy(owner->gather);
     rt_rpc_destroy(owner->rpc);
     ebs_filter_destroy(owner->filter);
+    rt_free(owner->lost);
     ebs_applier_release(&owner->applier);
     for (uint32_t t = 0; owner->table && t < owner->conf.job->n_tables; t++)
         ebs_table_destroy(owner->table[t]);

@@ -82,7 +82,7 @@ const struct rt_method_def ebs_methods[] = {
      IDS_BYTES_MAX, ebs_serve_lookup},
     {WIRE_APPLY_GRADIENTS, "ApplyGradients", RT_ROLE_BIT(RT_ROLE_MIDDLEWARE), EBS_MESSAGE_BYTES_MAX,
      RT_PAYLOAD_MAX, ebs_serve_apply},
-    {WIRE_CUT, "Cut", RT_ROLE_BIT(RT_ROLE_TRAINER), EBS_MESSAGE_BYTES_MAX, 0, ebs_serve_cut},
+    {WIRE_CUT, "Cut", RT_ROLE_BIT(RT_ROLE_TRAINER), RT_MESSAGE_MAX, 0, ebs_serve_cut},
     {WIRE_AWAIT_CUT, "AwaitCut", RT_ROLE_BIT(RT_ROLE_TRAINER), EBS_MESSAGE_BYTES_MAX, 0,
      ebs_serve_await_cut},
     {WIRE_END_CUT, "EndCut", RT_ROLE_BIT(RT_ROLE_TRAINER), EBS_MESSAGE_BYTES_MAX, 0,

@@ -51,7 +51,7 @@ struct ebs_owner {
     struct ebs_importer importer;
     struct ebs_cutter cutter;
     struct ebs_window window;
-    bool told_ledger;       /* what was lost is told */
+    struct ebs_lost *lost;  /* what was lost, as the first ledger showed; NULL: none was told */
     struct rt_arena *arena; /* of the request being served */
     struct wire_out reply;
     struct ebs_waiting *first, **last;

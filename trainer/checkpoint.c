@@ -342,12 +342,16 @@ static void on_cut(void *arg, int err, const struct rt_frame *frame)
 static int cut_all(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    int err = tr_owners_pack_ledger(trainer);
     const struct wire_cut message = {.attempt = checkpoint->now.attempt,
                                      .step = trainer->step,
                                      .name = checkpoint->now.name,
                                      .base = checkpoint->now.base,
-                                     .age = tr_age(trainer, trainer->step)};
-    int err = wire_cut_pack(&message, &trainer->out);
+                                     .age = tr_age(trainer, trainer->step),
+                                     .ledger = trainer->owners.out.data,
+                                     .ledger_size = trainer->owners.out.size};
+    if (!err)
+        err = wire_cut_pack(&message, &trainer->out);
     for (uint32_t k = 0; k < trainer->owners.n && !err; k++) {
         err = call_owner(trainer, k, WIRE_CUT, on_cut);
         checkpoint->cut[k] = err ? CUT_NONE : CUT_ASKED;

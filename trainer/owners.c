@@ -109,6 +109,8 @@ static void on_told(void *arg, int err, const struct rt_frame *frame)
         owner->due = true;
     } else if (err) {
         tr_fail(trainer, rt_fail_prefix(err, "TellLedger at %s: ", rt_peer_name(owner->peer)));
+    } else if (reply.ahead && trainer->job->global.exact) {
+        fail_exact(trainer, owner, "has lived on while trainers went back to a checkpoint");
     } else if (reply.lost > 0) {
         log_loss(owner, &reply);
         trainer->owners.lost += reply.lost;
@@ -120,9 +122,8 @@ static void on_told(void *arg, int err, const struct rt_frame *frame)
     tr_pump(trainer);
 }
 
-static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
+int tr_owners_pack_ledger(struct tr_trainer *trainer)
 {
-    struct tr_owners *owners = &trainer->owners;
     struct wire_split_ledger *ledger = NULL;
     struct wire_await_phase_reply state = {.phase = trainer->phase,
                                            .kind = WIRE_PHASE_TRAIN,
@@ -131,8 +132,13 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
     rt_arena_reset(trainer->scratch);
     int err = rt_ledger_export(trainer->ledger, trainer->scratch, &ledger, &state.n_ledger);
     state.ledger = ledger;
-    if (!err)
-        err = wire_await_phase_reply_pack(&state, &owners->out);
+    return err ? err : wire_await_phase_reply_pack(&state, &trainer->owners.out);
+}
+
+static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
+{
+    struct tr_owners *owners = &trainer->owners;
+    int err = tr_owners_pack_ledger(trainer);
     const struct wire_tell_ledger message = {owners->out.data, owners->out.size, trainer->step};
     if (!err)
         err = wire_tell_ledger_pack(&message, &trainer->out);
@@ -188,12 +194,7 @@ void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer)
     struct tr_owner *owner =
         &owners->at[rt_peer_index(peer) * owners->workers + rt_peer_loop(peer)];
     uint64_t now = rt_peer_incarnation(peer);
-    bool lives_on = owner->incarnation == 0 && trainer->restored_ms && now <= trainer->restored_ms;
-    if (lives_on && trainer->job->global.exact)
-        fail_exact(trainer, owner, "has lived on while trainers went back to a checkpoint");
-    if (owner->incarnation != now)
-        owner->due =
-            owner->incarnation != 0 || (trainer->restored_ms && now > trainer->restored_ms);
+    owner->due |= owner->incarnation != now;
     owner->incarnation = now;
     if (owner->due) {
         owners->timer =

@@ -3,8 +3,8 @@
  * Only with a checkpoint folder, and only at rank 0. An owner that was started anew has the rows and the filter of a checkpoint, or
  * none; the ledger knows what the group has finished since. It is told (TellLedger), and what it lacks is the loss: logged and
  * counted, once, for from then on it counts as applied. That is when it is quiet (hold.h), and no step is made until it has
- * answered: a batch that the one before it had acked, and another owner not yet, would be finished later and be lost without a word. An owner that is met for the first time is told only where this
- * rank went on from a checkpoint and the owner began after that was made: one that has lived on lacks nothing. Touch: loop thread. */
+ * answered: a batch that the one before it had acked, and another owner not yet, would be finished later and be lost without a word. One that
+ * is met for the first time is told as well, for it may have come back while nobody was here; one that has lived on lacks nothing. Touch: loop thread. */
 #ifndef TR_OWNERS_H
 #define TR_OWNERS_H
 
@@ -31,6 +31,8 @@ struct tr_owners {
 
 /* Is there one, and are all of them reached? `waiting` (may be NULL) names one that is not. */
 bool tr_owners_up(const struct tr_trainer *trainer, char *waiting, size_t size);
+/* The ledger, packed, into trainer->owners.out. RT_ENOMEM, RT_ELIMIT. */
+int tr_owners_pack_ledger(struct tr_trainer *trainer);
 void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer);
 /* Is one that is there to be told, or being told? Then no step may begin. */
 bool tr_owners_hold(const struct tr_trainer *trainer);

@@ -164,7 +164,6 @@ int tr_restore_state(struct tr_trainer *trainer)
     /* One that was due at just this step may not have been made. */
     trainer->evaluated_step = trainer->step > 0 ? trainer->step - 1 : 0;
     trainer->generation = manifest->generation + 1;
-    trainer->restored_ms = manifest->made_ms;
     if (trainer->conf.self.index == 0)
         take_counts(trainer, manifest);
     trainer->checkpoint.known_attempt = manifest->attempt;

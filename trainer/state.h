@@ -176,7 +176,6 @@ struct tr_trainer {
     bool wants_news;              /* of the group, in the round at hand: hold.h */
     struct rt_manifest *restored; /* while the trainer is made: what it goes on from */
     uint64_t generation;          /* times that the job went on from a checkpoint */
-    uint64_t restored_ms;         /* when that was made; 0: there was none */
     struct wire_rank_counts
         carried; /* at rank 0: of runs before that checkpoint, and of ranks that died */
     uint64_t

@@ -32,6 +32,7 @@ int wire_cut_pack(const struct wire_cut *in, struct wire_out *out)
     m.name = (char *)(uintptr_t)in->name;
     m.since = in->base;
     m.age = in->age;
+    m.ledger = (ProtobufCBinaryData){in->ledger_size, (uint8_t *)(uintptr_t)in->ledger};
     return wire_encode(&m.base, out);
 }
 
@@ -43,7 +44,8 @@ int wire_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, st
     m = wire_decode(&saffron__cut__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_cut){m->attempt, m->step, m->name, m->since, m->age};
+    *out = (struct wire_cut){m->attempt, m->step,        m->name,      m->since,
+                             m->age,     m->ledger.data, m->ledger.len};
     return check_cut(out);
 }
 
@@ -233,6 +235,7 @@ int wire_tell_ledger_reply_pack(const struct wire_tell_ledger_reply *in, struct 
     m.n_first = m.n_count = in->n_ranges;
     m.first = (uint64_t *)(uintptr_t)in->first;
     m.count = (uint32_t *)(uintptr_t)in->count;
+    m.ahead = in->ahead;
     return wire_encode(&m.base, out);
 }
 
@@ -250,6 +253,7 @@ int wire_tell_ledger_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
         err = wire_range("TellLedgerReply", "count of first", m->n_first, 0, WIRE_LOST_MAX);
     if (err)
         return err;
-    *out = (struct wire_tell_ledger_reply){m->lost, (uint32_t)m->n_first, m->first, m->count};
+    *out = (struct wire_tell_ledger_reply){m->lost, (uint32_t)m->n_first, m->first, m->count,
+                                           m->ahead};
     return check_tell_ledger_reply(out);
 }

@@ -14,6 +14,9 @@ struct wire_cut {
     const char *name; /* wire_is_token() */
     uint64_t base;    /* 0: a full checkpoint */
     uint64_t age;     /* >= step */
+    const uint8_t
+        *ledger; /* a packed wire_await_phase_reply; of 0 bytes: it is not told, and not compared */
+    size_t ledger_size;
 };
 int wire_cut_pack(const struct wire_cut *in, struct wire_out *out);
 int wire_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena, struct wire_cut *out);
@@ -68,6 +71,7 @@ struct wire_tell_ledger_reply {
     uint32_t n_ranges;     /* <= WIRE_LOST_MAX */
     const uint64_t *first; /* [n_ranges] batch ids */
     const uint32_t *count; /* [n_ranges] >= 1 */
+    bool ahead;
 };
 int wire_tell_ledger_reply_pack(const struct wire_tell_ledger_reply *in, struct wire_out *out);
 int wire_tell_ledger_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

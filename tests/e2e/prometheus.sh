@@ -50,7 +50,7 @@ $relabelings
     static_configs: [{targets: ["$gateway"]}]
 YML
 local_start "${long[@]}" --set data.synthetic.rows=20000000 --set data.synthetic.test_rows=50000 \
-    --set global.evaluate_every=200 --trainers 2 --middlewares 2 --embedding-servers 2 --data-composes 2
+    --set global.evaluate_every=200 --set global.checkpoint.every_seconds=2 --trainers 2 --middlewares 2 --embedding-servers 2 --data-composes 2
 wait_for $((30 * slow)) "it trains" is_training
 "${tool[@]}" targets "$work/run" >"$work/targets.json" || fail "the logs do not tell the admin ports"
 promtool check config "$work/prometheus.yml" >"$work/out.config" 2>&1 || fail "promtool check config: $(cat "$work/out.config")"

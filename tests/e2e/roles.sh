@@ -67,7 +67,7 @@ for set in embedding.defaults.initializer.std=0.5:embedding.yml data.batch_size=
     'model.params={top: [8, 1]}:model.yml'; do
     start stranger trainer --set "${set%:*}"
     ends "stranger with ${set%:*}" "$pid" 2
-    says stranger "^saffron-trainer: middleware/0 on host $(uname -n) runs the job 'roles' with other files: ${set##*:}(, data\.yml)? differs?; config hash [0-9a-f]{16} there, [0-9a-f]{16} here.*; it was there first$"
+    says stranger "^saffron-trainer: (middleware|embedding_server)/0 on host $(uname -n) runs the job 'roles' with other files: ${set##*:}(, data\.yml)? differs?; config hash [0-9a-f]{16} there, [0-9a-f]{16} here.*; it was there first$"
 done
 start stranger trainer --set data.batch_size=100
 ends "stranger with another plan" "$pid" 2

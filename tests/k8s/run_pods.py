@@ -392,7 +392,7 @@ def can_connect(pod, ip, port):
 def check_policies(node):
     """The arrows were used by the job itself; two that nobody may use are tried."""
     trainer, server, composer = (node.of(c)[0] for c in ("trainer", "embedding-server", "data-compose"))
-    for a, b, name in ((trainer, server, "data"), (composer, trainer, "admin")):
+    for a, b, name in ((composer, server, "data"), (composer, trainer, "admin")):
         if can_connect(a, b.ip, port_of(b.container, name)):
             yield f"{a.name} reaches the port {name} of {b.name}, which no policy allows"
         if not can_connect(b, b.ip, port_of(b.container, name)):
