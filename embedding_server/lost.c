@@ -112,15 +112,20 @@ static void take(struct ebs_owner *owner, const struct wire_await_phase_reply *p
     owner->lost = lost;
 }
 
-static void reply(struct ebs_owner *owner, struct rt_call *call, bool ahead)
+/* lost NULL: it was not about that. */
+static void reply(struct ebs_owner *owner, struct rt_call *call, const struct ebs_lost *lost,
+                  bool ahead)
 {
-    const struct ebs_lost *lost = owner->lost;
-    struct wire_tell_ledger_reply m = {.lost = lost->batches,
-                                       .ahead = ahead,
-                                       .n_ranges = lost->n_ranges,
-                                       .first = lost->first,
-                                       .count = lost->count};
-    int err = wire_tell_ledger_reply_pack(&m, &owner->reply);
+    struct wire_tell_ledger_reply m = {0};
+    int err;
+
+    if (lost)
+        m = (struct wire_tell_ledger_reply){.lost = lost->batches,
+                                            .ahead = ahead,
+                                            .n_ranges = lost->n_ranges,
+                                            .first = lost->first,
+                                            .count = lost->count};
+    err = wire_tell_ledger_reply_pack(&m, &owner->reply);
 
     if (err)
         rt_call_fail(call, err, rt_err_text());
@@ -141,6 +146,14 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
 
     rt_arena_reset(owner->arena);
     err = wire_tell_ledger_unpack(request->message, request->header.message_size, owner->arena, &m);
+    if (!err && m.ledger_size == 0) {
+        err = ebs_step_skip(owner, &m);
+        if (err)
+            ebs_refuse(owner, call, err);
+        else
+            reply(owner, call, NULL, false);
+        return;
+    }
     if (!err)
         err = wire_await_phase_reply_unpack(m.ledger, m.ledger_size, owner->arena, &phase);
     if (!err)
@@ -156,7 +169,7 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
     ahead = ebs_filter_beyond(owner->filter, phase.ledger, phase.n_ledger, &beyond);
     if (!owner->lost)
         take(owner, &phase, lost);
-    reply(owner, call, ahead);
+    reply(owner, call, owner->lost, ahead);
     if (owner->conf.job->global.mode == RT_MODE_FULL)
         ebs_steps_reached(owner, m.step);
 }

@@ -109,6 +109,9 @@ void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup);
 /* ---- serve_apply.c ---- */
 
 void ebs_serve_apply(void *ctx, struct rt_call *call, const struct rt_frame *request);
+/* Mode `full`: these batches of a step that is not applied here yet will not come any more: it does not wait for them. */
+struct wire_tell_ledger;
+int ebs_step_skip(struct ebs_owner *owner, const struct wire_tell_ledger *told);
 /* Nothing of the steps up to this one will come any more: lookups that wait for them see what is here. */
 void ebs_steps_reached(struct ebs_owner *owner, uint64_t step);
 /* A job was applied, or failed with `err`: mark, answer, and go on with what waited for it. Takes the job. */

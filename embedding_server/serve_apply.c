@@ -15,6 +15,7 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
+#include "runtime/wire/checkpoint.h"
 
 /* ---- reading ---- */
 
@@ -239,6 +240,25 @@ void ebs_steps_reached(struct ebs_owner *owner, uint64_t step)
 static void step_gathered(struct ebs_owner *owner, const struct ebs_part *latest)
 {
     ebs_steps_reached(owner, latest->m.applied_through);
+}
+
+int ebs_step_skip(struct ebs_owner *owner, const struct wire_tell_ledger *told)
+{
+    struct ebs_part part = {.m = {.step = told->step,
+                                  .world = told->among,
+                                  .synchronous = true,
+                                  .attempt = told->attempt}};
+    int err = 0;
+
+    if (told->step <= ebs_get(&owner->stats.step))
+        return 0;
+    for (uint32_t i = 0; i < told->n_places && !err; i++) {
+        part.m.rank = told->place[i];
+        err = ebs_gather_skip(owner->gather, &part);
+    }
+    if (!err)
+        ebs_steps_reached(owner, told->step - 1);
+    return err;
 }
 
 /* Something was added to the gather: is a batch or a step complete? */

@@ -11,9 +11,11 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #define RANGES_LOGGED 8u
 #define TICK_NS       RT_MS
+#define SKIP_NS       (200 * RT_MS)
 
 /* ---- who they are ---- */
 
@@ -100,12 +102,15 @@ static void on_told(void *arg, int err, const struct rt_frame *frame)
     struct wire_tell_ledger_reply reply;
     if (trainer->closing)
         return;
-    owner->telling = false;
+    bool whole = !owner->asked;
+    owner->telling = owner->asked = false;
     rt_arena_reset(trainer->scratch);
     if (!err)
         err = wire_tell_ledger_reply_unpack(frame->message, frame->header.message_size,
                                             trainer->scratch, &reply);
-    if (tr_feed_lost(err) || err == RT_ENOTREADY) { /* when it is up again */
+    if (!whole) { /* it is told again, or all of it */
+        return;
+    } else if (tr_feed_lost(err) || err == RT_ENOTREADY) { /* when it is up again */
         owner->due = true;
     } else if (err) {
         tr_fail(trainer, rt_fail_prefix(err, "TellLedger at %s: ", rt_peer_name(owner->peer)));
@@ -139,7 +144,8 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
 {
     struct tr_owners *owners = &trainer->owners;
     int err = tr_owners_pack_ledger(trainer);
-    const struct wire_tell_ledger message = {owners->out.data, owners->out.size, trainer->step};
+    const struct wire_tell_ledger message = {
+        .ledger = owners->out.data, .ledger_size = owners->out.size, .step = trainer->step};
     if (!err)
         err = wire_tell_ledger_pack(&message, &trainer->out);
     if (err)
@@ -148,6 +154,50 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
     err = rt_rpc_call(owner->peer, WIRE_TELL_LEDGER, &out, 0, on_told, owner);
     owner->telling = err == 0;
     return err;
+}
+
+/* Mode `full`: an owner that came back waits for all batches of a step, and those that are finished are not sent again; until it
+ * has applied the others it is not quiet. Which are finished follows from those that are not. false: there is no such step. */
+static bool list_finished(struct tr_trainer *trainer, struct wire_tell_ledger *out)
+{
+    uint64_t key, value;
+    uint32_t *place = rt_arena_array(trainer->scratch, uint32_t, trainer->conf.world);
+    bool *is_owed = rt_arena_array(trainer->scratch, bool, trainer->conf.world);
+    *out = (struct wire_tell_ledger){.place = place};
+    if (!place || !is_owed)
+        return false;
+    memset(is_owed, 0, trainer->conf.world * sizeof *is_owed);
+    for (size_t at = 0; rt_map_next(&trainer->group->owed, &at, &key, &value);) {
+        const struct wire_owed *owed = (const struct wire_owed *)(uintptr_t)value;
+        if (owed->step != trainer->step || owed->place >= trainer->conf.world)
+            continue;
+        is_owed[owed->place] = true;
+        out->step = owed->step;
+        out->among = owed->among;
+        out->attempt = owed->attempt;
+    }
+    for (uint32_t r = 0; r < out->among; r++)
+        if (!is_owed[r])
+            place[out->n_places++] = r;
+    return out->n_places > 0;
+}
+
+static void tell_finished(struct tr_trainer *trainer)
+{
+    struct tr_owners *owners = &trainer->owners;
+    struct wire_tell_ledger message;
+    rt_arena_reset(trainer->scratch);
+    if (trainer->job->global.mode != RT_MODE_FULL || !trainer->group ||
+        trainer->group->state != TR_FORMED || !list_finished(trainer, &message) ||
+        wire_tell_ledger_pack(&message, &trainer->out) != 0)
+        return;
+    struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
+    for (uint32_t k = 0; k < owners->n; k++) {
+        struct tr_owner *owner = &owners->at[k];
+        if (owner->due && !owner->telling && rt_peer_is_up(owner->peer))
+            owner->telling = owner->asked =
+                rt_rpc_call(owner->peer, WIRE_TELL_LEDGER, &out, 0, on_told, owner) == 0;
+    }
 }
 
 bool tr_owners_hold(const struct tr_trainer *trainer)
@@ -165,6 +215,11 @@ static void on_tick(void *arg)
     if (!tr_owners_hold(trainer))
         return;
     rt_timer_start(trainer->io, &trainer->owners.timer, TICK_NS);
+    uint64_t now = rt_io_now(trainer->io);
+    if (now - trainer->owners.skipped_ns >= SKIP_NS) {
+        trainer->owners.skipped_ns = now;
+        tell_finished(trainer);
+    }
     tr_hold_ask_news(trainer);
     tr_pump(trainer);
 }

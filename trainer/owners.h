@@ -19,12 +19,14 @@ struct tr_owner {
     struct rt_peer *peer;
     uint64_t incarnation; /* that we know; 0: none yet */
     bool due, telling;    /* the ledger is to be told, is on its way */
+    bool asked;           /* what is on its way is of one step only */
 };
 
 struct tr_owners {
     uint32_t servers, workers, n; /* n: of all owners; 0: nobody has said hello yet */
     struct tr_owner *at;          /* [n] */
     uint64_t lost;                /* batches that owners have said are lost, owner by owner */
+    uint64_t skipped_ns;   /* when owners last heard which batches of an open step are finished */
     struct rt_timer timer; /* while one is to be told: between two looks whether it is quiet */
     struct wire_out out;
 };

@@ -195,10 +195,29 @@ int wire_end_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena
 
 /* ---- TellLedger ---- */
 
+static int check_tell_ledger(const struct wire_tell_ledger *m)
+{
+    static const char name[] = "TellLedger";
+    int err = wire_range(name, "count of place", m->n_places, 0, m->among);
+
+    if (!err)
+        err = wire_range(name, "among", m->among, 0, WIRE_GROUP_MAX);
+    if (!err && m->among > 0)
+        err = wire_range(name, "step", m->step, 1, UINT64_MAX);
+    for (uint32_t i = 0; i < m->n_places && !err; i++)
+        err = wire_range(name, "place", m->place[i], 0, m->among - 1);
+    return err;
+}
+
 int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *out)
 {
     Saffron__TellLedger m = SAFFRON__TELL_LEDGER__INIT;
 
+    wire_assert_ok(check_tell_ledger(in));
+    m.n_place = in->n_places;
+    m.place = (uint32_t *)(uintptr_t)in->place;
+    m.among = in->among;
+    m.attempt = in->attempt;
     m.ledger = (ProtobufCBinaryData){in->ledger_size, (uint8_t *)(uintptr_t)in->ledger};
     m.step = in->step;
     return wire_encode(&m.base, out);
@@ -211,9 +230,19 @@ int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *a
     int err;
 
     m = wire_decode(&saffron__tell_ledger__descriptor, data, size, arena, &err);
-    if (m)
-        *out = (struct wire_tell_ledger){m->ledger.data, m->ledger.len, m->step};
-    return err;
+    if (!m)
+        return err;
+    err = wire_range("TellLedger", "count of place", m->n_place, 0, WIRE_GROUP_MAX);
+    if (err)
+        return err;
+    *out = (struct wire_tell_ledger){.ledger = m->ledger.data,
+                                     .ledger_size = m->ledger.len,
+                                     .step = m->step,
+                                     .n_places = (uint32_t)m->n_place,
+                                     .place = m->place,
+                                     .among = m->among,
+                                     .attempt = m->attempt};
+    return check_tell_ledger(out);
 }
 
 static int check_tell_ledger_reply(const struct wire_tell_ledger_reply *m)

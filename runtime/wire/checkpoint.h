@@ -60,7 +60,13 @@ int wire_end_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena
 struct wire_tell_ledger {
     const uint8_t *ledger; /* a packed wire_await_phase_reply */
     size_t ledger_size;
-    uint64_t step; /* of the group: nothing up to it is on its way */
+    uint64_t
+        step; /* of the group: nothing up to it is on its way; without a ledger: nothing below it */
+    uint32_t n_places;
+    const uint32_t
+        *place; /* [n_places] < among: finished batches of the step; with a ledger: none */
+    uint32_t among;
+    uint64_t attempt;
 };
 int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *out);
 int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

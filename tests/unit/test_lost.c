@@ -240,7 +240,7 @@ static void tell_ledger(const struct wire_split_ledger *ledger, uint32_t n)
     struct wire_out inner = {0}, out = {0};
 
     assert_int_equal(wire_await_phase_reply_pack(&phase, &inner), 0);
-    m = (struct wire_tell_ledger){inner.data, inner.size, 7};
+    m = (struct wire_tell_ledger){.ledger = inner.data, .ledger_size = inner.size, .step = 7};
     assert_int_equal(wire_tell_ledger_pack(&m, &out), 0);
     wire_out_release(&inner);
     owner_bed_ask(&rpc.bed, 0, WIRE_TELL_LEDGER, 0, &out, NULL, 0, on_told, NULL);
