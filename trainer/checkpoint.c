@@ -505,11 +505,26 @@ static void check_drained(struct tr_trainer *trainer)
         trainer->conf.drained(trainer->conf.ctx);
 }
 
+/* The operator's did not come to begin. */
+static void refuse_asked(struct tr_checkpoint *checkpoint)
+{
+    checkpoint->now =
+        (struct tr_checkpoint_told){.number = checkpoint->asked, .state = TR_CHECKPOINT_FAILED};
+    snprintf(checkpoint->now.name, sizeof checkpoint->now.name, "%s", checkpoint->asked_name);
+    snprintf(checkpoint->now.error, sizeof checkpoint->now.error,
+             "the job was done before it could begin: its model is there to be exported");
+    checkpoint->asked = 0;
+    keep_outcome(checkpoint);
+}
+
 void tr_checkpoint_pump(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0 || trainer->closing)
         return;
+    if (checkpoint->asked && checkpoint->state == TR_CHECKPOINT_IDLE &&
+        trainer->kind == WIRE_PHASE_DONE)
+        refuse_asked(checkpoint);
     bool before =
         checkpoint->state == TR_CHECKPOINT_HOLDING || checkpoint->state == TR_CHECKPOINT_CUTTING;
     if (before && trainer->group && trainer->group->state != TR_FORMED)

@@ -192,11 +192,13 @@ static int find_foreign(int folder, const char *path, char **foreign)
 
     if (!entries)
         return RT_EFILE;
-    for (struct dirent *e; !*foreign && (e = readdir(entries));)
+    errno = 0;
+    for (struct dirent *e; !*foreign && (e = readdir(entries)); errno = 0)
         if (!is_dot(e->d_name) && !is_ours(e->d_name))
             *foreign = rt_xstrdup(e->d_name);
+    int err = !*foreign && errno != 0 ? fail(path, "cannot be read to its end") : 0;
     closedir(entries);
-    return 0;
+    return err;
 }
 
 int rt_folder_clear(int folder, const char *path, bool ours, char **foreign)
@@ -211,9 +213,12 @@ int rt_folder_clear(int folder, const char *path, bool ours, char **foreign)
     DIR *entries = open_entries(folder, path);
     if (!entries)
         return RT_EFILE;
-    for (struct dirent *e; !err && (e = readdir(entries));)
+    errno = 0;
+    for (struct dirent *e; !err && (e = readdir(entries)); errno = 0)
         if (!is_dot(e->d_name) && unlinkat(folder, e->d_name, 0) != 0 && errno != ENOENT)
             err = fail(path, "a file in it cannot be removed");
+    if (!err && errno != 0)
+        err = fail(path, "cannot be read to its end");
     closedir(entries);
     return err;
 }

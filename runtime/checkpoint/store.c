@@ -206,14 +206,17 @@ int rt_store_remove(const char *dir, const char *name)
     return err ? err : sync_dir(dir);
 }
 
-/* What has a token as its name, one after the other. */
-static const char *next_name(DIR *entries)
+/* What has a token as its name, one after the other. NULL: that was all, or the rest cannot be read: then *rc says so, for what is
+ * not seen is not what is not there. */
+static const char *next_name(const char *dir, DIR *entries, int *rc)
 {
     struct dirent *e;
 
-    while ((e = readdir(entries)))
+    for (errno = 0; (e = readdir(entries)); errno = 0)
         if (wire_is_token(e->d_name))
             return e->d_name;
+    if (errno != 0)
+        *rc = fail(dir, "checkpoint folder cannot be read to its end");
     return NULL;
 }
 
@@ -250,7 +253,7 @@ int rt_store_sweep(const char *dir, const char *but)
 
     if (!entries)
         return RT_EFILE;
-    for (const char *name; rc >= 0 && (name = next_name(entries));) {
+    for (const char *name; rc >= 0 && (name = next_name(dir, entries, &rc));) {
         if (but && strcmp(name, but) == 0)
             continue;
         rc = sweep_one(dir, name);
@@ -410,7 +413,7 @@ int rt_store_list(const char *dir, struct rt_store_list *out)
     *out = (struct rt_store_list){0};
     if (!entries)
         return RT_EFILE;
-    for (const char *name; rc >= 0 && (name = next_name(entries));) {
+    for (const char *name; rc >= 0 && (name = next_name(dir, entries, &rc));) {
         if (out->n == capacity) {
             capacity = capacity ? 2 * capacity : 16;
             out->at = rt_xrealloc(out->at, capacity * sizeof(*out->at));

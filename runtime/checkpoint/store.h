@@ -12,7 +12,7 @@
 
 struct rt_rowfile;
 
-#define RT_STORE_MAX       4096u /* checkpoints in a folder */
+#define RT_STORE_MAX       (2 * RT_CHECKPOINTS_MAX) /* checkpoints in a folder */
 #define RT_STORE_CHAIN_MAX 1024u
 
 /* Make DIR/NAME. What is left there of an attempt without a manifest is removed. RT_EUSAGE: a checkpoint of this name is there, or

@@ -150,6 +150,13 @@ int rt_job_read_global(const struct rt_node *root, struct rt_job *job)
                             "expected a dead_ms of at least twice heartbeat_ms, got %llu and %llu",
                             (unsigned long long)job->global.dead_ms,
                             (unsigned long long)job->global.heartbeat_ms);
+    const struct rt_checkpoint_conf *checkpoint = &job->global.checkpoint;
+    if ((checkpoint->keep + 1) * checkpoint->full_every > RT_CHECKPOINTS_MAX)
+        return rt_node_fail(
+            rt_node_get(root, "checkpoint"),
+            "expected (keep + 1) x full_every of at most %u, got %u and %u: so many "
+            "checkpoints may be in one folder",
+            RT_CHECKPOINTS_MAX, checkpoint->keep, checkpoint->full_every);
     if (job->global.exact && job->global.mode != RT_MODE_FULL)
         return rt_node_fail(rt_node_get(root, "exact"),
                             "expected `mode: full` beside `exact: true`");

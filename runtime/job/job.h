@@ -46,6 +46,8 @@ struct rt_wire_conf {
 #define RT_SYNC_EVERY_MAX                                                                          \
     60000u /* what is finished between two averages must fit into one message */
 
+#define RT_CHECKPOINTS_MAX 4096u /* in one folder */
+
 struct rt_checkpoint_conf {
     uint64_t every_s, every_steps; /* 0: none by time, by steps */
     uint32_t full_every, keep;     /* >= 1 */

@@ -182,83 +182,83 @@ static char *forge(const char *text, const char *from, const char *to)
     return changed;
 }
 
+static const struct {
+    const char *from, *to;
+    int want;
+    const char *word;
+} wrong[] = {
+    {"hybrid", "full", 0, ""},
+    {"\"format\": 1", "\"format\": 2", RT_EUSAGE, "of version 2"},
+    {"\"format\": 1", "\"format\": \"1\"", RT_EDATA, "format: expected a number"},
+    {"\"format\": 1,", "", RT_EDATA, "format"},
+    {"{", "[", RT_EDATA, "line"},
+    {"\"step-9\"", "\"../step\"", RT_EDATA, "name: expected 1 to 63"},
+    {"\"step-9\"", "\"\"", RT_EDATA, "name: expected a text of 1 to"},
+    {"\"step-9\"", "9", RT_EDATA, "name: expected a text"},
+    {"\"attempt\": 9", "\"attempt\": 7", RT_EDATA, "base: expected an attempt before"},
+    {"\"attempt\": 9", "\"attempt\": -9", RT_EDATA, "attempt: expected an integer in 1.."},
+    {"\"attempt\": 9", "\"attempt\": 9.0", RT_EDATA, "attempt: expected an integer"},
+    {"\"attempt\": 9", "\"attempt\": 9223372036854775808", RT_EDATA, "line"},
+    {"\"base\": 7", "\"base\": 0", RT_EDATA, "base_name"},
+    {"\"step-7\"", "\"\"", RT_EDATA, "base_name"},
+    {"\"mode\"", "\"modes\"", RT_EDATA, "mode: expected a text"},
+    {"\"hybrid\"", "\"fast\"", RT_EDATA, "mode: expected full, hybrid or async"},
+    {"\"exact\": false", "\"exact\": 0", RT_EDATA, "exact: expected true or false"},
+    {"\"world\": 1", "\"world\": 0", RT_EDATA, "world: expected an integer in 1.."},
+    {"\"owners\": 2", "\"owners\": 3", RT_EDATA, "files"},
+    {"\"owners\": 2", "\"owners\": 1", RT_EDATA, "files: expected shards up to 65536"},
+    {"\"owners\": 2", "\"owners\": 4097", RT_EDATA, "owners: expected an integer in 1..4096"},
+    {"fedcba9876543210", "FEDCBA9876543210", RT_EDATA, "config_hash: expected 16 hex digits"},
+    {"fedcba9876543210", "edcba9876543210", RT_EDATA, "config_hash: expected 16 hex digits"},
+    {"\"age\": 91", "\"age\": 89", RT_EDATA, "age: expected at least the step"},
+    {"\"learning_factor\": 0.5", "\"learning_factor\": -0.5", RT_EDATA, "learning_factor"},
+    {"\"learning_factor\": 0.5", "\"learning_factor\": null", RT_EDATA, "learning_factor"},
+    {"\"learning_factor\": 0.5", "\"learning_factor\": 1e999", RT_EDATA, "line"},
+    {"\"learning_factor\": 0.5,", "\"x\": 1, \"learning_factor\": 0.5,", RT_EDATA, "no other keys"},
+    {"\"learning_factor\": 0.5,", "\"learning_factor\": 0.5, \"learning_factor\": 0.5,", RT_EDATA,
+     "duplicate"},
+    {"\"split\": 5", "\"split\": 0", RT_EDATA, "split: expected more than"},
+    {"\"split\": 5", "\"split\": 65536", RT_EDATA, "ledger[1].split"},
+    {"\"split\": 5,", "", RT_EDATA, "ledger[1].split"},
+    {"\"05", "\"0", RT_EDATA, "ledger[1].stepped: expected two hex digits"},
+    {"\"05", "\"0x", RT_EDATA, "ledger[1].stepped: expected hex digits"},
+    {"\"rows_quarantined\": 3", "\"rows_quarantined\": 101", RT_EDATA, "at most rows_read"},
+    {"\"column\": \"age\"", "\"column\": \"\"", RT_EDATA, "statistics[1].column"},
+    {"\"deviation\": 3.0", "\"deviation\": -3.0", RT_EDATA, "deviation: expected 0 or more"},
+    {"\"live\": 5000", "\"live\": -1", RT_EDATA, "tables[0].live"},
+    {"\"rows\": 0", "\"rows\": 5001", RT_EDATA, "live"},
+    {"\"tables\"", "\"table\"", RT_EDATA, "tables: expected a list"},
+    {"\"rows.00001\"", "\"rows.00002\"", RT_EDATA, "rows.00001: expected the rows of each"},
+    {"\"rows.00001\"", "\"../../rows.00001\"", RT_EDATA, "rows.00001"},
+    {"\"owner\": 1", "\"owner\": 0", RT_EDATA, "rows.00001: expected the rows of each"},
+    {"\"shard_first\": 32768", "\"shard_first\": 32769", RT_EDATA, "begin where"},
+    {"\"shard_first\": 32768", "\"shard_first\": 32767", RT_EDATA, "begin where"},
+    {"\"shard_end\": 65536", "\"shard_end\": 65535", RT_EDATA, "up to 65536"},
+    {"\"shard_end\": 65536", "\"shard_end\": 65537", RT_EDATA, "files[1].shard_end"},
+    {"\"dense.safetensors\"", "\".dense\"", RT_EDATA, "files: .dense"},
+    {"\"dense.safetensors\"", "\"a/b\"", RT_EDATA, "files: a/b"},
+    {"\"dense.safetensors\"", "\"manifest.json\"", RT_EDATA, "files: manifest.json"},
+    {"\"dense.safetensors\"", "\"rows.00002\"", RT_EDATA, "files: rows.00002"},
+    {"{\"name\": \"dense.safetensors\", \"bytes\": 0, \"digest\": \"0000000000000001\"}",
+     "{\"name\": \"a\", \"bytes\": 0, \"digest\": \"0000000000000001\"}, "
+     "{\"name\": \"a\", \"bytes\": 0, \"digest\": \"0000000000000001\"}",
+     RT_EDATA, "each file once"},
+};
+
 static void what_is_not_so_is_refused(void **state)
 {
-    static const struct {
-        const char *from, *to;
-        int want;
-        const char *word;
-    } row[] = {
-        {"hybrid", "full", 0, ""},
-        {"\"format\": 1", "\"format\": 2", RT_EUSAGE, "of version 2"},
-        {"\"format\": 1", "\"format\": \"1\"", RT_EDATA, "format: expected a number"},
-        {"\"format\": 1,", "", RT_EDATA, "format"},
-        {"{", "[", RT_EDATA, "line"},
-        {"\"step-9\"", "\"../step\"", RT_EDATA, "name: expected 1 to 63"},
-        {"\"step-9\"", "\"\"", RT_EDATA, "name: expected a text of 1 to"},
-        {"\"step-9\"", "9", RT_EDATA, "name: expected a text"},
-        {"\"attempt\": 9", "\"attempt\": 7", RT_EDATA, "base: expected an attempt before"},
-        {"\"attempt\": 9", "\"attempt\": -9", RT_EDATA, "attempt: expected an integer in 1.."},
-        {"\"attempt\": 9", "\"attempt\": 9.0", RT_EDATA, "attempt: expected an integer"},
-        {"\"attempt\": 9", "\"attempt\": 9223372036854775808", RT_EDATA, "line"},
-        {"\"base\": 7", "\"base\": 0", RT_EDATA, "base_name"},
-        {"\"step-7\"", "\"\"", RT_EDATA, "base_name"},
-        {"\"mode\"", "\"modes\"", RT_EDATA, "mode: expected a text"},
-        {"\"hybrid\"", "\"fast\"", RT_EDATA, "mode: expected full, hybrid or async"},
-        {"\"exact\": false", "\"exact\": 0", RT_EDATA, "exact: expected true or false"},
-        {"\"world\": 1", "\"world\": 0", RT_EDATA, "world: expected an integer in 1.."},
-        {"\"owners\": 2", "\"owners\": 3", RT_EDATA, "files"},
-        {"\"owners\": 2", "\"owners\": 1", RT_EDATA, "files: expected shards up to 65536"},
-        {"\"owners\": 2", "\"owners\": 4097", RT_EDATA, "owners: expected an integer in 1..4096"},
-        {"fedcba9876543210", "FEDCBA9876543210", RT_EDATA, "config_hash: expected 16 hex digits"},
-        {"fedcba9876543210", "edcba9876543210", RT_EDATA, "config_hash: expected 16 hex digits"},
-        {"\"age\": 91", "\"age\": 89", RT_EDATA, "age: expected at least the step"},
-        {"\"learning_factor\": 0.5", "\"learning_factor\": -0.5", RT_EDATA, "learning_factor"},
-        {"\"learning_factor\": 0.5", "\"learning_factor\": null", RT_EDATA, "learning_factor"},
-        {"\"learning_factor\": 0.5", "\"learning_factor\": 1e999", RT_EDATA, "line"},
-        {"\"learning_factor\": 0.5,", "\"x\": 1, \"learning_factor\": 0.5,", RT_EDATA,
-         "no other keys"},
-        {"\"learning_factor\": 0.5,", "\"learning_factor\": 0.5, \"learning_factor\": 0.5,",
-         RT_EDATA, "duplicate"},
-        {"\"split\": 5", "\"split\": 0", RT_EDATA, "split: expected more than"},
-        {"\"split\": 5", "\"split\": 65536", RT_EDATA, "ledger[1].split"},
-        {"\"split\": 5,", "", RT_EDATA, "ledger[1].split"},
-        {"\"05", "\"0", RT_EDATA, "ledger[1].stepped: expected two hex digits"},
-        {"\"05", "\"0x", RT_EDATA, "ledger[1].stepped: expected hex digits"},
-        {"\"rows_quarantined\": 3", "\"rows_quarantined\": 101", RT_EDATA, "at most rows_read"},
-        {"\"column\": \"age\"", "\"column\": \"\"", RT_EDATA, "statistics[1].column"},
-        {"\"deviation\": 3.0", "\"deviation\": -3.0", RT_EDATA, "deviation: expected 0 or more"},
-        {"\"live\": 5000", "\"live\": -1", RT_EDATA, "tables[0].live"},
-        {"\"rows\": 0", "\"rows\": 5001", RT_EDATA, "live"},
-        {"\"tables\"", "\"table\"", RT_EDATA, "tables: expected a list"},
-        {"\"rows.00001\"", "\"rows.00002\"", RT_EDATA, "rows.00001: expected the rows of each"},
-        {"\"rows.00001\"", "\"../../rows.00001\"", RT_EDATA, "rows.00001"},
-        {"\"owner\": 1", "\"owner\": 0", RT_EDATA, "rows.00001: expected the rows of each"},
-        {"\"shard_first\": 32768", "\"shard_first\": 32769", RT_EDATA, "begin where"},
-        {"\"shard_first\": 32768", "\"shard_first\": 32767", RT_EDATA, "begin where"},
-        {"\"shard_end\": 65536", "\"shard_end\": 65535", RT_EDATA, "up to 65536"},
-        {"\"shard_end\": 65536", "\"shard_end\": 65537", RT_EDATA, "files[1].shard_end"},
-        {"\"dense.safetensors\"", "\".dense\"", RT_EDATA, "files: .dense"},
-        {"\"dense.safetensors\"", "\"a/b\"", RT_EDATA, "files: a/b"},
-        {"\"dense.safetensors\"", "\"manifest.json\"", RT_EDATA, "files: manifest.json"},
-        {"\"dense.safetensors\"", "\"rows.00002\"", RT_EDATA, "files: rows.00002"},
-        {"{\"name\": \"dense.safetensors\", \"bytes\": 0, \"digest\": \"0000000000000001\"}",
-         "{\"name\": \"a\", \"bytes\": 0, \"digest\": \"0000000000000001\"}, "
-         "{\"name\": \"a\", \"bytes\": 0, \"digest\": \"0000000000000001\"}",
-         RT_EDATA, "each file once"},
-    };
     struct rt_manifest m = sample();
     char *text = text_of(&m);
 
     (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        char *changed = forge(text, row[i].from, row[i].to);
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        char *changed = forge(text, wrong[i].from, wrong[i].to);
         struct rt_manifest *got = NULL;
         int err = parse(changed, &got);
 
-        if (err != row[i].want || (err && !strstr(rt_err_text(), row[i].word)))
-            fail_msg("%s -> %s: %d, expected %d with '%s': %s", row[i].from, row[i].to, err,
-                     row[i].want, row[i].word, err ? rt_err_text() : "");
+        if (err != wrong[i].want || (err && !strstr(rt_err_text(), wrong[i].word)))
+            fail_msg("%s -> %s: %d, expected %d with '%s': %s", wrong[i].from, wrong[i].to, err,
+                     wrong[i].want, wrong[i].word, err ? rt_err_text() : "");
         rt_manifest_destroy(got);
         rt_free(changed);
     }

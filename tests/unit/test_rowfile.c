@@ -340,67 +340,66 @@ static void make_good(uint8_t *data, size_t size)
 }
 
 /* A forger's work: what a checksum cannot see. Blocks of the increment: removed, rows, removed, policy, rows, removed, rows, end. */
-static void forged_files_are_refused(void **state)
-{
 #define P(member) offsetof(struct rt_rowfile_prelude, member)
 #define B(member) offsetof(struct rt_rowfile_block_head, member)
 #define E(member) (sizeof(struct rt_rowfile_prelude) + offsetof(struct rt_rowfile_entry, member))
-    static const struct {
-        const char *name;
-        int block; /* -1: the head */
-        size_t at;
-        uint32_t value;
-        int want;
-        const char *word;
-    } row[] = {
-        {"nothing", -1, P(version), 1, 0, NULL},
-        {"magic", -1, 0, 0x12345678, RT_EDATA, "does not begin with"},
-        {"version", -1, P(version), 2, RT_EUSAGE, "of version 2"},
-        {"head too short", -1, P(head_bytes), 64, RT_EDATA, "a head of 64 bytes"},
-        {"head beyond the file", -1, P(head_bytes), 1 << 20, RT_EDATA, "a head of"},
-        {"head beyond the limit", -1, P(head_bytes), UINT32_MAX & ~7u, RT_EDATA, "a head of"},
-        {"base is not before", -1, P(base), 9, RT_EDATA, "attempt 9 goes on from 9"},
-        {"owner", -1, P(owner), 1, RT_EDATA, "owner 1 of 1"},
-        {"owners", -1, P(owners), RT_OWNERS_MAX + 1, RT_EDATA, "owner 0 of"},
-        {"no shards", -1, P(shard_end), 0, RT_EDATA, "shards 0 to 0"},
-        {"shards", -1, P(shard_end), RT_SHARDS + 1, RT_EDATA, "shards 0 to 65537"},
-        {"fewer shards", -1, P(shard_end), 100, RT_EDATA, "an id that is not of shards"},
-        {"no tables", -1, P(n_tables), 0, RT_EDATA, "0 tables"},
-        {"tables", -1, P(n_tables), WIRE_TABLES_MAX + 1, RT_EDATA, "4097 tables"},
-        {"too many tables", -1, P(n_tables), 4, RT_EDATA, "the head ends before table 3"},
-        {"too few tables", -1, P(n_tables), 2, RT_EDATA, "bytes behind its tables"},
-        {"name", -1, E(name_bytes), 3, RT_EDATA, "no name"},
-        {"long name", -1, E(name_bytes), UINT32_MAX, RT_EDATA, "no name"},
-        {"optimizer", -1, E(optimizer_bytes), 0, RT_EDATA, "no optimizer"},
-        {"dim", -1, E(dim), WIRE_DIM_MAX + 1, RT_EDATA, "dim 1025"},
-        {"dtype", -1, E(dtype), 3, RT_EDATA, "dtype 3"},
-        {"marks", -1, E(marks), 2, RT_EDATA, "marks 2"},
-        {"state", -1, E(state_count), 9, RT_EDATA, "9 floats of state"},
-        {"row bytes", -1, E(row_bytes), 44, RT_EDATA, "have 44 bytes, expected 40"},
-        {"kind", 1, B(kind), 5, RT_EDATA, "a block of kind 5"},
-        {"no kind", 1, B(kind), 0, RT_EDATA, "a block of kind 0"},
-        {"table", 1, B(table), 3, RT_EDATA, "table 3"},
-        {"rows of another table", 1, B(table), 1, RT_EDATA, "a block of kind 1, table 1"},
-        {"attempt", 1, B(attempt), 8, RT_EDATA, "a block of attempt 8, the file's is 9"},
-        {"place", 1, B(at), 8, RT_EDATA, "a block that belongs to byte 8"},
-        {"count", 1, B(count), 51, RT_EDATA, "with 51 entries"},
-        {"no rows", 1, B(count), 0, RT_EDATA, "with 0 entries"},
-        {"rows as policies", 1, B(kind), RT_ROWFILE_POLICY, RT_EDATA, "a block of kind 3"},
-        {"removed behind rows", 2, B(table), 0, RT_EDATA, "behind rows of their table"},
-        {"removed of a full one", -1, P(base), 0, RT_EDATA, "in a full checkpoint"},
-        {"ids as rows", 0, B(kind), RT_ROWFILE_ROWS, RT_EDATA, "a block of kind 1"},
-        {"two policies", 3, B(count), 2, RT_EDATA, "a block of kind 3"},
-        {"the end is elsewhere", 3, B(kind), RT_ROWFILE_END, RT_EDATA, "a block of kind 4"},
-        {"the end of a table", 7, B(table), 1, RT_EDATA, "a block of kind 4, table 1"},
-        {"end: rows", 7, sizeof(struct rt_rowfile_block_head), 49, RT_EDATA, "its end says 49"},
-        {"end: removed", 7, sizeof(struct rt_rowfile_block_head) + 8, 1, RT_EDATA,
-         "end says 50, 1"},
-        {"end: digest", 7, sizeof(struct rt_rowfile_block_head) + 16, 1, RT_EDATA, "00000001"},
-        {"a row is another's", 1, sizeof(struct rt_rowfile_block_head) + 8, 1, RT_EDATA,
-         "with digest"},
-        {"padding", 3, sizeof(struct rt_rowfile_block_head) + 4, 0x01000000, RT_EDATA,
-         "does not end in zeros"},
-    };
+static const struct {
+    const char *name;
+    int block; /* -1: the head */
+    size_t at;
+    uint32_t value;
+    int want;
+    const char *word;
+} forged[] = {
+    {"nothing", -1, P(version), 1, 0, NULL},
+    {"magic", -1, 0, 0x12345678, RT_EDATA, "does not begin with"},
+    {"version", -1, P(version), 2, RT_EUSAGE, "of version 2"},
+    {"head too short", -1, P(head_bytes), 64, RT_EDATA, "a head of 64 bytes"},
+    {"head beyond the file", -1, P(head_bytes), 1 << 20, RT_EDATA, "a head of"},
+    {"head beyond the limit", -1, P(head_bytes), UINT32_MAX & ~7u, RT_EDATA, "a head of"},
+    {"base is not before", -1, P(base), 9, RT_EDATA, "attempt 9 goes on from 9"},
+    {"owner", -1, P(owner), 1, RT_EDATA, "owner 1 of 1"},
+    {"owners", -1, P(owners), RT_OWNERS_MAX + 1, RT_EDATA, "owner 0 of"},
+    {"no shards", -1, P(shard_end), 0, RT_EDATA, "shards 0 to 0"},
+    {"shards", -1, P(shard_end), RT_SHARDS + 1, RT_EDATA, "shards 0 to 65537"},
+    {"fewer shards", -1, P(shard_end), 100, RT_EDATA, "an id that is not of shards"},
+    {"no tables", -1, P(n_tables), 0, RT_EDATA, "0 tables"},
+    {"tables", -1, P(n_tables), WIRE_TABLES_MAX + 1, RT_EDATA, "4097 tables"},
+    {"too many tables", -1, P(n_tables), 4, RT_EDATA, "the head ends before table 3"},
+    {"too few tables", -1, P(n_tables), 2, RT_EDATA, "bytes behind its tables"},
+    {"name", -1, E(name_bytes), 3, RT_EDATA, "no name"},
+    {"long name", -1, E(name_bytes), UINT32_MAX, RT_EDATA, "no name"},
+    {"optimizer", -1, E(optimizer_bytes), 0, RT_EDATA, "no optimizer"},
+    {"dim", -1, E(dim), WIRE_DIM_MAX + 1, RT_EDATA, "dim 1025"},
+    {"dtype", -1, E(dtype), 3, RT_EDATA, "dtype 3"},
+    {"marks", -1, E(marks), 2, RT_EDATA, "marks 2"},
+    {"state", -1, E(state_count), 9, RT_EDATA, "9 floats of state"},
+    {"row bytes", -1, E(row_bytes), 44, RT_EDATA, "have 44 bytes, expected 40"},
+    {"kind", 1, B(kind), 5, RT_EDATA, "a block of kind 5"},
+    {"no kind", 1, B(kind), 0, RT_EDATA, "a block of kind 0"},
+    {"table", 1, B(table), 3, RT_EDATA, "table 3"},
+    {"rows of another table", 1, B(table), 1, RT_EDATA, "a block of kind 1, table 1"},
+    {"attempt", 1, B(attempt), 8, RT_EDATA, "a block of attempt 8, the file's is 9"},
+    {"place", 1, B(at), 8, RT_EDATA, "a block that belongs to byte 8"},
+    {"count", 1, B(count), 51, RT_EDATA, "with 51 entries"},
+    {"no rows", 1, B(count), 0, RT_EDATA, "with 0 entries"},
+    {"rows as policies", 1, B(kind), RT_ROWFILE_POLICY, RT_EDATA, "a block of kind 3"},
+    {"removed behind rows", 2, B(table), 0, RT_EDATA, "behind rows of their table"},
+    {"removed of a full one", -1, P(base), 0, RT_EDATA, "in a full checkpoint"},
+    {"ids as rows", 0, B(kind), RT_ROWFILE_ROWS, RT_EDATA, "a block of kind 1"},
+    {"two policies", 3, B(count), 2, RT_EDATA, "a block of kind 3"},
+    {"the end is elsewhere", 3, B(kind), RT_ROWFILE_END, RT_EDATA, "a block of kind 4"},
+    {"the end of a table", 7, B(table), 1, RT_EDATA, "a block of kind 4, table 1"},
+    {"end: rows", 7, sizeof(struct rt_rowfile_block_head), 49, RT_EDATA, "its end says 49"},
+    {"end: removed", 7, sizeof(struct rt_rowfile_block_head) + 8, 1, RT_EDATA, "end says 50, 1"},
+    {"end: digest", 7, sizeof(struct rt_rowfile_block_head) + 16, 1, RT_EDATA, "00000001"},
+    {"a row is another's", 1, sizeof(struct rt_rowfile_block_head) + 8, 1, RT_EDATA, "with digest"},
+    {"padding", 3, sizeof(struct rt_rowfile_block_head) + 4, 0x01000000, RT_EDATA,
+     "does not end in zeros"},
+};
+
+static void forged_files_are_refused(void **state)
+{
 #undef P
 #undef B
 #undef E
@@ -411,16 +410,16 @@ static void forged_files_are_refused(void **state)
     (void)state;
     write_bed(&increment, 0, sum, &told);
     uint8_t *is = get_file(&size), *data = rt_xmalloc(size);
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(forged); i++) {
         memcpy(data, is, size);
-        uint8_t *base = row[i].block < 0 ? data : (void *)block_of(data, size, row[i].block);
-        memcpy(base + row[i].at, &row[i].value, sizeof(row[i].value));
-        if (strncmp(row[i].name, "head", 4) != 0)
+        uint8_t *base = forged[i].block < 0 ? data : (void *)block_of(data, size, forged[i].block);
+        memcpy(base + forged[i].at, &forged[i].value, sizeof(forged[i].value));
+        if (strncmp(forged[i].name, "head", 4) != 0)
             make_good(data, size);
         put_file(data, size);
         int err = read_file(NULL);
-        if (err != row[i].want || (err && !strstr(rt_err_text(), row[i].word)))
-            fail_msg("%s: %d, expected %d: %s", row[i].name, err, row[i].want,
+        if (err != forged[i].want || (err && !strstr(rt_err_text(), forged[i].word)))
+            fail_msg("%s: %d, expected %d: %s", forged[i].name, err, forged[i].want,
                      err ? rt_err_text() : "");
     }
     rt_free(data);

@@ -284,7 +284,7 @@ static double one_turn(struct cutting *c, bool cut, double *cpu)
     const char *period = getenv("BENCH_PERIOD");
     uint64_t begin = bench_wall_ns();
 
-    c->until = begin + (uint64_t)((period ? atof(period) : PERIOD) * 1e9);
+    c->until = begin + (uint64_t)((period ? strtod(period, NULL) : PERIOD) * 1e9);
     c->done = c->longest = 0;
     ebs_set(&c->turn_longest, 0);
     c->updates_only = false;
