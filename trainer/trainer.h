@@ -76,7 +76,8 @@ int tr_trainer_checkpoint(struct tr_trainer *trainer, const struct wire_control_
 bool tr_trainer_drain(struct tr_trainer *trainer);
 const struct tr_checkpoint *tr_trainer_checkpoints(const struct tr_trainer *trainer);
 
-#define TR_EVALUATIONS_MAX 1024 /* that are kept */
+#define TR_EVALUATIONS_MAX                                                                         \
+    128 /* that are kept; /status has them all, which takes some 9 KB for each at each question */
 
 struct tr_evaluation {
     uint64_t step, epoch, samples;
