@@ -128,10 +128,10 @@ expect() {
 import json, sys
 fields = json.load(open(sys.argv[1]))
 bad = [e for e in sys.argv[2:] if not eval(e, dict(fields, f=fields))]
-for e in bad:
-    print("not true:", e)
 if bad:
     print(json.dumps(fields, indent=1))
+for e in bad: # last, where it is seen
+    print("not true:", e)
 sys.exit(1 if bad else 0)
 PY
 }
