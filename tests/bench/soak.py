@@ -164,9 +164,9 @@ def judge(samples, names):
         ]
         if not judged:
             continue
-        allowed = max(SLOPE_MAX, 100 * BUFFERS * len(rss) / sum(rss))
-        worst = max(worst, slope / allowed * SLOPE_MAX)
-        for what, its in ("resident memory", slope), ("what it holds", heap_slope):
+        for what, its, values in ("resident memory", slope, rss), ("what it holds", heap_slope, heap):
+            allowed = max(SLOPE_MAX, 100 * BUFFERS * len(values) / max(1, sum(values)))
+            worst = max(worst, its / allowed * SLOPE_MAX)
             if its >= allowed and minutes >= JUDGED_MINUTES:
                 wrong.append(f"{name}: {what} grows by {its:.2f} % an hour, at most {allowed:.2f} is allowed "
                              f"({SLOPE_MAX} %, or {BUFFERS >> 20} MiB)")
