@@ -12,7 +12,8 @@
  * at both sides of a request that takes 7 us of CPU (2 vCPU, loaded).
  *
  * A worker is a thread, started with its first job; there are two, so that a step does not wait for a disk. Jobs travel on
- * a locked list there and on another back; the loop is woken by the same uv_async as for posts. */
+ * a locked list there and on another back; the loop is woken by the same uv_async as for posts. A thread begins on the cores of the
+ * one that starts it, which may be bound to a core of its own: a worker runs on those that the loop's maker had. */
 #include "runtime/net/loop_impl.h"
 
 #include "runtime/base/assert.h"
@@ -24,6 +25,7 @@
 #include "runtime/net/files.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -202,6 +204,8 @@ static void worker_main(void *arg)
     char name[16];
     snprintf(name, sizeof(name), "%.12s-%s", loop->name, worker == &loop->worker[1] ? "fs" : "wk");
     pthread_setname_np(pthread_self(), name);
+    if (loop->knows_cores)
+        (void)sched_setaffinity(0, sizeof(loop->cores), (const cpu_set_t *)loop->cores);
     rt_mem_bind_thread();
     uv_mutex_lock(&loop->work_lock);
     while (!worker->quit) {
@@ -362,6 +366,7 @@ int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out)
     loop->draw_key = rt_draw_fold(rt_draw_key(rt_now_ns(), "loop", NULL), (uint64_t)getpid());
     loop->queue_max = conf->queue_max ? conf->queue_max : RT_LINK_QUEUE_MAX;
     loop->read_buffer = rt_xaligned(RT_LOOP_READ_SIZE);
+    loop->knows_cores = sched_getaffinity(0, sizeof(loop->cores), (cpu_set_t *)loop->cores) == 0;
     loop->tend.fire = on_tend;
     loop->tend.arg = loop;
     rt_timers_init(&loop->timers);

@@ -20,7 +20,8 @@ struct rt_loop_conf {
     size_t queue_max;   /* bytes waiting on one link that close it; 0: RT_LINK_QUEUE_MAX */
 };
 
-int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out); /* ignores SIGPIPE */
+/* Ignores SIGPIPE. Its workers may use the cores of the thread that calls this, whatever the loop's thread is bound to later. */
+int rt_loop_create(const struct rt_loop_conf *conf, struct rt_loop **out);
 /* After rt_loop_run returned or before it was called. Closes what is open (links hear down(), so
  * their owners go first or are still there); jobs and posts that were not begun are dropped. All
  * payload buffers must be back (asserted). NULL is legal. */

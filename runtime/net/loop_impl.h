@@ -19,6 +19,8 @@ struct rt_post {
 
 enum { RT_WORKERS = 2 };
 
+#define RT_LOOP_CORES_MAX 8192u /* as the most that Linux is built for */
+
 /* A helper thread, started with its first job. */
 struct rt_worker {
     struct rt_loop *loop;
@@ -55,8 +57,10 @@ struct rt_loop {
         uint64_t what;
     } tells; /* the latest of what a job tells */
 
-    struct rt_worker worker[RT_WORKERS]; /* by rt_work.disk */
-    uv_mutex_t work_lock;                /* guards their queues */
+    struct rt_worker worker[RT_WORKERS];    /* by rt_work.disk */
+    uv_mutex_t work_lock;                   /* guards their queues */
+    uint64_t cores[RT_LOOP_CORES_MAX / 64]; /* bits: those on which they may run */
+    bool knows_cores;
 
     /* The thread that runs the loop. */
     uv_thread_t thread;

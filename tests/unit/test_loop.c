@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -356,6 +357,60 @@ static void test_work_tells(void **state)
     rt_loop_destroy(teller.loop);
 }
 
+struct placed {
+    struct rt_work work[2]; /* by `disk` */
+    struct rt_loop *loop;
+    cpu_set_t own, cores[2]; /* of the loop's thread, of the workers */
+    int done;
+};
+
+static void placed_run(void *arg)
+{
+    struct placed *p = arg;
+    char name[16];
+    rt_assert(pthread_getname_np(pthread_self(), name, sizeof(name)) == 0);
+    bool disk = strstr(name, "-fs") != NULL;
+    rt_assert(sched_getaffinity(0, sizeof(p->cores[0]), &p->cores[disk]) == 0);
+}
+
+static void placed_done(void *arg)
+{
+    struct placed *p = arg;
+    if (++p->done == 2)
+        rt_loop_stop(p->loop);
+}
+
+static void start_placed(void *arg)
+{
+    struct placed *p = arg;
+    cpu_set_t one;
+    int core = 0;
+    while (!CPU_ISSET(core, &p->own))
+        core++;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    rt_assert(sched_setaffinity(0, sizeof(one), &one) == 0);
+    rt_io_work(rt_loop_io(p->loop), &p->work[0]);
+    rt_io_work(rt_loop_io(p->loop), &p->work[1]);
+}
+
+/* A worker does not share the core that the loop's thread is bound to, if the process has others. */
+static void test_workers_are_not_bound(void **state)
+{
+    struct placed p = {.loop = new_loop()};
+    (void)state;
+    assert_int_equal(sched_getaffinity(0, sizeof(p.own), &p.own), 0);
+    for (int disk = 0; disk < 2; disk++)
+        p.work[disk] =
+            (struct rt_work){.run = placed_run, .done = placed_done, .arg = &p, .disk = disk != 0};
+    assert_int_equal(rt_loop_post(p.loop, start_placed, &p), 0);
+    assert_int_equal(rt_loop_start_thread(p.loop), 0);
+    rt_loop_join(p.loop);
+    for (int disk = 0; disk < 2; disk++)
+        assert_true(CPU_EQUAL(&p.cores[disk], &p.own));
+    rt_loop_destroy(p.loop);
+}
+
 /* ---- files ---- */
 
 static void test_files(void **state)
@@ -473,15 +528,11 @@ static void test_sends_let_others_in(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_posts),
-        cmocka_unit_test(test_posts_are_bounded),
-        cmocka_unit_test(test_timers),
-        cmocka_unit_test(test_slices_let_others_in),
-        cmocka_unit_test(test_work_order),
-        cmocka_unit_test(test_stop_while_working),
-        cmocka_unit_test(test_work_tells),
-        cmocka_unit_test(test_files),
-        cmocka_unit_test(test_sends_let_others_in),
+        cmocka_unit_test(test_posts),      cmocka_unit_test(test_posts_are_bounded),
+        cmocka_unit_test(test_timers),     cmocka_unit_test(test_slices_let_others_in),
+        cmocka_unit_test(test_work_order), cmocka_unit_test(test_stop_while_working),
+        cmocka_unit_test(test_work_tells), cmocka_unit_test(test_workers_are_not_bound),
+        cmocka_unit_test(test_files),      cmocka_unit_test(test_sends_let_others_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
