@@ -77,17 +77,23 @@ static void print_tables(const struct inspected *it)
 
 static void print_files(const struct rt_manifest *manifest)
 {
-    printf("\n%-26s %-7s %-14s %8s  %s\n", "FILE", "OWNER", "SHARDS", "BYTES", "DIGEST");
+    printf("\n%-26s %-7s %-14s %8s %13s %8s  %s\n", "FILE", "OWNER", "SHARDS", "BYTES", "LIVE",
+           "OF BYTES", "DIGEST");
     for (uint32_t k = 0; k < manifest->n_files; k++) {
         const struct rt_manifest_file *file = &manifest->file[k];
-        char owner[16] = "-", shards[32] = "-", bytes[CTL_AMOUNT_MAX];
+        char owner[16] = "-", shards[32] = "-", bytes[CTL_AMOUNT_MAX], live[32] = "-",
+             of[CTL_AMOUNT_MAX];
 
         if (file->is_rows) {
             snprintf(owner, sizeof(owner), "%u", file->owner);
             snprintf(shards, sizeof(shards), "%u..%u", file->shard_first, file->shard_end - 1);
         }
-        printf("%-26s %-7s %-14s %8s  %016" PRIx64 "\n", file->name, owner, shards,
-               ctl_amount((double)file->bytes, "B", bytes), file->digest);
+        if (file->knows_live)
+            ctl_thousands((double)file->live, live, sizeof(live));
+        printf("%-26s %-7s %-14s %8s %13s %8s  %016" PRIx64 "\n", file->name, owner, shards,
+               ctl_amount((double)file->bytes, "B", bytes), live,
+               file->knows_live ? ctl_amount((double)file->live_bytes, "B", of) : "-",
+               file->digest);
     }
 }
 
@@ -146,6 +152,10 @@ static json_t *json_files(const struct rt_manifest *manifest)
             json_object_set_new(entry, "owner", number(file->owner));
             json_object_set_new(entry, "shard_first", number(file->shard_first));
             json_object_set_new(entry, "shard_end", number(file->shard_end));
+        }
+        if (file->knows_live) {
+            json_object_set_new(entry, "live", number(file->live));
+            json_object_set_new(entry, "live_bytes", number(file->live_bytes));
         }
         json_array_append_new(list, entry);
     }

@@ -145,19 +145,23 @@ int tr_snapshot_add(const struct tr_trainer *trainer, struct tr_snapshot *snapsh
     const char *name = rt_arena_strdup(snapshot->arena, reply->file);
     if (!name)
         return RT_FAIL(RT_ENOMEM, "no memory for the name of a file of owner %u", owner);
-    snapshot->file[owner] = (struct rt_manifest_file){.name = name,
-                                                      .bytes = reply->bytes,
-                                                      .digest = reply->digest,
-                                                      .is_rows = true,
-                                                      .owner = owner,
-                                                      .shard_first = rt_shard_first(&map, owner),
-                                                      .shard_end = rt_shard_first(&map, owner + 1)};
+    struct rt_manifest_file *file = &snapshot->file[owner];
+    *file = (struct rt_manifest_file){.name = name,
+                                      .bytes = reply->bytes,
+                                      .digest = reply->digest,
+                                      .is_rows = true,
+                                      .owner = owner,
+                                      .shard_first = rt_shard_first(&map, owner),
+                                      .shard_end = rt_shard_first(&map, owner + 1),
+                                      .knows_live = true};
     for (uint32_t t = 0; t < reply->n_tables; t++) {
         struct rt_manifest_table *table = &snapshot->table[t];
         table->rows += reply->table[t].rows;
         table->removed += reply->table[t].removed;
         table->digest += reply->table[t].digest;
         table->live += reply->table[t].live;
+        file->live += reply->table[t].live;
+        file->live_bytes += reply->table[t].live * rt_row_layout(&trainer->job->table[t]).row_bytes;
     }
     return 0;
 }

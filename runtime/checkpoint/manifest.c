@@ -102,6 +102,7 @@ static const struct rt_field table_fields[] = {
 
 #define AT(member)  offsetof(struct rt_manifest_file, member)
 #define PLAIN_FILES 3 /* fields of a file that is no owner's */
+#define FIRST_FILES 6 /* of an owner's, in version 1 */
 static const struct rt_field file_fields[] = {
     {"name", RT_FIELD_TEXT, AT(name), 1, RT_FOLDER_FILE_MAX, 0},
     {"bytes", RT_FIELD_COUNT, AT(bytes), 0, RT_COUNT_MAX, 0},
@@ -109,6 +110,8 @@ static const struct rt_field file_fields[] = {
     {"owner", RT_FIELD_U32, AT(owner), 0, RT_OWNERS_MAX - 1, 0},
     {"shard_first", RT_FIELD_U32, AT(shard_first), 0, RT_SHARDS - 1, 0},
     {"shard_end", RT_FIELD_U32, AT(shard_end), 1, RT_SHARDS, 0},
+    {"live", RT_FIELD_COUNT, AT(live), 0, RT_COUNT_MAX, 0},
+    {"live_bytes", RT_FIELD_COUNT, AT(live_bytes), 0, RT_COUNT_MAX, 0},
 };
 #undef AT
 
@@ -134,14 +137,18 @@ static void add_list(struct rt_strbuf *out, const char *key, const struct rt_fie
     rt_strbuf_addf(out, "],\n");
 }
 
+static size_t n_file_fields(const struct rt_manifest_file *file)
+{
+    return !file->is_rows ? PLAIN_FILES : file->knows_live ? ARRAY_LEN(file_fields) : FIRST_FILES;
+}
+
 static void add_files(struct rt_strbuf *out, const struct rt_manifest *m)
 {
     if (m->n_files == 0)
         rt_strbuf_addf(out, "  \"files\": [");
     for (uint32_t i = 0; i < m->n_files; i++) {
         add_comma(out, "files", i);
-        rt_fields_write(file_fields, m->file[i].is_rows ? ARRAY_LEN(file_fields) : PLAIN_FILES,
-                        &m->file[i], out);
+        rt_fields_write(file_fields, n_file_fields(&m->file[i]), &m->file[i], out);
     }
     rt_strbuf_addf(out, "],\n");
 }
@@ -202,8 +209,8 @@ static struct rt_manifest_file *read_files(struct rt_fields_reader *r, const jso
 
         snprintf(where, sizeof(where), "files[%zu].", i);
         file[i].is_rows = json_object_get(entry, "owner") != NULL;
-        rt_fields_read(r, entry, where, file_fields,
-                       file[i].is_rows ? ARRAY_LEN(file_fields) : PLAIN_FILES, 0, &file[i]);
+        file[i].knows_live = file[i].is_rows && json_object_get(entry, "live") != NULL;
+        rt_fields_read(r, entry, where, file_fields, n_file_fields(&file[i]), 0, &file[i]);
     }
     *n = (uint32_t)count;
     return file;
@@ -255,6 +262,22 @@ static void check_lists(struct rt_fields_reader *r, const struct rt_manifest *m)
     }
 }
 
+/* All owners tell of their rows, or none does; and together they have those of the tables. */
+static void check_live(struct rt_fields_reader *r, const struct rt_manifest *m)
+{
+    uint64_t of_owners = 0, of_tables = 0;
+
+    for (uint32_t i = 0; i < m->owners; i++) {
+        if (m->file[i].knows_live != m->file[0].knows_live)
+            rt_fields_refuse(r, "files: ", m->file[i].name, "live rows of each owner, or of none");
+        of_owners += m->file[i].live;
+    }
+    for (uint32_t t = 0; t < m->n_tables; t++)
+        of_tables += m->table[t].live;
+    if (m->file[0].knows_live && of_owners != of_tables)
+        rt_fields_refuse(r, "files: ", "live", "the live rows of all tables together");
+}
+
 /* One file of each owner in their order, whose shards tile all; then some others. */
 static void check_files(struct rt_fields_reader *r, const struct rt_manifest *m)
 {
@@ -275,6 +298,8 @@ static void check_files(struct rt_fields_reader *r, const struct rt_manifest *m)
     }
     if (at != RT_SHARDS)
         rt_fields_refuse(r, "", "files", "shards up to 65536");
+    if (!r->err)
+        check_live(r, m);
     for (uint32_t i = m->owners; i < m->n_files && !r->err; i++) {
         const char *other = m->file[i].name;
 
@@ -313,9 +338,10 @@ static int check_version(const char *path, const json_t *root)
 
     if (!json_is_integer(version))
         return RT_FAIL(RT_EDATA, "%s: damaged manifest: format: expected a number", path);
-    if (json_integer_value(version) != RT_MANIFEST_VERSION)
-        return RT_FAIL(RT_EUSAGE, "%s: manifest of version %lld, this program reads version %u",
-                       path, (long long)json_integer_value(version), RT_MANIFEST_VERSION);
+    if (json_integer_value(version) < 1 || json_integer_value(version) > RT_MANIFEST_VERSION)
+        return RT_FAIL(RT_EUSAGE,
+                       "%s: manifest of version %lld, this program reads versions 1 to %u", path,
+                       (long long)json_integer_value(version), RT_MANIFEST_VERSION);
     return 0;
 }
 

@@ -11,7 +11,7 @@
 #include "runtime/wire/batch.h"
 
 #define RT_MANIFEST_NAME       "manifest.json"
-#define RT_MANIFEST_VERSION    1u
+#define RT_MANIFEST_VERSION    2u /* that is written; 1 is read too */
 #define RT_MANIFEST_BYTES_MAX  ((size_t)64 << 20)
 #define RT_MANIFEST_OTHERS_MAX 64u /* files that are no owner's */
 
@@ -26,6 +26,9 @@ struct rt_manifest_file {
     uint64_t bytes, digest; /* XXH3-64 of all its bytes */
     bool is_rows;           /* of an owner: */
     uint32_t owner, shard_first, shard_end;
+    bool knows_live; /* from version 2 on: */
+    uint64_t live,
+        live_bytes; /* rows that the owner had at the cut, here or in what it is based on; id, marks, weights, state of them */
 };
 
 struct rt_manifest {

@@ -50,7 +50,7 @@ says 0 '^checkpoint +step-20, goes on from step-10$' inspect "$all" step-20
 also '^job +fixture, hybrid, seed 3; saffron 0$' '^step +20, age 20, epoch 1, learning factor 1$' \
     '^ledger +2 of 2 splits, 27 batches finished, holes 3$' '^data +2,000 rows read, 2 quarantined; 320 samples trained, 0 dropped$' \
     '^user +4 sgd +[0-9,]+ +428 +2,672 +[0-9.]+ kB +[0-9a-f]{16}$' '^item +4 adagrad ' \
-    '^rows\.00001 +1 +32768\.\.65535 +[0-9.]+ kB +[0-9a-f]{16}$' '^dense\.safetensors +- +- '
+    '^rows\.00001 +1 +32768\.\.65535 +[0-9.]+ kB +- +- +[0-9a-f]{16}$' '^dense\.safetensors +- +- '
 says 0 '"name": "step-30"' inspect "$all" step-30 --json
 "$python" - "$work/said" <<'PY' || fail "inspect --json: not what is there"
 import json, sys
@@ -237,6 +237,11 @@ says 0 '^the model of after, step [0-9]+: ' export "$all/after" "$work/after" --
 wait_end 60
 nothing_left
 says 0 '^before +good' verify "$all"
+"$B/saffron" inspect "$all" after --json | "$python" -c 'import json, sys
+it = json.load(sys.stdin)
+owners = [f for f in it["files"] if "owner" in f]
+assert owners and sum(f["live"] for f in owners) == sum(t["live"] for t in it["tables"]) > 0
+assert all(f["live_bytes"] >= 12 * f["live"] for f in owners)' || fail "live rows of owners: not those of the tables"
 rows=$("$B/saffron" inspect "$all" after --json | "$python" -c 'import json, sys; print(sum(t["live"] for t in json.load(sys.stdin)["tables"]))')
 local_run "${short[@]}" --init-from "$work/after" --epochs 0
 [ "$status" -eq 0 ] || fail "a job does not begin with what is exported: exit status $status"

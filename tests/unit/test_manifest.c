@@ -28,9 +28,9 @@ static const struct checkpoint_spec spec = {
     .name = "step-9", .attempt = 9, .base = 7, .base_name = "step-7", .owners = 2, .rows = 50};
 
 static const struct rt_manifest_file files[] = {
-    {"rows.00000", 100, 0xffffffffffffffff, true, 0, 0, 32768},
-    {"rows.00001", (uint64_t)INT64_MAX, 0, true, 1, 32768, 65536},
-    {"dense.safetensors", 0, 1, false, 0, 0, 0},
+    {"rows.00000", 100, 0xffffffffffffffff, true, 0, 0, 32768, false, 0, 0},
+    {"rows.00001", (uint64_t)INT64_MAX, 0, true, 1, 32768, 65536, false, 0, 0},
+    {"dense.safetensors", 0, 1, false, 0, 0, 0, false, 0, 0},
 };
 
 static struct rt_manifest sample(void)
@@ -188,9 +188,10 @@ static const struct {
     const char *word;
 } wrong[] = {
     {"hybrid", "full", 0, ""},
-    {"\"format\": 1", "\"format\": 2", RT_EUSAGE, "of version 2"},
-    {"\"format\": 1", "\"format\": \"1\"", RT_EDATA, "format: expected a number"},
-    {"\"format\": 1,", "", RT_EDATA, "format"},
+    {"\"format\": 2", "\"format\": 3", RT_EUSAGE, "of version 3"},
+    {"\"format\": 2", "\"format\": 0", RT_EUSAGE, "of version 0"},
+    {"\"format\": 2", "\"format\": \"2\"", RT_EDATA, "format: expected a number"},
+    {"\"format\": 2,", "", RT_EDATA, "format"},
     {"{", "[", RT_EDATA, "line"},
     {"\"step-9\"", "\"../step\"", RT_EDATA, "name: expected 1 to 63"},
     {"\"step-9\"", "\"\"", RT_EDATA, "name: expected a text of 1 to"},
@@ -239,6 +240,9 @@ static const struct {
     {"\"dense.safetensors\"", "\"a/b\"", RT_EDATA, "files: a/b"},
     {"\"dense.safetensors\"", "\"manifest.json\"", RT_EDATA, "files: manifest.json"},
     {"\"dense.safetensors\"", "\"rows.00002\"", RT_EDATA, "files: rows.00002"},
+    {"\"shard_end\": 65536", "\"shard_end\": 65536, \"live\": 1", RT_EDATA, "live_bytes"},
+    {"\"shard_end\": 65536", "\"shard_end\": 65536, \"live\": 1, \"live_bytes\": 1", RT_EDATA,
+     "live rows of each owner, or of none"},
     {"{\"name\": \"dense.safetensors\", \"bytes\": 0, \"digest\": \"0000000000000001\"}",
      "{\"name\": \"a\", \"bytes\": 0, \"digest\": \"0000000000000001\"}, "
      "{\"name\": \"a\", \"bytes\": 0, \"digest\": \"0000000000000001\"}",
@@ -288,6 +292,47 @@ static void a_full_one_has_all_its_rows(void **state)
             rt_manifest_destroy(got);
         rt_free(text);
     }
+}
+
+/* How they are spread over owners; who wrote version 1 did not say. */
+static void rows_of_owners(void **state)
+{
+    struct rt_manifest m = sample(), *got = NULL;
+    struct rt_manifest_file file[ARRAY_LEN(files)];
+    char *text, *first;
+
+    (void)state;
+    text = text_of(&m);
+    first = forge(text, "\"format\": 2", "\"format\": 1");
+    if (parse(first, &got) != 0)
+        fail_msg("%s", rt_err_text());
+    assert_false(got->file[0].knows_live || got->file[1].knows_live);
+    rt_manifest_destroy(got);
+    rt_free(first);
+    rt_free(text);
+
+    memcpy(file, files, sizeof(file));
+    file[0].knows_live = file[1].knows_live = true;
+    file[0].live_bytes = 1ull << 40;
+    file[1].live = 7;
+    for (uint32_t t = 0; t < m.n_tables; t++)
+        file[0].live += m.table[t].live;
+    file[0].live -= file[1].live;
+    m.file = file;
+    text = text_of(&m);
+    if (parse(text, &got) != 0)
+        fail_msg("%s", rt_err_text());
+    for (int i = 0; i < 2; i++) {
+        assert_true(got->file[i].knows_live);
+        assert_int_equal(got->file[i].live, file[i].live);
+        assert_int_equal(got->file[i].live_bytes, file[i].live_bytes);
+    }
+    rt_manifest_destroy(got);
+    first = forge(text, "\"live\": 7", "\"live\": 8");
+    assert_int_equal(parse(first, &got), RT_EDATA);
+    assert_non_null(strstr(rt_err_text(), "live: expected the live rows of all tables"));
+    rt_free(first);
+    rt_free(text);
 }
 
 static void every_flip_and_length_is_seen(void **state)
@@ -426,6 +471,7 @@ int main(void)
         cmocka_unit_test(a_loss_may_be_no_number),
         cmocka_unit_test(what_is_not_so_is_refused),
         cmocka_unit_test(a_full_one_has_all_its_rows),
+        cmocka_unit_test(rows_of_owners),
         cmocka_unit_test(every_flip_and_length_is_seen),
         cmocka_unit_test(of_which_job_it_is),
         cmocka_unit_test(reading_survives_out_of_memory),
