@@ -20,13 +20,14 @@
 
 #define ENTRIES EBS_ADMIT_ENTRIES
 #define SHARDS  65536u
+#define BITS    64u
 
 struct line {
     uint16_t print[ENTRIES];
     uint8_t count[ENTRIES]; /* 0: not in use, and so are all behind */
     uint8_t unused;
 };
-_Static_assert(sizeof(struct line) == 64, "a line of the sketch is one cache line");
+_Static_assert(sizeof(struct line) == EBS_ADMIT_LINE, "a line of the sketch is one cache line");
 
 struct ebs_admit {
     uint64_t key;
@@ -34,7 +35,9 @@ struct ebs_admit {
     uint8_t count;
     uint64_t n_lines; /* 0: no sketch */
     struct line *line;
-    void *memory; /* where line[] stands in, aligned */
+    void *memory;             /* where line[] stands in, aligned */
+    uint64_t *saved;          /* a bit per line: ahead of the cut, and copied or new since */
+    uint64_t cut_at, cut_end; /* lines ahead of the cut; none: 0, 0 */
 };
 
 static int check(const struct rt_table_conf *table, uint32_t shards)
@@ -55,6 +58,12 @@ static int check(const struct rt_table_conf *table, uint32_t shards)
     return 0;
 }
 
+/* Words of `saved`. */
+static size_t words(uint64_t n_lines)
+{
+    return (n_lines + BITS - 1) / BITS;
+}
+
 /* Zeroed memory that is not touched before it is used: what the machine holds follows the ids. */
 static int create_sketch(struct ebs_admit *admit, const struct rt_table_conf *table,
                          uint32_t shards)
@@ -66,7 +75,8 @@ static int create_sketch(struct ebs_admit *admit, const struct rt_table_conf *ta
     if (admit->n_lines == 0)
         admit->n_lines = 1;
     admit->memory = rt_try_calloc(admit->n_lines + 1, sizeof(struct line));
-    if (!admit->memory)
+    admit->saved = rt_try_calloc(words(admit->n_lines), sizeof(*admit->saved));
+    if (!admit->memory || !admit->saved)
         return RT_FAIL(RT_ENOMEM, "table %s: out of memory for an admission.sketch_bytes of %llu",
                        table->name, (unsigned long long)share);
     at = (uintptr_t)admit->memory + sizeof(struct line) - 1;
@@ -106,6 +116,7 @@ void ebs_admit_destroy(struct ebs_admit *admit)
     if (!admit)
         return;
     rt_free(admit->memory);
+    rt_free(admit->saved);
     rt_free(admit);
 }
 
@@ -113,7 +124,10 @@ size_t ebs_admit_bytes(const struct ebs_admit *admit)
 {
     if (!admit)
         return 0;
-    return sizeof(*admit) + (admit->memory ? (admit->n_lines + 1) * sizeof(struct line) : 0);
+    if (!admit->memory)
+        return sizeof(*admit);
+    return sizeof(*admit) + (admit->n_lines + 1) * sizeof(struct line) +
+           words(admit->n_lines) * sizeof(*admit->saved);
 }
 
 /* ---- the sketch ---- */
@@ -245,9 +259,79 @@ bool ebs_admit_merge(struct ebs_admit *admit, const uint8_t *sketch, size_t byte
     return true;
 }
 
+bool ebs_admit_merge_line(struct ebs_admit *admit, uint64_t number, const uint8_t *line)
+{
+    struct line from;
+
+    if (!admit || number >= admit->n_lines)
+        return false;
+    memcpy(&from, line, sizeof(from));
+    merge_line(&admit->line[number], &from);
+    return true;
+}
+
 void ebs_admit_clear(struct ebs_admit *admit)
 {
     for (uint64_t i = 0; admit && i < admit->n_lines; i++)
         if (admit->line[i].count[0] > 0)
             admit->line[i] = (struct line){0};
+}
+
+/* ---- a cut ---- */
+
+void ebs_admit_cut(struct ebs_admit *admit)
+{
+    if (!admit)
+        return;
+    rt_assert(admit->cut_end == 0);
+    admit->cut_end = admit->n_lines;
+}
+
+bool ebs_admit_is_cut(const struct ebs_admit *admit)
+{
+    return admit && admit->cut_end > 0;
+}
+
+uint64_t ebs_admit_cut_pass(struct ebs_admit *admit, uint64_t *first)
+{
+    uint64_t *saved = &admit->saved[admit->cut_at / BITS], pending = 0;
+    uint64_t n = admit->cut_end - admit->cut_at;
+
+    rt_assert(admit->cut_at < admit->cut_end);
+    n = n < BITS ? n : BITS;
+    *first = admit->cut_at;
+    for (uint64_t i = 0; i < n; i++)
+        pending |= (uint64_t)(admit->line[*first + i].count[0] > 0) << i;
+    pending &= ~*saved;
+    *saved = 0;
+    admit->cut_at += n;
+    if (admit->cut_at == admit->cut_end)
+        admit->cut_at = admit->cut_end = 0;
+    return pending;
+}
+
+void ebs_admit_cut_drop(struct ebs_admit *admit)
+{
+    if (!ebs_admit_is_cut(admit))
+        return;
+    memset(admit->saved, 0, words(admit->n_lines) * sizeof(*admit->saved));
+    admit->cut_at = admit->cut_end = 0;
+}
+
+bool ebs_admit_keep(struct ebs_admit *admit, uint64_t id, uint64_t *number)
+{
+    uint16_t print;
+    const struct line *line = line_of(admit, id, &print);
+    uint64_t at = (uint64_t)(line - admit->line), bit = 1ull << (at % BITS);
+
+    if (at < admit->cut_at || at >= admit->cut_end || (admit->saved[at / BITS] & bit))
+        return false;
+    admit->saved[at / BITS] |= bit;
+    *number = at;
+    return line->count[0] > 0;
+}
+
+const uint8_t *ebs_admit_line(const struct ebs_admit *admit, uint64_t number)
+{
+    return (const uint8_t *)&admit->line[number];
 }

@@ -50,10 +50,28 @@ void ebs_admit_forget(struct ebs_admit *admit, uint64_t id);
 
 /* The sketch as it stands; 0 bytes: there is none. */
 size_t ebs_admit_sketch(const struct ebs_admit *admit, const uint8_t **out);
-/* Count what another sketch of the same key has counted: of what both have the larger number, so no id's becomes smaller; of a
- * line's entries that have no room those counted last here stay. false: it is of another size, and nothing has changed. */
+/* Count what another sketch of the same key and size has counted: of what both have the larger number, so no id's becomes smaller; of
+ * a line's entries that have no room those counted last here stay. false: it is of another size, and nothing has changed. */
 bool ebs_admit_merge(struct ebs_admit *admit, const uint8_t *sketch, size_t bytes);
+/* The same of one line. false: there is no line of that number. */
+bool ebs_admit_merge_line(struct ebs_admit *admit, uint64_t number, const uint8_t *line);
 void ebs_admit_clear(struct ebs_admit *admit); /* nothing was counted */
+
+/* ---- a cut: the sketch as it is at one instant ----
+ *
+ * As of rows (slab.h): made in no time, and passed 64 lines after the other; a line ahead of it is copied before an ask() changes it.
+ * A line that has counted nothing is not part of it. forget() changes no line for which ask() was not called since the instant. */
+
+#define EBS_ADMIT_LINE 64u /* bytes */
+
+void ebs_admit_cut(struct ebs_admit *admit); /* begin; none is under way */
+/* Pass the 64 lines from *first on. Return: a bit for each that is to be copied now. Only if it is under way. */
+uint64_t ebs_admit_cut_pass(struct ebs_admit *admit, uint64_t *first);
+void ebs_admit_cut_drop(struct ebs_admit *admit);     /* over, whatever is left */
+bool ebs_admit_is_cut(const struct ebs_admit *admit); /* lines are ahead of it */
+/* The id's line is about to change. true: *number is one that has to be copied now. */
+bool ebs_admit_keep(struct ebs_admit *admit, uint64_t id, uint64_t *number);
+const uint8_t *ebs_admit_line(const struct ebs_admit *admit, uint64_t number);
 
 /* Ask for the memory that ask() and forget() will want. */
 void ebs_admit_prefetch(const struct ebs_admit *admit, uint64_t id);

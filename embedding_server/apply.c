@@ -14,7 +14,7 @@
 #include "runtime/base/mem.h"
 
 #define PIECE_BYTES    ((size_t)512 << 10)
-#define PIECE_ROWS_MAX 512u
+#define PIECE_ROWS_MAX EBS_PIECE_ROWS_MAX
 #define PIECE_ROWS_MIN 64u
 #define WINDOW_MIN     4u
 

@@ -61,6 +61,7 @@ int ebs_apply_parts(struct ebs_applier *applier, struct ebs_part *const *part, s
  * goes by. */
 size_t ebs_work_bytes(const struct ebs_table *table, size_t rows);
 /* Rows of a table that are one piece. */
+#define EBS_PIECE_ROWS_MAX 512u
 size_t ebs_piece_rows(const struct ebs_table *table);
 
 #endif

@@ -17,6 +17,7 @@ struct source {
     uint32_t owner;
     bool *told;      /* [n_tables] its policies */
     uint32_t *shift; /* [n_tables] the tick of its clock; then from there to ours */
+    bool *counts;    /* [n_tables] its sketch is of the size of ours */
 };
 
 struct loading {
@@ -47,6 +48,8 @@ static struct source *find_source(const struct loading *l, uint32_t owner)
 
 static int make_sources(struct loading *l, const struct rt_manifest *newest)
 {
+    bool whole = false;
+
     l->source = rt_try_calloc(newest->n_files + 1u, sizeof(*l->source));
     for (uint32_t f = 0; l->source && f < newest->n_files; f++) {
         struct source *source = &l->source[l->n_sources];
@@ -56,11 +59,13 @@ static int make_sources(struct loading *l, const struct rt_manifest *newest)
         source->owner = newest->file[f].owner;
         source->told = rt_try_calloc(l->n_tables, sizeof(*source->told));
         source->shift = rt_try_calloc(l->n_tables, sizeof(*source->shift));
+        source->counts = rt_try_calloc(l->n_tables, sizeof(*source->counts));
         l->n_sources++;
-        if (!source->told || !source->shift)
+        whole = source->told && source->shift && source->counts;
+        if (!whole)
             break;
     }
-    if (l->n_sources > 0 && l->source[l->n_sources - 1].shift && l->source[l->n_sources - 1].told)
+    if (whole)
         return 0;
     return RT_FAIL(RT_ENOMEM, "%s: out of memory for the names of its files", newest->name);
 }
@@ -70,6 +75,7 @@ static void release(struct loading *l)
     for (uint32_t i = 0; i < l->n_sources; i++) {
         rt_free(l->source[i].told);
         rt_free(l->source[i].shift);
+        rt_free(l->source[i].counts);
     }
     rt_free(l->source);
     rt_free(l->policy);
@@ -117,12 +123,13 @@ static int take_policy(struct loading *l, struct source *source, const char *pat
         return 0;
     source->told[t] = true;
     source->shift[t] = ebs_policy_now(l->policy);
-    l->out->counts_left_out |= !ebs_table_policy_merge(table, l->policy);
+    source->counts[t] = ebs_table_policy_merge(table, l->policy);
+    l->out->counts_left_out |= !source->counts[t];
     l->bytes = 0;
     return 0;
 }
 
-/* Those at the beginning of a file; its rows are read later. */
+/* Those at the beginning of a file; its rows, and lines of sketches, are read later. */
 static int read_policies(struct loading *l, struct source *source, const char *path,
                          struct rt_rowfile *file)
 {
@@ -131,8 +138,9 @@ static int read_policies(struct loading *l, struct source *source, const char *p
     int err = 0, more = 0;
 
     l->bytes = 0;
-    while (!err && (more = rt_rowfile_next(file, &block)) > 0 && block.kind != RT_ROWFILE_ROWS) {
-        if (block.kind != RT_ROWFILE_POLICY)
+    while (!err && (more = rt_rowfile_next(file, &block)) > 0 &&
+           (block.kind == RT_ROWFILE_POLICY || block.kind == RT_ROWFILE_REMOVED)) {
+        if (block.kind == RT_ROWFILE_REMOVED)
             continue;
         if (block.table != table)
             err = take_policy(l, source, path, table);
@@ -177,14 +185,18 @@ static int load_policies(struct loading *l, const struct rt_manifest *newest)
         rt_free(path);
     }
     for (uint32_t i = 0; i < l->n_sources; i++)
-        for (uint32_t t = 0; t < l->n_tables; t++)
+        for (uint32_t t = 0; t < l->n_tables; t++) {
             l->source[i].shift[t] = ebs_table_now(l->owner->table[t]) - l->source[i].shift[t];
+            l->out->shifted |= l->source[i].shift[t] != 0;
+        }
     return err;
 }
 
 /* ---- rows ---- */
 
-static int put_rows(struct loading *l, const struct rt_rowfile_block *block, uint32_t shift)
+/* @all: the file has only rows of ours, as its reader has made sure. */
+static int put_rows(struct loading *l, const struct rt_rowfile_block *block, uint32_t shift,
+                    bool all)
 {
     struct ebs_table *table = l->owner->table[block->table];
     uint32_t first = l->owner->shard_first, width = l->owner->shard_end - first;
@@ -195,7 +207,7 @@ static int put_rows(struct loading *l, const struct rt_rowfile_block *block, uin
     for (size_t i = 0; i < block->count && !err; i++) {
         const uint8_t *at = block->payload + i * bytes;
 
-        if (rt_shard_of(ebs_row_id(at)) - first < width)
+        if (all || rt_shard_of(ebs_row_id(at)) - first < width)
             row[n++] = at;
         if (n == EBS_STRETCH || i + 1 == block->count) {
             err = ebs_table_put_rows(table, row, n, shift, &l->out->left_out);
@@ -205,16 +217,31 @@ static int put_rows(struct loading *l, const struct rt_rowfile_block *block, uin
     return err;
 }
 
+/* What was counted at the last cut counts; the lines of those before it are older ones. */
+static int put_lines(struct loading *l, const struct rt_rowfile_block *block,
+                     const struct source *source, bool is_newest)
+{
+    struct ebs_table *table = l->owner->table[block->table];
+
+    if (!is_newest || !source->counts[block->table] ||
+        ebs_table_sketch_merge(table, block->payload, block->count))
+        return 0;
+    return RT_FAIL(RT_EDATA, "table %s: a line of its sketch of admission that it has not",
+                   ebs_table_name(table));
+}
+
 static int load_block(struct loading *l, const struct rt_rowfile_block *block,
-                      const struct source *source)
+                      const struct source *source, bool is_newest, bool all)
 {
     switch (block->kind) {
     case RT_ROWFILE_ROWS:
-        return put_rows(l, block, source->shift[block->table]);
+        return put_rows(l, block, source->shift[block->table], all);
     case RT_ROWFILE_REMOVED: /* of other owners' ids there is no row here */
         ebs_table_remove_rows(l->owner->table[block->table],
                               (const uint64_t *)(const void *)block->payload, block->count);
         return 0;
+    case RT_ROWFILE_SKETCH:
+        return put_lines(l, block, source, is_newest);
     case RT_ROWFILE_POLICY:
     case RT_ROWFILE_END:
         break;
@@ -239,10 +266,12 @@ static void count_file(struct loading *l, const struct rt_rowfile *in,
     }
 }
 
-static int load_file(struct loading *l, const struct rt_manifest *manifest,
-                     const struct rt_manifest_file *file, struct ebs_chain_sum *sum)
+static int load_file(struct loading *l, size_t which, const struct rt_manifest_file *file)
 {
+    const struct rt_manifest *manifest = l->chain->manifest[which];
     const struct source *source = find_source(l, file->owner);
+    bool is_newest = which == l->chain->n - 1;
+    bool all = file->shard_first >= l->owner->shard_first && file->shard_end <= l->owner->shard_end;
     struct rt_rowfile_block block;
     struct rt_rowfile *in = NULL;
     char *path = NULL;
@@ -253,11 +282,11 @@ static int load_file(struct loading *l, const struct rt_manifest *manifest,
                        l->chain->dir, manifest->name, l->chain->manifest[l->chain->n - 1]->name);
     err = open_file(l, manifest, file, &path, &in);
     while (!err && (more = rt_rowfile_next(in, &block)) != 0)
-        err = more < 0 ? more : load_block(l, &block, source);
+        err = more < 0 ? more : load_block(l, &block, source, is_newest, all);
     if (!err)
         err = rt_store_check_end(path, file, in);
     if (!err)
-        count_file(l, in, file, sum);
+        count_file(l, in, file, &l->out->sum[which]);
     rt_rowfile_close(in);
     rt_free(path);
     return err;
@@ -270,7 +299,7 @@ static int load_checkpoint(struct loading *l, size_t which)
 
     for (uint32_t f = 0; f < manifest->n_files && !err; f++)
         if (is_ours(l, &manifest->file[f]))
-            err = load_file(l, manifest, &manifest->file[f], &l->out->sum[which]);
+            err = load_file(l, which, &manifest->file[f]);
     return err;
 }
 

@@ -31,6 +31,7 @@ struct ebs_chain_loaded {
     uint64_t left_out;         /* rows for which a table that may evict had no room */
     uint64_t bytes;            /* of files */
     bool counts_left_out;      /* of admission: a sketch was of another size (policy.h) */
+    bool shifted;              /* ticks were: rows are not byte by byte as their files have them */
 };
 
 /* RT_EDATA, RT_EFILE, RT_EUSAGE name the file, where in it, and why it is not believed; RT_ELIMIT, RT_EFULL, RT_ENOMEM: this

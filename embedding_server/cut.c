@@ -36,10 +36,8 @@ bool ebs_cut_admits_piece(const struct ebs_owner *owner, bool rows)
 {
     const struct ebs_cut *cut = writing(owner);
 
-    if (!cut)
-        return true;
-    return cut->at_policy == cut->n_tables && (!rows || cut->at_table == cut->n_tables ||
-                                               ebs_rowbuf_room(&cut->buf) >= cut->piece_bytes);
+    return !cut || !rows || cut->at_table == cut->n_tables ||
+           ebs_rowbuf_room(&cut->buf) >= cut->piece_bytes;
 }
 
 bool ebs_cut_admits(const struct ebs_owner *owner, struct ebs_part *const *part, size_t n)
@@ -52,7 +50,7 @@ bool ebs_cut_admits(const struct ebs_owner *owner, struct ebs_part *const *part,
     for (size_t i = 0; i < n; i++)
         for (uint32_t t = 0; t < part[i]->m.n_tables; t++)
             copies += ebs_table_cut_copies(owner->table[part[i]->m.table[t]], part[i]->m.n_ids[t]);
-    return cut->at_policy == cut->n_tables && ebs_rowbuf_room(&cut->buf) >= copies;
+    return ebs_rowbuf_room(&cut->buf) >= copies;
 }
 
 /* ---- Cut ---- */

@@ -5,13 +5,15 @@
  *   any    -ebs_serve_cut of a newer attempt, ebs_serve_end_cut, ebs_cut_stop-> (none), its file removed
  *
  * While it is WRITING (cut_write.c; a job is of the io's worker, the rest of the loop, in slices of half a millisecond):
- *   policies copied -> job: the file's head, removed ids, policies -> rows collected into a buffer, a full block is a job -> job: END, fsync
+ *   job: the file's head, removed ids, policies -> rows and sketches collected into a buffer, a full block is a job -> job: END, fsync
  *
  * Cut makes the instant in no time (table_cut.h). From then on no row changes before it was copied to the buffer, if it is of the cut.
- * So before an application changes a row there must be room for all that it can have copied; else it waits until a block is on its way
- * to the file, as a job of the turn (turn.h). Rows are collected into half of the buffer only. Lookups never wait for that. Nothing of a disk is done by
+ * So before an application changes a row there must be room for all that it can have copied, of all of its tables; else it waits until a
+ * block is on its way to the file, as a job of the turn (turn.h), in pieces of at most a fourth of the buffer. Rows are collected into
+ * half of the buffer only. Nothing else is copied: global.checkpoint.buffer is all the memory that a cut takes. Lookups never wait for that. Nothing of a disk is done by
  * the loop: a folder that is not there is told by AwaitCut. Where rows change without asking for room (an import), and there is none,
- * the attempt has failed and the rows change.
+ * the attempt has failed and the rows change. It has failed, too, when the worker has ended no job for EBS_CUT_STILL_NS: a disk that
+ * stands still is not waited for. One that goes on may take as long as it takes: who awaits the cut has no deadline of his own for that.
  *
  * What was kept last (EndCut) is what an increment can go on from. An attempt that was begun and not kept leaves no way to tell what changed since:
  * then the next must be a full one. Touch: owner thread only. */
@@ -20,6 +22,8 @@
 
 #include "embedding_server/gather.h"
 #include "embedding_server/rowbuf.h"
+
+#define EBS_CUT_STILL_NS (600 * 1000000000ull)
 
 struct ebs_owner;
 struct ebs_cut; /* one attempt; cut_write.h */
@@ -32,7 +36,7 @@ struct ebs_cutter {
     uint64_t kept;            /* attempt that the rows marked have changed since; 0: none */
     uint64_t step,
         step_attempt; /* the last step of which something was applied; attempt at it (gather.h) */
-    struct rt_timer next; /* the next slice */
+    struct rt_timer next, look; /* the next slice; whether the worker goes on */
 };
 
 void ebs_serve_cut(void *ctx, struct rt_call *call, const struct rt_frame *request);

@@ -18,23 +18,59 @@
 
 #define SLICE_NS     (RT_MS / 2)
 #define BUFFER_LEAST ((size_t)64 << 10)
+#define BUFFER_ROWS  256u /* of the longest: less of them is no buffer */
+#define LOOKS        16u  /* whether the worker goes on, while it may stand still */
+#define PIECE_PART   4u   /* a piece of an application is at most this part of the buffer */
 
 /* ---- life ---- */
 
-/* Bytes of rows that the longest piece of an application can have copied; the longest row. */
-static size_t longest_piece(const struct ebs_owner *owner, size_t *row_max)
+static size_t longest_row(const struct ebs_owner *owner)
 {
     size_t most = 0;
 
-    *row_max = 0;
     for (uint32_t t = 0; t < owner->conf.job->n_tables; t++) {
-        size_t row = ebs_table_row_bytes(owner->table[t]);
-        size_t bytes = 2 * ebs_piece_rows(owner->table[t]) * row;
+        size_t row = ebs_table_cut_row_max(owner->table[t]);
 
-        most = bytes > most ? bytes : most;
-        *row_max = row > *row_max ? row : *row_max;
+        most = row > most ? row : most;
     }
     return most;
+}
+
+/* What the longest piece of an application can have copied, if pieces have at most so many rows. */
+static size_t longest_piece(const struct ebs_owner *owner, size_t rows)
+{
+    size_t most = 0;
+
+    for (uint32_t t = 0; t < owner->conf.job->n_tables; t++) {
+        size_t piece = ebs_piece_rows(owner->table[t]);
+        size_t bytes = ebs_table_cut_most(owner->table[t], piece < rows ? piece : rows);
+
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+/* Pieces are as long as they are else, or as the buffer wants them. */
+static int make_buffer(struct ebs_cut *cut)
+{
+    const struct ebs_owner *owner = cut->owner;
+    size_t row_max = longest_row(owner), bytes = owner->conf.job->global.checkpoint.buffer;
+    int err;
+
+    bytes = bytes > BUFFER_LEAST ? bytes : BUFFER_LEAST;
+    bytes = bytes > BUFFER_ROWS * row_max ? bytes : BUFFER_ROWS * row_max;
+    err = ebs_rowbuf_init(&cut->buf, bytes, row_max);
+    if (err)
+        return err;
+    cut->piece_rows = EBS_PIECE_ROWS_MAX;
+    if (owner->conf.slice_rows > 0 && owner->conf.slice_rows < cut->piece_rows)
+        cut->piece_rows = owner->conf.slice_rows;
+    for (;; cut->piece_rows /= 2) {
+        cut->piece_bytes = longest_piece(owner, cut->piece_rows);
+        if (cut->piece_bytes <= ebs_rowbuf_size(&cut->buf) / PIECE_PART)
+            return 0;
+        rt_assert(cut->piece_rows > 1);
+    }
 }
 
 static void release_parts(struct ebs_cut *cut)
@@ -67,6 +103,25 @@ static void destroy(struct ebs_cut *cut)
     rt_free(cut);
 }
 
+/* What policies know beside rows and sketches: some thousand bytes of each table. */
+static int copy_policies(struct ebs_cut *cut)
+{
+    for (uint32_t t = 0; t < cut->n_tables; t++) {
+        const struct ebs_table *table = cut->owner->table[t];
+        struct ebs_cut_part *part = &cut->part[t];
+
+        part->policy_bytes = ebs_table_policy_size(table);
+        if (part->policy_bytes == 0)
+            continue;
+        part->policy = rt_try_malloc(part->policy_bytes);
+        if (!part->policy)
+            return RT_FAIL(RT_ENOMEM, "table %s: no memory for %zu bytes of its policies to save",
+                           ebs_table_name(table), part->policy_bytes);
+        ebs_table_policy_write(table, part->policy);
+    }
+    return 0;
+}
+
 static void name_file(struct ebs_cut *cut, const char *name)
 {
     char *folder;
@@ -82,7 +137,6 @@ int ebs_cut_create(struct ebs_owner *owner, const struct wire_cut *m, struct ebs
 {
     const struct rt_job *job = owner->conf.job;
     struct ebs_cut *cut = rt_xcalloc(1, sizeof(*cut));
-    size_t row_max, piece = longest_piece(owner, &row_max), bytes = job->global.checkpoint.buffer;
     int err;
 
     cut->owner = owner;
@@ -98,12 +152,10 @@ int ebs_cut_create(struct ebs_owner *owner, const struct wire_cut *m, struct ebs
                                          .shard_first = owner->shard_first,
                                          .shard_end = owner->shard_end,
                                          .n_tables = job->n_tables};
-    cut->piece_bytes = piece;
     name_file(cut, m->name);
-    /* Half of it, less the ends of blocks, holds a piece. */
-    bytes = bytes > 4 * piece ? bytes : 4 * piece;
-    bytes = bytes > BUFFER_LEAST ? bytes : BUFFER_LEAST;
-    err = ebs_rowbuf_init(&cut->buf, bytes, row_max);
+    err = make_buffer(cut);
+    if (!err)
+        err = copy_policies(cut);
     if (err) {
         destroy(cut);
         return err;
@@ -112,15 +164,23 @@ int ebs_cut_create(struct ebs_owner *owner, const struct wire_cut *m, struct ebs
     return 0;
 }
 
+/* It is WRITING no longer. */
+static void stop_writing(struct ebs_owner *owner)
+{
+    rt_timer_stop(owner->conf.io, &owner->cutter.next);
+    rt_timer_stop(owner->conf.io, &owner->cutter.look);
+    owner->turn.applier.piece_rows = owner->conf.slice_rows;
+    ebs_set(&owner->stats.cut_writing, 0);
+}
+
 /* No row is kept for it any more. */
 static void let_rows_go(struct ebs_cut *cut)
 {
     struct ebs_owner *owner = cut->owner;
 
-    rt_timer_stop(owner->conf.io, &owner->cutter.next);
+    stop_writing(owner);
     for (uint32_t t = 0; t < cut->n_tables; t++)
         ebs_table_cut_drop(owner->table[t]);
-    ebs_set(&owner->stats.cut_writing, 0);
     ebs_turn_go_on(owner);
 }
 
@@ -160,12 +220,8 @@ static int put_part(struct ebs_cut *cut, uint32_t t)
     if (n > 0)
         err = rt_rowfile_put(&cut->out, RT_ROWFILE_REMOVED, t, part->removed.id, n,
                              n * sizeof(uint64_t));
-    for (size_t at = 0; at < part->policy_bytes && !err; at += RT_ROWFILE_POLICY_MAX) {
-        size_t left = part->policy_bytes - at;
-
-        err = rt_rowfile_put(&cut->out, RT_ROWFILE_POLICY, t, part->policy + at, 1,
-                             left < RT_ROWFILE_POLICY_MAX ? left : RT_ROWFILE_POLICY_MAX);
-    }
+    if (!err && part->policy)
+        err = rt_rowfile_put(&cut->out, RT_ROWFILE_POLICY, t, part->policy, 1, part->policy_bytes);
     return err;
 }
 
@@ -185,11 +241,11 @@ static int put_block(struct ebs_cut *cut)
 
     for (size_t at = 0; at < block->used && !err;) {
         const struct ebs_rowbuf_run *run = (const void *)(block->at + at);
-        size_t bytes = run->rows * ebs_table_row_bytes(cut->owner->table[run->table]);
+        size_t bytes = (size_t)run->rows * run->row_bytes;
 
         at += sizeof(*run);
-        err = rt_rowfile_put(&cut->out, RT_ROWFILE_ROWS, run->table, block->at + at, run->rows,
-                             bytes);
+        err = rt_rowfile_put(&cut->out, (enum rt_rowfile_kind)run->kind, run->table, block->at + at,
+                             run->rows, bytes);
         at += bytes;
     }
     return err;
@@ -236,6 +292,7 @@ static void post(struct ebs_cut *cut, enum ebs_cut_job job)
 {
     rt_assert(!cut->working);
     cut->working = true;
+    cut->posted_ns = rt_io_now(cut->owner->conf.io);
     cut->job = job;
     cut->work = (struct rt_work){.run = run, .done = written, .arg = cut};
     rt_io_work(cut->owner->conf.io, &cut->work);
@@ -244,7 +301,7 @@ static void post(struct ebs_cut *cut, enum ebs_cut_job job)
 /* What can be written now. */
 static void write_on(struct ebs_cut *cut)
 {
-    if (cut->working || cut->at_policy < cut->n_tables)
+    if (cut->working)
         return;
     if (!cut->begun) {
         cut->begun = true;
@@ -266,9 +323,8 @@ static void finish(struct ebs_cut *cut)
     double seconds = 1e-9 * (double)(rt_io_now(cut->owner->conf.io) - cut->began_ns);
 
     cut->state = EBS_CUT_DONE;
-    rt_timer_stop(cut->owner->conf.io, &cut->owner->cutter.next);
+    stop_writing(cut->owner);
     release_buffer(cut);
-    ebs_set(&stats->cut_writing, 0);
     ebs_add(&stats->cut_bytes, cut->bytes);
     atomic_store_explicit(&stats->cut_seconds, seconds, memory_order_relaxed);
     rt_log(RT_LOG_INFO,
@@ -312,10 +368,11 @@ static void bury(struct ebs_cut *cut)
 static void count_rows(struct ebs_cut *cut)
 {
     for (size_t at = 0; at < cut->block->used;) {
-        const struct ebs_rowbuf_run *rows = (const void *)(cut->block->at + at);
+        const struct ebs_rowbuf_run *run = (const void *)(cut->block->at + at);
 
-        ebs_add(&cut->owner->stats.cut_rows, rows->rows);
-        at += sizeof(*rows) + rows->rows * ebs_table_row_bytes(cut->owner->table[rows->table]);
+        if (run->kind == RT_ROWFILE_ROWS)
+            ebs_add(&cut->owner->stats.cut_rows, run->rows);
+        at += sizeof(*run) + (size_t)run->rows * run->row_bytes;
     }
 }
 
@@ -357,37 +414,16 @@ static void written(void *arg)
 
 /* ---- slices ---- */
 
-/* A table's, while nothing can change them. */
-static int copy_policy(struct ebs_cut *cut)
-{
-    const struct ebs_table *table = cut->owner->table[cut->at_policy];
-    struct ebs_cut_part *part = &cut->part[cut->at_policy++];
-
-    part->policy_bytes = ebs_table_policy_size(table);
-    if (part->policy_bytes == 0)
-        return 0;
-    part->policy = rt_try_malloc(part->policy_bytes);
-    if (!part->policy)
-        return RT_FAIL(RT_ENOMEM, "table %s: no memory for %zu bytes of its policies to save",
-                       ebs_table_name(table), part->policy_bytes);
-    ebs_table_policy_write(table, part->policy);
-    return 0;
-}
-
 /* A piece of what is to be done. false: nothing is, until a block is written. */
-static bool collect_piece(struct ebs_cut *cut, int *err)
+static bool collect_piece(struct ebs_cut *cut)
 {
     struct ebs_table *table;
 
-    if (cut->at_policy < cut->n_tables) {
-        *err = copy_policy(cut);
-        return true;
-    }
     if (cut->at_table == cut->n_tables)
         return false;
     table = cut->owner->table[cut->at_table];
     if (ebs_rowbuf_room(&cut->buf) <
-        ebs_rowbuf_size(&cut->buf) / 2 + EBS_CUT_ROWS * ebs_table_row_bytes(table))
+        ebs_rowbuf_size(&cut->buf) / 2 + ebs_table_cut_pass_bytes(table))
         return false;
     cut->at_table += !ebs_table_cut_pass(table);
     return true;
@@ -398,22 +434,29 @@ static void collect(void *arg)
     struct ebs_owner *owner = arg;
     struct ebs_cut *cut = owner->cutter.cut;
     uint64_t begin = rt_io_now(owner->conf.io);
-    bool copying = cut->at_policy < cut->n_tables, more = true;
-    int err = 0;
+    bool more = true;
 
-    while (!err && more && rt_io_now(owner->conf.io) - begin < SLICE_NS)
-        more = collect_piece(cut, &err);
-    if (err) {
-        fail(cut, err);
-        return;
-    }
+    while (more && rt_io_now(owner->conf.io) - begin < SLICE_NS)
+        more = collect_piece(cut);
     if (!has_held(cut))
         return;
     write_on(cut);
     if (more)
         rt_timer_start(owner->conf.io, &owner->cutter.next, 0);
-    if (copying && cut->at_policy == cut->n_tables)
-        ebs_turn_go_on(owner);
+}
+
+/* The job of an attempt before may be what the worker is at: then ours has not begun, and is waited for as long. */
+static void look(void *arg)
+{
+    struct ebs_owner *owner = arg;
+    struct ebs_cut *cut = owner->cutter.cut;
+    uint64_t still = owner->conf.cut_still_ns ? owner->conf.cut_still_ns : EBS_CUT_STILL_NS;
+
+    if (cut->working && rt_io_now(owner->conf.io) - cut->posted_ns >= still)
+        fail(cut, RT_FAIL(RT_EFILE, "%s: its disk has stood still for %.3g s", cut->path,
+                          (double)still * 1e-9));
+    else
+        rt_timer_start(owner->conf.io, &owner->cutter.look, still / LOOKS);
 }
 
 void ebs_cut_begin(struct ebs_cut *cut)
@@ -432,9 +475,13 @@ void ebs_cut_begin(struct ebs_cut *cut)
     ebs_window_cut(owner);
     cut->began_ns = rt_io_now(owner->conf.io);
     ebs_set(&owner->stats.cut_writing, 1);
+    owner->turn.applier.piece_rows = cut->piece_rows;
     owner->cutter.next.fire = collect;
     owner->cutter.next.arg = owner;
     rt_timer_start(owner->conf.io, &owner->cutter.next, 0);
+    owner->cutter.look.fire = look;
+    owner->cutter.look.arg = owner;
+    look(owner);
 }
 
 void ebs_cut_give_up(struct ebs_cut *cut, const char *why)
@@ -471,8 +518,10 @@ void ebs_cut_stop(struct ebs_owner *owner)
     struct ebs_cutter *cutter = &owner->cutter;
     struct ebs_cut *cut = cutter->cut;
 
-    if (cutter->next.fire)
+    if (cutter->next.fire) {
         rt_timer_stop(owner->conf.io, &cutter->next);
+        rt_timer_stop(owner->conf.io, &cutter->look);
+    }
     if (cut && cut->await)
         rt_call_fail(cut->await, RT_ECANCELED, "the embedding server stops");
     if (cut) {

@@ -17,7 +17,7 @@ enum ebs_cut_job { EBS_CUT_BEGIN, EBS_CUT_BLOCK, EBS_CUT_FINISH, EBS_CUT_DROP };
 struct ebs_cut_part {
     uint64_t live;
     struct ebs_removed removed;
-    uint8_t *policy; /* NULL: none */
+    uint8_t *policy; /* NULL: none; but for the sketch, which is copied as rows are */
     size_t policy_bytes;
 };
 
@@ -34,8 +34,10 @@ struct ebs_cut {
     uint64_t began_ns;
     struct ebs_cut_part *part; /* [n_tables] */
     uint32_t n_tables;
-    uint32_t at_policy, at_table; /* the next to copy, to collect */
-    size_t piece_bytes;           /* most that a piece of an application can have copied */
+    uint32_t at_table;   /* the next to collect */
+    uint32_t piece_rows; /* of an application, at most, while it is WRITING */
+    size_t piece_bytes;  /* most that a piece of one can have copied */
+    uint64_t posted_ns;  /* when the worker was given its job */
     struct ebs_rowbuf buf;
     uint64_t counted;      /* of the buffer's copies */
     struct rt_call *await; /* owed an answer; NULL: nobody asks */

@@ -33,6 +33,7 @@ struct ebs_owner_conf {
     size_t
         parts_bytes; /* that wait for their batches' other parts (gather.h); 0: a fourth of the pool. Tests set it. */
     const char *checkpoint_dir; /* outlives the owner; NULL: none, and no checkpoint is made */
+    uint64_t cut_still_ns;      /* 0: EBS_CUT_STILL_NS (cut.h). Tests set it. */
     size_t save_bytes; /* of a part of a table (save.h); 0: RT_SAVE_PART_BYTES. Tests set it. */
     void *ctx;
     void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */

@@ -2,8 +2,11 @@
 #include "embedding_server/policy.h"
 #include "embedding_server/table_inner.h"
 #include "runtime/base/err.h"
+#include "runtime/checkpoint/rowfile.h"
 
 #include <string.h>
+
+_Static_assert(RT_ROWFILE_LINE == sizeof(uint64_t) + EBS_ADMIT_LINE, "a number and its line");
 
 struct head {
     uint32_t version, ages;
@@ -21,7 +24,8 @@ static bool knows(const struct ebs_table *table)
 
 static size_t size_of(const struct head *head)
 {
-    return sizeof(*head) + head->ages * sizeof(struct ebs_clock_age) + (size_t)head->sketch_bytes;
+    return sizeof(*head) + head->ages * sizeof(struct ebs_clock_age) +
+           (head->version == 1 ? (size_t)head->sketch_bytes : 0);
 }
 
 static struct head head_of(const uint8_t *policy)
@@ -54,14 +58,10 @@ void ebs_table_policy_write(const struct ebs_table *table, uint8_t *out)
 {
     struct head head = head_now(table);
     struct ebs_clock_age age[EBS_CLOCK_AGES];
-    const uint8_t *sketch;
 
     (void)ebs_clock_ages(&table->clock, age);
-    (void)ebs_admit_sketch(table->admit, &sketch);
     memcpy(out, &head, sizeof(head));
     memcpy(out + sizeof(head), age, head.ages * sizeof(age[0]));
-    if (head.sketch_bytes > 0)
-        memcpy(out + sizeof(head) + head.ages * sizeof(age[0]), sketch, head.sketch_bytes);
 }
 
 int ebs_policy_check(const uint8_t *policy, size_t bytes)
@@ -72,10 +72,11 @@ int ebs_policy_check(const uint8_t *policy, size_t bytes)
     if (bytes < sizeof(head))
         return RT_FAIL(RT_EDATA, "policies: %zu bytes, expected %zu and more", bytes, sizeof(head));
     head = head_of(policy);
-    if (head.version != EBS_POLICY_VERSION)
-        return RT_FAIL(RT_EUSAGE, "policies: version %u, expected %u", head.version,
+    if (head.version < 1 || head.version > EBS_POLICY_VERSION)
+        return RT_FAIL(RT_EUSAGE, "policies: version %u, expected 1 to %u", head.version,
                        EBS_POLICY_VERSION);
-    if (head.ages > EBS_CLOCK_AGES || head.sketch_bytes > bytes || size_of(&head) != bytes)
+    if (head.ages > EBS_CLOCK_AGES || (head.version == 1 && head.sketch_bytes > bytes) ||
+        size_of(&head) != bytes)
         return RT_FAIL(RT_EDATA, "policies: %u ages and a sketch of %llu bytes in %zu bytes",
                        head.ages, (unsigned long long)head.sketch_bytes, bytes);
     for (uint32_t i = 0; i < head.ages; i++, before = age) {
@@ -100,7 +101,21 @@ bool ebs_table_policy_merge(struct ebs_table *table, const uint8_t *policy)
     memcpy(age, at, head.ages * sizeof(age[0]));
     if (head.tick > 0)
         ebs_clock_restore(&table->clock, head.tick, age, head.ages);
-    return ebs_admit_merge(table->admit, at + head.ages * sizeof(age[0]), head.sketch_bytes);
+    if (head.version == 1)
+        return ebs_admit_merge(table->admit, at + head.ages * sizeof(age[0]), head.sketch_bytes);
+    return head.sketch_bytes == ebs_admit_sketch(table->admit, &at);
+}
+
+bool ebs_table_sketch_merge(struct ebs_table *table, const uint8_t *line, size_t n)
+{
+    for (size_t i = 0; i < n; i++, line += RT_ROWFILE_LINE) {
+        uint64_t number;
+
+        memcpy(&number, line, sizeof(number));
+        if (!ebs_admit_merge_line(table->admit, number, line + sizeof(number)))
+            return false;
+    }
+    return true;
 }
 
 uint32_t ebs_table_now(const struct ebs_table *table)

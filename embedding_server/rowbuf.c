@@ -8,14 +8,16 @@
 
 #define BLOCKS    16u
 #define BLOCK_MAX ((size_t)1 << 20) /* as RT_ROWFILE_BLOCK_MAX: a run is a block of the file */
-#define RUN       sizeof(struct ebs_rowbuf_run)
+#define RUN       EBS_ROWBUF_RUN
 
 int ebs_rowbuf_init(struct ebs_rowbuf *buf, size_t bytes, size_t row_max)
 {
     size_t block = bytes / BLOCKS < BLOCK_MAX ? bytes / BLOCKS : BLOCK_MAX;
 
-    rt_assert(block >= 4 * (row_max + 2 * RUN));
-    *buf = (struct ebs_rowbuf){.block_bytes = block / 8 * 8, .row_max = row_max};
+    *buf = (struct ebs_rowbuf){.block_bytes = (block - sizeof(struct ebs_rowbuf_block)) / 8 * 8,
+                               .row_max = row_max};
+    rt_assert(block > sizeof(struct ebs_rowbuf_block) &&
+              buf->block_bytes >= 4 * (row_max + 2 * RUN));
     buf->full_end = &buf->full;
     for (size_t n = bytes / block; buf->n_blocks < n; buf->n_blocks++) {
         struct ebs_rowbuf_block *one = rt_try_malloc(sizeof(*one) + buf->block_bytes);
@@ -71,7 +73,8 @@ static bool open_block(struct ebs_rowbuf *buf)
     return true;
 }
 
-bool ebs_rowbuf_add(struct ebs_rowbuf *buf, uint32_t table, const uint8_t *row, size_t bytes)
+bool ebs_rowbuf_add(struct ebs_rowbuf *buf, uint32_t kind, uint32_t table, const uint8_t *row,
+                    size_t bytes)
 {
     struct ebs_rowbuf_block *block = buf->open;
     struct ebs_rowbuf_run *run;
@@ -82,10 +85,10 @@ bool ebs_rowbuf_add(struct ebs_rowbuf *buf, uint32_t table, const uint8_t *row, 
         block = buf->open;
     }
     run = (struct ebs_rowbuf_run *)(void *)(block->at + block->last);
-    if (block->used == 0 || run->table != table) {
+    if (block->used == 0 || run->table != table || run->kind != kind) {
         block->last = block->used;
         run = (struct ebs_rowbuf_run *)(void *)(block->at + block->last);
-        *run = (struct ebs_rowbuf_run){.table = table};
+        *run = (struct ebs_rowbuf_run){.kind = kind, .table = table, .row_bytes = (uint32_t)bytes};
         block->used += RUN;
     }
     memcpy(block->at + block->used, row, bytes);
@@ -94,7 +97,8 @@ bool ebs_rowbuf_add(struct ebs_rowbuf *buf, uint32_t table, const uint8_t *row, 
     return true;
 }
 
-/* Of a block with so many bytes taken: the run's head, and at the end the longest row that did not fit. */
+/* Of a block with so many bytes taken: the head of a run that goes on in it, and at its end what was too short for a head and the
+ * longest row. Other heads are told as bytes. */
 static size_t room_behind(const struct ebs_rowbuf *buf, size_t used)
 {
     size_t gone = used + 2 * RUN + buf->row_max;

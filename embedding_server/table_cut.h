@@ -4,7 +4,8 @@
  *
  * The cut is made in no time: nothing is copied but what changes before it is passed (slab.h). A row that is updated, put, evicted or
  * removed goes to the buffer as it was, then it changes; the others go there when the cut passes them. A byte of a row that differs is
- * a change: its stamp too. Rows stay where they are meanwhile: there is no upkeep but memory for growth (tend.c).
+ * a change: its stamp too. Rows stay where they are meanwhile: there is no upkeep but memory for growth (tend.c). The lines of the sketch
+ * of admission (admit.h) go the same way, before the rows.
  *
  * From the first cut on a table knows which rows have changed since the latest one, and which ids have gone: an increment is cut from
  * them. Of ids that went at most an eighth of the rows are known (65,536 of a small table); of more there is no increment.
@@ -29,16 +30,22 @@ uint64_t ebs_table_changed(const struct ebs_table *table);
 /* Is it known what has changed, and what has gone? */
 bool ebs_table_knows_changes(const struct ebs_table *table);
 
+/* The rows are those of a cut, made before this table was: what changes from now on is known, as after that cut. */
+void ebs_table_follow(struct ebs_table *table);
 /* Begin; none is under way. @full: all rows, else those that changed: ebs_table_changed() of them.
  * @number: of the table, in the buffer. @out: outlives the cut. @removed: the ids that went, the caller's now; NULL with `full`. */
 void ebs_table_cut(struct ebs_table *table, bool full, uint32_t number, struct ebs_rowbuf *out,
                    struct ebs_removed *removed);
-/* At most EBS_CUT_ROWS more rows go to the buffer. false: the cut has passed all, and is over. */
+/* At most EBS_CUT_ROWS more rows, or lines, go to the buffer: at most ebs_table_cut_pass_bytes(). false: the cut has passed all, and is over. */
 #define EBS_CUT_ROWS 64u
 bool ebs_table_cut_pass(struct ebs_table *table);
+size_t ebs_table_cut_pass_bytes(const struct ebs_table *table);
 /* Over, whatever is left. A loop over the bits of the rows that are left: some 0.1 ns a row. */
 void ebs_table_cut_drop(struct ebs_table *table);
-/* Bytes of rows that may have to be copied for an update of so many ids; 0: no cut is under way. */
+/* What an update of so many ids may have copied, in bytes of the buffer (ebs_rowbuf_room); 0: no cut is under way. */
 size_t ebs_table_cut_copies(const struct ebs_table *table, size_t ids);
+/* The same while one is; the longest row or line. */
+size_t ebs_table_cut_most(const struct ebs_table *table, size_t ids);
+size_t ebs_table_cut_row_max(const struct ebs_table *table);
 
 #endif

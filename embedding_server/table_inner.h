@@ -87,9 +87,10 @@ int ebs_table_place(struct ebs_table *table, uint64_t id, uint32_t *out);
 /* Take a row out of the table (table.c); who calls counts it. */
 void ebs_table_drop(struct ebs_table *table, uint32_t row);
 
-/* table_cut.c: a row is about to change, as it is it goes to the cut under way, if it is of it; the same of all rows of a stretch, to
- * be called where a cut is under way only; an id has lost its row. */
+/* table_cut.c: a row is about to change, as it is it goes to the cut under way, if it is of it; the same of all rows of a stretch, and of
+ * the line of the sketch that an id is counted in, to be called where a cut of them is under way only; an id has lost its row. */
 void ebs_table_keep(struct ebs_table *table, uint32_t row);
+void ebs_table_keep_line(struct ebs_table *table, uint64_t id);
 void ebs_table_keep_stretch(struct ebs_table *table, const struct ebs_stretch *s);
 void ebs_table_note_removed(struct ebs_table *table, uint64_t id);
 

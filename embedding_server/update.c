@@ -199,6 +199,8 @@ static void ask_admission(struct making *m)
 
     for (size_t i = 0; i < m->n; i++)
         ebs_admit_prefetch(table->admit, m->s->id[m->place[i]]);
+    for (size_t i = 0; ebs_admit_is_cut(table->admit) && i < m->n; i++)
+        ebs_table_keep_line(table, m->s->id[m->place[i]]);
     for (size_t i = 0; i < m->n; i++)
         if (ebs_admit_ask(table->admit, m->s->id[m->place[i]], m->update->draw))
             m->place[admitted++] = m->place[i];

@@ -404,10 +404,25 @@ static void on_hold_tick(struct tr_trainer *trainer)
     tr_pump(trainer);
 }
 
+/* Owners whose files are missing can all be asked: each watches its own disk, and says so where it stands still (embedding_server/cut.h). A
+ * file of terabytes takes its time. */
+static bool owners_write(const struct tr_trainer *trainer)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    for (uint32_t k = 0; k < trainer->owners.n; k++) {
+        bool asked = checkpoint->cut[k] == CUT_AWAITED && rt_peer_is_up(trainer->owners.at[k].peer);
+        if (checkpoint->cut[k] != CUT_WRITTEN && !asked)
+            return false;
+    }
+    return checkpoint->n_written < trainer->owners.n;
+}
+
 static void on_timer(void *arg)
 {
     struct tr_trainer *trainer = arg;
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    if (checkpoint->state == TR_CHECKPOINT_WRITING && owners_write(trainer))
+        checkpoint->moved_ns = now_ns(trainer);
     if (checkpoint->state == TR_CHECKPOINT_HOLDING)
         on_hold_tick(trainer);
     else if (checkpoint->state == TR_CHECKPOINT_CUTTING)

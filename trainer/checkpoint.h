@@ -13,8 +13,8 @@
  *
  * A step waits for HOLDING and CUTTING alone. They end with a bad end where the group breaks, a connection to an owner is lost or
  * checkpoint.cut_timeout_ms has passed; WRITING goes on whatever becomes of the ranks, for the instant is fixed, and ends with a bad
- * end when an owner is another than the one that cut, or nothing has moved for TR_CHECKPOINT_STILL_NS. Training goes on in
- * any case; the next one is tried when it is due, and is a full one. So is one after an owner that refused to go on from the one
+ * end when an owner is another than the one that cut, or says that its file cannot be written, or, while an owner cannot be asked or the
+ * dense files alone are missing, nothing has moved for TR_CHECKPOINT_STILL_NS. Training goes on in any case; the next one is tried when it is due, and is a full one. So is one after an owner that refused to go on from the one
  * before: at once. When the process is told to stop, one more is made, and nobody steps any more (tr_trainer_drain). Disk work goes to the io's disk thread, one job at a time. Rank 0 alone. Touch: the loop thread, but
  * for `job`. */
 #ifndef TR_CHECKPOINT_H

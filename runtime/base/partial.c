@@ -15,6 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define BEHIND ((uint64_t)32 << 20) /* bytes that are sent to the disk at a time */
+
 static int fail(const struct rt_partial *file, const char *what)
 {
     return RT_FAIL(RT_EFILE, "%s: %s: %s", file->name, what, strerror(errno));
@@ -55,6 +57,33 @@ int rt_partial_open(struct rt_partial *file, const char *path)
     return err;
 }
 
+/* A range to the disk; what cannot do that brings all of it there at the end. */
+static int send(const struct rt_partial *file, uint64_t from, uint64_t to, unsigned how)
+{
+    if (sync_file_range(file->fd, (off_t)from, (off_t)(to - from), how) == 0 || errno == EINVAL ||
+        errno == ENOSYS || errno == ESPIPE || errno == EOPNOTSUPP)
+        return 0;
+    return fail(file, "cannot be brought to disk");
+}
+
+/* DESIGN: else the system keeps a part of its memory full of what is not on the disk, tens of GB on a large machine, and the fsync at the
+ * end waits for all of it: minutes in which nobody can tell a slow disk from one that stands still. */
+static int write_behind(struct rt_partial *file)
+{
+    int err;
+
+    if (file->bytes - file->sent < BEHIND)
+        return 0;
+    err = send(file, file->sent, file->bytes, SYNC_FILE_RANGE_WRITE);
+    if (!err && file->sent > file->there)
+        err =
+            send(file, file->there, file->sent,
+                 SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+    file->there = file->sent;
+    file->sent = file->bytes;
+    return err;
+}
+
 int rt_partial_put(struct rt_partial *file, const void *data, size_t size)
 {
     const char *from = data;
@@ -71,7 +100,7 @@ int rt_partial_put(struct rt_partial *file, const void *data, size_t size)
         size -= (size_t)n;
         file->bytes += (uint64_t)n;
     }
-    return 0;
+    return write_behind(file);
 }
 
 int rt_partial_finish(struct rt_partial *file)

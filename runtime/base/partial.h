@@ -16,11 +16,13 @@
 struct rt_partial {
     char *path, *name; /* NULL: none is open; name: PATH.partial */
     int fd;
-    uint64_t bytes; /* written */
+    uint64_t bytes;       /* written */
+    uint64_t sent, there; /* on their way to the disk; on it: all before */
 };
 
 /* Empty, for reading too. RT_EFILE, as all of these, names the path; nothing is open then. */
 int rt_partial_open(struct rt_partial *file, const char *path);
+/* Now and then it waits for the disk, so that of a large file little is left to bring there at its end. */
 int rt_partial_put(struct rt_partial *file, const void *data, size_t size);
 /* fsync, rename, fsync of the folder; nothing is open then. After an error only rt_partial_drop(). */
 int rt_partial_finish(struct rt_partial *file);

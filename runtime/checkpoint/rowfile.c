@@ -205,18 +205,21 @@ int rt_rowfile_put(struct rt_rowfile_out *out, enum rt_rowfile_kind kind, uint32
     size_t one, most;
     int err = 0;
 
-    rt_assert(kind >= RT_ROWFILE_ROWS && kind < RT_ROWFILE_END && table < out->job->n_tables);
+    rt_assert(kind >= RT_ROWFILE_ROWS && kind <= RT_ROWFILE_SKETCH && kind != RT_ROWFILE_END);
+    rt_assert(table < out->job->n_tables);
     if (kind == RT_ROWFILE_POLICY) {
         rt_assert(count == 1 && bytes <= RT_ROWFILE_POLICY_MAX);
         return put_block(out, kind, table, payload, 1, bytes);
     }
-    one = kind == RT_ROWFILE_ROWS ? out->layout[table].row_bytes : sizeof(uint64_t);
+    one = kind == RT_ROWFILE_ROWS     ? out->layout[table].row_bytes
+          : kind == RT_ROWFILE_SKETCH ? RT_ROWFILE_LINE
+                                      : sizeof(uint64_t);
     most = RT_ROWFILE_BLOCK_MAX / one;
     rt_assert(bytes == count * one && most > 0);
     if (kind == RT_ROWFILE_REMOVED) {
         rt_assert(!out->is_full && out->table[table].rows == 0);
         out->table[table].removed += count;
-    } else {
+    } else if (kind == RT_ROWFILE_ROWS) {
         count_rows(out, table, payload, count);
     }
     for (size_t n; count > 0 && !err; count -= n, from += n * one) {

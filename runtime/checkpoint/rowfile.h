@@ -6,6 +6,7 @@
  *   ROWS     count rows of one table, each of its row_bytes as runtime/job/layout.h lays it out: state and policies' marks too
  *   REMOVED  count ids of one table that the base has and the cut has not; before that table's ROWS
  *   POLICY   what a table's clock, admission and eviction know beside the rows; the embedding server's own
+ *   SKETCH   count lines of one table's sketch of admission, each {number, 8 | line, 64}; lines not there have counted nothing
  *   END      the last one: of each table how many rows and removed ids the file has, and the sum of its rows' digests
  * A reader believes nothing before its checksum is right, and no file that has no END. embedding_server/README.md says it byte by
  * byte.
@@ -19,7 +20,9 @@
 #include "runtime/base/partial.h"
 #include "runtime/job/layout.h"
 
-#define RT_ROWFILE_VERSION 1u
+#define RT_ROWFILE_VERSION                                                                         \
+    2u                      /* 1, which is read too, has no SKETCH: its POLICY ends in all of it */
+#define RT_ROWFILE_LINE 72u /* bytes of a line of a SKETCH */
 #define RT_ROWFILE_BLOCK_MAX                                                                       \
     ((size_t)1 << 20) /* bytes of a payload of rows or ids: at least a row */
 #define RT_ROWFILE_POLICY_MAX                                                                      \
@@ -31,7 +34,8 @@ enum rt_rowfile_kind {
     RT_ROWFILE_ROWS = 1,
     RT_ROWFILE_REMOVED = 2,
     RT_ROWFILE_POLICY = 3,
-    RT_ROWFILE_END = 4
+    RT_ROWFILE_END = 4,
+    RT_ROWFILE_SKETCH = 5
 };
 
 /* Which cut, and which part of it. Tables are told by name, dim, dtype, layout and optimizer (rt_state_text): a reader refuses what
@@ -72,7 +76,7 @@ struct rt_rowfile_out {
 /* RT_EFILE, RT_ENOMEM, as all of these; after an error only rt_rowfile_drop(). @job: stays. */
 int rt_rowfile_begin(struct rt_rowfile_out *out, const char *path, const struct rt_job *job,
                      const struct rt_rowfile_head *head);
-/* One block; a payload over RT_ROWFILE_BLOCK_MAX becomes several (ROWS, REMOVED). @count: rows, ids, or 1. */
+/* One block; a payload over RT_ROWFILE_BLOCK_MAX becomes several (all but POLICY). @count: rows, ids, lines, or 1. */
 int rt_rowfile_put(struct rt_rowfile_out *out, enum rt_rowfile_kind kind, uint32_t table,
                    const void *payload, size_t count, size_t bytes);
 /* The END, then on disk and by its name. @table: [n_tables] what the file has. @digest: XXH3-64 of all its bytes. */

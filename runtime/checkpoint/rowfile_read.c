@@ -182,8 +182,8 @@ static int read_head(struct rt_rowfile *file)
         return err;
     if (memcmp(p.magic, RT_ROWFILE_MAGIC, sizeof(p.magic)) != 0)
         return damaged(file, 0, "it does not begin with %s", RT_ROWFILE_MAGIC);
-    if (p.version != RT_ROWFILE_VERSION)
-        return RT_FAIL(RT_EUSAGE, "%s: row file of version %u, this program reads version %u",
+    if (p.version < 1 || p.version > RT_ROWFILE_VERSION)
+        return RT_FAIL(RT_EUSAGE, "%s: row file of version %u, this program reads versions 1 to %u",
                        file->path, p.version, RT_ROWFILE_VERSION);
     if (p.head_bytes < sizeof(p) || p.head_bytes > RT_ROWFILE_HEAD_MAX ||
         p.head_bytes > file->size || p.head_bytes % RT_ROWFILE_ALIGN != 0)
@@ -309,6 +309,9 @@ static bool is_sized(const struct rt_rowfile *file, const struct rt_rowfile_bloc
         one = b->table < file->head.n_tables ? file->schema[b->table].layout.row_bytes : 0;
         break;
     case RT_ROWFILE_REMOVED:
+        break;
+    case RT_ROWFILE_SKETCH:
+        one = RT_ROWFILE_LINE;
         break;
     case RT_ROWFILE_POLICY:
         return b->table < file->head.n_tables && b->count == 1 && b->bytes <= RT_ROWFILE_POLICY_MAX;

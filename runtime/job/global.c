@@ -103,8 +103,8 @@ static const struct rt_option option[] = {
      "full checkpoints, with what goes on from them, that stay; older ones are removed"},
     {"checkpoint.buffer", RT_OPT_U64, AT(checkpoint.buffer), "16777216", 1 << 20, 1073741824.0,
      NULL,
-     "bytes that an owner has for rows on their way to the file; when they are full, gradients "
-     "wait"},
+     "bytes that an owner has for rows on their way to the file, or 256 of its widest rows if that "
+     "is more; when they are full, gradients wait"},
     {"checkpoint.cut_timeout_ms", RT_OPT_U64, AT(checkpoint.cut_timeout_ms), "1000", 10, 60000,
      NULL,
      "a checkpoint is given up if an owner has not answered within it; no step is made meanwhile"},

@@ -147,7 +147,7 @@ static void serve_cut(void *ctx, struct rt_call *call, const struct rt_frame *re
         stub->written = false;
         snprintf(stub->name, sizeof stub->name, "%s", cut.name);
         rt_timer_start(sim_node(all->world->sim, jw_node_spare(all->world) + stub->number),
-                       &stub->timer, draw(all, WRITING_NS));
+                       &stub->timer, all->slow_ns + draw(all, WRITING_NS));
         assert_int_equal(wire_cut_reply_pack(&(struct wire_cut_reply){0}, &out), 0);
         rt_call_reply(call, &(struct rt_outgoing){.message = out.data, .message_size = out.size});
         wire_out_release(&out);

@@ -32,6 +32,7 @@ struct stubs {
     uint64_t key, draws;
     bool mute;        /* Cut is not answered */
     bool fails;       /* no file can be written */
+    uint64_t slow_ns; /* what writing one takes beyond what it takes else */
     bool rolled_back; /* rows are ahead of the ledger: the trainers have gone back */
     uint64_t lose;    /* batches that the next TellLedger will hear are lost */
     unsigned cuts, increments, refused, kept, given_up, told;

@@ -280,6 +280,33 @@ static void test_timeout(void **state)
     job_fixture_destroy(job);
 }
 
+static bool has_ended(void *arg)
+{
+    return leader(arg)->n_before > 0;
+}
+
+/* Owners that write for longer than trainer/0 waits for a disk that stands still: theirs do not, or they would say so. */
+static void test_slow_disks(void **state)
+{
+    struct rt_job *job = job_fixture(hybrid, ARRAY_LEN(hybrid));
+    struct job_world w;
+    struct stubs stubs;
+    struct jw_conf conf = {.seed = 3, .job = job};
+    (void)state;
+    stubs_start(&stubs, &w, &conf, STUBS);
+    stubs.slow_ns = TR_CHECKPOINT_STILL_NS + 100 * RT_S;
+    assert_true(sim_run_until(w.sim, has_ended, &w, 2 * stubs.slow_ns));
+    assert_int_equal(leader(&w)->before[0].state, TR_CHECKPOINT_DONE);
+    assert_true(leader(&w)->before[0].seconds > 1e-9 * (double)TR_CHECKPOINT_STILL_NS);
+    stubs.slow_ns = 0;
+    jw_run(&w);
+    check_rows(&w);
+    check_store(&stubs, true);
+    stubs_stop(&stubs);
+    jw_stop(&w);
+    job_fixture_destroy(job);
+}
+
 /* ---- the trainers go on from one ---- */
 
 static bool has_published(void *arg)
@@ -604,12 +631,19 @@ int main(void)
 {
     rt_log_set_level(RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(test_cuts),         cmocka_unit_test(test_troubles),
-        cmocka_unit_test(test_exact),        cmocka_unit_test(test_timeout),
-        cmocka_unit_test(test_all_trainers), cmocka_unit_test(test_different_starts),
-        cmocka_unit_test(test_whole_job),    cmocka_unit_test(test_server),
-        cmocka_unit_test(test_damage),       cmocka_unit_test(test_asked),
-        cmocka_unit_test(test_losses),       cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_cuts),
+        cmocka_unit_test(test_troubles),
+        cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_timeout),
+        cmocka_unit_test(test_slow_disks),
+        cmocka_unit_test(test_all_trainers),
+        cmocka_unit_test(test_different_starts),
+        cmocka_unit_test(test_whole_job),
+        cmocka_unit_test(test_server),
+        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_asked),
+        cmocka_unit_test(test_losses),
+        cmocka_unit_test(test_drain),
         cmocka_unit_test(test_async),
     };
     return cmocka_run_group_tests(test, NULL, NULL);

@@ -35,6 +35,7 @@ void owner_bed_open(struct owner_bed *bed, const struct owner_bed_conf *conf)
                                    .listen = "tcp:127.0.0.1:0",
                                    .memory = conf->memory,
                                    .parts_bytes = conf->parts_bytes,
+                                   .cut_still_ns = conf->cut_still_ns,
                                    .checkpoint_dir = conf->checkpoint_dir,
                                    .slice_rows = conf->slice_rows};
 

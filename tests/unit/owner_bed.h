@@ -30,6 +30,7 @@ struct owner_bed_conf {
     uint32_t slice_rows;      /* as in struct ebs_owner_conf */
     size_t parts_bytes;       /* likewise */
     uint64_t memory;
+    uint64_t cut_still_ns; /* likewise */
     const char *checkpoint_dir;
 };
 

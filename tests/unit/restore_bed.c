@@ -5,6 +5,7 @@
 #include "embedding_server/policy.h"
 #include "embedding_server/serve.h"
 #include "embedding_server/slab.h"
+#include "embedding_server/table_inner.h"
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
@@ -273,6 +274,23 @@ static void put_policy(struct writing *w, uint32_t owner, uint32_t t)
     rt_free(policy);
 }
 
+/* Of a sketch the lines that have counted, from the last one on: their order is nothing. */
+static void put_sketch(struct writing *w, uint32_t owner, uint32_t t)
+{
+    const struct ebs_table *table = w->bed->owner[owner]->table[t];
+    const uint8_t *sketch;
+    uint64_t n = ebs_admit_sketch(table->admit, &sketch) / EBS_ADMIT_LINE;
+    uint8_t line[RT_ROWFILE_LINE], nothing[EBS_ADMIT_LINE] = {0};
+
+    while (n-- > 0) {
+        if (memcmp(sketch + n * EBS_ADMIT_LINE, nothing, EBS_ADMIT_LINE) == 0)
+            continue;
+        memcpy(line, &n, sizeof(n));
+        memcpy(line + sizeof(n), sketch + n * EBS_ADMIT_LINE, EBS_ADMIT_LINE);
+        assert_int_equal(rt_rowfile_put(&w->out, RT_ROWFILE_SKETCH, t, line, 1, sizeof(line)), 0);
+    }
+}
+
 static void write_file(struct writing *w, uint32_t owner, const struct rt_manifest *manifest,
                        struct rt_manifest_file *file)
 {
@@ -296,8 +314,10 @@ static void write_file(struct writing *w, uint32_t owner, const struct rt_manife
         put_removed(w, owner, t);
     for (uint32_t t = 0; t < n; t++)
         put_policy(w, owner, t);
-    for (uint32_t t = 0; t < n; t++)
+    for (uint32_t t = 0; t < n; t++) {
         put_rows(w, owner, t);
+        put_sketch(w, owner, t);
+    }
     *file = (struct rt_manifest_file){.name = name,
                                       .is_rows = true,
                                       .owner = owner,

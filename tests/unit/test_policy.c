@@ -5,6 +5,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
+#include "runtime/checkpoint/rowfile.h"
 #include "tests/unit/table_bed.h"
 
 #include <setjmp.h>
@@ -168,6 +169,42 @@ static uint8_t *policy_of(const struct ebs_table *table, size_t *bytes)
     return policy;
 }
 
+/* As a file has it: the policy, then the lines of the sketch that have counted, from the last to the first. */
+static bool merge(struct ebs_table *to, const struct ebs_table *from)
+{
+    const uint8_t *sketch;
+    size_t bytes, n = ebs_admit_sketch(from->admit, &sketch) / EBS_ADMIT_LINE;
+    uint8_t *policy = policy_of(from, &bytes), line[RT_ROWFILE_LINE];
+    bool same = ebs_table_policy_merge(to, policy);
+
+    for (uint64_t at = n; same && at-- > 0;) {
+        memcpy(line, &at, sizeof(at));
+        memcpy(line + sizeof(at), sketch + at * EBS_ADMIT_LINE, EBS_ADMIT_LINE);
+        assert_true(ebs_table_sketch_merge(to, line, 1));
+    }
+    free(policy);
+    return same;
+}
+
+/* The same by version 1: the sketch in the policy. */
+static bool merge_first(struct ebs_table *to, const struct ebs_table *from)
+{
+    const uint8_t *sketch;
+    size_t head, bytes = ebs_admit_sketch(from->admit, &sketch);
+    uint8_t *policy = policy_of(from, &head);
+    bool same;
+
+    policy = realloc(policy, head + bytes);
+    assert_non_null(policy);
+    policy[0] = 1;
+    memcpy(policy + head, sketch, bytes);
+    assert_int_equal(ebs_policy_check(policy, head + bytes), 0);
+    assert_int_equal(ebs_policy_check(policy, head + bytes - 64), RT_EDATA);
+    same = ebs_table_policy_merge(to, policy);
+    free(policy);
+    return same;
+}
+
 static void tables_without_policies_have_none(void **test)
 {
     struct rt_table_conf conf = conf_of(RT_EVICT_NONE, 0, false);
@@ -187,7 +224,7 @@ static void tables_without_policies_have_none(void **test)
 static void counts_go_on(void **test)
 {
     struct rt_table_conf conf = conf_of(RT_EVICT_LRU, 50, true);
-    struct ebs_table *table = table_bed_create(&conf), *again = table_bed_create(&conf);
+    struct ebs_table *table = table_bed_create(&conf), *again, *line;
     uint64_t id[100];
     uint8_t *policy;
     size_t bytes;
@@ -198,15 +235,23 @@ static void counts_go_on(void **test)
     table_bed_count(table, id, 100);
     table_bed_count(table, id, 50);
     policy = policy_of(table, &bytes);
+    assert_true(bytes < 100); /* whatever the size of the sketch */
     assert_int_equal(ebs_policy_check(policy, bytes), 0);
     assert_int_equal(ebs_policy_now(policy), 2);
-    assert_true(ebs_table_policy_merge(again, policy));
-    assert_int_equal(ebs_table_now(again), 2);
-    assert_int_equal(table_bed_count(again, id, 100).created, 50);
-    assert_int_equal(table_bed_count(again, id, 100).created, 50);
+    for (int first = 0; first < 2; first++) {
+        again = table_bed_create(&conf);
+        assert_true(first ? merge_first(again, table) : merge(again, table));
+        assert_int_equal(ebs_table_now(again), 2);
+        assert_int_equal(table_bed_count(again, id, 100).created, 50);
+        assert_int_equal(table_bed_count(again, id, 100).created, 50);
+        ebs_table_destroy(again);
+    }
+    line = table_bed_create(&conf);
+    assert_false(ebs_table_sketch_merge(line, (uint8_t[RT_ROWFILE_LINE]){0, 1}, 1)); /* of 256 */
+    assert_true(ebs_table_sketch_merge(line, (uint8_t[RT_ROWFILE_LINE]){255}, 1));
+    ebs_table_destroy(line);
     free(policy);
     ebs_table_destroy(table);
-    ebs_table_destroy(again);
 }
 
 /* Two sketches: of an id that both know the larger number counts. */
@@ -216,8 +261,6 @@ static void no_count_becomes_smaller(void **test)
     struct ebs_table *one = table_bed_create(&conf), *two = table_bed_create(&conf);
     struct ebs_table *both = table_bed_create(&conf), *other;
     uint64_t a = 17, b = 4711, c = 99;
-    uint8_t *policy[2];
-    size_t bytes;
 
     (void)test;
     for (int i = 0; i < 2; i++)
@@ -226,20 +269,17 @@ static void no_count_becomes_smaller(void **test)
     for (int i = 0; i < 2; i++)
         table_bed_count(two, &b, 1);
     table_bed_count(one, &c, 1);
-    policy[0] = policy_of(one, &bytes);
-    policy[1] = policy_of(two, &bytes);
-    assert_true(ebs_table_policy_merge(both, policy[0]));
-    assert_true(ebs_table_policy_merge(both, policy[1]));
+    assert_true(merge(both, one));
+    assert_true(merge_first(both, two));
     assert_int_equal(table_bed_count(both, &a, 1).created, 1);
     assert_int_equal(table_bed_count(both, &b, 1).created, 1);
     assert_int_equal(table_bed_count(both, &c, 1).created, 0);
 
     small.admission.sketch_bytes = 1 << 13;
     other = table_bed_create(&small);
-    assert_false(ebs_table_policy_merge(other, policy[0]));
+    assert_false(merge(other, one));
+    assert_false(merge_first(other, one));
     assert_int_equal(table_bed_count(other, &a, 1).created, 0);
-    for (int i = 0; i < 2; i++)
-        free(policy[i]);
     ebs_table_destroy(one);
     ebs_table_destroy(two);
     ebs_table_destroy(both);
@@ -252,8 +292,6 @@ static void a_full_line_stays(void **test)
     struct rt_table_conf conf = conf_of(RT_EVICT_NONE, 0, true);
     struct ebs_table *one, *two, *both;
     uint64_t id[EBS_ADMIT_ENTRIES], late = 1000;
-    uint8_t *policy[2];
-    size_t bytes;
 
     (void)test;
     conf.admission.sketch_bytes = 64; /* one line */
@@ -266,14 +304,10 @@ static void a_full_line_stays(void **test)
         table_bed_count(one, id, EBS_ADMIT_ENTRIES);
         table_bed_count(two, &late, 1);
     }
-    policy[0] = policy_of(one, &bytes);
-    policy[1] = policy_of(two, &bytes);
-    assert_true(ebs_table_policy_merge(both, policy[0]));
-    assert_true(ebs_table_policy_merge(both, policy[1]));
+    assert_true(merge(both, one));
+    assert_true(merge_first(both, two));
     assert_int_equal(table_bed_count(both, id, EBS_ADMIT_ENTRIES).created, EBS_ADMIT_ENTRIES);
     assert_int_equal(table_bed_count(both, &late, 1).created, 0);
-    for (int i = 0; i < 2; i++)
-        free(policy[i]);
     ebs_table_destroy(one);
     ebs_table_destroy(two);
     ebs_table_destroy(both);
@@ -283,7 +317,7 @@ static void bad_bytes_are_refused(void **test)
 {
     struct rt_table_conf conf = conf_of(RT_EVICT_LFU, 10, true);
     struct ebs_table *table = table_bed_create(&conf);
-    uint64_t id = 3, sketch;
+    uint64_t id = 3, sketch = UINT64_MAX - 7;
     uint8_t *policy;
     size_t bytes;
 
@@ -299,18 +333,17 @@ static void bad_bytes_are_refused(void **test)
     assert_int_equal(ebs_policy_check(policy, bytes), 0);
     for (size_t n = 0; n < bytes; n += n < 200 ? 1 : 997)
         assert_int_equal(ebs_policy_check(policy, n), RT_EDATA);
-    memcpy(&sketch, policy + 16, sizeof(sketch));
-    assert_int_equal(sketch % 64, 0);
-    sketch = UINT64_MAX - 7;
-    memcpy(policy + 16, &sketch, sizeof(sketch));
+    memcpy(policy + 16, &sketch, sizeof(sketch)); /* no length where the sketch is elsewhere */
+    assert_int_equal(ebs_policy_check(policy, bytes), 0);
+    policy[0] = 1;
     assert_int_equal(ebs_policy_check(policy, bytes), RT_EDATA);
     free(policy);
 
     policy = policy_of(table, &bytes);
-    policy[0] = 2;
+    policy[0] = 3;
     assert_int_equal(ebs_policy_check(policy, bytes), RT_EUSAGE);
-    assert_non_null(strstr(rt_err_text(), "version 2, expected 1"));
-    policy[0] = 1;
+    assert_non_null(strstr(rt_err_text(), "version 3, expected 1 to 2"));
+    policy[0] = 2;
     assert_true(policy[4] >= 2); /* ages; swapped they are not in order */
     for (size_t i = 0; i < 16; i++) {
         uint8_t byte = policy[24 + i];

@@ -6,11 +6,13 @@
  * in their places is the copy again. */
 #include "embedding_server/table_cut.h"
 #include "embedding_server/optimizer.h"
+#include "embedding_server/table_inner.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/map.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
+#include "runtime/checkpoint/rowfile.h"
 #include "runtime/job/layout.h"
 #include "tests/unit/table_bed.h"
 
@@ -27,7 +29,8 @@
 #define ROW_MAX 64u
 #define N_MAX   300u
 #define BUFFER  ((size_t)64 << 10)
-#define NUMBER  7u /* of the table, in the buffer */
+#define NUMBER  7u   /* of the table, in the buffer */
+#define LINES   256u /* of the sketch, at most */
 #ifdef RT_DEBUG
 #define ROUNDS 2000
 #else
@@ -79,9 +82,12 @@ static struct {
     bool changed[IDS]; /* since the latest instant */
     bool has_base;     /* the latest cut was whole */
     bool cutting, full;
-    struct ebs_removed removed;     /* of the cut under way */
-    bool want[IDS];                 /* rows that it must have */
-    struct rows base, now, written; /* of the cut before; at the instant; by the buffer */
+    struct ebs_removed removed;            /* of the cut under way */
+    bool want[IDS];                        /* rows that it must have */
+    struct rows base, now, written;        /* of the cut before; at the instant; by the buffer */
+    uint8_t sketch[LINES][EBS_ADMIT_LINE]; /* at the instant */
+    bool line[LINES];                      /* written */
+    uint64_t lines;
     uint64_t cuts, increments, dropped, kept;
 } bed;
 
@@ -117,7 +123,7 @@ static void set_up(const struct policy *policy, uint64_t seed)
     bed.layout = rt_row_layout(&bed.conf);
     assert_true(bed.layout.row_bytes <= ROW_MAX);
     bed.table = table_bed_create(&bed.conf);
-    assert_int_equal(ebs_rowbuf_init(&bed.buf, BUFFER, bed.layout.row_bytes), 0);
+    assert_int_equal(ebs_rowbuf_init(&bed.buf, BUFFER, ebs_table_cut_row_max(bed.table)), 0);
     rt_map_init(&bed.place);
     for (size_t k = 0; k < IDS; k++) {
         bed.id[k] = k % 2 ? rt_draw(seed, ~k) : k;
@@ -135,6 +141,19 @@ static void tear_down(void)
 
 /* ---- what came of a cut ---- */
 
+static void take_line(const uint8_t *at)
+{
+    uint64_t number;
+
+    memcpy(&number, at, sizeof(number));
+    assert_true(number < LINES && !bed.line[number]);
+    bed.line[number] = true;
+    bed.lines++;
+    if (memcmp(bed.sketch[number], at + sizeof(number), EBS_ADMIT_LINE) != 0)
+        fail_msg("%s: line %llu is not as at the instant", bed.policy->name,
+                 (unsigned long long)number);
+}
+
 static void take_block(const struct ebs_rowbuf_block *block)
 {
     for (size_t at = 0; at < block->used;) {
@@ -144,7 +163,11 @@ static void take_block(const struct ebs_rowbuf_block *block)
         at += sizeof(run);
         assert_int_equal(run.table, NUMBER);
         assert_true(run.rows > 0);
-        for (uint32_t r = 0; r < run.rows; r++, at += bed.layout.row_bytes) {
+        for (uint32_t r = 0; r < run.rows && run.kind == RT_ROWFILE_SKETCH;
+             r++, at += run.row_bytes)
+            take_line(block->at + at);
+        for (uint32_t r = 0; r < run.rows && run.kind == RT_ROWFILE_ROWS;
+             r++, at += run.row_bytes) {
             size_t k = number_of(block->at + at);
 
             if (bed.written.has[k])
@@ -197,8 +220,18 @@ static void expect_row(size_t k, const uint8_t *row, const char *what)
         fail_msg("%s: id %zu: %s is not as at the instant", bed.policy->name, k, what);
 }
 
+static void check_lines(void)
+{
+    static const uint8_t nothing[EBS_ADMIT_LINE];
+
+    for (size_t i = 0; i < LINES; i++)
+        if (bed.line[i] == (memcmp(bed.sketch[i], nothing, EBS_ADMIT_LINE) == 0))
+            fail_msg("%s: line %zu is %swritten", bed.policy->name, i, bed.line[i] ? "" : "not ");
+}
+
 static void check_cut(void)
 {
+    check_lines();
     for (size_t k = 0; k < IDS; k++) {
         if (bed.written.has[k] != bed.want[k])
             fail_msg("%s: id %zu is %swritten", bed.policy->name, k,
@@ -230,7 +263,13 @@ static void check_cut(void)
 static void begin_cut(void)
 {
     uint64_t changed = ebs_table_changed(bed.table), rows = 0;
+    const uint8_t *sketch;
+    size_t bytes = ebs_admit_sketch(bed.table->admit, &sketch);
 
+    assert_true(bytes <= sizeof(bed.sketch));
+    if (bytes > 0)
+        memcpy(bed.sketch, sketch, bytes);
+    memset(bed.line, 0, sizeof(bed.line));
     bed.full = !bed.has_base || !ebs_table_knows_changes(bed.table) || draw(4) == 0;
     copy_table(&bed.now);
     for (size_t k = 0; k < IDS; k++) {
@@ -265,7 +304,7 @@ static void pass_some(void)
     bool more = true;
 
     for (uint64_t n = 1 + draw(12); n > 0 && more; n--) {
-        have_room(EBS_CUT_ROWS * bed.layout.row_bytes);
+        have_room(ebs_table_cut_pass_bytes(bed.table));
         more = ebs_table_cut_pass(bed.table);
     }
     if (!more)
@@ -319,7 +358,7 @@ static void put(void)
     size_t k = draw(IDS);
     float weight[DIM] = {0.5f, (float)draw(100) / 8, -1.0f};
 
-    have_room(bed.layout.row_bytes);
+    have_room(bed.layout.row_bytes + EBS_ROWBUF_RUN);
     if (ebs_table_put(bed.table, bed.id[k], weight, NULL) == 0)
         bed.changed[k] = true;
 }
@@ -329,7 +368,7 @@ static void remove_some(void)
     size_t n = draw(30) == 0 ? 2 * IDS : 1 + draw(20);
 
     for (size_t i = 0; i < n; i++) {
-        have_room(bed.layout.row_bytes);
+        have_room(bed.layout.row_bytes + EBS_ROWBUF_RUN);
         ebs_table_remove(bed.table, bed.id[draw(IDS)]);
     }
 }
@@ -377,6 +416,7 @@ static void rows_of_the_instant(void **state)
                       (unsigned long long)bed.buf.kept);
         assert_true(bed.cuts > ROUNDS / 200 && bed.increments > 0 && bed.dropped > 0 &&
                     bed.buf.kept > 0);
+        assert_true((bed.lines > 0) == (policies[p].admission.kind == RT_ADMIT_COUNT));
         tear_down();
     }
 }
@@ -453,6 +493,37 @@ static void too_many_went(void **state)
     ebs_table_destroy(table);
 }
 
+/* What is told to have room has it, to the byte: rows of many tables, one of each, one after the other. */
+static void room_for_many_tables(void **state)
+{
+    static const uint8_t row[ROW_MAX];
+    uint64_t draws = 0, filled = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < 3000; seed++) {
+        struct ebs_rowbuf buf;
+        size_t most = 8 + 4 * rt_below(rt_draw(seed, draws++), 14), room;
+
+        assert_int_equal(ebs_rowbuf_init(&buf, BUFFER, most), 0);
+        for (uint64_t n = rt_below(rt_draw(seed, draws++), 3000);
+             n > 0 && ebs_rowbuf_room(&buf) >= most + EBS_ROWBUF_RUN; n--)
+            ebs_rowbuf_add(&buf, RT_ROWFILE_ROWS, 1, row, most);
+        room = ebs_rowbuf_room(&buf);
+        for (uint32_t table = 0; !buf.overflow; table++) {
+            size_t bytes = 8 + 4 * rt_below(rt_draw(seed, draws++), (most - 8) / 4 + 1);
+
+            if (room < bytes + EBS_ROWBUF_RUN)
+                break;
+            room -= bytes + EBS_ROWBUF_RUN;
+            assert_true(ebs_rowbuf_add(&buf, RT_ROWFILE_ROWS, table % 2, row, bytes));
+            filled++;
+        }
+        assert_false(buf.overflow);
+        ebs_rowbuf_release(&buf);
+    }
+    assert_true(filled > 100000);
+}
+
 static void buffers_without_memory(void **state)
 {
     struct ebs_rowbuf buf;
@@ -473,9 +544,8 @@ static void buffers_without_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_of_the_instant),
-        cmocka_unit_test(a_buffer_that_is_full),
-        cmocka_unit_test(too_many_went),
+        cmocka_unit_test(rows_of_the_instant),    cmocka_unit_test(a_buffer_that_is_full),
+        cmocka_unit_test(too_many_went),          cmocka_unit_test(room_for_many_tables),
         cmocka_unit_test(buffers_without_memory),
     };
 
