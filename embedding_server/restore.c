@@ -5,6 +5,7 @@
 #include "embedding_server/restore.h"
 #include "embedding_server/chain.h"
 #include "embedding_server/serve.h"
+#include "embedding_server/table_cut.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
@@ -14,7 +15,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TEXT 1024u
+#define TEXT  1024u
+#define TRIES 8u /* of checkpoints that go while they are read */
+#define GONE  1  /* no error: what was tried is not there any more */
 
 /* One owner's part. Touched by: its thread, until that is joined. */
 struct part {
@@ -155,18 +158,35 @@ static int take_filters(const struct ebs_restore *restore, const struct rt_manif
     return err;
 }
 
+/* Has the owner the rows of its own file, byte by byte, and no others? Then it may go on from there as who wrote it would have: an
+ * increment to that checkpoint is what changes from now on. What it lacks of the ledger is lost in both. */
+static bool is_as_written(const struct ebs_owner *owner, const struct rt_manifest *newest,
+                          const struct ebs_chain_loaded *loaded)
+{
+    const struct rt_manifest_file *file;
+
+    if (newest->owners != owner->owners || loaded->left_out > 0 || loaded->shifted)
+        return false;
+    file = &newest->file[owner->conf.owner]; /* row files stand by owner */
+    return file->shard_first == owner->shard_first && file->shard_end == owner->shard_end;
+}
+
 static void settle(const struct ebs_restore *restore, const struct rt_manifest *newest,
-                   struct ebs_restored *out)
+                   const struct part *part, struct ebs_restored *out)
 {
     snprintf(out->name, sizeof(out->name), "%s", newest->name);
     out->attempt = newest->attempt;
     out->step = newest->step;
     for (uint32_t i = 0; i < restore->n; i++) {
         struct ebs_owner *owner = restore->owner[i];
+        bool follows = is_as_written(owner, newest, &part[i].loaded);
 
         owner->cutter.latest = newest->attempt; /* older ones are over */
+        owner->cutter.kept = follows ? newest->attempt : 0;
         ebs_set(&owner->stats.step, newest->step);
         for (uint32_t t = 0; t < restore->job->n_tables; t++) {
+            if (follows)
+                ebs_table_follow(owner->table[t]);
             out->rows += ebs_table_rows(owner->table[t]);
             ebs_count_table(owner, t);
         }
@@ -201,7 +221,7 @@ static int load(const struct ebs_restore *restore, const struct ebs_chain *chain
     if (!err)
         err = take_filters(restore, newest);
     if (!err)
-        settle(restore, newest, out);
+        settle(restore, newest, part, out);
     for (uint32_t i = 0; i < restore->n; i++)
         release_sums(&part[i], chain->n);
     rt_free(part);
@@ -256,6 +276,21 @@ static bool is_fatal(int err)
     return err == RT_ENOMEM || err == RT_ELIMIT || err == RT_EFULL || err == RT_EFILE;
 }
 
+/* Is it, or one that it needs, not there any more since the folder was listed? Retention or an operator has removed it. */
+static bool has_gone(const char *dir, const struct rt_store_list *list, size_t which)
+{
+    size_t chain[RT_STORE_CHAIN_MAX], n;
+
+    if (rt_store_chain(list, which, chain, &n) != 0) {
+        chain[0] = which;
+        n = 1;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (rt_store_is_there(dir, list->at[chain[i]].manifest) == 0)
+            return true;
+    return false;
+}
+
 static int try_one(const struct ebs_restore *restore, const struct rt_store_list *list,
                    size_t which, struct ebs_restored *out)
 {
@@ -268,7 +303,7 @@ static int try_one(const struct ebs_restore *restore, const struct rt_store_list
     if (err)
         return err;
     err = load(restore, &chain, out);
-    if (!err || is_fatal(err))
+    if (!err || (is_fatal(err) && err != RT_EFILE))
         return err;
     *out = (struct ebs_restored){.skipped = out->skipped};
     again = clear(restore);
@@ -284,6 +319,25 @@ static void skip(const struct rt_stored *stored, const char *why, struct ebs_res
     out->skipped++;
 }
 
+/* The one at `which` was tried in vain, for the reason in rt_err_text(). 0: on to the next one; GONE; an error: that was all. */
+static int pass_over(const struct ebs_restore *restore, const struct rt_store_list *list,
+                     size_t which, int err, struct ebs_restored *out)
+{
+    const struct rt_stored *stored = &list->at[which];
+    char why[TEXT], text[2 * TEXT];
+
+    snprintf(why, sizeof(why), "%s", rt_err_text());
+    if ((!is_fatal(err) || err == RT_EFILE) && has_gone(restore->dir, list, which)) {
+        rt_log(RT_LOG_WARN, "checkpoint_vanished name=%s reason=\"%s\"", stored->name,
+               rt_log_escape(why, text, sizeof(text)));
+        return GONE;
+    }
+    if (is_fatal(err))
+        return RT_FAIL(err, "%s", why);
+    skip(stored, why, out);
+    return 0;
+}
+
 /* Those whose manifest cannot be believed stand last in the list, whatever their age. */
 static int choose(const struct ebs_restore *restore, const struct rt_store_list *list,
                   struct ebs_restored *out)
@@ -297,9 +351,10 @@ static int choose(const struct ebs_restore *restore, const struct rt_store_list 
         if (err)
             return rt_fail_prefix(err, "%s: ", restore->dir);
         err = try_one(restore, list, i, out);
-        if (!err || is_fatal(err))
+        if (err)
+            err = pass_over(restore, list, i, err, out);
+        if (err || out->name[0] != '\0')
             return err;
-        skip(&list->at[i], rt_err_text(), out);
     }
     if (list->n == 0)
         return 0;
@@ -309,14 +364,22 @@ static int choose(const struct ebs_restore *restore, const struct rt_store_list 
                    restore->dir, list->n);
 }
 
+/* One that has gone says nothing of those that are there now: the newest of them is looked for anew. */
 int ebs_restore(const struct ebs_restore *restore, struct ebs_restored *out)
 {
-    struct rt_store_list list = {0};
-    int err = rt_store_list(restore->dir, &list);
+    int err = GONE;
 
-    *out = (struct ebs_restored){0};
-    if (!err)
-        err = choose(restore, &list, out);
-    rt_store_list_release(&list);
+    for (uint32_t tries = 0; err == GONE && tries < TRIES; tries++) {
+        struct rt_store_list list = {0};
+
+        *out = (struct ebs_restored){0};
+        err = rt_store_list(restore->dir, &list);
+        if (!err)
+            err = choose(restore, &list, out);
+        rt_store_list_release(&list);
+    }
+    if (err == GONE)
+        return RT_FAIL(RT_EFILE, "%s: %u checkpoints went one after the other as they were read",
+                       restore->dir, TRIES);
     return err;
 }

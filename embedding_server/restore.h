@@ -3,6 +3,8 @@
  * Checkpoints are tried from the newest on. One is taken if its manifest, those of all that it goes on from, and every file of
  * them that overlaps our shards are good; what is passed over is warned of, with the reason. Every owner's filter becomes the
  * ledger of the one taken: at its cut they were equal. What the group has finished since is told by TellLedger (lost.h).
+ * One that goes while it is read, by retention or an operator, is warned of, and the newest that is there then is looked for.
+ * Where an owner's rows are those of its own file, byte by byte, its next cut may be an increment to that checkpoint.
  * Servers choose on their own: where files of one are damaged it is older than the others, and has lost more. */
 #ifndef EBS_RESTORE_H
 #define EBS_RESTORE_H
@@ -29,8 +31,8 @@ struct ebs_restore {
 };
 
 /* A thread for each owner; returns when all is there. RT_EUSAGE: the checkpoints are of another job, or none of those that
- * are there can be used; RT_EFILE: something is there and cannot be read, so nobody knows; RT_ELIMIT, RT_EFULL, RT_ENOMEM: this
- * server has no room for the rows. Touch: one thread, before any owner's loop runs. */
+ * are there can be used; RT_EFILE: something is there and cannot be read, so nobody knows, or they went one after the other;
+ * RT_ELIMIT, RT_EFULL, RT_ENOMEM: this server has no room for the rows. Touch: one thread, before any owner's loop runs. */
 int ebs_restore(const struct ebs_restore *restore, struct ebs_restored *out);
 
 #endif

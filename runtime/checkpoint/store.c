@@ -393,6 +393,19 @@ static int list_one(const char *dir, const char *name, struct rt_stored *out)
     return 1;
 }
 
+int rt_store_is_there(const char *dir, const struct rt_manifest *manifest)
+{
+    struct rt_stored now = {0};
+    int rc = list_one(dir, manifest->name, &now);
+
+    if (rc > 0)
+        rc = now.manifest && now.manifest->attempt == manifest->attempt;
+    rt_manifest_destroy(now.manifest);
+    rt_free(now.name);
+    rt_free(now.why);
+    return rc;
+}
+
 static int by_age(const void *a, const void *b)
 {
     const struct rt_stored *x = a, *y = b;

@@ -48,6 +48,8 @@ struct rt_store_list {
 /* RT_EFILE, RT_ENOMEM: also where a single manifest could not be read, for it may be the newest; RT_ELIMIT. */
 int rt_store_list(const char *dir, struct rt_store_list *out);
 void rt_store_list_release(struct rt_store_list *list);
+/* Is this one still there? 1: yes; 0: it is gone, or another is in its place; RT_EFILE, RT_ENOMEM: nobody knows. */
+int rt_store_is_there(const char *dir, const struct rt_manifest *manifest);
 /* The checkpoint list->at[which] and all that it needs: indices, the full one first; *n of at most RT_STORE_CHAIN_MAX.
  * RT_EDATA says which is missing. */
 int rt_store_chain(const struct rt_store_list *list, size_t which, size_t *chain, size_t *n);
