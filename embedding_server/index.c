@@ -339,6 +339,28 @@ int ebs_index_insert(struct ebs_index *index, const struct ebs_slab *slab, uint6
     return 0;
 }
 
+bool ebs_index_claim(struct ebs_index *index, const struct ebs_slab *slab, uint32_t home,
+                     uint8_t tag, uint64_t id, uint32_t row, uint32_t *found)
+{
+    struct ebs_line *line = &index->line[home];
+    unsigned empty, slot;
+
+    for (unsigned match = ebs_line_match(line, tag); match; match &= match - 1) {
+        *found = line->row[__builtin_ctz(match)];
+        if (ebs_row_id(ebs_slab_at(slab, *found)) == id)
+            return true;
+    }
+    empty = ebs_line_match(line, 0);
+    if (line->passed > 0 || empty == 0 || over(index->count + 1, index->n_lines, LOAD_GROW))
+        return false;
+    slot = (unsigned)__builtin_ctz(empty);
+    line->tag[slot] = tag;
+    line->row[slot] = row;
+    index->count++;
+    *found = EBS_ROW_NONE;
+    return true;
+}
+
 uint32_t ebs_index_find(const struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
                         uint64_t id)
 {

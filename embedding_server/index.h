@@ -63,6 +63,10 @@ void ebs_index_reserve(struct ebs_index *index, uint64_t rows);
  * RT_EFULL (budget), RT_ELIMIT (ids chosen to collide); then nothing has changed for the caller. */
 int ebs_index_insert(struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
                      uint32_t row);
+/* What the home line alone tells: *found is the id's row; or EBS_ROW_NONE, for it was absent, and `row` stands there now. false: it does
+ * not tell, or has no room, or the index is to grow first. @home, tag: ebs_index_home() and ebs_index_tag() of its hash. */
+bool ebs_index_claim(struct ebs_index *index, const struct ebs_slab *slab, uint32_t home,
+                     uint8_t tag, uint64_t id, uint32_t row, uint32_t *found);
 uint32_t ebs_index_find(const struct ebs_index *index, const struct ebs_slab *slab, uint64_t hash,
                         uint64_t id); /* EBS_ROW_NONE: absent */
 /* The row it had; EBS_ROW_NONE: absent. The caller frees the row afterwards. Lines go back as rows do. */

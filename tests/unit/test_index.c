@@ -42,6 +42,26 @@ static int insert(struct pair *pair, uint64_t id)
     return err;
 }
 
+/* Where the home line tells: the row that is there, or the new one in it. false: it does not, and nothing has changed. */
+static bool claim(struct pair *pair, uint64_t id, bool present)
+{
+    uint64_t hash = ebs_index_hash(&pair->index, id), count = pair->index.count;
+    uint32_t row, found;
+    bool told;
+
+    assert_int_equal(ebs_slab_alloc(&pair->slab, id, &row), 0);
+    told = ebs_index_claim(&pair->index, &pair->slab, ebs_index_home(&pair->index, hash),
+                           ebs_index_tag(hash), id, row, &found);
+    if (told)
+        assert_true((found == EBS_ROW_NONE) == !present);
+    assert_int_equal(pair->index.count, count + (told && !present));
+    if (told && present)
+        assert_true(found != row && ebs_row_id(ebs_slab_at(&pair->slab, found)) == id);
+    if (!told || present)
+        ebs_slab_free(&pair->slab, row);
+    return told;
+}
+
 static bool holds(const struct pair *pair, uint64_t id)
 {
     uint64_t hash = ebs_index_hash(&pair->index, id);
@@ -268,7 +288,7 @@ static void random_against_an_array(void **test)
 {
     enum { IDS = 40000, OPERATIONS = 1500000 };
     static bool present[IDS];
-    uint64_t seed = (uint64_t)time(NULL);
+    uint64_t seed = (uint64_t)time(NULL), claimed = 0, made = 0;
     struct pair pair;
 
     (void)test;
@@ -284,12 +304,21 @@ static void random_against_an_array(void **test)
         if (present[id] && (draw >> 40) % 4 < (filling ? 1 : 3)) {
             drop(&pair, id * 0x0123456789abcdefull);
             present[id] = false;
+        } else if (present[id] && (draw >> 44) % 4 == 0) {
+            (void)claim(&pair, id * 0x0123456789abcdefull, true);
         } else if (!present[id] && (draw >> 40) % 4 < (filling ? 3 : 1)) {
-            assert_int_equal(insert(&pair, id * 0x0123456789abcdefull), 0);
+            if ((draw >> 44) % 2 && claim(&pair, id * 0x0123456789abcdefull, false))
+                claimed++;
+            else
+                assert_int_equal(insert(&pair, id * 0x0123456789abcdefull), 0);
+            made++;
             present[id] = true;
         }
+        if (i % 100000 == 0)
+            check(&pair);
     }
     check(&pair);
+    assert_true(claimed > made / 4);
     end(&pair);
 }
 
