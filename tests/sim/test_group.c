@@ -1,7 +1,6 @@
 /* tests/sim/test_group.c -- several ranks as one group, with the whole job around them, in one thread. */
 #include "tests/lib/job_fixture.h"
-#include "tests/lib/temp.h"
-#include "tests/sim/job_world.h"
+#include "tests/sim/group_jobs.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -9,7 +8,6 @@
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
 #include "runtime/job/batch_id.h"
-#include "trainer/save.h"
 #include "trainer/state.h"
 
 #include <float.h>
@@ -22,70 +20,19 @@
 
 #include <cmocka.h>
 
-#define EPOCHS "data.epochs=2"
-
-static void check_equal_weights(const struct job_world *w)
-{
-    uint64_t digest = tr_trainer_digest(w->rank[0].trainer);
-    for (unsigned i = 1; i < w->conf.ranks; i++)
-        if (tr_trainer_digest(w->rank[i].trainer) != digest)
-            fail_msg("seed %llu: rank %u has other weights than rank 0",
-                     (unsigned long long)w->conf.seed, i);
-}
-
-static void check_accounts(struct job_world *w, uint64_t epochs)
-{
-    struct tr_report r = jw_report(w);
-    assert_int_equal(r.samples_trained, JW_TRAIN_ROWS * epochs);
-    assert_int_equal(r.samples_dropped, 0);
-    assert_int_equal(r.permits_used, 0);
-    check_equal_weights(w);
-}
-
-static unsigned runs(unsigned wanted)
-{
-    const char *text = getenv("TEST_GROUP_RUNS");
-    return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
-}
-
-static uint64_t first_seed(void)
-{
-    const char *text = getenv("TEST_GROUP_SEED");
-    return text ? strtoull(text, NULL, 10) : 1;
-}
-
-enum { MODES = 3 };
-static const char *const mode[MODES] = {"global.mode=hybrid", "global.mode=full",
-                                        "global.mode=async"};
-
-/* Job files are written once for many worlds. */
-static void make_jobs(struct rt_job *job[MODES])
-{
-    for (size_t m = 0; m < MODES; m++) {
-        const char *set[] = {EPOCHS, "data.test=[]", mode[m], "global.sync_every=3"};
-        job[m] = job_fixture(set, ARRAY_LEN(set));
-    }
-}
-
-static void destroy_jobs(struct rt_job *job[MODES])
-{
-    for (size_t m = 0; m < MODES; m++)
-        job_fixture_destroy(job[m]);
-}
-
 /* Ranks that begin with other weights, or as old as others are not, are told before a step is made. */
 static void test_starts_differ(void **state)
 {
     (void)state;
-    struct rt_job *job[MODES];
-    make_jobs(job);
-    for (unsigned i = 0; i < 2 * MODES; i++) {
+    struct rt_job *job[GJ_MODES];
+    gj_make(job);
+    for (unsigned i = 0; i < 2 * GJ_MODES; i++) {
         struct job_world w;
-        struct jw_conf conf = {.seed = i + 1, .ranks = 3, .job = job[i % MODES]};
+        struct jw_conf conf = {.seed = i + 1, .ranks = 3, .job = job[i % GJ_MODES]};
         jw_start(&w, &conf);
         struct tr_trainer *other = w.rank[1 + i % 2].trainer;
         char want[80];
-        if (i / MODES == 0)
+        if (i / GJ_MODES == 0)
             tr_model_params(other->model)[5] += 0.25f;
         else
             other->steps_before = 7;
@@ -98,7 +45,7 @@ static void test_starts_differ(void **state)
             assert_int_equal(w.rank[r].trainer->step, 0);
         jw_stop(&w);
     }
-    destroy_jobs(job);
+    gj_destroy(job);
 }
 
 /* Weights that have made steps before the job. */
@@ -131,9 +78,9 @@ static bool has_formed(void *arg)
 static void test_age_is_fetched(void **state)
 {
     (void)state;
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(18); seed++) {
-        const char *set[] = {EPOCHS, "data.test=[]", mode[seed % MODES], "global.sync_every=3",
-                             "model.schedule={type: linear, steps: 300}"};
+    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(18); seed++) {
+        const char *set[] = {GJ_EPOCHS, "data.test=[]", gj_mode[seed % GJ_MODES],
+                             "global.sync_every=3", "model.schedule={type: linear, steps: 300}"};
         struct job_world w;
         struct jw_conf conf = {
             .seed = seed, .ranks = 2 + (unsigned)seed % 2, .set = set, .n_set = ARRAY_LEN(set)};
@@ -141,11 +88,11 @@ static void test_age_is_fetched(void **state)
         set_ages(&w, 200);
         assert_true(sim_run_until(w.sim, has_stepped, &w, 60 * RT_S));
         assert_false(jw_is_over(&w));
-        jw_restart_rank(&w, (unsigned)(seed / MODES) % w.conf.ranks);
+        jw_restart_rank(&w, (unsigned)(seed / GJ_MODES) % w.conf.ranks);
         jw_run(&w);
         for (unsigned r = 0; r < w.conf.ranks; r++)
             assert_int_equal(w.rank[r].trainer->steps_before, 200);
-        check_equal_weights(&w);
+        gj_check_weights(&w);
         jw_stop(&w);
     }
 }
@@ -154,8 +101,8 @@ static void test_age_is_fetched(void **state)
 static void test_ages_differ(void **state)
 {
     (void)state;
-    struct rt_job *job[MODES];
-    make_jobs(job);
+    struct rt_job *job[GJ_MODES];
+    gj_make(job);
     for (unsigned i = 0; i < 8; i++) {
         struct job_world w;
         struct jw_conf conf = {.seed = i + 1, .ranks = 3, .job = job[i % 2]};
@@ -169,7 +116,7 @@ static void test_ages_differ(void **state)
         if (same) {
             set_ages(&w, 200);
             jw_run(&w);
-            check_accounts(&w, 2);
+            gj_check_accounts(&w, 2);
         } else {
             assert_true(sim_run_until(w.sim, jw_is_over, &w, 60 * RT_S));
             if (w.failed != RT_EUSAGE ||
@@ -178,280 +125,42 @@ static void test_ages_differ(void **state)
         }
         jw_stop(&w);
     }
-    destroy_jobs(job);
-}
-
-/* ---- a model is imported while they train ---- */
-
-struct importer {
-    struct job_world *world;
-    struct rt_timer timer;
-    struct wire_control_request request;
-    bool stop; /* after HOLD nobody asks any more */
-};
-
-static void import_on(void *arg)
-{
-    struct importer *importer = arg;
-    struct tr_trainer *trainer = importer->world->rank[0].trainer;
-    int err = tr_trainer_import(trainer, &importer->request);
-    uint32_t stage = tr_trainer_imported(trainer)->stage;
-    if (err && err != RT_ENOTREADY && err != RT_EFULL)
-        fail_msg("stage %u: %s", importer->request.stage, rt_err_text());
-    if (stage == WIRE_IMPORT_TAKE || (importer->stop && stage == WIRE_IMPORT_HOLD))
-        return;
-    if (!err && stage == importer->request.stage && tr_import_done(trainer))
-        importer->request.stage++;
-    rt_timer_start(trainer->io, &importer->timer, 5000000);
-}
-
-/* The model of another seed. @return its folder, in `dir` */
-static void save_other(const struct rt_job *job, struct tr_trainer *trainer, char *dir)
-{
-    struct rt_save save = {.dir = dir, .with_state = true};
-    size_t n = tr_model_count(trainer->model);
-    float *before = malloc(n * sizeof *before);
-    struct tr_saved saved = tr_saved_now(job, trainer->model, trainer->optimizer, 1000);
-    memcpy(before, tr_model_params(trainer->model), n * sizeof *before);
-    for (size_t i = 0; i < n; i++)
-        tr_model_params(trainer->model)[i] += 0.01f * (float)(i % 7);
-    temp_folder(dir);
-    if (tr_save_dense(&saved, &save) != 0)
-        fail_msg("%s", rt_err_text());
-    memcpy(tr_model_params(trainer->model), before, n * sizeof *before);
-    free(before);
-}
-
-/* All ranks have it, whatever breaks meanwhile, no row is lost, and its age goes with it. */
-static void test_import(void **state)
-{
-    (void)state;
-    struct rt_job *job[MODES];
-    char dir[TEMP_PATH_MAX];
-    make_jobs(job);
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(40); seed++) {
-        struct job_world w;
-        struct jw_conf conf = {.seed = seed,
-                               .ranks = 1 + (unsigned)(seed / 2) % 3,
-                               .composers = 1 + (unsigned)(seed / 9) % 2,
-                               .middlewares = 1 + (unsigned)(seed / 27) % 2,
-                               .job = job[seed % 2]}; /* not `async` */
-        jw_start(&w, &conf);
-        save_other(conf.job, w.rank[0].trainer, dir);
-        struct importer importer = {
-            .world = &w,
-            .timer = {.fire = import_on, .arg = &importer},
-            .request = {
-                .command = WIRE_CTL_IMPORT, .text = dir, .number = 5, .stage = WIRE_IMPORT_CHECK}};
-        rt_timer_start(w.rank[0].trainer->io, &importer.timer, seed % 5 * 4000000);
-        jw_break_links(&w, seed % 4 < 2 ? 0 : 20, true);
-        jw_run(&w);
-        check_accounts(&w, 2);
-        for (unsigned r = 0; r < conf.ranks; r++) {
-            struct tr_trainer *trainer = w.rank[r].trainer;
-            assert_int_equal(trainer->imports, 1);
-            assert_int_equal(trainer->steps_before, w.rank[0].trainer->steps_before);
-            assert_true(tr_age(trainer, trainer->step) >= 1000);
-        }
-        jw_stop(&w);
-    }
-    destroy_jobs(job);
-}
-
-static bool steps(void *arg)
-{
-    const struct tr_trainer *trainer = arg;
-    return trainer->step > 0;
-}
-
-static bool is_read(void *arg)
-{
-    const struct tr_trainer *trainer = arg;
-    return trainer->import.reading;
-}
-
-/* Nobody asks any more: the job goes on as it was. */
-static void test_import_that_is_left(void **state)
-{
-    (void)state;
-    struct rt_job *job[MODES];
-    char dir[TEMP_PATH_MAX];
-    make_jobs(job);
-    for (unsigned ranks = 1; ranks <= 3; ranks++) {
-        struct job_world w;
-        struct jw_conf conf = {.seed = ranks, .ranks = ranks, .job = job[ranks % 2]};
-        jw_start(&w, &conf);
-        save_other(conf.job, w.rank[0].trainer, dir);
-        struct importer importer = {
-            .world = &w,
-            .stop = true,
-            .timer = {.fire = import_on, .arg = &importer},
-            .request = {
-                .command = WIRE_CTL_IMPORT, .text = dir, .number = 5, .stage = WIRE_IMPORT_CHECK}};
-        rt_timer_start(w.rank[0].trainer->io, &importer.timer, 0);
-        jw_run(&w);
-        check_accounts(&w, 2);
-        const struct tr_import *import = tr_trainer_imported(w.rank[0].trainer);
-        assert_int_equal(import->stage, WIRE_IMPORT_HOLD);
-        assert_true(import->failed);
-        assert_string_equal(import->error, "nobody has asked for it any more");
-        assert_int_equal(w.rank[0].trainer->imports, 0);
-        jw_stop(&w);
-    }
-    destroy_jobs(job);
-}
-
-/* A server refuses the model while trainer/0 reads it still: the next import is begun when that has ended. */
-static void test_import_given_up(void **state)
-{
-    (void)state;
-    struct rt_job *job[MODES];
-    char dir[TEMP_PATH_MAX];
-    make_jobs(job);
-    for (unsigned ranks = 1; ranks <= 3; ranks++) {
-        struct job_world w;
-        struct jw_conf conf = {.seed = ranks, .ranks = ranks, .job = job[ranks % 2]};
-        jw_start(&w, &conf);
-        struct tr_trainer *trainer = w.rank[0].trainer;
-        save_other(conf.job, trainer, dir);
-        struct wire_control_request other = {
-            .command = WIRE_CTL_IMPORT, .text = dir, .number = 5, .stage = WIRE_IMPORT_CHECK};
-        assert_true(sim_run_until(w.sim, steps, trainer, 60 * RT_S));
-        assert_int_equal(tr_trainer_import(trainer, &other), 0);
-        assert_true(sim_run_until(w.sim, is_read, trainer, 60 * RT_S));
-        other.stage = WIRE_IMPORT_FAIL;
-        other.text = "a server refuses";
-        assert_int_equal(tr_trainer_import(trainer, &other), 0);
-        assert_string_equal(trainer->import.error, "a server refuses");
-        struct importer importer = {
-            .world = &w,
-            .timer = {.fire = import_on, .arg = &importer},
-            .request = {
-                .command = WIRE_CTL_IMPORT, .text = dir, .number = 6, .stage = WIRE_IMPORT_CHECK}};
-        assert_int_equal(tr_trainer_import(trainer, &importer.request), RT_EFULL);
-        import_on(&importer);
-        jw_run(&w);
-        check_accounts(&w, 2);
-        for (unsigned r = 0; r < ranks; r++)
-            assert_int_equal(w.rank[r].trainer->imports, 1);
-        jw_stop(&w);
-    }
-    destroy_jobs(job);
-}
-
-/* ---- a rank dies in an import ---- */
-
-struct moment {
-    struct job_world *world;
-    uint32_t stage; /* of trainer/0's import: reached */
-};
-
-static bool is_there(void *arg)
-{
-    const struct moment *moment = arg;
-    return jw_is_over(moment->world) ||
-           tr_trainer_imported(moment->world->rank[0].trainer)->stage >= moment->stage;
-}
-
-/* Either all ranks have it or none; or the job says that it cannot go on, and only where rows may be others by then. */
-static void check_killed(const struct job_world *w, unsigned rank, uint32_t stage,
-                         unsigned outcome[3])
-{
-    uint64_t imports = w->rank[0].trainer->imports;
-    unsigned long long seed = w->conf.seed;
-    if (w->failed) {
-        if (!strstr(w->failed_text, "an import was cut off when rows may have begun to change: "
-                                    "trainer/0 was started again"))
-            fail_msg("seed %llu: \"%s\"", seed, w->failed_text);
-        if (rank != 0 || stage < WIRE_IMPORT_HOLD)
-            fail_msg("seed %llu: nothing had changed in stage %u, rank %u", seed, stage, rank);
-        outcome[2]++;
-        return;
-    }
-    if (rank != 0 ? imports != 1 : stage >= WIRE_IMPORT_LOAD && imports != 1)
-        fail_msg("seed %llu: rows are others and weights are not: stage %u", seed, stage);
-    for (unsigned r = 0; r < w->conf.ranks; r++) {
-        assert_int_equal(w->rank[r].trainer->imports, imports);
-        assert_true(tr_trainer_digest(w->rank[r].trainer) == tr_trainer_digest(w->rank[0].trainer));
-    }
-    outcome[imports]++;
-}
-
-static void kill_in_import(struct rt_job *job, uint64_t seed, unsigned outcome[3])
-{
-    struct job_world w;
-    struct jw_conf conf = {.seed = seed, .ranks = 2 + (unsigned)seed / 2 % 3, .job = job};
-    struct moment moment = {&w, WIRE_IMPORT_CHECK + (uint32_t)(seed / 6 % 4)};
-    uint64_t key = rt_draw_key(seed, "import", NULL);
-    unsigned rank = seed % 4 ? 0 : 1 + (unsigned)rt_below(rt_draw(key, 0), conf.ranks - 1);
-    char dir[TEMP_PATH_MAX];
-    jw_start(&w, &conf);
-    save_other(conf.job, w.rank[0].trainer, dir);
-    struct importer importer = {
-        .world = &w,
-        .timer = {.fire = import_on, .arg = &importer},
-        .request = {
-            .command = WIRE_CTL_IMPORT, .text = dir, .number = 5, .stage = WIRE_IMPORT_CHECK}};
-    rt_timer_start(w.rank[0].trainer->io, &importer.timer, 1000000);
-    sim_run_until(w.sim, is_there, &moment, 60 * RT_S);
-    sim_run_until(w.sim, jw_is_over, &w, rt_below(rt_draw(key, 1), 4 * RT_MS));
-    assert_false(jw_is_over(&w));
-    if (rank == 0) /* the new one is asked by nobody: the ranks find it out alone */
-        rt_timer_stop(w.rank[0].trainer->io, &importer.timer);
-    uint32_t stage = tr_trainer_imported(w.rank[0].trainer)->stage;
-    jw_restart_rank(&w, rank);
-    assert_true(sim_run_until(w.sim, jw_is_over, &w, 60 * RT_S));
-    check_killed(&w, rank, stage, outcome);
-    jw_stop(&w);
-}
-
-static void test_kill_in_import(void **state)
-{
-    (void)state;
-    struct rt_job *job[MODES];
-    unsigned outcome[3] = {0};
-    make_jobs(job);
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(96); seed++)
-        kill_in_import(job[seed % 2], seed, outcome);
-    print_message("without it %u, with it %u, ended %u\n", outcome[0], outcome[1], outcome[2]);
-    if (runs(96) == 96) /* all of them were met */
-        assert_true(outcome[0] > 0 && outcome[1] > 0 && outcome[2] > 0);
-    destroy_jobs(job);
+    gj_destroy(job);
 }
 
 static void test_modes(void **state)
 {
     (void)state;
-    struct rt_job *job[MODES];
-    make_jobs(job);
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(60); seed++) {
+    struct rt_job *job[GJ_MODES];
+    gj_make(job);
+    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(60); seed++) {
         struct job_world w;
         struct jw_conf conf = {.seed = seed,
                                .ranks = 2 + (unsigned)(seed / 3) % 3,
                                .composers = 1 + (unsigned)(seed / 9) % 2,
                                .middlewares = 1 + (unsigned)(seed / 27) % 2,
-                               .job = job[seed % MODES]};
+                               .job = job[seed % GJ_MODES]};
         jw_start(&w, &conf);
         jw_break_links(&w, seed % 2 ? 0 : 20, true);
         jw_run(&w);
-        check_accounts(&w, 2);
+        gj_check_accounts(&w, 2);
         jw_stop(&w);
     }
-    destroy_jobs(job);
+    gj_destroy(job);
 }
 
 /* Running averages are part of what the ranks have in common, in every mode, and of what a rank that died fetches. */
 static void test_batchnorm(void **state)
 {
     (void)state;
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(12); seed++) {
+    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(12); seed++) {
         static const char layers[] =
             "model.layers=[{name: all, type: concat, inputs: [features, dense]}, "
             "{name: norm, type: batchnorm, inputs: [all]}, "
             "{name: top, type: mlp, inputs: [norm], sizes: [8, 1], activation: dice}, "
             "{name: loss, type: bce, inputs: [top]}]";
-        const char *set[] = {EPOCHS, "data.test=[]", mode[seed % MODES], "global.sync_every=3",
-                             layers};
+        const char *set[] = {GJ_EPOCHS, "data.test=[]", gj_mode[seed % GJ_MODES],
+                             "global.sync_every=3", layers};
         struct jw_conf conf = {
             .seed = seed, .ranks = 2 + (unsigned)seed % 2, .set = set, .n_set = ARRAY_LEN(set)};
         struct job_world w;
@@ -480,18 +189,18 @@ static void test_batchnorm(void **state)
 static void test_exact(void **state)
 {
     (void)state;
-    const char *set[] = {EPOCHS, "data.test=[]", "global.mode=full", "global.exact=true"};
+    const char *set[] = {GJ_EPOCHS, "data.test=[]", "global.mode=full", "global.exact=true"};
     struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
     for (unsigned ranks = 2; ranks <= 4; ranks++) {
         uint64_t want = 0;
         double loss = 0;
-        for (uint64_t seed = first_seed(); seed < first_seed() + runs(40); seed++) {
+        for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(40); seed++) {
             struct job_world w;
             struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job};
             jw_start(&w, &conf);
-            jw_break_links(&w, seed == first_seed() ? 0 : (unsigned)seed, true);
+            jw_break_links(&w, seed == gj_first_seed() ? 0 : (unsigned)seed, true);
             jw_run(&w);
-            check_accounts(&w, 2);
+            gj_check_accounts(&w, 2);
             uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
             struct tr_report r = jw_report(&w);
             if (want == 0) {
@@ -505,83 +214,6 @@ static void test_exact(void **state)
         }
     }
     job_fixture_destroy(job);
-}
-
-/* Ranks die and come back with nothing: the group forms again, the weights are the most advanced rank's, and
- * every row is trained once. What a rank counted dies with it, so the ledger is asked: rank 0's, or another's
- * where rank 0 is the one that died. */
-static void restart(struct rt_job *job, unsigned ranks, uint64_t seed)
-{
-    struct job_world w;
-    struct jw_conf conf = {
-        .seed = seed, .ranks = ranks, .composers = 1 + (unsigned)(seed / 36) % 2, .job = job};
-    uint64_t key = rt_draw_key(seed, "restart", NULL);
-    jw_start(&w, &conf);
-    for (unsigned i = 0; i < 1 + seed % 3 && !jw_is_over(&w); i++) {
-        unsigned rank = (unsigned)rt_below(rt_draw(key, 2 * i), ranks);
-        sim_run_until(w.sim, jw_is_over, &w, RT_MS + rt_below(rt_draw(key, 2 * i + 1), 60 * RT_MS));
-        if (!jw_is_over(&w))
-            jw_restart_rank(&w, rank);
-    }
-    jw_run(&w);
-    uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
-    for (unsigned r = 0; r < ranks; r++) {
-        struct tr_report report;
-        tr_trainer_report(w.rank[r].trainer, &report);
-        assert_int_equal(report.permits_used, 0);
-        if (tr_trainer_digest(w.rank[r].trainer) != digest)
-            fail_msg("%s, seed %llu: rank %u has other weights than rank 0", mode[seed % MODES],
-                     (unsigned long long)seed, r);
-    }
-    jw_stop(&w);
-}
-
-static void test_restart(void **state)
-{
-    (void)state;
-    struct rt_job *job[MODES];
-    make_jobs(job);
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(90); seed++)
-        restart(job[seed % MODES], 2 + (unsigned)(seed / 3) % 3, seed);
-    destroy_jobs(job);
-}
-
-/* Composers die and come back with nothing, all of them at once or one: every row is trained once. With evaluations in
- * between, and at moments when the ledger has only a part of what was stepped. */
-static void test_restart_composers(void **state)
-{
-    (void)state;
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(60); seed++) {
-        const char *set[] = {EPOCHS,
-                             mode[seed % MODES],
-                             "global.sync_every=3",
-                             seed % 2 ? "data.window=1" : "data.window=3",
-                             seed % 5 ? "data.splits=3" : "data.splits=6",
-                             seed / 3 % 2 ? "global.evaluate_every=0" : "global.evaluate_every=4"};
-        struct job_world w;
-        struct jw_conf conf = {.seed = seed,
-                               .ranks = 1 + (unsigned)(seed / 3) % 4,
-                               .composers = 1 + (unsigned)(seed / 7) % 3,
-                               .set = set,
-                               .n_set = ARRAY_LEN(set)};
-        uint64_t key = rt_draw_key(seed, "composers", NULL);
-        jw_start(&w, &conf);
-        for (unsigned i = 0; i < 1 + seed % 4 && !jw_is_over(&w); i++) {
-            unsigned one = (unsigned)rt_below(rt_draw(key, 2 * i), conf.composers);
-            sim_run_until(w.sim, jw_is_over, &w,
-                          RT_MS + rt_below(rt_draw(key, 2 * i + 1), 25 * RT_MS));
-            for (unsigned c = 0; c < conf.composers && !jw_is_over(&w); c++)
-                if (i % 2 || c == one)
-                    jw_restart_composer(&w, c);
-        }
-        jw_run(&w);
-        check_accounts(&w, 2);
-        struct tr_report r = jw_report(&w);
-        if (r.test_samples != JW_TEST_ROWS || r.samples_read != 2 * JW_TRAIN_ROWS)
-            fail_msg("seed %llu: %llu rows read, %llu tested", (unsigned long long)seed,
-                     (unsigned long long)r.samples_read, (unsigned long long)r.test_samples);
-        jw_stop(&w);
-    }
 }
 
 /* ---- `full`: two ranks are one rank with twice the batch ---- */
@@ -642,7 +274,7 @@ static void losses(unsigned ranks, const char *optimizer, const char *rows, doub
         before = sum;
     }
     jw_run(&w);
-    check_accounts(&w, 10);
+    gj_check_accounts(&w, 10);
     jw_stop(&w);
 }
 
@@ -674,39 +306,13 @@ static void test_two_are_one_twice_as_large(void **state)
     }
 }
 
-/* ---- an embedding server that comes back with nothing ---- */
-
-/* In `full` its owners have seen no step: they are told how far all owners were, and a rank does not wait there for
- * a step of its own that all owners had. (One that others made without it is waited for in vain; and if all acks of a
- * step got through to some ranks and not to others, those wait for parts that nobody sends again.) */
-static void test_restart_server(void **state)
-{
-    (void)state;
-    const char *set[] = {EPOCHS, "data.test=[]", "global.mode=full"};
-    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(40); seed++) {
-        struct job_world w;
-        struct jw_conf conf = {
-            .seed = seed, .ranks = 1 + (unsigned)seed % 2, .middlewares = 2, .job = job};
-        uint64_t key = rt_draw_key(seed, "server", NULL);
-        jw_start(&w, &conf);
-        sim_run_until(w.sim, jw_is_over, &w, RT_MS + rt_below(rt_draw(key, 0), 30 * RT_MS));
-        if (!jw_is_over(&w))
-            jw_restart_server(&w);
-        jw_run(&w);
-        check_accounts(&w, 2);
-        jw_stop(&w);
-    }
-    job_fixture_destroy(job);
-}
-
 /* ---- a rank that tells of batches that are not its own ---- */
 
 /* Its header is refused, and nobody's ledger takes the word; when it says so no more, all goes on. */
 static void test_lying_rank(void **state)
 {
     (void)state;
-    const char *set[] = {EPOCHS, "data.test=[]"};
+    const char *set[] = {GJ_EPOCHS, "data.test=[]"};
     struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
     const uint64_t lie[] = {rt_batch_id(0, 6), rt_batch_id(1, 5), rt_batch_id(0, RT_SEQUENCE_MAX),
                             rt_batch_id(7, 0), rt_batch_id(RT_SPLIT_EVALUATE, 7)};
@@ -726,7 +332,7 @@ static void test_lying_rank(void **state)
         liar->n_news--;
         memmove(liar->news, liar->news + 1, liar->n_news * sizeof *liar->news);
         jw_run(&w);
-        check_accounts(&w, 2);
+        gj_check_accounts(&w, 2);
         jw_stop(&w);
     }
     job_fixture_destroy(job);
@@ -755,7 +361,7 @@ static void test_news_do_not_pile_up(void **state)
 {
     (void)state;
     enum { TAKES = 3 };
-    const char *set[] = {EPOCHS, "data.test=[]", "global.mode=async", "global.sync_every=20",
+    const char *set[] = {GJ_EPOCHS, "data.test=[]", "global.mode=async", "global.sync_every=20",
                          "data.batch_size=1"};
     struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
     for (unsigned ranks = 2; ranks <= 3; ranks++) {
@@ -766,7 +372,7 @@ static void test_news_do_not_pile_up(void **state)
             u.w.rank[r].trainer->group->news_max = TAKES;
         sim_run_until(u.w.sim, watch_news, &u, 300 * RT_S);
         jw_run(&u.w);
-        check_accounts(&u.w, 2);
+        gj_check_accounts(&u.w, 2);
         /* A header's, and those that were on their way when it was full. */
         assert_in_range(u.most, TAKES, TAKES + job->global.staleness);
         jw_stop(&u.w);
@@ -825,7 +431,7 @@ static void test_sums_overflow(void **state)
     static const float scale[] = {1,     1e8f,  1e10f, 1e13f,   1e14f, 1e15f,   1e16f, 1e20f,
                                   1e30f, 1e37f, 1e38f, 1.5e38f, 2e38f, 2.5e38f, 3e38f};
     for (size_t m = 0; m < 2; m++) {
-        const char *set[] = {"data.test=[]", mode[m],
+        const char *set[] = {"data.test=[]", gj_mode[m],
                              "model.layers=[{name: all, type: concat, inputs: [features, dense]}, "
                              "{name: top, type: mlp, inputs: [all], sizes: [8, 8, 1]}, "
                              "{name: loss, type: bce, inputs: [top]}]"};
@@ -849,10 +455,10 @@ static void test_schedule(void **state)
     (void)state;
     const struct tr_schedule schedule = {
         .kind = TR_SCHEDULE_LINEAR, .warmup = 2, .warmup_start = 0.5, .steps = 40, .final = 0.125};
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(12); seed++) {
+    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(12); seed++) {
         static const char linear[] = "model.schedule={type: linear, warmup: 2, warmup_start: 0.5, "
                                      "steps: 40, final: 0.125}";
-        const char *set[] = {EPOCHS, "data.test=[]", mode[seed % MODES], linear,
+        const char *set[] = {GJ_EPOCHS, "data.test=[]", gj_mode[seed % GJ_MODES], linear,
                              "model.optimizer={type: lamb, clip_norm: 0.1}"};
         struct jw_conf conf = {.seed = seed, .ranks = 2, .set = set, .n_set = ARRAY_LEN(set)};
         struct job_world w;
@@ -884,17 +490,10 @@ int main(void)
         cmocka_unit_test(test_age_is_fetched),
         cmocka_unit_test(test_ages_differ),
         cmocka_unit_test(test_modes),
-        cmocka_unit_test(test_import),
-        cmocka_unit_test(test_import_that_is_left),
-        cmocka_unit_test(test_import_given_up),
-        cmocka_unit_test(test_kill_in_import),
         cmocka_unit_test(test_batchnorm),
         cmocka_unit_test(test_exact),
-        cmocka_unit_test(test_restart),
-        cmocka_unit_test(test_restart_composers),
         cmocka_unit_test(test_two_are_one_twice_as_large),
         cmocka_unit_test(test_sums_overflow),
-        cmocka_unit_test(test_restart_server),
         cmocka_unit_test(test_lying_rank),
         cmocka_unit_test(test_news_do_not_pile_up),
         cmocka_unit_test(test_schedule),
