@@ -12,6 +12,7 @@
 #include "tests/sim/sim_io.h"
 
 #include "data_compose/composer.h"
+#include "embedding_server/restore.h"
 #include "embedding_server/serve.h"
 #include "middleware/loop.h"
 #include "trainer/state.h"
@@ -21,6 +22,7 @@ enum { JW_MAX = 8, JW_TRAIN_ROWS = 200, JW_TEST_ROWS = 60 }; /* rows: of the fix
 struct jw_conf {
     uint64_t seed;
     unsigned ranks, composers, middlewares, owners; /* 0: 1; owners: 2 */
+    unsigned servers;                               /* that have so many owners each; 0: 1 */
     const char *const *set;
     size_t n_set;
     struct rt_job *job; /* the caller's, for many worlds of one job; NULL: made from set[n_set] */
@@ -28,8 +30,9 @@ struct jw_conf {
     const char *init_from, *predict; /* of the ranks: struct tr_trainer_conf */
     size_t part_bytes; /* of the middlewares' messages to and from owners; 0: as usual */
     const char *checkpoint_dir;
-    bool restore;    /* ranks and owners go on from what is there */
-    unsigned spares; /* nodes that the test may use; 0: 1 */
+    bool restore;                        /* ranks and owners go on from what is there */
+    unsigned spares;                     /* nodes that the test may use; 0: 1 */
+    uint64_t delay_min_ns, delay_max_ns; /* of frames: struct sim_conf */
     void (*rank_started)(
         void *ctx,
         unsigned rank); /* NULL: with a checkpoint folder rank 0 hears where the owners are */
@@ -42,7 +45,7 @@ struct jw_rank {
     struct tr_trainer *trainer;
     uint64_t incarnation;
     unsigned restarts;
-    bool done;
+    bool done, drained; /* drained: tr_trainer_drain() said that it would tell */
 };
 
 struct job_world {
@@ -54,8 +57,9 @@ struct job_world {
     struct mw_loop *middleware[JW_MAX];
     struct jw_rank rank[JW_MAX];
     struct dc_composer *composer[JW_MAX];
-    uint64_t server_born_ms; /* wall clock; 0: with the job */
-    unsigned composer_restarts[JW_MAX], middleware_restarts[JW_MAX], server_restarts;
+    uint64_t server_incarnation[JW_MAX];
+    struct ebs_restored restored[JW_MAX]; /* of each server: what it began with */
+    unsigned composer_restarts[JW_MAX], middleware_restarts[JW_MAX], server_restarts[JW_MAX];
     int failed;
     char failed_text[256];
 };
@@ -83,11 +87,30 @@ void jw_restart_server(struct job_world *w);
 /* Everybody at once. */
 void jw_restart_job(struct job_world *w);
 
+/* A process ends at once, whatever it is at, and is not there until it is started. Who has a connection to it hears that at once, or
+ * (silent) hears nothing any more. Whoever is dead is NULL in the world. */
+void jw_kill_composer(struct job_world *w, unsigned c, bool silent);
+void jw_kill_middleware(struct job_world *w, unsigned m, bool silent);
+void jw_kill_rank(struct job_world *w, unsigned r, bool silent);
+void jw_kill_server(struct job_world *w, unsigned s, bool silent);
+/* It is there again, with a higher incarnation and what its kind restores; all that live hear of one another. */
+void jw_revive_composer(struct job_world *w, unsigned c);
+void jw_revive_middleware(struct job_world *w, unsigned m);
+void jw_revive_rank(struct job_world *w, unsigned r);
+void jw_revive_server(struct job_world *w, unsigned s);
+bool jw_server_lives(const struct job_world *w, unsigned s);
+/* While all are dead: as many of each as `conf` says from now on; no more nodes than at the start. */
+void jw_reshape(struct job_world *w, const struct jw_conf *conf);
+
 unsigned jw_node_composer(const struct job_world *w, unsigned i);
 unsigned jw_node_middleware(const struct job_world *w, unsigned i);
 unsigned jw_node_rank(const struct job_world *w, unsigned i);
 unsigned jw_node_owner(const struct job_world *w, unsigned i);
 unsigned jw_node_spare(const struct job_world *w);
+unsigned jw_workers(const struct job_world *w); /* owners of a server */
+/* What holds at any time, whatever has happened to the rank: its numbers agree with each other and with the time. */
+void jw_check_numbers(const struct job_world *w, const struct tr_trainer *trainer);
+void jw_tell(const struct job_world *w); /* print where everybody is */
 /* Of all ranks together: counts and sums are added, step and quality are rank 0's. */
 struct tr_report jw_report(const struct job_world *w);
 

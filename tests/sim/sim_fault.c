@@ -34,6 +34,30 @@ void sim_flip(struct sim *sim, unsigned a, unsigned b)
     sim->flip[a][b] = true;
 }
 
+/* ---- a node ---- */
+
+void sim_vanish(struct sim *sim, unsigned node)
+{
+    for (struct rt_link *link = sim->links; link; link = link->next)
+        if (link->far_node->index == node)
+            link->swallows = true;
+}
+
+void sim_freeze(struct sim *sim, unsigned node, uint64_t ns)
+{
+    sim->node[node].frozen_until_ns = ns ? sim->now_ns + ns : 0;
+}
+
+void sim_stall(struct sim *sim, uint64_t ns)
+{
+    sim->now_ns += ns;
+}
+
+void sim_set_wall(struct sim *sim, unsigned node, int64_t ahead_ms)
+{
+    sim->node[node].wall_ahead_ms = ahead_ms;
+}
+
 /* ---- faults of one connection ---- */
 
 const char *sim_fault_name(enum sim_fault kind)

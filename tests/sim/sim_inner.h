@@ -54,7 +54,9 @@ struct node {
     struct rt_timers timers;
     struct rt_pool *pool;
     uint64_t draw_key, draws;
-    unsigned tells; /* of the job that is being run */
+    unsigned tells;           /* of the job that is being run */
+    uint64_t frozen_until_ns; /* nothing happens here before */
+    int64_t wall_ahead_ms;
 };
 
 struct rt_listener {

@@ -208,7 +208,8 @@ static uint64_t io_now_ns(struct rt_io *io)
 
 static uint64_t io_wall_ms(struct rt_io *io)
 {
-    return WALL_START_MS + node_of(io)->sim->now_ns / 1000000;
+    const struct node *node = node_of(io);
+    return WALL_START_MS + node->sim->now_ns / 1000000 + (uint64_t)node->wall_ahead_ms;
 }
 
 static uint64_t io_random(struct rt_io *io)
@@ -417,6 +418,20 @@ static void run_event(struct sim *sim, const struct event *ev)
         sim_link_unref(ev->link);
 }
 
+/* It is put off if it is of a node that stands still; in the order of what comes there. */
+static bool waits(struct sim *sim, const struct event *ev)
+{
+    const struct node *node = ev->link ? ev->link->node : ev->node;
+    if (node->frozen_until_ns <= sim->now_ns)
+        return false;
+    struct event later = *ev;
+    later.at_ns = node->frozen_until_ns;
+    sim_push(sim, later);
+    if (ev->link)
+        sim_link_unref(ev->link);
+    return true;
+}
+
 /* Make the next thing happen, unless it is after end_ns. */
 static bool step(struct sim *sim, uint64_t end_ns)
 {
@@ -424,6 +439,8 @@ static bool step(struct sim *sim, uint64_t end_ns)
     uint64_t at = sim->count ? sim->heap[0].at_ns : UINT64_MAX;
     for (unsigned i = 0; i < sim->conf.n_nodes; i++) {
         uint64_t next = rt_timers_next(&sim->node[i].timers);
+        if (next < sim->node[i].frozen_until_ns)
+            next = sim->node[i].frozen_until_ns;
         if (next < at) {
             at = next;
             node = &sim->node[i];
@@ -439,7 +456,8 @@ static bool step(struct sim *sim, uint64_t end_ns)
         timer->fire(timer->arg);
     } else {
         struct event ev = pop_event(sim);
-        run_event(sim, &ev);
+        if (!waits(sim, &ev))
+            run_event(sim, &ev);
     }
     return true;
 }

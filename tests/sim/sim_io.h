@@ -40,6 +40,18 @@ void sim_break(struct sim *sim, unsigned a, unsigned b);
 /* The node's process ends now: what its worker was at is never done. */
 void sim_forget_work(struct sim *sim, unsigned node);
 
+/* The node's machine is gone: who has a connection to it hears nothing of that, and nothing more from there. */
+void sim_vanish(struct sim *sim, unsigned node);
+
+/* The node's process stands still for so long, as at SIGSTOP: what comes, its timers and its work wait. 0: it goes on now. */
+void sim_freeze(struct sim *sim, unsigned node, uint64_t ns);
+
+/* All of them stand still, as on a machine that is suspended: afterwards everything is late. */
+void sim_stall(struct sim *sim, uint64_t ns);
+
+/* The node's wall clock is so far from the others' from now on. */
+void sim_set_wall(struct sim *sim, unsigned node, int64_t ahead_ms);
+
 /* One bit of the next frame that a sends to b is flipped on the way. */
 void sim_flip(struct sim *sim, unsigned a, unsigned b);
 
