@@ -8,6 +8,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
+#include "runtime/base/half.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/rand.h"
 #include "runtime/base/strbuf.h"
@@ -163,12 +164,16 @@ static void take_rows(struct owner *owner, const struct rt_frame *reply)
 {
     struct counts *counts = &owner->oracle->table[owner->table];
     struct rt_segments segments = rt_segments_of(reply->payload);
-    const void *at;
-    if (rt_segment_take(&segments, owner->n_ids, DIM * sizeof(float), &at) != 0)
+    uint32_t dtype = owner->oracle->conf.job->global.wire.rows;
+    const uint8_t *at;
+    const void *payload;
+    if (rt_segment_take(&segments, owner->n_ids, DIM * wire_dtype_size(dtype), &payload) != 0)
         fail_msg("LookupRows: %s", rt_err_text());
+    at = payload;
     for (uint32_t i = 0; i < owner->n_ids; i++) {
-        const float *row = (const float *)at + (size_t)i * DIM;
+        float row[DIM];
         double sum = 0;
+        rt_widen(dtype, at + (size_t)i * DIM * wire_dtype_size(dtype), row, DIM);
         for (int d = 0; d < DIM; d++)
             sum += (double)row[d] * row[d];
         counts->norm[owner->id[i]] = sqrt(sum);
@@ -210,7 +215,7 @@ static void send_ask(struct owner *owner)
                                  .n_tables = 1,
                                  .table = &o->table[owner->table].index,
                                  .n_ids = &owner->n_ids,
-                                 .dtype = WIRE_F32};
+                                 .dtype = o->conf.job->global.wire.rows};
     struct rt_piece piece = {owner->id, owner->n_ids * sizeof(uint64_t), NULL};
     if (wire_lookup_rows_pack(&m, &o->out) != 0)
         fail_msg("%s", rt_err_text());
@@ -329,21 +334,25 @@ static void check_table(const struct oracle *o, int t, struct oracle_result *r)
 {
     const struct counts *counts = &o->table[t];
     uint64_t epochs = o->conf.job->data.epochs;
+    const uint32_t *told = o->conf.declared;
     double unit = t == 0 ? CLIP : unit_of(counts, epochs);
     for (uint32_t id = 0; id < counts->n; id++) {
-        uint64_t want = counts->of[id] * epochs;
+        uint64_t want = counts->of[id] * epochs, declared = t == 0 && told ? told[id] : 0;
         double is = unit > 0 ? counts->norm[id] / unit : 0, whole = round(is);
         if (!want)
             continue;
         r->rows++;
         r->expected += want;
         r->odd += fabs(is - whole) > 0.2;
-        r->lost += whole < (double)want ? want - (uint64_t)whole : 0;
-        r->doubled += whole > (double)want ? (uint64_t)whole - want : 0;
-        if ((whole != (double)want || fabs(is - whole) > 0.2) && !r->first[0])
+        uint64_t least = want - declared, found = (uint64_t)whole;
+        r->lost += found < least ? least - found : 0;
+        r->doubled += found > want ? found - want : 0;
+        r->there += found > least && found <= want ? found - least : 0;
+        if ((found < least || found > want || fabs(is - whole) > 0.2) && !r->first[0])
             snprintf(r->first, sizeof(r->first),
-                     "table %s, id %" PRIu32 ": applied %.2f times, expected %" PRIu64,
-                     table_name[t], id, is, want);
+                     "table %s, id %" PRIu32 ": applied %.2f times, expected %" PRIu64
+                     " less %" PRIu64 " that were told",
+                     table_name[t], id, is, want, declared);
     }
 }
 

@@ -34,13 +34,16 @@ struct oracle_conf {
     const char *const *address; /* [servers * workers] of owners, in order */
     uint64_t incarnation;       /* of the servers; 0: not known */
     bool steps_are_equal;       /* count `user` and `item` too */
+    const uint32_t
+        *declared; /* [rows] of the data: applications that were told to be lost; NULL: none */
     void (*done)(void *arg);
     void *arg;
 };
 
-/* Applications that are missing, and too many, over all rows; what is neither (a fraction) is in `odd`. */
+/* Applications that are missing beyond those declared, and too many, over all rows; what is neither (a fraction) is in `odd`. there:
+ * of those declared lost, which are not. */
 struct oracle_result {
-    uint64_t rows, expected, lost, doubled, odd;
+    uint64_t rows, expected, lost, doubled, odd, there;
     char first[200]; /* of the rows that are wrong, in words; "": none */
 };
 

@@ -1,6 +1,7 @@
 /* tests/lib/temp.c -- see temp.h. */
 #include "tests/lib/temp.h"
 
+#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,6 +30,18 @@ void temp_folder(char path[TEMP_PATH_MAX])
     template_of(path);
     if (!mkdtemp(path))
         fail_msg("%s: no folder can be made there", path);
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    (void)st, (void)kind, (void)ftw;
+    return remove(path);
+}
+
+void temp_remove(const char *path)
+{
+    if (nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS) != 0)
+        fail_msg("%s: not all of it can be removed", path);
 }
 
 int temp_file(char path[TEMP_PATH_MAX])

@@ -11,6 +11,9 @@ const char *temp_root(void);
 /* A new empty folder; its path in `path`. The test fails when it cannot be. */
 void temp_folder(char path[TEMP_PATH_MAX]);
 
+/* A folder with all that is in it; links are not followed. */
+void temp_remove(const char *path);
+
 /* A new empty file; its descriptor, the caller's. */
 int temp_file(char path[TEMP_PATH_MAX]);
 

@@ -7,7 +7,7 @@
 #include "tests/lib/job_fixture.h"
 #include "tests/lib/oracle.h"
 #include "tests/lib/temp.h"
-#include "tests/sim/job_world.h"
+#include "tests/sim/job_rows.h"
 
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
@@ -142,42 +142,15 @@ static void make_faults(struct job_world *w, enum extra extra, struct tally *tal
     }
 }
 
-static void on_read(void *arg)
-{
-    *(bool *)arg = true;
-}
-
-static bool is_read(void *arg)
-{
-    return *(bool *)arg;
-}
-
 static void check_rows(struct job_world *w, bool steps_are_equal)
 {
-    const char *address[JW_MAX];
-    struct oracle *oracle;
     struct oracle_result r;
-    bool done = false;
-    for (unsigned k = 0; k < w->conf.owners; k++)
-        address[k] = ebs_owner_address(w->owner[k]);
-    struct oracle_conf conf = {.io = sim_node(w->sim, jw_node_spare(w)),
-                               .job = w->job,
-                               .servers = 1,
-                               .workers = w->conf.owners,
-                               .address = address,
-                               .steps_are_equal = steps_are_equal,
-                               .done = on_read,
-                               .arg = &done};
-    oracle_start(&conf, &oracle);
-    if (!sim_run_until(w->sim, is_read, &done, 60 * RT_S))
-        fail_msg("seed %llu: the rows cannot be read", (unsigned long long)w->conf.seed);
-    oracle_result(oracle, &r);
+    jw_count_rows(w, steps_are_equal, NULL, &r);
     if (r.lost || r.doubled || r.odd)
         fail_msg("seed %llu: of %llu applications %llu lost, %llu doubled; %s",
                  (unsigned long long)w->conf.seed, (unsigned long long)r.expected,
                  (unsigned long long)r.lost, (unsigned long long)r.doubled, r.first);
     assert_true(r.rows >= ROWS);
-    oracle_destroy(oracle);
 }
 
 static void check_accounts(struct job_world *w)
