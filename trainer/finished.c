@@ -74,6 +74,19 @@ bool tr_group_owes(const struct tr_group *group)
     return false;
 }
 
+size_t tr_group_owes_later(const struct tr_group *group)
+{
+    const struct tr_trainer *trainer = group->trainer;
+    size_t cursor = 0, n = 0;
+    uint64_t id, value;
+    while (rt_map_next(&group->owed, &cursor, &id, &value)) {
+        const struct tr_batch *batch = rt_map_get_ptr(&trainer->batches, id);
+        n += rt_batch_rank(id, group->world) == group->self &&
+             !rt_ledger_is_finished(trainer->ledger, id) && (!batch || batch->state == TR_QUEUED);
+    }
+    return n;
+}
+
 void tr_group_forget_finished(struct tr_group *group)
 {
     struct rt_map kept;

@@ -135,6 +135,8 @@ void tr_group_take_news(struct tr_group *group, const struct wire_step_header *h
 void tr_group_owe(struct tr_group *group, const struct wire_owed *owed);
 /* Has the group stepped a batch of this rank that is not finished? */
 bool tr_group_owes(const struct tr_group *group);
+/* Batches of ours that are stepped, and hold no permit yet: they have to come again. */
+size_t tr_group_owes_later(const struct tr_group *group);
 /* What all ranks' ledgers together know as finished is owed no more. */
 void tr_group_forget_finished(struct tr_group *group);
 void tr_group_forget_owed(struct tr_group *group);

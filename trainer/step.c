@@ -459,13 +459,16 @@ bool tr_step_settled(const struct tr_trainer *trainer)
                                               group->unaveraged == 0 && !group->must_average));
 }
 
+/* Not with the last permits, where batches of ours are to come again that were stepped with a rank that is lost: a pause of the
+ * group waits for those, and batches that hold permits would wait for its end. */
 bool tr_step_may_look_up(const struct tr_trainer *trainer)
 {
     const struct tr_group *group = trainer->group;
     if (!group)
         return true;
     if (trainer->job->global.mode != RT_MODE_FULL)
-        return group->state == TR_FORMED;
+        return group->state == TR_FORMED &&
+               trainer->permits.used + tr_group_owes_later(group) < trainer->permits.limit;
     return group->state == TR_FORMED && !trainer->step_open && !group->gathered &&
            group->standing == TR_OUT && !tr_group_owes(group);
 }
