@@ -69,7 +69,7 @@ EBS_BENCHES := $(EBS_BENCH)/bench \
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm faults kill-loop quality soak
+.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm faults kill-loop sim quality soak
 .SECONDARY:
 all: announce programs
 
@@ -164,6 +164,8 @@ faults: programs $(B)/tests/e2e/faults ## FAULTS=10000 faults of the network, in
 	@FAULTS=$(or $(FAULTS),10000) SAFFRON_BUILD=$(B) tests/e2e/faults.sh
 kill-loop: programs $(B)/tests/e2e/faults ## KILLS=500 kills of any process of jobs whose rows count; SEED=1
 	@KILLS=$(or $(KILLS),500) SAFFRON_BUILD=$(B) tests/e2e/kill_loop.sh
+sim: $(B)/tests/sim/test_sim ## SEEDS=20000 small jobs in simulated time, in which everything dies; SEED=1
+	@SEEDS=$(or $(SEEDS),20000) SEED=$(or $(SEED),1) $(B)/tests/sim/test_sim
 quality: programs ## what each model of configs/models reaches on real data: means of three seeds
 	@MODELS=all tests/e2e/quality.sh $(B)
 soak: programs ## configs/bench, epoch after epoch, for MINUTES=60: memory and descriptors of every process
