@@ -7,10 +7,11 @@
 #include "runtime/base/mem.h"
 #include "runtime/checkpoint/store.h"
 
+#include <math.h>
 #include <string.h>
 
-/* Of what is expected, so that an index is not made too large where a small table's rows are shared out unevenly. */
-#define RESERVE(rows) ((rows) - (rows) / 32)
+/* Deviations below what is expected of our share, so that an index is not made too large where we have fewer. */
+#define RESERVE_BELOW 4.0
 
 /* An owner then, whose files we read: the newest one tells its clock. */
 struct source {
@@ -303,16 +304,24 @@ static int load_checkpoint(struct loading *l, size_t which)
     return err;
 }
 
-/* Our share of the rows, as far as ids are spread evenly. */
+/* Our share of the rows: all of them, or as many as chance gives us surely, for ids are spread by a hash. An index that grows while rows
+ * come costs more than it takes to be sure. */
+static uint64_t share_of(uint64_t rows, uint32_t width)
+{
+    double mean = (double)rows * width / RT_SHARDS;
+    double sure = mean - RESERVE_BELOW * sqrt(mean);
+
+    if (width == RT_SHARDS)
+        return rows;
+    return sure > 0 ? (uint64_t)sure : 0;
+}
+
 static void reserve(const struct loading *l, const struct rt_manifest *newest)
 {
     uint32_t width = l->owner->shard_end - l->owner->shard_first;
 
-    for (uint32_t t = 0; t < newest->n_tables && t < l->n_tables; t++) {
-        uint64_t rows = (uint64_t)((unsigned __int128)newest->table[t].live * width / RT_SHARDS);
-
-        ebs_table_reserve(l->owner->table[t], RESERVE(rows));
-    }
+    for (uint32_t t = 0; t < newest->n_tables && t < l->n_tables; t++)
+        ebs_table_reserve(l->owner->table[t], share_of(newest->table[t].live, width));
 }
 
 int ebs_chain_load(const struct ebs_chain *chain, struct ebs_owner *owner,
