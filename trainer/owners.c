@@ -157,7 +157,9 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
 }
 
 /* Mode `full`: an owner that came back waits for all batches of a step, and those that are finished are not sent again; until it
- * has applied the others it is not quiet. Which are finished follows from those that are not. false: there is no such step. */
+ * has applied the others it is not quiet. Which are finished follows from those that are not. Where all are, it hears that
+ * the next step is to come: a lookup may wait for the latest one there, and its rank's header, without which it is never quiet, for
+ * the lookup. false: there is no such step. */
 static bool list_finished(struct tr_trainer *trainer, struct wire_tell_ledger *out)
 {
     uint64_t key, value;
@@ -166,6 +168,10 @@ static bool list_finished(struct tr_trainer *trainer, struct wire_tell_ledger *o
     *out = (struct wire_tell_ledger){.place = place};
     if (!place || !is_owed)
         return false;
+    if (trainer->group->owed.count == 0 && tr_step_settled(trainer)) {
+        out->step = trainer->step + 1;
+        return trainer->step > 0;
+    }
     memset(is_owed, 0, trainer->conf.world * sizeof *is_owed);
     for (size_t at = 0; rt_map_next(&trainer->group->owed, &at, &key, &value);) {
         const struct wire_owed *owed = (const struct wire_owed *)(uintptr_t)value;
