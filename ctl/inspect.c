@@ -31,8 +31,11 @@ static void print_page_head(const struct inspected *it)
            manifest->base ? manifest->base_name : "");
     printf("job         %s, %s%s, seed %" PRIu64 "; saffron %s\n", manifest->job, manifest->mode,
            manifest->exact ? ", exact" : "", manifest->seed, manifest->version);
-    printf("made        %s, attempt %" PRIu64 ", generation %" PRIu64 "\n",
-           ctl_checkpoint_time(manifest->made_ms, made), manifest->attempt, manifest->generation);
+    printf("made        %s, attempt %" PRIu64 ", generation %" PRIu64 "%s\n",
+           ctl_checkpoint_time(manifest->made_ms, made), manifest->attempt, manifest->generation,
+           manifest->named ? "; asked for: it stays" : "");
+    printf("run         %016" PRIx64 "%s\n", manifest->run,
+           manifest->anew ? ", begun by --restore=none" : "");
     printf("step        %s, age %s, epoch %" PRIu64 ", learning factor %g\n",
            ctl_thousands((double)manifest->step, step, sizeof(step)),
            ctl_thousands((double)manifest->age, age, sizeof(age)), manifest->epoch,
@@ -50,11 +53,14 @@ static void print_ledger(const struct inspected *it)
     printf("ledger      %u of %u splits, %s batches finished, holes %s\n", it->manifest->n_ledger,
            it->manifest->splits, ctl_thousands((double)it->finished.batches, done, sizeof(done)),
            ctl_thousands((double)it->finished.holes, holes, sizeof(holes)));
-    printf("data        %s rows read, %s quarantined; %s samples trained, %s dropped\n",
-           ctl_thousands((double)it->rows_read, read, sizeof(read)),
-           ctl_thousands((double)it->rows_quarantined, bad, sizeof(bad)),
-           ctl_thousands((double)it->manifest->samples_trained, samples, sizeof(samples)),
-           ctl_thousands((double)it->manifest->samples_dropped, dropped, sizeof(dropped)));
+    printf(
+        "data        %s samples trained, %s dropped, in %.0f s; of splits that have ended %s rows "
+        "read, %s quarantined\n",
+        ctl_thousands((double)it->manifest->samples_trained, samples, sizeof(samples)),
+        ctl_thousands((double)it->manifest->samples_dropped, dropped, sizeof(dropped)),
+        (double)it->manifest->train_ms * 1e-3,
+        ctl_thousands((double)it->rows_read, read, sizeof(read)),
+        ctl_thousands((double)it->rows_quarantined, bad, sizeof(bad)));
 }
 
 static void print_tables(const struct inspected *it)
@@ -206,6 +212,10 @@ static json_t *json_of(const struct inspected *it)
 
     json_object_update(out, rest);
     json_decref(rest);
+    json_object_set_new(out, "run", hex(m->run));
+    json_object_set_new(out, "anew", json_boolean(m->anew));
+    json_object_set_new(out, "named", json_boolean(m->named));
+    json_object_set_new(out, "train_seconds", json_real((double)m->train_ms * 1e-3));
     json_object_set_new(out, "ledger",
                         json_pack("{s:o, s:o, s:o, s:o, s:o}", "splits", number(m->n_ledger),
                                   "batches_finished", number(it->finished.batches), "holes",

@@ -350,7 +350,10 @@ static int choose(const struct ebs_restore *restore, const struct rt_store_list 
 
         if (err)
             return rt_fail_prefix(err, "%s: ", restore->dir);
-        err = try_one(restore, list, i, out);
+        err =
+            rt_store_same_run(list, i)
+                ? try_one(restore, list, i, out)
+                : RT_FAIL(RT_EDATA, "it is of another run of the job than '%s'", list->at[0].name);
         if (err)
             err = pass_over(restore, list, i, err, out);
         if (err || out->name[0] != '\0')

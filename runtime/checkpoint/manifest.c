@@ -65,6 +65,13 @@ static const struct rt_field scalars[] = {
     {"epoch_loss_sum", RT_FIELD_LOSS, AT(epoch_loss_sum), 0, 0, 0},
     {"epoch_samples", RT_FIELD_COUNT, AT(epoch_samples), 0, RT_COUNT_MAX, 0},
 };
+/* Since version 2. */
+static const struct rt_field later[] = {
+    {"run", RT_FIELD_HEX, AT(run), 0, 0, 0},
+    {"anew", RT_FIELD_FLAG, AT(anew), 0, 0, 0},
+    {"named", RT_FIELD_FLAG, AT(named), 0, 0, 0},
+    {"train_ms", RT_FIELD_COUNT, AT(train_ms), 0, RT_COUNT_MAX, 0},
+};
 #undef AT
 _Static_assert(WIRE_PART_COUNT == 5, "each part's hash is a field");
 
@@ -159,6 +166,7 @@ void rt_manifest_write(const struct rt_manifest *manifest, struct rt_strbuf *out
 
     rt_strbuf_addf(out, "{\n  \"format\": %u,\n", RT_MANIFEST_VERSION);
     rt_fields_write_lines(scalars, ARRAY_LEN(scalars), manifest, out);
+    rt_fields_write_lines(later, ARRAY_LEN(later), manifest, out);
     add_list(out, "ledger", ledger_fields, ARRAY_LEN(ledger_fields), manifest->ledger,
              manifest->n_ledger, sizeof(*manifest->ledger));
     add_list(out, "statistics", statistics_fields, ARRAY_LEN(statistics_fields),
@@ -332,24 +340,33 @@ static int check_digest(const char *path, const char *text, size_t size)
     return 0;
 }
 
+static json_int_t version_of(const json_t *root)
+{
+    return json_integer_value(json_object_get(root, "format"));
+}
+
 static int check_version(const char *path, const json_t *root)
 {
-    const json_t *version = json_object_get(root, "format");
+    json_int_t version = version_of(root);
 
-    if (!json_is_integer(version))
+    if (!json_is_integer(json_object_get(root, "format")))
         return RT_FAIL(RT_EDATA, "%s: damaged manifest: format: expected a number", path);
-    if (json_integer_value(version) < 1 || json_integer_value(version) > RT_MANIFEST_VERSION)
+    if (version < 1 || version > RT_MANIFEST_VERSION)
         return RT_FAIL(RT_EUSAGE,
                        "%s: manifest of version %lld, this program reads versions 1 to %u", path,
-                       (long long)json_integer_value(version), RT_MANIFEST_VERSION);
+                       (long long)version, RT_MANIFEST_VERSION);
     return 0;
 }
 
 /* Into the manifest, whose memory is the reader's arena. */
 static int take(struct rt_fields_reader *r, const json_t *root, struct rt_manifest *m)
 {
-    /* beside the scalars: format, digest, and the lists */
-    rt_fields_read(r, root, "", scalars, ARRAY_LEN(scalars), 2 + LISTS, m);
+    size_t n_later = version_of(root) > 1 ? ARRAY_LEN(later) : 0;
+
+    rt_fields_read(r, root, "", scalars, ARRAY_LEN(scalars),
+                   json_object_size(root) - ARRAY_LEN(scalars), m);
+    /* beside both: format, digest, and the lists */
+    rt_fields_read(r, root, "", later, n_later, ARRAY_LEN(scalars) + 2 + LISTS, m);
     m->ledger = read_list(r, root, "ledger", ledger_fields, ARRAY_LEN(ledger_fields),
                           WIRE_SPLITS_MAX, sizeof(*m->ledger), &m->n_ledger);
     m->statistics =

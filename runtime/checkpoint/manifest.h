@@ -43,6 +43,10 @@ struct rt_manifest {
     const char *mode;
     bool exact;
     const char *cpu; /* its class: of `exact` */
+    uint64_t
+        run; /* drawn when the job began, kept by all that go on from it; 0: not known (version 1) */
+    bool anew;  /* the run began by --restore=none, whatever was there */
+    bool named; /* an operator asked for this one: retention leaves it */
     uint32_t world, splits, threads;
     uint32_t owners;
     uint64_t generation;
@@ -55,6 +59,7 @@ struct rt_manifest {
     uint64_t samples_trained, samples_dropped, batches_trained, batches_dropped; /* of all ranks */
     double epoch_loss_sum; /* of the first head, for the epoch's mean */
     uint64_t epoch_samples;
+    uint64_t train_ms; /* spent in training, of all that this goes on from too; rank 0's */
     uint32_t n_ledger;
     const struct wire_split_ledger *ledger; /* stepped = finished */
     uint32_t n_statistics;

@@ -86,6 +86,25 @@ int rt_store_begin(const char *dir, const char *name)
     return err;
 }
 
+/* On disk before there can be a manifest, which has its folder's name in it. */
+int rt_store_rename(const char *dir, const char *from, const char *to)
+{
+    int above = -1, err = check_name(to);
+
+    if (!err)
+        err = rt_folder_open(dir, ".", &above);
+    if (!err)
+        err = rt_folder_has(above, dir, to);
+    if (err > 0)
+        err = RT_FAIL(RT_EUSAGE, "%s: a checkpoint of this name is there", to);
+    if (!err && renameat(above, from, above, to) != 0)
+        err = fail(dir, "a folder in it cannot be renamed");
+    if (!err)
+        err = rt_folder_sync(above, dir);
+    rt_folder_close(above);
+    return err;
+}
+
 /* Is the file there, with as many bytes? 0, RT_EDATA, RT_EFILE. */
 static int check_there(int folder, const char *dir, const char *name,
                        const struct rt_manifest_file *file)
@@ -265,18 +284,22 @@ int rt_store_sweep(const char *dir, const char *but)
     return rc < 0 ? rc : n;
 }
 
-/* What the keep-th newest full one and all that is newer need stays. @out: [list->n] */
+/* What the keep-th newest full one and all that is newer need stays, and what has a name that somebody gave. @out: [list->n] */
 static void mark_kept(const struct rt_store_list *list, uint32_t keep, bool *out)
 {
     size_t chain[RT_STORE_CHAIN_MAX], n;
     uint32_t full = 0;
 
-    for (size_t i = 0; i < list->n && list->at[i].manifest && full < keep; i++) {
+    for (size_t i = 0; i < list->n && list->at[i].manifest; i++) {
+        const struct rt_manifest *manifest = list->at[i].manifest;
+
+        if (full == keep && !manifest->named)
+            continue;
         out[i] = true;
         if (rt_store_chain(list, i, chain, &n) == 0)
             for (size_t k = 0; k < n; k++)
                 out[chain[k]] = true;
-        full += list->at[i].manifest->base == 0;
+        full += full < keep && manifest->base == 0 && !manifest->named;
     }
 }
 
@@ -349,7 +372,9 @@ int rt_store_roll_back(const char *dir, const char *name)
         err = RT_FAIL(RT_EUSAGE, "%s", to->why);
     if (!err)
         err = rt_folder_open(dir, ".", &above);
-    for (size_t i = 0; !err && &list.at[i] != to; i++) {
+    for (size_t i = 0; !err && i < list.n; i++) {
+        if (list.at[i].manifest && &list.at[i] >= to)
+            continue;
         err = set_aside(above, dir, list.at[i].name);
         n += !err;
     }
@@ -503,6 +528,14 @@ int rt_store_chain(const struct rt_store_list *list, size_t which, size_t *chain
 
 /* ---- which is meant ---- */
 
+static int check_run(const struct rt_store_list *list, size_t which)
+{
+    if (rt_store_same_run(list, which))
+        return 0;
+    return RT_FAIL(RT_EDATA, "checkpoint '%s' is of another run of the job than '%s'",
+                   list->at[which].name, list->at[0].name);
+}
+
 /* Whole by its manifest and those that it needs, and of this job. */
 static int check_chosen(const char *dir, const struct rt_store_list *list, size_t which,
                         const struct rt_job *job)
@@ -527,7 +560,9 @@ static int choose_latest(const char *dir, const struct rt_store_list *list,
     int err = 0;
 
     for (*which = 0; *which < list->n; ++*which) {
-        err = check_chosen(dir, list, *which, job);
+        err = check_run(list, *which);
+        if (!err)
+            err = check_chosen(dir, list, *which, job);
         if (!err || err == RT_EFILE || err == RT_ENOMEM)
             break;
         rt_log(RT_LOG_WARN, "checkpoint_passed_over name=%s reason=\"%s\"", list->at[*which].name,

@@ -18,6 +18,8 @@ struct rt_rowfile;
 /* Make DIR/NAME. What is left there of an attempt without a manifest is removed. RT_EUSAGE: a checkpoint of this name is there, or
  * something that is no checkpoint's, or it is no token or `latest`; RT_EFILE. */
 int rt_store_begin(const char *dir, const char *name);
+/* What was begun as DIR/FROM, and is not published yet, is DIR/TO from here on. RT_EUSAGE: something is there by that name; RT_EFILE */
+int rt_store_rename(const char *dir, const char *from, const char *to);
 /* All files of the manifest are there and on disk (looked at: there, and as long as it says): publish it. RT_EDATA: they are not, or
  * the manifest could not be read again; RT_EFILE. fsync of the folder, manifest (temporary, fsync, rename, fsync of the
  * folder), fsync of DIR. After an error the checkpoint is not there, or is: read it again to know. */
@@ -27,11 +29,12 @@ int rt_store_remove(const char *dir, const char *name);
 /* Remove folders without a manifest, but for `but` (NULL: all) and those in which there is anything that is no checkpoint's.
  * @return how many, or RT_EFILE */
 int rt_store_sweep(const char *dir, const char *but);
-/* Keep the newest `keep` full checkpoints and what goes on from them. @return how many were removed, or RT_EFILE */
+/* Keep the newest `keep` full checkpoints and what goes on from them; and those that an operator named, which are none of the
+ * `keep`, with what they need. @return how many were removed, or RT_EFILE */
 int rt_store_retain(const char *dir, uint32_t keep);
 
-/* The job goes back to `name`: what is newer is set aside, as DIR/NAME.abandoned, which nobody lists or sweeps.
- * @return how many were, or RT_EUSAGE, RT_EFILE */
+/* The job goes back to `name`: what is newer is set aside, as DIR/NAME.abandoned, which nobody lists or sweeps; and so is what
+ * cannot be believed, for it may be newer. @return how many were, or RT_EUSAGE, RT_EFILE */
 int rt_store_roll_back(const char *dir, const char *name);
 
 /* All checkpoints, the newest (by attempt) first. One whose manifest cannot be believed has none and says why; it
@@ -53,6 +56,12 @@ int rt_store_is_there(const char *dir, const struct rt_manifest *manifest);
 /* The checkpoint list->at[which] and all that it needs: indices, the full one first; *n of at most RT_STORE_CHAIN_MAX.
  * RT_EDATA says which is missing. */
 int rt_store_chain(const struct rt_store_list *list, size_t which, size_t *chain, size_t *n);
+
+/* Is list->at[which] of the run that the newest one is of, as far as both know? Older ones of another run are those of a job that
+ * was begun anew since: nobody goes on from them by himself. */
+bool rt_store_same_run(const struct rt_store_list *list, size_t which);
+/* The run of the newest one began by --restore=none: that was obeyed then. 1, 0, or RT_EFILE, RT_ENOMEM, RT_ELIMIT */
+int rt_store_begun_anew(const char *dir);
 
 /* Read everything of one checkpoint (not of its base): sizes, digests, blocks, that files are those of the manifest, that owners' shards
  * tile all. RT_EDATA, RT_EFILE: file, offset, reason; RT_EUSAGE. @read: called with bytes read so far; may be NULL. */

@@ -225,6 +225,9 @@ struct rt_manifest checkpoint_bed_manifest(const struct checkpoint_spec *spec)
         .part_hash = {1, 2, 3, 4, UINT64_MAX},
         .row_job = rt_rowfile_job(&checkpoint_bed_job),
         .seed = UINT64_MAX,
+        .run = spec->run,
+        .anew = spec->anew,
+        .named = spec->named,
         .mode = "hybrid",
         .cpu = "avx2",
         .world = 1,
@@ -271,8 +274,9 @@ int checkpoint_bed_write(const char *dir, const struct checkpoint_spec *spec)
     struct rt_manifest_file *file = rt_xcalloc(spec->owners + 2, sizeof(*file));
     struct rt_rowfile_table sum[CHECKPOINT_BED_TABLES] = {{0}};
     char(*name)[32] = rt_xcalloc(spec->owners, sizeof(*name));
-    char *folder = rt_path_join(dir, spec->name);
-    int err = rt_store_begin(dir, spec->name);
+    const char *begun = spec->begun_as ? spec->begun_as : spec->name;
+    char *folder = rt_path_join(dir, begun);
+    int err = rt_store_begin(dir, begun);
 
     for (uint32_t k = 0; k < spec->owners && !err; k++) {
         char *path;
@@ -289,6 +293,8 @@ int checkpoint_bed_write(const char *dir, const struct checkpoint_spec *spec)
         err = add_other(folder, "dense.safetensors", &file[spec->owners]);
     if (!err)
         err = add_other(folder, "model.yml", &file[spec->owners + 1]);
+    if (!err && spec->begun_as)
+        err = rt_store_rename(dir, begun, spec->name);
     if (!err)
         err = publish(dir, spec, sum, file);
     rt_free(folder);

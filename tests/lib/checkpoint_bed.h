@@ -22,10 +22,13 @@ struct checkpoint_spec {
     const char *name;
     uint64_t attempt, base;
     const char *base_name; /* NULL: none */
+    const char *begun_as;  /* and renamed before it is published; NULL: not */
     uint32_t owners;
     uint32_t rows;    /* of each table, of all owners */
     uint32_t removed; /* an increment's */
     uint32_t dense;   /* bytes of dense.safetensors' tensor */
+    uint64_t run;
+    bool anew, named;
 };
 
 /* An owner's file of it. RT_EFILE, RT_ENOMEM. */

@@ -41,18 +41,35 @@ static int tear_down(void **state)
 }
 
 /* A small one of two owners; base 0: full. */
+static struct checkpoint_spec small(const char *name, uint64_t attempt, uint64_t base,
+                                    const char *base_name)
+{
+    return (struct checkpoint_spec){.name = name,
+                                    .attempt = attempt,
+                                    .base = base,
+                                    .base_name = base_name,
+                                    .owners = 2,
+                                    .rows = 20,
+                                    .removed = base ? 5 : 0,
+                                    .dense = 100};
+}
+
 static int try_write(const char *name, uint64_t attempt, uint64_t base, const char *base_name)
 {
-    struct checkpoint_spec spec = {.name = name,
-                                   .attempt = attempt,
-                                   .base = base,
-                                   .base_name = base_name,
-                                   .owners = 2,
-                                   .rows = 20,
-                                   .removed = base ? 5 : 0,
-                                   .dense = 100};
+    struct checkpoint_spec spec = small(name, attempt, base, base_name);
 
     return checkpoint_bed_write(dir, &spec);
+}
+
+/* A full one: by an operator's word or not, of a run. */
+static void write_of(const char *name, uint64_t attempt, bool named, uint64_t run, bool anew)
+{
+    struct checkpoint_spec spec = small(name, attempt, 0, NULL);
+
+    spec.named = named;
+    spec.run = run;
+    spec.anew = anew;
+    assert_int_equal(checkpoint_bed_write(dir, &spec), 0);
 }
 
 static void write_one(const char *name, uint64_t attempt, uint64_t base, const char *base_name)
@@ -356,6 +373,73 @@ static void what_is_needed_is_retained(void **state)
     assert_string_equal(listed(), "");
 }
 
+/* Begun by one name and published by another; a name that is taken is left alone. */
+static void one_is_renamed_before_it_is_there(void **state)
+{
+    struct checkpoint_spec spec = small("step-7", 1, 0, NULL);
+
+    (void)state;
+    spec.begun_as = "step-5";
+    assert_int_equal(checkpoint_bed_write(dir, &spec), 0);
+    assert_string_equal(listed(), "step-7");
+    assert_int_equal(verify("step-7"), 0);
+    assert_false(is_there("step-5", "."));
+    make_folder("step-9");
+    assert_int_equal(rt_store_rename(dir, "step-9", "step-7"), RT_EUSAGE);
+    assert_true(is_there("step-9", "."));
+    assert_int_equal(rt_store_rename(dir, "step-9", "../step-9"), RT_EUSAGE);
+    assert_int_equal(rt_store_rename(dir, "nobody", "step-11"), RT_EFILE);
+}
+
+/* They are none of the `keep`, and what goes on from one is not kept for its sake. */
+static void what_has_a_name_stays(void **state)
+{
+    (void)state;
+    write_of("release", 1, true, 0, false);
+    write_one("a", 2, 1, "release");
+    write_of("b", 3, false, 0, false);
+    write_of("before-the-change", 4, true, 0, false);
+    write_of("c", 5, false, 0, false);
+    write_one("d", 6, 5, "c");
+    assert_int_equal(rt_store_retain(dir, 2), 1);
+    assert_string_equal(listed(), "d c before-the-change b release");
+    assert_int_equal(rt_store_retain(dir, 1), 1);
+    assert_string_equal(listed(), "d c before-the-change release");
+    assert_int_equal(rt_store_retain(dir, 1), 0);
+}
+
+/* A job that was begun anew beside them does not go on from an older job's, whatever becomes of its own. */
+static void other_runs_are_passed_over(void **state)
+{
+    struct rt_store_list list;
+
+    (void)state;
+    assert_int_equal(rt_store_begun_anew(dir), 0);
+    write_of("x", 1, false, 0, false); /* of a program that knew no runs */
+    write_of("a", 2, false, 7, false);
+    assert_int_equal(rt_store_begun_anew(dir), 0);
+    drop_file("a", "dense.safetensors");
+    chooses("latest", "x", 0, "");
+    write_of("b", 3, false, 8, true);
+    assert_int_equal(rt_store_begun_anew(dir), 1);
+    chooses("latest", "b", 0, "");
+    write_of("c", 4, false, 8, true);
+    drop_file("c", "dense.safetensors");
+    chooses("latest", "b", 0, "");
+    write_of("d", 5, false, 9, false);
+    drop_file("d", "dense.safetensors");
+    drop_file("x", "dense.safetensors");
+    chooses("latest", NULL, RT_EDATA, "the newest: ");
+    chooses("b", "b", 0, ""); /* whoever names it wants it */
+    assert_int_equal(rt_store_list(dir, &list), 0);
+    assert_true(rt_store_same_run(&list, 0));
+    assert_false(rt_store_same_run(&list, 1));
+    assert_true(rt_store_same_run(&list, list.n - 1));
+    rt_store_list_release(&list);
+    assert_int_equal(rt_store_begun_anew(dir), 0);
+    assert_int_equal(rt_store_begun_anew("/no/such/folder"), RT_EFILE);
+}
+
 static void attempts_that_never_came_to_be_are_swept(void **state)
 {
     char *outside = rt_path_join(dir, "link");
@@ -398,6 +482,12 @@ static void a_job_can_go_back(void **state)
     assert_string_equal(listed(), "a");
     assert_int_equal(rt_store_sweep(dir, NULL), 0); /* nobody sweeps them */
     assert_true(is_there("b.abandoned", "rows.00000"));
+    write_one("e", 6, 0, NULL);
+    put_file("e", "manifest.json", "{}"); /* it may be newer, nobody can tell */
+    assert_string_equal(listed(), "a e!");
+    assert_int_equal(rt_store_roll_back(dir, "a"), 1);
+    assert_string_equal(listed(), "a");
+    assert_true(is_there("e.abandoned", "rows.00000"));
     put_file("a", "manifest.json", "{}");
     assert_int_equal(rt_store_roll_back(dir, "a"), RT_EUSAGE);
     assert_non_null(strstr(rt_err_text(), "damaged manifest"));
@@ -624,6 +714,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(increments_need_those_before, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_newest_whole_one_is_chosen, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_is_needed_is_retained, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(one_is_renamed_before_it_is_there, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_has_a_name_stays, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(other_runs_are_passed_over, set_up, tear_down),
         cmocka_unit_test_setup_teardown(attempts_that_never_came_to_be_are_swept, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_job_can_go_back, set_up, tear_down),

@@ -512,6 +512,24 @@ static void sweep_remains(void)
     is_done();
 }
 
+/* Steps were made between its beginning and its cut. */
+static void write_renamed(void)
+{
+    const struct checkpoint_spec spec = {.name = "c",
+                                         .begun_as = "b-to-be",
+                                         .attempt = 3,
+                                         .base = 2,
+                                         .base_name = "b",
+                                         .owners = 2,
+                                         .rows = 500,
+                                         .removed = 5,
+                                         .dense = 3000};
+
+    if (checkpoint_bed_write(dir, &spec) != 0)
+        fail_msg("%s", rt_err_text());
+    is_done();
+}
+
 static void remove_newest(void)
 {
     assert_int_equal(rt_store_remove(dir, "b"), 0);
@@ -538,6 +556,7 @@ static const struct scenario scenarios[] = {
     {"what was left is swept", full_and_remains, sweep_remains, 1, 1, 1},
     {"the newest is removed", full_and_increment, remove_newest, 2, 2, 1},
     {"the job goes back", three, go_back, 3, 2, 1},
+    {"under another name", full_and_increment, write_renamed, 2, 2, 3},
 };
 
 static bool ends_in(const char *path, const char *end)
