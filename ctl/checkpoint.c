@@ -28,8 +28,9 @@ struct asking {
     uint64_t number; /* of this request: when it was made */
     bool seen;       /* trainer/0 tells of it */
     uint64_t told_ns;
-    uint64_t step; /* of the checkpoint, when it is there */
-    int refused;   /* an error, of the trainer's; 0: none */
+    char waits[WIRE_TEXT_MAX + 1]; /* what it waits for, as it was said last; "": nothing */
+    uint64_t step;                 /* of the checkpoint, when it is there */
+    int refused;                   /* an error, of the trainer's; 0: none */
     char why[WIRE_TEXT_MAX + 1];
 };
 
@@ -68,6 +69,17 @@ static const json_t *find(const json_t *status, uint64_t number)
     return one;
 }
 
+/* Once for each thing that it waits for; how long it may is trainer/0's to decide. */
+static void tell_of_wait(struct asking *asking, const json_t *it)
+{
+    const char *waits = json_string_value(json_object_get(it, "waits_for"));
+
+    if (!waits || !*waits || strcmp(waits, asking->waits) == 0)
+        return;
+    snprintf(asking->waits, sizeof(asking->waits), "%s", waits);
+    fprintf(stderr, "saffron: the checkpoint is not begun yet: it waits for %s\n", waits);
+}
+
 /* @return 1: it is there; 0: not yet, or it does not tell */
 static int read_status(struct asking *asking, const json_t *status)
 {
@@ -80,6 +92,7 @@ static int read_status(struct asking *asking, const json_t *status)
     asking->seen = true;
     asking->told_ns = rt_now_ns();
     asking->step = (uint64_t)json_integer_value(json_object_get(it, "step"));
+    tell_of_wait(asking, it);
     if (strcmp(state, "failed") == 0)
         return RT_FAIL(RT_EFILE, "the checkpoint was not made: %s",
                        error && *error ? error : "trainer/0 does not say why");

@@ -27,6 +27,7 @@
 #include "ctl/summary.h"
 #include "ctl/trace.h"
 #include "ctl/view.h"
+#include "ctl/voids.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
@@ -65,6 +66,7 @@ struct local {
     struct ctl_progress progress;
     struct ctl_snapshot last; /* the newest round of answers */
     struct ctl_finish finish;
+    struct ctl_voids voids;
     bool nats_away; /* it was said that NATS does not answer */
     bool by_user;   /* stopped by a signal */
     bool stopping, draining, going_down;
@@ -257,6 +259,7 @@ static void on_news(void *ctx, struct ctl_snapshot *snapshot)
     }
     ctl_view_read(snapshot, &view);
     tell_of_nats(local);
+    ctl_voids_look(&local->voids, snapshot, &local->progress);
     if (!local->finish.saving) {
         ctl_view_waiting(snapshot, waiting, sizeof(waiting));
         ctl_progress_show(&local->progress, &view, snapshot->nats[0] ? snapshot->nats : waiting);
@@ -415,6 +418,8 @@ static int make_run_dir(struct local *local)
         err = rt_mkdir_all(local->checkpoint_dir);
     if (!err && options->restore)
         err = ctl_restore_go_back(local->checkpoint_dir, &local->restored, &local->progress);
+    else if (!err && local->job->data.epochs > 0)
+        err = ctl_restore_check_free(local->checkpoint_dir);
     return err;
 }
 
@@ -542,6 +547,10 @@ static void say_what_starts(struct local *local)
                      local->job->data.epochs ? "training" : "evaluating", local->job->model_name,
                      several.len ? several.text : "", local->run_dir);
     rt_strbuf_release(&several);
+    if (local->job->global.mode == RT_MODE_ASYNC && local->options.replicas[RT_ROLE_TRAINER] > 1)
+        ctl_progress_say(&local->progress,
+                         "no checkpoints are made: in mode `async` each of several trainers has "
+                         "weights of its own");
 }
 
 int ctl_local(int argc, char **argv)

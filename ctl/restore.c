@@ -84,7 +84,10 @@ static int choose_latest(const char *dir, const struct rt_store_list *list,
     int err = list->n == 0 ? none_of(dir, "latest", list) : RT_EDATA;
 
     for (size_t i = 0; i < list->n && err; i++) {
-        err = look_at(dir, list, i, job);
+        err =
+            rt_store_same_run(list, i)
+                ? look_at(dir, list, i, job)
+                : RT_FAIL(RT_EDATA, "it is of another run of the job than '%s'", list->at[0].name);
         if (err == RT_ENOMEM)
             return err;
         if (err)
@@ -116,7 +119,7 @@ int ctl_restore_choose(const char *dir, const char *which, const struct rt_job *
 int ctl_restore_go_back(const char *dir, const struct ctl_restorable *to,
                         struct ctl_progress *progress)
 {
-    int lock, n, err = rt_store_lock(dir, &lock);
+    int lock, n, err = rt_store_lock(dir, "saffron local --restore", &lock);
 
     if (err)
         return err == RT_EFULL ? rt_fail_prefix(RT_EUSAGE, "--restore: ") : err;
@@ -130,6 +133,20 @@ int ctl_restore_go_back(const char *dir, const struct ctl_restorable *to,
     ctl_progress_say(progress, "going on from the checkpoint %s, step %llu", to->name,
                      (unsigned long long)to->step);
     return 0;
+}
+
+int ctl_restore_check_free(const char *dir)
+{
+    int lock, err = rt_store_lock(dir, "saffron local", &lock);
+
+    if (!err)
+        rt_store_unlock(lock);
+    if (err == RT_EFULL)
+        err = RT_FAIL(RT_EUSAGE,
+                      "%s; a checkpoint folder is one job's: stop that process, or give another "
+                      "folder",
+                      rt_err_text());
+    return err;
 }
 
 void ctl_restore_newest(const char *dir, struct ctl_restorable *out)

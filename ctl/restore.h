@@ -22,6 +22,8 @@ int ctl_restore_choose(const char *dir, const char *which, const struct rt_job *
 /* Set aside what is newer, and say so. RT_EUSAGE: another process writes there; RT_EFILE. */
 int ctl_restore_go_back(const char *dir, const struct ctl_restorable *to,
                         struct ctl_progress *progress);
+/* Nobody else makes checkpoints there. RT_EUSAGE: somebody does, and who; RT_EFILE. */
+int ctl_restore_check_free(const char *dir);
 /* The newest one there is; none where there is none, or the folder cannot be read. */
 void ctl_restore_newest(const char *dir, struct ctl_restorable *out);
 

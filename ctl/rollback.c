@@ -15,9 +15,10 @@ static int roll_back(const struct ctl_checkpoints *from)
 
     if (err)
         return rt_fail_prefix(err, "nothing was set aside: ");
-    err = rt_store_lock(from->dir, &lock);
+    err = rt_store_lock(from->dir, "saffron rollback", &lock);
     if (err == RT_EFULL)
-        return RT_FAIL(RT_EUSAGE, "%s: a job makes checkpoints there: stop it first", from->dir);
+        return RT_FAIL(RT_EUSAGE, "%s; a job makes checkpoints there: stop it first",
+                       rt_err_text());
     if (err)
         return err;
     n = rt_store_roll_back(from->dir, from->list.at[from->which].name);

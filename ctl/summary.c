@@ -68,7 +68,7 @@ static void know_nothing_was_done(struct ctl_view *view)
         return;
     view->step = view->samples_read = view->samples_trained = view->samples_now = 0;
     view->samples_quarantined = view->samples_dropped = view->batches_retried = 0;
-    view->train_seconds = view->staleness_max = 0;
+    view->train_seconds = view->train_seconds_total = view->staleness_max = 0;
     if (isnan(view->rows_total))
         view->rows_total = 0;
 }
@@ -96,6 +96,7 @@ static void put_counts(json_t *out, const struct ctl_view *view)
     json_object_set_new(out, "samples_quarantined", count_or_null(view->samples_quarantined));
     json_object_set_new(out, "samples_dropped", count_or_null(view->samples_dropped));
     json_object_set_new(out, "train_seconds", real_or_null(view->train_seconds));
+    json_object_set_new(out, "train_seconds_total", real_or_null(view->train_seconds_total));
     json_object_set_new(out, "samples_per_second",
                         view->train_seconds > 0
                             ? real_or_null(view->samples_now / view->train_seconds)
@@ -250,7 +251,7 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
         printf("  training    none\n");
     else
         printf("  training    %s samples in %.1f s, %s samples/s, loss %.4f in the last epoch\n",
-               ctl_thousands(view.samples_trained, a, sizeof(a)), view.train_seconds,
+               ctl_thousands(view.samples_trained, a, sizeof(a)), view.train_seconds_total,
                ctl_thousands(view.samples_now / view.train_seconds, b, sizeof(b)), view.train_loss);
     printf("  embeddings  %s rows; input rows quarantined %s, samples dropped %s\n",
            ctl_thousands(view.rows_total, a, sizeof(a)),

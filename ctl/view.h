@@ -19,6 +19,7 @@ struct ctl_view {
         samples_now; /* trained by the processes that are there: not before they went on from a checkpoint */
     double samples_trained, samples_dropped, samples_read, samples_quarantined;
     double train_seconds, samples_per_second, loss, train_loss;
+    double train_seconds_total; /* with those of what it went on from */
     double test_auc, test_logloss, test_samples, staleness_max;
     double test_auc_best; /* synthetic data only */
     double rows_total, rows_refused, bytes_per_row;

@@ -127,6 +127,13 @@ static int control(void *ctx, const struct wire_control_request *request)
                    (int)request->command);
 }
 
+/* Of the trainers only the one that makes checkpoints has connections to us. */
+static bool is_needed(void *ctx)
+{
+    (void)ctx;
+    return rt_rpc_links_open(RT_ROLE_TRAINER) > 0;
+}
+
 /* ---- start and stop ---- */
 
 /* A newer process has our identity. Runs on an owner's thread. */
@@ -384,6 +391,7 @@ int main(int argc, char **argv)
         .ready = is_ready,
         .status = status,
         .control = control,
+        .needed = is_needed,
     };
     int err = rt_process_start(argc, argv, &role, &server.process);
 

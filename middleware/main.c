@@ -3,6 +3,13 @@
 #include "runtime/base/err.h"
 #include "runtime/process/process.h"
 
+/* Gradients may be on their way through us, of which a last checkpoint is to be made. */
+static bool is_needed(void *ctx)
+{
+    (void)ctx;
+    return rt_rpc_links_open(RT_ROLE_TRAINER) > 0;
+}
+
 int main(int argc, char **argv)
 {
     struct mw_service *service = mw_service_create();
@@ -15,6 +22,7 @@ int main(int argc, char **argv)
         .hello = mw_service_on_hello,
         .ready = mw_service_ready,
         .status = mw_service_status,
+        .needed = is_needed,
     };
     struct rt_process *process = NULL;
     int err = rt_process_start(argc, argv, &role, &process);

@@ -13,9 +13,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TICK_NS  RT_MS        /* HOLDING: between two looks whether it is quiet */
-#define LATER_NS (50 * RT_MS) /* in an evaluation */
-#define LOOK_NS  RT_S         /* WRITING: whether something has moved */
+#define TICK_NS RT_MS       /* HOLDING: between two looks whether it is quiet */
+#define LOOK_NS RT_S        /* WRITING: whether something has moved */
+#define VOID_NS (10 * RT_S) /* between two lines of the log about voids */
 
 enum { CUT_NONE, CUT_ASKED, CUT_ACKED, CUT_AWAITED, CUT_WRITTEN };
 
@@ -120,7 +120,7 @@ static void let_go(struct tr_trainer *trainer)
     rt_histogram_observe(&trainer->metric.checkpoint_hold_seconds, RT_HISTOGRAM_SECONDS, held);
 }
 
-static void keep_outcome(struct tr_checkpoint *checkpoint)
+void tr_checkpoint_keep_outcome(struct tr_checkpoint *checkpoint)
 {
     memmove(checkpoint->before + 1, checkpoint->before,
             (TR_CHECKPOINT_KEPT - 1) * sizeof checkpoint->before[0]);
@@ -136,23 +136,38 @@ static void ended(void *arg)
     if (checkpoint->job.err)
         rt_log(RT_LOG_WARN, "checkpoint_not_removed name=%s reason=\"%s\"", checkpoint->job.name,
                checkpoint->job.text);
-    keep_outcome(checkpoint);
+    tr_checkpoint_keep_outcome(checkpoint);
     checkpoint->state = TR_CHECKPOINT_IDLE;
     tr_pump(trainer);
 }
 
+/* With `checkpoint.every_steps` and a full disk there may be many in a second. */
+static void log_void(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    const struct tr_checkpoint_told *now = &checkpoint->now;
+    if (checkpoint->voided > 1 && now_ns(trainer) - checkpoint->void_told_ns < VOID_NS) {
+        checkpoint->void_untold++;
+        return;
+    }
+    rt_log(RT_LOG_WARN,
+           "checkpoint_void name=%s step=%" PRIu64 " seconds=%.3f untold=%" PRIu64 " reason=\"%s\"",
+           now->name, now->step, now->seconds, checkpoint->void_untold, now->error);
+    checkpoint->void_told_ns = now_ns(trainer);
+    checkpoint->void_untold = 0;
+}
+
 /* The attempt is void. Steps go on; its folder goes when the disk thread is free. */
-static void give_up(struct tr_trainer *trainer, const char *why)
+void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     struct tr_checkpoint_told *now = &checkpoint->now;
     snprintf(now->error, sizeof now->error, "%s", why);
     now->state = TR_CHECKPOINT_FAILED;
     now->seconds = (double)(now_ns(trainer) - checkpoint->began_ns) * 1e-9;
-    rt_log(RT_LOG_WARN, "checkpoint_void name=%s step=%" PRIu64 " seconds=%.3f reason=\"%s\"",
-           now->name, now->step, now->seconds, now->error);
     checkpoint->is_full = true;
     checkpoint->voided++;
+    log_void(trainer);
     tr_set(&trainer->metric.checkpoints_void, checkpoint->voided);
     rt_timer_stop(trainer->io, &checkpoint->timer);
     let_go(trainer);
@@ -172,7 +187,7 @@ static bool job_done(struct tr_trainer *trainer)
     if (checkpoint->state == TR_CHECKPOINT_ENDING)
         start_job(trainer, tr_checkpoint_remove_void, ended);
     else if (checkpoint->job.err)
-        give_up(trainer, checkpoint->job.text);
+        tr_checkpoint_give_up(trainer, checkpoint->job.text);
     else
         return true;
     return false;
@@ -187,6 +202,7 @@ static void published(void *arg)
     struct tr_checkpoint_told *now = &checkpoint->now;
     if (!job_done(trainer))
         return;
+    snprintf(now->name, sizeof now->name, "%s", checkpoint->job.name);
     checkpoint->last_attempt = now->attempt;
     checkpoint->last_step = now->step;
     snprintf(checkpoint->last_name, sizeof checkpoint->last_name, "%s", now->name);
@@ -212,11 +228,26 @@ static void published(void *arg)
     start_job(trainer, tr_checkpoint_remove_old, ended);
 }
 
+/* Some steps may have been made between its beginning and its cut, of which it is. Not where an owner may still be removing the file
+ * of an attempt that had this name. */
+static void choose_final_name(struct tr_checkpoint *checkpoint)
+{
+    const struct tr_checkpoint_told *now = &checkpoint->now;
+    char *final = checkpoint->job.final;
+    int n = snprintf(final, sizeof checkpoint->job.final, "step-%09" PRIu64, now->step);
+    bool was_tried =
+        checkpoint->n_before > 0 && strncmp(checkpoint->before[0].name, final, (size_t)n) == 0;
+    if (now->number > 0 || now->step == checkpoint->tried_step || was_tried)
+        snprintf(final, sizeof checkpoint->job.final, "%s", checkpoint->job.name);
+}
+
 static void publish(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     struct rt_manifest *manifest = &checkpoint->snapshot.manifest;
-    manifest->name = checkpoint->now.name;
+    choose_final_name(checkpoint);
+    manifest->name = checkpoint->job.name;
+    manifest->named = checkpoint->now.number > 0;
     manifest->attempt = checkpoint->now.attempt;
     manifest->base = checkpoint->now.base;
     manifest->base_name = checkpoint->now.base ? checkpoint->last_name : "";
@@ -272,7 +303,7 @@ static void on_file(void *arg, int err, const struct rt_frame *frame)
         err = tr_snapshot_add(trainer, &checkpoint->snapshot, owner, &reply);
     if (err) {
         rt_fail_prefix(err, "%s: ", rt_peer_name(trainer->owners.at[owner].peer));
-        give_up(trainer, rt_err_text());
+        tr_checkpoint_give_up(trainer, rt_err_text());
         return;
     }
     checkpoint->cut[owner] = CUT_WRITTEN;
@@ -314,7 +345,7 @@ static void refused(struct tr_trainer *trainer, uint32_t owner, int err)
     bool lost = err == RT_EPEER || err == RT_ECANCELED || err == RT_EDEADLINE;
     checkpoint->refused = !lost && checkpoint->now.base > 0;
     rt_fail_prefix(err, "%s: ", rt_peer_name(trainer->owners.at[owner].peer));
-    give_up(trainer, rt_err_text());
+    tr_checkpoint_give_up(trainer, rt_err_text());
 }
 
 static void on_cut(void *arg, int err, const struct rt_frame *frame)
@@ -360,8 +391,8 @@ static int cut_all(struct tr_trainer *trainer)
     return err;
 }
 
-/* It is quiet: this is the instant. Owners flip while the dense network is copied. */
-static void cut(struct tr_trainer *trainer)
+/* This is the instant. Owners flip while the dense network is copied. */
+void tr_checkpoint_cut(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     uint32_t owners = trainer->owners.n;
@@ -377,7 +408,7 @@ static void cut(struct tr_trainer *trainer)
     if (!err)
         err = tr_snapshot_take(trainer, owners, &checkpoint->snapshot);
     if (err)
-        give_up(trainer, rt_err_text());
+        tr_checkpoint_give_up(trainer, rt_err_text());
     else
         rt_timer_start(trainer->io, &checkpoint->timer,
                        trainer->job->global.checkpoint.cut_timeout_ms * RT_MS);
@@ -388,18 +419,16 @@ static void cut(struct tr_trainer *trainer)
 static void on_hold_tick(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    bool trains = trainer->kind == WIRE_PHASE_TRAIN;
-    if (!trains) /* an evaluation has begun before it was held */
-        checkpoint->held_ns = now_ns(trainer);
     if (trainer->kind == WIRE_PHASE_DONE) {
-        give_up(trainer, "training is over");
+        tr_checkpoint_give_up(trainer, "training is over");
         return;
     }
     if (now_ns(trainer) - checkpoint->held_ns > TR_CHECKPOINT_HOLD_NS) {
-        give_up(trainer, "gradients of steps that were made are not with their owners yet");
+        tr_checkpoint_give_up(trainer,
+                              "gradients of steps that were made are not with their owners yet");
         return;
     }
-    rt_timer_start(trainer->io, &checkpoint->timer, trains ? TICK_NS : LATER_NS);
+    rt_timer_start(trainer->io, &checkpoint->timer, TICK_NS);
     tr_hold_ask_news(trainer);
     tr_pump(trainer);
 }
@@ -426,11 +455,12 @@ static void on_timer(void *arg)
     if (checkpoint->state == TR_CHECKPOINT_HOLDING)
         on_hold_tick(trainer);
     else if (checkpoint->state == TR_CHECKPOINT_CUTTING)
-        give_up(trainer, "an owner has not answered within checkpoint.cut_timeout_ms");
+        tr_checkpoint_give_up(trainer,
+                              "an owner has not answered within checkpoint.cut_timeout_ms");
     else if (checkpoint->state != TR_CHECKPOINT_WRITING)
         return;
     else if (now_ns(trainer) - checkpoint->moved_ns > TR_CHECKPOINT_STILL_NS)
-        give_up(trainer, "no file has come for ten minutes");
+        tr_checkpoint_give_up(trainer, "no file has come for ten minutes");
     else
         rt_timer_start(trainer->io, &checkpoint->timer, LOOK_NS);
 }
@@ -457,99 +487,10 @@ static void opened(void *arg)
     tr_pump(trainer);
 }
 
-static bool is_due(const struct tr_trainer *trainer)
+void tr_checkpoint_open(struct tr_trainer *trainer)
 {
-    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    const struct rt_checkpoint_conf *conf = &trainer->job->global.checkpoint;
-    if (checkpoint->asked || checkpoint->refused)
-        return true;
-    if (trainer->step == checkpoint->last_step) /* there is nothing new */
-        return false;
-    bool by_time = conf->every_s && now_ns(trainer) - checkpoint->tried_ns >= conf->every_s * RT_S;
-    return by_time ||
-           (conf->every_steps && trainer->step >= checkpoint->tried_step + conf->every_steps);
-}
-
-/* The group has to be there, and every owner: what could not be cut is not begun. */
-static bool can_begin(const struct tr_trainer *trainer)
-{
-    return trainer->checkpoint.state == TR_CHECKPOINT_IDLE && trainer->kind == WIRE_PHASE_TRAIN &&
-           trainer->job->data.epochs > 0 && !tr_import_holds(&trainer->import) &&
-           (!trainer->group || trainer->group->state == TR_FORMED) &&
-           tr_owners_up(trainer, NULL, 0);
-}
-
-/* Where one was given up at this step, an owner may be removing its file still. */
-static void name_it(const struct tr_trainer *trainer, char name[64])
-{
-    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    int n = snprintf(name, 64, "step-%09" PRIu64, trainer->step);
-    if (checkpoint->n_before > 0 && strncmp(checkpoint->before[0].name, name, (size_t)n) == 0)
-        snprintf(name + n, 64 - (size_t)n, "-%" PRIu64, checkpoint->voided);
-}
-
-static void begin(struct tr_trainer *trainer)
-{
-    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    struct tr_checkpoint_told *now = &checkpoint->now;
-    *now = (struct tr_checkpoint_told){
-        .number = checkpoint->asked, .state = TR_CHECKPOINT_WORKS, .step = trainer->step};
-    if (checkpoint->asked)
-        snprintf(now->name, sizeof now->name, "%s", checkpoint->asked_name);
-    else
-        name_it(trainer, now->name);
-    checkpoint->asked = 0;
-    checkpoint->refused = false;
-    checkpoint->drain_tried = checkpoint->draining;
-    checkpoint->tried_ns = checkpoint->began_ns = now_ns(trainer);
-    checkpoint->tried_step = trainer->step;
-    checkpoint->state = TR_CHECKPOINT_OPENING;
-    snprintf(checkpoint->job.name, sizeof checkpoint->job.name, "%s", now->name);
+    trainer->checkpoint.state = TR_CHECKPOINT_OPENING;
     start_job(trainer, tr_checkpoint_open_folder, opened);
-}
-
-/* The last one has ended, or none can be made. */
-static void check_drained(struct tr_trainer *trainer)
-{
-    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    bool worth =
-        checkpoint->refused || (!checkpoint->drain_tried && trainer->step != checkpoint->last_step);
-    if (can_begin(trainer) && worth)
-        begin(trainer);
-    else if (trainer->conf.drained)
-        trainer->conf.drained(trainer->conf.ctx);
-}
-
-/* The operator's did not come to begin. */
-static void refuse_asked(struct tr_checkpoint *checkpoint)
-{
-    checkpoint->now =
-        (struct tr_checkpoint_told){.number = checkpoint->asked, .state = TR_CHECKPOINT_FAILED};
-    snprintf(checkpoint->now.name, sizeof checkpoint->now.name, "%s", checkpoint->asked_name);
-    snprintf(checkpoint->now.error, sizeof checkpoint->now.error,
-             "the job was done before it could begin: its model is there to be exported");
-    checkpoint->asked = 0;
-    keep_outcome(checkpoint);
-}
-
-void tr_checkpoint_pump(struct tr_trainer *trainer)
-{
-    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0 || trainer->closing)
-        return;
-    if (checkpoint->asked && checkpoint->state == TR_CHECKPOINT_IDLE &&
-        trainer->kind == WIRE_PHASE_DONE)
-        refuse_asked(checkpoint);
-    bool before =
-        checkpoint->state == TR_CHECKPOINT_HOLDING || checkpoint->state == TR_CHECKPOINT_CUTTING;
-    if (before && trainer->group && trainer->group->state != TR_FORMED)
-        give_up(trainer, "the group of the trainers forms again");
-    else if (checkpoint->state == TR_CHECKPOINT_HOLDING && tr_hold_is_quiet(trainer))
-        cut(trainer);
-    else if (checkpoint->draining && checkpoint->state == TR_CHECKPOINT_IDLE)
-        check_drained(trainer);
-    else if (can_begin(trainer) && is_due(trainer))
-        begin(trainer);
 }
 
 /* ---- what happens meanwhile ---- */
@@ -562,74 +503,10 @@ void tr_checkpoint_owner_up(struct tr_trainer *trainer, uint32_t owner)
         return;
     if (rt_peer_incarnation(peer) != checkpoint->cut_by[owner]) {
         (void)RT_FAIL(RT_EPEER, "%s was started anew", rt_peer_name(peer));
-        give_up(trainer, rt_err_text());
+        tr_checkpoint_give_up(trainer, rt_err_text());
         return;
     }
     await_file(trainer, owner);
-}
-
-/* ---- the operator ---- */
-
-static bool has_own_weights(const struct tr_trainer *trainer)
-{
-    return trainer->conf.world > 1 && trainer->job->global.mode == RT_MODE_ASYNC;
-}
-
-static bool is_known(const struct tr_checkpoint *checkpoint, uint64_t number)
-{
-    bool known = checkpoint->asked == number ||
-                 (checkpoint->state != TR_CHECKPOINT_IDLE && checkpoint->now.number == number);
-    for (uint32_t i = 0; i < checkpoint->n_before && !known; i++)
-        known = checkpoint->before[i].number == number;
-    return known;
-}
-
-int tr_trainer_checkpoint(struct tr_trainer *trainer, const struct wire_control_request *request)
-{
-    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    if (trainer->conf.self.index != 0)
-        return RT_FAIL(RT_EUSAGE, "a checkpoint is made by trainer/0");
-    if (has_own_weights(trainer))
-        return RT_FAIL(RT_EUSAGE, "no checkpoint in mode `async` with several trainers: each has "
-                                  "weights of its own");
-    if (!trainer->conf.checkpoint_dir)
-        return RT_FAIL(RT_EUSAGE,
-                       "this job has no folder for checkpoints: give --checkpoint-dir or "
-                       "SAFFRON_CHECKPOINT_DIR to all of its processes");
-    if (!(request->number >= 1 && request->number < 0x1p53))
-        return RT_FAIL(RT_EUSAGE,
-                       "the number of a checkpoint: expected a whole one from 1 on, got %g",
-                       request->number);
-    if (!wire_is_token(request->text))
-        return RT_FAIL(RT_EUSAGE, "the name of a checkpoint: expected 1 to 63 of A-Z a-z 0-9 _ -");
-    if (is_known(checkpoint, (uint64_t)request->number))
-        return 0;
-    if (trainer->kind == WIRE_PHASE_DONE)
-        return RT_FAIL(RT_EUSAGE, "the job is done: its model is there to be exported");
-    if (checkpoint->asked || (checkpoint->state != TR_CHECKPOINT_IDLE && checkpoint->now.number))
-        return RT_FAIL(RT_EFULL, "checkpoint '%s' is being made already",
-                       checkpoint->asked ? checkpoint->asked_name : checkpoint->now.name);
-    checkpoint->asked = (uint64_t)request->number;
-    snprintf(checkpoint->asked_name, sizeof checkpoint->asked_name, "%s", request->text);
-    tr_pump(trainer);
-    return 0;
-}
-
-bool tr_trainer_drain(struct tr_trainer *trainer)
-{
-    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    bool works = checkpoint->state != TR_CHECKPOINT_IDLE;
-    bool worth = can_begin(trainer) && trainer->step != checkpoint->last_step;
-    if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0 || !(works || worth))
-        return false;
-    checkpoint->draining = true;
-    tr_pump(trainer);
-    return true;
-}
-
-const struct tr_checkpoint *tr_trainer_checkpoints(const struct tr_trainer *trainer)
-{
-    return &trainer->checkpoint;
 }
 
 /* ---- life ---- */
@@ -637,23 +514,17 @@ const struct tr_checkpoint *tr_trainer_checkpoints(const struct tr_trainer *trai
 void tr_checkpoint_init(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    checkpoint->lock = -1;
     checkpoint->is_full = true;
     checkpoint->tried_ns = now_ns(trainer);
     checkpoint->timer = (struct rt_timer){.fire = on_timer, .arg = trainer};
-    if (!trainer->conf.checkpoint_dir || !has_own_weights(trainer))
-        return;
-    trainer->conf.checkpoint_dir = NULL;
-    if (trainer->conf.self.index == 0)
-        rt_log(RT_LOG_WARN, "no_checkpoints reason=\"mode async with several trainers: each has "
-                            "weights of its own\"");
+    tr_checkpoint_begin_init(trainer);
 }
 
 void tr_checkpoint_release(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     rt_timer_stop(trainer->io, &checkpoint->timer);
-    tr_checkpoint_leave_folder(trainer);
+    rt_timer_stop(trainer->io, &checkpoint->wait);
     tr_snapshot_release(&checkpoint->snapshot);
     rt_free(checkpoint->cut);
     rt_free(checkpoint->cut_by);

@@ -1,4 +1,5 @@
 /* trainer/checkpoint.h -- trainer/0 leads a checkpoint of the job (design section 8): weights, rows and ledger of one instant.
+ * When one begins is checkpoint_begin.c's, what the disk thread does checkpoint_disk.c's, the rest checkpoint.c's.
  *
  *   IDLE -begin (it is due)-> OPENING -opened-> HOLDING -cut (quiet)-> CUTTING -all_cut-> WRITING -publish-> PUBLISHING
  *   PUBLISHING -published-> ENDING -ended-> IDLE      any -give_up-> ENDING: the attempt is void, its folder goes
@@ -15,8 +16,10 @@
  * checkpoint.cut_timeout_ms has passed; WRITING goes on whatever becomes of the ranks, for the instant is fixed, and ends with a bad
  * end when an owner is another than the one that cut, or says that its file cannot be written, or, while an owner cannot be asked or the
  * dense files alone are missing, nothing has moved for TR_CHECKPOINT_STILL_NS. Training goes on in any case; the next one is tried when it is due, and is a full one. So is one after an owner that refused to go on from the one
- * before: at once. When the process is told to stop, one more is made, and nobody steps any more (tr_trainer_drain). Disk work goes to the io's disk thread, one job at a time. Rank 0 alone. Touch: the loop thread, but
- * for `job`. */
+ * before: at once. When the process is told to stop, one more is made, and nobody steps any more (tr_trainer_drain). In an
+ * evaluation it is as quiet as it can be: one is made there too, and says what its training had come to.
+ * Whoever makes checkpoints in a folder holds its lock (folder.h). Disk work goes to the io's disk thread, one job at a time.
+ * Rank 0 alone. Touch: the loop thread, but for `job`. */
 #ifndef TR_CHECKPOINT_H
 #define TR_CHECKPOINT_H
 
@@ -29,6 +32,8 @@ struct rt_peer;
 #define TR_CHECKPOINT_KEPT     8u /* outcomes that are told */
 #define TR_CHECKPOINT_HOLD_NS  (10 * 1000000000ull)
 #define TR_CHECKPOINT_STILL_NS (600 * 1000000000ull)
+#define TR_CHECKPOINT_ASKED_NS (60 * 1000000000ull) /* that an operator's waits to begin */
+#define TR_CHECKPOINT_LAST_NS  (10 * 1000000000ull) /* and the last one of a process */
 
 enum tr_checkpoint_state {
     TR_CHECKPOINT_IDLE,
@@ -44,10 +49,15 @@ enum tr_checkpoint_state {
 struct tr_checkpoint_told {
     char name[64];
     uint64_t number; /* the operator's; 0: it was due by itself */
-    enum { TR_CHECKPOINT_WORKS, TR_CHECKPOINT_DONE, TR_CHECKPOINT_FAILED } state;
+    enum {
+        TR_CHECKPOINT_WORKS,
+        TR_CHECKPOINT_DONE,
+        TR_CHECKPOINT_FAILED,
+        TR_CHECKPOINT_WAITS
+    } state;
     uint64_t step, attempt, base, rows, bytes;
     double seconds, held_seconds; /* from its beginning; of no step */
-    char error[512];
+    char error[512];              /* why it failed; what it waits for */
 };
 
 /* What the disk thread works on. Touched by: it, between start_job() and job_done(). */
@@ -57,7 +67,8 @@ struct tr_checkpoint_job {
     int (*run)(struct tr_trainer *trainer);
     int err;
     char text[1024];
-    char name[64]; /* of the folder; opening may choose another one */
+    char name[64]; /* of the folder; opening may choose another one, and publishing takes: */
+    char final[64];
     uint64_t attempt;
     bool made;  /* the folder, by this attempt */
     bool there; /* publishing: the manifest is */
@@ -69,6 +80,8 @@ struct tr_checkpoint {
     uint32_t n_before;
     uint64_t asked; /* the operator's number that is to be begun; 0: none */
     char asked_name[64];
+    char waits[160]; /* what the next one that is wanted waits for; "": nothing */
+    uint64_t asked_ns, draining_ns;
     bool holds;
     bool is_full; /* the next one has to be: nothing is there to go on from, or it was refused */
     uint64_t last_attempt, last_step; /* published; attempt 0: none yet in this life */
@@ -76,16 +89,19 @@ struct tr_checkpoint {
     uint32_t since_full;           /* published since the last full one */
     uint64_t tried_ns, tried_step; /* when the last attempt began, or this life */
     uint64_t known_attempt;        /* the greatest that was ever used */
-    int lock;                      /* of the folder; -1: not held */
+    bool folder_known;             /* it was swept, and listed for its greatest attempt */
     bool refused;                  /* by an owner: a full one follows */
     bool draining, drain_tried;    /* the process is to stop after a last one; which was begun */
+    bool drained;                  /* and that it may stop was said */
     uint8_t *cut;                  /* [owners] enum: what is known of the attempt there */
     uint64_t *cut_by;              /* [owners] the incarnation that cut */
     uint32_t n_cut, n_written;
     bool dense_written;
     uint64_t began_ns, held_ns, moved_ns;
     uint64_t published, voided, published_ns;
+    uint64_t void_told_ns, void_untold; /* when the log was told of one; of how many not since */
     struct rt_timer timer;
+    struct rt_timer wait; /* while one that is asked for, or the last one, cannot begin */
     struct tr_snapshot snapshot;
     struct tr_checkpoint_job job;
 };
@@ -97,12 +113,20 @@ void tr_checkpoint_pump(struct tr_trainer *trainer); /* begin what is due; cut w
 /* A connection to an owner is there; its incarnation is that of the peer. */
 void tr_checkpoint_owner_up(struct tr_trainer *trainer, uint32_t owner);
 
+/* checkpoint_begin.c */
+void tr_checkpoint_begin_init(struct tr_trainer *trainer);
+
+/* checkpoint.c, for checkpoint_begin.c: `now` and job.name are set */
+void tr_checkpoint_open(struct tr_trainer *trainer);
+void tr_checkpoint_cut(struct tr_trainer *trainer); /* it is still (hold.h) */
+void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why);
+void tr_checkpoint_keep_outcome(struct tr_checkpoint *checkpoint); /* `now` has ended */
+
 /* checkpoint_disk.c: on the disk thread, of checkpoint.job; RT_EFILE and what store.h says */
 int tr_checkpoint_open_folder(struct tr_trainer *trainer);
 int tr_checkpoint_write_dense(struct tr_trainer *trainer);
 int tr_checkpoint_write_manifest(struct tr_trainer *trainer);
 int tr_checkpoint_remove_old(struct tr_trainer *trainer);
 int tr_checkpoint_remove_void(struct tr_trainer *trainer);
-void tr_checkpoint_leave_folder(struct tr_trainer *trainer); /* when nothing is at it any more */
 
 #endif

@@ -4,34 +4,29 @@
 
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
-#include "runtime/checkpoint/lock.h"
 #include "runtime/checkpoint/store.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
-/* Who makes checkpoints here holds the lock, for good; what an earlier trainer/0 left unfinished is swept. */
-static int take_folder(struct tr_trainer *trainer)
+/* Once: what an earlier trainer/0 left unfinished is swept, and its attempts are over. */
+static int know_folder(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     const char *dir = trainer->conf.checkpoint_dir;
     struct rt_store_list list = {0};
-    if (checkpoint->lock >= 0)
+    if (checkpoint->folder_known)
         return 0;
-    int err = rt_store_lock(dir, &checkpoint->lock);
+    int swept = rt_store_sweep(dir, NULL);
+    int err = swept < 0 ? swept : rt_store_list(dir, &list);
     if (err)
         return err;
-    int swept = rt_store_sweep(dir, NULL);
-    err = swept < 0 ? swept : rt_store_list(dir, &list);
-    if (err) {
-        rt_store_unlock(checkpoint->lock);
-        checkpoint->lock = -1;
-        return err;
-    }
     for (size_t i = 0; i < list.n; i++)
         if (list.at[i].manifest && list.at[i].manifest->attempt > checkpoint->known_attempt)
             checkpoint->known_attempt = list.at[i].manifest->attempt;
     rt_store_list_release(&list);
+    checkpoint->folder_known = true;
     return 0;
 }
 
@@ -41,7 +36,7 @@ static int make_folder(struct tr_trainer *trainer)
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     struct tr_checkpoint_job *job = &checkpoint->job;
     uint64_t wall = trainer->io->ops->wall_ms(trainer->io);
-    int err = take_folder(trainer);
+    int err = know_folder(trainer);
     if (err)
         return err;
     job->attempt = wall > checkpoint->known_attempt ? wall : checkpoint->known_attempt + 1;
@@ -71,6 +66,18 @@ int tr_checkpoint_write_dense(struct tr_trainer *trainer)
     return err;
 }
 
+/* Where that is taken it keeps the one that it was begun with. */
+static int take_final_name(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint_job *job = &trainer->checkpoint.job;
+    if (strcmp(job->name, job->final) == 0)
+        return 0;
+    int err = rt_store_rename(trainer->conf.checkpoint_dir, job->name, job->final);
+    if (!err)
+        memcpy(job->name, job->final, sizeof job->name);
+    return err == RT_EUSAGE ? 0 : err;
+}
+
 /* An error after the rename leaves a checkpoint that is there. */
 int tr_checkpoint_write_manifest(struct tr_trainer *trainer)
 {
@@ -78,7 +85,10 @@ int tr_checkpoint_write_manifest(struct tr_trainer *trainer)
     const struct rt_manifest *manifest = &checkpoint->snapshot.manifest;
     const char *dir = trainer->conf.checkpoint_dir;
     struct rt_manifest *found = NULL;
-    int err = rt_store_publish(dir, manifest);
+    int err = take_final_name(trainer);
+    if (err)
+        return err;
+    err = rt_store_publish(dir, manifest);
     checkpoint->job.there = err == 0;
     if (err) {
         char why[sizeof checkpoint->job.text];
@@ -104,12 +114,4 @@ int tr_checkpoint_remove_void(struct tr_trainer *trainer)
     if (!checkpoint->job.made) /* what is there by this name is another's */
         return 0;
     return rt_store_remove(trainer->conf.checkpoint_dir, checkpoint->job.name);
-}
-
-void tr_checkpoint_leave_folder(struct tr_trainer *trainer)
-{
-    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    if (checkpoint->lock >= 0)
-        rt_store_unlock(checkpoint->lock);
-    checkpoint->lock = -1;
 }

@@ -8,14 +8,24 @@ bool tr_hold_is_on(const struct tr_trainer *trainer)
            tr_owners_hold(trainer);
 }
 
-bool tr_hold_is_quiet(const struct tr_trainer *trainer)
+/* Our header of before the pause may still become a step. */
+static bool group_is_quiet(const struct tr_group *group)
 {
-    const struct tr_group *group = trainer->group;
-    if (trainer->kind != WIRE_PHASE_TRAIN || !tr_step_settled(trainer) || tr_phase_owes(trainer))
-        return false;
-    /* Our header of before the pause may still become a step. */
     return !group ||
            (group->owed.count == 0 && group->standing == TR_IN_NOTHING && group->mine.paused);
+}
+
+bool tr_hold_is_quiet(const struct tr_trainer *trainer)
+{
+    return trainer->kind == WIRE_PHASE_TRAIN && tr_step_settled(trainer) &&
+           !tr_phase_owes(trainer) && group_is_quiet(trainer->group);
+}
+
+bool tr_hold_is_still(struct tr_trainer *trainer)
+{
+    bool evaluates = trainer->kind == WIRE_PHASE_EVALUATE && tr_tell_done(trainer) &&
+                     !tr_phase_owes(trainer) && group_is_quiet(trainer->group);
+    return evaluates || tr_hold_is_quiet(trainer);
 }
 
 void tr_hold_ask_news(struct tr_trainer *trainer)

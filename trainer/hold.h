@@ -11,8 +11,10 @@
 
 struct tr_trainer;
 
-bool tr_hold_is_on(const struct tr_trainer *trainer); /* no step may begin here */
-bool tr_hold_is_quiet(const struct tr_trainer *trainer);
+bool tr_hold_is_on(const struct tr_trainer *trainer);    /* no step may begin here */
+bool tr_hold_is_quiet(const struct tr_trainer *trainer); /* in training */
+/* Quiet, or in an evaluation that all ranks have entered: they have settled what they had stepped, and score. */
+bool tr_hold_is_still(struct tr_trainer *trainer);
 /* A round without a step is wanted, unless it is quiet by then. */
 void tr_hold_ask_news(struct tr_trainer *trainer);
 bool tr_hold_wants_news(const struct tr_trainer *trainer);

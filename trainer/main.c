@@ -7,6 +7,7 @@
 #include "runtime/process/saving.h"
 #include "trainer/checkpoint.h"
 #include "trainer/describe.h"
+#include "trainer/folder.h"
 #include "trainer/import.h"
 #include "trainer/trainer.h"
 
@@ -14,10 +15,12 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 struct program {
     struct rt_process *process;
     struct tr_trainer *trainer;
+    struct tr_folder folder;
     struct rt_saving *saving; /* the latest; NULL: none */
     bool done;
 };
@@ -162,6 +165,7 @@ static void put_import(json_t *object, const struct tr_trainer *trainer)
 static json_t *told_json(const struct tr_checkpoint_told *told)
 {
     static const char *const word[] = {[TR_CHECKPOINT_WORKS] = "writing",
+                                       [TR_CHECKPOINT_WAITS] = "waiting",
                                        [TR_CHECKPOINT_DONE] = "done",
                                        [TR_CHECKPOINT_FAILED] = "failed"};
     json_t *one = json_pack("{s:s, s:I, s:s, s:I, s:b, s:I, s:I}", "name", told->name, "number",
@@ -172,6 +176,8 @@ static json_t *told_json(const struct tr_checkpoint_told *told)
     json_object_set_new(one, "held_seconds", number(told->held_seconds));
     if (told->state == TR_CHECKPOINT_FAILED)
         put_text(one, "error", told->error);
+    if (told->state == TR_CHECKPOINT_WAITS)
+        put_text(one, "waits_for", told->error);
     return one;
 }
 
@@ -184,11 +190,14 @@ static void put_checkpoints(json_t *object, const struct program *program,
         return;
     put_count(object, "samples_restored", r->samples_restored);
     put_count(object, "updates_lost", r->updates_lost);
+    json_object_set_new(object, "train_seconds_restored", number(r->train_seconds_restored));
     json_t *before = json_array();
     for (uint32_t i = 0; i < c->n_before; i++)
         json_array_append_new(before, told_json(&c->before[i]));
-    struct tr_checkpoint_told waits = {.number = c->asked, .state = TR_CHECKPOINT_WORKS};
+    struct tr_checkpoint_told waits = {.number = c->asked, .state = TR_CHECKPOINT_WAITS};
     snprintf(waits.name, sizeof waits.name, "%s", c->asked_name);
+    snprintf(waits.error, sizeof waits.error, "%s",
+             c->state == TR_CHECKPOINT_IDLE ? c->waits : "the one that is being made");
     const struct tr_checkpoint_told *latest = c->asked                         ? &waits
                                               : c->state != TR_CHECKPOINT_IDLE ? &c->now
                                                                                : c->before;
@@ -338,6 +347,12 @@ static bool drain(void *ctx)
     return program->trainer && tr_trainer_drain(program->trainer);
 }
 
+static bool is_needed(void *ctx)
+{
+    const struct program *program = ctx;
+    return program->trainer && !program->done && tr_trainer_is_needed(program->trainer);
+}
+
 static void on_drained(void *ctx)
 {
     rt_process_stop(((struct program *)ctx)->process);
@@ -346,6 +361,13 @@ static void on_drained(void *ctx)
 static void on_replaced(void *ctx, uint64_t by)
 {
     rt_process_fenced(((struct program *)ctx)->process, by);
+}
+
+/* 0: the system has none yet. */
+static uint64_t draw_run(void)
+{
+    uint64_t run = 0;
+    return getrandom(&run, sizeof run, GRND_NONBLOCK) == (ssize_t)sizeof run ? run : 0;
 }
 
 static int start(struct program *program)
@@ -361,6 +383,8 @@ static int start(struct program *program)
         .init_from = rt_process_init_from(process),
         .checkpoint_dir = rt_process_checkpoint_dir(process),
         .restore = rt_process_restores(process),
+        .anew = rt_process_begins_anew(process),
+        .run = draw_run(),
         .predict = rt_process_predict(process),
         .metrics = rt_process_metrics(process),
         .ctx = program,
@@ -381,6 +405,34 @@ static int start(struct program *program)
     return rt_process_announce(process, &address, 1);
 }
 
+/* What is in the folder counts from here on. */
+static void on_folder(void *ctx, int err)
+{
+    struct program *program = ctx;
+    rt_process_set_waiting(program->process, NULL);
+    if (!err)
+        err = start(program);
+    if (err)
+        rt_process_fail(program->process, err);
+}
+
+/* At once, or when the one before has left the folder. */
+static void begin(struct program *program)
+{
+    struct rt_process *process = program->process;
+    const struct rt_job *job = rt_process_job(process);
+    program->folder = (struct tr_folder){.io = rt_loop_io(rt_process_loop(process)),
+                                         .dir = rt_process_checkpoint_dir(process),
+                                         .job = job->name,
+                                         .ctx = program,
+                                         .taken = on_folder};
+    rt_process_set_waiting(process, "the checkpoint folder");
+    if (program->folder.dir && rt_process_index(process) == 0 && job->data.epochs > 0)
+        tr_folder_take(&program->folder);
+    else
+        on_folder(program, 0);
+}
+
 int main(int argc, char **argv)
 {
     struct program program = {0};
@@ -396,16 +448,17 @@ int main(int argc, char **argv)
         .status = status,
         .control = control,
         .drain = drain,
+        .needed = is_needed,
         .describe = tr_describe,
         .picture = tr_describe_picture,
     };
     int err = rt_process_start(argc, argv, &role, &program.process);
     if (err)
         return rt_exit_code(err);
-    err = start(&program);
-    if (!err)
-        err = rt_process_run(program.process);
+    begin(&program);
+    err = rt_process_run(program.process);
     tr_trainer_destroy(program.trainer);
+    tr_folder_give(&program.folder);
     rt_saving_destroy(program.saving);
     return rt_process_end(program.process, err);
 }

@@ -293,7 +293,7 @@ static void enter(struct tr_trainer *trainer, const struct wire_tell_phase *phas
            wire_phase_name(phase->kind), phase->epoch, trainer->step);
     if (phase->kind == WIRE_PHASE_TRAIN) {
         trainer->epoch_open = true;
-        if (trainer->metric.parts.began_ns) /* else with the first batch */
+        if (trainer->metric.parts.began_ns || trainer->started_ns) /* else with the first batch */
             tr_part_start(trainer);
     } else if (phase->kind == WIRE_PHASE_EVALUATE) {
         tr_evaluate_begin(trainer);

@@ -65,6 +65,8 @@ static int try_one(struct tr_trainer *trainer, const struct rt_store_list *list,
     size_t chain[RT_STORE_CHAIN_MAX], n;
     if (!stored->manifest)
         return RT_FAIL(RT_EDATA, "%s", stored->why);
+    if (!rt_store_same_run(list, i))
+        return RT_FAIL(RT_EDATA, "it is of another run of the job than '%s'", list->at[0].name);
     int err = rt_manifest_check_job(stored->manifest, trainer->job);
     if (!err)
         err = rt_store_chain(list, i, chain, &n);
@@ -128,6 +130,7 @@ static void take_counts(struct tr_trainer *trainer, const struct rt_manifest *ma
                                                  .samples_dropped = manifest->samples_dropped,
                                                  .batches_trained = manifest->batches_trained,
                                                  .batches_dropped = manifest->batches_dropped};
+    trainer->carried_train_ms = manifest->train_ms;
     trainer->epoch_loss_sum[0] = manifest->epoch_loss_sum;
     trainer->epoch_samples = trainer->carried_epoch_samples = manifest->epoch_samples;
     trainer->count.head[0].train_loss = trainer->count.train_loss = tr_epoch_loss(trainer, 0);
@@ -164,6 +167,9 @@ int tr_restore_state(struct tr_trainer *trainer)
     /* One that was due at just this step may not have been made. */
     trainer->evaluated_step = trainer->step > 0 ? trainer->step - 1 : 0;
     trainer->generation = manifest->generation + 1;
+    if (manifest->run)
+        trainer->run = manifest->run;
+    trainer->anew = manifest->anew;
     if (trainer->conf.self.index == 0)
         take_counts(trainer, manifest);
     trainer->checkpoint.known_attempt = manifest->attempt;
@@ -171,8 +177,10 @@ int tr_restore_state(struct tr_trainer *trainer)
     tr_set(&trainer->metric.epoch, trainer->epoch);
     tr_set(&trainer->metric.steps, trainer->step);
     rt_log(RT_LOG_INFO,
-           "restored name=%s step=%" PRIu64 " epoch=%" PRIu64 " steps=%" PRIu64 " world_then=%u",
-           manifest->name, manifest->step, manifest->epoch, manifest->age, manifest->world);
+           "restored name=%s step=%" PRIu64 " epoch=%" PRIu64 " steps=%" PRIu64
+           " world_then=%u run=%016" PRIx64,
+           manifest->name, manifest->step, manifest->epoch, manifest->age, manifest->world,
+           trainer->run);
     rt_manifest_destroy(manifest);
     trainer->restored = NULL;
     return 0;

@@ -12,6 +12,7 @@
 #include "trainer/save.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,6 +53,59 @@ static void copy_dense(struct tr_trainer *trainer, struct tr_snapshot *snapshot)
     snapshot->optimizer_steps = tr_optimizer_steps(trainer->optimizer);
 }
 
+/* What training had come to: in an evaluation it is that of the phase before, whose batches are all in the ledger. */
+static void describe_place(const struct tr_trainer *trainer, struct rt_manifest *out)
+{
+    bool evaluates = trainer->kind == WIRE_PHASE_EVALUATE;
+    out->step = trainer->step;
+    out->age = tr_age(trainer, trainer->step);
+    out->epoch = trainer->epoch;
+    out->phase = evaluates ? trainer->phase - 1 : trainer->phase;
+    out->pass = evaluates ? trainer->epoch : trainer->pass;
+    out->train_ms = trainer->carried_train_ms + tr_train_ns(trainer) / 1000000;
+    if (evaluates && !trainer->epoch_open && isfinite(trainer->count.train_loss)) {
+        out->epoch_samples = trainer->count.samples_epoch; /* it will be closed again */
+        out->epoch_loss_sum = trainer->count.train_loss * (double)trainer->count.samples_epoch;
+    }
+}
+
+static uint64_t finished_batches(const struct wire_split_ledger *ledger, uint32_t n)
+{
+    uint64_t batches = 0;
+    for (uint32_t s = 0; s < n; s++) {
+        batches += ledger[s].finished_low;
+        for (uint32_t i = 0; i < ledger[s].finished_bytes; i++)
+            batches += (unsigned)__builtin_popcount(ledger[s].finished[i]);
+    }
+    return batches;
+}
+
+/* What a rank had counted and not told died with it, and what it had told may be of weights that were lost: the ledger knows. Batches
+ * that are too few or too many count as whole ones, which only a split's last one of an epoch may not be, until an epoch is over and
+ * rows are known. */
+static void count_by_ledger(struct tr_trainer *trainer, struct rt_manifest *manifest)
+{
+    uint64_t finished = finished_batches(manifest->ledger, manifest->n_ledger), read, bad;
+    uint64_t told = manifest->batches_trained + manifest->batches_dropped;
+    uint64_t each = trainer->job->data.batch_size, before = manifest->samples_trained,
+             exact = before;
+    rt_ledger_rows(trainer->ledger, &read, &bad);
+    bad += manifest->samples_dropped;
+    if (!trainer->epoch_open)
+        exact = read > bad ? read - bad : 0;
+    else if (finished > told)
+        exact = before + (finished - told) * each;
+    else if (before > (told - finished) * each)
+        exact = before - (told - finished) * each;
+    manifest->samples_trained = exact;
+    manifest->batches_trained =
+        finished > manifest->batches_dropped ? finished - manifest->batches_dropped : 0;
+    if (finished > told) { /* ours to tell from here on */
+        trainer->carried.batches_trained += finished - told;
+        trainer->carried.samples_trained += exact > before ? exact - before : 0;
+    }
+}
+
 /* Of all ranks, and of those and the runs before. */
 static void sum_counts(const struct tr_trainer *trainer, struct rt_manifest *manifest)
 {
@@ -89,13 +143,10 @@ static void describe(const struct tr_trainer *trainer, struct rt_manifest *out)
         .world = trainer->conf.world,
         .splits = job->data.splits,
         .threads = job->global.trainer_threads,
+        .run = trainer->run,
+        .anew = trainer->anew,
         .generation = trainer->generation,
-        .step = trainer->step,
-        .age = tr_age(trainer, trainer->step),
         .imports = trainer->imports,
-        .epoch = trainer->epoch,
-        .pass = trainer->pass,
-        .phase = trainer->phase,
         .learning_factor = trainer->learning_factor,
         .n_statistics = trainer->n_statistics,
         .statistics = trainer->statistics,
@@ -112,11 +163,13 @@ int tr_snapshot_take(struct tr_trainer *trainer, uint32_t owners, struct tr_snap
     if (err)
         return err;
     describe(trainer, manifest);
+    describe_place(trainer, manifest);
     sum_counts(trainer, manifest);
     err = rt_ledger_export(trainer->ledger, snapshot->arena, &ledger, &manifest->n_ledger);
     if (err)
         return err;
     manifest->ledger = ledger;
+    count_by_ledger(trainer, manifest);
     manifest->owners = owners;
     manifest->file = snapshot->file;
     manifest->n_files = owners + TR_DENSE_FILES;

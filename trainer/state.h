@@ -176,6 +176,9 @@ struct tr_trainer {
     bool wants_news;              /* of the group, in the round at hand: hold.h */
     struct rt_manifest *restored; /* while the trainer is made: what it goes on from */
     uint64_t generation;          /* times that the job went on from a checkpoint */
+    uint64_t run; /* of the manifests: drawn, or that of the checkpoint that this goes on from */
+    bool anew;    /* which began by --restore=none */
+    uint64_t carried_train_ms; /* of what this goes on from */
     struct wire_rank_counts
         carried; /* at rank 0: of runs before that checkpoint, and of ranks that died */
     uint64_t
@@ -267,6 +270,8 @@ void tr_fifo_remove(struct tr_fifo *fifo, struct tr_batch *batch);
 struct rt_peer *tr_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t loop);
 void tr_fail(struct tr_trainer *trainer, int err);
 void tr_pump(struct tr_trainer *trainer); /* start whatever can start */
+/* From the first batch to the latest acked one, without evaluations; of this process. */
+uint64_t tr_train_ns(const struct tr_trainer *trainer);
 
 /* numbers.c */
 struct wire_rank_counts tr_own_counts(const struct tr_trainer *trainer);

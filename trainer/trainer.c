@@ -9,6 +9,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
+#include "runtime/base/rand.h"
 #include "runtime/job/batch_id.h"
 #include "runtime/wire/member.h"
 
@@ -214,6 +215,8 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     trainer->job = conf->job;
     trainer->io = conf->io;
     trainer->learning_factor = 1;
+    trainer->run = conf->run ? conf->run : rt_draw(conf->self.incarnation, 0);
+    trainer->anew = conf->anew;
     rt_map_init(&trainer->batches);
     bool one = conf->job->global.mode == RT_MODE_FULL;
     trainer->permits.limit = one ? 1 : conf->job->global.staleness;
@@ -393,6 +396,12 @@ static double wall_seconds(const struct tr_trainer *trainer, uint64_t then_ns)
     return then_ns ? now - (double)(rt_io_now(trainer->io) - then_ns) * 1e-9 : NAN;
 }
 
+uint64_t tr_train_ns(const struct tr_trainer *trainer)
+{
+    uint64_t began = trainer->started_ns, end = trainer->last_ack_ns;
+    return began && end > began ? end - began - trainer->evaluated_by_ack_ns : 0;
+}
+
 /* Rank 0 speaks for all, once an epoch is complete; else the rows whose outcome this rank knows. */
 static void report_rows(const struct tr_trainer *trainer, struct tr_report *out)
 {
@@ -430,9 +439,8 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->predicted = trainer->predict_result.lines;
     report_rows(trainer, out);
     uint64_t end = trainer->last_ack_ns, away = trainer->evaluated_by_ack_ns;
-    out->train_seconds = trainer->started_ns && end > trainer->started_ns
-                             ? (double)(end - trainer->started_ns - away) * 1e-9
-                             : 0;
+    out->train_seconds = (double)tr_train_ns(trainer) * 1e-9;
+    out->train_seconds_restored = (double)trainer->carried_train_ms * 1e-3;
     out->train_began = wall_seconds(trainer, trainer->started_ns);
     out->train_ended = wall_seconds(trainer, end);
     out->evaluated_seconds = (double)away * 1e-9;

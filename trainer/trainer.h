@@ -23,6 +23,9 @@ struct tr_trainer_conf {
     const char *init_from; /* folder of a saved model that the weights begin with; NULL: drawn */
     const char *checkpoint_dir; /* shared with the embedding servers; NULL: no checkpoints */
     bool restore; /* go on from the newest one there, if there is one: it goes before init_from */
+    uint64_t
+        run; /* a number that no other run has, for the manifests, unless it goes on from one; 0: of the incarnation */
+    bool anew; /* --restore=none was given */
     /* File for the scores of the test rows (predict.h), with more than one rank of each FILE.RANK; NULL: none. */
     const char *predict;
     const char *tensorboard;    /* folder for rank 0's event file (board.h); NULL: none */
@@ -74,6 +77,8 @@ int tr_trainer_checkpoint(struct tr_trainer *trainer, const struct wire_control_
 /* The process is told to stop: a last checkpoint, if one can be made; no step is made after its instant. @return false: it may stop
  * at once; true: conf.drained will tell. */
 bool tr_trainer_drain(struct tr_trainer *trainer);
+/* The same at another rank: is rank 0 there, which could not make its last checkpoint without us? */
+bool tr_trainer_is_needed(struct tr_trainer *trainer);
 const struct tr_checkpoint *tr_trainer_checkpoints(const struct tr_trainer *trainer);
 
 #define TR_EVALUATIONS_MAX                                                                         \
@@ -106,6 +111,7 @@ struct tr_report {
     uint32_t rank, world;
     uint64_t samples_epoch; /* of one epoch, known after the first; else 0 */
     double train_seconds, samples_per_second, train_loss, loss;
+    double train_seconds_restored; /* of what it went on from; rank 0 */
     uint64_t
         train_loss_samples; /* what train_loss is the mean of: the last epoch's, of this rank */
     /* First batch in and last batch acked, in seconds of the wall clock; evaluations in between. With

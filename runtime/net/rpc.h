@@ -179,5 +179,7 @@ const struct rt_method_stats *rt_rpc_served(const struct rt_rpc *rpc, uint16_t m
 
 /* Handshakes that succeeded in this process so far, either way, over all its rpcs. Touch: any thread. */
 uint64_t rt_rpc_links_made(void);
+/* Connections with processes of a role that are up now, likewise, one for each direction. Touch: any thread. */
+uint64_t rt_rpc_links_open(enum rt_role role);
 
 #endif

@@ -149,19 +149,27 @@ static void on_beat(void *arg)
         set_beat(session);
 }
 
-static void set_state(struct rt_session *session, enum rt_session_state state)
-{
-    bool incoming = !session->peer;
-    session->rpc->n_greeters -= incoming && session->state == RT_SESSION_GREETING;
-    session->rpc->n_greeters += incoming && state == RT_SESSION_GREETING;
-    session->state = state;
-}
-
-static _Atomic uint64_t links_made; /* Touched by: any loop */
+static _Atomic uint64_t links_made, links_open[RT_ROLE_COUNT]; /* Touched by: any loop */
 
 uint64_t rt_rpc_links_made(void)
 {
     return atomic_load_explicit(&links_made, memory_order_relaxed);
+}
+
+uint64_t rt_rpc_links_open(enum rt_role role)
+{
+    return atomic_load_explicit(&links_open[role], memory_order_relaxed);
+}
+
+static void set_state(struct rt_session *session, enum rt_session_state state)
+{
+    bool incoming = !session->peer, was_up = session->state == RT_SESSION_UP;
+    if (was_up != (state == RT_SESSION_UP)) /* whose it is has been known since before it was up */
+        atomic_fetch_add_explicit(&links_open[session->remote.role], was_up ? (uint64_t)-1 : 1,
+                                  memory_order_relaxed);
+    session->rpc->n_greeters -= incoming && session->state == RT_SESSION_GREETING;
+    session->rpc->n_greeters += incoming && state == RT_SESSION_GREETING;
+    session->state = state;
 }
 
 static void set_up(struct rt_session *session)

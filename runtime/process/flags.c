@@ -150,7 +150,8 @@ static const struct argp_option option[] = {
      0},
     {"restore", KEY_RESTORE, "WHICH", 0,
      "latest: go on from the newest checkpoint of --checkpoint-dir, if there is one; none: begin "
-     "anew (SAFFRON_RESTORE; default latest)",
+     "anew, until the run that begins so has a checkpoint of its own (SAFFRON_RESTORE; default "
+     "latest)",
      0},
     {"init-from", KEY_INIT_FROM, "DIR", 0,
      "folder of a saved model that trainers and embedding servers begin with, the same for all of "

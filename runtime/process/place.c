@@ -2,6 +2,8 @@
 #include "runtime/process/place.h"
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/checkpoint/store.h"
 #include "runtime/member/bus.h"
 #include "runtime/process/address.h"
 
@@ -71,6 +73,23 @@ int rt_place_check(const struct rt_flags *flags, enum rt_role role, bool make)
     if (!err && flags->checkpoint_dir && saves)
         err = check_folder("--checkpoint-dir (or SAFFRON_CHECKPOINT_DIR)", flags->checkpoint_dir);
     return err;
+}
+
+/* A pod that is started again has the flags of the first time. Where nobody can read the folder nothing is begun beside it: going
+ * on fails, and says why. */
+bool rt_place_restores(const struct rt_flags *flags)
+{
+    int anew;
+
+    if (!flags->checkpoint_dir || !flags->from_scratch)
+        return flags->checkpoint_dir != NULL;
+    anew = rt_store_begun_anew(flags->checkpoint_dir);
+    if (anew > 0)
+        rt_log(RT_LOG_WARN,
+               "restore_none_obeyed_before dir=%s reason=\"the run that began so has made "
+               "checkpoints: it goes on from the newest\"",
+               flags->checkpoint_dir);
+    return anew != 0;
 }
 
 static void print_port(const char *what, const char *bind, uint32_t port)

@@ -14,6 +14,9 @@ uint32_t rt_place_admin_port(const struct rt_flags *flags, const struct rt_job *
  * directory is made where it is missing. */
 int rt_place_check(const struct rt_flags *flags, enum rt_role role, bool make);
 
+/* Does it go on from a checkpoint, if there is one? --restore=none is obeyed until the run that begins so has one of its own. */
+bool rt_place_restores(const struct rt_flags *flags);
+
 /* For --describe: lines on standard output. */
 void rt_place_print(const struct rt_flags *flags, const struct rt_job *job, enum rt_role role);
 

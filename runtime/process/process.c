@@ -9,6 +9,8 @@
  *   READY <-trainer/0 is, is not done-> DONE            roles that hear of the end by its hello alone
  *   any -rt_process_end with an error-> FAILED
  *
+ * Told to stop, a role ends what it is at (drain), or stays for who is at something (linger.h), or goes.
+ *
  * The first failure wins: its text is kept, since error texts belong to threads. The first SIGTERM or SIGINT
  * ends the run in order; a second one ends the process at once. As PID 1 of a container a process is sent no
  * signal that it does not handle, so they are held back until it does; and orphans are its to reap. */
@@ -24,6 +26,7 @@
 #include "runtime/process/flags.h"
 #include "runtime/process/host.h"
 #include "runtime/process/incarnation.h"
+#include "runtime/process/linger.h"
 #include "runtime/process/page.h"
 #include "runtime/process/place.h"
 #include "runtime/process/status.h"
@@ -63,12 +66,14 @@ struct rt_process {
     enum wire_state state;
     bool was_ready;   /* at some time */
     bool job_is_done; /* as trainer/0 says */
+    bool leader_ends; /* trainer/0 is told to stop, as it says */
     char waiting[WAITING_MAX];
     char stranger[RT_STRANGER_TEXT]; /* the latest peer that was refused, and why; "": none */
     char **address;                  /* announced */
     uint32_t n_addresses;
     char ip[IP_MAX], admin_address[ADMIN_MAX], host[HOST_NAME_MAX + 1], host_id[RT_HOST_ID_MAX];
     struct rt_timer tick, drain;
+    struct rt_linger linger;
     uv_signal_t on_term, on_int;
     char *status_text; /* the latest answer to ctl */
     char reply_text[REASON_MAX];
@@ -156,23 +161,56 @@ static void on_tick(void *arg)
 
 /* ---- what it is told ---- */
 
+/* It had its time. */
 static void on_drained(void *arg)
+{
+    rt_log(RT_LOG_WARN, "not_drained seconds=%d", (int)(RT_DRAIN_NS / RT_S));
+    rt_process_stop(arg);
+}
+
+static bool is_needed(void *arg)
+{
+    const struct rt_process *p = arg;
+
+    return !p->job_is_done && p->role.needed && p->role.needed(p->role.ctx);
+}
+
+static bool is_for_leader(void *arg)
+{
+    const struct rt_process *p = arg;
+
+    return p->leader_ends || !rt_member_connected(p->member);
+}
+
+static void on_needed_no_more(void *arg)
 {
     rt_process_stop(arg);
 }
 
-/* Now, or when the role has ended what it is at. */
+/* Now, or when the role has ended what it is at, or trainer/0 what it needs us for. */
 static void stop_in_time(struct rt_process *p)
 {
+    bool stays;
+
     if (p->state == WIRE_DRAINING)
         return;
-    if (!p->member || !p->role.drain || !p->role.drain(p->role.ctx)) {
-        rt_process_stop(p);
-        return;
+    stays = p->member && p->role.drain && p->role.drain(p->role.ctx);
+    if (stays) {
+        p->drain = (struct rt_timer){.fire = on_drained, .arg = p};
+        rt_timer_start(rt_loop_io(p->loop), &p->drain, RT_DRAIN_NS);
+    } else {
+        p->linger = (struct rt_linger){.io = rt_loop_io(p->loop),
+                                       .ctx = p,
+                                       .most_ns = RT_DRAIN_NS,
+                                       .needed = is_needed,
+                                       .for_leader = is_for_leader,
+                                       .over = on_needed_no_more};
+        stays = p->member && rt_linger_begin(&p->linger);
     }
-    rt_process_set_state(p, WIRE_DRAINING);
-    p->drain = (struct rt_timer){.fire = on_drained, .arg = p};
-    rt_timer_start(rt_loop_io(p->loop), &p->drain, RT_DRAIN_NS);
+    if (stays)
+        rt_process_set_state(p, WIRE_DRAINING);
+    else
+        rt_process_stop(p);
 }
 
 static int run_command(struct rt_process *p, const struct wire_control_request *request,
@@ -300,6 +338,8 @@ static void on_hello(void *ctx, const struct wire_hello *hello)
     struct rt_process *p = ctx;
 
     p->stranger[0] = '\0';
+    if (hello->role == RT_ROLE_TRAINER && hello->index == 0)
+        p->leader_ends = hello->state == WIRE_DRAINING;
     if (follows_trainer(p) && hello->role == RT_ROLE_TRAINER)
         p->job_is_done = hello->index == 0 && hello->state == WIRE_DONE;
     else if (p->role.hello)
@@ -537,7 +577,12 @@ const char *rt_process_checkpoint_dir(const struct rt_process *process)
 
 bool rt_process_restores(const struct rt_process *process)
 {
-    return process->flags.checkpoint_dir && !process->flags.from_scratch;
+    return rt_place_restores(&process->flags);
+}
+
+bool rt_process_begins_anew(const struct rt_process *process)
+{
+    return process->flags.from_scratch;
 }
 
 const char *rt_process_predict(const struct rt_process *process)
@@ -699,6 +744,8 @@ int rt_process_end(struct rt_process *process, int err)
     if (p->loop) {
         rt_timer_stop(rt_loop_io(p->loop), &p->tick);
         rt_timer_stop(rt_loop_io(p->loop), &p->drain);
+        if (p->linger.io)
+            rt_linger_stop(&p->linger);
     }
     rt_member_destroy(p->member);
     rt_page_destroy(p->page);

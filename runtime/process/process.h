@@ -32,6 +32,8 @@ struct rt_process_role {
     /* Told to stop, by SIGTERM, SIGINT or ctl: is there something to end first? Then the role stops by rt_process_stop(), or is
      * stopped after RT_DRAIN_NS. NULL: there is nothing. */
     bool (*drain)(void *ctx);
+    /* Told to stop: could trainer/0 need us still, for its last checkpoint (linger.h)? NULL: no. */
+    bool (*needed)(void *ctx);
     /* For --describe: what this role makes of the job, on standard output, or its complaint. May be NULL. */
     int (*describe)(const struct rt_job *job);
     int (*picture)(const struct rt_job *job); /* for --describe=dot, so; NULL: there is none */
@@ -54,8 +56,10 @@ uint32_t rt_process_size(const struct rt_process *process);
 const char *rt_process_run_dir(const struct rt_process *process);        /* NULL: none */
 const char *rt_process_init_from(const struct rt_process *process);      /* NULL: drawn */
 const char *rt_process_checkpoint_dir(const struct rt_process *process); /* NULL: none */
-bool rt_process_restores(const struct rt_process *process);              /* --restore=latest */
-const char *rt_process_predict(const struct rt_process *process);        /* NULL: none */
+/* --restore=latest; and =none as well where the run that began so has checkpoints: it was obeyed once. */
+bool rt_process_restores(const struct rt_process *process);
+bool rt_process_begins_anew(const struct rt_process *process);    /* --restore=none was given */
+const char *rt_process_predict(const struct rt_process *process); /* NULL: none */
 /* Identity of one of our data-plane loops, for struct rt_rpc_conf. */
 void rt_process_identity(const struct rt_process *process, uint32_t loop, struct rt_identity *out);
 /* "tcp:BIND:PORT" to listen on for data loop `loop`: base port + loop with --fixed-ports, else port 0. */

@@ -76,8 +76,8 @@ static void check_manifest(const struct stubs *stubs, const struct rt_manifest *
         fail_msg("seed %llu: %s", (unsigned long long)stubs->world->conf.seed, rt_err_text());
 }
 
-/* @exact: no rank has died with what it had counted and not told. @return how many there are */
-static size_t check_store(const struct stubs *stubs, bool exact)
+/* @return how many there are */
+static size_t check_store(const struct stubs *stubs)
 {
     struct rt_store_list list;
     if (rt_store_list(stubs->dir, &list) != 0)
@@ -85,8 +85,7 @@ static size_t check_store(const struct stubs *stubs, bool exact)
     for (size_t i = 0; i < list.n; i++) {
         if (!list.at[i].manifest)
             fail_msg("%s: %s", list.at[i].name, list.at[i].why);
-        if (exact)
-            check_manifest(stubs, list.at[i].manifest);
+        check_manifest(stubs, list.at[i].manifest);
     }
     size_t n = list.n;
     rt_store_list_release(&list);
@@ -129,7 +128,7 @@ static void run_one(uint64_t seed, struct rt_job *job, unsigned breaks)
         assert_true(stubs.increments > 0 || leader(&w)->published < 2);
     }
     assert_true(stubs.cuts >= STUBS * leader(&w)->published);
-    check_store(&stubs, true);
+    check_store(&stubs);
     stubs_stop(&stubs);
     jw_stop(&w);
 }
@@ -236,7 +235,7 @@ static void trouble_in(uint64_t seed, struct rt_job *job, enum tr_checkpoint_sta
     jw_run(&w);
     if (trouble >= OWNERS)
         check_rows(&w);
-    check_store(&stubs, trouble >= OWNERS);
+    check_store(&stubs);
     if (trouble == MUTE && state == TR_CHECKPOINT_HOLDING)
         assert_true(leader(&w)->voided >= 1);
     stubs_stop(&stubs);
@@ -274,7 +273,7 @@ static void test_timeout(void **state)
     jw_run(&w);
     check_rows(&w);
     assert_true(leader(&w)->voided >= 1 && leader(&w)->published >= 1);
-    check_store(&stubs, true);
+    check_store(&stubs);
     stubs_stop(&stubs);
     jw_stop(&w);
     job_fixture_destroy(job);
@@ -301,7 +300,7 @@ static void test_slow_disks(void **state)
     stubs.slow_ns = 0;
     jw_run(&w);
     check_rows(&w);
-    check_store(&stubs, true);
+    check_store(&stubs);
     stubs_stop(&stubs);
     jw_stop(&w);
     job_fixture_destroy(job);
@@ -313,6 +312,17 @@ static bool has_published(void *arg)
 {
     const struct job_world *w = arg;
     return jw_is_over((void *)(uintptr_t)w) || leader(w)->published >= 2;
+}
+
+/* Whoever goes on from one is of its run. */
+static void check_one_run(const struct stubs *stubs)
+{
+    struct rt_store_list list;
+    assert_int_equal(rt_store_list(stubs->dir, &list), 0);
+    for (size_t i = 0; i < list.n; i++)
+        assert_true(list.at[i].manifest->run != 0 &&
+                    list.at[i].manifest->run == list.at[0].manifest->run);
+    rt_store_list_release(&list);
 }
 
 /* Owners live on, are ahead of the ledger, and answer that they have a batch; others live on, or do not. */
@@ -340,7 +350,8 @@ static void go_on(uint64_t seed, struct rt_job *job, bool others_too)
     }
     jw_run(&w);
     check_rows(&w);
-    check_store(&stubs, true);
+    check_store(&stubs);
+    check_one_run(&stubs);
     stubs_stop(&stubs);
     jw_stop(&w);
 }
@@ -532,12 +543,104 @@ static void test_asked(void **state)
     assert_int_equal(leader(&w)->before[0].state, TR_CHECKPOINT_DONE);
     assert_int_equal(leader(&w)->before[0].number, 7);
     assert_string_equal(leader(&w)->before[0].name, "before-the-change");
-    assert_int_equal(check_store(&stubs, true), 1);
+    assert_int_equal(check_store(&stubs), 1);
     request.text = "late";
     assert_int_equal(tr_trainer_checkpoint(trainer, &request), RT_EUSAGE); /* the job is done */
     stubs_stop(&stubs);
     jw_stop(&w);
     job_fixture_destroy(job);
+}
+
+/* An owner is away, and stays so: it says what it waits for, and gives up in time; and no last one is waited for. */
+static void test_waits(void **state)
+{
+    static const char *const set[] = {"data.epochs=3", "global.checkpoint.every_seconds=0"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    struct job_world w;
+    struct stubs stubs;
+    struct jw_conf conf = {.seed = 8, .job = job};
+    struct wire_control_request request = {
+        .command = WIRE_CTL_CHECKPOINT, .text = "release", .number = 9};
+    (void)state;
+    stubs_start(&stubs, &w, &conf, STUBS);
+    struct tr_trainer *trainer = w.rank[0].trainer;
+    sim_run_until(w.sim, jw_is_over, &w, 40 * RT_MS);
+    assert_true(trainer->step > 0 && trainer->kind == WIRE_PHASE_TRAIN);
+    sim_cut(w.sim, jw_node_rank(&w, 0), jw_node_spare(&w), true);
+    sim_cut(w.sim, jw_node_rank(&w, 0), jw_node_composer(&w, 0), true);
+    sim_run_until(w.sim, NULL, NULL, 10 * RT_S);
+    assert_int_equal(tr_trainer_checkpoint(trainer, &request), 0);
+    sim_run_until(w.sim, NULL, NULL, 50 * RT_S);
+    assert_int_equal(leader(&w)->state, TR_CHECKPOINT_IDLE);
+    assert_int_equal(leader(&w)->asked, 9);
+    assert_non_null(strstr(leader(&w)->waits, "a connection to embedding_server/0"));
+    assert_false(tr_trainer_drain(trainer));
+    sim_run_until(w.sim, NULL, NULL, 11 * RT_S);
+    assert_int_equal(leader(&w)->asked, 0);
+    assert_int_equal(leader(&w)->before[0].state, TR_CHECKPOINT_FAILED);
+    assert_int_equal(leader(&w)->before[0].number, 9);
+    assert_non_null(strstr(leader(&w)->before[0].error,
+                           "it could not begin within 60 s: it waits for a connection"));
+    sim_cut(w.sim, jw_node_rank(&w, 0), jw_node_spare(&w), false);
+    sim_cut(w.sim, jw_node_rank(&w, 0), jw_node_composer(&w, 0), false);
+    jw_run(&w);
+    check_rows(&w);
+    stubs_stop(&stubs);
+    jw_stop(&w);
+    job_fixture_destroy(job);
+}
+
+static bool is_evaluating(void *arg)
+{
+    const struct job_world *w = arg;
+    return jw_is_over((void *)(uintptr_t)w) || w->rank[0].trainer->kind == WIRE_PHASE_EVALUATE;
+}
+
+static bool has_one(void *arg)
+{
+    return leader(arg)->published > 0 && leader(arg)->state == TR_CHECKPOINT_IDLE;
+}
+
+/* Of an evaluation that cannot go on, at the end of an epoch or within one: all go on from there. */
+static void test_in_evaluation(void **state)
+{
+    static const char *const set[2][3] = {
+        {"data.epochs=3", "global.checkpoint.every_seconds=0", "global.evaluate_every=0"},
+        {"data.epochs=3", "global.checkpoint.every_seconds=0", "global.evaluate_every=3"}};
+    struct rt_job *job[2] = {job_fixture(set[0], 3), job_fixture(set[1], 3)};
+    (void)state;
+    for (uint64_t seed = 1; seed <= 24; seed++) {
+        struct job_world w;
+        struct stubs stubs;
+        struct jw_conf conf = {
+            .seed = seed, .ranks = 1 + seed % 3, .job = job[seed / 3 % 2], .restore = true};
+        struct wire_control_request request = {
+            .command = WIRE_CTL_CHECKPOINT, .text = "meanwhile", .number = 3};
+        stubs_start(&stubs, &w, &conf, STUBS);
+        sim_run_until(w.sim, is_evaluating, &w, 60 * RT_S);
+        struct tr_trainer *trainer = w.rank[0].trainer;
+        assert_int_equal(trainer->kind, WIRE_PHASE_EVALUATE);
+        for (unsigned r = 0; r < conf.ranks; r++)
+            sim_cut(w.sim, jw_node_rank(&w, r), jw_node_composer(&w, 0), true);
+        assert_int_equal(tr_trainer_checkpoint(trainer, &request), 0);
+        if (!sim_run_until(w.sim, has_one, &w, 3 * RT_S))
+            fail_msg("seed %llu: none in an evaluation: state %d, waits for '%s'",
+                     (unsigned long long)seed, (int)leader(&w)->state, leader(&w)->waits);
+        assert_int_equal(trainer->kind, WIRE_PHASE_EVALUATE);
+        uint64_t step = trainer->step, epoch = trainer->epoch;
+        assert_int_equal(check_store(&stubs), 1);
+        for (unsigned r = 0; r < conf.ranks; r++)
+            sim_cut(w.sim, jw_node_rank(&w, r), jw_node_composer(&w, 0), false);
+        jw_restart_ranks(&w, 0, conf.ranks);
+        trainer = w.rank[0].trainer;
+        assert_true(trainer->step == step && trainer->epoch == epoch);
+        jw_run(&w);
+        check_rows(&w);
+        stubs_stop(&stubs);
+        jw_stop(&w);
+    }
+    job_fixture_destroy(job[0]);
+    job_fixture_destroy(job[1]);
 }
 
 /* ---- owners that come back ---- */
@@ -587,7 +690,7 @@ static void test_drain(void **state)
         sim_run_until(w.sim, jw_is_over, &w, 30 * RT_MS + rt_below(rt_draw(key, 0), 60 * RT_MS));
         trainer->conf.drained = on_drained;
         void *ctx = trainer->conf.ctx;
-        bool goes_on = trainer->kind == WIRE_PHASE_TRAIN && trainer->step > 0;
+        bool goes_on = trainer->kind != WIRE_PHASE_DONE && trainer->step > 0;
         trainer->conf.ctx = goes_on ? &drained : ctx;
         assert_int_equal(tr_trainer_drain(trainer), goes_on);
         if (goes_on) {
@@ -595,7 +698,7 @@ static void test_drain(void **state)
             assert_true(drained);
             trainer->conf.ctx = ctx;
             uint64_t step = trainer->step;
-            assert_int_equal(check_store(&stubs, true), 1);
+            assert_int_equal(check_store(&stubs), 1);
             jw_restart_ranks(&w, 0, conf.ranks);
             assert_int_equal(w.rank[0].trainer->step, step);
         }
@@ -621,7 +724,7 @@ static void test_async(void **state)
     assert_int_equal(tr_trainer_checkpoint(w.rank[0].trainer, &request), RT_EUSAGE);
     assert_non_null(strstr(rt_err_text(), "async"));
     jw_run(&w);
-    assert_int_equal(check_store(&stubs, true), 0);
+    assert_int_equal(check_store(&stubs), 0);
     stubs_stop(&stubs);
     jw_stop(&w);
     job_fixture_destroy(job);
@@ -645,6 +748,8 @@ int main(void)
         cmocka_unit_test(test_losses),
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_async),
+        cmocka_unit_test(test_waits),
+        cmocka_unit_test(test_in_evaluation),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

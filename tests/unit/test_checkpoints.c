@@ -143,12 +143,15 @@ static void one_process_writes(void **state)
     int lock, second;
 
     (void)state;
-    assert_int_equal(rt_store_lock(folder, &lock), 0);
-    assert_int_equal(rt_store_lock(folder, &second), RT_EFULL);
+    assert_int_equal(rt_store_lock(folder, "one, of a long name\n", &lock), 0);
+    assert_int_equal(rt_store_lock(folder, "two", &second), RT_EFULL);
+    assert_non_null(strstr(rt_err_text(), "/.lock: held by one, of a long name\\x0a"));
     rt_store_unlock(lock);
-    assert_int_equal(rt_store_lock(folder, &second), 0);
+    assert_int_equal(rt_store_lock(folder, "two", &second), 0);
+    assert_int_equal(rt_store_lock(folder, "three", &lock), RT_EFULL);
+    assert_non_null(strstr(rt_err_text(), "held by two"));
     rt_store_unlock(second);
-    assert_int_equal(rt_store_lock("/nonexistent", &lock), RT_EFILE);
+    assert_int_equal(rt_store_lock("/nonexistent", "one", &lock), RT_EFILE);
 }
 
 /* ---- rows ---- */

@@ -426,7 +426,8 @@ static struct ctl_snapshot two_ranks(const char *digest0, const char *digest1)
     json_t *trainers = statuses(
         "[{\"done\": true, \"step\": 40, \"samples_trained\": 1000, \"samples_dropped\": 0,"
         " \"samples_read\": 1603, \"samples_quarantined\": 3, \"samples_per_epoch\": 500,"
-        " \"train_seconds\": 9, \"train_began\": 100, \"train_ended\": 104,"
+        " \"train_seconds\": 9, \"train_seconds_restored\": 6, \"train_began\": 100, "
+        "\"train_ended\": 104,"
         " \"evaluated_seconds\": 1, \"train_loss\": 0.25, \"train_loss_samples\": 500,"
         " \"test_auc\": 0.75, \"staleness_max\": 2, \"batches_retried\": 1,"
         " \"evaluations\": [{\"step\": 40, \"auc\": 0.75}]},"
@@ -455,6 +456,7 @@ static void ranks_are_merged(void **state)
     assert_true(view.samples_trained == 1600 && view.samples_read == 1603);
     assert_true(view.samples_per_epoch == 800 && view.step == 40 && view.batches_retried == 3);
     assert_true(view.train_seconds == 4 && view.samples_per_second == 400);
+    assert_true(view.train_seconds_total == 10);
     assert_true(view.staleness_max == 4 && view.test_auc == 0.75);
     assert_true(fabs(view.train_loss - (0.25 * 500 + 0.75 * 300) / 800) < 1e-12);
     assert_int_equal(json_array_size(view.evaluations), 1);
@@ -543,6 +545,7 @@ static void summary_has_every_field(void **state)
         "samples_quarantined",
         "samples_dropped",
         "train_seconds",
+        "train_seconds_total",
         "samples_per_second",
         "train_loss",
         "test_auc",

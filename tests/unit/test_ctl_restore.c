@@ -112,7 +112,10 @@ static void newer_ones_are_set_aside(void **state)
     assert_string_equal(newest.name, "third");
     ctl_restorable_release(&newest);
     assert_int_equal(ctl_restore_choose(dir, "first", &checkpoint_bed_job, &quiet, &to), 0);
-    assert_int_equal(rt_store_lock(dir, &lock), 0);
+    assert_int_equal(ctl_restore_check_free(dir), 0);
+    assert_int_equal(rt_store_lock(dir, "trainer/0 of job bed", &lock), 0);
+    assert_int_equal(ctl_restore_check_free(dir), RT_EUSAGE);
+    assert_non_null(strstr(rt_err_text(), "/.lock: held by trainer/0 of job bed; "));
     assert_int_equal(ctl_restore_go_back(dir, &to, &quiet), RT_EUSAGE); /* a job writes there */
     ctl_restore_newest(dir, &newest);
     assert_string_equal(newest.name, "third");

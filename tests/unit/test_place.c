@@ -5,6 +5,7 @@
 #include "runtime/base/file.h"
 #include "runtime/process/flags.h"
 #include "runtime/process/place.h"
+#include "tests/lib/checkpoint_bed.h"
 #include "tests/lib/temp.h"
 
 #include <setjmp.h>
@@ -203,9 +204,39 @@ static void devices(void **state)
     }
 }
 
+/* --restore=none is obeyed once: a pod that is started again has the same flags. */
+static void none_is_obeyed_once(void **state)
+{
+    char dir[TEMP_PATH_MAX];
+    struct rt_flags flags = {.from_scratch = true};
+    struct checkpoint_spec spec = {
+        .name = "old", .attempt = 1, .owners = 1, .rows = 5, .dense = 10, .run = 5};
+
+    (void)state;
+    temp_folder(dir);
+    assert_false(rt_place_restores(&flags));
+    flags.checkpoint_dir = dir;
+    assert_false(rt_place_restores(&flags));
+    assert_int_equal(checkpoint_bed_write(dir, &spec), 0);
+    assert_false(rt_place_restores(&flags));
+    spec.name = "new";
+    spec.attempt = 2;
+    spec.run = 6;
+    spec.anew = true;
+    assert_int_equal(checkpoint_bed_write(dir, &spec), 0);
+    rt_log_set_level(RT_LOG_ERROR);
+    assert_true(rt_place_restores(&flags));
+    rt_log_set_level(RT_LOG_INFO);
+    flags.checkpoint_dir = "/no/such/folder"; /* it says so itself when it is to go on */
+    assert_true(rt_place_restores(&flags));
+    flags.from_scratch = false;
+    assert_true(rt_place_restores(&flags));
+}
+
 int main(void)
 {
     const struct CMUnitTest test[] = {cmocka_unit_test(places), cmocka_unit_test(folders),
-                                      cmocka_unit_test(devices)};
+                                      cmocka_unit_test(devices),
+                                      cmocka_unit_test(none_is_obeyed_once)};
     return cmocka_run_group_tests(test, NULL, NULL);
 }
