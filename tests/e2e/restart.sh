@@ -26,7 +26,8 @@ hit TERM data_compose-0
 wait_end 200
 expect_success
 expect "samples_trained == 160 * 40000" "test_samples == 10000" \
-    "restarts == {'data_compose': 2, 'middleware': 1, 'trainer': 2, 'embedding_server': 1}"
+    "{k: n for k, n in restarts.items() if k != 'trainer'} == {'data_compose': 2, 'middleware': 1, 'embedding_server': 1}" \
+    "2 <= restarts['trainer'] <= 4" # a rank that dies in an evaluation ends the other one
 for name in data_compose middleware trainer embedding_server; do
     grep -q "^$name/0 was killed by signal 9 (Killed); starting it again in 0\.[12] s$" "$work/out" || fail "it does not say that $name/0 ended"
 done
