@@ -85,6 +85,7 @@ void ebs_count_table(struct ebs_owner *owner, uint32_t table)
     set(&s->evicted, counts->evicted);
     set(&s->expired, counts->expired);
     set(&s->not_admitted, counts->not_admitted);
+    set(&s->nonfinite, counts->nonfinite);
     tell_refused(owner, table, get(&s->refused), counts->refused);
     set(&s->refused, counts->refused);
     set(&all->budget, owner->budget.limit);
@@ -109,6 +110,8 @@ static void register_rows(const char *labels, const struct ebs_table_stats *s,
          "gradients left out, admission gave their id no row", &s->not_admitted},
         {RT_COUNTER, "saffron_embedding_server_rows_refused_total",
          "gradients left out, there was no room for a row of their id", &s->refused},
+        {RT_COUNTER, "saffron_embedding_server_table_nonfinite_total",
+         "gradients left out, they were not finite or huge", &s->nonfinite},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(metric); i++)

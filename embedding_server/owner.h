@@ -91,6 +91,7 @@ struct ebs_table_stats {
     _Atomic uint64_t bytes[EBS_BYTES_KINDS];
     _Atomic uint64_t created, evicted, expired; /* rows, since the start */
     _Atomic uint64_t not_admitted, refused;     /* gradients of ids that have no row */
+    _Atomic uint64_t nonfinite;                 /* gradients left out, not finite or huge */
 };
 const struct ebs_owner_stats *ebs_owner_stats(const struct ebs_owner *owner);
 const struct ebs_table_stats *ebs_owner_table_stats(const struct ebs_owner *owner, uint32_t table);

@@ -142,7 +142,7 @@ struct ebs_table_bytes ebs_table_bytes(const struct ebs_table *table);
 
 /* Since the table was made; rows = created - evicted - expired - removed. */
 struct ebs_table_counts {
-    uint64_t created, evicted, expired, not_admitted, refused, removed;
+    uint64_t created, evicted, expired, not_admitted, refused, removed, nonfinite;
 };
 const struct ebs_table_counts *ebs_table_counts(const struct ebs_table *table);
 

@@ -305,6 +305,7 @@ void ebs_table_apply(struct ebs_table *table, const struct ebs_update *update,
     out->rows += update->n - applied.nonfinite - applied.not_admitted - applied.refused;
     out->created += applied.created;
     out->nonfinite += applied.nonfinite;
+    table->counts.nonfinite += applied.nonfinite;
     out->not_admitted += applied.not_admitted;
     out->refused += applied.refused;
     out->evicted += applied.evicted;

@@ -41,6 +41,8 @@ static void rows_are_read_and_changed(void **state)
         assert_true(answer->value[i] == (i < 4 ? 1.0f - 0.25f * grad[i] : 1.0f));
     assert_int_equal(ebs_owner_stats(serve.owner)->rows, 2);
     assert_int_equal(ebs_owner_stats(serve.owner)->rows_nonfinite, 1);
+    assert_int_equal(ebs_owner_table_stats(serve.owner, 0)->nonfinite, 1);
+    assert_int_equal(ebs_owner_table_stats(serve.owner, 1)->nonfinite, 0);
 }
 
 /* One observation per request, of its rows; bytes of the live rows to the last one; names as the format wants. */
