@@ -29,6 +29,8 @@ static void print_page_head(const struct inspected *it)
 
     printf("checkpoint  %s, %s%s\n", manifest->name, manifest->base ? "goes on from " : "full",
            manifest->base ? manifest->base_name : "");
+    if (manifest->suspect)
+        printf("suspect     made while the loss or the gradients stood above what was usual\n");
     printf("job         %s, %s%s, seed %" PRIu64 "; saffron %s\n", manifest->job, manifest->mode,
            manifest->exact ? ", exact" : "", manifest->seed, manifest->version);
     printf("made        %s, attempt %" PRIu64 ", generation %" PRIu64 "%s\n",
@@ -202,13 +204,13 @@ static json_t *json_of(const struct inspected *it)
                   (int)m->exact, "cpu", m->cpu, "world", (int)m->world, "threads", (int)m->threads,
                   "splits", (int)m->splits, "owners", (int)m->owners);
     json_t *rest =
-        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:o, s:o, s:o}", "generation",
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:o, s:o, s:o, s:b}", "generation",
                   number(m->generation), "step", number(m->step), "age", number(m->age), "imports",
                   number(m->imports), "epoch", number(m->epoch), "pass", number(m->pass), "phase",
                   number(m->phase), "learning_factor", m->learning_factor, "samples_trained",
                   number(m->samples_trained), "samples_dropped", number(m->samples_dropped),
                   "batches_trained", number(m->batches_trained), "batches_dropped",
-                  number(m->batches_dropped));
+                  number(m->batches_dropped), "suspect", (int)m->suspect);
 
     json_object_update(out, rest);
     json_decref(rest);

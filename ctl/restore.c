@@ -21,7 +21,8 @@ static void take(const struct rt_stored *stored, struct ctl_restorable *out)
 {
     *out = (struct ctl_restorable){.name = rt_xstrdup(stored->name),
                                    .step = stored->manifest->step,
-                                   .age = stored->manifest->age};
+                                   .age = stored->manifest->age,
+                                   .suspect = stored->manifest->suspect};
 }
 
 /* All bytes of it, and of those that it goes on from. */
@@ -130,8 +131,11 @@ int ctl_restore_go_back(const char *dir, const struct ctl_restorable *to,
     if (n > 0)
         ctl_progress_say(progress, "%d checkpoint%s newer than %s %s set aside: %s/NAME.abandoned",
                          n, n == 1 ? "" : "s", to->name, n == 1 ? "was" : "were", dir);
-    ctl_progress_say(progress, "going on from the checkpoint %s, step %llu", to->name,
-                     (unsigned long long)to->step);
+    ctl_progress_say(progress, "going on from the checkpoint %s, step %llu%s", to->name,
+                     (unsigned long long)to->step,
+                     to->suspect ? "; it is suspect: made while the loss or the gradients stood "
+                                   "above what was usual"
+                                 : "");
     return 0;
 }
 

@@ -12,6 +12,7 @@
 struct ctl_restorable {
     char *name; /* NULL: none */
     uint64_t step, age;
+    bool suspect; /* its manifest says so */
 };
 void ctl_restorable_release(struct ctl_restorable *checkpoint);
 

@@ -133,6 +133,15 @@ static void print_refused(const struct row *row)
                rt_log_escape(text, clean, sizeof(clean)));
 }
 
+static void print_spike(const struct row *row)
+{
+    if (json_is_true(json_object_get(row->status, "loss_spike")))
+        printf(
+            "%s/%u: the loss, or its gradients, stands above what was usual; checkpoints made now "
+            "are marked suspect\n",
+            rt_role_name(row->role), row->index);
+}
+
 static void print_rows(const struct ctl_target *target, struct rows *rows)
 {
     qsort(rows->row, rows->n, sizeof(*rows->row), compare_rows);
@@ -141,8 +150,10 @@ static void print_rows(const struct ctl_target *target, struct rows *rows)
     for (size_t i = 0; i < rows->n; i++)
         print_row(&rows->row[i]);
     print_silent(target, rows);
-    for (size_t i = 0; i < rows->n; i++)
+    for (size_t i = 0; i < rows->n; i++) {
         print_refused(&rows->row[i]);
+        print_spike(&rows->row[i]);
+    }
 }
 
 int ctl_status(int argc, char **argv)

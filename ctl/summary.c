@@ -68,6 +68,7 @@ static void know_nothing_was_done(struct ctl_view *view)
         return;
     view->step = view->samples_read = view->samples_trained = view->samples_now = 0;
     view->samples_quarantined = view->samples_dropped = view->batches_retried = 0;
+    view->loss_spikes = 0;
     view->train_seconds = view->train_seconds_total = view->staleness_max = 0;
     if (isnan(view->rows_total))
         view->rows_total = 0;
@@ -157,6 +158,7 @@ static json_t *build(const struct ctl_summary *summary)
     json_object_set_new(out, "restarts", restarts);
     json_object_set_new(out, "checkpoint", checkpoint_or_null(summary->checkpoint));
     json_object_set_new(out, "batches_retried", count_or_null(view.batches_retried));
+    json_object_set_new(out, "loss_spikes", count_or_null(view.loss_spikes));
     if (view.evaluations)
         json_object_set_new(out, "evaluations", json_deep_copy(view.evaluations));
     if (summary->error) { /* a path in it need not be UTF-8, which JSON is */
@@ -253,6 +255,10 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
         printf("  training    %s samples in %.1f s, %s samples/s, loss %.4f in the last epoch\n",
                ctl_thousands(view.samples_trained, a, sizeof(a)), view.train_seconds_total,
                ctl_thousands(view.samples_now / view.train_seconds, b, sizeof(b)), view.train_loss);
+    if (view.loss_spikes > 0)
+        printf("              the loss, or its gradients, rose above what was usual: %s time%s "
+               "(loss_spike in the trainers' logs)\n",
+               ctl_thousands(view.loss_spikes, a, sizeof(a)), view.loss_spikes > 1 ? "s" : "");
     printf("  embeddings  %s rows; input rows quarantined %s, samples dropped %s\n",
            ctl_thousands(view.rows_total, a, sizeof(a)),
            ctl_thousands(view.samples_quarantined, b, sizeof(b)),

@@ -28,7 +28,10 @@ static void print_row(const struct ctl_checkpoints *from, size_t which)
     bool whole = ctl_checkpoints_look(from, which) == 0;
     char step[32], made[CTL_TIME_BYTES], rows[32], bytes[CTL_AMOUNT_MAX], why[WHY_BYTES];
 
-    rt_log_escape(whole ? "whole" : rt_err_text(), why, sizeof(why));
+    rt_log_escape(!whole              ? rt_err_text()
+                  : manifest->suspect ? "whole, suspect"
+                                      : "whole",
+                  why, sizeof(why));
     if (!manifest) {
         printf(ROW, stored->name, "-", "-", "-", "-", "-", why);
         return;

@@ -168,7 +168,9 @@ void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why)
     checkpoint->is_full = true;
     checkpoint->voided++;
     log_void(trainer);
+    checkpoint->voided_in_row++;
     tr_set(&trainer->metric.checkpoints_void, checkpoint->voided);
+    tr_set(&trainer->metric.checkpoints_void_in_row, checkpoint->voided_in_row);
     rt_timer_stop(trainer->io, &checkpoint->timer);
     let_go(trainer);
     end_cuts(trainer, false);
@@ -210,6 +212,9 @@ static void published(void *arg)
     checkpoint->is_full = false;
     checkpoint->published++;
     checkpoint->published_ns = now_ns(trainer);
+    checkpoint->durable_ns = (int64_t)checkpoint->cut_ns;
+    checkpoint->voided_in_row = 0;
+    tr_count_durable(trainer);
     now->state = TR_CHECKPOINT_DONE;
     now->seconds = (double)(checkpoint->published_ns - checkpoint->began_ns) * 1e-9;
     tr_set(&trainer->metric.checkpoints, checkpoint->published);
@@ -220,9 +225,9 @@ static void published(void *arg)
                          checkpoint->published_ns - checkpoint->began_ns);
     rt_log(RT_LOG_INFO,
            "checkpoint name=%s step=%" PRIu64 " full=%d rows=%" PRIu64 " bytes=%" PRIu64
-           " seconds=%.3f held_ms=%.3f",
+           " seconds=%.3f held_ms=%.3f%s",
            now->name, now->step, now->base == 0, now->rows, now->bytes, now->seconds,
-           now->held_seconds * 1e3);
+           now->held_seconds * 1e3, now->suspect ? " suspect=1" : "");
     end_cuts(trainer, true);
     checkpoint->state = TR_CHECKPOINT_ENDING;
     start_job(trainer, tr_checkpoint_remove_old, ended);
@@ -404,6 +409,8 @@ void tr_checkpoint_cut(struct tr_trainer *trainer)
     checkpoint->n_cut = checkpoint->n_written = 0;
     checkpoint->dense_written = false;
     checkpoint->now.step = trainer->step;
+    checkpoint->now.suspect = tr_alarm_of_any(trainer);
+    checkpoint->cut_ns = now_ns(trainer);
     int err = cut_all(trainer);
     if (!err)
         err = tr_snapshot_take(trainer, owners, &checkpoint->snapshot);
@@ -482,6 +489,7 @@ static void opened(void *arg)
     checkpoint->state = TR_CHECKPOINT_HOLDING;
     checkpoint->holds = true;
     checkpoint->held_ns = now_ns(trainer);
+    checkpoint->quiet_ns = 0;
     rt_timer_start(trainer->io, &checkpoint->timer, TICK_NS);
     tr_hold_ask_news(trainer);
     tr_pump(trainer);
@@ -516,6 +524,7 @@ void tr_checkpoint_init(struct tr_trainer *trainer)
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     checkpoint->is_full = true;
     checkpoint->tried_ns = now_ns(trainer);
+    checkpoint->durable_ns = (int64_t)checkpoint->tried_ns;
     checkpoint->timer = (struct rt_timer){.fire = on_timer, .arg = trainer};
     tr_checkpoint_begin_init(trainer);
 }

@@ -57,6 +57,7 @@ struct tr_checkpoint_told {
     } state;
     uint64_t step, attempt, base, rows, bytes;
     double seconds, held_seconds; /* from its beginning; of no step */
+    bool suspect;                 /* made while an alarm stood: alarm.h */
     char error[512];              /* why it failed; what it waits for */
 };
 
@@ -98,8 +99,12 @@ struct tr_checkpoint {
     uint32_t n_cut, n_written;
     bool dense_written;
     uint64_t began_ns, held_ns, moved_ns;
+    uint64_t quiet_ns; /* HOLDING: when nothing was on its way any more; 0: something is */
     uint64_t published, voided, published_ns;
     uint64_t void_told_ns, void_untold; /* when the log was told of one; of how many not since */
+    uint64_t voided_in_row;             /* since the latest was published */
+    uint64_t cut_ns;                    /* when the one at hand was cut */
+    int64_t durable_ns; /* and the newest; or this life began. Below 0: before the clock did */
     struct rt_timer timer;
     struct rt_timer wait; /* while one that is asked for, or the last one, cannot begin */
     struct tr_snapshot snapshot;

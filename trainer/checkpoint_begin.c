@@ -174,10 +174,23 @@ static void begin_what_is_due(struct tr_trainer *trainer)
         check_drained(trainer);
         return;
     }
+    if (trainer->agree.differs) /* all of it ends */
+        return;
     if (is_due(trainer) && trains(trainer) && can_begin(trainer))
         begin(trainer);
     else if (checkpoint->asked)
         check_asked(trainer);
+}
+
+/* Nothing is on its way, and all ranks have the same weights (agree.h). */
+static bool may_cut(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    if (!tr_hold_is_still(trainer))
+        return false;
+    if (checkpoint->quiet_ns == 0)
+        checkpoint->quiet_ns = now_ns(trainer);
+    return tr_agree_may_cut(trainer, checkpoint->quiet_ns);
 }
 
 void tr_checkpoint_pump(struct tr_trainer *trainer)
@@ -189,7 +202,7 @@ void tr_checkpoint_pump(struct tr_trainer *trainer)
         checkpoint->state == TR_CHECKPOINT_HOLDING || checkpoint->state == TR_CHECKPOINT_CUTTING;
     if (before && trainer->group && trainer->group->state != TR_FORMED)
         tr_checkpoint_give_up(trainer, "the group of the trainers forms again");
-    else if (checkpoint->state == TR_CHECKPOINT_HOLDING && tr_hold_is_still(trainer))
+    else if (checkpoint->state == TR_CHECKPOINT_HOLDING && may_cut(trainer))
         tr_checkpoint_cut(trainer);
     else if (checkpoint->state == TR_CHECKPOINT_IDLE)
         begin_what_is_due(trainer);

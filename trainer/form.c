@@ -206,6 +206,7 @@ static int take_group(struct tr_group *group, const struct wire_join_group_reply
     group->round = 1;
     group->serial++;
     group->must_average = trainer->job->global.mode == RT_MODE_ASYNC;
+    tr_agree_forget(trainer);
     memcpy(group->incarnation, reply->incarnation, group->world * sizeof *group->incarnation);
     group->attempt = number_of_attempts(group);
     for (uint32_t r = 0; r < group->world; r++)
@@ -527,7 +528,7 @@ void tr_form_pump(struct tr_group *group)
         fetch(group);
         return;
     }
-    if (trainer->step_open)
+    if (trainer->step_open || trainer->agree.differs)
         return;
     if (group->self != 0) {
         if (!group->sent && rt_peer_is_up(tr_rank(trainer, 0)))
@@ -618,6 +619,7 @@ static void adopt(struct tr_group *group, const struct wire_fetch_state_reply *r
     tr_form_forget(group);
     if (trainer->imports != group->leader_imports) { /* what was looked up are rows of before it */
         trainer->imports = group->leader_imports;
+        tr_alarm_reset(trainer);
         tr_feed_return(trainer);
     }
     if (err)

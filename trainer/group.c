@@ -77,6 +77,7 @@ static void take_round(struct tr_group *group, const struct wire_step_headers *h
     }
     group->next.learning_rate = headers->header[0].learning_rate;
     group->trainer->imports_due = headers->header[0].imports_due;
+    tr_agree_take(group->trainer, headers);
     rt_assert(own->n_finished <= group->n_news);
     group->n_news -= own->n_finished;
     if (group->n_news > 0)
@@ -366,6 +367,7 @@ static void stand(struct tr_group *group, enum tr_standing standing)
         .imports_due = tr_import_due(trainer),
         .counts = tr_own_counts(trainer),
     };
+    tr_agree_tell(trainer, &group->mine);
     if (group->self != 0) {
         group->sent = send_mine(group) == 0;
         return;

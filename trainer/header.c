@@ -10,7 +10,7 @@
 
 #define NEWS_MAX     2048u
 #define ROUND_BYTES  64u  /* of StepHeaders without the headers, and to spare */
-#define HEADER_BYTES 200u /* of one header there without its news, at most */
+#define HEADER_BYTES 224u /* of one header there without its news, at most */
 
 _Static_assert((RT_MESSAGE_MAX - ROUND_BYTES) / WIRE_GROUP_MAX >= HEADER_BYTES + sizeof(uint64_t),
                "a round of the largest group tells of one batch per rank at least");

@@ -40,7 +40,8 @@ bool tr_hold_wants_news(const struct tr_trainer *trainer)
 
 bool tr_hold_take_news(struct tr_trainer *trainer)
 {
-    bool quiet = tr_hold_is_quiet(trainer) && tr_import_is_known(trainer);
+    bool known = !tr_checkpoint_holds(&trainer->checkpoint) || tr_agree_is_known(trainer);
+    bool quiet = tr_hold_is_quiet(trainer) && tr_import_is_known(trainer) && known;
     bool wants = trainer->wants_news && !quiet;
     trainer->wants_news = false;
     return wants;

@@ -182,6 +182,7 @@ static void take(struct tr_trainer *trainer)
     if (loaded->state)
         trainer->steps_before = loaded->step - trainer->step;
     trainer->imports++;
+    tr_alarm_reset(trainer);
     import->stage = WIRE_IMPORT_TAKE;
     rt_log(RT_LOG_INFO, "imported step=%" PRIu64 " with_state=%d steps=%" PRIu64 " from=\"%s\"",
            trainer->step, loaded->state != NULL, tr_age(trainer, trainer->step), import->dir);

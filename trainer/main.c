@@ -132,6 +132,13 @@ static json_t *parts(const struct tr_report *r)
     return seconds;
 }
 
+static void put_lists(json_t *object, const struct tr_report *r)
+{
+    json_object_set_new(object, "evaluations", evaluations(r));
+    json_object_set_new(object, "heads", heads(r));
+    json_object_set_new(object, "step_seconds", parts(r));
+}
+
 /* A path need not be UTF-8, which JSON is. */
 static void put_text(json_t *object, const char *key, const char *text)
 {
@@ -162,16 +169,23 @@ static void put_import(json_t *object, const struct tr_trainer *trainer)
                                       import->failed ? import->error : ""));
 }
 
+static void put_alarm(json_t *object, const struct tr_report *r)
+{
+    put_count(object, "loss_spikes", r->loss_spikes);
+    json_object_set_new(object, "loss_spike", json_boolean(r->loss_spike));
+}
+
 static json_t *told_json(const struct tr_checkpoint_told *told)
 {
     static const char *const word[] = {[TR_CHECKPOINT_WORKS] = "writing",
                                        [TR_CHECKPOINT_WAITS] = "waiting",
                                        [TR_CHECKPOINT_DONE] = "done",
                                        [TR_CHECKPOINT_FAILED] = "failed"};
-    json_t *one = json_pack("{s:s, s:I, s:s, s:I, s:b, s:I, s:I}", "name", told->name, "number",
-                            (json_int_t)told->number, "state", word[told->state], "step",
-                            (json_int_t)told->step, "full", told->base == 0, "rows",
-                            (json_int_t)told->rows, "bytes", (json_int_t)told->bytes);
+    json_t *one =
+        json_pack("{s:s, s:I, s:s, s:I, s:b, s:b, s:I, s:I}", "name", told->name, "number",
+                  (json_int_t)told->number, "state", word[told->state], "step",
+                  (json_int_t)told->step, "full", told->base == 0, "suspect", told->suspect, "rows",
+                  (json_int_t)told->rows, "bytes", (json_int_t)told->bytes);
     json_object_set_new(one, "seconds", number(told->seconds));
     json_object_set_new(one, "held_seconds", number(told->held_seconds));
     if (told->state == TR_CHECKPOINT_FAILED)
@@ -217,9 +231,7 @@ static void status(void *ctx, json_t *object)
     tr_trainer_report(program->trainer, &r);
     json_object_set_new(object, "phase", json_string(r.phase));
     json_object_set_new(object, "done", json_boolean(r.done));
-    json_object_set_new(object, "evaluations", evaluations(&r));
-    json_object_set_new(object, "heads", heads(&r));
-    json_object_set_new(object, "step_seconds", parts(&r));
+    put_lists(object, &r);
     if (r.done)
         put_digest(object, tr_trainer_digest(program->trainer));
     const struct {
@@ -276,6 +288,7 @@ static void status(void *ctx, json_t *object)
     rt_saving_status(program->saving, object);
     put_predictions(object, rt_process_predict(program->process), &r);
     put_import(object, program->trainer);
+    put_alarm(object, &r);
     put_checkpoints(object, program, &r);
 }
 

@@ -11,9 +11,44 @@
 _Static_assert(TR_TELLING + 1 == TR_BATCH_STATES, "a gauge per state of a batch");
 _Static_assert(WIRE_PHASE_STATISTICS + 1 == TR_PHASE_KINDS, "a gauge per kind of phase");
 
+void tr_count_durable(struct tr_trainer *trainer)
+{
+    struct tr_numbers *n = &trainer->metric;
+    tr_set(&n->checkpoints_void_in_row, 0);
+    tr_set(&n->durable_step, trainer->checkpoint.last_step);
+    atomic_store_explicit(&n->durable_ns, trainer->checkpoint.durable_ns, memory_order_relaxed);
+}
+
+/* Checkpoints are made at rank 0, where there is a folder. */
+static void init_checkpoints(struct tr_trainer *trainer)
+{
+    const struct rt_checkpoint_conf *conf = &trainer->job->global.checkpoint;
+    struct tr_numbers *n = &trainer->metric;
+    bool makes = trainer->conf.checkpoint_dir && trainer->conf.self.index == 0;
+    double every = (double)conf->every_s, steps = (double)conf->every_steps;
+    tr_count_durable(trainer);
+    tr_set_real(&n->checkpoint_every, makes && conf->every_s ? every : NAN);
+    tr_set_real(&n->checkpoint_every_steps, makes && conf->every_steps ? steps : NAN);
+    tr_set_real(&n->checkpoint_age, NAN);
+    tr_set_real(&n->checkpoint_steps, NAN);
+}
+
+/* Where a page begins to be printed, on its thread. */
+static void refresh(void *ctx)
+{
+    struct tr_trainer *trainer = ctx;
+    struct tr_numbers *n = &trainer->metric;
+    uint64_t now = rt_io_now(trainer->io), steps = n->steps, durable = n->durable_step;
+    if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0)
+        return;
+    tr_set_real(&n->checkpoint_age, ((double)now - (double)n->durable_ns) * 1e-9);
+    tr_set_real(&n->checkpoint_steps, steps > durable ? (double)(steps - durable) : 0);
+}
+
 void tr_numbers_init(struct tr_trainer *trainer)
 {
     struct tr_numbers *n = &trainer->metric;
+    n->nonfinite = rt_xcalloc(trainer->job->n_features + 1, sizeof *n->nonfinite);
     tr_set(&n->permits, trainer->permits.limit);
     tr_set(&n->world, trainer->conf.world);
     tr_set(&n->group_epoch, trainer->conf.world == 1);
@@ -21,6 +56,7 @@ void tr_numbers_init(struct tr_trainer *trainer)
     tr_set_real(&n->learning_rate, trainer->learning_rate);
     tr_set_real(&n->learning_rate_factor, 1);
     tr_set_real(&n->gradient_norm, NAN);
+    init_checkpoints(trainer);
     tr_set_real(&n->loss, NAN);
     tr_set_real(&n->epoch_loss, NAN);
     tr_set_real(&n->test_auc, NAN);
@@ -74,7 +110,8 @@ struct wire_rank_counts tr_own_counts(const struct tr_trainer *trainer)
                                      .batches_trained = trainer->count.batches_trained,
                                      .batches_dropped = trainer->count.batches_dropped,
                                      .epoch_loss_sum = trainer->epoch_loss_sum[0],
-                                     .epoch_samples = trainer->epoch_samples};
+                                     .epoch_samples = trainer->epoch_samples,
+                                     .suspect = tr_alarm_stands(&trainer->alarm)};
 }
 
 double tr_epoch_loss(const struct tr_trainer *trainer, uint32_t head)
@@ -155,6 +192,7 @@ void tr_count_step(struct tr_trainer *trainer)
     tr_set_real(&n->learning_rate_factor, trainer->step_factor);
     tr_set_real(&n->gradient_norm, tr_optimizer_grad_norm(trainer->optimizer));
     tr_set_real(&n->wait_seconds, 1e-9 * (double)n->parts.seconds[TR_PART_WAIT].sum);
+    tr_alarm_norm(trainer);
     tr_board_step(trainer);
 }
 
@@ -185,6 +223,9 @@ static void register_whole(const struct tr_numbers *n, struct rt_metrics *metric
          &n->checkpoints},
         {RT_COUNTER, "saffron_trainer_checkpoints_void_total",
          "checkpoints given up, with a reason in the log; rank 0 only", &n->checkpoints_void},
+        {RT_GAUGE, "saffron_trainer_checkpoints_void_in_row",
+         "checkpoints given up since the latest was published; rank 0 only",
+         &n->checkpoints_void_in_row},
         {RT_GAUGE, "saffron_trainer_checkpoint_bytes",
          "of all files of the latest checkpoint; rank 0 only", &n->checkpoint_bytes},
         {RT_COUNTER, "saffron_trainer_updates_lost_total",
@@ -192,6 +233,10 @@ static void register_whole(const struct tr_numbers *n, struct rt_metrics *metric
          "rank 0 only",
          &n->updates_lost},
         {RT_COUNTER, "saffron_trainer_steps_total", "dense steps made", &n->steps},
+        {RT_COUNTER, "saffron_trainer_loss_spikes_total",
+         "times that the loss or the norm of the gradients rose above its bound and stayed there",
+         &n->loss_spikes},
+        {RT_GAUGE, "saffron_trainer_loss_spike", "1: it stands above it now", &n->loss_spike},
         {RT_COUNTER, "saffron_trainer_evaluations_total", "evaluations finished; rank 0 only",
          &n->evaluations},
         {RT_GAUGE, "saffron_trainer_permits", "most batches looked up and not yet acked",
@@ -237,6 +282,19 @@ static void register_reals(const struct tr_numbers *n, struct rt_metrics *metric
          &n->learning_rate_factor},
         {RT_GAUGE, "saffron_trainer_gradient_norm",
          "norm of the dense gradients of the latest step before clipping", &n->gradient_norm},
+        {RT_GAUGE, "saffron_trainer_loss_bound",
+         "above it the loss is a spike; NaN: not known yet, or no alarm is wanted", &n->loss_bound},
+        {RT_GAUGE, "saffron_trainer_gradient_norm_bound",
+         "above it the norm of the dense gradients is", &n->gradient_norm_bound},
+        {RT_GAUGE, "saffron_trainer_checkpoint_age_seconds",
+         "since the cut of the newest checkpoint, or the start; NaN: none are made here",
+         &n->checkpoint_age},
+        {RT_GAUGE, "saffron_trainer_checkpoint_age_steps", "and steps since then",
+         &n->checkpoint_steps},
+        {RT_GAUGE, "saffron_trainer_checkpoint_interval_seconds",
+         "checkpoint.every_seconds; NaN: none by time", &n->checkpoint_every},
+        {RT_GAUGE, "saffron_trainer_checkpoint_interval_steps",
+         "checkpoint.every_steps; NaN: none by steps", &n->checkpoint_every_steps},
         {RT_COUNTER, "saffron_trainer_step_seconds_total", "time of the step thread in steps",
          &n->step_seconds},
         {RT_COUNTER, "saffron_trainer_wait_seconds_total",
@@ -303,7 +361,22 @@ static void register_heads(const struct tr_trainer *trainer, struct rt_metrics *
     }
 }
 
-void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *metrics)
+static void register_features(const struct tr_trainer *trainer, struct rt_metrics *metrics)
+{
+    struct rt_strbuf labels;
+    rt_strbuf_init(&labels);
+    for (uint32_t f = 0; f < trainer->job->n_features; f++) {
+        rt_strbuf_reset(&labels);
+        rt_metrics_label(&labels, "feature", trainer->job->feature[f].name);
+        rt_metrics_u64(metrics, RT_COUNTER, "saffron_trainer_batches_nonfinite_total", labels.text,
+                       "batches dropped because embeddings of this feature, or else its gradients, "
+                       "were not finite or huge",
+                       &trainer->metric.nonfinite[f]);
+    }
+    rt_strbuf_release(&labels);
+}
+
+void tr_numbers_register(struct tr_trainer *trainer, struct rt_metrics *metrics)
 {
     const struct tr_numbers *n = &trainer->metric;
     char labels[32];
@@ -313,6 +386,8 @@ void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *me
     register_batches(n, metrics);
     register_phase(n, metrics);
     register_heads(trainer, metrics);
+    register_features(trainer, metrics);
+    rt_metrics_on_print(metrics, refresh, trainer);
     for (int p = 0; p < TR_PARTS; p++) {
         snprintf(labels, sizeof labels, "part=\"%s\"", tr_part_name(p));
         rt_metrics_histogram(metrics, "saffron_trainer_step_seconds", labels,

@@ -23,13 +23,21 @@ struct tr_numbers {
     _Atomic uint64_t steps, epoch, epochs, evaluations, group_epoch, world;
     _Atomic uint64_t gradients_saturated, reserved_bytes;
     _Atomic uint64_t checkpoints, checkpoints_void, checkpoint_bytes, updates_lost;
+    _Atomic uint64_t checkpoints_void_in_row;
     _Atomic double checkpoint_time;
+    _Atomic int64_t durable_ns;    /* of the newest checkpoint's cut, or of the start */
+    _Atomic uint64_t durable_step; /* and the step */
+    /* Brought up to date when the page is printed; NaN: no checkpoints are made here. And each how many one is to be made. */
+    _Atomic double checkpoint_age, checkpoint_steps, checkpoint_every, checkpoint_every_steps;
     struct rt_histogram checkpoint_seconds, checkpoint_hold_seconds;
     _Atomic uint64_t permits, permits_used, batches_open;
     _Atomic uint64_t batches[TR_BATCH_STATES]; /* held, by their state; their sum: batches_open */
     _Atomic uint64_t phase[TR_PHASE_KINDS];    /* 1: the one that the rank is in */
     _Atomic double loss, epoch_loss, test_auc, test_logloss, learning_rate; /* NaN: not known */
     _Atomic double learning_rate_factor, gradient_norm;
+    _Atomic uint64_t loss_spikes, loss_spike;       /* alarms begun; 1: one stands */
+    _Atomic double loss_bound, gradient_norm_bound; /* NaN: not known yet */
+    _Atomic uint64_t *nonfinite;                    /* [n_features] the step thread's */
     _Atomic double step_seconds, wait_seconds;
     struct rt_histogram staleness, evaluate_seconds;
     struct tr_parts parts;

@@ -6,6 +6,7 @@
  * weights then, which mode hybrid allows: batches that come again step dense anew, and owners answer that they have them. */
 #include "trainer/state.h"
 
+#include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
@@ -144,6 +145,14 @@ void tr_restore_forget_counts(struct tr_trainer *trainer)
     trainer->count.head[0].train_loss = trainer->count.train_loss = tr_epoch_loss(trainer, 0);
 }
 
+/* How long ago it was made, by two hosts' clocks: of use to who looks at it, and for nothing else. */
+static void take_age(struct tr_trainer *trainer, uint64_t made_ms)
+{
+    uint64_t now_ms = trainer->io->ops->wall_ms(trainer->io);
+    uint64_t age_ns = now_ms > made_ms ? (now_ms - made_ms) * RT_MS : 0;
+    trainer->checkpoint.durable_ns = (int64_t)(rt_io_now(trainer->io) - age_ns);
+}
+
 int tr_restore_state(struct tr_trainer *trainer)
 {
     struct rt_manifest *manifest = trainer->restored;
@@ -174,6 +183,7 @@ int tr_restore_state(struct tr_trainer *trainer)
         take_counts(trainer, manifest);
     trainer->checkpoint.known_attempt = manifest->attempt;
     trainer->checkpoint.last_step = trainer->checkpoint.tried_step = trainer->step;
+    take_age(trainer, manifest->made_ms);
     tr_set(&trainer->metric.epoch, trainer->epoch);
     tr_set(&trainer->metric.steps, trainer->step);
     rt_log(RT_LOG_INFO,
@@ -181,6 +191,11 @@ int tr_restore_state(struct tr_trainer *trainer)
            " world_then=%u run=%016" PRIx64,
            manifest->name, manifest->step, manifest->epoch, manifest->age, manifest->world,
            trainer->run);
+    if (manifest->suspect)
+        rt_log(RT_LOG_WARN,
+               "checkpoint_suspect name=%s reason=\"it was made while the loss or the gradients "
+               "stood above what was usual\"",
+               manifest->name);
     rt_manifest_destroy(manifest);
     trainer->restored = NULL;
     return 0;

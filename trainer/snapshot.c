@@ -148,6 +148,7 @@ static void describe(const struct tr_trainer *trainer, struct rt_manifest *out)
         .generation = trainer->generation,
         .imports = trainer->imports,
         .learning_factor = trainer->learning_factor,
+        .suspect = trainer->checkpoint.now.suspect,
         .n_statistics = trainer->n_statistics,
         .statistics = trainer->statistics,
         .n_tables = job->n_tables,

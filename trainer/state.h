@@ -20,6 +20,8 @@
 #include "runtime/base/map.h"
 #include "runtime/job/ledger.h"
 #include "runtime/wire/batch.h"
+#include "trainer/agree.h"
+#include "trainer/alarm.h"
 #include "trainer/board.h"
 #include "trainer/checkpoint.h"
 #include "trainer/collective/collective.h"
@@ -241,6 +243,8 @@ struct tr_trainer {
     uint64_t evaluating_since_ns, evaluated_ns;
     uint64_t evaluated_by_ack_ns; /* of evaluated_ns, what lies before last_ack_ns */
     struct tr_numbers metric;
+    struct tr_alarm alarm;
+    struct tr_agree agree;
     struct tr_board board;
 };
 
@@ -280,7 +284,10 @@ double tr_epoch_loss(const struct tr_trainer *trainer,
 void tr_numbers_init(struct tr_trainer *trainer);
 void tr_numbers_phase(struct tr_trainer *trainer);
 void tr_numbers_report(const struct tr_trainer *trainer, struct tr_report *out);
-void tr_numbers_register(const struct tr_trainer *trainer, struct rt_metrics *metrics);
+void tr_numbers_register(struct tr_trainer *trainer, struct rt_metrics *metrics);
+void tr_count_durable(struct tr_trainer *trainer); /* a checkpoint is published */
+/* nonfinite.c: on the step thread, of a batch that is to be dropped: which features are why. */
+void tr_count_nonfinite(struct tr_trainer *trainer, const struct tr_batch *batch);
 void tr_batch_to(struct tr_batch *batch, enum tr_batch_state state);
 void tr_batch_trace(
     struct tr_batch *batch); /* what it was in until now; before it changes, or is forgotten */

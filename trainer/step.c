@@ -143,6 +143,8 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
     if (trainer->step_kind != TR_AGAIN)
         memcpy(batch->loss_sum, out.head_loss, sizeof batch->loss_sum);
     trainer->step_finite = out.finite;
+    if (!out.finite)
+        tr_count_nonfinite(trainer, batch);
     batch->saturated = out.finite ? out.saturated : 0;
     return trainer->step_kind == TR_ALONE && out.finite ? update(trainer) : 0;
 }
@@ -192,6 +194,8 @@ static void optimize(void *arg)
     struct tr_trainer *trainer = arg;
     uint64_t begin = rt_io_now(trainer->io);
     trainer->step_err = update(trainer);
+    if (!trainer->step_err)
+        tr_agree_make(trainer);
     count_work(trainer, begin);
     if (trainer->stepping)
         rt_trace_span(trainer->stepping->id, 0, "optimize", begin);
@@ -220,6 +224,7 @@ static void commit_own(struct tr_trainer *trainer, struct tr_batch *batch)
     trainer->count.loss = first ? loss : 0.98 * trainer->count.loss + 0.02 * loss;
     tr_set_real(&trainer->metric.loss, loss);
     tr_set_real(&trainer->metric.epoch_loss, trainer->count.train_loss);
+    tr_alarm_loss(trainer, batch->step, loss);
     tr_board_batch(trainer, batch);
     rt_log(RT_LOG_DEBUG, "stepped step=%" PRIu64 " batch=%016" PRIx64 " samples=%u loss=%.9g",
            batch->step, batch->id, batch->head.samples, loss);
@@ -333,6 +338,7 @@ static void optimized(void *arg)
     if (fail_step(trainer))
         return;
     tr_part(trainer, TR_PART_COMMIT);
+    tr_agree_made(trainer);
     commit_shared(trainer);
     close_step(trainer);
     if (batch) {
@@ -730,7 +736,8 @@ static bool start_one(struct tr_trainer *trainer)
 {
     struct tr_group *group = trainer->group;
     struct tr_batch *batch;
-    if (trainer->step_open || trainer->summing_up || (group && group->state != TR_FORMED))
+    if (trainer->step_open || trainer->summing_up || trainer->agree.differs ||
+        (group && group->state != TR_FORMED))
         return false;
     if (start_save(trainer) || start_check(trainer))
         return true;

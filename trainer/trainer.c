@@ -247,6 +247,7 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     tr_board_init(trainer);
     tr_phase_check(trainer);
     tr_numbers_init(trainer);
+    tr_alarm_init(trainer);
     if (conf->metrics)
         tr_numbers_register(trainer, conf->metrics);
     *out = trainer;
@@ -260,6 +261,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     trainer->closing = true;
     tr_phase_release(trainer);
     tr_import_release(trainer);
+    tr_agree_release(trainer);
     if (trainer->group)
         tr_group_close(trainer->group);
     size_t cursor = 0;
@@ -289,6 +291,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     rt_arena_destroy(trainer->scratch);
     wire_out_release(&trainer->out);
     rt_free(trainer->middleware_loops);
+    rt_free(trainer->metric.nonfinite);
     rt_free(trainer);
 }
 
@@ -425,6 +428,8 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->batches_trained += trainer->carried.batches_trained;
     out->batches_dropped += trainer->carried.batches_dropped;
     out->updates_lost = trainer->owners.lost;
+    out->loss_spikes = trainer->alarm.begun;
+    out->loss_spike = tr_alarm_stands(&trainer->alarm);
     out->phase = wire_phase_name(trainer->kind);
     out->epoch = trainer->epoch;
     out->epochs = trainer->job->data.epochs;

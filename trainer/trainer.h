@@ -107,6 +107,8 @@ struct tr_report {
     uint64_t
         samples_restored;  /* of those trained: before this run, or by ranks that died; rank 0 */
     uint64_t updates_lost; /* batches that embedding servers came back without; rank 0 */
+    uint64_t loss_spikes;  /* of this rank: alarm.h */
+    bool loss_spike;       /* one stands */
     bool read_whole;       /* samples_read is of the whole job: rank 0, between epochs */
     uint32_t rank, world;
     uint64_t samples_epoch; /* of one epoch, known after the first; else 0 */

@@ -71,8 +71,10 @@ ROWS = [
               (rate(one("trainer_samples_trained_total"), "instance"), "{{instance}}")),
         panel("Loss", "short",
               "Mean loss of the latest step, per trainer, and of the epoch so far. Falls, then levels. Bad: it rises, or "
-              "jumps: a learning rate too high, or data that changed. NaN raises SaffronLossNotFinite.",
+              "jumps: a learning rate too high, or data that changed. Above its bound for some steps: SaffronLossSpike. NaN raises "
+              "SaffronLossNotFinite.",
               (one("trainer_loss"), "step, {{instance}}"), ("avg(%s)" % one("trainer_epoch_loss"), "epoch so far"),
+              ("max(%s)" % one("trainer_loss_bound"), "bound"),
               decimals=4),
         panel("Test AUC and log loss", "short",
               "Of the latest evaluation; 0 before the first one. Bad: AUC under its best (SaffronQualityFell): "
@@ -143,17 +145,20 @@ ROWS = [
         panel("Gradient norm", "short",
               "Of all dense gradients before clipping. Bad: it rises step after step: the learning rate is "
               "too large. Always above clip_norm: every step is scaled down.",
-              ("max(%s)" % one("trainer_gradient_norm"), "norm"), width=6),
+              ("max(%s)" % one("trainer_gradient_norm"), "norm"),
+              ("max(%s)" % one("trainer_gradient_norm_bound"), "bound of an alarm"), width=6),
     ]),
     ("Checkpoints", [
         panel("Age of the latest checkpoint", "s",
-              "What would be lost if all died now. Bad: more than twice the interval (checkpoint.every_seconds): see "
-              "checkpoint_void in trainer/0's log.",
-              ("time() - max(%s > 0)" % one("trainer_checkpoint_timestamp_seconds"), "age"), width=6),
+              "What would be lost if all died now; before the first, since the start. Bad: more than twice the interval "
+              "(checkpoint.every_seconds): see checkpoint_void in trainer/0's log. Three times: SaffronCheckpointOld.",
+              ("max(%s)" % one("trainer_checkpoint_age_seconds"), "age"),
+              ("max(%s)" % one("trainer_checkpoint_interval_seconds"), "interval"), width=6),
         panel("Checkpoints made and given up", "short",
               "Since trainer/0 started. Given up: usual when a process was started anew; its reason is in the log.",
               ("sum(%s)" % one("trainer_checkpoints_total"), "made"),
               ("sum(%s)" % one("trainer_checkpoints_void_total"), "given up"),
+              ("max(%s)" % one("trainer_checkpoints_void_in_row"), "of them since the latest"),
               ("sum(%s)" % one("trainer_updates_lost_total"), "updates lost"), width=6),
         panel("Time of a checkpoint", "s",
               "From its beginning to its manifest, and the part of it in which no step was made. Bad: the latter above 0.1 s: "
@@ -410,6 +415,9 @@ ROWS = [
               "Per second, at trainers and data-composes. Again: normal while a process restarts. Dropped: after three tries; never normal.",
               (rate(one("trainer_batches_dropped_total"), ""), "dropped"), (rate(one("trainer_batches_retried_total"), ""), "trainer asks again"),
               (rate(one("data_compose_batches_retried_total"), ""), "data_compose sends again")),
+        panel("Batches dropped for values that are not finite", "short",
+              "Per second, by the feature whose embeddings, or gradients, were NaN or infinite. Bad: any (SaffronGradientsNotFinite).",
+              (rate(one("trainer_batches_nonfinite_total"), "feature"), "{{feature}}")),
         panel("Rows with a gradient that is not finite", "short",
               "Left out of the update, per second, at middlewares and embedding servers. Bad: any (SaffronGradientsNotFinite): learning rate, or "
               "dense columns that are not finite or huge. Too large for 16 bits: gradients that trainers sent as the largest value there is.",

@@ -71,6 +71,7 @@ static const struct rt_field later[] = {
     {"anew", RT_FIELD_FLAG, AT(anew), 0, 0, 0},
     {"named", RT_FIELD_FLAG, AT(named), 0, 0, 0},
     {"train_ms", RT_FIELD_COUNT, AT(train_ms), 0, RT_COUNT_MAX, 0},
+    {"suspect", RT_FIELD_FLAG, AT(suspect), 0, 0, 0},
 };
 #undef AT
 _Static_assert(WIRE_PART_COUNT == 5, "each part's hash is a field");

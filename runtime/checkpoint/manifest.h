@@ -60,6 +60,7 @@ struct rt_manifest {
     double epoch_loss_sum; /* of the first head, for the epoch's mean */
     uint64_t epoch_samples;
     uint64_t train_ms; /* spent in training, of all that this goes on from too; rank 0's */
+    bool suspect;      /* made while the loss or the gradients stood above what was usual */
     uint32_t n_ledger;
     const struct wire_split_ledger *ledger; /* stepped = finished */
     uint32_t n_statistics;

@@ -108,6 +108,19 @@ static const struct rt_option option[] = {
     {"checkpoint.cut_timeout_ms", RT_OPT_U64, AT(checkpoint.cut_timeout_ms), "1000", 10, 60000,
      NULL,
      "a checkpoint is given up if an owner has not answered within it; no step is made meanwhile"},
+    {"guard.spike_deviations", RT_OPT_F64, AT(guard.spike_deviations), "6", 0, 1000000, NULL,
+     "a warning, and checkpoints that say so, while a trainer's loss is so many deviations, and a "
+     "tenth, above its moving mean, or the norm of the dense gradients so many above and twice "
+     "its own; 0: none"},
+    {"guard.spike_window", RT_OPT_U32, AT(guard.spike_window), "8", 1, 100000, NULL,
+     "steps one after the other that have to be above it, and below it again"},
+    {"guard.spike_warmup", RT_OPT_U32, AT(guard.spike_warmup), "100", 0, 1000000000, NULL,
+     "the first steps of a process, which only say what is usual"},
+    {"guard.spike_history", RT_OPT_U32, AT(guard.spike_history), "200", 1, 1000000, NULL,
+     "steps that the moving mean and deviation are of"},
+    {"guard.digest_every", RT_OPT_U32, AT(guard.digest_every), "100", 0, 1000000000, NULL,
+     "trainers compare digests of their dense weights each so many steps, and before a checkpoint; "
+     "where they differ the job ends. 0: never"},
     {"ports.middleware", RT_OPT_U32, AT(port_middleware), "7100", 1, 65535, NULL,
      "base port of a middleware, plus loop; `local` takes free ports"},
     {"ports.embedding_server", RT_OPT_U32, AT(port_embedding_server), "7300", 1, 65535, NULL,
@@ -157,6 +170,10 @@ int rt_job_read_global(const struct rt_node *root, struct rt_job *job)
             "expected (keep + 1) x full_every of at most %u, got %u and %u: so many "
             "checkpoints may be in one folder",
             RT_CHECKPOINTS_MAX, checkpoint->keep, checkpoint->full_every);
+    if (job->global.guard.digest_every == 1)
+        return rt_node_fail(
+            rt_node_find(root, "guard.digest_every"),
+            "expected 0, or at least 2, got 1: ranks tell their digests a step late");
     if (job->global.exact && job->global.mode != RT_MODE_FULL)
         return rt_node_fail(rt_node_get(root, "exact"),
                             "expected `mode: full` beside `exact: true`");

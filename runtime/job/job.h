@@ -55,6 +55,13 @@ struct rt_checkpoint_conf {
     uint64_t cut_timeout_ms;
 };
 
+/* What trainers look at while they train: trainer/alarm.h, trainer/agree.h. */
+struct rt_guard_conf {
+    double spike_deviations;                            /* 0: no alarm */
+    uint32_t spike_window, spike_warmup, spike_history; /* steps; window, history >= 1 */
+    uint32_t digest_every; /* steps between two comparisons of dense weights: 0, none, or >= 2 */
+};
+
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
     bool exact;
@@ -76,6 +83,7 @@ struct rt_global_conf {
     bool embedding_server_pin;        /* owners' threads to cores of their own */
     bool embedding_server_numa_local; /* their memory from the node of that core */
     struct rt_checkpoint_conf checkpoint;
+    struct rt_guard_conf guard;
     uint32_t port_middleware, port_embedding_server, port_trainer,
         port_admin; /* base ports; 0: free */
 };

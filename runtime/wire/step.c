@@ -48,6 +48,9 @@ static void put_header(const struct wire_step_header *in, Saffron__StepHeader *m
     m->batches_dropped = in->counts.batches_dropped;
     m->epoch_loss_sum = in->counts.epoch_loss_sum;
     m->epoch_samples = in->counts.epoch_samples;
+    m->suspect = in->counts.suspect;
+    m->digested = in->digested;
+    m->digest = in->digest;
 }
 
 static void take_header(const Saffron__StepHeader *m, struct wire_step_header *out)
@@ -74,7 +77,10 @@ static void take_header(const Saffron__StepHeader *m, struct wire_step_header *o
                    .batches_trained = m->batches_trained,
                    .batches_dropped = m->batches_dropped,
                    .epoch_loss_sum = m->epoch_loss_sum,
-                   .epoch_samples = m->epoch_samples},
+                   .epoch_samples = m->epoch_samples,
+                   .suspect = m->suspect},
+        .digested = m->digested,
+        .digest = m->digest,
     };
 }
 

@@ -10,6 +10,7 @@ struct wire_rank_counts {
     uint64_t samples_trained, samples_dropped, batches_trained, batches_dropped;
     double epoch_loss_sum; /* of the first head, in its epoch */
     uint64_t epoch_samples;
+    bool suspect; /* its alarm of loss and gradient norm stands */
 };
 
 struct wire_step_header {
@@ -25,6 +26,7 @@ struct wire_step_header {
     bool paused;
     uint64_t unaveraged, imports_due;
     struct wire_rank_counts counts;
+    uint64_t digested, digest; /* 1 + the step whose dense weights the digest is of; 0: none */
 };
 int wire_step_header_pack(const struct wire_step_header *in, struct wire_out *out);
 int wire_step_header_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -5,7 +5,7 @@ need_data adult
 local_run --config configs/adult --data "$data/adult"
 expect_success
 expect "job == 'adult'" "dataset == 'adult'" "model == 'dlrm'" "mode == 'hybrid'" "seed == 1" "epochs == 5" \
-    "samples_read == 5 * 32561" "samples_quarantined == 0" "test_samples == 16281" \
+    "samples_read == 5 * 32561" "samples_quarantined == 0" "loss_spikes == 0" "test_samples == 16281" \
     "test_auc >= 0.900" "test_logloss <= 0.330" "0.2 < train_loss < 0.4" \
     "rows_total == 102" "test_auc_best_possible is None" "checkpoint is None"
 for part in config/global.yml config/embedding.yml config/data.yml config/model.yml logs/nats.log \

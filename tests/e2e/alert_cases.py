@@ -43,6 +43,13 @@ def progress(values, train="1x120", **labels):
     return [own("trainer", "samples_trained_total", values, **labels), own("trainer", "phase", train, phase="train", **labels)]
 
 
+def checkpoint_age(every_s, seconds, every_steps, steps_since, train="1x120"):
+    """How old a trainer's newest checkpoint is, and how often one is to be made."""
+    return [own("trainer", "checkpoint_age_seconds", seconds), own("trainer", "checkpoint_interval_seconds", every_s + "x120"),
+            own("trainer", "checkpoint_age_steps", steps_since), own("trainer", "checkpoint_interval_steps", every_steps + "x120"),
+            own("trainer", "phase", train, phase="train")]
+
+
 MB = 1024 * 1024
 STANDS = "0+100x60 6000x60"  # a counter that grows for an hour, and then does not
 BEGINS = "0x60 0+1x60"       # one that begins to
@@ -61,12 +68,16 @@ CASES = [
     ("SaffronNoProgress", progress(STANDS)),
     ("SaffronLossNotFinite", [own("trainer", "loss", "0.5x60 NaNx60"), own("trainer", "steps_total", GOOD_COUNTER)]),
     ("SaffronLossNotFinite", [own("trainer", "loss", "0.5x60 Infx60"), own("trainer", "steps_total", GOOD_COUNTER)]),
+    ("SaffronLossSpike", [own("trainer", "loss_spike", "0x60 1x60"), own("trainer", "loss_spike", "0x120", instance="trainer-1")]),
     ("SaffronQualityFell", [own("trainer", "test_auc", "0.81x60 0.79x60"), own("trainer", "test_auc", "NaNx120", instance="trainer-1")]),
     ("SaffronSamplesDropped", [own("trainer", "samples_dropped_total", BEGINS)]),
     ("SaffronRowsQuarantined", [own("data_compose", "rows_read_total", "0+10000x120"),
                                 own("data_compose", "rows_quarantined_total", "0+1x60 61+8x60")]),
     ("SaffronGradientsNotFinite", [own("middleware", "rows_nonfinite_total", BEGINS, loop="0"),
                                    own("middleware", "rows_nonfinite_total", GOOD_ZERO, loop="1")]),
+    ("SaffronCheckpointsVoid", [own("trainer", "checkpoints_void_in_row", "2x60 3x60")]),
+    ("SaffronCheckpointOld", checkpoint_age("600", "1799x60 1801x60", "NaN", GOOD_COUNTER)),
+    ("SaffronCheckpointOld", checkpoint_age("NaN", GOOD_COUNTER, "1000", "2999x60 3001x60")),
     ("SaffronStalenessAtBound", steps(30, 4)),
     ("SaffronTrainersStarved", steps(30, 1)),
     ("SaffronRequestsSlow", histogram("middleware", "request_seconds", "0.001048576", "0.536870912", method="LookupRows")),
@@ -99,6 +110,9 @@ QUIET = [
                                  own("trainer", "loop_turn_seconds_bucket", "0+10000x60 610001+10000x60", le="0.134217728"),
                                  own("trainer", "loop_turn_seconds_bucket", "0+10000x60 610001+10000x60", le="+Inf")]),
     ("two restarts", [own("trainer", "start_time_seconds", "1000x60 2000x4 2300x60")]),
+    ("checkpoints that void now and then", [own("trainer", "checkpoints_void_in_row", "0x60 2x60")]),
+    ("an old checkpoint of a job that evaluates", checkpoint_age("600", "0+60x120", "1000", GOOD_COUNTER, "1x20 0x100")),
+    ("no checkpoints are made here", checkpoint_age("NaN", "NaNx120", "NaN", "NaNx120")),
     ("no batch yet", [own("trainer", "loss", "NaNx120"), own("trainer", "steps_total", GOOD_ZERO), own("trainer", "test_auc", "NaNx120")]),
     ("all permits out, and nobody waits", steps(2, 4)),
     ("a server that lost updates long ago", [own("embedding_server", "lost_batches_total", "7x120"),

@@ -34,7 +34,7 @@ says 0 '^NAME +STEP +GOES ON FROM +MADE +ROWS +BYTES +STATE$' checkpoints "$all"
 [ "$(cut -d' ' -f1 "$work/said" | tr '\n' ' ')" = "NAME whole-30 step-30 step-20 step-10 " ] ||
     fail "checkpoints: not the newest first: $(cat "$work/said")"
 also '^whole-30 +30 +full +2023-11-1[45] [0-9:]{8} +[0-9,]+ +[0-9.]+ kB +whole$' \
-    '^step-30 +30 +step-20 .* whole$' '^step-10 +10 +full .* 6,000 +[0-9.]+ kB +whole$'
+    '^step-30 +30 +step-20 .* whole$' '^step-20 +20 +step-10 .* whole, suspect$' '^step-10 +10 +full .* 6,000 +[0-9.]+ kB +whole$'
 says 0 '^step-20 ' checkpoints "$all/step-20"
 [ "$(wc -l <"$work/said")" -eq 2 ] || fail "checkpoints of one: $(cat "$work/said")"
 
@@ -51,6 +51,8 @@ also '^job +fixture, hybrid, seed 3; saffron 0$' '^step +20, age 20, epoch 1, le
     '^ledger +2 of 2 splits, 27 batches finished, holes 3$' '^data +320 samples trained, 0 dropped, in 0 s; of splits that have ended 2,000 rows read, 2 quarantined$' \
     '^user +4 sgd +[0-9,]+ +428 +2,672 +[0-9.]+ kB +[0-9a-f]{16}$' '^item +4 adagrad ' \
     '^rows\.00001 +1 +32768\.\.65535 +[0-9.]+ kB +- +- +[0-9a-f]{16}$' '^dense\.safetensors +- +- '
+also '^suspect +made while the loss or the gradients stood above what was usual$'
+says 0 '"suspect": true' inspect "$all" step-20 --json
 says 0 '"name": "step-30"' inspect "$all" step-30 --json
 "$python" - "$work/said" <<'PY' || fail "inspect --json: not what is there"
 import json, sys

@@ -4,5 +4,5 @@
 need_data criteo_small
 local_run --config configs/criteo --data "$data/criteo_small"
 expect_success
-expect "job == 'criteo'" "epochs == 1" "samples_read == 6000" "samples_quarantined == 0" \
+expect "job == 'criteo'" "epochs == 1" "samples_read == 6000" "samples_quarantined == 0" "loss_spikes == 0" \
     "test_samples == 2000" "steps == 24" "test_auc > 0.6"

@@ -4,5 +4,5 @@
 need_data frappe_sub
 local_run --config configs/frappe --data "$data/frappe_sub"
 expect_success
-expect "job == 'frappe'" "epochs == 2" "samples_read == 2 * 57722" "samples_quarantined == 0" \
+expect "job == 'frappe'" "epochs == 2" "samples_read == 2 * 57722" "samples_quarantined == 0" "loss_spikes == 0" \
     "test_samples == 28860" "test_auc >= 0.925"

@@ -139,7 +139,7 @@ PY
 summary_fields="job mode model dataset seed epochs steps samples_read samples_trained samples_quarantined"
 summary_fields+=" samples_dropped train_seconds samples_per_second train_loss test_auc test_logloss"
 summary_fields+=" test_samples test_auc_best_possible staleness_max rows_total bytes_per_row bytes_per_sample"
-summary_fields+=" cpu_seconds cpu_us_per_sample peak_rss_bytes checkpoint"
+summary_fields+=" cpu_seconds cpu_us_per_sample peak_rss_bytes checkpoint loss_spikes"
 
 # What holds for every run that succeeded. (A job of one step may be over before a role has used CPU for it.)
 expect_success() {

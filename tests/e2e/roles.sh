@@ -72,6 +72,11 @@ done
 start stranger trainer --set data.batch_size=100
 ends "stranger with another plan" "$pid" 2
 says stranger 'data plan hash [0-9a-f]{16} there, [0-9a-f]{16} here'
+for role in data-compose middleware; do
+    start stranger $role --index 1 --size 2 --set embedding.tables.c1.dim=12
+    ends "$role with another dim" "$pid" 2
+    says stranger "^saffron-$role: (middleware|embedding_server)/0 on host .* with other files: embedding\.yml differs; config hash [0-9a-f]{16} there, [0-9a-f]{16} here; it was there first$"
+done
 lives first "$first"
 
 # A server that comes with other files while others work: they refuse it and stay.

@@ -270,6 +270,7 @@ static void publish(const char *dir, const struct rt_job *job, const struct made
                                    .age = 10 * of->at,
                                    .epoch = 1,
                                    .learning_factor = 1,
+                                   .suspect = of->at == 2,
                                    .samples_trained = 160 * of->at,
                                    .batches_trained = 10 * of->at,
                                    .n_ledger = ARRAY_LEN(ledger),

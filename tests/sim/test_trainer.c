@@ -369,11 +369,11 @@ static void test_put_elsewhere(void **state)
     }
 }
 
-static void test_nonfinite(void **state)
+/* The middleware's rows of `item` are NaN: all gradients are then, and `item` is counted. */
+static void drop_nonfinite(const char *dtype)
 {
-    (void)state;
     struct trainer_world w;
-    tw_start(&w, NULL, 0);
+    tw_start(&w, &dtype, 1);
     uint64_t digest = tr_trainer_digest(w.trainer);
     w.poison = true;
     tw_send_batch(&w, 0, 0, 1);
@@ -383,6 +383,8 @@ static void test_nonfinite(void **state)
     assert_int_equal(w.releases, 1);
     assert_int_equal(w.pushes, 0);
     assert_true(tr_trainer_digest(w.trainer) == digest);
+    assert_true(tw_page(&w, "batches_nonfinite_total{feature=\"user\"}") == 0);
+    assert_true(tw_page(&w, "batches_nonfinite_total{feature=\"item\"}") == 1);
     w.poison = false;
     tw_send_batch(&w, 0, 1, 1);
     tw_run_until(&w, (struct tw_goal){.answers = 2});
@@ -391,6 +393,14 @@ static void test_nonfinite(void **state)
     assert_int_equal(tw_report(&w).samples_dropped, SAMPLES);
     assert_int_equal(tw_report(&w).step, 1);
     tw_stop(&w);
+}
+
+static void test_nonfinite(void **state)
+{
+    (void)state;
+    drop_nonfinite("global.wire.embeddings=float32");
+    drop_nonfinite("global.wire.embeddings=float16");
+    drop_nonfinite("global.wire.embeddings=bfloat16");
 }
 
 /* One batch, pushed twice since the first push is lost; then a test batch. Embeddings here are the same in 16 bits, so the

@@ -429,13 +429,13 @@ static struct ctl_snapshot two_ranks(const char *digest0, const char *digest1)
         " \"train_seconds\": 9, \"train_seconds_restored\": 6, \"train_began\": 100, "
         "\"train_ended\": 104,"
         " \"evaluated_seconds\": 1, \"train_loss\": 0.25, \"train_loss_samples\": 500,"
-        " \"test_auc\": 0.75, \"staleness_max\": 2, \"batches_retried\": 1,"
+        " \"test_auc\": 0.75, \"staleness_max\": 2, \"batches_retried\": 1, \"loss_spikes\": 1,"
         " \"evaluations\": [{\"step\": 40, \"auc\": 0.75}]},"
         " {\"done\": true, \"step\": 40, \"samples_trained\": 600, \"samples_dropped\": 0,"
         " \"samples_read\": 1603, \"samples_quarantined\": 3, \"samples_per_epoch\": 300,"
         " \"train_seconds\": 9, \"train_began\": 101, \"train_ended\": 105,"
         " \"evaluated_seconds\": 7, \"train_loss\": 0.75, \"train_loss_samples\": 300,"
-        " \"staleness_max\": 4, \"batches_retried\": 2}]");
+        " \"staleness_max\": 4, \"batches_retried\": 2, \"loss_spikes\": 2}]");
 
     json_object_set_new(json_array_get(trainers, 0), "dense_digest", json_string(digest0));
     json_object_set_new(json_array_get(trainers, 1), "dense_digest", json_string(digest1));
@@ -455,6 +455,7 @@ static void ranks_are_merged(void **state)
     assert_false(ctl_view_digests_differ(&view));
     assert_true(view.samples_trained == 1600 && view.samples_read == 1603);
     assert_true(view.samples_per_epoch == 800 && view.step == 40 && view.batches_retried == 3);
+    assert_true(view.loss_spikes == 3);
     assert_true(view.train_seconds == 4 && view.samples_per_second == 400);
     assert_true(view.train_seconds_total == 10);
     assert_true(view.staleness_max == 4 && view.test_auc == 0.75);
@@ -562,6 +563,7 @@ static void summary_has_every_field(void **state)
         "peak_rss_bytes",
         "checkpoint",
         "restarts",
+        "loss_spikes",
     };
     struct ctl_snapshot snapshot = a_snapshot();
     json_t *good = summary_of(&snapshot, NULL), *bad;

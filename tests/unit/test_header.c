@@ -78,7 +78,17 @@ static struct wire_step_header longest(const uint64_t *finished, uint32_t n)
                                      .round = UINT64_MAX,
                                      .phase = UINT64_MAX,
                                      .paused = true,
-                                     .unaveraged = UINT64_MAX};
+                                     .unaveraged = UINT64_MAX,
+                                     .imports_due = UINT64_MAX,
+                                     .counts = {.samples_trained = UINT64_MAX,
+                                                .samples_dropped = UINT64_MAX,
+                                                .batches_trained = UINT64_MAX,
+                                                .batches_dropped = UINT64_MAX,
+                                                .epoch_loss_sum = 1e300,
+                                                .epoch_samples = UINT64_MAX,
+                                                .suspect = true},
+                                     .digested = UINT64_MAX,
+                                     .digest = UINT64_MAX};
 }
 
 static void test_any_group_fits(void **state)

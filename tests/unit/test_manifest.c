@@ -117,7 +117,7 @@ static void what_is_written_reads_back(void **state)
     (void)state;
     want.learning_factor = 0.1;
     want.epoch_loss_sum = 5e-324;
-    want.exact = true;
+    want.exact = want.suspect = true;
     want.run = 0x8000000000000001;
     want.anew = want.named = true;
     want.train_ms = 1234567;
@@ -131,7 +131,7 @@ static void what_is_written_reads_back(void **state)
     assert_string_equal(got->job, want.job);
     assert_true(got->seed == want.seed && got->config_hash == want.config_hash);
     assert_memory_equal(got->part_hash, want.part_hash, sizeof(want.part_hash));
-    assert_true(got->exact);
+    assert_true(got->exact && got->suspect);
     assert_true(got->run == want.run && got->anew && got->named);
     assert_int_equal(got->train_ms, want.train_ms);
     assert_int_equal(got->threads, want.threads);
@@ -201,6 +201,7 @@ static const struct {
     {"\"format\": 2,", "", RT_EDATA, "format"},
     {"  \"run\": \"0000000000000000\",\n", "", RT_EDATA, "run: expected 16 hex digits"},
     {"\"named\": false", "\"named\": 0", RT_EDATA, "named: expected true or false"},
+    {"  \"suspect\": false,\n", "", RT_EDATA, "suspect: expected true or false"},
     {"{", "[", RT_EDATA, "line"},
     {"\"step-9\"", "\"../step\"", RT_EDATA, "name: expected 1 to 63"},
     {"\"step-9\"", "\"\"", RT_EDATA, "name: expected a text of 1 to"},
@@ -287,13 +288,14 @@ static void version_1_is_read(void **state)
     (void)state;
     old = forge(text,
                 "  \"run\": \"0000000000000000\",\n  \"anew\": false,\n  \"named\": false,\n"
-                "  \"train_ms\": 0,\n",
+                "  \"train_ms\": 0,\n  \"suspect\": false,\n",
                 "");
     assert_int_equal(parse(old, &got), RT_EDATA);
     older = forge(old, "\"format\": 2", "\"format\": 1");
     if (parse(older, &got) != 0)
         fail_msg("%s", rt_err_text());
     assert_true(got->run == 0 && !got->anew && !got->named && got->train_ms == 0);
+    assert_false(got->suspect);
     assert_false(got->file[0].knows_live || got->file[1].knows_live);
     assert_int_equal(got->attempt, m.attempt);
     rt_manifest_destroy(got);

@@ -361,9 +361,15 @@ static void test_not_finite(void **state)
         *bad[i] = i % 2 ? NAN : INFINITY;
         if (many_train(&m, 0, MANY, m.f.grad).finite)
             fail_msg("bad value %zu was not seen", i);
+        bool unfit = false;
+        for (uint32_t k = 0; k < 3; k++)
+            unfit = unfit || tr_model_feature_is_unfit(m.model, k);
+        assert_true(unfit);
         *bad[i] = keep;
     }
     assert_true(many_train(&m, 0, MANY, m.f.grad).finite);
+    for (uint32_t k = 0; k < 3; k++)
+        assert_false(tr_model_feature_is_unfit(m.model, k));
     many_release(&m);
 }
 

@@ -193,6 +193,7 @@ static void test_not_finite(void **state)
         bed->feature[1][at[i] * DIM] = NAN;
         assert_int_equal(tr_model_train(bed->model, &view, SAMPLES, bed->to, &bed->out), 0);
         assert_false(bed->out.finite);
+        assert_true(tr_model_feature_is_unfit(bed->model, 1));
         bed_free(bed);
     }
 }

@@ -526,7 +526,9 @@ static int name_inputs(struct tr_model *model, const struct tr_model_inputs *inp
     if (!err)
         err = name_sequences(model, inputs);
     size_t n = inputs->n_features ? inputs->n_features : 1;
-    if (!err && !(model->feature_space = rt_arena_array(model->arena, tr_real *, n)))
+    model->unfit = err ? NULL : rt_arena_array(model->arena, bool, n);
+    if (!err &&
+        (!model->unfit || !(model->feature_space = rt_arena_array(model->arena, tr_real *, n))))
         err = RT_FAIL(RT_ENOMEM, "%u inputs of a model", inputs->n_features);
     if (!err)
         err = name_values(model, &model->label, inputs->label, NULL, inputs->n_labels, false);

@@ -30,6 +30,7 @@ struct tr_model {
     struct tr_value *feature; /* [n_features], the caller's memory; a slice of ours if 16 bits */
     tr_real **feature_space;  /* [n_features] a slice's gradients before they are narrowed */
     struct tr_sequence *sequence; /* [n_features] */
+    bool *unfit;                  /* [n_features] its gradients of this batch are not finite */
     struct tr_value *label;       /* [n_labels] */
     uint32_t *label_classes;      /* [n_labels] 0: any number */
 

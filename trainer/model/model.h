@@ -180,6 +180,9 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
                    uint64_t global_samples, struct tr_feature_grad *feature_grad,
                    struct tr_forward_out *out);
 
+/* In the batch that was trained last: a gradient of this feature was not finite, or over conf's limit. */
+bool tr_model_feature_is_unfit(const struct tr_model *model, uint32_t feature);
+
 /* The flat vectors, [tr_model_count()] each, 64-byte aligned, owned by the model. The caller may
  * write both (all-reduce in place, optimizer, restore) between steps. */
 tr_real *tr_model_params(struct tr_model *model);

@@ -5,14 +5,16 @@
 
 #include "trainer/model/build.h"
 
-bool tr_finite_features(const struct tr_model *model, uint32_t samples)
+bool tr_finite_features(struct tr_model *model, uint32_t samples)
 {
     bool finite = true;
     for (uint32_t i = 0; i < model->n_features; i++) {
         const struct tr_value *feature = &model->feature[i];
-        if (feature->grad)
-            finite &= tr_within(feature->grad, (size_t)samples * feature->width,
-                                model->feature_gradient_max);
+        if (!feature->grad ||
+            tr_within(feature->grad, (size_t)samples * feature->width, model->feature_gradient_max))
+            continue;
+        model->unfit[i] = true;
+        finite = false;
     }
     return finite;
 }

@@ -19,7 +19,7 @@ struct tr_settling {
 /* Those from `from` on are: checked while they are still in the cache, then told, when they may be changed. */
 void tr_settle(struct tr_settling *settling, size_t from);
 
-/* Are the gradients of all features in this slice within the model's limit? */
-bool tr_finite_features(const struct tr_model *model, uint32_t samples);
+/* Are the gradients of all features in this slice within the model's limit? Those that are not are marked. */
+bool tr_finite_features(struct tr_model *model, uint32_t samples);
 
 #endif

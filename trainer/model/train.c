@@ -392,7 +392,7 @@ static int run_parts(struct tr_model *model, const struct tr_part *whole)
 }
 
 /* What came of all of them, in their order. */
-static void take_parts(const struct tr_model *model, struct tr_forward_out *out)
+static void take_parts(struct tr_model *model, struct tr_forward_out *out)
 {
     for (uint32_t i = 0; i < model->n_lanes; i++) {
         const struct tr_forward_out *of = &model->part[i].out;
@@ -401,7 +401,22 @@ static void take_parts(const struct tr_model *model, struct tr_forward_out *out)
             out->head_loss[h] += of->head_loss[h];
         out->finite &= of->finite;
         out->saturated += of->saturated;
+        for (uint32_t f = 0; i > 0 && !of->finite && f < model->n_features; f++)
+            model->unfit[f] = model->unfit[f] || model->lane[i]->unfit[f];
     }
+}
+
+static void forget_unfit(struct tr_model *model)
+{
+    for (uint32_t i = 0; i < model->n_lanes; i++) {
+        struct tr_model *of = i ? model->lane[i] : model;
+        memset(of->unfit, 0, of->n_features * sizeof *of->unfit);
+    }
+}
+
+bool tr_model_feature_is_unfit(const struct tr_model *model, uint32_t feature)
+{
+    return model->unfit[feature];
 }
 
 /* A lane adds up a piece of the vector. */
@@ -448,6 +463,7 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
     whole.feature_grad = feature_grad;
     whole.settling = model->n_lanes > 1 ? NULL : &settling;
     clear_out(out);
+    forget_unfit(model);
     forget_scales(feature_grad, model->n_features);
     clear_sums(model, batch, feature_grad);
     int err = run_parts(model, &whole);

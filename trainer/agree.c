@@ -1,0 +1,192 @@
+/* trainer/agree.c -- see agree.h. */
+#include "trainer/agree.h"
+#include "trainer/state.h"
+
+#include "runtime/base/err.h"
+#include "runtime/base/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#define LOOK_NS (20 * 1000000ull)
+
+/* Ranks of mode `async` have weights of their own. */
+static bool is_one(const struct tr_trainer *trainer)
+{
+    return trainer->conf.world > 1 && trainer->job->global.mode != RT_MODE_ASYNC;
+}
+
+static bool is_due(const struct tr_trainer *trainer)
+{
+    uint32_t every = trainer->job->global.guard.digest_every;
+    return is_one(trainer) && every > 0 && trainer->step % every == 0;
+}
+
+static void keep(struct tr_trainer *trainer, uint64_t digest)
+{
+    trainer->agree.digested = trainer->step + 1;
+    trainer->agree.digest = digest;
+}
+
+void tr_agree_make(struct tr_trainer *trainer)
+{
+    if (is_due(trainer))
+        trainer->agree.made = tr_trainer_digest(trainer);
+}
+
+void tr_agree_made(struct tr_trainer *trainer)
+{
+    if (is_due(trainer))
+        keep(trainer, trainer->agree.made);
+}
+
+void tr_agree_tell(struct tr_trainer *trainer, struct wire_step_header *header)
+{
+    struct tr_agree *agree = &trainer->agree;
+    bool reads = !trainer->step_open || trainer->step_kind == TR_SCORE; /* nobody writes them */
+    bool rests = (agree->paused || header->paused) && reads;
+    if (!is_one(trainer))
+        return;
+    if (rests && agree->digested != trainer->step + 1)
+        keep(trainer, tr_trainer_digest(trainer));
+    header->digested = agree->digested;
+    header->digest = agree->digest;
+}
+
+/* ---- they differ ---- */
+
+/* The rank whose digest more than half of all have; NULL: there is none. */
+static const struct wire_step_header *find_majority(const struct wire_step_headers *headers,
+                                                    uint32_t *n)
+{
+    for (uint32_t r = 0; r < headers->n_ranks; r++) {
+        *n = 0;
+        for (uint32_t k = 0; k < headers->n_ranks; k++)
+            *n += headers->header[k].digest == headers->header[r].digest;
+        if (*n > headers->n_ranks / 2)
+            return &headers->header[r];
+    }
+    return NULL;
+}
+
+/* The first rank that has another digest than `than`. */
+static uint32_t find_other(const struct wire_step_headers *headers,
+                           const struct wire_step_header *than)
+{
+    uint32_t r = 0;
+    while (headers->header[r].digest == than->digest)
+        r++;
+    return r;
+}
+
+/* RT_EDATA, by name. */
+static int complain(const struct wire_step_headers *headers)
+{
+    uint32_t n = 0;
+    const struct wire_step_header *most = find_majority(headers, &n);
+    const struct wire_step_header *than = most ? most : &headers->header[0];
+    uint32_t other = find_other(headers, than);
+    if (most)
+        return RT_FAIL(RT_EDATA,
+                       "dense weights differ after step %" PRIu64 ": trainer/%u has digest "
+                       "%016" PRIx64 ", %u of %u trainers have %016" PRIx64
+                       ": memory or a computation has changed some; start all trainers again, they "
+                       "go on from the newest checkpoint",
+                       most->digested - 1, other, headers->header[other].digest, n,
+                       headers->n_ranks, most->digest);
+    return RT_FAIL(RT_EDATA,
+                   "dense weights differ after step %" PRIu64 ": trainer/%u has digest "
+                   "%016" PRIx64 ", trainer/0 has %016" PRIx64
+                   ", and no digest is that of most: memory or a computation has changed some; "
+                   "start all trainers again, they go on from the newest checkpoint",
+                   than->digested - 1, other, headers->header[other].digest, than->digest);
+}
+
+static bool all_are_gone(struct tr_trainer *trainer)
+{
+    for (uint32_t r = 1; r < trainer->conf.world; r++)
+        if (rt_peer_is_up(tr_rank(trainer, r)))
+            return false;
+    return true;
+}
+
+static void look(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    struct tr_agree *agree = &trainer->agree;
+    if (all_are_gone(trainer) || rt_io_now(trainer->io) - agree->differs_ns >= TR_AGREE_LEAVE_NS)
+        tr_fail(trainer, RT_FAIL(RT_EDATA, "%s", agree->text));
+    else
+        rt_timer_start(trainer->io, &agree->leaving, LOOK_NS);
+}
+
+static void end(struct tr_trainer *trainer, const struct wire_step_headers *headers)
+{
+    struct tr_agree *agree = &trainer->agree;
+    if (agree->differs)
+        return;
+    int err = complain(headers);
+    snprintf(agree->text, sizeof agree->text, "%s", rt_err_text());
+    agree->differs = true;
+    if (trainer->conf.self.index != 0) {
+        tr_fail(trainer, err);
+        return;
+    }
+    rt_log(RT_LOG_ERROR, "weights_differ reason=\"%s\"", agree->text);
+    agree->differs_ns = rt_io_now(trainer->io);
+    agree->leaving = (struct rt_timer){.fire = look, .arg = trainer, .impl = agree->leaving.impl};
+    rt_timer_start(trainer->io, &agree->leaving, LOOK_NS);
+}
+
+/* ---- rounds ---- */
+
+static void compare(struct tr_trainer *trainer, const struct wire_step_headers *headers)
+{
+    const struct wire_step_header *first = &headers->header[0];
+    bool same = true;
+    if (first->digested == 0)
+        return;
+    for (uint32_t r = 1; r < headers->n_ranks; r++) {
+        if (headers->header[r].digested != first->digested) /* a later round has all */
+            return;
+        same = same && headers->header[r].digest == first->digest;
+    }
+    if (same)
+        trainer->agree.agreed = first->digested;
+    else
+        end(trainer, headers);
+}
+
+void tr_agree_take(struct tr_trainer *trainer, const struct wire_step_headers *headers)
+{
+    if (!is_one(trainer))
+        return;
+    trainer->agree.paused = headers->header[0].paused;
+    compare(trainer, headers);
+    if (tr_checkpoint_holds(&trainer->checkpoint) && !tr_agree_is_known(trainer))
+        tr_hold_ask_news(trainer); /* of this pause the others have heard just now */
+}
+
+bool tr_agree_is_known(const struct tr_trainer *trainer)
+{
+    return !is_one(trainer) || trainer->job->global.guard.digest_every == 0 ||
+           trainer->agree.agreed == trainer->step + 1;
+}
+
+bool tr_agree_may_cut(const struct tr_trainer *trainer, uint64_t quiet_ns)
+{
+    return !trainer->agree.differs &&
+           (tr_agree_is_known(trainer) || rt_io_now(trainer->io) - quiet_ns >= TR_AGREE_WAIT_NS);
+}
+
+void tr_agree_forget(struct tr_trainer *trainer)
+{
+    struct tr_agree *agree = &trainer->agree;
+    agree->digested = agree->agreed = 0;
+    agree->paused = false;
+}
+
+void tr_agree_release(struct tr_trainer *trainer)
+{
+    rt_timer_stop(trainer->io, &trainer->agree.leaving);
+}
