@@ -60,6 +60,7 @@ LIBS      := $(B)/libruntime.a $(ROLES:%=$(B)/lib%.a) $(B)/libctl.a
 UNIT_C    := $(wildcard tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_*.c)
 UNIT      := $(UNIT_C:%.c=$(B)/%)
 E2E_PROGRAMS := $(patsubst %.c,$(B)/%,$(wildcard tests/e2e/*.c)) # what scripts there run
+PRELOADS  := $(patsubst %.c,$(B)/%.so,$(wildcard tests/preload/*.c)) # for LD_PRELOAD there
 # The embedding server's benchmark: one program of many parts, and the peers that are installed here.
 EBS_BENCH   := $(B)/tests/bench/embedding_server
 EBS_BENCH_O := $(call objects,$(filter-out %/peer_rocksdb.c,$(wildcard tests/bench/embedding_server/*.c)))
@@ -77,7 +78,7 @@ announce:
 	@scripts/cuda.sh announce "$(CUDA)"
 
 programs: $(PROGRAMS)
-unit: $(UNIT) $(E2E_PROGRAMS) $(EBS_BENCHES)
+unit: $(UNIT) $(E2E_PROGRAMS) $(PRELOADS) $(EBS_BENCHES)
 
 $(B)/gen/proto/%.pb-c.c $(B)/gen/proto/%.pb-c.h &: proto/%.proto
 	$(Q)mkdir -p $(B)/gen && echo "  PROTO $<" && protoc-c --c_out=$(B)/gen $<
@@ -107,6 +108,9 @@ $(B)/saffron: $(B)/ctl/main.o $(B)/libctl.a $(B)/libruntime.a
 $(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $< $(TESTLIB_O) -Wl,--start-group $(LIBS) \
 	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
+
+$(B)/tests/preload/%.so: tests/preload/%.c
+	$(Q)mkdir -p $(@D) && echo "  CC    $<" && $(CC) -D_GNU_SOURCE -std=c11 -O2 -g $(WARN) -shared -fPIC $< -o $@
 
 # The dense network in float64, for one test: trainer/backend/real.h.
 REAL_O := $(patsubst %.c,$(B)/double/%.o,tests/unit/test_gradients.c $(filter-out %/parse.c,$(wildcard trainer/model/*.c)) \

@@ -483,7 +483,8 @@ static void opened(void *arg)
     struct tr_checkpoint_told *now = &checkpoint->now;
     snprintf(now->name, sizeof now->name, "%s", checkpoint->job.name);
     now->attempt = checkpoint->known_attempt = checkpoint->job.attempt;
-    now->base = checkpoint->is_full || now->number > 0 ? 0 : checkpoint->last_attempt;
+    bool full = checkpoint->is_full || now->number > 0 || !checkpoint->job.has_base;
+    now->base = full ? 0 : checkpoint->last_attempt;
     if (checkpoint->since_full + 1 >= trainer->job->global.checkpoint.full_every)
         now->base = 0;
     checkpoint->state = TR_CHECKPOINT_HOLDING;

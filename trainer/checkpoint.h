@@ -71,8 +71,10 @@ struct tr_checkpoint_job {
     char name[64]; /* of the folder; opening may choose another one, and publishing takes: */
     char final[64];
     uint64_t attempt;
-    bool made;  /* the folder, by this attempt */
-    bool there; /* publishing: the manifest is */
+    bool made;     /* the folder, by this attempt */
+    bool has_base; /* opening: what an increment would go on from is there */
+    bool there;    /* publishing: the manifest is */
+    bool left;     /* what could not be removed: the next opening sweeps */
 };
 
 struct tr_checkpoint {

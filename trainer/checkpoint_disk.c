@@ -4,11 +4,21 @@
 
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
+#include "runtime/base/mem.h"
 #include "runtime/checkpoint/store.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+/* What could not be removed when its time had come. */
+static int sweep_left(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint_job *job = &trainer->checkpoint.job;
+    int swept = job->left ? rt_store_sweep(trainer->conf.checkpoint_dir, NULL) : 0;
+    job->left = swept < 0;
+    return swept < 0 ? swept : 0;
+}
 
 /* Once: what an earlier trainer/0 left unfinished is swept, and its attempts are over. */
 static int know_folder(struct tr_trainer *trainer)
@@ -17,7 +27,7 @@ static int know_folder(struct tr_trainer *trainer)
     const char *dir = trainer->conf.checkpoint_dir;
     struct rt_store_list list = {0};
     if (checkpoint->folder_known)
-        return 0;
+        return sweep_left(trainer);
     int swept = rt_store_sweep(dir, NULL);
     int err = swept < 0 ? swept : rt_store_list(dir, &list);
     if (err)
@@ -48,10 +58,22 @@ static int make_folder(struct tr_trainer *trainer)
     return rt_store_begin(trainer->conf.checkpoint_dir, job->name);
 }
 
+/* Somebody may have taken it away. An increment to it would be worth nothing. */
+static bool has_base(const struct tr_trainer *trainer)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    char *path = rt_xasprintf("%s/%s/" RT_MANIFEST_NAME, trainer->conf.checkpoint_dir,
+                              checkpoint->last_name);
+    bool there = checkpoint->last_attempt > 0 && rt_file_exists(path);
+    rt_free(path);
+    return there;
+}
+
 int tr_checkpoint_open_folder(struct tr_trainer *trainer)
 {
     int err = make_folder(trainer);
     trainer->checkpoint.job.made = !err;
+    trainer->checkpoint.job.has_base = !err && has_base(trainer);
     return err;
 }
 
@@ -105,13 +127,16 @@ int tr_checkpoint_remove_old(struct tr_trainer *trainer)
 {
     int removed =
         rt_store_retain(trainer->conf.checkpoint_dir, trainer->job->global.checkpoint.keep);
+    trainer->checkpoint.job.left |= removed < 0;
     return removed < 0 ? removed : 0;
 }
 
 int tr_checkpoint_remove_void(struct tr_trainer *trainer)
 {
-    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    if (!checkpoint->job.made) /* what is there by this name is another's */
+    struct tr_checkpoint_job *job = &trainer->checkpoint.job;
+    if (!job->made) /* what is there by this name is another's */
         return 0;
-    return rt_store_remove(trainer->conf.checkpoint_dir, checkpoint->job.name);
+    int err = rt_store_remove(trainer->conf.checkpoint_dir, job->name);
+    job->left |= err != 0;
+    return err;
 }

@@ -513,6 +513,44 @@ static void test_damage(void **state)
     job_fixture_destroy(job);
 }
 
+static bool has_first(void *arg)
+{
+    const struct job_world *w = arg;
+    return jw_is_over(arg) || (leader(w)->published > 0 && leader(w)->state == TR_CHECKPOINT_IDLE);
+}
+
+/* What the next one would go on from is taken away, and what was given up could not be removed at its time. */
+static void test_taken_away(void **state)
+{
+    struct rt_job *job = job_fixture(hybrid, ARRAY_LEN(hybrid));
+    struct job_world w;
+    struct stubs stubs;
+    struct rt_store_list list;
+    struct jw_conf conf = {.seed = 3, .ranks = 2, .job = job};
+    size_t chain[RT_STORE_CHAIN_MAX], n;
+    (void)state;
+    stubs_start(&stubs, &w, &conf, STUBS);
+    assert_true(sim_run_until(w.sim, has_first, &w, 60 * RT_S) && !jw_is_over(&w));
+    assert_int_equal(rt_store_remove(stubs.dir, leader(&w)->last_name), 0);
+    assert_int_equal(rt_store_begin(stubs.dir, "left"), 0);
+    leader(&w)->job.left = true;
+    jw_run(&w);
+    check_rows(&w);
+    assert_int_equal(leader(&w)->voided, 0);
+    char *left = rt_path_join(stubs.dir, "left");
+    assert_false(rt_file_exists(left));
+    rt_free(left);
+    assert_int_equal(rt_store_list(stubs.dir, &list), 0);
+    assert_true(list.n > 0);
+    for (size_t i = 0; i < list.n; i++)
+        if (rt_store_chain(&list, i, chain, &n) != 0)
+            fail_msg("%s", rt_err_text());
+    rt_store_list_release(&list);
+    stubs_stop(&stubs);
+    jw_stop(&w);
+    job_fixture_destroy(job);
+}
+
 /* ---- the operator ---- */
 
 static void test_asked(void **state)
@@ -750,6 +788,7 @@ int main(void)
         cmocka_unit_test(test_async),
         cmocka_unit_test(test_waits),
         cmocka_unit_test(test_in_evaluation),
+        cmocka_unit_test(test_taken_away),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
