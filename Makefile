@@ -70,7 +70,8 @@ EBS_BENCHES := $(EBS_BENCH)/bench \
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit programs announce fuzz bench storm faults kill-loop sim quality soak
+.PHONY: all test check docs deps deps-test proto clean help unit points programs announce fuzz bench storm faults kill-loop failpoints \
+        sim quality soak
 .SECONDARY:
 all: announce programs
 
@@ -78,7 +79,7 @@ announce:
 	@scripts/cuda.sh announce "$(CUDA)"
 
 programs: $(PROGRAMS)
-unit: $(UNIT) $(E2E_PROGRAMS) $(PRELOADS) $(EBS_BENCHES)
+unit: $(UNIT) $(E2E_PROGRAMS) $(PRELOADS) $(EBS_BENCHES) points
 
 $(B)/gen/proto/%.pb-c.c $(B)/gen/proto/%.pb-c.h &: proto/%.proto
 	$(Q)mkdir -p $(B)/gen && echo "  PROTO $<" && protoc-c --c_out=$(B)/gen $<
@@ -119,6 +120,22 @@ $(B)/double/%.o: %.c | $(GEN_C)
 	$(Q)mkdir -p $(@D) && echo "  CC    $< (float64)" && $(CC) $(CPPFLAGS) -DTR_REAL_DOUBLE $(CFLAGS) -MMD -MP -c $< -o $@
 $(B)/tests/unit/test_gradients: $(REAL_O) $(B)/tests/unit/spec_text.o $(B)/libruntime.a
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+# Programs with failpoints (tests/failpoints.md): what has some is compiled for them once more, the rest is shared.
+POINTS   := $(B)/failpoints
+POINTS_O := $(patsubst %.c,$(POINTS)/%.o,tests/lib/failpoint.c $(shell grep -l RT_FAILPOINT $(call sources,runtime $(ROLES))))
+POINTS_PROGRAMS := $(foreach r,$(ROLES),$(POINTS)/$(call program,$(r))) $(POINTS)/saffron
+$(POINTS)/%.o: %.c | $(GEN_C)
+	$(Q)mkdir -p $(@D) && echo "  CC    $< (failpoints)" && $(CC) $(CPPFLAGS) -DRT_FAILPOINTS $(CFLAGS) -MMD -MP -c $< -o $@
+define points_program
+$(POINTS)/$(call program,$(1)): $(filter $(POINTS)/runtime/% $(POINTS)/tests/% $(POINTS)/$(1)/%,$(POINTS_O)) \
+                                $(B)/$(1)/main.o $(B)/lib$(1).a $(B)/libruntime.a
+	$(Q)echo "  LD    $$@" && $(CC) $(LDFLAGS) $$^ $(LDLIBS) $(if $(filter trainer,$(1)),-ldnnl -lgomp) -o $$@
+endef
+$(foreach r,$(ROLES),$(eval $(call points_program,$(r))))
+$(POINTS)/saffron: $(B)/saffron
+	$(Q)mkdir -p $(@D) && ln -f $< $@
+points: $(POINTS_PROGRAMS)
 
 EBS_PEER_O := $(call objects,$(addprefix tests/bench/embedding_server/,ids.c entry.c measure.c) tests/lib/bench.c)
 $(EBS_BENCH)/bench: $(EBS_BENCH_O) $(TESTLIB_O) $(LIBS)
@@ -170,6 +187,8 @@ kill-loop: programs $(B)/tests/e2e/faults ## KILLS=500 kills of any process of j
 	@KILLS=$(or $(KILLS),500) SAFFRON_BUILD=$(B) tests/e2e/kill_loop.sh
 sim: $(B)/tests/sim/test_sim ## SEEDS=20000 small jobs in simulated time, in which everything dies; SEED=1
 	@SEEDS=$(or $(SEEDS),20000) SEED=$(or $(SEED),1) $(B)/tests/sim/test_sim
+failpoints: programs points $(B)/tests/e2e/faults ## each case of tests/failpoints.md, in both modes; CASES=WORD: those that have it
+	@CASES=$(or $(CASES),all) SAFFRON_BUILD=$(B) tests/e2e/failpoints.sh
 quality: programs ## what each model of configs/models reaches on real data: means of three seeds
 	@MODELS=all tests/e2e/quality.sh $(B)
 soak: programs ## configs/bench, epoch after epoch, for MINUTES=60: memory and descriptors of every process

@@ -9,6 +9,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/job/batch_id.h"
@@ -211,6 +212,7 @@ static void on_put(void *arg, int err, const struct rt_frame *reply)
             o->middleware = NULL; /* another loop may have room */
         again(o, DC_PUT_NEXT);
     } else {
+        RT_FAILPOINT("P3.before_train");
         o->state = DC_TRAIN_NEXT;
     }
     dc_pump(c);
@@ -220,6 +222,7 @@ static void close_batch(struct dc_open *o, const struct wire_train_batch_reply *
 {
     struct dc_composer *c = o->composer;
 
+    RT_FAILPOINT("P10.outcome");
     if (reply->outcome == WIRE_DROPPED) {
         char reason[WIRE_TEXT_MAX + 1];
         rt_log(RT_LOG_WARN, "batch_dropped batch=%016" PRIx64 " samples=%u reason=\"%s\"",
@@ -329,6 +332,7 @@ static int put(struct dc_open *o)
                               .n_pieces = 1};
     o->middleware = peer;
     o->middleware_incarnation = rt_peer_incarnation(peer);
+    RT_FAILPOINT("P2.before_put");
     err = rt_rpc_call(peer, WIRE_PUT_BATCH, &out, DC_PUT_DEADLINE_NS, on_put, o);
     if (!err)
         o->state = DC_PUTTING;
@@ -381,6 +385,7 @@ static int train(struct dc_open *o)
                               .n_pieces = 1};
     err = rt_rpc_call(c->rank[o->rank].peer, WIRE_TRAIN_BATCH, &out, 0, on_train, o);
     if (!err) {
+        RT_FAILPOINT("P3.after_train");
         o->state = DC_TRAINING;
         o->sent = true;
         c->rank[o->rank].nothing_told = false; /* the rank takes it back by this batch */

@@ -6,6 +6,7 @@
 #include "embedding_server/serve.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/mem.h"
 
 #include <inttypes.h>
@@ -179,6 +180,7 @@ void ebs_serve_cut(void *ctx, struct rt_call *call, const struct rt_frame *reque
     err = wire_cut_unpack(request->message, request->header.message_size, owner->arena, &m);
     if (!err && !is_again(owner->cutter.cut, &m))
         err = ebs_cut_make(owner, &m);
+    RT_FAILPOINT("P11.cut");
     if (!err)
         err = wire_cut_reply_pack(&(struct wire_cut_reply){.rows = owner->cutter.cut->rows},
                                   &owner->reply);
@@ -287,6 +289,7 @@ void ebs_serve_end_cut(void *ctx, struct rt_call *call, const struct rt_frame *r
     err = wire_end_cut_unpack(request->message, request->header.message_size, owner->arena, &m);
     if (!err)
         err = m.keep ? keep(owner, m.attempt) : give_up(owner, m.attempt);
+    RT_FAILPOINT("P11.kept");
     owner->reply.size = 0; /* EndCutReply has no fields */
     reply(owner, call, err);
 }

@@ -8,6 +8,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
@@ -237,7 +238,7 @@ static int begin_file(struct ebs_cut *cut)
 static int put_block(struct ebs_cut *cut)
 {
     const struct ebs_rowbuf_block *block = cut->block;
-    int err = 0;
+    int err = RT_FAILPOINT_FAILS("P11.rows");
 
     for (size_t at = 0; at < block->used && !err;) {
         const struct ebs_rowbuf_run *run = (const void *)(block->at + at);
@@ -256,6 +257,7 @@ static int finish_file(struct ebs_cut *cut)
     int err = rt_rowfile_finish(&cut->out, cut->table, &cut->bytes, &cut->digest);
 
     cut->ready = !err;
+    RT_FAILPOINT("P11.rows_there");
     return err;
 }
 

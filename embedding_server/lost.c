@@ -2,6 +2,7 @@
 #include "embedding_server/lost.h"
 #include "embedding_server/serve.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/strbuf.h"
@@ -74,6 +75,7 @@ static void tell(const struct ebs_owner *owner, const struct ebs_lost *lost)
            owner->conf.identity.loop, (unsigned long long)lost->batches, ranges.text,
            lost->n_ranges > TOLD ? " ..." : "");
     rt_strbuf_release(&ranges);
+    RT_FAILPOINT("P12.lost");
 }
 
 /* ---- TellLedger ---- */

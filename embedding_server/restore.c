@@ -7,6 +7,7 @@
 #include "embedding_server/serve.h"
 #include "embedding_server/table_cut.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/checkpoint/store.h"
@@ -207,6 +208,7 @@ static int load(const struct ebs_restore *restore, const struct ebs_chain *chain
         if (!err)
             err = make_sums(&part[i], chain->n, restore->job->n_tables);
     }
+    RT_FAILPOINT("P12.rows");
     if (!err)
         err = run_parts(part, restore->n);
     for (uint32_t i = 0; i < restore->n && !err; i++) {
@@ -220,6 +222,7 @@ static int load(const struct ebs_restore *restore, const struct ebs_chain *chain
         err = check_live(restore, newest);
     if (!err)
         err = take_filters(restore, newest);
+    RT_FAILPOINT("P12.rows_loaded");
     if (!err)
         settle(restore, newest, part, out);
     for (uint32_t i = 0; i < restore->n; i++)

@@ -12,6 +12,7 @@
 #include "embedding_server/serve.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
@@ -142,6 +143,7 @@ static void settle(struct ebs_owner *owner, struct ebs_part *const *part, size_t
         ebs_add(&owner->stats.rows_nonfinite, part[i]->nonfinite);
         rt_histogram_observe(&owner->stats.apply_rows, RT_HISTOGRAM_COUNT,
                              ebs_rows_of(part[i]->m.n_ids, part[i]->m.n_tables));
+        RT_FAILPOINT("P9.after_apply");
         part_reply(owner, part[i], WIRE_APPLIED);
     }
 }
@@ -152,8 +154,10 @@ static int apply_now(struct ebs_owner *owner, struct ebs_part *const *part, size
 {
     struct rt_io *io = owner->conf.io;
     uint64_t begin = rt_io_now(io);
-    int err = ebs_apply_parts(&owner->applier, part, n, merge, begin / RT_MS);
+    int err;
 
+    RT_FAILPOINT("P9.before_apply");
+    err = ebs_apply_parts(&owner->applier, part, n, merge, begin / RT_MS);
     for (size_t i = 0; i < n; i++)
         if (part[i]->m.part == 0) /* once for each batch */
             rt_trace_span(part[i]->batch_id, owner->conf.identity.loop, "apply", begin);

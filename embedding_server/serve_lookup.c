@@ -10,6 +10,7 @@
 #include "embedding_server/serve.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/trace.h"
 
@@ -147,6 +148,7 @@ void ebs_lookup_reply(struct ebs_owner *owner, struct ebs_lookup *lookup)
         .data = lookup->rows->data, .size = lookup->rows->size, .buf = lookup->rows};
     int err = wire_lookup_rows_reply_pack(&reply, &owner->reply);
 
+    RT_FAILPOINT("P5.asked");
     if (err) {
         ebs_refuse(owner, lookup->call, err);
         return;

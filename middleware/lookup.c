@@ -17,6 +17,7 @@
 #include "middleware/pool.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/trace.h"
 
 #include <string.h>
@@ -71,6 +72,7 @@ void mw_serve_lookup(void *ctx, struct rt_call *call, const struct rt_frame *req
         mw_refuse(call, err);
         return;
     }
+    RT_FAILPOINT("P4.asked");
     begin(batch, call, m.step);
 }
 
@@ -134,6 +136,7 @@ int mw_lookup_take(struct mw_part *part, const struct rt_frame *reply)
         return rt_fail_prefix(err,
                               "LookupRows of batch %016llx: ", (unsigned long long)part->batch->id);
     part->rows = rt_buf_ref(reply->payload);
+    RT_FAILPOINT("P5.some_rows");
     return 0;
 }
 
@@ -386,6 +389,7 @@ void mw_lookup_finish(struct mw_batch *batch)
         fail_all(batch, err);
         return;
     }
+    RT_FAILPOINT("P6.all_rows");
     out.message = loop->out.data;
     out.message_size = loop->out.size;
     if (size && batch->n_waiters == 1)

@@ -16,6 +16,7 @@
 #include "middleware/scatter.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/trace.h"
 
 #include <string.h>
@@ -279,6 +280,7 @@ void mw_serve_push(void *ctx, struct rt_call *call, const struct rt_frame *reque
     m.rows = NULL;
     batch->push = m;
     batch->rows_applied = batch->rows_nonfinite = 0;
+    RT_FAILPOINT("P8.before_fanout");
     batch->state = MW_PUSHING;
     mw_fanout_begin(batch, m.synchronous);
 }
@@ -325,6 +327,7 @@ int mw_push_take(struct mw_part *part, const struct rt_frame *reply)
         part->batch->rows_applied += m.rows_applied;
         part->batch->rows_nonfinite += m.rows_nonfinite;
     }
+    RT_FAILPOINT("P9.some_acks");
     return 0;
 }
 
@@ -335,6 +338,7 @@ void mw_push_finish(struct mw_batch *batch)
     struct rt_outgoing out = {.batch_id = batch->id};
     int err = wire_push_gradients_reply_pack(&m, &loop->out);
 
+    RT_FAILPOINT("P10.all_acks");
     mw_count(&loop->stats.pushes, 1);
     mw_count(&loop->stats.rows_nonfinite, batch->rows_nonfinite);
     out.message = loop->out.data;

@@ -25,6 +25,7 @@
 #include "middleware/split.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/trace.h"
 
 #include <math.h>
@@ -653,6 +654,7 @@ void mw_serve_put(void *ctx, struct rt_call *call, const struct rt_frame *reques
         mw_refuse(call, rt_fail_prefix(err, "PutBatch of batch %016llx: ", (unsigned long long)id));
         return;
     }
+    RT_FAILPOINT("P2.held");
     out.message = loop->out.data;
     out.message_size = loop->out.size;
     rt_call_reply(call, &out);

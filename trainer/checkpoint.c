@@ -5,6 +5,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/log.h"
 #include "runtime/wire/checkpoint.h"
 #include "runtime/wire/member.h"
@@ -94,7 +95,7 @@ static void end_cuts(struct tr_trainer *trainer, bool keep)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     const struct wire_end_cut message = {checkpoint->now.attempt, keep};
-    if (message.attempt == 0) /* it was not begun */
+    if (message.attempt == 0 || RT_FAILPOINT_FAILS("P11.end")) /* it was not begun */
         return;
     if (wire_end_cut_pack(&message, &trainer->out) != 0)
         return;
@@ -204,6 +205,7 @@ static void published(void *arg)
     struct tr_checkpoint_told *now = &checkpoint->now;
     if (!job_done(trainer))
         return;
+    RT_FAILPOINT("P11.published");
     snprintf(now->name, sizeof now->name, "%s", checkpoint->job.name);
     checkpoint->last_attempt = now->attempt;
     checkpoint->last_step = now->step;
@@ -329,6 +331,7 @@ static void await_file(struct tr_trainer *trainer, uint32_t owner)
 static void all_cut(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    RT_FAILPOINT("P11.all_cut");
     if (!checkpoint->draining)
         let_go(trainer);
     checkpoint->state = TR_CHECKPOINT_WRITING;
@@ -412,6 +415,7 @@ void tr_checkpoint_cut(struct tr_trainer *trainer)
     checkpoint->now.suspect = tr_alarm_of_any(trainer);
     checkpoint->cut_ns = now_ns(trainer);
     int err = cut_all(trainer);
+    RT_FAILPOINT("P11.cut_asked");
     if (!err)
         err = tr_snapshot_take(trainer, owners, &checkpoint->snapshot);
     if (err)

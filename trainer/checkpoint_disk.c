@@ -3,6 +3,7 @@
 #include "trainer/state.h"
 
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
 #include "runtime/checkpoint/store.h"
@@ -71,7 +72,9 @@ static bool has_base(const struct tr_trainer *trainer)
 
 int tr_checkpoint_open_folder(struct tr_trainer *trainer)
 {
-    int err = make_folder(trainer);
+    int err = RT_FAILPOINT_FAILS("P11.folder");
+    if (!err)
+        err = make_folder(trainer);
     trainer->checkpoint.job.made = !err;
     trainer->checkpoint.job.has_base = !err && has_base(trainer);
     return err;
@@ -84,6 +87,8 @@ int tr_checkpoint_write_dense(struct tr_trainer *trainer)
     char *dir = rt_path_join(trainer->conf.checkpoint_dir, checkpoint->job.name);
     snprintf(id, sizeof id, "%s-%" PRIu64, checkpoint->job.name, checkpoint->job.attempt);
     int err = tr_snapshot_write(trainer, &checkpoint->snapshot, dir, id);
+    if (!err)
+        err = RT_FAILPOINT_FAILS("P11.dense");
     rt_free(dir);
     return err;
 }
@@ -107,7 +112,9 @@ int tr_checkpoint_write_manifest(struct tr_trainer *trainer)
     const struct rt_manifest *manifest = &checkpoint->snapshot.manifest;
     const char *dir = trainer->conf.checkpoint_dir;
     struct rt_manifest *found = NULL;
-    int err = take_final_name(trainer);
+    int err = RT_FAILPOINT_FAILS("P11.manifest");
+    if (!err)
+        err = take_final_name(trainer);
     if (err)
         return err;
     err = rt_store_publish(dir, manifest);
@@ -125,6 +132,7 @@ int tr_checkpoint_write_manifest(struct tr_trainer *trainer)
 
 int tr_checkpoint_remove_old(struct tr_trainer *trainer)
 {
+    RT_FAILPOINT("P11.retain");
     int removed =
         rt_store_retain(trainer->conf.checkpoint_dir, trainer->job->global.checkpoint.keep);
     trainer->checkpoint.job.left |= removed < 0;

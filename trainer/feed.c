@@ -7,6 +7,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/log.h"
 #include "runtime/base/trace.h"
 #include "runtime/job/batch_id.h"
@@ -209,6 +210,7 @@ static void on_embeddings(void *arg, int err, const struct rt_frame *reply)
     batch->embeddings = reply->payload ? rt_buf_ref(reply->payload) : NULL;
     if (reply->payload && !batch->head.evaluate)
         trainer->count.bytes_embeddings += reply->payload->size;
+    RT_FAILPOINT("P6.came");
     tr_batch_to(batch, TR_READY);
     tr_fifo_push(&trainer->ready, batch);
     tr_pump(trainer);
@@ -280,6 +282,7 @@ void tr_feed_pump(struct tr_trainer *trainer)
         tr_fifo_remove(&trainer->queue, batch);
         tr_batch_to(batch, TR_LOOKING);
         int err = start_lookup(batch);
+        RT_FAILPOINT("P4.sent");
         if (!err && !batch->head.evaluate)
             rt_histogram_observe(&trainer->metric.staleness, RT_HISTOGRAM_COUNT, permits->used);
         if (err) {
@@ -457,6 +460,7 @@ static int admit(struct tr_trainer *trainer, struct rt_call *call, const struct 
     if (trainer->started_ns == 0 && !head->evaluate)
         trainer->started_ns = rt_io_now(trainer->io);
     tr_part_start(trainer);
+    RT_FAILPOINT("P3.taken");
     tr_fifo_push(&trainer->queue, batch);
     return 0;
 }

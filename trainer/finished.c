@@ -13,6 +13,7 @@
 #include "trainer/group.h"
 
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/job/batch_id.h"
 #include "trainer/header.h"
 #include "trainer/state.h"
@@ -127,6 +128,7 @@ static void on_told(void *arg, int err, const struct rt_frame *reply)
         rt_timer_start(trainer->io, &group->tell_again, AGAIN_NS);
         return;
     }
+    RT_FAILPOINT("P10.noted");
     tr_feed_finish(batch, WIRE_TRAINED, NULL);
     tr_pump(trainer);
 }

@@ -19,6 +19,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 #include "runtime/job/batch_id.h"
@@ -606,6 +607,7 @@ static void adopt(struct tr_group *group, const struct wire_fetch_state_reply *r
     struct tr_trainer *trainer = group->trainer;
     size_t n = tr_model_count(trainer->model), n_state;
     float *state = tr_optimizer_state(trainer->optimizer, &n_state);
+    RT_FAILPOINT("P12.adopts");
     memcpy(tr_model_params(trainer->model), group->fetched, n * sizeof(float));
     if (n_state > 0)
         memcpy(state, group->fetched + n, n_state * sizeof(float));
@@ -760,6 +762,7 @@ void tr_form_serve_fetch(void *ctx, struct rt_call *call, const struct rt_frame 
     rt_arena_reset(trainer->scratch);
     int err = wire_fetch_state_unpack(request->message, request->header.message_size,
                                       trainer->scratch, &fetch_state);
+    RT_FAILPOINT("P12.lends");
     if (!err)
         err = give_part(trainer->group, call, &fetch_state);
     if (err)

@@ -6,6 +6,7 @@
 #include "trainer/state.h"
 
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/log.h"
 
 #include <inttypes.h>
@@ -22,6 +23,7 @@ static void strand(struct tr_batch *batch, const char *why)
 static void finish_trained(struct tr_batch *batch)
 {
     struct tr_trainer *trainer = batch->trainer;
+    RT_FAILPOINT("P10.acked");
     tr_finished(trainer, batch->id);
     if (batch->step > trainer->acked_step)
         trainer->acked_step = batch->step;
@@ -160,7 +162,9 @@ static int send_push(struct tr_batch *batch)
 void tr_push_start(struct tr_batch *batch)
 {
     tr_batch_to(batch, TR_PUSHING);
+    RT_FAILPOINT("P8.before_push");
     int err = send_push(batch);
+    RT_FAILPOINT("P8.pushed");
     batch->waits = err == RT_EFULL; /* for tr_push_drained, which comes before its deadline would */
     if (err && !batch->waits)
         strand(batch, rt_err_text());

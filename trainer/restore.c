@@ -9,6 +9,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/checkpoint/store.h"
@@ -32,6 +33,7 @@ static int load(struct tr_trainer *trainer, const struct rt_manifest *manifest)
 {
     struct tr_loaded *loaded = NULL;
     char *dir = rt_path_join(trainer->conf.checkpoint_dir, manifest->name);
+    RT_FAILPOINT("P12.dense");
     int err = verify_dense(trainer, manifest);
     if (!err)
         err = tr_load_dense(dir, false, trainer->model, trainer->optimizer, &loaded);
@@ -196,6 +198,7 @@ int tr_restore_state(struct tr_trainer *trainer)
                "checkpoint_suspect name=%s reason=\"it was made while the loss or the gradients "
                "stood above what was usual\"",
                manifest->name);
+    RT_FAILPOINT("P12.state");
     rt_manifest_destroy(manifest);
     trainer->restored = NULL;
     return 0;

@@ -21,6 +21,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/half.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rand.h"
@@ -185,6 +186,7 @@ static void compute(void *arg)
         trainer->step_err = train(trainer, batch);
         count_work(trainer, begin);
     }
+    RT_FAILPOINT("P7.computed");
     if (trainer->step_err) /* the text belongs to this thread */
         snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
 }
@@ -339,7 +341,9 @@ static void optimized(void *arg)
         return;
     tr_part(trainer, TR_PART_COMMIT);
     tr_agree_made(trainer);
+    RT_FAILPOINT("P7.optimized");
     commit_shared(trainer);
+    RT_FAILPOINT("P7.committed");
     close_step(trainer);
     if (batch) {
         forget_embeddings(batch);

@@ -6,6 +6,7 @@
 #include "runtime/checkpoint/store.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
@@ -210,6 +211,7 @@ static int remove_one(const char *dir, const char *name)
             err = fail(path, "its manifest cannot be removed");
         if (!err)
             err = rt_folder_sync(folder, path);
+        RT_FAILPOINT("P11.manifest_gone");
         if (!err)
             err = remove_folder(folder, path, false);
     }

@@ -18,6 +18,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/trace.h"
@@ -654,6 +655,7 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
         .held = on_held,
     };
     memcpy(conf.self.part_hash, p->job->part_hash, sizeof(conf.self.part_hash));
+    RT_FAILPOINT("P1.register");
     err = rt_member_create(&conf, &p->member);
     if (err)
         return err;
@@ -661,6 +663,7 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
     p->tick.fire = on_tick;
     p->tick.arg = p;
     rt_timer_start(rt_loop_io(p->loop), &p->tick, 0);
+    RT_FAILPOINT("P1.registered");
     return 0;
 }
 

@@ -63,21 +63,21 @@ class Process:
 
 
 class Run:
-    def __init__(self, programs, job, folder, mode, seed):
+    def __init__(self, programs, job, folder, mode, seed, sets=(), environment=()):
         self.folder, self.mode, self.seed = folder, mode, seed
         self.draw = random.Random(f"kill-loop {seed}")
         self.kills, self.stops = 0, 0
         self.killed = {}  # name: times
         self.todo = []  # (when, what, argument), what is due later
         sets = [f"global.mode={mode}", f"data.epochs={EPOCHS}", "global.link.heartbeat_ms=100", "global.link.dead_ms=1000",
-                "global.checkpoint.every_seconds=1", "global.checkpoint.full_every=3"]
+                "global.checkpoint.every_seconds=1", "global.checkpoint.full_every=3", *sets]
         command = [f"{programs}/saffron", "local", "--config", job, "--run-dir", folder, "--restart", "on-failure"]
         for role in ROLES:
             command += [f"--{role.replace('_', '-')}s", "2"]
         for text in sets:
             command += ["--set", text]
         with open(f"{folder}.out", "wb") as out:
-            self.supervisor = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+            self.supervisor = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **dict(environment)})
 
     # ---- how it goes ----
 
@@ -282,4 +282,5 @@ def main():
     sys.exit(1 if bad else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@
 
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
+#include "runtime/base/failpoint.h"
 #include "runtime/base/half.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
@@ -136,6 +137,7 @@ static void try_send(struct ring *ring, struct sending *s)
                               .pieces = &piece,
                               .n_pieces = s->chunk ? 1 : 0};
     s->flying = rt_rpc_call(ring->conf.next, WIRE_REDUCE_CHUNK, &out, 0, on_sent, s) == 0;
+    RT_FAILPOINT("P7.reducing");
 }
 
 /* The elements of a chunk, piece by piece in their order, and at the end of bucket 0's chunk 0 the flags. */
