@@ -167,6 +167,8 @@ void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why)
     now->state = TR_CHECKPOINT_FAILED;
     now->seconds = (double)(now_ns(trainer) - checkpoint->began_ns) * 1e-9;
     checkpoint->is_full = true;
+    checkpoint->tried_ns = now_ns(trainer); /* a pause in vain is followed by training */
+    checkpoint->tried_step = trainer->step;
     checkpoint->voided++;
     log_void(trainer);
     checkpoint->voided_in_row++;
