@@ -71,7 +71,7 @@ FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
 .PHONY: all test check docs deps deps-test proto clean help unit points programs announce fuzz bench storm faults kill-loop failpoints \
-        sim quality soak
+        partitions sim quality soak
 .SECONDARY:
 all: announce programs
 
@@ -189,6 +189,8 @@ sim: $(B)/tests/sim/test_sim ## SEEDS=20000 small jobs in simulated time, in whi
 	@SEEDS=$(or $(SEEDS),20000) SEED=$(or $(SEED),1) $(B)/tests/sim/test_sim
 failpoints: programs points $(B)/tests/e2e/faults ## each case of tests/failpoints.md, in both modes; CASES=WORD: those that have it
 	@CASES=$(or $(CASES),all) SAFFRON_BUILD=$(B) tests/e2e/failpoints.sh
+partitions: programs $(B)/tests/e2e/faults ## each role cut off from each other one, both ways and one way, for long and for short
+	@PAIRS=all SAFFRON_BUILD=$(B) tests/e2e/partition.sh
 quality: programs ## what each model of configs/models reaches on real data: means of three seeds
 	@MODELS=all tests/e2e/quality.sh $(B)
 soak: programs ## configs/bench, epoch after epoch, for MINUTES=60: memory and descriptors of every process
