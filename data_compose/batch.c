@@ -197,6 +197,11 @@ bool dc_batcher_latest(const struct dc_batcher *batcher, uint64_t *batch_id)
     return dc_turns_latest(&batcher->turns, batch_id);
 }
 
+bool dc_batcher_mixed(const struct dc_batcher *batcher)
+{
+    return dc_turns_mixed(&batcher->turns);
+}
+
 double dc_batcher_expected(const struct dc_batcher *batcher)
 {
     double share = dc_feed_share(batcher->feed);
@@ -299,7 +304,7 @@ static void deal(struct dc_batcher *b, uint64_t id, struct dc_batch *batch)
 {
     uint32_t rank = rt_batch_rank(id, b->conf.world);
     uint64_t before;
-    bool has = dc_turns_deal(&b->turns, rank, id, &before);
+    bool has = dc_turns_deal(&b->turns, rank, id, !batch, &before);
 
     b->before[rank] = (struct before){true, id};
     if (batch) {

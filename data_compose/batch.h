@@ -88,6 +88,8 @@ void dc_batcher_split(const struct dc_batcher *batcher, uint32_t split, struct d
 bool dc_batcher_closed(const struct dc_batcher *batcher, uint64_t *batch_id);
 /* true: *batch_id is a batch of the latest turn so far. */
 bool dc_batcher_latest(const struct dc_batcher *batcher, uint64_t *batch_id);
+/* Are batches finished that others of their turns, or of turns before, are not (turn.h)? */
+bool dc_batcher_mixed(const struct dc_batcher *batcher);
 void dc_batcher_rows(const struct dc_batcher *batcher, uint64_t *read, uint64_t *quarantined);
 
 #endif

@@ -19,7 +19,9 @@
  * batches have turns (turn.h), dealt out by the data alone, and NothingYet holds up to the latest closed
  * turn only. That suffices: what is held for a rank X has a turn of at least X's oldest open batch's +
  * window, so that one's turn is closed, and R lets it pass. Turns are one composer's: with several in `full` a
- * step has batches of different composers' turns, and NothingYet holds until the next batch, as in `hybrid`. */
+ * step has batches of different composers' turns, and NothingYet holds until the next batch, as in `hybrid`. So it does
+ * where turns are mixed, for the batch that closes a turn may be finished, and R would let nothing pass. (Not in `exact`: there
+ * whole turns are finished; a batch that is stepped only, and so comes again, is of one that R has made.) */
 #include "data_compose/state.h"
 
 #include "runtime/base/err.h"
@@ -166,7 +168,7 @@ static void on_nothing(void *arg, int err, const struct rt_frame *reply)
 static bool wants_nothing(struct dc_composer *c, uint32_t r, struct wire_nothing_yet *out)
 {
     struct dc_pass *pass = dc_pass_now(c);
-    bool in_turns = dc_in_turns(c);
+    bool in_turns = dc_in_turns(c) && (c->job->global.exact || !dc_batcher_mixed(pass->batcher));
 
     if (c->rank[r].open[false] > 0 || c->rank[r].nothing_out || !dc_rank_up(c, r))
         return false;

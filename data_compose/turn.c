@@ -22,7 +22,8 @@ static uint64_t *first_of(const struct dc_turns *turns, uint64_t turn)
     return &turns->first[turn % (turns->window + 2)]; /* base - 1 .. base + window - 1 are kept */
 }
 
-bool dc_turns_deal(struct dc_turns *turns, uint32_t rank, uint64_t batch_id, uint64_t *before)
+bool dc_turns_deal(struct dc_turns *turns, uint32_t rank, uint64_t batch_id, bool finished,
+                   uint64_t *before)
 {
     uint64_t turn = turns->last[rank] + 1;
 
@@ -31,6 +32,10 @@ bool dc_turns_deal(struct dc_turns *turns, uint32_t rank, uint64_t batch_id, uin
     if (turn > turns->base + turns->window - 1)
         turns->base = turn - turns->window + 1;
     turns->last[rank] = turn;
+    if (finished)
+        turns->done = turn > turns->done ? turn : turns->done;
+    else if (turns->undone == 0 || turn < turns->undone)
+        turns->undone = turn;
     if (turn > turns->highest) {
         rt_assert(turn == turns->highest + 1); /* no turn is without a batch */
         turns->highest = turn;
@@ -38,6 +43,11 @@ bool dc_turns_deal(struct dc_turns *turns, uint32_t rank, uint64_t batch_id, uin
     }
     *before = turn > 1 ? *first_of(turns, turn - 1) : 0;
     return turn > 1;
+}
+
+bool dc_turns_mixed(const struct dc_turns *turns)
+{
+    return turns->undone > 0 && turns->done >= turns->undone;
 }
 
 bool dc_turns_closed(const struct dc_turns *turns, uint64_t *batch_id)

@@ -41,6 +41,9 @@ static const struct {
     {195, "the same, where there is one permit"},
     {4297, "full: a lookup at an owner that came back waited for a step that all others had "
            "(trainer/owners.c)"},
+    {3001,
+     "full, gone on with by more ranks: a rank waited for a batch that did not come, the latest of "
+     "the closed turns being finished (data_compose/end.c)"},
 };
 
 struct worker {

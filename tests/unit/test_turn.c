@@ -38,7 +38,7 @@ static void table(void **state)
 
         dc_turns_init(&turns, row[i].world, row[i].window);
         for (uint32_t b = 0; row[i].rank[b]; b++) {
-            bool has = dc_turns_deal(&turns, (uint32_t)(row[i].rank[b] - '0'), b, &before);
+            bool has = dc_turns_deal(&turns, (uint32_t)(row[i].rank[b] - '0'), b, false, &before);
             if (has != (row[i].before[b] >= 0) || (has && (int)before != row[i].before[b]))
                 fail_msg("%s: batch %u: has %d before %d, want %d", row[i].name, b, has,
                          (int)before, row[i].before[b]);
@@ -47,6 +47,36 @@ static void table(void **state)
         if (closed != (row[i].closed >= 0) || (closed && (int)before != row[i].closed))
             fail_msg("%s: closed %d at %d, want %d", row[i].name, closed, (int)before,
                      row[i].closed);
+        dc_turns_release(&turns);
+    }
+}
+
+/* Finished before the pass began: whole turns, or some batches of them. */
+static void mixed(void **state)
+{
+    static const struct {
+        const char *name, *rank, *finished;
+        bool mixed;
+    } row[] = {
+        {"a new pass", "0101", "0000", false},
+        {"all", "0101", "1111", false},
+        {"whole turns", "010101", "110000", false},
+        {"a part of a turn", "010101", "111000", true},
+        {"the later part of a turn", "010101", "110100", true},
+        {"a later turn", "0101", "0011", true},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct dc_turns turns;
+        uint64_t before;
+
+        dc_turns_init(&turns, 2, 2);
+        for (uint32_t b = 0; row[i].rank[b]; b++)
+            dc_turns_deal(&turns, (uint32_t)(row[i].rank[b] - '0'), b, row[i].finished[b] == '1',
+                          &before);
+        if (dc_turns_mixed(&turns) != row[i].mixed)
+            fail_msg("%s: expected mixed %d", row[i].name, row[i].mixed);
         dc_turns_release(&turns);
     }
 }
@@ -77,7 +107,7 @@ static void compose(struct group *g)
         if (g->made == BATCHES)
             return;
         unsigned b = g->made++;
-        g->has_before[b] = dc_turns_deal(&g->turns, g->rank[b], b, &g->before[b]);
+        g->has_before[b] = dc_turns_deal(&g->turns, g->rank[b], b, false, &g->before[b]);
         g->closed = dc_turns_closed(&g->turns, &g->until);
         g->held = (int)b;
     }
@@ -154,7 +184,8 @@ static void deterministic(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest test[] = {cmocka_unit_test(table), cmocka_unit_test(deterministic)};
+    const struct CMUnitTest test[] = {cmocka_unit_test(table), cmocka_unit_test(mixed),
+                                      cmocka_unit_test(deterministic)};
 
     return cmocka_run_group_tests(test, NULL, NULL);
 }
