@@ -235,7 +235,7 @@ static void sum_links(const struct ctl_question *q, struct ctl_plan *out)
     p[RT_ROLE_DATA_COMPOSE].links = loops + trainers;
     p[RT_ROLE_MIDDLEWARE].links = (uint64_t)q->loops * (out->owners + composers + trainers);
     p[RT_ROLE_EMBEDDING_SERVER].links = loops * q->workers + q->workers;
-    /* Each rank calls each other, on a connection of its own; trainer/0 calls each owner, for checkpoints. */
+    /* Each rank calls each other, on a connection of its own; trainer/0 calls each owner, for checkpoints and for what one that came back lacks. */
     p[RT_ROLE_TRAINER].links = loops + composers + 2 * (trainers - 1) + out->owners;
     for (int role = 0; role < RT_ROLE_COUNT; role++)
         p[role].descriptors = p[role].links + PROCESS_FILES + own[role];

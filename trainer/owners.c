@@ -37,7 +37,8 @@ void tr_trainer_on_server(struct tr_trainer *trainer, uint32_t index, uint32_t r
                           const char *const *address, uint32_t n, uint64_t incarnation)
 {
     struct tr_owners *owners = &trainer->owners;
-    if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0)
+    bool wanted = trainer->conf.checkpoint_dir || trainer->job->global.mode == RT_MODE_FULL;
+    if (!wanted || trainer->conf.self.index != 0)
         return;
     bool fits =
         replicas > 0 && index < replicas && n > 0 && (uint64_t)replicas * n <= RT_OWNERS_MAX;

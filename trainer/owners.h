@@ -1,6 +1,7 @@
 /* trainer/owners.h -- trainer/0 and the owners of rows: where they are, for checkpoints, and what those that came back have lost.
  *
- * Only with a checkpoint folder, and only at rank 0. An owner that was started anew has the rows and the filter of a checkpoint, or
+ * Only at rank 0, and with a checkpoint folder or in mode `full`: there an owner that was started anew waits for what is finished already,
+ * and rows wait for it, until it is told. An owner that was started anew has the rows and the filter of a checkpoint, or
  * none; the ledger knows what the group has finished since. It is told (TellLedger), and what it lacks is the loss: logged and
  * counted, once, for from then on it counts as applied. That is when it is quiet (hold.h), and no step is made until it has
  * answered: a batch that the one before it had acked, and another owner not yet, would be finished later and be lost without a word. One that

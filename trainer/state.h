@@ -173,7 +173,7 @@ struct tr_trainer {
     uint64_t imports;        /* models that were taken since the job began */
     uint64_t imports_due;    /* of rank 0, as it told the group last: tr_import_due() */
     struct tr_import import; /* at rank 0 */
-    struct tr_owners owners; /* at rank 0, with a checkpoint folder; and so is the next */
+    struct tr_owners owners; /* at rank 0; with a checkpoint folder, or in mode `full` */
     struct tr_checkpoint checkpoint;
     bool wants_news;              /* of the group, in the round at hand: hold.h */
     struct rt_manifest *restored; /* while the trainer is made: what it goes on from */

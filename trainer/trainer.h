@@ -47,7 +47,7 @@ const char *tr_trainer_address(const struct tr_trainer *trainer);
 void tr_trainer_on_middleware(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
                               const char *const *address, uint32_t n, uint64_t incarnation);
 
-/* An embedding server's hello: where its owners' loops are. Of use at rank 0, with a checkpoint folder. */
+/* An embedding server's hello: where its owners' loops are. Of use at rank 0, with a checkpoint folder or in mode `full`. */
 void tr_trainer_on_server(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
                           const char *const *address, uint32_t n, uint64_t incarnation);
 
