@@ -16,6 +16,8 @@
 #define RANGES_LOGGED 8u
 #define TICK_NS       RT_MS
 #define SKIP_NS       (200 * RT_MS)
+#define PAUSE_NS      (2000 * RT_MS)
+#define STEPS_NS      (1000 * RT_MS)
 
 /* ---- who they are ---- */
 
@@ -189,6 +191,11 @@ static bool list_finished(struct tr_trainer *trainer, struct wire_tell_ledger *o
     return out->n_places > 0;
 }
 
+static bool is_due(const struct tr_owner *owner)
+{
+    return owner->due && rt_peer_is_up(owner->peer);
+}
+
 static void tell_finished(struct tr_trainer *trainer)
 {
     struct tr_owners *owners = &trainer->owners;
@@ -201,25 +208,50 @@ static void tell_finished(struct tr_trainer *trainer)
     struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
     for (uint32_t k = 0; k < owners->n; k++) {
         struct tr_owner *owner = &owners->at[k];
-        if (owner->due && !owner->telling && rt_peer_is_up(owner->peer))
+        if (is_due(owner) && !owner->telling)
             owner->telling = owner->asked =
                 rt_rpc_call(owner->peer, WIRE_TELL_LEDGER, &out, 0, on_told, owner) == 0;
     }
 }
 
+static bool is_wanted(const struct tr_owners *owners)
+{
+    for (uint32_t k = 0; k < owners->n; k++)
+        if (owners->at[k].telling || is_due(&owners->at[k]))
+            return true;
+    return false;
+}
+
 bool tr_owners_hold(const struct tr_trainer *trainer)
 {
     const struct tr_owners *owners = &trainer->owners;
+    bool steps = rt_io_now(trainer->io) < owners->steps_ns;
     for (uint32_t k = 0; k < owners->n; k++)
-        if (owners->at[k].telling || (owners->at[k].due && rt_peer_is_up(owners->at[k].peer)))
+        if (owners->at[k].telling || (is_due(&owners->at[k]) && !steps))
             return true;
     return false;
+}
+
+/* A pause does not last for ever: owners.h. */
+static void take_turns(struct tr_trainer *trainer)
+{
+    struct tr_owners *owners = &trainer->owners;
+    uint64_t now = rt_io_now(trainer->io);
+    if (!tr_owners_hold(trainer)) {
+        owners->paused_ns = 0;
+    } else if (owners->paused_ns == 0) {
+        owners->paused_ns = now;
+    } else if (now - owners->paused_ns >= PAUSE_NS) {
+        owners->steps_ns = now + STEPS_NS;
+        owners->paused_ns = 0;
+    }
 }
 
 static void on_tick(void *arg)
 {
     struct tr_trainer *trainer = arg;
-    if (!tr_owners_hold(trainer))
+    take_turns(trainer);
+    if (!is_wanted(&trainer->owners))
         return;
     rt_timer_start(trainer->io, &trainer->owners.timer, TICK_NS);
     uint64_t now = rt_io_now(trainer->io);
@@ -241,7 +273,7 @@ void tr_owners_pump(struct tr_trainer *trainer)
         return;
     for (uint32_t k = 0; k < owners->n; k++) {
         struct tr_owner *owner = &owners->at[k];
-        if (!owner->due || owner->telling || !rt_peer_is_up(owner->peer))
+        if (!is_due(owner) || owner->telling)
             continue;
         int err = tell(trainer, owner);
         owner->due = err != 0;

@@ -28,6 +28,8 @@ struct tr_owners {
     struct tr_owner *at;          /* [n] */
     uint64_t lost;                /* batches that owners have said are lost, owner by owner */
     uint64_t skipped_ns;   /* when owners last heard which batches of an open step are finished */
+    uint64_t paused_ns;    /* since when the group makes no step for them; 0: it does */
+    uint64_t steps_ns;     /* and until when it makes some, after a pause that was in vain */
     struct rt_timer timer; /* while one is to be told: between two looks whether it is quiet */
     struct wire_out out;
 };
@@ -37,7 +39,8 @@ bool tr_owners_up(const struct tr_trainer *trainer, char *waiting, size_t size);
 /* The ledger, packed, into trainer->owners.out. RT_ENOMEM, RT_ELIMIT. */
 int tr_owners_pack_ledger(struct tr_trainer *trainer);
 void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer);
-/* Is one that is there to be told, or being told? Then no step may begin. */
+/* Is one that is there to be told, or being told? Then no step may begin, for two seconds; then a second of steps: a batch that was
+ * stepped with a rank that is lost comes again behind others, which need steps. */
 bool tr_owners_hold(const struct tr_trainer *trainer);
 void tr_owners_pump(struct tr_trainer *trainer); /* tell what is due */
 void tr_owners_release(struct tr_trainer *trainer);
