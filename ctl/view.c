@@ -167,8 +167,9 @@ static void read_counts(const json_t *trainers, struct ctl_view *out)
     if (!out->done || isnan(out->samples_read)) /* an open epoch: the rows whose outcome is known */
         out->samples_read = out->samples_trained + out->samples_dropped + out->samples_quarantined;
     out->train_seconds = train_seconds(trainers);
-    out->train_seconds_total =
-        out->train_seconds + fmax(ctl_view_number(first, "train_seconds_restored"), 0);
+    /* Of the rank that went on: another one's time may be of all the run. */
+    out->train_seconds_total = fmax(ctl_view_number(first, "train_seconds"), 0) +
+                               fmax(ctl_view_number(first, "train_seconds_restored"), 0);
     out->samples_per_second =
         out->train_seconds > 0 ? out->samples_now / out->train_seconds : (double)NAN;
     out->staleness_max = largest(trainers, "staleness_max");

@@ -10,16 +10,17 @@
 
 #define LOOK_NS (20 * 1000000ull)
 
-/* Ranks of mode `async` have weights of their own. */
+/* Ranks of mode `async` have weights of their own; and with digest_every 0 nobody compares. */
 static bool is_one(const struct tr_trainer *trainer)
 {
-    return trainer->conf.world > 1 && trainer->job->global.mode != RT_MODE_ASYNC;
+    return trainer->conf.world > 1 && trainer->job->global.mode != RT_MODE_ASYNC &&
+           trainer->job->global.guard.digest_every > 0;
 }
 
 static bool is_due(const struct tr_trainer *trainer)
 {
     uint32_t every = trainer->job->global.guard.digest_every;
-    return is_one(trainer) && every > 0 && trainer->step % every == 0;
+    return is_one(trainer) && trainer->step % every == 0;
 }
 
 static void keep(struct tr_trainer *trainer, uint64_t digest)
@@ -169,8 +170,7 @@ void tr_agree_take(struct tr_trainer *trainer, const struct wire_step_headers *h
 
 bool tr_agree_is_known(const struct tr_trainer *trainer)
 {
-    return !is_one(trainer) || trainer->job->global.guard.digest_every == 0 ||
-           trainer->agree.agreed == trainer->step + 1;
+    return !is_one(trainer) || trainer->agree.agreed == trainer->step + 1;
 }
 
 bool tr_agree_may_cut(const struct tr_trainer *trainer, uint64_t quiet_ns)

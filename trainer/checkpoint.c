@@ -147,7 +147,8 @@ static void log_void(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     const struct tr_checkpoint_told *now = &checkpoint->now;
-    if (checkpoint->voided > 1 && now_ns(trainer) - checkpoint->void_told_ns < VOID_NS) {
+    bool last = checkpoint->draining; /* nobody would tell of it later */
+    if (!last && checkpoint->voided > 1 && now_ns(trainer) - checkpoint->void_told_ns < VOID_NS) {
         checkpoint->void_untold++;
         return;
     }
@@ -212,7 +213,10 @@ static void published(void *arg)
     checkpoint->last_attempt = now->attempt;
     checkpoint->last_step = now->step;
     snprintf(checkpoint->last_name, sizeof checkpoint->last_name, "%s", now->name);
-    checkpoint->since_full = now->base ? checkpoint->since_full + 1 : 0;
+    checkpoint->last_imports = checkpoint->snapshot.manifest.imports;
+    if (now->number ==
+        0) /* one that an operator asked for stays, and is none of those that are counted */
+        checkpoint->since_full = now->base ? checkpoint->since_full + 1 : 0;
     checkpoint->is_full = false;
     checkpoint->published++;
     checkpoint->published_ns = now_ns(trainer);

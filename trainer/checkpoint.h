@@ -88,6 +88,7 @@ struct tr_checkpoint {
     bool holds;
     bool is_full; /* the next one has to be: nothing is there to go on from, or it was refused */
     uint64_t last_attempt, last_step; /* published; attempt 0: none yet in this life */
+    uint64_t last_imports;            /* models that it has */
     char last_name[64];
     uint32_t since_full;           /* published since the last full one */
     uint64_t tried_ns, tried_step; /* when the last attempt began, or this life */

@@ -29,13 +29,20 @@ static bool has_own_weights(const struct tr_trainer *trainer)
 
 /* ---- when ---- */
 
+/* Steps or an import since the latest one. */
+static bool has_news(const struct tr_trainer *trainer)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    return trainer->step != checkpoint->last_step || trainer->imports != checkpoint->last_imports;
+}
+
 static bool is_due(const struct tr_trainer *trainer)
 {
     const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     const struct rt_checkpoint_conf *conf = &trainer->job->global.checkpoint;
     if (checkpoint->asked || checkpoint->refused)
         return true;
-    if (trainer->step == checkpoint->last_step) /* there is nothing new */
+    if (!has_news(trainer))
         return false;
     bool by_time = conf->every_s && now_ns(trainer) - checkpoint->tried_ns >= conf->every_s * RT_S;
     return by_time ||
@@ -138,8 +145,7 @@ static void check_drained(struct tr_trainer *trainer)
     if (checkpoint->drained)
         return;
     bool worth =
-        trains(trainer) && (checkpoint->refused ||
-                            (!checkpoint->drain_tried && trainer->step != checkpoint->last_step));
+        trains(trainer) && (checkpoint->refused || (!checkpoint->drain_tried && has_news(trainer)));
     if (worth && can_begin(trainer)) {
         begin(trainer);
         return;
@@ -258,7 +264,7 @@ bool tr_trainer_drain(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     bool works = checkpoint->state != TR_CHECKPOINT_IDLE;
-    bool worth = trains(trainer) && trainer->step != checkpoint->last_step;
+    bool worth = trains(trainer) && has_news(trainer);
     if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0 || !(works || worth))
         return false;
     if (!works && !can_begin(trainer) && !tr_owners_up(trainer, NULL, 0)) {

@@ -102,6 +102,8 @@ static int take_final_name(struct tr_trainer *trainer)
     int err = rt_store_rename(trainer->conf.checkpoint_dir, job->name, job->final);
     if (!err)
         memcpy(job->name, job->final, sizeof job->name);
+    else if (err != RT_EUSAGE) /* it may have the new name all the same */
+        job->left = true;
     return err == RT_EUSAGE ? 0 : err;
 }
 

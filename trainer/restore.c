@@ -184,6 +184,7 @@ int tr_restore_state(struct tr_trainer *trainer)
     if (trainer->conf.self.index == 0)
         take_counts(trainer, manifest);
     trainer->checkpoint.known_attempt = manifest->attempt;
+    trainer->checkpoint.last_imports = trainer->imports;
     trainer->checkpoint.last_step = trainer->checkpoint.tried_step = trainer->step;
     take_age(trainer, manifest->made_ms);
     tr_set(&trainer->metric.epoch, trainer->epoch);

@@ -215,7 +215,7 @@ def main():
     make_network()
     start("nats", ["nats-server", "-a", ADDRESS["nats"], "-p", "4222", "-m", "8222"], f"{folder}/nats.log")
     wait_for_nats()
-    count, number, slowest = 0, 0, ("", 0)
+    count, number, slowest, in_vain = 0, 0, ("", 0), 0
     for mode, cuts in plan(sys.argv[4]):
         while cuts:
             run = Job(programs, job, folder, mode, number)
@@ -223,12 +223,16 @@ def main():
             while cuts and not run.is_done():
                 told = cut(run, *cuts[0])
                 if not told:
+                    in_vain += 1
                     break
                 del cuts[0]
+                in_vain = 0
                 count += 1
                 slowest = max(slowest, told, key=lambda one: one[1])
                 print(f"{mode}: {told[0]}: {told[1]:.1f} s", flush=True)
             run.finish()
+            if in_vain > 3:
+                sys.exit(f"partition: {in_vain} jobs were done before this cut was over: {cuts[0]}; more EPOCHS than {EPOCHS}")
             number += 1
     print(f"{count} cuts in {number} jobs, in real networks: 0 lost, 0 doubled; the slowest to go on: {slowest[0]}, {slowest[1]:.1f} s")
 

@@ -457,7 +457,7 @@ static void ranks_are_merged(void **state)
     assert_true(view.samples_per_epoch == 800 && view.step == 40 && view.batches_retried == 3);
     assert_true(view.loss_spikes == 3);
     assert_true(view.train_seconds == 4 && view.samples_per_second == 400);
-    assert_true(view.train_seconds_total == 10);
+    assert_true(view.train_seconds_total == 15);
     assert_true(view.staleness_max == 4 && view.test_auc == 0.75);
     assert_true(fabs(view.train_loss - (0.25 * 500 + 0.75 * 300) / 800) < 1e-12);
     assert_int_equal(json_array_size(view.evaluations), 1);
