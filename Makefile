@@ -186,7 +186,7 @@ faults: programs $(B)/tests/e2e/faults ## FAULTS=10000 faults of the network, in
 kill-loop: programs $(B)/tests/e2e/faults ## KILLS=500 kills of any process of jobs whose rows count; SEED=1
 	@KILLS=$(or $(KILLS),500) SAFFRON_BUILD=$(B) tests/e2e/kill_loop.sh
 sim: $(B)/tests/sim/test_sim ## SEEDS=20000 small jobs in simulated time, in which everything dies; SEED=1
-	@SEEDS=$(or $(SEEDS),20000) SEED=$(or $(SEED),1) $(B)/tests/sim/test_sim
+	@SAFFRON_COMMIT=$$(git describe --always --dirty 2>/dev/null) SEEDS=$(or $(SEEDS),20000) SEED=$(or $(SEED),1) $(B)/tests/sim/test_sim
 failpoints: programs points $(B)/tests/e2e/faults ## each case of tests/failpoints.md, in both modes; CASES=WORD: those that have it
 	@CASES=$(or $(CASES),all) SAFFRON_BUILD=$(B) tests/e2e/failpoints.sh
 partitions: programs $(B)/tests/e2e/faults ## each role cut off from each other one, both ways and one way, for long and for short

@@ -23,6 +23,8 @@ if ldd "$B/saffron" 2>/dev/null | grep -qE 'lib[at]san'; then
 fi
 temporary=$(mktemp -d "${TMPDIR:-/tmp}/saffron-run.XXXXXX") || exit 1
 export TMPDIR=$temporary
+SAFFRON_COMMIT=$(git describe --always --dirty 2>/dev/null) # what a failure is told with
+export SAFFRON_COMMIT
 
 # Tests that run are told to end, and with each its process group, which `timeout` made.
 at_exit() {

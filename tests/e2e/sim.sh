@@ -9,7 +9,7 @@ tail -n 1 "$work/out" | grep -qE '^sim: [0-9]+ seeds, kills of trainers .* simul
     fail "the last line: $(tail -n 1 "$work/out")"
 
 # An embedding server takes a batch that it never had for applied (SIM_FORGETS): that is told, with what happened and how to see it again.
-SIM_FORGETS=1 SEEDS=1 SEED=3 "$sim" >"$work/out" 2>&1 && fail "a lost batch was not found"
-for words in 'FAILED: seed 3' 'commit ' 'seed 3: ' 'data.epochs=' 'again: make sim SEEDS=1 SEED=3' ', 1 failures'; do
+SAFFRON_COMMIT=c0ffee SIM_FORGETS=1 SEEDS=1 SEED=3 "$sim" >"$work/out" 2>&1 && fail "a lost batch was not found"
+for words in 'FAILED: seed 3' 'commit c0ffee' 'seed 3: ' 'data.epochs=' 'again: make sim SEEDS=1 SEED=3' ', 1 failures'; do
     grep -qF "$words" "$work/out" || fail "'$words' is not in the report of a failure"
 done
