@@ -76,9 +76,11 @@ void tr_evaluate_begin(struct tr_trainer *trainer)
 
 void tr_evaluate_leave(struct tr_trainer *trainer)
 {
-    uint64_t took_ns = rt_io_now(trainer->io) - trainer->evaluating_since_ns;
-    trainer->evaluated_ns += took_ns;
-    rt_histogram_observe(&trainer->metric.evaluate_seconds, RT_HISTOGRAM_SECONDS, took_ns);
+    uint64_t now = rt_io_now(trainer->io), since = trainer->evaluating_since_ns;
+    if (trainer
+            ->started_ns) /* training's clock runs; an evaluation before it takes none of its time */
+        trainer->evaluated_ns += now - (since > trainer->started_ns ? since : trainer->started_ns);
+    rt_histogram_observe(&trainer->metric.evaluate_seconds, RT_HISTOGRAM_SECONDS, now - since);
     tr_scores_reset(&trainer->scores);
 }
 

@@ -23,9 +23,10 @@ static uint64_t observations(const struct rt_histogram *histogram)
 
 static uint64_t evaluating_ns(const struct tr_trainer *trainer)
 {
-    bool now = trainer->kind == WIRE_PHASE_EVALUATE;
+    uint64_t since = trainer->evaluating_since_ns, started = trainer->started_ns;
+    bool now = trainer->kind == WIRE_PHASE_EVALUATE && started;
     return trainer->evaluated_ns +
-           (now ? rt_io_now(trainer->io) - trainer->evaluating_since_ns : 0);
+           (now ? rt_io_now(trainer->io) - (since > started ? since : started) : 0);
 }
 
 void jw_check_numbers(const struct job_world *w, const struct tr_trainer *trainer)

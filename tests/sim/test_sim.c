@@ -39,6 +39,8 @@ static const struct {
     {124, "a batch that was lost with its rank found no permit, and a pause that waited for it no "
           "end (trainer/step.c)"},
     {195, "the same, where there is one permit"},
+    {6386, "an evaluation before the first batch was taken off the time of training "
+           "(trainer/evaluate.c)"},
     {193, "a pause for an owner that came back waited for a batch that comes behind others, which "
           "need steps (trainer/owners.c)"},
     {4297, "full: a lookup at an owner that came back waited for a step that all others had "
