@@ -70,7 +70,7 @@ EBS_BENCHES := $(EBS_BENCH)/bench \
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit points programs announce fuzz bench storm faults kill-loop failpoints \
+.PHONY: all test check docs deps deps-test proto clean help unit points programs announce fuzz bench storm faults kill-loop exact-kills failpoints \
         partitions sim quality soak
 .SECONDARY:
 all: announce programs
@@ -187,6 +187,8 @@ kill-loop: programs $(B)/tests/e2e/faults ## KILLS=500 kills of any process of j
 	@KILLS=$(or $(KILLS),500) SAFFRON_BUILD=$(B) tests/e2e/kill_loop.sh
 sim: $(B)/tests/sim/test_sim ## SEEDS=20000 small jobs in simulated time, in which everything dies; SEED=1
 	@SAFFRON_COMMIT=$$(git describe --always --dirty 2>/dev/null) SEEDS=$(or $(SEEDS),20000) SEED=$(or $(SEED),1) $(B)/tests/sim/test_sim
+exact-kills: programs ## RUNS=100 runs of an `exact` job, in each of which roles are killed: the same bits?; SEED=1
+	@RUNS=$(or $(RUNS),100) SAFFRON_BUILD=$(B) tests/e2e/exact_kills.sh
 failpoints: programs points $(B)/tests/e2e/faults ## each case of tests/failpoints.md, in both modes; CASES=WORD: those that have it
 	@CASES=$(or $(CASES),all) SAFFRON_BUILD=$(B) tests/e2e/failpoints.sh
 partitions: programs $(B)/tests/e2e/faults ## each role cut off from each other one, both ways and one way, for long and for short

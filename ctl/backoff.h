@@ -23,4 +23,9 @@ struct ctl_backoff {
  * CTL_BACKOFF_WITHIN_S, and would be once more. */
 int ctl_backoff_ended(struct ctl_backoff *backoff, uint64_t started_ns, uint64_t now_ns);
 
+/* It has ended, and asked to be started again: it has no fault, and is not counted. @return milliseconds: those of the first pause, and
+ * twice as many each time that it had lived for less than CTL_BACKOFF_ASKED_S. A struct of its own. */
+#define CTL_BACKOFF_ASKED_S 2u
+uint32_t ctl_backoff_asked(struct ctl_backoff *backoff, uint64_t started_ns, uint64_t now_ns);
+
 #endif

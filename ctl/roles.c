@@ -136,7 +136,10 @@ static char *end_of(const struct ctl_child *child)
 static void start_again(struct ctl_role *role, const char *end)
 {
     struct ctl_roles *roles = role->roles;
-    int pause_ms = ctl_backoff_ended(&role->backoff, role->started_ns, role->ended_ns);
+    const struct ctl_child *child = &role->child;
+    bool asks = WIFEXITED(child->status) && WEXITSTATUS(child->status) == RT_EXIT_AGAIN;
+    int pause_ms = asks ? (int)ctl_backoff_asked(&role->asked, role->started_ns, role->ended_ns)
+                        : ctl_backoff_ended(&role->backoff, role->started_ns, role->ended_ns);
 
     if (pause_ms < 0) {
         fail(roles, 1,

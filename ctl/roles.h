@@ -5,7 +5,8 @@
  *
  * One that is started again has the same place in the job, the same command line, log and pid file; its incarnation is higher and
  * its ports are others, which its peers hear of. That it ended with status 0 makes no difference: until the job is done no role has
- * a reason to. Exit status 2 is the user's business, and would come again. Touch: main thread. */
+ * a reason to. Exit status 2 is the user's business, and would come again. RT_EXIT_AGAIN says that what it has in memory is over (an
+ * `exact` job goes back to a checkpoint): a whole job does so for one that was killed, so it counts as no failure. Touch: main thread. */
 #ifndef CTL_ROLES_H
 #define CTL_ROLES_H
 
@@ -36,7 +37,7 @@ struct ctl_role {
     enum rt_role role;
     uint32_t index;
     struct ctl_roles *roles;
-    struct ctl_backoff backoff;
+    struct ctl_backoff backoff, asked; /* asked: of ends by which it asked to be started again */
     uv_timer_t again;
     uint64_t started_ns, ended_ns; /* ended_ns: the last time; 0: never */
     uint32_t restarts;

@@ -142,6 +142,21 @@ static void print_spike(const struct row *row)
             rt_role_name(row->role), row->index);
 }
 
+/* Of an `exact` job: trainer/0 knows. */
+static void print_generation(const struct row *row)
+{
+    json_int_t back = json_integer_value(json_object_get(row->status, "went_back"));
+    char generation[24], again[24];
+
+    if (row->role != RT_ROLE_TRAINER || row->index != 0 || back <= 0)
+        return;
+    cell(row->status, "generation", generation, sizeof(generation));
+    cell(row->status, "steps_again", again, sizeof(again));
+    printf("generation %s: the job went back to a checkpoint %" JSON_INTEGER_FORMAT
+           " time%s, and made %s steps again\n",
+           generation, back, back > 1 ? "s" : "", again);
+}
+
 static void print_rows(const struct ctl_target *target, struct rows *rows)
 {
     qsort(rows->row, rows->n, sizeof(*rows->row), compare_rows);
@@ -149,6 +164,8 @@ static void print_rows(const struct ctl_target *target, struct rows *rows)
            "WAITS FOR");
     for (size_t i = 0; i < rows->n; i++)
         print_row(&rows->row[i]);
+    if (rows->n > 0)
+        print_generation(&rows->row[0]);
     print_silent(target, rows);
     for (size_t i = 0; i < rows->n; i++) {
         print_refused(&rows->row[i]);

@@ -159,6 +159,9 @@ static json_t *build(const struct ctl_summary *summary)
     json_object_set_new(out, "checkpoint", checkpoint_or_null(summary->checkpoint));
     json_object_set_new(out, "batches_retried", count_or_null(view.batches_retried));
     json_object_set_new(out, "loss_spikes", count_or_null(view.loss_spikes));
+    json_object_set_new(out, "generation", count_or_null(view.generation));
+    json_object_set_new(out, "went_back", count_or_null(view.went_back));
+    json_object_set_new(out, "steps_again", count_or_null(view.steps_again));
     if (view.evaluations)
         json_object_set_new(out, "evaluations", json_deep_copy(view.evaluations));
     if (summary->error) { /* a path in it need not be UTF-8, which JSON is */
@@ -259,6 +262,10 @@ void ctl_summary_print(const struct ctl_summary *summary, const char *run_dir)
         printf("              the loss, or its gradients, rose above what was usual: %s time%s "
                "(loss_spike in the trainers' logs)\n",
                ctl_thousands(view.loss_spikes, a, sizeof(a)), view.loss_spikes > 1 ? "s" : "");
+    if (view.went_back > 0)
+        printf("              went back to a checkpoint %s time%s; %s steps were made again\n",
+               ctl_thousands(view.went_back, a, sizeof(a)), view.went_back > 1 ? "s" : "",
+               ctl_thousands(view.steps_again, b, sizeof(b)));
     printf("  embeddings  %s rows; input rows quarantined %s, samples dropped %s\n",
            ctl_thousands(view.rows_total, a, sizeof(a)),
            ctl_thousands(view.samples_quarantined, b, sizeof(b)),

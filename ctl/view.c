@@ -163,6 +163,9 @@ static void read_counts(const json_t *trainers, struct ctl_view *out)
     out->samples_quarantined = ctl_view_number(first, "samples_quarantined");
     out->batches_retried = sum(trainers, "batches_retried");
     out->loss_spikes = sum(trainers, "loss_spikes");
+    out->generation = ctl_view_number(first, "generation");
+    out->went_back = ctl_view_number(first, "went_back");
+    out->steps_again = ctl_view_number(first, "steps_again");
     out->samples_read = ctl_view_number(first, "samples_read");
     if (!out->done || isnan(out->samples_read)) /* an open epoch: the rows whose outcome is known */
         out->samples_read = out->samples_trained + out->samples_dropped + out->samples_quarantined;

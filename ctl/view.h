@@ -24,6 +24,8 @@ struct ctl_view {
     double test_auc_best; /* synthetic data only */
     double rows_total, rows_refused, bytes_per_row;
     double batches_retried, loss_spikes;
+    double generation, went_back,
+        steps_again;           /* of an `exact` job that went back to a checkpoint */
     const json_t *heads;       /* of the model, as rank 0 has them: ctl_view_heads(); or NULL */
     const json_t *evaluations; /* list, or NULL; lives as long as the snapshot */
     /* Two ranks whose dense weights differ, though both are done; equal when there are none. */

@@ -515,11 +515,15 @@ static bool awaits(const struct dc_composer *c)
     return c->stage == DC_WAITING || c->stage == DC_DONE || in_pass(c);
 }
 
-/* What is done stays done. A trainer that is new, and does not know yet, is asked again. */
+/* What is done stays done. A trainer that is new, and does not know yet, is asked again. In mode `exact` it may make the last steps
+ * again, from a checkpoint on: who has been here for the end begins anew. */
 static void stay_done(struct dc_composer *c, const struct wire_await_phase_reply *reply)
 {
     if (reply->kind == WIRE_PHASE_DONE)
         c->phase = reply->phase;
+    else if (c->job->global.exact)
+        dc_fail(c, RT_FAIL(RT_EBACK, "`exact`: the job was done, and goes on from a checkpoint: "
+                                     "this one is to be started again"));
     else
         c->ask_not_before_ns = rt_io_now(c->io) + DC_PAUSE_NS;
     dc_pause(c);

@@ -248,6 +248,20 @@ static void drop_lost(struct ebs_gather *gather, const struct wire_apply_gradien
     }
 }
 
+void ebs_gather_drop_before(struct ebs_gather *gather, uint64_t attempt)
+{
+    uint64_t key, value;
+
+    for (size_t at = 0; rt_map_next(&gather->steps, &at, &key, &value);) {
+        struct step *step = rt_map_get_ptr(&gather->steps, key);
+
+        if (step->attempt >= attempt)
+            continue;
+        replace_step(gather, step);
+        at = 0; /* removal moves entries */
+    }
+}
+
 static int step_of(struct ebs_gather *gather, const struct wire_apply_gradients *m,
                    struct step **out)
 {

@@ -57,6 +57,9 @@ int ebs_gather_add(struct ebs_gather *gather, struct ebs_part *part);
 /* The batch of this rank and step was applied before: the step does not wait for it. */
 int ebs_gather_skip(struct ebs_gather *gather, const struct ebs_part *part);
 
+/* Forget steps of attempts below this one: those who made them have gone back. Their calls fail with RT_EUNKNOWN. */
+void ebs_gather_drop_before(struct ebs_gather *gather, uint64_t attempt);
+
 /* Forget what waits of a batch, if anything; its calls fail with `err` and `why`. */
 void ebs_gather_drop(struct ebs_gather *gather, uint64_t batch_id, int err, const char *why);
 

@@ -122,7 +122,8 @@ static void reply(struct ebs_owner *owner, struct rt_call *call, const struct eb
     int err;
 
     if (lost)
-        m = (struct wire_tell_ledger_reply){.lost = lost->batches,
+        m = (struct wire_tell_ledger_reply){.step = ebs_get(&owner->stats.step),
+                                            .lost = lost->batches,
                                             .ahead = ahead,
                                             .n_ranges = lost->n_ranges,
                                             .first = lost->first,
@@ -136,6 +137,26 @@ static void reply(struct ebs_owner *owner, struct rt_call *call, const struct eb
                                                   .message_size = owner->reply.size});
 }
 
+/* Has it applied just what is finished? If so it is told as ever: nothing is lost. If not it stays as it is. *told: answered. */
+static int check(struct ebs_owner *owner, struct rt_call *call,
+                 const struct wire_await_phase_reply *phase, bool ahead, bool *told)
+{
+    struct ebs_lost *lost;
+
+    if (owner->turn.n_jobs > 0)
+        return RT_FAIL(RT_ENOTREADY, "%zu updates are being applied", owner->turn.n_jobs);
+    lost = rt_try_calloc(1, sizeof(*lost));
+    if (!lost)
+        return RT_FAIL(RT_ENOMEM, "TellLedger: out of memory");
+    for (uint32_t i = 0; i < phase->n_ledger; i++)
+        ebs_lost_add(owner->filter, &phase->ledger[i], lost);
+    *told = lost->batches > 0 || (ahead && owner->conf.job->global.exact);
+    if (*told)
+        reply(owner, call, lost, ahead);
+    rt_free(lost);
+    return 0;
+}
+
 void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_frame *request)
 {
     struct ebs_owner *owner = ctx;
@@ -143,7 +164,7 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
     struct wire_tell_ledger m;
     struct ebs_lost *lost = NULL;
     uint64_t beyond;
-    bool ahead;
+    bool ahead = false, told = false;
     int err;
 
     rt_arena_reset(owner->arena);
@@ -160,6 +181,12 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
         err = wire_await_phase_reply_unpack(m.ledger, m.ledger_size, owner->arena, &phase);
     if (!err)
         err = reserve(owner, &phase);
+    if (!err)
+        ahead = ebs_filter_beyond(owner->filter, phase.ledger, phase.n_ledger, &beyond);
+    if (!err && m.check)
+        err = check(owner, call, &phase, ahead, &told);
+    if (told)
+        return;
     if (!err && !owner->lost) {
         lost = rt_try_calloc(1, sizeof(*lost));
         err = lost ? 0 : RT_FAIL(RT_ENOMEM, "TellLedger: out of memory");
@@ -168,10 +195,11 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
         ebs_refuse(owner, call, err);
         return;
     }
-    ahead = ebs_filter_beyond(owner->filter, phase.ledger, phase.n_ledger, &beyond);
     if (!owner->lost)
         take(owner, &phase, lost);
     reply(owner, call, owner->lost, ahead);
+    if (m.check)
+        ebs_history_begin(owner, m.attempt);
     if (owner->conf.job->global.mode == RT_MODE_FULL)
         ebs_steps_reached(owner, m.step);
 }

@@ -4,6 +4,7 @@
  * lacks of the ledger. A trainer tells the ledger (TellLedger) once an owner has come back; what is lost counts as applied from
  * then on, and is counted once; who asks again, for the answer may be lost with its link, hears the same. Outside synchronous mode an owner never hears of batches without rows of its own, so
  * some of those lost had none here; and after the first ledger nothing more is counted, for what is missing later had none.
+ * A check asks first, and changes nothing where something is missing, or (exact) is beyond the ledger: then the job goes back (back.h).
  *
  * Window: what was applied since the cut of the last checkpoint that was published, in batches and seconds; before the first, since
  * the start. Touch: owner thread only. */

@@ -68,11 +68,24 @@ static void save_rows(void *arg)
     ebs_owner_save(worker->owner, worker->save);
 }
 
+/* Rows that came back from a checkpoint may be older than the weights that are saved beside them. */
+static int check_compared(const struct server *server)
+{
+    for (uint32_t w = 0; w < server->workers; w++)
+        if (ebs_history_waits(server->worker[w].owner))
+            return RT_FAIL(RT_ENOTREADY, "trainer/0 has not compared these rows yet");
+    return 0;
+}
+
 static int save(struct server *server, const struct wire_control_request *request)
 {
     struct rt_save *part;
-    int err = rt_saving_begin(&server->saving, rt_process_run_dir(server->process), request,
-                              server->workers, &part);
+    int err = check_compared(server);
+
+    if (err)
+        return err;
+    err = rt_saving_begin(&server->saving, rt_process_run_dir(server->process), request,
+                          server->workers, &part);
 
     for (uint32_t w = 0; !err && part && w < server->workers; w++) {
         struct worker *worker = &server->worker[w];
@@ -144,6 +157,14 @@ static void on_fenced(void *ctx, uint64_t held)
     rt_process_fenced(server->process, held);
 }
 
+/* Its rows are of a generation that is over. Runs on an owner's thread, whose error text says why. */
+static void on_back(void *ctx)
+{
+    struct server *server = ctx;
+
+    rt_process_fail(server->process, RT_EBACK);
+}
+
 static uint32_t count_workers(const struct rt_job *job)
 {
     uint32_t cores = 1;
@@ -209,7 +230,8 @@ static int make_worker(struct server *server, const struct rt_shard_map *shards,
         .memory = rt_process_job(process)->global.embedding_server_memory / server->workers,
         .checkpoint_dir = rt_process_checkpoint_dir(process),
         .ctx = server,
-        .fenced = on_fenced};
+        .fenced = on_fenced,
+        .back = on_back};
     int err = rt_loop_create(&(struct rt_loop_conf){.name = "owner", .pool_budget = POOL_BYTES},
                              &worker->loop);
 

@@ -4,6 +4,7 @@
  *                   that step is applied (mode `full`).
  *   ApplyGradients  ids and gradients -> ack. Applied exactly once per batch, however often it is asked.
  *   Cut, AwaitCut, EndCut   its part of a checkpoint (cut.h): for trainer/0.
+ *   TellLedger, GoBack      what it has lost (lost.h); that it has to begin anew (back.h): for trainer/0.
  *
  * An owner refuses ids outside its shards and requests made by another shard map (RT_EOWNER). It is one
  * event loop's: created before the loop runs or on its thread, everything else on its thread. */
@@ -37,6 +38,8 @@ struct ebs_owner_conf {
     size_t save_bytes; /* of a part of a table (save.h); 0: RT_SAVE_PART_BYTES. Tests set it. */
     void *ctx;
     void (*fenced)(void *ctx, uint64_t held); /* replaced by a newer process; may be NULL */
+    /* Its rows are of a generation that is over: the process is to be started again, RT_EBACK, text in rt_err_text(). NULL: it cannot be */
+    void (*back)(void *ctx);
 };
 
 /* RT_EUSAGE, RT_ENOMEM, or what listening says. */
@@ -45,6 +48,9 @@ void ebs_owner_destroy(
     struct ebs_owner *owner); /* NULL is legal; pending calls fail, RT_ECANCELED */
 
 const char *ebs_owner_address(const struct ebs_owner *owner); /* what peers connect to */
+
+/* Mode `exact`: nobody knows yet whether its rows are those of the job (back.h). Any thread. */
+bool ebs_history_waits(const struct ebs_owner *owner);
 
 /* Numbers for metrics and status. Relaxed atomics: written by the owner's thread, any may read them. */
 struct ebs_owner_stats {

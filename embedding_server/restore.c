@@ -184,6 +184,7 @@ static void settle(const struct ebs_restore *restore, const struct rt_manifest *
 
         owner->cutter.latest = newest->attempt; /* older ones are over */
         owner->cutter.kept = follows ? newest->attempt : 0;
+        owner->history.base = newest->attempt;
         ebs_set(&owner->stats.step, newest->step);
         for (uint32_t t = 0; t < restore->job->n_tables; t++) {
             if (follows)
@@ -322,11 +323,21 @@ static void skip(const struct rt_stored *stored, const char *why, struct ebs_res
     out->skipped++;
 }
 
-/* The one at `which` was tried in vain, for the reason in rt_err_text(). 0: on to the next one; GONE; an error: that was all. */
-static int pass_over(const struct ebs_restore *restore, const struct rt_store_list *list,
-                     size_t which, int err, struct ebs_restored *out)
+/* What was found damaged before one was taken: nobody is to go on from what another cannot. */
+static void set_aside(const struct ebs_restore *restore, const struct rt_store_list *list, size_t n)
 {
-    const struct rt_stored *stored = &list->at[which];
+    for (size_t i = 0; i < n; i++) {
+        if (list->at[i].why && rt_store_set_aside(restore->dir, list->at[i].name) != 0)
+            rt_log(RT_LOG_WARN, "checkpoint_not_set_aside name=%s reason=\"%s\"", list->at[i].name,
+                   rt_err_text());
+    }
+}
+
+/* The one at `which` was tried in vain, for the reason in rt_err_text(). 0: on to the next one; GONE; an error: that was all. */
+static int pass_over(const struct ebs_restore *restore, struct rt_store_list *list, size_t which,
+                     int err, struct ebs_restored *out)
+{
+    struct rt_stored *stored = &list->at[which];
     char why[TEXT], text[2 * TEXT];
 
     snprintf(why, sizeof(why), "%s", rt_err_text());
@@ -337,12 +348,14 @@ static int pass_over(const struct ebs_restore *restore, const struct rt_store_li
     }
     if (is_fatal(err))
         return RT_FAIL(err, "%s", why);
+    if (err == RT_EDATA)
+        stored->why = rt_xstrdup(why);
     skip(stored, why, out);
     return 0;
 }
 
 /* Those whose manifest cannot be believed stand last in the list, whatever their age. */
-static int choose(const struct ebs_restore *restore, const struct rt_store_list *list,
+static int choose(const struct ebs_restore *restore, struct rt_store_list *list,
                   struct ebs_restored *out)
 {
     for (size_t i = 0; i < list->n; i++)
@@ -357,7 +370,9 @@ static int choose(const struct ebs_restore *restore, const struct rt_store_list 
             rt_store_same_run(list, i)
                 ? try_one(restore, list, i, out)
                 : RT_FAIL(RT_EDATA, "it is of another run of the job than '%s'", list->at[0].name);
-        if (err)
+        if (!err)
+            set_aside(restore, list, i);
+        else
             err = pass_over(restore, list, i, err, out);
         if (err || out->name[0] != '\0')
             return err;

@@ -5,7 +5,9 @@
  * ledger of the one taken: at its cut they were equal. What the group has finished since is told by TellLedger (lost.h).
  * One that goes while it is read, by retention or an operator, is warned of, and the newest that is there then is looked for.
  * Where an owner's rows are those of its own file, byte by byte, its next cut may be an increment to that checkpoint.
- * Servers choose on their own: where files of one are damaged it is older than the others, and has lost more. */
+ * Servers and trainers choose by the same rule, each for itself, and whoever has to pass over one that is damaged sets it aside
+ * (rt_store_set_aside()) when it has taken an older one: so that all who start after it take that one too. Those who started
+ * before have the newer one: trainer/0 finds out when it tells the ledger (trainer/back.h). */
 #ifndef EBS_RESTORE_H
 #define EBS_RESTORE_H
 

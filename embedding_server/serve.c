@@ -89,5 +89,7 @@ const struct rt_method_def ebs_methods[] = {
      ebs_serve_end_cut},
     {WIRE_TELL_LEDGER, "TellLedger", RT_ROLE_BIT(RT_ROLE_TRAINER), RT_MESSAGE_MAX, 0,
      ebs_serve_tell_ledger},
+    {WIRE_GO_BACK_ROWS, "GoBackRows", RT_ROLE_BIT(RT_ROLE_TRAINER), EBS_MESSAGE_BYTES_MAX, 0,
+     ebs_serve_go_back},
 };
 const size_t ebs_method_count = ARRAY_LEN(ebs_methods);

@@ -4,6 +4,7 @@
 #define EBS_SERVE_H
 
 #include "embedding_server/apply.h"
+#include "embedding_server/back.h"
 #include "embedding_server/cut.h"
 #include "embedding_server/filter.h"
 #include "embedding_server/gather.h"
@@ -51,7 +52,8 @@ struct ebs_owner {
     struct ebs_importer importer;
     struct ebs_cutter cutter;
     struct ebs_window window;
-    struct ebs_lost *lost;  /* what was lost, as the first ledger showed; NULL: none was told */
+    struct ebs_lost *lost; /* what was lost, as the first ledger showed; NULL: none was told */
+    struct ebs_history history;
     struct rt_arena *arena; /* of the request being served */
     struct wire_out reply;
     struct ebs_waiting *first, **last;

@@ -372,6 +372,8 @@ void ebs_serve_apply(void *ctx, struct rt_call *call, const struct rt_frame *req
         again(owner, &part);
         return;
     }
+    if (!err && part.m.synchronous)
+        err = ebs_history_check(owner, part.m.attempt);
     if (!err)
         err = ebs_filter_reserve(owner->filter, part.batch_id);
     if (err) {

@@ -214,7 +214,7 @@ static int wait_for_step(struct ebs_owner *owner, struct rt_call *call, uint64_t
 
 static bool must_wait(const struct ebs_owner *owner, uint64_t step)
 {
-    return owner->turn.closed || step > ebs_get(&owner->stats.step);
+    return owner->turn.closed || step > ebs_get(&owner->stats.step) || ebs_history_waits(owner);
 }
 
 /* Answer a lookup, now or in pieces, or let it wait. */

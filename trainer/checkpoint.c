@@ -514,6 +514,13 @@ void tr_checkpoint_open(struct tr_trainer *trainer)
 
 /* ---- what happens meanwhile ---- */
 
+void tr_checkpoint_stop(struct tr_trainer *trainer)
+{
+    enum tr_checkpoint_state state = trainer->checkpoint.state;
+    if (state >= TR_CHECKPOINT_OPENING && state <= TR_CHECKPOINT_WRITING)
+        tr_checkpoint_give_up(trainer, "the job goes back to the one before");
+}
+
 void tr_checkpoint_owner_up(struct tr_trainer *trainer, uint32_t owner)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;

@@ -118,6 +118,8 @@ void tr_checkpoint_init(struct tr_trainer *trainer); /* before all else */
 void tr_checkpoint_release(struct tr_trainer *trainer);
 bool tr_checkpoint_holds(const struct tr_checkpoint *checkpoint);
 void tr_checkpoint_pump(struct tr_trainer *trainer); /* begin what is due; cut when it is quiet */
+/* The job goes back: one that is being made is given up; one whose manifest is being written comes to be. */
+void tr_checkpoint_stop(struct tr_trainer *trainer);
 /* A connection to an owner is there; its incarnation is that of the peer. */
 void tr_checkpoint_owner_up(struct tr_trainer *trainer, uint32_t owner);
 

@@ -66,6 +66,8 @@ static bool can_begin(struct tr_trainer *trainer)
         snprintf(waits, size, "the statistics of the data");
     else if (tr_import_holds(&trainer->import))
         snprintf(waits, size, "the end of an import");
+    else if (tr_back_is_on(trainer))
+        snprintf(waits, size, "the roles, which go back to a checkpoint");
     else if (trainer->group && trainer->group->state != TR_FORMED)
         snprintf(waits, size, "the trainers, which form a group");
     else
@@ -192,7 +194,7 @@ static void begin_what_is_due(struct tr_trainer *trainer)
 static bool may_cut(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    if (!tr_hold_is_still(trainer))
+    if (!tr_hold_is_still(trainer) || tr_owners_hold(trainer)) /* one may lack what is finished */
         return false;
     if (checkpoint->quiet_ns == 0)
         checkpoint->quiet_ns = now_ns(trainer);

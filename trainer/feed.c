@@ -275,7 +275,7 @@ static struct tr_batch *next_in_turn(const struct tr_trainer *trainer)
 void tr_feed_pump(struct tr_trainer *trainer)
 {
     struct tr_batch *batch;
-    while ((batch = next_in_turn(trainer)) != NULL) {
+    while (tr_back_may_work(trainer) && (batch = next_in_turn(trainer)) != NULL) {
         struct tr_permits *permits = permits_of(batch);
         if (!tr_permit_take(permits))
             break;

@@ -30,9 +30,8 @@
 
 #define PART_ELEMENTS (2u << 20) /* 8 MiB, but for tests */
 #define AGAIN_NS      (5 * 1000000ull)
-#define ATTEMPT_BITS  20 /* for the group epoch */
 #define INCARNATION_MAX                                                                            \
-    ((uint64_t)1 << (63 - ATTEMPT_BITS)) /* the year 2248, and room for the epoch */
+    ((uint64_t)1 << (63 - TR_ATTEMPT_BITS)) /* the year 2248, and room for the epoch */
 
 struct ask {
     struct tr_group *group;
@@ -118,6 +117,7 @@ static void join_done(struct tr_group *group)
     struct tr_trainer *trainer = group->trainer;
     group->state = TR_FORMED;
     group->was_formed = true;
+    tr_back_together(trainer);
     tr_group_forget_finished(group);
     rt_log(RT_LOG_INFO, "group_formed epoch=%" PRIu64 " ranks=%u step=%" PRIu64, group->epoch,
            group->world, trainer->step);
@@ -142,7 +142,7 @@ static void fetch(struct tr_group *group);
  * more. It is in milliseconds, and no group forms a million times in one. */
 static uint64_t number_of_attempts(const struct tr_group *group)
 {
-    return (group->incarnation[0] << ATTEMPT_BITS) + group->epoch;
+    return tr_least_attempt(group->incarnation[0]) + group->epoch;
 }
 
 static int check_group(const struct tr_group *group, const struct wire_join_group_reply *reply)
@@ -266,19 +266,13 @@ static uint64_t digest_of_start(const struct tr_trainer *trainer)
     return state ? rt_hash_bytes_seed(state, count * sizeof(float), digest) : digest;
 }
 
-/* Whoever is as far as the leader fetches nothing, and has to agree. */
-static bool is_as_far(const struct tr_seat *seat, const struct tr_seat *leader)
-{
-    return seat->imports == leader->imports && seat->step == leader->step;
-}
-
 /* Ranks that begin with other weights would train on with them, and only the end would tell. */
 static int check_starts(const struct tr_group *group, uint32_t leader)
 {
     const struct tr_seat *first = &group->seat[leader];
     for (uint32_t r = 0; r < group->world; r++) {
         const struct tr_seat *seat = &group->seat[r];
-        if (is_as_far(seat, first) && first->digest && seat->digest &&
+        if (tr_seat_is_as_far(seat, first) && first->digest && seat->digest &&
             seat->digest != first->digest)
             return RT_FAIL(RT_EUSAGE,
                            "trainer/%u begins with other dense weights or optimizer state than "
@@ -295,7 +289,7 @@ static int check_ages(const struct tr_group *group, uint32_t leader)
     const struct tr_seat *first = &group->seat[leader];
     for (uint32_t r = 0; r < group->world; r++) {
         const struct tr_seat *seat = &group->seat[r];
-        if (is_as_far(seat, first) && seat->steps_before != first->steps_before)
+        if (tr_seat_is_as_far(seat, first) && seat->steps_before != first->steps_before)
             return RT_FAIL(RT_EUSAGE,
                            "trainer/%u begins with weights that have made %" PRIu64
                            " steps, those of trainer/%u have made %" PRIu64
@@ -349,7 +343,7 @@ static int pack_group(struct tr_group *group, struct wire_join_group_reply *repl
 static void try_form(struct tr_group *group)
 {
     struct wire_join_group_reply reply = {0};
-    if (!all_joined(group))
+    if (!all_joined(group) || !tr_back_may_form(group))
         return;
     int err = pack_group(group, &reply);
     if (err) {
@@ -525,6 +519,8 @@ static int send_join(struct tr_group *group)
 void tr_form_pump(struct tr_group *group)
 {
     struct tr_trainer *trainer = group->trainer;
+    if (tr_back_is_on(trainer))
+        return;
     if (group->state == TR_FETCHING) {
         fetch(group);
         return;

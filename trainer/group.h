@@ -54,6 +54,12 @@ struct tr_seat {
     uint64_t epoch_heard;  /* the latest that a frame of this incarnation was sent in */
 };
 
+/* Whoever is as far as the leader fetches nothing, and has to agree. */
+static inline bool tr_seat_is_as_far(const struct tr_seat *seat, const struct tr_seat *leader)
+{
+    return seat->imports == leader->imports && seat->step == leader->step;
+}
+
 struct tr_group {
     struct tr_trainer *trainer;
     uint32_t world, self;

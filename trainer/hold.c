@@ -5,7 +5,7 @@
 bool tr_hold_is_on(const struct tr_trainer *trainer)
 {
     return tr_import_holds(&trainer->import) || tr_checkpoint_holds(&trainer->checkpoint) ||
-           tr_owners_hold(trainer);
+           tr_owners_hold(trainer) || tr_owners_awaited(trainer) || tr_back_is_on(trainer);
 }
 
 /* Our header of before the pause may still become a step. */

@@ -52,6 +52,9 @@ void tr_numbers_init(struct tr_trainer *trainer)
     tr_set(&n->permits, trainer->permits.limit);
     tr_set(&n->world, trainer->conf.world);
     tr_set(&n->group_epoch, trainer->conf.world == 1);
+    tr_set(&n->generation, trainer->generation);
+    tr_set(&n->went_back, trainer->back.known.went_back);
+    tr_set(&n->steps_again, trainer->back.known.steps_again);
     tr_set(&n->epochs, trainer->job->data.epochs);
     tr_set_real(&n->learning_rate, trainer->learning_rate);
     tr_set_real(&n->learning_rate_factor, 1);
@@ -232,6 +235,14 @@ static void register_whole(const struct tr_numbers *n, struct rt_metrics *metric
          "batches that embedding servers had lost when they were started anew, owner by owner; "
          "rank 0 only",
          &n->updates_lost},
+        {RT_GAUGE, "saffron_trainer_generation",
+         "grows each time that the job goes on from a checkpoint; rank 0 only", &n->generation},
+        {RT_GAUGE, "saffron_trainer_went_back",
+         "times that all roles of an `exact` job went back to a checkpoint; rank 0 only",
+         &n->went_back},
+        {RT_GAUGE, "saffron_trainer_steps_again",
+         "steps that had been made before they did, and had to be made again; rank 0 only",
+         &n->steps_again},
         {RT_COUNTER, "saffron_trainer_steps_total", "dense steps made", &n->steps},
         {RT_COUNTER, "saffron_trainer_loss_spikes_total",
          "times that the loss or the norm of the gradients rose above its bound and stayed there",

@@ -24,6 +24,7 @@ struct tr_numbers {
     _Atomic uint64_t gradients_saturated, reserved_bytes;
     _Atomic uint64_t checkpoints, checkpoints_void, checkpoint_bytes, updates_lost;
     _Atomic uint64_t checkpoints_void_in_row;
+    _Atomic uint64_t generation, went_back, steps_again;
     _Atomic double checkpoint_time;
     _Atomic int64_t durable_ns;    /* of the newest checkpoint's cut, or of the start */
     _Atomic uint64_t durable_step; /* and the step */

@@ -89,13 +89,59 @@ static void log_loss(const struct tr_owner *owner, const struct wire_tell_ledger
     rt_strbuf_release(&text);
 }
 
-/* Mode `exact`: rows that are of another moment than the weights would end in other bits, and nothing would show it. */
-static void fail_exact(struct tr_trainer *trainer, const struct tr_owner *owner, const char *what)
+/* ---- are they of our line? ---- */
+
+bool tr_owners_agree(const struct tr_trainer *trainer)
 {
-    tr_fail(trainer, RT_FAIL(RT_EUSAGE,
-                             "`exact`: %s %s: expected all roles to go on from one checkpoint; "
-                             "stop the job and start all of it again",
-                             rt_peer_name(owner->peer), what));
+    const struct tr_owners *owners = &trainer->owners;
+    bool agree = owners->n > 0;
+    for (uint32_t k = 0; k < owners->n && agree; k++) {
+        const struct tr_owner *owner = &owners->at[k];
+        agree = rt_peer_is_up(owner->peer) && !owner->due && !owner->telling &&
+                owner->incarnation == rt_peer_incarnation(owner->peer);
+    }
+    return agree;
+}
+
+/* Steps are made with the same bits again only if nothing of them is there yet: all are to have just what is finished. And where a job has
+ * just begun from a checkpoint, trainers can still go to the one that an owner had to take. */
+static bool compares(const struct tr_trainer *trainer)
+{
+    const struct tr_back *back = &trainer->back;
+    return trainer->job->global.exact ||
+           (back->base && trainer->step == back->base_step && !trainer->owners.compared);
+}
+
+bool tr_owners_awaited(const struct tr_trainer *trainer)
+{
+    bool leads = trainer->conf.self.index == 0;
+    return leads && !trainer->job->global.exact && compares(trainer) && !tr_owners_agree(trainer);
+}
+
+static void differs(struct tr_trainer *trainer, struct tr_owner *owner,
+                    const struct wire_tell_ledger_reply *reply)
+{
+    char why[160];
+    if (reply->lost > 0)
+        snprintf(why, sizeof why, "%s was started anew, and lacks %" PRIu64 " batches",
+                 rt_peer_name(owner->peer), reply->lost);
+    else
+        snprintf(why, sizeof why, "%s has lived on, and has batches that trainers have not",
+                 rt_peer_name(owner->peer));
+    owner->due = true;
+    tr_back_begin(trainer, reply->step, why);
+}
+
+/* ---- TellLedger ---- */
+
+static void agreed(struct tr_trainer *trainer)
+{
+    struct tr_owners *owners = &trainer->owners;
+    if (!tr_owners_agree(trainer))
+        return;
+    owners->agreed = owners->compared = true;
+    if (!trainer->group)
+        tr_back_together(trainer);
 }
 
 static void on_told(void *arg, int err, const struct rt_frame *frame)
@@ -117,15 +163,19 @@ static void on_told(void *arg, int err, const struct rt_frame *frame)
         owner->due = true;
     } else if (err) {
         tr_fail(trainer, rt_fail_prefix(err, "TellLedger at %s: ", rt_peer_name(owner->peer)));
-    } else if (reply.ahead && trainer->job->global.exact) {
-        fail_exact(trainer, owner, "has lived on while trainers went back to a checkpoint");
+    } else if (owner->compares && (reply.lost > 0 || (reply.ahead && trainer->job->global.exact))) {
+        differs(trainer, owner, &reply);
+        return;
     } else if (reply.lost > 0) {
         log_loss(owner, &reply);
         trainer->owners.lost += reply.lost;
         tr_set(&trainer->metric.updates_lost, trainer->owners.lost);
-        if (trainer->job->global.exact)
-            fail_exact(trainer, owner, "has lost updates");
     }
+    if (!err) {
+        owner->strange = false;
+        owner->due |= owner->early;
+    }
+    agreed(trainer);
     tr_phase_check(trainer);
     tr_pump(trainer);
 }
@@ -147,8 +197,13 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
 {
     struct tr_owners *owners = &trainer->owners;
     int err = tr_owners_pack_ledger(trainer);
-    const struct wire_tell_ledger message = {
-        .ledger = owners->out.data, .ledger_size = owners->out.size, .step = trainer->step};
+    const struct wire_tell_ledger message = {.ledger = owners->out.data,
+                                             .ledger_size = owners->out.size,
+                                             .step = owner->early ? 0 : trainer->step,
+                                             .attempt =
+                                                 tr_least_attempt(trainer->conf.self.incarnation),
+                                             .check = compares(trainer)};
+    owner->compares = message.check;
     if (!err)
         err = wire_tell_ledger_pack(&message, &trainer->out);
     if (err)
@@ -264,22 +319,48 @@ static void on_tick(void *arg)
 }
 
 /* Not before the group has formed: another rank may know of more. In phases without steps all is finished that was stepped. */
+static bool is_time(struct tr_trainer *trainer)
+{
+    if (trainer->job->global.exact && !tr_back_may_work(trainer)) /* nothing is under way yet */
+        return true;
+    if (trainer->group && trainer->group->state != TR_FORMED)
+        return false;
+    return trainer->kind != WIRE_PHASE_TRAIN || tr_hold_is_quiet(trainer);
+}
+
+/* In `exact` one that came back is compared at once, for it serves nobody before; and again when it is quiet, for another may have acked what
+ * the one before it had acked too, and it has not. */
 void tr_owners_pump(struct tr_trainer *trainer)
 {
     struct tr_owners *owners = &trainer->owners;
-    if (trainer->closing || (trainer->group && trainer->group->state != TR_FORMED))
+    if (trainer->closing || tr_back_is_on(trainer))
         return;
-    if (trainer->kind == WIRE_PHASE_TRAIN && !tr_hold_is_quiet(trainer))
-        return;
+    bool time = is_time(trainer);
     for (uint32_t k = 0; k < owners->n; k++) {
         struct tr_owner *owner = &owners->at[k];
-        if (!is_due(owner) || owner->telling)
+        bool may = time || (owner->strange && trainer->job->global.exact);
+        if (!is_due(owner) || owner->telling || !may)
             continue;
+        owner->early = !time;
         int err = tell(trainer, owner);
         owner->due = err != 0;
         if (err && !tr_feed_lost(err))
             tr_fail(trainer, err);
     }
+}
+
+static void look_later(struct tr_trainer *trainer)
+{
+    struct tr_owners *owners = &trainer->owners;
+    owners->timer = (struct rt_timer){.fire = on_tick, .arg = trainer, .impl = owners->timer.impl};
+    rt_timer_start(trainer->io, &owners->timer, TICK_NS);
+}
+
+void tr_owners_ask_again(struct tr_trainer *trainer)
+{
+    for (uint32_t k = 0; k < trainer->owners.n; k++)
+        trainer->owners.at[k].due = true;
+    look_later(trainer);
 }
 
 void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer)
@@ -288,13 +369,11 @@ void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer)
     struct tr_owner *owner =
         &owners->at[rt_peer_index(peer) * owners->workers + rt_peer_loop(peer)];
     uint64_t now = rt_peer_incarnation(peer);
+    owner->strange |= owner->incarnation != now;
     owner->due |= owner->incarnation != now;
     owner->incarnation = now;
-    if (owner->due) {
-        owners->timer =
-            (struct rt_timer){.fire = on_tick, .arg = trainer, .impl = owners->timer.impl};
-        rt_timer_start(trainer->io, &owners->timer, TICK_NS);
-    }
+    if (owner->due)
+        look_later(trainer);
     tr_checkpoint_owner_up(trainer, owner->number);
 }
 

@@ -5,7 +5,11 @@
  * none; the ledger knows what the group has finished since. It is told (TellLedger), and what it lacks is the loss: logged and
  * counted, once, for from then on it counts as applied. That is when it is quiet (hold.h), and no step is made until it has
  * answered: a batch that the one before it had acked, and another owner not yet, would be finished later and be lost without a word. One that
- * is met for the first time is told as well, for it may have come back while nobody was here; one that has lived on lacks nothing. Touch: loop thread. */
+ * is met for the first time is told as well, for it may have come back while nobody was here; one that has lived on lacks nothing.
+ *
+ * Mode `exact` compares: an owner has to have applied just what is finished, or the job goes back (back.h). All owners are
+ * compared before anything is looked up, with or without a checkpoint folder, and again when they have come back; an evaluation, and an epoch, end
+ * only while all are there. Other modes compare too where we have just gone on from a checkpoint and made no step. Touch: loop thread. */
 #ifndef TR_OWNERS_H
 #define TR_OWNERS_H
 
@@ -20,13 +24,17 @@ struct tr_owner {
     struct rt_peer *peer;
     uint64_t incarnation; /* that we know; 0: none yet */
     bool due, telling;    /* the ledger is to be told, is on its way */
+    bool strange, early;  /* exact: not compared since it came; what is on its way was not all */
     bool asked;           /* what is on its way is of one step only */
+    bool compares;        /* ... and the owner is to compare first */
 };
 
 struct tr_owners {
     uint32_t servers, workers, n; /* n: of all owners; 0: nobody has said hello yet */
     struct tr_owner *at;          /* [n] */
-    uint64_t lost;                /* batches that owners have said are lost, owner by owner */
+    bool agreed;           /* all of them had what we have, once in this life: mode `exact` */
+    bool compared;         /* other modes: what is missing from now on is told as lost */
+    uint64_t lost;         /* batches that owners have said are lost, owner by owner */
     uint64_t skipped_ns;   /* when owners last heard which batches of an open step are finished */
     uint64_t paused_ns;    /* since when the group makes no step for them; 0: it does */
     uint64_t steps_ns;     /* and until when it makes some, after a pause that was in vain */
@@ -42,7 +50,12 @@ void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer);
 /* Is one that is there to be told, or being told? Then no step may begin, for two seconds; then a second of steps: a batch that was
  * stepped with a rank that is lost comes again behind others, which need steps. */
 bool tr_owners_hold(const struct tr_trainer *trainer);
-void tr_owners_pump(struct tr_trainer *trainer); /* tell what is due */
+/* We have just gone on from a checkpoint, and not all have been compared: then no step may begin either. */
+bool tr_owners_awaited(const struct tr_trainer *trainer);
+/* Are all there, with what we have? */
+bool tr_owners_agree(const struct tr_trainer *trainer);
+void tr_owners_ask_again(struct tr_trainer *trainer); /* all are to be told */
+void tr_owners_pump(struct tr_trainer *trainer);      /* tell what is due */
 void tr_owners_release(struct tr_trainer *trainer);
 
 #endif

@@ -506,7 +506,7 @@ void tr_phase_serve_await(void *ctx, struct rt_call *call, const struct rt_frame
     if (from >= trainer->n_waiters)
         trainer->n_waiters = from + 1;
     trainer->composers = request.composers;
-    if (request.done)
+    if (request.done && !trainer->job->global.exact) /* else it is made again, with the same end */
         hear_over(trainer, from, request.known);
     if (trainer->kind == WIRE_PHASE_STATISTICS && trainer->n_statistics > 0)
         next_phase(trainer, WIRE_PHASE_TRAIN, 0);
@@ -578,12 +578,22 @@ static void check_training(struct tr_trainer *trainer)
     }
 }
 
+/* Mode `exact`: what was looked up while an owner is away, or a rank, may be of another line: nothing is concluded from it. */
+static bool is_apart(const struct tr_trainer *trainer)
+{
+    if (tr_back_is_on(trainer) || !trainer->job->global.exact)
+        return tr_back_is_on(trainer);
+    return !is_formed(trainer) || (trainer->conf.self.index == 0 && !tr_owners_agree(trainer));
+}
+
 void tr_phase_check(struct tr_trainer *trainer)
 {
     if (trainer->closing)
         return;
     tr_tell_pump(trainer);
     tell_waiters(trainer);
+    if (is_apart(trainer))
+        return;
     if (trainer->kind == WIRE_PHASE_EVALUATE)
         tr_evaluate_pump(trainer);
     else if (trainer->kind == WIRE_PHASE_TRAIN && trainer->conf.self.index == 0 &&

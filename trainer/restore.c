@@ -1,7 +1,7 @@
 /* trainer/restore.c -- a rank goes on from a checkpoint: the newest one of this job whose manifest, chain and dense files are good.
  *
  * Each rank reads for itself. Ranks that found different ones (a newer was published between their starts) become one when the
- * group forms: the most advanced one's weights count, as ever (form.c). What was counted comes back at rank 0 alone, and only
+ * group forms: the most advanced one's weights count, as ever (form.c; mode `exact`: all go to the newest, back.h). What was counted comes back at rank 0 alone, and only
  * where no rank has lived on. The rows are the embedding servers' to restore; those that have lived on are ahead of these
  * weights then, which mode hybrid allows: batches that come again step dense anew, and owners answer that they have them. */
 #include "trainer/state.h"
@@ -12,6 +12,7 @@
 #include "runtime/base/failpoint.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/mem.h"
 #include "runtime/checkpoint/store.h"
 #include "trainer/load.h"
 
@@ -80,7 +81,18 @@ static int try_one(struct tr_trainer *trainer, const struct rt_store_list *list,
     return err ? err : load(trainer, stored->manifest);
 }
 
-/* From `newest` on, the first that can be; those of the list before it were passed over already. */
+/* Nobody is to go on from one that is damaged: embedding servers would take it. */
+static void set_aside(const struct tr_trainer *trainer, const struct rt_store_list *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (list->at[i].manifest && list->at[i].why &&
+            rt_store_set_aside(trainer->conf.checkpoint_dir, list->at[i].name) != 0)
+            rt_log(RT_LOG_WARN, "checkpoint_not_set_aside name=%s reason=\"%s\"", list->at[i].name,
+                   rt_err_text());
+}
+
+/* From `newest` on, the first that can be; those of the list before it were passed over already. In mode `exact` one that is refused for
+ * what this job is, and not for what is wrong with it, is no reason to take an older one: embedding servers would not. */
 static int take_one(struct tr_trainer *trainer, struct rt_store_list *list, const char *newest)
 {
     char first[512] = "";
@@ -90,12 +102,17 @@ static int take_one(struct tr_trainer *trainer, struct rt_store_list *list, cons
     for (; i < list->n; i++) {
         int err = try_one(trainer, list, i);
         if (!err) {
+            set_aside(trainer, list, i);
             trainer->restored = list->at[i].manifest;
             list->at[i].manifest = NULL;
             return 0;
         }
         if (err == RT_ENOMEM || err == RT_EFILE) /* it may be good */
             return err;
+        if (err == RT_EUSAGE && trainer->job->global.exact)
+            return err;
+        if (err == RT_EDATA && list->at[i].manifest)
+            list->at[i].why = rt_xstrdup(rt_err_text());
         if (!first[0])
             snprintf(first, sizeof first, "%s", rt_err_text());
         rt_log(RT_LOG_WARN, "checkpoint_skipped name=%s reason=\"%s\"", list->at[i].name,
@@ -177,7 +194,10 @@ int tr_restore_state(struct tr_trainer *trainer)
     trainer->epoch_open = true;
     /* One that was due at just this step may not have been made. */
     trainer->evaluated_step = trainer->step > 0 ? trainer->step - 1 : 0;
-    trainer->generation = manifest->generation + 1;
+    trainer->back.base = manifest->attempt;
+    trainer->back.base_step = manifest->step;
+    if (trainer->generation <= manifest->generation)
+        trainer->generation = trainer->back.known.number = manifest->generation + 1;
     if (manifest->run)
         trainer->run = manifest->run;
     trainer->anew = manifest->anew;

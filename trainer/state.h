@@ -22,6 +22,7 @@
 #include "runtime/wire/batch.h"
 #include "trainer/agree.h"
 #include "trainer/alarm.h"
+#include "trainer/back.h"
 #include "trainer/board.h"
 #include "trainer/checkpoint.h"
 #include "trainer/collective/collective.h"
@@ -44,6 +45,7 @@
 #define TR_DEADLINE_NS   (30 * 1000000000ull)
 #define TR_COMPOSERS_MAX 4096
 #define TR_AGAIN_NS      (50 * 1000000ull) /* before a rank is told again what failed */
+#define TR_ATTEMPT_BITS  20                /* of an attempt, for the group epoch: form.c */
 
 enum tr_batch_state {
     TR_QUEUED,
@@ -177,7 +179,8 @@ struct tr_trainer {
     struct tr_checkpoint checkpoint;
     bool wants_news;              /* of the group, in the round at hand: hold.h */
     struct rt_manifest *restored; /* while the trainer is made: what it goes on from */
-    uint64_t generation;          /* times that the job went on from a checkpoint */
+    uint64_t generation; /* of the job: grows each time that it goes on from a checkpoint */
+    struct tr_back back;
     uint64_t run; /* of the manifests: drawn, or that of the checkpoint that this goes on from */
     bool anew;    /* which began by --restore=none */
     uint64_t carried_train_ms; /* of what this goes on from */
@@ -258,6 +261,12 @@ static inline uint64_t tr_age(const struct tr_trainer *trainer, uint64_t step)
 int tr_restore_dense(struct tr_trainer *trainer); /* model and optimizer are made */
 int tr_restore_state(
     struct tr_trainer *trainer); /* the rest, when all is as at the start of a job */
+/* Steps of lower attempts are over: of a generation before this one. */
+static inline uint64_t tr_least_attempt(uint64_t incarnation_of_rank_0)
+{
+    return incarnation_of_rank_0 << TR_ATTEMPT_BITS;
+}
+
 /* The group has lived on, and its ranks' counts with it. */
 void tr_restore_forget_counts(struct tr_trainer *trainer);
 

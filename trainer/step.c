@@ -517,6 +517,7 @@ static void start_alone(struct tr_trainer *trainer, struct tr_batch *batch)
     trainer->global_samples = batch->head.samples;
     batch->step = ++trainer->step;
     trainer->step_factor = rate_factor(trainer, trainer->learning_factor, trainer->step);
+    batch->attempt = tr_least_attempt(trainer->conf.self.incarnation);
     batch->among = 1;
     batch->learning_rate = trainer->step_factor;
     start_batch(trainer, batch, TR_ALONE);

@@ -129,6 +129,8 @@ void tr_tell_pump(struct tr_trainer *trainer)
         return;
     if (trainer->group && !trainer->group->was_formed) /* it may be another phase */
         return;
+    if (trainer->job->global.exact && trainer->group && trainer->group->state != TR_FORMED)
+        return; /* who came back sends all back */
     int err = tell_all(trainer);
     if (err)
         tr_fail(trainer, err);

@@ -160,6 +160,7 @@ static const struct rt_method_def method[] = {
     {WIRE_TELL_FINISHED, "TellFinished", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX, 0,
      tr_group_serve_finished},
     {WIRE_TELL_PHASE, "TellPhase", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, 0, tr_tell_serve},
+    {WIRE_GO_BACK, "GoBack", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, 0, tr_back_serve},
     {WIRE_SCORES, "Scores", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, SCORES_BYTES,
      tr_evaluate_serve_scores},
 };
@@ -222,6 +223,7 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     trainer->permits.limit = one ? 1 : conf->job->global.staleness;
     trainer->lookups.limit = trainer->permits.limit;
     tr_checkpoint_init(trainer);
+    tr_back_init(trainer);
     int err = tr_batch_check_job(trainer);
     if (!err)
         err = rt_arena_create(8 << 20, &trainer->scratch);
@@ -283,6 +285,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     if (trainer->collective)
         trainer->collective->ops->destroy(trainer->collective);
     tr_group_destroy(trainer->group);
+    tr_back_release(trainer);
     tr_checkpoint_release(trainer);
     tr_owners_release(trainer);
     rt_manifest_destroy(trainer->restored);
@@ -373,6 +376,10 @@ bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t si
             return false;
         }
     }
+    bool compares =
+        trainer->conf.self.index == 0 && (trainer->job->global.exact || tr_owners_awaited(trainer));
+    if (compares && !tr_owners_up(trainer, waiting, size))
+        return false;
     return ranks_ready(trainer, waiting, size);
 }
 
@@ -430,6 +437,9 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->updates_lost = trainer->owners.lost;
     out->loss_spikes = trainer->alarm.begun;
     out->loss_spike = tr_alarm_stands(&trainer->alarm);
+    out->generation = trainer->generation;
+    out->went_back = trainer->back.known.went_back;
+    out->steps_again = trainer->back.known.steps_again;
     out->phase = wire_phase_name(trainer->kind);
     out->epoch = trainer->epoch;
     out->epochs = trainer->job->data.epochs;

@@ -31,8 +31,9 @@ struct tr_trainer_conf {
     const char *tensorboard;    /* folder for rank 0's event file (board.h); NULL: none */
     struct rt_metrics *metrics; /* or NULL */
     void *ctx;
-    void (*failed)(void *ctx, int err); /* the job cannot go on; text in rt_err_text() */
-    void (*done)(void *ctx);            /* after the last epoch's evaluation */
+    /* The job cannot go on; text in rt_err_text(). RT_EBACK: it goes on when this rank is started again. */
+    void (*failed)(void *ctx, int err);
+    void (*done)(void *ctx); /* after the last epoch's evaluation */
     void (*replaced)(void *ctx, uint64_t by_incarnation);
     void (*drained)(void *ctx); /* what tr_trainer_drain() began has ended */
 };
@@ -109,7 +110,8 @@ struct tr_report {
     uint64_t updates_lost; /* batches that embedding servers came back without; rank 0 */
     uint64_t loss_spikes;  /* of this rank: alarm.h */
     bool loss_spike;       /* one stands */
-    bool read_whole;       /* samples_read is of the whole job: rank 0, between epochs */
+    uint64_t generation, went_back, steps_again; /* back.h; rank 0 */
+    bool read_whole; /* samples_read is of the whole job: rank 0, between epochs */
     uint32_t rank, world;
     uint64_t samples_epoch; /* of one epoch, known after the first; else 0 */
     double train_seconds, samples_per_second, train_loss, loss;

@@ -160,6 +160,10 @@ ROWS = [
               ("sum(%s)" % one("trainer_checkpoints_void_total"), "given up"),
               ("max(%s)" % one("trainer_checkpoints_void_in_row"), "of them since the latest"),
               ("sum(%s)" % one("trainer_updates_lost_total"), "updates lost"), width=6),
+        panel("An exact job going back", "short",
+              "Since the job began: times that all roles went back to a checkpoint, because one was lost, and the steps that had to be "
+              "made again. Bad: they keep growing: a role dies again and again.",
+              ("max(%s)" % one("trainer_went_back"), "went back"), ("max(%s)" % one("trainer_steps_again"), "steps again"), width=6),
         panel("Time of a checkpoint", "s",
               "From its beginning to its manifest, and the part of it in which no step was made. Bad: the latter above 0.1 s: "
               "gradients wait for a slow embedding server.",

@@ -97,5 +97,7 @@ int rt_exit_code(int err)
 {
     if (err == 0)
         return 0;
+    if (err == RT_EBACK)
+        return RT_EXIT_AGAIN;
     return err == RT_EUSAGE ? 2 : 1;
 }

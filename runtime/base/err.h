@@ -25,7 +25,8 @@
     X(RT_EFULL, -5015, "queue or budget is full")                                                  \
     X(RT_ENOTREADY, -5016, "not ready yet")                                                        \
     X(RT_ECANCELED, -5017, "given up by its owner")                                                \
-    X(RT_EOWNER, -5018, "row outside this owner's shards")
+    X(RT_EOWNER, -5018, "row outside this owner's shards")                                         \
+    X(RT_EBACK, -5019, "the job goes back to a checkpoint")
 
 enum rt_err {
     RT_OK = 0,
@@ -52,7 +53,11 @@ const char *rt_err_name(int code);
 /* One-line general meaning of a code. Never NULL. */
 const char *rt_err_meaning(int code);
 
-/* Process exit code: 0 for 0, 2 for RT_EUSAGE, 1 for the rest. */
+/* Of a process that wants to be started again, and has no fault: what it has in memory is of a generation that is over. The number
+ * is EX_TEMPFAIL of sysexits.h. */
+#define RT_EXIT_AGAIN 75
+
+/* Process exit code: 0 for 0, 2 for RT_EUSAGE, RT_EXIT_AGAIN for RT_EBACK, 1 for the rest. */
 int rt_exit_code(int err);
 
 #endif

@@ -24,7 +24,8 @@
 #include <unistd.h>
 
 #define LATEST    "latest"
-#define ABANDONED ".abandoned" /* no token: nobody lists it */
+#define ABANDONED ".abandoned" /* no tokens: nobody lists them */
+#define DAMAGED   ".damaged"
 
 static int fail(const char *path, const char *what)
 {
@@ -332,14 +333,14 @@ int rt_store_retain(const char *dir, uint32_t keep)
 /* ---- back ---- */
 
 /* Under the first name that is free. */
-static int set_aside(int above, const char *dir, const char *name)
+static int set_aside(int above, const char *dir, const char *name, const char *as)
 {
-    char *to = rt_xasprintf("%s" ABANDONED, name);
+    char *to = rt_xasprintf("%s%s", name, as);
     int err;
 
     for (unsigned i = 2; (err = rt_folder_has(above, dir, to)) > 0; i++) {
         rt_free(to);
-        to = rt_xasprintf("%s" ABANDONED ".%u", name, i);
+        to = rt_xasprintf("%s%s.%u", name, as, i);
     }
     if (!err && renameat(above, name, above, to) != 0)
         err = RT_FAIL(RT_EFILE, "%s/%s: cannot be set aside as %s: %s", dir, name, to,
@@ -377,7 +378,7 @@ int rt_store_roll_back(const char *dir, const char *name)
     for (size_t i = 0; !err && i < list.n; i++) {
         if (list.at[i].manifest && &list.at[i] >= to)
             continue;
-        err = set_aside(above, dir, list.at[i].name);
+        err = set_aside(above, dir, list.at[i].name, ABANDONED);
         n += !err;
     }
     if (!err && n > 0)
@@ -385,6 +386,22 @@ int rt_store_roll_back(const char *dir, const char *name)
     rt_folder_close(above);
     rt_store_list_release(&list);
     return err ? err : n;
+}
+
+/* Somebody else may have found the same, and been first. */
+int rt_store_set_aside(const char *dir, const char *name)
+{
+    int above = -1, err = check_name(name), there;
+
+    if (!err)
+        err = rt_folder_open(dir, ".", &above);
+    if (!err)
+        err = set_aside(above, dir, name, DAMAGED);
+    if (!err)
+        err = rt_folder_sync(above, dir);
+    there = err == RT_EFILE && above >= 0 ? rt_folder_has(above, dir, name) : 1;
+    rt_folder_close(above);
+    return there == 0 ? 0 : err;
 }
 
 /* ---- which there are ---- */

@@ -37,12 +37,16 @@ int rt_store_retain(const char *dir, uint32_t keep);
  * cannot be believed, for it may be newer. @return how many were, or RT_EUSAGE, RT_EFILE */
 int rt_store_roll_back(const char *dir, const char *name);
 
+/* Whoever cannot go on from `name`, and can from an older one, has it set aside, as DIR/NAME.damaged: then nobody goes on from it, and
+ * all of a job go on from the same. One that is not there any more is set aside already. RT_EFILE, RT_EUSAGE */
+int rt_store_set_aside(const char *dir, const char *name);
+
 /* All checkpoints, the newest (by attempt) first. One whose manifest cannot be believed has none and says why; it
  * stands behind all others. */
 struct rt_stored {
     char *name;
     struct rt_manifest *manifest; /* NULL: */
-    char *why;
+    char *why; /* a reader may put one beside a manifest whose files are damaged (rt_free) */
 };
 struct rt_store_list {
     struct rt_stored *at; /* [n] */

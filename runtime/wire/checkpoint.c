@@ -1,4 +1,4 @@
-/* runtime/wire/checkpoint.c -- Cut, AwaitCut, EndCut, TellLedger and their replies. */
+/* runtime/wire/checkpoint.c -- Cut, AwaitCut, EndCut, TellLedger, their replies, and GoBack. */
 #include "runtime/wire/checkpoint.h"
 #include "proto/checkpoint.pb-c.h"
 #include "runtime/base/err.h"
@@ -220,6 +220,7 @@ int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *ou
     m.attempt = in->attempt;
     m.ledger = (ProtobufCBinaryData){in->ledger_size, (uint8_t *)(uintptr_t)in->ledger};
     m.step = in->step;
+    m.check = in->check;
     return wire_encode(&m.base, out);
 }
 
@@ -241,7 +242,8 @@ int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *a
                                      .n_places = (uint32_t)m->n_place,
                                      .place = m->place,
                                      .among = m->among,
-                                     .attempt = m->attempt};
+                                     .attempt = m->attempt,
+                                     .check = m->check};
     return check_tell_ledger(out);
 }
 
@@ -265,6 +267,7 @@ int wire_tell_ledger_reply_pack(const struct wire_tell_ledger_reply *in, struct 
     m.first = (uint64_t *)(uintptr_t)in->first;
     m.count = (uint32_t *)(uintptr_t)in->count;
     m.ahead = in->ahead;
+    m.step = in->step;
     return wire_encode(&m.base, out);
 }
 
@@ -282,7 +285,45 @@ int wire_tell_ledger_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
         err = wire_range("TellLedgerReply", "count of first", m->n_first, 0, WIRE_LOST_MAX);
     if (err)
         return err;
-    *out = (struct wire_tell_ledger_reply){m->lost, (uint32_t)m->n_first, m->first, m->count,
-                                           m->ahead};
+    *out = (struct wire_tell_ledger_reply){
+        m->lost, (uint32_t)m->n_first, m->first, m->count, m->ahead, m->step};
     return check_tell_ledger_reply(out);
+}
+
+/* ---- GoBack ---- */
+
+static int check_go_back(const struct wire_go_back *m)
+{
+    static const char name[] = "GoBack";
+    bool beginning = m->attempt == 0;
+
+    if (beginning ? m->name[0] != '\0' : !wire_is_token(m->name))
+        return RT_FAIL(RT_EPROTO, "%s: name '%.64s' of attempt %llu, expected %s", name, m->name,
+                       (unsigned long long)m->attempt,
+                       beginning ? "none" : "1 to 63 of A-Z a-z 0-9 _ -");
+    return wire_text(name, "why", m->why, WIRE_TEXT_MAX);
+}
+
+int wire_go_back_pack(const struct wire_go_back *in, struct wire_out *out)
+{
+    Saffron__GoBack m = SAFFRON__GO_BACK__INIT;
+
+    wire_assert_ok(check_go_back(in));
+    m.attempt = in->attempt;
+    m.name = (char *)(uintptr_t)in->name;
+    m.why = (char *)(uintptr_t)in->why;
+    return wire_encode(&m.base, out);
+}
+
+int wire_go_back_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                        struct wire_go_back *out)
+{
+    const Saffron__GoBack *m;
+    int err;
+
+    m = wire_decode(&saffron__go_back__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_go_back){m->attempt, m->name, m->why};
+    return check_go_back(out);
 }

@@ -66,7 +66,8 @@ struct wire_tell_ledger {
     const uint32_t
         *place; /* [n_places] < among: finished batches of the step; with a ledger: none */
     uint32_t among;
-    uint64_t attempt;
+    uint64_t attempt; /* at the step; with check: the lowest that is not over */
+    bool check;       /* is just the ledger applied? */
 };
 int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *out);
 int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
@@ -78,9 +79,19 @@ struct wire_tell_ledger_reply {
     const uint64_t *first; /* [n_ranges] batch ids */
     const uint32_t *count; /* [n_ranges] >= 1 */
     bool ahead;
+    uint64_t step; /* applied; mode `full` */
 };
 int wire_tell_ledger_reply_pack(const struct wire_tell_ledger_reply *in, struct wire_out *out);
 int wire_tell_ledger_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                                   struct wire_tell_ledger_reply *out);
+
+struct wire_go_back {
+    uint64_t attempt; /* 0: to the beginning */
+    const char *name; /* of the checkpoint: wire_is_token(); "": the beginning */
+    const char *why;  /* at most WIRE_TEXT_MAX bytes */
+};
+int wire_go_back_pack(const struct wire_go_back *in, struct wire_out *out);
+int wire_go_back_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                        struct wire_go_back *out);
 
 #endif

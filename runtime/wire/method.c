@@ -34,6 +34,8 @@ const struct wire_method_info wire_methods[] = {
     {WIRE_AWAIT_CUT, "AwaitCut", T, E},
     {WIRE_END_CUT, "EndCut", T, E},
     {WIRE_TELL_LEDGER, "TellLedger", T, E},
+    {WIRE_GO_BACK_ROWS, "GoBackRows", T, E},
+    {WIRE_GO_BACK, "GoBack", T, T},
 };
 const size_t wire_method_count = sizeof(wire_methods) / sizeof(wire_methods[0]);
 

@@ -23,6 +23,7 @@ enum wire_method {
     WIRE_AWAIT_CUT = 51,       /* T -> E */
     WIRE_END_CUT = 52,         /* T -> E */
     WIRE_TELL_LEDGER = 53,     /* T -> E */
+    WIRE_GO_BACK_ROWS = 54,    /* T -> E */
     WIRE_STEP_HEADER = 64,     /* T -> T, and so are the rest */
     WIRE_JOIN_GROUP = 65,
     WIRE_FETCH_STATE = 66,
@@ -30,6 +31,7 @@ enum wire_method {
     WIRE_TELL_PHASE = 68,
     WIRE_SCORES = 69,
     WIRE_NOTE_FINISHED = 70, /* no message: the batch id of the frame */
+    WIRE_GO_BACK = 71,
 };
 
 /* Every method that is in use, its name, and who asks whom. */

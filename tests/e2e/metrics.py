@@ -18,17 +18,17 @@ saved_bytes_total received_bytes_total frames_bad_total reconnects_total links_r
 hop_bytes_total link_credit_bytes link_paused_total""".split()
 ASKS = {
     "data_compose": ["PutBatch", "TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet", "TellFinished"],
-    "trainer": ["LookupBatch", "PushGradients", "ReleaseBatch", "Cut", "AwaitCut", "EndCut", "TellLedger"],
+    "trainer": ["LookupBatch", "PushGradients", "ReleaseBatch", "Cut", "AwaitCut", "EndCut", "TellLedger", "GoBackRows"],
     "middleware": ["LookupRows", "ApplyGradients"],
     "embedding_server": [],
 }
-SELDOM = ["ReleaseBatch", "Cut", "AwaitCut", "EndCut", "TellLedger"]  # not in every job
-GROUP = ["StepHeader", "JoinGroup", "FetchState", "ReduceChunk", "TellPhase", "Scores", "NoteFinished"]
+SELDOM = ["ReleaseBatch", "Cut", "AwaitCut", "EndCut", "TellLedger", "GoBackRows", "GoBack"]  # not in every job
+GROUP = ["StepHeader", "JoinGroup", "FetchState", "ReduceChunk", "TellPhase", "Scores", "NoteFinished", "GoBack"]
 SERVES = {
     "data_compose": [],
     "trainer": ["TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet", "TellFinished"],
     "middleware": ["PutBatch", "LookupBatch", "PushGradients", "ReleaseBatch"],
-    "embedding_server": ["LookupRows", "ApplyGradients", "Cut", "AwaitCut", "EndCut", "TellLedger"],
+    "embedding_server": ["LookupRows", "ApplyGradients", "Cut", "AwaitCut", "EndCut", "TellLedger", "GoBackRows"],
 }
 
 

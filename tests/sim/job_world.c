@@ -52,6 +52,10 @@ unsigned jw_workers(const struct job_world *w)
 static void on_failed(void *ctx, int err)
 {
     struct job_world *w = ctx;
+    if (err == RT_EBACK && w->conf.kept_up) { /* a composer's */
+        w->composer_leaves = true;
+        return;
+    }
     if (!w->failed)
         snprintf(w->failed_text, sizeof w->failed_text, "%s: %s", rt_err_name(err), rt_err_text());
     w->failed = err;
@@ -59,7 +63,16 @@ static void on_failed(void *ctx, int err)
 
 static void on_rank_failed(void *ctx, int err)
 {
-    on_failed(((struct jw_rank *)ctx)->world, err);
+    struct jw_rank *rank = ctx;
+    if (err == RT_EBACK && rank->world->conf.kept_up)
+        rank->leaves = true;
+    else
+        on_failed(rank->world, err);
+}
+
+static void on_server_back(void *ctx)
+{
+    ((struct job_world *)ctx)->server_leaves = true;
 }
 
 static void on_rank_done(void *ctx)
@@ -111,6 +124,7 @@ static void start_server(struct job_world *w, unsigned s)
     char listen[RT_ADDRESS_MAX];
     uint32_t workers = jw_workers(w), first = s * workers;
     take_server_incarnation(w, s);
+    w->server_leaves = false;
     for (unsigned k = first; k < first + workers; k++) {
         listen_at(listen, jw_node_owner(w, k), 1 + w->server_restarts[s]);
         struct ebs_owner_conf conf = {.io = sim_node(w->sim, jw_node_owner(w, k)),
@@ -121,7 +135,9 @@ static void start_server(struct job_world *w, unsigned s)
                                       .owner = k,
                                       .greeting = &wire_greeting,
                                       .checkpoint_dir = w->conf.checkpoint_dir,
-                                      .listen = listen};
+                                      .listen = listen,
+                                      .ctx = w,
+                                      .back = w->conf.kept_up ? on_server_back : NULL};
         check(ebs_owner_create(&conf, &w->owner[k]));
     }
     struct ebs_restore restore = {
@@ -203,7 +219,7 @@ static void start_rank(struct job_world *w, unsigned r)
     char listen[RT_ADDRESS_MAX];
     rank->world = w;
     rank->incarnation = FIRST_INCARNATION + rank->restarts;
-    rank->done = rank->drained = false;
+    rank->done = rank->drained = rank->leaves = false;
     listen_at(listen, jw_node_rank(w, r), rank->incarnation);
     struct tr_trainer_conf conf = {.io = sim_node(w->sim, jw_node_rank(w, r)),
                                    .state_part = w->conf.state_part,
@@ -263,6 +279,7 @@ static void start_composer(struct job_world *w, unsigned c)
         .size = w->conf.composers,
         .ctx = w,
         .failed = on_failed};
+    w->composer_leaves = false;
     check(dc_composer_create(&conf, &w->composer[c]));
     tell_composer_of_middlewares(w, c);
 }
@@ -528,6 +545,26 @@ void jw_reshape(struct job_world *w, const struct jw_conf *conf)
     for (unsigned i = 0; i < JW_MAX; i++)
         rt_assert(!w->composer[i] && !w->middleware[i] && !w->rank[i].trainer && !w->owner[i]);
     take_shape(w, conf);
+}
+
+bool jw_has_left(void *world)
+{
+    const struct job_world *w = world;
+    bool left = w->server_leaves || w->composer_leaves;
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        left = left || w->rank[r].leaves;
+    return left || jw_is_over(world);
+}
+
+void jw_restart_who_left(struct job_world *w)
+{
+    if (w->server_leaves)
+        jw_restart_server(w);
+    if (w->composer_leaves)
+        jw_restart_composer(w, 0);
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        if (w->rank[r].leaves)
+            jw_restart_rank(w, r);
 }
 
 void jw_break_links(struct job_world *w, unsigned breaks, bool among_ranks)

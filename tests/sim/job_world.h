@@ -30,7 +30,9 @@ struct jw_conf {
     const char *init_from, *predict; /* of the ranks: struct tr_trainer_conf */
     size_t part_bytes; /* of the middlewares' messages to and from owners; 0: as usual */
     const char *checkpoint_dir;
-    bool restore;                        /* ranks and owners go on from what is there */
+    bool restore; /* ranks and owners go on from what is there */
+    bool
+        kept_up; /* the test starts again who asks for it (jw_restart_who_left()); else that is a failure */
     unsigned spares;                     /* nodes that the test may use; 0: 1 */
     uint64_t delay_min_ns, delay_max_ns; /* of frames: struct sim_conf */
     void (*rank_started)(
@@ -46,6 +48,7 @@ struct jw_rank {
     uint64_t incarnation;
     unsigned restarts;
     bool done, drained; /* drained: tr_trainer_drain() said that it would tell */
+    bool leaves;        /* it asks to be started again: RT_EBACK, with kept_up */
 };
 
 struct job_world {
@@ -60,6 +63,7 @@ struct job_world {
     uint64_t server_incarnation[JW_MAX];
     struct ebs_restored restored[JW_MAX]; /* of each server: what it began with */
     unsigned composer_restarts[JW_MAX], middleware_restarts[JW_MAX], server_restarts[JW_MAX];
+    bool server_leaves, composer_leaves; /* likewise; one of each */
     int failed;
     char failed_text[256];
 };
@@ -86,6 +90,10 @@ void jw_restart_middleware(struct job_world *w, unsigned middleware);
 void jw_restart_server(struct job_world *w);
 /* Everybody at once. */
 void jw_restart_job(struct job_world *w);
+/* Over, or somebody asks to be started again: for sim_run_until(). */
+bool jw_has_left(void *world);
+/* Whoever asks is. */
+void jw_restart_who_left(struct job_world *w);
 
 /* A process ends at once, whatever it is at, and is not there until it is started. Who has a connection to it hears that at once, or
  * (silent) hears nothing any more. Whoever is dead is NULL in the world. */

@@ -112,6 +112,10 @@ static void start_trainer(struct world *w)
         fail_msg("%s", rt_err_text());
     const char *address = mw_loop_address(w->middleware);
     tr_trainer_on_middleware(w->trainer, 0, 1, &address, 1, INCARNATION);
+    const char *owner[OWNERS];
+    for (unsigned k = 0; k < OWNERS; k++)
+        owner[k] = ebs_owner_address(w->owner[k]);
+    tr_trainer_on_server(w->trainer, 0, 1, owner, OWNERS, INCARNATION);
 }
 
 static void start_composer(struct world *w)

@@ -295,6 +295,34 @@ static void pauses_between_starts(void **state)
     }
 }
 
+/* Who asks to be started again has no fault: it is never the last time. */
+static void pauses_of_who_asks(void **state)
+{
+    static const struct {
+        const char *name;
+        double life_s;
+        uint32_t want[8];
+    } row[] = {
+        {"at once", 0, {100, 200, 400, 800, 1600, 3200, 5000, 5000}},
+        {"it had worked", 2, {100, 100, 100, 100, 100, 100, 100, 100}},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct ctl_backoff backoff = {0};
+
+        for (size_t k = 0; k < 100; k++) {
+            uint64_t started = (k + 1) * RT_S;
+            uint32_t got = ctl_backoff_asked(&backoff, started,
+                                             started + (uint64_t)(row[i].life_s * (double)RT_S));
+            uint32_t want = row[i].want[k < 8 ? k : 7];
+
+            if (got != want)
+                fail_msg("%s, end %zu: got %u, want %u", row[i].name, k + 1, got, want);
+        }
+    }
+}
+
 static void thousands(void **state)
 {
     static const struct {
@@ -610,6 +638,7 @@ int main(void)
         cmocka_unit_test(run_folder_is_taken_once),
         cmocka_unit_test(run_folder_is_taken_again),
         cmocka_unit_test(pauses_between_starts),
+        cmocka_unit_test(pauses_of_who_asks),
         cmocka_unit_test(thousands),
         cmocka_unit_test(numbers),
         cmocka_unit_test(view_adds_up),

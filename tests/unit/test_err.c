@@ -30,6 +30,7 @@ static void codes_have_names(void **state)
         {RT_EUSAGE, "RT_EUSAGE", "wrong usage or configuration", 2},
         {RT_EPROTO, "RT_EPROTO", "peer sent a malformed message", 1},
         {RT_EOWNER, "RT_EOWNER", "row outside this owner's shards", 1},
+        {RT_EBACK, "RT_EBACK", "the job goes back to a checkpoint", RT_EXIT_AGAIN},
         {RT_ENOMEM, "ENOMEM", "Cannot allocate memory", 1},
         {-ECONNREFUSED, "ECONNREFUSED", "Connection refused", 1},
         {-4095, "EOF", "end of the stream", 1},

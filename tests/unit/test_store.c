@@ -6,6 +6,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/checkpoint/generation.h"
 #include "runtime/checkpoint/store.h"
 #include "tests/lib/checkpoint_bed.h"
 #include "tests/lib/temp.h"
@@ -464,6 +465,39 @@ static void attempts_that_never_came_to_be_are_swept(void **state)
     rt_free(outside);
 }
 
+/* Nobody goes on from it then, and it stays; by whom it was found first makes no difference. */
+static void one_that_is_damaged_is_set_aside(void **state)
+{
+    (void)state;
+    write_one("a", 1, 0, NULL);
+    write_one("b", 2, 0, NULL);
+    assert_int_equal(rt_store_set_aside(dir, "../a"), RT_EUSAGE);
+    assert_int_equal(rt_store_set_aside(dir, "b"), 0);
+    assert_int_equal(rt_store_set_aside(dir, "b"), 0);
+    assert_string_equal(listed(), "a");
+    write_one("b", 3, 0, NULL);
+    assert_int_equal(rt_store_set_aside(dir, "b"), 0);
+    assert_true(is_there("b.damaged", "manifest.json"));
+    assert_true(is_there("b.damaged.2", "rows.00000"));
+    assert_int_equal(rt_store_sweep(dir, NULL), 0);
+    assert_string_equal(listed(), "a");
+}
+
+static void the_generation_is_kept(void **state)
+{
+    struct rt_generation in = {7, 3, UINT64_MAX}, out = {1, 1, 1};
+    (void)state;
+    rt_generation_read(dir, &out);
+    assert_true(out.number == 0 && out.went_back == 0 && out.steps_again == 0);
+    assert_int_equal(rt_generation_write(dir, &in), 0);
+    rt_generation_read(dir, &out);
+    assert_true(out.number == 7 && out.went_back == 3 && out.steps_again == UINT64_MAX);
+    assert_string_equal(listed(), "");
+    put_file(".", ".generation", "generation x");
+    rt_generation_read(dir, &out);
+    assert_true(out.number == 0 && out.went_back == 0 && out.steps_again == 0);
+}
+
 static void a_job_can_go_back(void **state)
 {
     (void)state;
@@ -717,6 +751,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(one_is_renamed_before_it_is_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_has_a_name_stays, set_up, tear_down),
         cmocka_unit_test_setup_teardown(other_runs_are_passed_over, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(one_that_is_damaged_is_set_aside, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_generation_is_kept, set_up, tear_down),
         cmocka_unit_test_setup_teardown(attempts_that_never_came_to_be_are_swept, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_job_can_go_back, set_up, tear_down),
