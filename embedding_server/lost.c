@@ -116,7 +116,7 @@ static void take(struct ebs_owner *owner, const struct wire_await_phase_reply *p
 
 /* lost NULL: it was not about that. */
 static void reply(struct ebs_owner *owner, struct rt_call *call, const struct ebs_lost *lost,
-                  bool ahead)
+                  bool ahead, bool differs)
 {
     struct wire_tell_ledger_reply m = {0};
     int err;
@@ -125,6 +125,7 @@ static void reply(struct ebs_owner *owner, struct rt_call *call, const struct eb
         m = (struct wire_tell_ledger_reply){.step = ebs_get(&owner->stats.step),
                                             .lost = lost->batches,
                                             .ahead = ahead,
+                                            .differs = differs,
                                             .n_ranges = lost->n_ranges,
                                             .first = lost->first,
                                             .count = lost->count};
@@ -152,7 +153,7 @@ static int check(struct ebs_owner *owner, struct rt_call *call,
         ebs_lost_add(owner->filter, &phase->ledger[i], lost);
     *told = lost->batches > 0 || (ahead && owner->conf.job->global.exact);
     if (*told)
-        reply(owner, call, lost, ahead);
+        reply(owner, call, lost, ahead, true);
     rt_free(lost);
     return 0;
 }
@@ -174,7 +175,7 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
         if (err)
             ebs_refuse(owner, call, err);
         else
-            reply(owner, call, NULL, false);
+            reply(owner, call, NULL, false, false);
         return;
     }
     if (!err)
@@ -197,7 +198,7 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
     }
     if (!owner->lost)
         take(owner, &phase, lost);
-    reply(owner, call, owner->lost, ahead);
+    reply(owner, call, owner->lost, ahead, false);
     if (m.check)
         ebs_history_begin(owner, m.attempt);
     if (owner->conf.job->global.mode == RT_MODE_FULL)

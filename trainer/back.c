@@ -164,7 +164,9 @@ static void choose(void *arg)
         back->next.number++;
         back->next.went_back++;
         back->next.steps_again += back->reached > back->step ? back->reached - back->step : 0;
-        back->err = rt_generation_write(trainer->conf.checkpoint_dir, &back->next);
+        if (rt_generation_write(trainer->conf.checkpoint_dir, &back->next) !=
+            0) /* it only counts */
+            rt_log(RT_LOG_WARN, "generation_not_kept reason=\"%s\"", rt_err_text());
     }
     if (back->err) /* the text belongs to this thread */
         snprintf(back->text, sizeof back->text, "%s", rt_err_text());
@@ -183,7 +185,7 @@ static void chosen(void *arg)
     if (!is_exact(trainer) && back->attempt >= back->base) { /* the loss has to be told */
         back->state = TR_BACK_NONE;
         trainer->owners.compared = true;
-        tr_owners_ask_again(trainer);
+        tr_owners_look(trainer);
         tr_pump(trainer);
         return;
     }

@@ -163,7 +163,7 @@ static void on_told(void *arg, int err, const struct rt_frame *frame)
         owner->due = true;
     } else if (err) {
         tr_fail(trainer, rt_fail_prefix(err, "TellLedger at %s: ", rt_peer_name(owner->peer)));
-    } else if (owner->compares && (reply.lost > 0 || (reply.ahead && trainer->job->global.exact))) {
+    } else if (reply.differs) {
         differs(trainer, owner, &reply);
         return;
     } else if (reply.lost > 0) {
@@ -203,7 +203,6 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
                                              .attempt =
                                                  tr_least_attempt(trainer->conf.self.incarnation),
                                              .check = compares(trainer)};
-    owner->compares = message.check;
     if (!err)
         err = wire_tell_ledger_pack(&message, &trainer->out);
     if (err)
@@ -349,7 +348,7 @@ void tr_owners_pump(struct tr_trainer *trainer)
     }
 }
 
-static void look_later(struct tr_trainer *trainer)
+void tr_owners_look(struct tr_trainer *trainer)
 {
     struct tr_owners *owners = &trainer->owners;
     owners->timer = (struct rt_timer){.fire = on_tick, .arg = trainer, .impl = owners->timer.impl};
@@ -360,7 +359,7 @@ void tr_owners_ask_again(struct tr_trainer *trainer)
 {
     for (uint32_t k = 0; k < trainer->owners.n; k++)
         trainer->owners.at[k].due = true;
-    look_later(trainer);
+    tr_owners_look(trainer);
 }
 
 void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer)
@@ -373,7 +372,7 @@ void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer)
     owner->due |= owner->incarnation != now;
     owner->incarnation = now;
     if (owner->due)
-        look_later(trainer);
+        tr_owners_look(trainer);
     tr_checkpoint_owner_up(trainer, owner->number);
 }
 

@@ -26,7 +26,6 @@ struct tr_owner {
     bool due, telling;    /* the ledger is to be told, is on its way */
     bool strange, early;  /* exact: not compared since it came; what is on its way was not all */
     bool asked;           /* what is on its way is of one step only */
-    bool compares;        /* ... and the owner is to compare first */
 };
 
 struct tr_owners {
@@ -55,6 +54,7 @@ bool tr_owners_awaited(const struct tr_trainer *trainer);
 /* Are all there, with what we have? */
 bool tr_owners_agree(const struct tr_trainer *trainer);
 void tr_owners_ask_again(struct tr_trainer *trainer); /* all are to be told */
+void tr_owners_look(struct tr_trainer *trainer);      /* those that are due, before long */
 void tr_owners_pump(struct tr_trainer *trainer);      /* tell what is due */
 void tr_owners_release(struct tr_trainer *trainer);
 

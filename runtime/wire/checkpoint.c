@@ -268,6 +268,7 @@ int wire_tell_ledger_reply_pack(const struct wire_tell_ledger_reply *in, struct 
     m.count = (uint32_t *)(uintptr_t)in->count;
     m.ahead = in->ahead;
     m.step = in->step;
+    m.differs = in->differs;
     return wire_encode(&m.base, out);
 }
 
@@ -286,7 +287,7 @@ int wire_tell_ledger_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
     if (err)
         return err;
     *out = (struct wire_tell_ledger_reply){
-        m->lost, (uint32_t)m->n_first, m->first, m->count, m->ahead, m->step};
+        m->lost, (uint32_t)m->n_first, m->first, m->count, m->ahead, m->step, m->differs};
     return check_tell_ledger_reply(out);
 }
 

@@ -80,6 +80,7 @@ struct wire_tell_ledger_reply {
     const uint32_t *count; /* [n_ranges] >= 1 */
     bool ahead;
     uint64_t step; /* applied; mode `full` */
+    bool differs;  /* of a check */
 };
 int wire_tell_ledger_reply_pack(const struct wire_tell_ledger_reply *in, struct wire_out *out);
 int wire_tell_ledger_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

@@ -49,11 +49,10 @@ unsigned jw_workers(const struct job_world *w)
     return w->conf.owners / w->conf.servers;
 }
 
-static void on_failed(void *ctx, int err)
+static void on_failed(struct job_world *w, int err, bool *leaves)
 {
-    struct job_world *w = ctx;
-    if (err == RT_EBACK && w->conf.kept_up) { /* a composer's */
-        w->composer_leaves = true;
+    if (err == RT_EBACK && w->conf.kept_up) {
+        *leaves = true;
         return;
     }
     if (!w->failed)
@@ -64,15 +63,18 @@ static void on_failed(void *ctx, int err)
 static void on_rank_failed(void *ctx, int err)
 {
     struct jw_rank *rank = ctx;
-    if (err == RT_EBACK && rank->world->conf.kept_up)
-        rank->leaves = true;
-    else
-        on_failed(rank->world, err);
+    on_failed(rank->world, err, &rank->leaves);
+}
+
+static void on_composer_failed(void *ctx, int err)
+{
+    struct jw_role *composer = ctx;
+    on_failed(composer->world, err, &composer->leaves);
 }
 
 static void on_server_back(void *ctx)
 {
-    ((struct job_world *)ctx)->server_leaves = true;
+    ((struct jw_role *)ctx)->leaves = true;
 }
 
 static void on_rank_done(void *ctx)
@@ -124,7 +126,7 @@ static void start_server(struct job_world *w, unsigned s)
     char listen[RT_ADDRESS_MAX];
     uint32_t workers = jw_workers(w), first = s * workers;
     take_server_incarnation(w, s);
-    w->server_leaves = false;
+    w->server_role[s] = (struct jw_role){.world = w};
     for (unsigned k = first; k < first + workers; k++) {
         listen_at(listen, jw_node_owner(w, k), 1 + w->server_restarts[s]);
         struct ebs_owner_conf conf = {.io = sim_node(w->sim, jw_node_owner(w, k)),
@@ -136,7 +138,7 @@ static void start_server(struct job_world *w, unsigned s)
                                       .greeting = &wire_greeting,
                                       .checkpoint_dir = w->conf.checkpoint_dir,
                                       .listen = listen,
-                                      .ctx = w,
+                                      .ctx = &w->server_role[s],
                                       .back = w->conf.kept_up ? on_server_back : NULL};
         check(ebs_owner_create(&conf, &w->owner[k]));
     }
@@ -277,9 +279,9 @@ static void start_composer(struct job_world *w, unsigned c)
             identity(w, RT_ROLE_DATA_COMPOSE, c, 0, FIRST_INCARNATION + w->composer_restarts[c]),
         .job = w->job,
         .size = w->conf.composers,
-        .ctx = w,
-        .failed = on_failed};
-    w->composer_leaves = false;
+        .ctx = &w->composer_role[c],
+        .failed = on_composer_failed};
+    w->composer_role[c] = (struct jw_role){.world = w};
     check(dc_composer_create(&conf, &w->composer[c]));
     tell_composer_of_middlewares(w, c);
 }
@@ -469,6 +471,7 @@ void jw_kill_composer(struct job_world *w, unsigned c, bool silent)
     leave(w, jw_node_composer(w, c), silent);
     dc_composer_destroy(w->composer[c]);
     w->composer[c] = NULL;
+    w->composer_role[c].leaves = false;
 }
 
 void jw_kill_middleware(struct job_world *w, unsigned m, bool silent)
@@ -482,7 +485,7 @@ void jw_kill_rank(struct job_world *w, unsigned r, bool silent)
 {
     leave(w, jw_node_rank(w, r), silent);
     stop_rank(w, r);
-    w->rank[r].done = false;
+    w->rank[r].done = w->rank[r].leaves = false;
 }
 
 void jw_kill_server(struct job_world *w, unsigned s, bool silent)
@@ -492,6 +495,7 @@ void jw_kill_server(struct job_world *w, unsigned s, bool silent)
         ebs_owner_destroy(w->owner[k]);
         w->owner[k] = NULL;
     }
+    w->server_role[s].leaves = false;
 }
 
 /* As they say hello to one another again when a new one has. */
@@ -547,21 +551,33 @@ void jw_reshape(struct job_world *w, const struct jw_conf *conf)
     take_shape(w, conf);
 }
 
-bool jw_has_left(void *world)
+bool jw_asks(const struct job_world *w)
 {
-    const struct job_world *w = world;
-    bool left = w->server_leaves || w->composer_leaves;
+    bool left = false;
+    for (unsigned s = 0; s < w->conf.servers; s++)
+        left = left || w->server_role[s].leaves;
+    for (unsigned c = 0; c < w->conf.composers; c++)
+        left = left || w->composer_role[c].leaves;
     for (unsigned r = 0; r < w->conf.ranks; r++)
         left = left || w->rank[r].leaves;
-    return left || jw_is_over(world);
+    return left;
+}
+
+bool jw_has_left(void *world)
+{
+    return jw_asks(world) || jw_is_over(world);
 }
 
 void jw_restart_who_left(struct job_world *w)
 {
-    if (w->server_leaves)
+    bool server = false;
+    for (unsigned s = 0; s < w->conf.servers; s++)
+        server = server || w->server_role[s].leaves;
+    if (server)
         jw_restart_server(w);
-    if (w->composer_leaves)
-        jw_restart_composer(w, 0);
+    for (unsigned c = 0; c < w->conf.composers; c++)
+        if (w->composer_role[c].leaves)
+            jw_restart_composer(w, c);
     for (unsigned r = 0; r < w->conf.ranks; r++)
         if (w->rank[r].leaves)
             jw_restart_rank(w, r);

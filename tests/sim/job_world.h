@@ -51,6 +51,12 @@ struct jw_rank {
     bool leaves;        /* it asks to be started again: RT_EBACK, with kept_up */
 };
 
+/* A server or a composer, for its callbacks. */
+struct jw_role {
+    struct job_world *world;
+    bool leaves; /* likewise */
+};
+
 struct job_world {
     struct jw_conf conf;
     struct sim *sim;
@@ -63,7 +69,7 @@ struct job_world {
     uint64_t server_incarnation[JW_MAX];
     struct ebs_restored restored[JW_MAX]; /* of each server: what it began with */
     unsigned composer_restarts[JW_MAX], middleware_restarts[JW_MAX], server_restarts[JW_MAX];
-    bool server_leaves, composer_leaves; /* likewise; one of each */
+    struct jw_role server_role[JW_MAX], composer_role[JW_MAX];
     int failed;
     char failed_text[256];
 };
@@ -90,9 +96,10 @@ void jw_restart_middleware(struct job_world *w, unsigned middleware);
 void jw_restart_server(struct job_world *w);
 /* Everybody at once. */
 void jw_restart_job(struct job_world *w);
-/* Over, or somebody asks to be started again: for sim_run_until(). */
+/* Somebody asks to be started again; so, or over: for sim_run_until(). */
+bool jw_asks(const struct job_world *w);
 bool jw_has_left(void *world);
-/* Whoever asks is. */
+/* Whoever asks is: of servers all. */
 void jw_restart_who_left(struct job_world *w);
 
 /* A process ends at once, whatever it is at, and is not there until it is started. Who has a connection to it hears that at once, or

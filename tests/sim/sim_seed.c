@@ -166,7 +166,7 @@ static void check_end(struct sim_seed *run, struct job_world *w, struct sim_trou
 static bool all_told(void *arg)
 {
     const struct job_world *w = arg;
-    bool told = true;
+    bool told = jw_is_over(arg);
     for (unsigned k = 0; k < w->conf.owners; k++)
         told = told && w->owner[k]->lost;
     return told;
@@ -177,14 +177,14 @@ static void run_on(struct sim_seed *run, struct job_world *w, struct sim_trouble
     struct sim_tally *tally = run->tally;
     sim_trouble_run(t);
     uint64_t well_ns = sim_now(w->sim);
-    bool over = sim_run_until(w->sim, jw_is_over, w, LAST_NS);
+    bool over = sim_trouble_over(t, jw_is_over, LAST_NS);
     uint64_t spent_ns = sim_now(w->sim) - well_ns;
     if (w->failed)
         blame(run, "the job failed: %s", w->failed_text);
     else if (!over)
         blame(run, "the job has not ended %.0f simulated seconds after the last trouble",
               (double)LAST_NS * 1e-9);
-    else if (!sim_run_until(w->sim, all_told, w, LAST_NS))
+    else if (!sim_trouble_over(t, all_told, LAST_NS))
         blame(run, "an owner has not been told the ledger");
     if (run->why[0]) {
         jw_tell(w);
@@ -221,7 +221,7 @@ void sim_seed_run(struct sim_seed *run)
     conf.seed = run->seed;
     conf.job = load(run, &plan);
     conf.checkpoint_dir = dir;
-    conf.restore = true;
+    conf.restore = conf.kept_up = true;
     jw_start(&w, &conf);
     if (run->at_start)
         run->at_start(&w);

@@ -87,7 +87,6 @@ static void kill_one(struct sim_trouble *t, enum sim_victim what, unsigned i, bo
     }
     t->disk->heal();
     t->disk_fails = false;
-    t->tally->kills[what]++;
 }
 
 static void come_back_later(struct sim_trouble *t, enum sim_victim what, unsigned which,
@@ -132,6 +131,7 @@ static void kill_some(struct sim_trouble *t, enum sim_victim what, unsigned firs
         if (!lives(t->world, what, one))
             continue;
         kill_one(t, what, one, silent);
+        t->tally->kills[what]++;
         uint64_t ns = together ? away : draw_away(t);
         come_back_later(t, what, one, 0, ns);
         tell(t, "%s/%u dies%s, for %.3f s", victim_name[what], one, silent ? " unnoticed" : "",
@@ -149,14 +149,45 @@ static void kill_all(struct sim_trouble *t)
             heal(t, &t->back[t->n_back - 1]);
     for (int what = 0; what < SIM_VICTIMS; what++)
         for (unsigned i = 0; i < count_of(w, (enum sim_victim)what); i++)
-            if (lives(w, (enum sim_victim)what, i))
+            if (lives(w, (enum sim_victim)what, i)) {
                 kill_one(t, (enum sim_victim)what, i, false);
+                t->tally->kills[what]++;
+            }
     jw_reshape(w, &t->plan->reshaped);
     for (int what = 0; what < SIM_VICTIMS; what++)
         for (unsigned i = 0; i < count_of(w, (enum sim_victim)what); i++)
             come_back_later(t, (enum sim_victim)what, i, 0, RT_MS + draw(t, 200 * RT_MS));
     t->tally->all_died++;
     t->lost_trainers = true;
+}
+
+/* ---- going back ---- */
+
+static bool leaves(const struct job_world *w, enum sim_victim what, unsigned i)
+{
+    return (what == SIM_COMPOSER && w->composer_role[i].leaves) ||
+           (what == SIM_SERVER && w->server_role[i].leaves) ||
+           (what == SIM_TRAINER && w->rank[i].leaves);
+}
+
+/* @return somebody did */
+static bool end_who_leaves(struct sim_trouble *t)
+{
+    bool any = false;
+    for (int what = 0; what < SIM_VICTIMS; what++)
+        for (unsigned i = 0; i < count_of(t->world, (enum sim_victim)what); i++) {
+            if (!leaves(t->world, (enum sim_victim)what, i))
+                continue;
+            uint64_t ns = draw_away(t);
+            kill_one(t, (enum sim_victim)what, i, false);
+            come_back_later(t, (enum sim_victim)what, i, 0, ns);
+            tell(t, "%s/%u ends to go back, for %.3f s", victim_name[what], i, (double)ns * 1e-9);
+            t->tally->went_back++;
+            any = true;
+        }
+    if (any)
+        note_trainers(t);
+    return any;
 }
 
 /* ---- coming back ---- */
@@ -331,36 +362,31 @@ static void drain(struct sim_trouble *t)
 
 static const struct {
     void (*make)(struct sim_trouble *t);
-    unsigned weight, weight_exact;
-} kind[] = {{break_something, 24, 40},
-            {kill_trainers, 14, 0},
-            {kill_servers, 12, 0},
-            {kill_middleware, 8, 10},
-            {kill_composer, 8, 10},
-            {kill_all, 3, 12},
-            {fail_disk, 8, 8},
-            {part, 6, 6},
-            {freeze, 6, 6},
-            {flip, 3, 3},
-            {jump, 3, 3},
-            {stall, 2, 2},
-            {drain, 2, 4},
-            {ask_checkpoint, 4, 4}};
-
-static unsigned weight_of(const struct sim_trouble *t, size_t k)
-{
-    return t->plan->exact ? kind[k].weight_exact : kind[k].weight;
-}
+    unsigned weight;
+} kind[] = {{break_something, 24},
+            {kill_trainers, 14},
+            {kill_servers, 12},
+            {kill_middleware, 8},
+            {kill_composer, 8},
+            {kill_all, 3},
+            {fail_disk, 8},
+            {part, 6},
+            {freeze, 6},
+            {flip, 3},
+            {jump, 3},
+            {stall, 2},
+            {drain, 2},
+            {ask_checkpoint, 4}};
 
 static void make_one(struct sim_trouble *t)
 {
     unsigned sum = 0;
     for (size_t k = 0; k < ARRAY_LEN(kind); k++)
-        sum += weight_of(t, k);
+        sum += kind[k].weight;
     unsigned at = (unsigned)draw(t, sum);
     size_t k = 0;
-    for (; at >= weight_of(t, k); k++)
-        at -= weight_of(t, k);
+    for (; at >= kind[k].weight; k++)
+        at -= kind[k].weight;
     kind[k].make(t);
 }
 
@@ -369,7 +395,7 @@ static void make_one(struct sim_trouble *t)
 static bool stops(void *arg)
 {
     const struct sim_trouble *t = arg;
-    return jw_is_over(t->world) || (t->disk_fails && t->disk->has_failed());
+    return jw_has_left(t->world) || (t->disk_fails && t->disk->has_failed());
 }
 
 /* A call has failed just now; at times the machine with it. */
@@ -380,9 +406,7 @@ static void on_disk_error(struct sim_trouble *t)
     tell(t, "the disk has failed");
     if (draw(t, 2))
         return;
-    if (t->plan->exact)
-        kill_all(t);
-    else if (draw(t, 2))
+    if (draw(t, 2))
         kill_some(t, SIM_TRAINER, 0, 1);
     else
         kill_some(t, SIM_SERVER, (unsigned)draw(t, t->world->conf.servers), 1);
@@ -399,16 +423,15 @@ static bool run_to(struct sim_trouble *t, uint64_t at_ns)
     return true;
 }
 
-void sim_trouble_run(struct sim_trouble *t)
+static void run(struct sim_trouble *t, unsigned left)
 {
     struct job_world *w = t->world;
-    unsigned left = t->plan->troubles;
     uint64_t next = sim_now(w->sim) + draw(t, t->plan->gap_ns);
     while (!jw_is_over(w) && (left > 0 || t->n_back > 0)) {
         unsigned first = soonest(t);
         bool returns = t->n_back > 0 && (left == 0 || t->back[first].at_ns <= next);
         if (!run_to(t, returns ? t->back[first].at_ns : next)) {
-            if (!jw_is_over(w))
+            if (!end_who_leaves(t) && !jw_is_over(w))
                 on_disk_error(t);
             continue;
         }
@@ -423,6 +446,37 @@ void sim_trouble_run(struct sim_trouble *t)
     while (t->n_back > 0 && !w->failed)
         come_back(t, 0);
     t->disk->heal();
+}
+
+void sim_trouble_run(struct sim_trouble *t)
+{
+    run(t, t->plan->troubles);
+}
+
+/* Done, or somebody ends to go back. */
+struct wait {
+    struct job_world *world;
+    bool (*done)(void *world);
+};
+
+static bool is_waited_for(void *arg)
+{
+    const struct wait *wait = arg;
+    return jw_asks(wait->world) || wait->world->failed || wait->done(wait->world);
+}
+
+bool sim_trouble_over(struct sim_trouble *t, bool (*done)(void *world), uint64_t most_ns)
+{
+    struct sim *sim = t->world->sim;
+    struct wait wait = {t->world, done};
+    uint64_t until = sim_now(sim) + most_ns;
+    bool over = false;
+    do {
+        run(t, 0);
+        over =
+            sim_now(sim) < until && sim_run_until(sim, is_waited_for, &wait, until - sim_now(sim));
+    } while (over && end_who_leaves(t));
+    return over;
 }
 
 void sim_trouble_count(struct sim_trouble *t)

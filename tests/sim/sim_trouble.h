@@ -1,8 +1,7 @@
 /* tests/sim/sim_trouble.h -- what happens to the job of a seed: roles die and come back, links and the disk fail, clocks jump.
  *
  * When, what and to whom is drawn from the seed. Whoever has died comes back by itself after a time, as a supervisor would have it;
- * others may die meanwhile. Of `exact` trainers and embedding servers die only with all others: one alone ends the job by
- * name there. */
+ * others may die meanwhile. So does who ends to go back to a checkpoint. */
 #ifndef SIM_TROUBLE_H
 #define SIM_TROUBLE_H
 
@@ -27,7 +26,7 @@ struct sim_story {
 
 struct sim_tally {
     uint64_t seeds, kills[SIM_VICTIMS], all_died, restores, resumed, checkpoints, voided, faults;
-    uint64_t disk_errors, lost, sim_ns, cpu_ns, longest_ns, longest_seed;
+    uint64_t disk_errors, lost, went_back, sim_ns, cpu_ns, longest_ns, longest_seed;
 };
 
 /* The calls that change something in the checkpoint folder: the n-th from now on fails, and `more` after it. */
@@ -59,6 +58,8 @@ struct sim_trouble {
 
 /* Until all of it has happened, or the job is over; nobody is dead then, and nothing fails any more. */
 void sim_trouble_run(struct sim_trouble *trouble);
+/* The job goes on by itself until done(world), for so long at most: whoever ends to go back comes back. false: it is not. */
+bool sim_trouble_over(struct sim_trouble *trouble, bool (*done)(void *world), uint64_t most_ns);
 /* What those that live have counted of checkpoints and losses: at the end. */
 void sim_trouble_count(struct sim_trouble *trouble);
 
