@@ -133,13 +133,17 @@ static char *end_of(const struct ctl_child *child)
     return rt_xasprintf("%s %s%s%s", child->name, how, last[0] ? ": " : "", last);
 }
 
+static bool asks_for_it(const struct ctl_child *child)
+{
+    return WIFEXITED(child->status) && WEXITSTATUS(child->status) == RT_EXIT_AGAIN;
+}
+
 static void start_again(struct ctl_role *role, const char *end)
 {
     struct ctl_roles *roles = role->roles;
-    const struct ctl_child *child = &role->child;
-    bool asks = WIFEXITED(child->status) && WEXITSTATUS(child->status) == RT_EXIT_AGAIN;
-    int pause_ms = asks ? (int)ctl_backoff_asked(&role->asked, role->started_ns, role->ended_ns)
-                        : ctl_backoff_ended(&role->backoff, role->started_ns, role->ended_ns);
+    int pause_ms = asks_for_it(&role->child)
+                       ? (int)ctl_backoff_asked(&role->asked, role->started_ns, role->ended_ns)
+                       : ctl_backoff_ended(&role->backoff, role->started_ns, role->ended_ns);
 
     if (pause_ms < 0) {
         fail(roles, 1,
@@ -165,7 +169,7 @@ static void ended(struct ctl_role *role)
     if (roles->stopping)
         return;
     end = end_of(child);
-    if (roles->conf.options->restart && !usage)
+    if ((roles->conf.options->restart && !usage) || asks_for_it(child))
         start_again(role, end);
     else
         fail(roles, usage ? 2 : 1, rt_xasprintf("%s (log: %s)", end, child->log_path));

@@ -1,7 +1,7 @@
 /* ctl/roles.h -- the role processes of a run: started, watched and, with --restart on-failure, started again.
  *
  *   UP -it ended-> DOWN -after its pause (backoff.h)-> UP
- *   UP -it ended: without --restart, by exit status 2, or too often-> failed() is called, once and for all
+ *   UP -it ended: without --restart (but by RT_EXIT_AGAIN), by exit status 2, or too often-> failed() is called, once and for all
  *
  * One that is started again has the same place in the job, the same command line, log and pid file; its incarnation is higher and
  * its ports are others, which its peers hear of. That it ended with status 0 makes no difference: until the job is done no role has

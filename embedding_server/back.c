@@ -29,11 +29,12 @@ int ebs_history_check(const struct ebs_owner *owner, uint64_t attempt)
     return RT_FAIL(RT_EUNKNOWN, "its step is of a generation that is over");
 }
 
-/* Are the rows just those of that checkpoint? */
+/* Are the rows, and the step that they are of, just those of that checkpoint? */
 static bool is_there(const struct ebs_owner *owner, uint64_t attempt)
 {
     return owner->history.base == attempt && ebs_get(&owner->stats.updates) == 0 &&
-           owner->turn.n_jobs == 0;
+           ebs_get(&owner->stats.step) == owner->history.base_step && owner->turn.n_jobs == 0 &&
+           !owner->history.imported;
 }
 
 static void leave(struct ebs_owner *owner, const struct wire_go_back *m)
@@ -63,6 +64,7 @@ void ebs_serve_go_back(void *ctx, struct rt_call *call, const struct rt_frame *r
         return;
     }
     rt_call_reply(call, &(struct rt_outgoing){0}); /* GoBackReply has no fields */
+    owner->history.compared = false;               /* with who comes now */
     if (!is_there(owner, m.attempt))
         leave(owner, &m);
 }

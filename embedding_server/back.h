@@ -18,8 +18,10 @@ struct rt_frame;
 
 /* What struct ebs_owner has of it. */
 struct ebs_history {
-    uint64_t base;  /* attempt of the checkpoint that its rows are of; 0: it began with none */
-    uint64_t least; /* attempt; steps of lower ones are over */
+    uint64_t base;      /* attempt of the checkpoint that its rows are of; 0: it began with none */
+    uint64_t base_step; /* of that checkpoint */
+    bool imported;      /* rows of another model were read since then */
+    uint64_t least;     /* attempt; steps of lower ones are over */
     atomic_bool compared; /* its rows are what trainer/0 expects. Any thread may read it */
 };
 

@@ -114,6 +114,7 @@ void ebs_owner_import(struct ebs_owner *owner, struct ebs_import *import)
     *importer = (struct ebs_importer){
         .import = import, .next = {.fire = remove_rows, .arg = owner, .impl = importer->next.impl}};
     err = ebs_saved_open(import->dir, owner->conf.job, import->fresh, &importer->saved);
+    owner->history.imported |= !err && !import->check;
     if (err)
         finish(owner, err);
     else if (import->replace && !import->check)

@@ -140,8 +140,9 @@ static void reply(struct ebs_owner *owner, struct rt_call *call, const struct eb
 
 /* Has it applied just what is finished? If so it is told as ever: nothing is lost. If not it stays as it is. *told: answered. */
 static int check(struct ebs_owner *owner, struct rt_call *call,
-                 const struct wire_await_phase_reply *phase, bool ahead, bool *told)
+                 const struct wire_await_phase_reply *phase, bool ahead, bool imported, bool *told)
 {
+    bool exact = owner->conf.job->global.exact;
     struct ebs_lost *lost;
 
     if (owner->turn.n_jobs > 0)
@@ -151,7 +152,7 @@ static int check(struct ebs_owner *owner, struct rt_call *call,
         return RT_FAIL(RT_ENOMEM, "TellLedger: out of memory");
     for (uint32_t i = 0; i < phase->n_ledger; i++)
         ebs_lost_add(owner->filter, &phase->ledger[i], lost);
-    *told = lost->batches > 0 || (ahead && owner->conf.job->global.exact);
+    *told = lost->batches > 0 || (exact && (ahead || imported != owner->history.imported));
     if (*told)
         reply(owner, call, lost, ahead, true);
     rt_free(lost);
@@ -171,7 +172,7 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
     rt_arena_reset(owner->arena);
     err = wire_tell_ledger_unpack(request->message, request->header.message_size, owner->arena, &m);
     if (!err && m.ledger_size == 0) {
-        err = ebs_step_skip(owner, &m);
+        err = ebs_history_waits(owner) ? 0 : ebs_step_skip(owner, &m); /* else of another line */
         if (err)
             ebs_refuse(owner, call, err);
         else
@@ -180,12 +181,16 @@ void ebs_serve_tell_ledger(void *ctx, struct rt_call *call, const struct rt_fram
     }
     if (!err)
         err = wire_await_phase_reply_unpack(m.ledger, m.ledger_size, owner->arena, &phase);
+    if (!err && owner->conf.job->global.exact && !m.check)
+        err =
+            RT_FAIL(RT_EUSAGE, "TellLedger without `check`: in mode `exact` trainer/0 is to be of "
+                               "the same version of Saffron as embedding servers");
     if (!err)
         err = reserve(owner, &phase);
     if (!err)
         ahead = ebs_filter_beyond(owner->filter, phase.ledger, phase.n_ledger, &beyond);
     if (!err && m.check)
-        err = check(owner, call, &phase, ahead, &told);
+        err = check(owner, call, &phase, ahead, m.imported, &told);
     if (told)
         return;
     if (!err && !owner->lost) {

@@ -185,6 +185,7 @@ static void settle(const struct ebs_restore *restore, const struct rt_manifest *
         owner->cutter.latest = newest->attempt; /* older ones are over */
         owner->cutter.kept = follows ? newest->attempt : 0;
         owner->history.base = newest->attempt;
+        owner->history.base_step = newest->step;
         ebs_set(&owner->stats.step, newest->step);
         for (uint32_t t = 0; t < restore->job->n_tables; t++) {
             if (follows)
@@ -323,14 +324,21 @@ static void skip(const struct rt_stored *stored, const char *why, struct ebs_res
     out->skipped++;
 }
 
-/* What was found damaged before one was taken: nobody is to go on from what another cannot. */
-static void set_aside(const struct ebs_restore *restore, const struct rt_store_list *list, size_t n)
+/* What was found damaged before one was taken: nobody is to go on from what another cannot. In `exact` all would go back to it again and
+ * again, so that it stays is an error. */
+static int set_aside(const struct ebs_restore *restore, const struct rt_store_list *list, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        if (list->at[i].why && rt_store_set_aside(restore->dir, list->at[i].name) != 0)
+        int err = list->at[i].why ? rt_store_set_aside(restore->dir, list->at[i].name) : 0;
+
+        if (err && restore->job->global.exact)
+            return rt_fail_prefix(
+                err, "checkpoint '%s' is damaged and cannot be set aside: ", list->at[i].name);
+        if (err)
             rt_log(RT_LOG_WARN, "checkpoint_not_set_aside name=%s reason=\"%s\"", list->at[i].name,
                    rt_err_text());
     }
+    return 0;
 }
 
 /* The one at `which` was tried in vain, for the reason in rt_err_text(). 0: on to the next one; GONE; an error: that was all. */
@@ -346,7 +354,8 @@ static int pass_over(const struct ebs_restore *restore, struct rt_store_list *li
                rt_log_escape(why, text, sizeof(text)));
         return GONE;
     }
-    if (is_fatal(err))
+    /* `exact`: one that is refused, and not damaged, stays for others: they would take it. */
+    if (is_fatal(err) || (err == RT_EUSAGE && restore->job->global.exact))
         return RT_FAIL(err, "%s", why);
     if (err == RT_EDATA)
         stored->why = rt_xstrdup(why);
@@ -371,7 +380,7 @@ static int choose(const struct ebs_restore *restore, struct rt_store_list *list,
                 ? try_one(restore, list, i, out)
                 : RT_FAIL(RT_EDATA, "it is of another run of the job than '%s'", list->at[0].name);
         if (!err)
-            set_aside(restore, list, i);
+            err = set_aside(restore, list, i);
         else
             err = pass_over(restore, list, i, err, out);
         if (err || out->name[0] != '\0')

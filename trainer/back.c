@@ -14,6 +14,7 @@
 
 #define HEAR_NS  RT_S          /* whoever has not answered by then is found when it is met again */
 #define PAUSE_NS (100 * RT_MS) /* in which those who leave do */
+#define TRIES    3u            /* to read a folder in which something is renamed meanwhile */
 
 struct ask {
     struct tr_trainer *trainer;
@@ -41,7 +42,26 @@ bool tr_back_may_work(const struct tr_trainer *trainer)
     return !tr_back_is_on(trainer) && (!is_exact(trainer) || has_begun(trainer));
 }
 
-/* ---- leaving ---- */
+/* ---- leaving, or staying ---- */
+
+/* Has this rank just what that checkpoint has? */
+static bool stays(const struct tr_trainer *trainer, uint64_t attempt)
+{
+    const struct tr_back *back = &trainer->back;
+    return is_exact(trainer) && !has_begun(trainer) && back->base == attempt &&
+           trainer->imports == back->base_imports;
+}
+
+/* Once for each reason: whoever does not hear of it is asked ten times a second. */
+static void say_stays(struct tr_back *back)
+{
+    char clean[2 * WIRE_TEXT_MAX];
+    if (strcmp(back->why, back->said) == 0)
+        return;
+    snprintf(back->said, sizeof back->said, "%s", back->why);
+    rt_log_escape(back->why, clean, sizeof clean);
+    rt_log(RT_LOG_WARN, "sends_back to=\"%s\" reason=\"%s\"", back->name, clean);
+}
 
 static void leave(struct tr_trainer *trainer, const char *why, uint64_t attempt, const char *name)
 {
@@ -72,11 +92,11 @@ static void asked_again(void *arg)
 static void heard(struct tr_trainer *trainer)
 {
     struct tr_back *back = &trainer->back;
-    bool stays = is_exact(trainer) && !has_begun(trainer) && back->base == back->attempt;
-    if (!stays) {
+    if (!stays(trainer, back->attempt)) {
         leave(trainer, back->why, back->attempt, back->name);
         return;
     }
+    say_stays(back);
     back->state = TR_BACK_PAUSING;
     back->timer = (struct rt_timer){.fire = asked_again, .arg = trainer, .impl = back->timer.impl};
     rt_timer_start(trainer->io, &back->timer, PAUSE_NS);
@@ -128,7 +148,7 @@ static void tell_all(struct tr_trainer *trainer)
 /* ---- trainer/0: where to ---- */
 
 /* The newest that is whole by its manifest: what else is wrong with one, who finds out sets it aside. */
-static int find(struct tr_trainer *trainer)
+static int find_once(struct tr_trainer *trainer)
 {
     struct tr_back *back = &trainer->back;
     const char *dir = trainer->conf.checkpoint_dir;
@@ -148,6 +168,15 @@ static int find(struct tr_trainer *trainer)
     }
     rt_manifest_destroy(manifest);
     rt_free(newest);
+    return err;
+}
+
+/* One may be set aside by who finds out while we look at it. */
+static int find(struct tr_trainer *trainer)
+{
+    int err = RT_EFILE;
+    for (uint32_t tries = 0; err == RT_EFILE && tries < TRIES; tries++)
+        err = find_once(trainer);
     return err;
 }
 
@@ -178,11 +207,13 @@ static void chosen(void *arg)
     struct tr_back *back = &trainer->back;
     if (trainer->closing)
         return;
-    if (back->err) {
+    if (back->err && is_exact(trainer)) {
         tr_fail(trainer, RT_FAIL(back->err, "%s", back->text));
         return;
     }
-    if (!is_exact(trainer) && back->attempt >= back->base) { /* the loss has to be told */
+    if (back->err)
+        rt_log(RT_LOG_WARN, "checkpoints_not_compared reason=\"%s\"", back->text);
+    if (!is_exact(trainer) && (back->err || back->attempt >= back->base)) { /* the loss is told */
         back->state = TR_BACK_NONE;
         trainer->owners.compared = true;
         tr_owners_look(trainer);
@@ -272,8 +303,7 @@ void tr_back_serve(void *ctx, struct rt_call *call, const struct rt_frame *reque
         return;
     }
     rt_call_reply(call, &(struct rt_outgoing){0});
-    bool stays = is_exact(trainer) && !has_begun(trainer) && trainer->back.base == m.attempt;
-    if (!stays && !tr_back_is_on(trainer))
+    if (!stays(trainer, m.attempt) && !tr_back_is_on(trainer))
         leave(trainer, m.why, m.attempt, m.name);
 }
 

@@ -38,8 +38,10 @@ struct tr_back {
     enum tr_back_state state;
     bool counted;             /* this time is in `known`: until all have come together */
     uint64_t base, base_step; /* attempt of the checkpoint that we began with, 0: none; its step */
+    uint64_t base_imports;    /* models that it has */
     uint64_t reached;         /* the greatest step that was heard of, of what is given up */
     char why[256];            /* who was lost */
+    char said[256];           /* the latest that the log has, of those after which we stayed */
     struct rt_generation known; /* as the folder has it */
     struct rt_generation
         next; /* Touched by: the disk thread while CHOOSING; and so are the next ones */

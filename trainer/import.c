@@ -225,6 +225,9 @@ static int check_request(const struct tr_trainer *trainer,
     if (trainer->group && trainer->job->global.mode == RT_MODE_ASYNC)
         return RT_FAIL(RT_EUSAGE, "no import in mode `async` with several trainers: each has "
                                   "weights of its own");
+    if (!tr_back_may_work(trainer))
+        return RT_FAIL(RT_ENOTREADY, "roles of an `exact` job are being compared: nothing is under "
+                                     "way yet; try again");
     if (trainer->kind == WIRE_PHASE_DONE)
         return RT_FAIL(RT_EUSAGE, "the job is done: begin another with --init-from");
     return 0;

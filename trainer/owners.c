@@ -123,10 +123,13 @@ static void differs(struct tr_trainer *trainer, struct tr_owner *owner,
 {
     char why[160];
     if (reply->lost > 0)
-        snprintf(why, sizeof why, "%s was started anew, and lacks %" PRIu64 " batches",
+        snprintf(why, sizeof why, "%s lacks %" PRIu64 " batches that trainers have",
                  rt_peer_name(owner->peer), reply->lost);
+    else if (reply->ahead)
+        snprintf(why, sizeof why, "%s has batches that trainers have not",
+                 rt_peer_name(owner->peer));
     else
-        snprintf(why, sizeof why, "%s has lived on, and has batches that trainers have not",
+        snprintf(why, sizeof why, "of %s and trainers only one has the model that was imported",
                  rt_peer_name(owner->peer));
     owner->due = true;
     tr_back_begin(trainer, reply->step, why);
@@ -166,6 +169,11 @@ static void on_told(void *arg, int err, const struct rt_frame *frame)
     } else if (reply.differs) {
         differs(trainer, owner, &reply);
         return;
+    } else if (trainer->job->global.exact && (reply.lost > 0 || reply.ahead)) {
+        tr_fail(trainer, RT_FAIL(RT_EUSAGE,
+                                 "TellLedger at %s: it does not know `check`: in mode `exact` it "
+                                 "is to be of the same version of Saffron as trainer/0",
+                                 rt_peer_name(owner->peer)));
     } else if (reply.lost > 0) {
         log_loss(owner, &reply);
         trainer->owners.lost += reply.lost;
@@ -193,6 +201,13 @@ int tr_owners_pack_ledger(struct tr_trainer *trainer)
     return err ? err : wire_await_phase_reply_pack(&state, &trainer->owners.out);
 }
 
+/* Since the checkpoint that we went on from: then rows of it are not what goes with our weights. */
+static bool has_imported(const struct tr_trainer *trainer)
+{
+    return trainer->imports != trainer->back.base_imports ||
+           (!trainer->import.failed && trainer->import.stage == WIRE_IMPORT_LOAD);
+}
+
 static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
 {
     struct tr_owners *owners = &trainer->owners;
@@ -202,7 +217,8 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
                                              .step = owner->early ? 0 : trainer->step,
                                              .attempt =
                                                  tr_least_attempt(trainer->conf.self.incarnation),
-                                             .check = compares(trainer)};
+                                             .check = compares(trainer),
+                                             .imported = has_imported(trainer)};
     if (!err)
         err = wire_tell_ledger_pack(&message, &trainer->out);
     if (err)
@@ -250,19 +266,25 @@ static bool is_due(const struct tr_owner *owner)
     return owner->due && rt_peer_is_up(owner->peer);
 }
 
+/* `exact`: nothing else is told to an owner whose rows may be of another line. */
+static bool must_compare(const struct tr_trainer *trainer, const struct tr_owner *owner)
+{
+    return owner->strange && trainer->job->global.exact;
+}
+
 static void tell_finished(struct tr_trainer *trainer)
 {
     struct tr_owners *owners = &trainer->owners;
     struct wire_tell_ledger message;
     rt_arena_reset(trainer->scratch);
-    if (trainer->job->global.mode != RT_MODE_FULL || !trainer->group ||
+    if (trainer->job->global.mode != RT_MODE_FULL || !trainer->group || tr_back_is_on(trainer) ||
         trainer->group->state != TR_FORMED || !list_finished(trainer, &message) ||
         wire_tell_ledger_pack(&message, &trainer->out) != 0)
         return;
     struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
     for (uint32_t k = 0; k < owners->n; k++) {
         struct tr_owner *owner = &owners->at[k];
-        if (is_due(owner) && !owner->telling)
+        if (is_due(owner) && !owner->telling && !must_compare(trainer, owner))
             owner->telling = owner->asked =
                 rt_rpc_call(owner->peer, WIRE_TELL_LEDGER, &out, 0, on_told, owner) == 0;
     }
@@ -337,7 +359,7 @@ void tr_owners_pump(struct tr_trainer *trainer)
     bool time = is_time(trainer);
     for (uint32_t k = 0; k < owners->n; k++) {
         struct tr_owner *owner = &owners->at[k];
-        bool may = time || (owner->strange && trainer->job->global.exact);
+        bool may = time || must_compare(trainer, owner);
         if (!is_due(owner) || owner->telling || !may)
             continue;
         owner->early = !time;

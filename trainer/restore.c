@@ -20,6 +20,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define TRIES 8u /* of checkpoints that go while they are read */
+#define GONE  1  /* no error: what was tried is not there any more */
+
 static int verify_dense(const struct tr_trainer *trainer, const struct rt_manifest *manifest)
 {
     int err = 0;
@@ -81,17 +84,25 @@ static int try_one(struct tr_trainer *trainer, const struct rt_store_list *list,
     return err ? err : load(trainer, stored->manifest);
 }
 
-/* Nobody is to go on from one that is damaged: embedding servers would take it. */
-static void set_aside(const struct tr_trainer *trainer, const struct rt_store_list *list, size_t n)
+/* Nobody is to go on from one that is damaged: embedding servers would take it. In `exact` all would go back to it again and again,
+ * so that it stays is an error. */
+static int set_aside(const struct tr_trainer *trainer, const struct rt_store_list *list, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        if (list->at[i].manifest && list->at[i].why &&
-            rt_store_set_aside(trainer->conf.checkpoint_dir, list->at[i].name) != 0)
-            rt_log(RT_LOG_WARN, "checkpoint_not_set_aside name=%s reason=\"%s\"", list->at[i].name,
+    for (size_t i = 0; i < n; i++) {
+        bool damaged = list->at[i].manifest && list->at[i].why;
+        const char *name = list->at[i].name;
+        int err = damaged ? rt_store_set_aside(trainer->conf.checkpoint_dir, name) : 0;
+        if (err && trainer->job->global.exact)
+            return RT_FAIL(err, "checkpoint '%s' is damaged and cannot be set aside: %s", name,
+                           rt_err_text());
+        if (err)
+            rt_log(RT_LOG_WARN, "checkpoint_not_set_aside name=%s reason=\"%s\"", name,
                    rt_err_text());
+    }
+    return 0;
 }
 
-/* From `newest` on, the first that can be; those of the list before it were passed over already. In mode `exact` one that is refused for
+/* GONE too. From `newest` on, the first that can be; those of the list before it were passed over already. In mode `exact` one that is refused for
  * what this job is, and not for what is wrong with it, is no reason to take an older one: embedding servers would not. */
 static int take_one(struct tr_trainer *trainer, struct rt_store_list *list, const char *newest)
 {
@@ -99,14 +110,21 @@ static int take_one(struct tr_trainer *trainer, struct rt_store_list *list, cons
     size_t i = 0;
     while (i < list->n && strcmp(list->at[i].name, newest) != 0)
         i++;
+    if (i == list->n)
+        return GONE;
     for (; i < list->n; i++) {
         int err = try_one(trainer, list, i);
         if (!err) {
-            set_aside(trainer, list, i);
+            err = set_aside(trainer, list, i);
+            if (err)
+                return err;
             trainer->restored = list->at[i].manifest;
             list->at[i].manifest = NULL;
             return 0;
         }
+        if (err == RT_EFILE &&
+            rt_store_is_there(trainer->conf.checkpoint_dir, list->at[i].manifest) == 0)
+            return GONE;
         if (err == RT_ENOMEM || err == RT_EFILE) /* it may be good */
             return err;
         if (err == RT_EUSAGE && trainer->job->global.exact)
@@ -122,14 +140,10 @@ static int take_one(struct tr_trainer *trainer, struct rt_store_list *list, cons
                    trainer->conf.checkpoint_dir, first);
 }
 
-/* Embedding servers choose by the same rule, and find out by themselves whether their files are good. */
-int tr_restore_dense(struct tr_trainer *trainer)
+static int take_newest(struct tr_trainer *trainer, const char *dir)
 {
-    const char *dir = trainer->conf.checkpoint_dir;
     struct rt_store_list list = {0};
     char *newest = NULL;
-    if (!dir || !trainer->conf.restore || trainer->job->data.epochs == 0)
-        return 0;
     int err = rt_store_choose(dir, "latest", trainer->job, &newest);
     if (err == RT_EUSAGE) /* there is none: the job begins */
         return 0;
@@ -139,6 +153,20 @@ int tr_restore_dense(struct tr_trainer *trainer)
         err = take_one(trainer, &list, newest);
     rt_store_list_release(&list);
     rt_free(newest);
+    return err;
+}
+
+/* Embedding servers choose by the same rule, and find out by themselves whether their files are good. */
+int tr_restore_dense(struct tr_trainer *trainer)
+{
+    const char *dir = trainer->conf.checkpoint_dir;
+    int err = GONE;
+    if (!dir || !trainer->conf.restore || trainer->job->data.epochs == 0)
+        return 0;
+    for (uint32_t tries = 0; err == GONE && tries < TRIES; tries++)
+        err = take_newest(trainer, dir);
+    if (err == GONE)
+        err = RT_FAIL(RT_EFILE, "%s: checkpoints vanish while they are read, %u times", dir, TRIES);
     if (err == RT_EDATA)
         err = RT_FAIL(RT_EUSAGE, "%s; --restore=none begins anew", rt_err_text());
     return err;
@@ -196,6 +224,7 @@ int tr_restore_state(struct tr_trainer *trainer)
     trainer->evaluated_step = trainer->step > 0 ? trainer->step - 1 : 0;
     trainer->back.base = manifest->attempt;
     trainer->back.base_step = manifest->step;
+    trainer->back.base_imports = manifest->imports;
     if (trainer->generation <= manifest->generation)
         trainer->generation = trainer->back.known.number = manifest->generation + 1;
     if (manifest->run)

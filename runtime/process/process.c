@@ -578,7 +578,7 @@ const char *rt_process_checkpoint_dir(const struct rt_process *process)
 
 bool rt_process_restores(const struct rt_process *process)
 {
-    return rt_place_restores(&process->flags);
+    return process->job->data.epochs > 0 && rt_place_restores(&process->flags);
 }
 
 bool rt_process_begins_anew(const struct rt_process *process)

@@ -56,7 +56,8 @@ uint32_t rt_process_size(const struct rt_process *process);
 const char *rt_process_run_dir(const struct rt_process *process);        /* NULL: none */
 const char *rt_process_init_from(const struct rt_process *process);      /* NULL: drawn */
 const char *rt_process_checkpoint_dir(const struct rt_process *process); /* NULL: none */
-/* --restore=latest; and =none as well where the run that began so has checkpoints: it was obeyed once. */
+/* Does the job go on from the newest checkpoint, if there is one? Not with 0 epochs: it evaluates a saved model. Else with
+ * --restore=latest; and =none as well where the run that began so has checkpoints: it was obeyed once. */
 bool rt_process_restores(const struct rt_process *process);
 bool rt_process_begins_anew(const struct rt_process *process);    /* --restore=none was given */
 const char *rt_process_predict(const struct rt_process *process); /* NULL: none */

@@ -221,6 +221,7 @@ int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *ou
     m.ledger = (ProtobufCBinaryData){in->ledger_size, (uint8_t *)(uintptr_t)in->ledger};
     m.step = in->step;
     m.check = in->check;
+    m.imported = in->imported;
     return wire_encode(&m.base, out);
 }
 
@@ -243,7 +244,8 @@ int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *a
                                      .place = m->place,
                                      .among = m->among,
                                      .attempt = m->attempt,
-                                     .check = m->check};
+                                     .check = m->check,
+                                     .imported = m->imported};
     return check_tell_ledger(out);
 }
 

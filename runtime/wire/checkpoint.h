@@ -68,6 +68,7 @@ struct wire_tell_ledger {
     uint32_t among;
     uint64_t attempt; /* at the step; with check: the lowest that is not over */
     bool check;       /* is just the ledger applied? */
+    bool imported;    /* with check: a model, since the group's checkpoint */
 };
 int wire_tell_ledger_pack(const struct wire_tell_ledger *in, struct wire_out *out);
 int wire_tell_ledger_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

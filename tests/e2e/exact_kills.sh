@@ -34,7 +34,7 @@ for _ in 1 2 3 4 5 6; do
 done
 went_back || fail "the job does not go back"
 for name in trainer/0 trainer/1 embedding_server/0; do
-    grep -qE "^$name exited with status 75: \`exact\`: embedding_server/1.0 was started anew, and lacks [0-9]+ batches; all roles go back to .*starting it again in 0\.[0-9] s$" \
+    grep -qE "^$name exited with status 75: \`exact\`: embedding_server/1.0 lacks [0-9]+ batches that trainers have; all roles go back to .*starting it again in 0\.[0-9] s$" \
         "$work/out" || fail "$name does not say why it goes back"
 done
 ! grep -qE '^(middleware|data_compose)/[0-9] exited' "$work/out" || fail "others went back too"
