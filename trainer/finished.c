@@ -217,6 +217,18 @@ void tr_group_take_news(struct tr_group *group, const struct wire_step_header *h
     }
 }
 
+/* What is acted on must not die with its rank: so it is noted, and counts when the group forms without it. */
+bool tr_group_has_heard(struct tr_group *group, uint64_t batch_id)
+{
+    const struct tr_seat *seat = &group->seat[rt_batch_rank(batch_id, group->world)];
+    bool heard = rt_map_get(&group->noted, batch_id, NULL);
+    if (rt_ledger_is_finished(group->trainer->ledger, batch_id))
+        return true;
+    for (uint32_t i = 0; seat->in && i < seat->header.n_finished; i++)
+        heard = heard || seat->header.finished[i] == batch_id;
+    return heard && rt_map_put(&group->noted, batch_id, 1) == 0;
+}
+
 /* In a group that has formed this rank has all that the others know of its batches. */
 static int hear_finished(struct tr_group *group, uint64_t id)
 {

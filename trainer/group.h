@@ -137,6 +137,9 @@ void tr_group_news(struct tr_group *group, uint64_t batch_id);
 size_t tr_group_news_to_tell(const struct tr_group *group);
 /* What a header of a complete round tells, into the ledger. */
 void tr_group_take_news(struct tr_group *group, const struct wire_step_header *header);
+/* Rank 0, of a batch that is owed: is it known to be finished, though no round has told it yet? Its rank has noted it here, or says so
+ * in the header of the round that is being gathered. */
+bool tr_group_has_heard(struct tr_group *group, uint64_t batch_id);
 /* A batch was committed in `step`: remember what running it again would need. */
 void tr_group_owe(struct tr_group *group, const struct wire_owed *owed);
 /* Has the group stepped a batch of this rank that is not finished? */

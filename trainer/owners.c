@@ -229,31 +229,41 @@ static int tell(struct tr_trainer *trainer, struct tr_owner *owner)
     return err;
 }
 
+/* The oldest step of which batches are not finished, and which: by their places. A rank whose batch is finished may have told that in
+ * the header of a round that waits for the others'. */
+static void list_owed(struct tr_group *group, struct wire_tell_ledger *out, bool *is_owed)
+{
+    uint64_t key, value;
+    for (size_t at = 0; rt_map_next(&group->owed, &at, &key, &value);) {
+        const struct wire_owed *owed = (const struct wire_owed *)(uintptr_t)value;
+        bool older = out->step == 0 || owed->step < out->step;
+        bool fits = owed->place < group->world && owed->among <= group->world;
+        if (!fits || (!older && owed->step != out->step) || tr_group_has_heard(group, key))
+            continue;
+        if (older)
+            memset(is_owed, 0, group->world * sizeof *is_owed);
+        is_owed[owed->place] = true;
+        out->step = owed->step;
+        out->among = owed->among;
+        out->attempt = owed->attempt;
+    }
+}
+
 /* Mode `full`: an owner that came back waits for all batches of a step, and those that are finished are not sent again; until it
  * has applied the others it is not quiet. Which are finished follows from those that are not. Where all are, it hears that
  * the next step is to come: a lookup may wait for the latest one there, and its rank's header, without which it is never quiet, for
  * the lookup. false: there is no such step. */
 static bool list_finished(struct tr_trainer *trainer, struct wire_tell_ledger *out)
 {
-    uint64_t key, value;
     uint32_t *place = rt_arena_array(trainer->scratch, uint32_t, trainer->conf.world);
     bool *is_owed = rt_arena_array(trainer->scratch, bool, trainer->conf.world);
     *out = (struct wire_tell_ledger){.place = place};
     if (!place || !is_owed)
         return false;
-    if (trainer->group->owed.count == 0 && tr_step_settled(trainer)) {
+    list_owed(trainer->group, out, is_owed);
+    if (out->step == 0 && tr_step_settled(trainer)) {
         out->step = trainer->step + 1;
         return trainer->step > 0;
-    }
-    memset(is_owed, 0, trainer->conf.world * sizeof *is_owed);
-    for (size_t at = 0; rt_map_next(&trainer->group->owed, &at, &key, &value);) {
-        const struct wire_owed *owed = (const struct wire_owed *)(uintptr_t)value;
-        if (owed->step != trainer->step || owed->place >= trainer->conf.world)
-            continue;
-        is_owed[owed->place] = true;
-        out->step = owed->step;
-        out->among = owed->among;
-        out->attempt = owed->attempt;
     }
     for (uint32_t r = 0; r < out->among; r++)
         if (!is_owed[r])

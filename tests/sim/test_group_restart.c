@@ -120,6 +120,63 @@ static void test_restart_server(void **state)
     job_fixture_destroy(job);
 }
 
+/* ---- of a step, some acks have come and others not ---- */
+
+enum { WORLD = 3, STEP = 2 };
+
+static bool is_applied(void *arg)
+{
+    const struct job_world *w = arg;
+    bool applied = true;
+    for (unsigned k = 0; k < w->conf.owners; k++)
+        applied = applied && ebs_owner_stats(w->owner[k])->step >= STEP;
+    return applied || jw_is_over(arg);
+}
+
+static bool is_acked(void *arg)
+{
+    const struct jw_rank *rank = arg;
+    return rank->trainer->acked_step >= STEP;
+}
+
+static void cut_others(struct job_world *w, unsigned one, bool cut)
+{
+    for (unsigned r = 0; r < WORLD; r++)
+        if (r != one)
+            sim_cut(w->sim, jw_node_rank(w, r), jw_node_middleware(w, 0), cut);
+}
+
+/* One rank has heard that its batch is with all owners; then all of those, and who would tell the others, are lost. Owners that come
+ * back wait for that batch with theirs, and they cannot go on to a round in which it would be told that it is finished. */
+static void lose_acks(struct rt_job *job, unsigned one, uint64_t seed)
+{
+    struct job_world w;
+    struct jw_conf conf = {.seed = seed, .ranks = WORLD, .job = job};
+    jw_start(&w, &conf);
+    assert_true(sim_run_until(w.sim, is_applied, &w, RT_S));
+    cut_others(&w, one, true);
+    assert_true(sim_run_until(w.sim, is_acked, &w.rank[one], RT_S));
+    for (unsigned r = 0; r < WORLD; r++)
+        assert_int_equal(w.rank[r].trainer->acked_step, r == one ? STEP : STEP - 1);
+    jw_restart_middleware(&w, 0);
+    jw_restart_server(&w);
+    cut_others(&w, one, false);
+    jw_run(&w);
+    gj_check_accounts(&w, 2);
+    jw_stop(&w);
+}
+
+static void test_lost_acks(void **state)
+{
+    (void)state;
+    const char *set[] = {GJ_EPOCHS, "data.test=[]", "global.mode=full"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(5); seed++)
+        for (unsigned one = 0; one < WORLD; one++)
+            lose_acks(job, one, seed);
+    job_fixture_destroy(job);
+}
+
 int main(void)
 {
     rt_log_set_level(getenv("TEST_LOG") ? RT_LOG_DEBUG : RT_LOG_ERROR);
@@ -127,6 +184,7 @@ int main(void)
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_restart_composers),
         cmocka_unit_test(test_restart_server),
+        cmocka_unit_test(test_lost_acks),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

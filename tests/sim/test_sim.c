@@ -45,6 +45,9 @@ static const struct {
           "need steps (trainer/owners.c)"},
     {4297, "full: a lookup at an owner that came back waited for a step that all others had "
            "(trainer/owners.c)"},
+    {11706,
+     "full: an owner that came back waited for a batch that was finished, and the round that "
+     "would have told that waited for the others of its step (trainer/owners.c)"},
     {3001,
      "full, gone on with by more ranks: a rank waited for a batch that did not come, the latest of "
      "the closed turns being finished (data_compose/end.c)"},
