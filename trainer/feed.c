@@ -17,6 +17,7 @@
 #include <string.h>
 
 static const char outdated[] = "its rows are of before an import";
+static const char other_phase[] = "the job is in another phase";
 
 static void answer(struct tr_trainer *trainer, struct rt_call *call, uint64_t batch_id,
                    enum wire_outcome outcome, const char *reason, bool failed)
@@ -293,17 +294,33 @@ void tr_feed_pump(struct tr_trainer *trainer)
     tr_set(&trainer->metric.permits_used, trainer->permits.used);
 }
 
+/* Data-compose hears of an epoch when all ranks are in it. So a batch of a later one is of a composer that has not heard yet that the group has
+ * gone back to a checkpoint: it would be stepped in the midst of this one, and `exact` would end with other bits. */
+static bool is_ahead(const struct tr_trainer *trainer, const struct wire_train_batch *head)
+{
+    bool known = !trainer->group || trainer->group->was_formed;
+    return known && !head->evaluate && head->epoch > trainer->epoch;
+}
+
+static void send_back(struct tr_batch *batch, enum wire_outcome outcome, const char *why)
+{
+    tr_fifo_remove(&batch->trainer->queue, batch);
+    tr_push_release(batch, why);
+    tr_feed_finish(batch, outcome, outcome == WIRE_TRAINED ? NULL : why);
+}
+
 /* A rank that came back was sent batches before it knew what the group has done. */
 void tr_feed_rejoin(struct tr_trainer *trainer)
 {
     struct tr_batch *batch = trainer->queue.head, *next;
     for (; batch; batch = next) {
         next = batch->next;
-        if (batch->head.evaluate || !rt_ledger_is_finished(trainer->ledger, batch->id))
+        if (batch->head.evaluate)
             continue;
-        tr_fifo_remove(&trainer->queue, batch);
-        tr_push_release(batch, "finished already");
-        tr_feed_finish(batch, WIRE_TRAINED, NULL);
+        if (rt_ledger_is_finished(trainer->ledger, batch->id))
+            send_back(batch, WIRE_TRAINED, "finished already");
+        else if (is_ahead(trainer, &batch->head))
+            send_back(batch, WIRE_RETRY, other_phase);
     }
 }
 
@@ -508,7 +525,9 @@ static const char *not_now(struct tr_trainer *trainer, uint64_t id,
     if (head->evaluate ? trainer->kind != WIRE_PHASE_EVALUATE
                        : trainer->kind == WIRE_PHASE_STATISTICS ||
                              (trainer->kind == WIRE_PHASE_DONE && !is_here))
-        return "the job is in another phase";
+        return other_phase;
+    if (is_ahead(trainer, head))
+        return other_phase;
     if (!tr_middleware(trainer, head->middleware, head->middleware_loop))
         return "that middleware is not known here yet";
     /* Of a composer that has not heard yet that all trainers were lost; or we have not heard yet where the group is. */

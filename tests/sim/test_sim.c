@@ -48,6 +48,10 @@ static const struct {
     {11706,
      "full: an owner that came back waited for a batch that was finished, and the round that "
      "would have told that waited for the others of its step (trainer/owners.c)"},
+    {3729, "exact: a batch of the next epoch, of a data-compose that had not heard yet that all "
+           "went back, was stepped in this one "
+           "(trainer/feed.c)"},
+    {2283, "the same, where all went back to the beginning"},
     {3001,
      "full, gone on with by more ranks: a rank waited for a batch that did not come, the latest of "
      "the closed turns being finished (data_compose/end.c)"},
