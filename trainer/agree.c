@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #define LOOK_NS (20 * 1000000ull)
+#define TELL_NS (1000000000ull) /* whoever has not answered by then is told again */
 
 /* Ranks of mode `async` have weights of their own; and with digest_every 0 nobody compares. */
 static bool is_one(const struct tr_trainer *trainer)
@@ -103,40 +104,102 @@ static int complain(const struct wire_step_headers *headers)
                    than->digested - 1, other, headers->header[other].digest, than->digest);
 }
 
-static bool all_are_gone(struct tr_trainer *trainer)
+/* ---- they differ: who knows ---- */
+
+static void on_told(void *arg, int err, const struct rt_frame *reply)
 {
-    for (uint32_t r = 1; r < trainer->conf.world; r++)
-        if (rt_peer_is_up(tr_rank(trainer, r)))
-            return false;
-    return true;
+    struct tr_seat *seat = arg;
+    (void)reply;
+    seat->telling = false;
+    if (!err)
+        seat->unaware = 0;
+}
+
+static void tell(struct tr_trainer *trainer, struct tr_seat *seat, struct rt_peer *peer)
+{
+    const struct wire_join_group end = {
+        .group_epoch = trainer->group->epoch, .invite = true, .differs = trainer->agree.text};
+    struct rt_outgoing out;
+    if (wire_join_group_pack(&end, &trainer->out) != 0)
+        return;
+    out = (struct rt_outgoing){.message = trainer->out.data, .message_size = trainer->out.size};
+    seat->telling = rt_rpc_call(peer, WIRE_JOIN_GROUP, &out, TELL_NS, on_told, seat) == 0;
+}
+
+/* The first rank that may not know; the world: all do. Those that can be reached are told. */
+static uint32_t tell_all(struct tr_trainer *trainer)
+{
+    uint32_t first = trainer->conf.world;
+    for (uint32_t r = trainer->conf.world - 1; r > 0; r--) {
+        struct tr_seat *seat = &trainer->group->seat[r];
+        struct rt_peer *peer = tr_rank(trainer, r);
+        if (rt_peer_incarnation(peer) > seat->unaware)
+            seat->unaware = 0;
+        if (seat->unaware == 0)
+            continue;
+        first = r;
+        if (!seat->telling && rt_peer_is_up(peer))
+            tell(trainer, seat, peer);
+    }
+    return first;
+}
+
+/* May rank 0 leave? */
+static bool all_know(struct tr_trainer *trainer, bool late)
+{
+    struct tr_agree *agree = &trainer->agree;
+    uint32_t rank = tell_all(trainer);
+    if (rank < trainer->conf.world && late && !agree->told) {
+        agree->told = true;
+        rt_log(RT_LOG_WARN, "weights_differ_untold rank=%u", rank);
+    }
+    return rank == trainer->conf.world;
 }
 
 static void look(void *arg)
 {
     struct tr_trainer *trainer = arg;
     struct tr_agree *agree = &trainer->agree;
-    if (all_are_gone(trainer) || rt_io_now(trainer->io) - agree->differs_ns >= TR_AGREE_LEAVE_NS)
+    bool late = rt_io_now(trainer->io) - agree->differs_ns >= TR_AGREE_LEAVE_NS;
+    bool leaves = trainer->conf.self.index == 0 ? all_know(trainer, late) : late || agree->told;
+    if (leaves)
         tr_fail(trainer, RT_FAIL(RT_EDATA, "%s", agree->text));
     else
         rt_timer_start(trainer->io, &agree->leaving, LOOK_NS);
 }
 
-static void end(struct tr_trainer *trainer, const struct wire_step_headers *headers)
+static void begin_to_end(struct tr_trainer *trainer, const char *text)
 {
     struct tr_agree *agree = &trainer->agree;
-    if (agree->differs)
-        return;
-    int err = complain(headers);
-    snprintf(agree->text, sizeof agree->text, "%s", rt_err_text());
+    rt_log_escape(text, agree->text, sizeof agree->text);
     agree->differs = true;
-    if (trainer->conf.self.index != 0) {
-        tr_fail(trainer, err);
-        return;
-    }
-    rt_log(RT_LOG_ERROR, "weights_differ reason=\"%s\"", agree->text);
     agree->differs_ns = rt_io_now(trainer->io);
     agree->leaving = (struct rt_timer){.fire = look, .arg = trainer, .impl = agree->leaving.impl};
     rt_timer_start(trainer->io, &agree->leaving, LOOK_NS);
+}
+
+static void end(struct tr_trainer *trainer, const struct wire_step_headers *headers)
+{
+    struct tr_group *group = trainer->group;
+    if (trainer->agree.differs)
+        return;
+    (void)complain(headers);
+    begin_to_end(trainer, rt_err_text());
+    if (group->self != 0)
+        return;
+    rt_log(RT_LOG_ERROR, "weights_differ reason=\"%s\"", trainer->agree.text);
+    for (uint32_t r = 1; r < group->world; r++)
+        group->seat[r].unaware = group->incarnation[r];
+}
+
+/* Who was started anew is in no group, and has none of those weights. */
+void tr_agree_hear(struct tr_trainer *trainer, uint64_t group_epoch, const char *text)
+{
+    if (group_epoch != trainer->group->epoch)
+        return;
+    if (!trainer->agree.differs)
+        begin_to_end(trainer, text);
+    trainer->agree.told = true; /* it ends when the answer is on its way */
 }
 
 /* ---- rounds ---- */

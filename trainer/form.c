@@ -421,6 +421,19 @@ static int serve_join(struct tr_group *group, struct rt_call *call,
     return 0;
 }
 
+/* Of rank 0: to form the group again, or to end. */
+static void take_invitation(struct tr_group *group, const struct wire_join_group *join)
+{
+    if (join->differs[0]) {
+        tr_agree_hear(group->trainer, join->group_epoch, join->differs);
+        return;
+    }
+    if (join->group_epoch > group->epoch_over)
+        group->epoch_over = join->group_epoch;
+    if (join->group_epoch >= group->epoch)
+        tr_group_break(group, "rank 0 forms the group again");
+}
+
 void tr_form_serve_join(void *ctx, struct rt_call *call, const struct rt_frame *request)
 {
     struct tr_trainer *trainer = ctx;
@@ -430,10 +443,7 @@ void tr_form_serve_join(void *ctx, struct rt_call *call, const struct rt_frame *
     int err = wire_join_group_unpack(request->message, request->header.message_size,
                                      trainer->scratch, &join);
     if (!err && join.invite && rt_call_from(call)->index == 0) {
-        if (join.group_epoch > group->epoch_over)
-            group->epoch_over = join.group_epoch;
-        if (join.group_epoch >= group->epoch)
-            tr_group_break(group, "rank 0 forms the group again");
+        take_invitation(group, &join);
         rt_call_reply(call, &(struct rt_outgoing){0});
     } else if (!err) {
         err = serve_join(group, call, &join, request->header.group_epoch);

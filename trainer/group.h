@@ -52,6 +52,8 @@ struct tr_seat {
     uint64_t steps_before; /* in its weights, when `step` was 0 */
     uint64_t digest;       /* of what it begins with; 0: it was in a group already */
     uint64_t epoch_heard;  /* the latest that a frame of this incarnation was sent in */
+    uint64_t unaware;      /* incarnation that may not know that weights differ: agree.h; 0: none */
+    bool telling;          /* it is being told */
 };
 
 /* Whoever is as far as the leader fetches nothing, and has to agree. */

@@ -167,10 +167,18 @@ int wire_step_headers_unpack(const uint8_t *data, size_t size, struct rt_arena *
 
 /* ---- JoinGroup ---- */
 
+static int check_join_group(const struct wire_join_group *m)
+{
+    int err = wire_range("JoinGroup", "group_epoch", m->group_epoch, 0, UINT32_MAX - 1);
+
+    return err || !m->differs ? err : wire_text("JoinGroup", "differs", m->differs, WIRE_TEXT_MAX);
+}
+
 int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out)
 {
     Saffron__JoinGroup m = SAFFRON__JOIN_GROUP__INIT;
 
+    wire_assert_ok(check_join_group(in));
     m.group_epoch = in->group_epoch;
     m.step = in->step;
     m.invite = in->invite;
@@ -179,6 +187,8 @@ int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out)
     m.imports = in->imports;
     m.imports_due = in->imports_due;
     m.state = (ProtobufCBinaryData){in->state_size, (uint8_t *)in->state};
+    if (in->differs)
+        m.differs = (char *)(uintptr_t)in->differs;
     return wire_encode(&m.base, out);
 }
 
@@ -199,8 +209,9 @@ int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *ar
                                     .imports = m->imports,
                                     .imports_due = m->imports_due,
                                     .state = m->state.data,
-                                    .state_size = m->state.len};
-    return wire_range("JoinGroup", "group_epoch", out->group_epoch, 0, UINT32_MAX - 1);
+                                    .state_size = m->state.len,
+                                    .differs = m->differs};
+    return check_join_group(out);
 }
 
 static int check_join_group_reply(const struct wire_join_group_reply *m)

@@ -49,6 +49,7 @@ struct wire_join_group {
     uint64_t digest;               /* of weights and optimizer, never in a group before; else 0 */
     uint64_t imports, imports_due; /* models that were taken in this job; with one under way */
     uint64_t steps_before;         /* in the weights when `step` was 0 */
+    const char *differs;           /* at most WIRE_TEXT_MAX bytes; "" or NULL: nothing does */
 };
 int wire_join_group_pack(const struct wire_join_group *in, struct wire_out *out);
 int wire_join_group_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

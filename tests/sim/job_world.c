@@ -63,6 +63,7 @@ static void on_failed(struct job_world *w, int err, bool *leaves)
 static void on_rank_failed(void *ctx, int err)
 {
     struct jw_rank *rank = ctx;
+    rank->failed = err;
     on_failed(rank->world, err, &rank->leaves);
 }
 
@@ -222,6 +223,7 @@ static void start_rank(struct job_world *w, unsigned r)
     rank->world = w;
     rank->incarnation = FIRST_INCARNATION + rank->restarts;
     rank->done = rank->drained = rank->leaves = false;
+    rank->failed = 0;
     listen_at(listen, jw_node_rank(w, r), rank->incarnation);
     struct tr_trainer_conf conf = {.io = sim_node(w->sim, jw_node_rank(w, r)),
                                    .state_part = w->conf.state_part,

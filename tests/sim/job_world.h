@@ -49,6 +49,7 @@ struct jw_rank {
     unsigned restarts;
     bool done, drained; /* drained: tr_trainer_drain() said that it would tell */
     bool leaves;        /* it asks to be started again: RT_EBACK, with kept_up */
+    int failed;         /* 0: it has not */
 };
 
 /* A server or a composer, for its callbacks. */

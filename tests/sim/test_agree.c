@@ -73,14 +73,15 @@ static void check_text(const struct job_world *w, unsigned odd)
         fail_msg("seed %llu: %d, \"%s\"", (unsigned long long)w->conf.seed, w->failed, text);
 }
 
-/* All but rank 0 end at once; it is the last. Their text is the same, and what the process says. */
+/* All end, and rank 0 waits for nobody who knows. Their text is the same, and what the process says. */
 static void check_ends(struct job_world *w)
 {
     char begins[120];
-    sim_run_until(w->sim, NULL, NULL, TR_AGREE_LEAVE_NS + RT_S);
+    sim_run_until(w->sim, NULL, NULL, TR_AGREE_LEAVE_NS / 2);
     for (unsigned r = 0; r < w->conf.ranks; r++) {
         const struct tr_agree *agree = &w->rank[r].trainer->agree;
         assert_true(agree->differs);
+        assert_int_equal(w->rank[r].failed, RT_EDATA);
         assert_string_equal(agree->text, w->rank[0].trainer->agree.text);
     }
     snprintf(begins, sizeof begins, "%.119s", w->rank[0].trainer->agree.text);
@@ -127,6 +128,105 @@ static void test_flip(void **state)
         flip_one(seed, job[seed / 2 % 2]);
     job_fixture_destroy(job[0]);
     job_fixture_destroy(job[1]);
+}
+
+/* ---- who has not heard ---- */
+
+static bool is_known(void *arg)
+{
+    const struct job_world *w = arg;
+    return w->rank[0].trainer->agree.differs;
+}
+
+static bool somebody_ended(void *arg)
+{
+    const struct job_world *w = arg;
+    bool ended = false;
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        ended = ended || w->rank[r].failed;
+    return ended;
+}
+
+/* Whoever has ended is started again at once, as whoever keeps it up does. @return: is one of those left that were there first? */
+static bool keep_up(struct job_world *w)
+{
+    bool old = false;
+    for (unsigned r = 0; r < w->conf.ranks; r++) {
+        if (w->rank[r].failed) {
+            assert_int_equal(w->rank[r].failed, RT_EDATA);
+            jw_kill_rank(w, r, false);
+            jw_revive_rank(w, r);
+        }
+        old = old || w->rank[r].restarts == 0;
+    }
+    w->failed = 0;
+    return old;
+}
+
+/* The rank is there, and no other reaches it; what it was told just now is lost. */
+static void cut_off(struct job_world *w, unsigned rank, bool cut)
+{
+    for (unsigned r = 0; r < w->conf.ranks; r++) {
+        if (r == rank)
+            continue;
+        if (cut)
+            sim_break(w->sim, jw_node_rank(w, r), jw_node_rank(w, rank));
+        sim_cut(w->sim, jw_node_rank(w, r), jw_node_rank(w, rank), cut);
+    }
+}
+
+/* No rank that was started anew has weights that made a step while there are some that differ. */
+static void check_anew(const struct job_world *w)
+{
+    for (unsigned r = 0; r < w->conf.ranks; r++)
+        if (w->rank[r].restarts > 0 && w->rank[r].trainer->step > 0)
+            fail_msg("seed %llu: rank %u, started anew, is at step %llu",
+                     (unsigned long long)w->conf.seed, r,
+                     (unsigned long long)w->rank[r].trainer->step);
+}
+
+/* A rank that was cut off when the others learnt that weights differ, for less or more than any limit, gives its own to nobody. */
+static void cut_one_off(uint64_t seed, struct rt_job *job)
+{
+    struct job_world w;
+    struct jw_conf conf = {.seed = seed, .ranks = 2 + (unsigned)seed % 3, .job = job};
+    uint64_t key = rt_draw_key(seed, "cut", NULL);
+    struct reach reach = {&w, 1 + rt_below(rt_draw(key, 1), 12)};
+    unsigned away = 1 + (unsigned)rt_below(rt_draw(key, 2), conf.ranks - 1);
+    jw_start(&w, &conf);
+    assert_true(sim_run_until(w.sim, has_reached, &reach, 60 * RT_S));
+    flip(w.rank[rt_below(rt_draw(key, 3), conf.ranks)].trainer, key);
+    assert_true(sim_run_until(w.sim, is_known, &w, 60 * RT_S));
+    cut_off(&w, away, true);
+    uint64_t heals_ns = sim_now(w.sim) + rt_below(rt_draw(key, 4), 4 * TR_AGREE_LEAVE_NS);
+    while (sim_now(w.sim) < heals_ns) {
+        sim_run_until(w.sim, somebody_ended, &w, 50 * RT_MS);
+        assert_int_equal(w.rank[0].failed, 0);
+        assert_true(keep_up(&w));
+        check_anew(&w);
+    }
+    cut_off(&w, away, false);
+    do {
+        if (!sim_run_until(w.sim, somebody_ended, &w, 60 * RT_S))
+            fail_msg("seed %llu: not all have ended", (unsigned long long)seed);
+        check_anew(&w);
+    } while (keep_up(&w));
+    jw_run(&w);
+    jw_stop(&w);
+}
+
+static void test_cut_off(void **state)
+{
+    static const char *const mode[] = {"global.mode=hybrid", "global.mode=full"};
+    (void)state;
+    for (int m = 0; m < 2; m++) {
+        const char *set[] = {"data.epochs=4", "data.test=[]", mode[m],
+                             "global.guard.digest_every=4"};
+        struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+        for (uint64_t seed = first_seed(); seed < first_seed() + runs(30); seed++)
+            cut_one_off(seed, job);
+        job_fixture_destroy(job);
+    }
 }
 
 /* ---- before a checkpoint ---- */
@@ -220,6 +320,7 @@ int main(void)
     rt_log_set_level(RT_LOG_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flip),
+        cmocka_unit_test(test_cut_off),
         cmocka_unit_test(test_no_checkpoint_of_it),
         cmocka_unit_test(test_no_flip),
         cmocka_unit_test(test_async),

@@ -108,7 +108,7 @@ static const struct wire_step_header step_header = {2,
                                                     99};
 static const struct wire_step_headers step_headers = {2, 7, 1, &step_header};
 static const struct wire_join_group join_group = {2, 11, true, (const uint8_t *)"state", 5, 99,
-                                                  3, 4,  200};
+                                                  3, 4,  200,  "trainer/1 has others"};
 static const struct wire_join_group_reply join_group_reply = {
     3, 1, 12, (const uint8_t *)"state", 5, 2, incarnation, 4, 5};
 static const struct wire_fetch_state fetch_state = {3, 1};
@@ -148,7 +148,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
     X(cut, 6) X(cut_reply, 1) X(await_cut, 1) X(await_cut_reply, 5) X(end_cut, 2) \
-    X(tell_ledger, 6) X(tell_ledger_reply, 6) X(go_back, 3) X(step_header, 23) X(step_headers, 3) X(join_group, 8) X(join_group_reply, 7) \
+    X(tell_ledger, 6) X(tell_ledger_reply, 6) X(go_back, 3) X(step_header, 23) X(step_headers, 3) X(join_group, 9) X(join_group_reply, 7) \
     X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 8) \
     X(control_reply, 6)
 /* clang-format on */
@@ -492,6 +492,7 @@ static const struct bad {
     {"step_header", {D(8, -INFINITY)}, "learning_rate is -inf"},
     {"step_header", {D(20, NAN)}, "epoch_loss_sum is nan"},
     {"step_headers", {B(3, "\x28\4")}, "StepHeader: samples is 4, expected 0..0"},
+    {"join_group", {B(9, TEXT_513)}, "JoinGroup: differs is longer than 512 bytes"},
     {"join_group_reply", {V(2, 4096)}, "JoinGroupReply: rank is 4096, expected 0..4095"},
     {"fetch_state", {V(2, 65536)}, "FetchState: part is 65536"},
     {"fetch_state_reply", {V(1, 1)}, "FetchStateReply: parts is 0"},
