@@ -24,35 +24,44 @@ static bool is_due(const struct tr_trainer *trainer)
     return is_one(trainer) && trainer->step % every == 0;
 }
 
-static void keep(struct tr_trainer *trainer, uint64_t digest)
+void tr_agree_make_now(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    trainer->agree.made = tr_trainer_digest(trainer);
+}
+
+void tr_agree_made_now(struct tr_trainer *trainer)
 {
     trainer->agree.digested = trainer->step + 1;
-    trainer->agree.digest = digest;
+    trainer->agree.digest = trainer->agree.made;
 }
 
 void tr_agree_make(struct tr_trainer *trainer)
 {
     if (is_due(trainer))
-        trainer->agree.made = tr_trainer_digest(trainer);
+        tr_agree_make_now(trainer);
 }
 
 void tr_agree_made(struct tr_trainer *trainer)
 {
     if (is_due(trainer))
-        keep(trainer, trainer->agree.made);
+        tr_agree_made_now(trainer);
 }
 
-void tr_agree_tell(struct tr_trainer *trainer, struct wire_step_header *header)
+bool tr_agree_wants(struct tr_trainer *trainer)
 {
-    struct tr_agree *agree = &trainer->agree;
-    bool reads = !trainer->step_open || trainer->step_kind == TR_SCORE; /* nobody writes them */
-    bool rests = (agree->paused || header->paused) && reads;
+    const struct tr_agree *agree = &trainer->agree;
+    bool stepping = trainer->step_open && trainer->step_kind == TR_SHARED;
+    return is_one(trainer) && agree->digested != trainer->step + 1 && !stepping &&
+           (agree->paused || !tr_phase_may_step(trainer));
+}
+
+void tr_agree_tell(const struct tr_trainer *trainer, struct wire_step_header *header)
+{
     if (!is_one(trainer))
         return;
-    if (rests && agree->digested != trainer->step + 1)
-        keep(trainer, tr_trainer_digest(trainer));
-    header->digested = agree->digested;
-    header->digest = agree->digest;
+    header->digested = trainer->agree.digested;
+    header->digest = trainer->agree.digest;
 }
 
 /* ---- they differ ---- */

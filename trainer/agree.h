@@ -5,9 +5,10 @@
  * weights (XXH3-64), the rank's next headers carry it, and a round has those of all: every rank compares the same ones. All know a
  * step's digests two steps later at the latest, for a header is sent while the step before it is computed, at the earliest.
  *
- * Before a checkpoint is cut there is one more: a rank that hears in a round that rank 0 makes no step, as in a hold, tells the digest of
- * the weights as they are, and the cut waits for all of them, or TR_AGREE_WAIT_NS: where a rank has no header to send, for it waits for
- * data. So no checkpoint is made of weights that are known, or could have been known, to differ.
+ * Before a checkpoint is cut there is one more: a rank that makes no step, or hears in a round that rank 0 makes none, as in a hold, has
+ * its step thread make the digest of the weights as they are, and its next header waits for that. The cut waits for all of them, or
+ * TR_AGREE_WAIT_NS: where a rank has no header to send, for it waits for data. So no checkpoint is made of weights that are known, or
+ * could have been known, to differ.
  *
  * Where they differ nobody can say whose are right, even by majority only likely; and rows have learnt from both. So all ranks end,
  * with one error that names them, and no checkpoint is made any more: started again, all go on from the newest one. What must not be is
@@ -35,7 +36,7 @@ struct tr_trainer;
 
 struct tr_agree {
     uint64_t digested, digest; /* as in a header: ours */
-    uint64_t made;             /* Touched by: the step thread, while it optimizes */
+    uint64_t made;             /* Touched by: the step thread, while it optimizes or makes it */
     uint64_t
         agreed;   /* 1 + the latest step at which all ranks' were the same; 0: none in this group */
     bool paused;  /* rank 0 makes no step, as the latest round says */
@@ -49,7 +50,12 @@ struct tr_agree {
 void tr_agree_make(
     struct tr_trainer *trainer); /* the step thread: the weights are those of trainer->step */
 void tr_agree_made(struct tr_trainer *trainer); /* the loop thread, after it */
-void tr_agree_tell(struct tr_trainer *trainer, struct wire_step_header *header);
+/* The weights rest, and their digest is not known: the next header waits until it is made, by tr_agree_make_now() on the step
+ * thread and tr_agree_made_now() after it. */
+bool tr_agree_wants(struct tr_trainer *trainer);
+void tr_agree_make_now(void *trainer);
+void tr_agree_made_now(struct tr_trainer *trainer);
+void tr_agree_tell(const struct tr_trainer *trainer, struct wire_step_header *header);
 /* All headers of a round. Where digests differ the job has failed: soon tr_fail(), RT_EDATA. */
 void tr_agree_take(struct tr_trainer *trainer, const struct wire_step_headers *headers);
 /* Rank 0 says that they differ in the group of that epoch. */

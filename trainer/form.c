@@ -253,17 +253,20 @@ static bool all_joined(struct tr_group *group)
     return true;
 }
 
-/* What a rank begins with; 0: it was in a group, and its weights may be an average by now, or have made steps. */
-static uint64_t digest_of_start(const struct tr_trainer *trainer)
+uint64_t tr_form_digest(const struct tr_trainer *trainer)
 {
     size_t count;
     const float *state = tr_optimizer_state(trainer->optimizer, &count);
-    if (trainer->group->was_formed)
-        return 0;
     uint64_t digest =
         rt_hash_bytes_seed(tr_model_params(trainer->model),
                            tr_model_count(trainer->model) * sizeof(float), trainer->steps_before);
     return state ? rt_hash_bytes_seed(state, count * sizeof(float), digest) : digest;
+}
+
+/* 0: it was in a group, and its weights may be an average by now, or have made steps. */
+static uint64_t digest_to_tell(const struct tr_group *group)
+{
+    return group->was_formed ? 0 : group->begins_with;
 }
 
 /* Ranks that begin with other weights would train on with them, and only the end would tell. */
@@ -507,7 +510,7 @@ static int send_join(struct tr_group *group)
         return err;
     struct wire_join_group join = {.group_epoch = group->epoch_known,
                                    .step = trainer->step,
-                                   .digest = digest_of_start(trainer),
+                                   .digest = digest_to_tell(group),
                                    .steps_before = trainer->steps_before,
                                    .imports = trainer->imports,
                                    .imports_due = tr_import_due(trainer),
@@ -547,8 +550,7 @@ void tr_form_pump(struct tr_group *group)
     seat->step = trainer->step;
     seat->imports = trainer->imports;
     seat->imports_due = tr_import_due(trainer);
-    if (!seat->digest || group->was_formed) /* once: it takes all weights */
-        seat->digest = digest_of_start(trainer);
+    seat->digest = digest_to_tell(group);
     seat->steps_before = trainer->steps_before;
     seat->group_epoch = group->epoch;
     group->incarnation[0] = trainer->conf.self.incarnation;

@@ -423,6 +423,8 @@ void tr_group_pump(struct tr_group *group)
         pump_async(group);
         return;
     }
+    if (tr_agree_wants(trainer)) /* the header takes it along */
+        return;
     bool may = tr_phase_may_step(trainer);
     bool nothing = !may || tr_phase_has_nothing(trainer);
     bool can_enter = group->standing == TR_OUT || group->standing == TR_IN_NOTHING;
@@ -507,6 +509,7 @@ int tr_group_create(struct tr_trainer *trainer)
     group->self = trainer->conf.self.index;
     group->round = 1;
     group->news_max = tr_header_news_max(world);
+    group->begins_with = tr_form_digest(trainer);
     group->seat = rt_xcalloc(world, sizeof *group->seat);
     group->incarnation = rt_xcalloc(world, sizeof *group->incarnation);
     group->counts = rt_xcalloc(world, sizeof *group->counts);

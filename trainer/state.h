@@ -95,7 +95,7 @@ struct tr_batch {
 };
 
 /* What trainer->step_open is about: step.c. */
-enum tr_step_kind { TR_SCORE, TR_ALONE, TR_SHARED, TR_AGAIN, TR_AVERAGE };
+enum tr_step_kind { TR_SCORE, TR_ALONE, TR_SHARED, TR_AGAIN, TR_AVERAGE, TR_READ };
 
 struct tr_fifo {
     struct tr_batch *head, *tail;

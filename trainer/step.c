@@ -10,7 +10,8 @@
  *   AGAIN   a batch that the group has stepped and whose gradients died with their rank: dense weight zero,
  *           its sparse gradients are pushed as those of its step
  *   SCORE   a batch of the evaluation
- *   (save)  the weights as they are between two of these are written to disk, on the step thread as well
+ *   READ    the weights as they are between two of these: their digest is made, they are written to disk, or a model to be
+ *           imported is read, on the step thread as well
  *   AVERAGE mode `async`: an all-reduce of the weights, each rank's by its samples since the last one
  *
  * Gradients are of the mean loss over the group's samples. A step changes nothing when any rank saw a value
@@ -667,7 +668,29 @@ static bool run_again(struct tr_trainer *trainer)
     return true;
 }
 
-/* ---- to disk ---- */
+/* ---- between two steps ---- */
+
+static void start_read(struct tr_trainer *trainer, void (*run)(void *), void (*done)(void *))
+{
+    trainer->step_open = true;
+    trainer->step_kind = TR_READ;
+    start_work(trainer, run, done);
+}
+
+/* What came meanwhile, the last ack of an epoch, found a step open. */
+static void read_done(struct tr_trainer *trainer)
+{
+    tr_phase_check(trainer);
+    tr_pump(trainer);
+}
+
+static void digested(void *arg)
+{
+    struct tr_trainer *trainer = arg;
+    close_step(trainer);
+    tr_agree_made_now(trainer);
+    read_done(trainer);
+}
 
 static void write_save(void *arg)
 {
@@ -681,7 +704,7 @@ static void write_save(void *arg)
         snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
 }
 
-/* That it failed is no failure of the training's. What came meanwhile, the last ack of an epoch, found a step open. */
+/* That it failed is no failure of the training's. */
 static void save_written(void *arg)
 {
     struct tr_trainer *trainer = arg;
@@ -691,28 +714,15 @@ static void save_written(void *arg)
     trainer->step_err = 0;
     close_step(trainer);
     rt_save_end(save, err);
-    tr_phase_check(trainer);
-    tr_pump(trainer);
+    read_done(trainer);
 }
-
-static bool start_save(struct tr_trainer *trainer)
-{
-    if (!trainer->save || trainer->kind == WIRE_PHASE_STATISTICS) /* they may still change */
-        return false;
-    trainer->step_open = true;
-    start_work(trainer, write_save, save_written);
-    return true;
-}
-
-/* ---- a model to be imported is read ---- */
 
 static void checked(void *arg)
 {
     struct tr_trainer *trainer = arg;
     close_step(trainer);
     tr_import_checked(trainer);
-    tr_phase_check(trainer);
-    tr_pump(trainer);
+    read_done(trainer);
 }
 
 static void check_import(void *arg)
@@ -720,12 +730,17 @@ static void check_import(void *arg)
     tr_import_check(arg);
 }
 
-static bool start_check(struct tr_trainer *trainer)
+static bool start_between(struct tr_trainer *trainer)
 {
-    if (!tr_import_reads(&trainer->import))
+    bool statistics = trainer->kind == WIRE_PHASE_STATISTICS; /* they may still change */
+    if (tr_agree_wants(trainer))
+        start_read(trainer, tr_agree_make_now, digested);
+    else if (trainer->save && !statistics)
+        start_read(trainer, write_save, save_written);
+    else if (tr_import_reads(&trainer->import))
+        start_read(trainer, check_import, checked);
+    else
         return false;
-    trainer->step_open = true;
-    start_work(trainer, check_import, checked);
     return true;
 }
 
@@ -744,7 +759,7 @@ static bool start_one(struct tr_trainer *trainer)
     if (trainer->step_open || trainer->summing_up || trainer->agree.differs ||
         (group && group->state != TR_FORMED))
         return false;
-    if (start_save(trainer) || start_check(trainer))
+    if (start_between(trainer))
         return true;
     batch = tr_step_take_ready(trainer, true);
     if (batch) {

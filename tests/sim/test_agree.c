@@ -271,6 +271,50 @@ static void test_no_checkpoint_of_it(void **state)
     job_fixture_destroy(job);
 }
 
+struct rest {
+    struct job_world *w;
+    bool beside[JW_MAX]; /* by rank: the step thread was seen to read the weights */
+    bool made[JW_MAX];   /* their digest is known */
+};
+
+static bool watch_rest(void *arg)
+{
+    struct rest *rest = arg;
+    bool all = true;
+    for (unsigned r = 0; r < rest->w->conf.ranks; r++) {
+        const struct tr_trainer *trainer = rest->w->rank[r].trainer;
+        bool makes = trainer->step_open && trainer->step_kind == TR_READ;
+        rest->beside[r] = rest->beside[r] || makes;
+        rest->made[r] = trainer->agree.digested == trainer->step + 1;
+        all = all && rest->made[r];
+    }
+    return all || jw_is_over(rest->w);
+}
+
+/* The digest of all weights takes long: it is made by the step thread, and what the loop says next has it. */
+static void test_made_beside(void **state)
+{
+    static const char *const set[] = {"data.epochs=4", "global.checkpoint.every_steps=5",
+                                      "global.guard.digest_every=1000000"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    (void)state;
+    for (uint64_t seed = first_seed(); seed < first_seed() + runs(10); seed++) {
+        struct job_world w;
+        struct stubs stubs;
+        struct rest rest = {.w = &w};
+        struct jw_conf conf = {.seed = seed, .ranks = 2 + (unsigned)seed % 2, .job = job};
+        stubs_start(&stubs, &w, &conf, STUBS);
+        assert_true(sim_run_until(w.sim, watch_rest, &rest, 60 * RT_S));
+        for (unsigned r = 0; r < conf.ranks; r++)
+            assert_true(rest.made[r] && rest.beside[r]);
+        jw_run(&w);
+        assert_true(w.rank[0].trainer->checkpoint.published > 0);
+        stubs_stop(&stubs);
+        jw_stop(&w);
+    }
+    job_fixture_destroy(job);
+}
+
 /* ---- nothing has changed ---- */
 
 /* Whatever dies and breaks, nobody differs; and every checkpoint was made of weights that were compared. */
@@ -322,6 +366,7 @@ int main(void)
         cmocka_unit_test(test_flip),
         cmocka_unit_test(test_cut_off),
         cmocka_unit_test(test_no_checkpoint_of_it),
+        cmocka_unit_test(test_made_beside),
         cmocka_unit_test(test_no_flip),
         cmocka_unit_test(test_async),
     };

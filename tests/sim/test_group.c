@@ -36,6 +36,7 @@ static void test_starts_differ(void **state)
             tr_model_params(other->model)[5] += 0.25f;
         else
             other->steps_before = 7;
+        other->group->begins_with = tr_form_digest(other);
         assert_true(sim_run_until(w.sim, jw_is_over, &w, 60 * 1000000000ull));
         snprintf(want, sizeof want, "trainer/%u begins with other dense weights or optimizer state",
                  1 + i % 2);
