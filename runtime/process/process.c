@@ -68,6 +68,7 @@ struct rt_process {
     bool was_ready;   /* at some time */
     bool job_is_done; /* as trainer/0 says */
     bool leader_ends; /* trainer/0 is told to stop, as it says */
+    bool no_folder;   /* for checkpoints, as it says: it makes none */
     char waiting[WAITING_MAX];
     char stranger[RT_STRANGER_TEXT]; /* the latest peer that was refused, and why; "": none */
     char **address;                  /* announced */
@@ -173,7 +174,7 @@ static bool is_needed(void *arg)
 {
     const struct rt_process *p = arg;
 
-    return !p->job_is_done && p->role.needed && p->role.needed(p->role.ctx);
+    return !p->job_is_done && !p->no_folder && p->role.needed && p->role.needed(p->role.ctx);
 }
 
 static bool is_for_leader(void *arg)
@@ -339,8 +340,10 @@ static void on_hello(void *ctx, const struct wire_hello *hello)
     struct rt_process *p = ctx;
 
     p->stranger[0] = '\0';
-    if (hello->role == RT_ROLE_TRAINER && hello->index == 0)
+    if (hello->role == RT_ROLE_TRAINER && hello->index == 0) {
         p->leader_ends = hello->state == WIRE_DRAINING;
+        p->no_folder = !hello->has_folder;
+    }
     if (follows_trainer(p) && hello->role == RT_ROLE_TRAINER)
         p->job_is_done = hello->index == 0 && hello->state == WIRE_DONE;
     else if (p->role.hello)
@@ -645,7 +648,8 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
                  .wire_version = RT_WIRE_VERSION,
                  .admin = p->admin_address,
                  .version = RT_VERSION,
-                 .host = p->host},
+                 .host = p->host,
+                 .has_folder = p->flags.checkpoint_dir != NULL},
         .listens_to = p->role.listens_to,
         .ctx = p,
         .hello = on_hello,

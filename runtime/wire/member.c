@@ -225,6 +225,7 @@ int wire_hello_pack(const struct wire_hello *in, struct wire_out *out)
     m.version = (char *)hello.version;
     m.n_part_hash = WIRE_PART_COUNT;
     m.part_hash = hello.part_hash;
+    m.has_folder = hello.has_folder;
     return wire_encode(&m.base, out);
 }
 
@@ -254,6 +255,7 @@ int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
         .wire_version = m->wire_version,
         .admin = m->admin,
         .version = m->version,
+        .has_folder = m->has_folder,
     };
     if (m->n_part_hash == WIRE_PART_COUNT)
         memcpy(out->part_hash, m->part_hash, sizeof(out->part_hash));

@@ -43,6 +43,7 @@ struct wire_hello {
     const char *admin, *version;
     uint64_t part_hash[WIRE_PART_COUNT]; /* by enum wire_job_part; 0: not told */
     const char *host;                    /* its name, for people */
+    bool has_folder;                     /* of trainer/0: for checkpoints */
 };
 int wire_hello_pack(const struct wire_hello *in, struct wire_out *out);
 int wire_hello_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

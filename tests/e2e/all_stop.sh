@@ -7,12 +7,13 @@ epochs=60
 logs=$work/hand/logs
 mkdir -p "$logs" "$work/checkpoints"
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+own=(--checkpoint-dir "$work/checkpoints" --restore none)
 declare -A pid
 round=0
 
 # start ROLE INDEX SIZE
 start() {
-    "$B/saffron-${1//_/-}" --index "$2" --size "$3" --job pods --nats "nats://127.0.0.1:$port" --checkpoint-dir "$work/checkpoints" --restore none \
+    "$B/saffron-${1//_/-}" --index "$2" --size "$3" --job pods --nats "nats://127.0.0.1:$port" "${own[@]}" \
         --config configs/synthetic --set data.synthetic.rows=40000 --set data.synthetic.test_rows=10000 --set data.epochs=$epochs \
         --set global.checkpoint.every_seconds=0 --set global.middleware.loops=1 --set global.embedding_server.workers=1 \
         >"$logs/$1-$2.$round" 2>&1 &
@@ -90,3 +91,19 @@ for who in "${roles[@]}" nats; do
 done
 all_end "${roles[@]}"
 [ "$SECONDS" -le $((2 * slow)) ] || fail "a job that is done took $SECONDS s to end"
+
+# Without a folder there is no last checkpoint, and nobody stays for one. In mode `full` trainer/0 has connections to owners nevertheless.
+own=(--set global.mode=full)
+start_all
+wait_for 60 "trainers that answer" has_stepped -1
+wait_for 60 "steps" has_stepped "$(($(told step) + 5))"
+for who in middleware-0 embedding_server-1; do
+    SECONDS=0
+    kill -TERM "${pid[$who]}"
+    all_end "$who"
+    [ "$SECONDS" -le $((2 * slow)) ] || fail "no folder: $who took $SECONDS s to end"
+done
+for who in trainer-0 trainer-1 embedding_server-0 data_compose-0 nats; do
+    kill -TERM "${pid[$who]}"
+done
+all_end trainer-0 trainer-1 embedding_server-0 data_compose-0

@@ -115,11 +115,15 @@ static const struct wire_fetch_state fetch_state = {3, 1};
 static const struct wire_owed owed[] = {{5, 11, 512, 1, 2, 0.5, 7}};
 static const struct wire_fetch_state_reply fetch_state_reply = {11, 1, 2, 1000, 10, 1, owed, 77};
 static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000, WIRE_BF16};
-static const struct wire_hello hello = {"adult", RT_ROLE_MIDDLEWARE, 1,       1700000000000ull,
-                                        12,      WIRE_READY,         2,       2,
-                                        address, "host-1",           8,       9,
-                                        1,       "127.0.0.1:9100",   "0.1.0", {11, 12, 13, 14, 15},
-                                        "node-7"};
+static const struct wire_hello hello = {"adult",  RT_ROLE_MIDDLEWARE,
+                                        1,        1700000000000ull,
+                                        12,       WIRE_READY,
+                                        2,        2,
+                                        address,  "host-1",
+                                        8,        9,
+                                        1,        "127.0.0.1:9100",
+                                        "0.1.0",  {11, 12, 13, 14, 15},
+                                        "node-7", true};
 static const struct wire_who who = {RT_ROLE_TRAINER, 3};
 static const struct wire_held held = {RT_ROLE_TRAINER, 3, 1700000000000ull};
 static const struct wire_control_request control_request = {1,       2,   3000, WIRE_CTL_LOG_LEVEL,
@@ -149,7 +153,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
     X(cut, 6) X(cut_reply, 1) X(await_cut, 1) X(await_cut_reply, 5) X(end_cut, 2) \
     X(tell_ledger, 6) X(tell_ledger_reply, 6) X(go_back, 3) X(step_header, 23) X(step_headers, 3) X(join_group, 9) X(join_group_reply, 7) \
-    X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 16) X(who, 2) X(held, 3) X(control_request, 8) \
+    X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 17) X(who, 2) X(held, 3) X(control_request, 8) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -329,6 +333,7 @@ static void values(void **state)
     assert_int_equal(heard.role, RT_ROLE_MIDDLEWARE);
     assert_int_equal(heard.state, WIRE_READY);
     assert_string_equal(heard.address[1], address[1]);
+    assert_true(heard.has_folder);
     wire_out_release(&out);
     rt_arena_destroy(arena);
 }
