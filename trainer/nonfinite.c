@@ -3,7 +3,10 @@
  * One embedding that is NaN makes the loss NaN, and so every gradient: to count them all would tell nothing. So those features count
  * whose embeddings came as they are not; where all came well, those whose gradients have become so: then the network has
  * done it, or the dense columns. Looked for in batches that are dropped alone: whether there is any is known from the
- * check of the gradients, in the cache (model/settle.c). */
+ * check of the gradients, in the cache (model/settle.c).
+ *
+ * The step thread finds them, which has the batch and its gradients; they count when it is dropped. A step that is undone, for the group
+ * broke, makes its batch again, and finds them again. */
 #include "trainer/state.h"
 
 static bool is_finite_16(const void *value, size_t n, uint16_t exponent)
@@ -40,14 +43,19 @@ static bool came_well(const struct tr_batch *batch, uint32_t f)
     return is_finite(batch->view.feature[f], n, job->global.wire.embeddings);
 }
 
-void tr_count_nonfinite(struct tr_trainer *trainer, const struct tr_batch *batch)
+void tr_nonfinite_find(struct tr_trainer *trainer, const struct tr_batch *batch)
 {
     bool came = true;
     for (uint32_t f = 0; f < trainer->job->n_features; f++) {
-        bool well = came_well(batch, f);
-        tr_count(&trainer->metric.nonfinite[f], !well);
-        came = came && well;
+        trainer->unfit[f] = !came_well(batch, f);
+        came = came && !trainer->unfit[f];
     }
     for (uint32_t f = 0; f < trainer->job->n_features && came; f++)
-        tr_count(&trainer->metric.nonfinite[f], tr_model_feature_is_unfit(trainer->model, f));
+        trainer->unfit[f] = tr_model_feature_is_unfit(trainer->model, f);
+}
+
+void tr_nonfinite_count(struct tr_trainer *trainer)
+{
+    for (uint32_t f = 0; f < trainer->job->n_features; f++)
+        tr_count(&trainer->metric.nonfinite[f], trainer->unfit[f]);
 }

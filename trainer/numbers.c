@@ -49,6 +49,7 @@ void tr_numbers_init(struct tr_trainer *trainer)
 {
     struct tr_numbers *n = &trainer->metric;
     n->nonfinite = rt_xcalloc(trainer->job->n_features + 1, sizeof *n->nonfinite);
+    trainer->unfit = rt_xcalloc(trainer->job->n_features + 1, sizeof *trainer->unfit);
     tr_set(&n->permits, trainer->permits.limit);
     tr_set(&n->world, trainer->conf.world);
     tr_set(&n->group_epoch, trainer->conf.world == 1);

@@ -38,7 +38,7 @@ struct tr_numbers {
     _Atomic double learning_rate_factor, gradient_norm;
     _Atomic uint64_t loss_spikes, loss_spike;       /* alarms begun; 1: one stands */
     _Atomic double loss_bound, gradient_norm_bound; /* NaN: not known yet */
-    _Atomic uint64_t *nonfinite;                    /* [n_features] the step thread's */
+    _Atomic uint64_t *nonfinite;                    /* [n_features] */
     _Atomic double step_seconds, wait_seconds;
     struct rt_histogram staleness, evaluate_seconds;
     struct tr_parts parts;

@@ -168,6 +168,7 @@ struct tr_trainer {
     uint64_t reducing_ns; /* when the first of them was; 0: none is yet */
     struct rt_save *save; /* the dense network is to be written, or is; NULL: no */
     bool step_finite;
+    bool *unfit; /* [n_features] and why it is not. Touched by: the step thread while `computing` */
     int step_err;
     char step_text[256];
     uint64_t step, global_samples;
@@ -295,8 +296,9 @@ void tr_numbers_phase(struct tr_trainer *trainer);
 void tr_numbers_report(const struct tr_trainer *trainer, struct tr_report *out);
 void tr_numbers_register(struct tr_trainer *trainer, struct rt_metrics *metrics);
 void tr_count_durable(struct tr_trainer *trainer); /* a checkpoint is published */
-/* nonfinite.c: on the step thread, of a batch that is to be dropped: which features are why. */
-void tr_count_nonfinite(struct tr_trainer *trainer, const struct tr_batch *batch);
+/* nonfinite.c: which features a batch is to be dropped for, on the step thread; and when it is, the latest. */
+void tr_nonfinite_find(struct tr_trainer *trainer, const struct tr_batch *batch);
+void tr_nonfinite_count(struct tr_trainer *trainer);
 void tr_batch_to(struct tr_batch *batch, enum tr_batch_state state);
 void tr_batch_trace(
     struct tr_batch *batch); /* what it was in until now; before it changes, or is forgotten */

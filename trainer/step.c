@@ -146,7 +146,7 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
         memcpy(batch->loss_sum, out.head_loss, sizeof batch->loss_sum);
     trainer->step_finite = out.finite;
     if (!out.finite)
-        tr_count_nonfinite(trainer, batch);
+        tr_nonfinite_find(trainer, batch);
     batch->saturated = out.finite ? out.saturated : 0;
     return trainer->step_kind == TR_ALONE && out.finite ? update(trainer) : 0;
 }
@@ -236,6 +236,7 @@ static void commit_own(struct tr_trainer *trainer, struct tr_batch *batch)
 
 static void drop_nonfinite(struct tr_trainer *trainer, struct tr_batch *batch)
 {
+    tr_nonfinite_count(trainer);
     tr_push_release(batch, "nonfinite");
     tr_finished(trainer, batch->id);
     tr_count_dropped(batch);

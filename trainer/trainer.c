@@ -295,6 +295,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     wire_out_release(&trainer->out);
     rt_free(trainer->middleware_loops);
     rt_free(trainer->metric.nonfinite);
+    rt_free(trainer->unfit);
     rt_free(trainer);
 }
 

@@ -121,8 +121,7 @@ static void break_links(struct run *run)
     }
 }
 
-/* Return: digest of the weights, which all ranks have. */
-static uint64_t train(struct run *run)
+static void start(struct run *run)
 {
     char rows[64];
     snprintf(rows, sizeof rows, "data.batch_size=%s", run->rows);
@@ -136,6 +135,22 @@ static uint64_t train(struct run *run)
     run->died = 0;
     memset(run->summing, 0, sizeof run->summing);
     jw_start(&run->w, &conf);
+}
+
+/* Batches that were dropped, by the features that are why: of the poisoned one only one feature is. */
+static uint64_t counted(const struct run *run)
+{
+    uint64_t sum = 0;
+    for (unsigned r = 0; r < run->ranks; r++)
+        for (uint32_t f = 0; f < run->w.job->n_features; f++)
+            sum += run->w.rank[r].trainer->metric.nonfinite[f];
+    return sum;
+}
+
+/* Return: digest of the weights, which all ranks have. */
+static uint64_t train(struct run *run)
+{
+    start(run);
     let_die(run);
     break_links(run);
     sim_run_until(run->w.sim, watch, run, 300 * RT_S);
@@ -147,6 +162,7 @@ static uint64_t train(struct run *run)
     struct tr_report report = jw_report(&run->w);
     if (!run->deaths) {
         assert_int_equal(report.samples_dropped, run->poison ? 10 : 0);
+        assert_int_equal(counted(run), run->poison);
         assert_int_equal(report.samples_trained + report.samples_dropped, 2 * JW_TRAIN_ROWS);
     }
     jw_stop(&run->w);
@@ -205,6 +221,47 @@ static void test_not_finite(void **state)
     }
 }
 
+/* The rank that has found its batch's gradients not finite, and has no answer of the others; `ranks`: none. */
+static unsigned finder(const struct run *run)
+{
+    unsigned r = 0;
+    for (; r < run->ranks; r++) {
+        const struct tr_trainer *trainer = run->w.rank[r].trainer;
+        if (trainer->stepping && !trainer->computing && !trainer->step_finite)
+            break;
+    }
+    return r;
+}
+
+static bool watch_for_finder(void *arg)
+{
+    return watch(arg) || finder(arg) < ((struct run *)arg)->ranks;
+}
+
+/* Another rank dies just then: the step is undone, and made again with the batch that is not finite. */
+static void test_counted_once(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= runs(12); seed++) {
+        struct run run = shape(seed);
+        run.rows = rows[0];
+        run.bucket = SMALL;
+        run.poison = true;
+        run.deaths = 1;
+        start(&run);
+        sim_run_until(run.w.sim, watch_for_finder, &run, 300 * RT_S);
+        unsigned found = finder(&run);
+        assert_true(found < run.ranks);
+        jw_restart_rank(&run.w, (found + 1) % run.ranks);
+        sim_run_until(run.w.sim, watch, &run, 300 * RT_S);
+        jw_run(&run.w);
+        if (counted(&run) != 1)
+            fail_msg("seed %llu: counted %llu times", (unsigned long long)seed,
+                     (unsigned long long)counted(&run));
+        jw_stop(&run.w);
+    }
+}
+
 static void test_deaths(void **state)
 {
     (void)state;
@@ -228,6 +285,7 @@ int main(void)
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_counted_once),
         cmocka_unit_test(test_deaths),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
