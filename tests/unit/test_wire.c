@@ -83,7 +83,7 @@ static const struct wire_await_cut_reply await_cut_reply = {3, "rows.0", 4096, 7
 static const struct wire_end_cut end_cut = {3, true};
 static const uint32_t place[] = {1, 2};
 static const struct wire_tell_ledger tell_ledger = {
-    (const uint8_t *)"ledger", 6, 11, 2, place, 3, 8, true};
+    (const uint8_t *)"ledger", 6, 11, 2, place, 3, 8, true, true};
 static const struct wire_tell_ledger_reply tell_ledger_reply = {9,    2,  incarnation, n_ids,
                                                                 true, 12, true};
 static const struct wire_go_back go_back = {3, "step-11", "trainer/1 was started anew"};
@@ -152,7 +152,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
     X(cut, 6) X(cut_reply, 1) X(await_cut, 1) X(await_cut_reply, 5) X(end_cut, 2) \
-    X(tell_ledger, 6) X(tell_ledger_reply, 6) X(go_back, 3) X(step_header, 23) X(step_headers, 3) X(join_group, 9) X(join_group_reply, 7) \
+    X(tell_ledger, 7) X(tell_ledger_reply, 6) X(go_back, 3) X(step_header, 23) X(step_headers, 3) X(join_group, 9) X(join_group_reply, 7) \
     X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 17) X(who, 2) X(held, 3) X(control_request, 8) \
     X(control_reply, 6)
 /* clang-format on */
