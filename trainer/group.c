@@ -472,7 +472,7 @@ void tr_group_break(struct tr_group *group, const char *why)
     group->state = TR_JOINING;
     tr_group_believe_notes(group);
     tr_group_reset(group);
-    tr_form_forget(group);
+    tr_fetch_forget(group);
     trainer->collective->ops->abort(trainer->collective);
     for (uint32_t r = 1; r < group->world && group->self == 0; r++)
         tr_form_invite(group, tr_rank(trainer, r));
@@ -544,7 +544,7 @@ void tr_group_destroy(struct tr_group *group)
     wire_out_release(&group->formed);
     for (uint32_t r = 0; r < group->world; r++)
         rt_free(group->seat[r].state);
-    tr_form_forget(group);
+    tr_fetch_forget(group);
     rt_free(group->next.share);
     rt_free(group->current.share);
     rt_free(group->incarnation);

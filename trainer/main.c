@@ -23,7 +23,7 @@ struct program {
     struct tr_folder folder;
     struct rt_saving *saving; /* the latest; NULL: none */
     bool done;
-    uint64_t digest; /* of the weights, once done: hashed once, for it takes 0.1 s for a gigabyte */
+    uint64_t digest; /* of the weights, once done: hashed once, 50 million take 30 ms */
 };
 
 static void on_hello(void *ctx, const struct wire_hello *hello)

@@ -1,6 +1,6 @@
 /* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
- * trainer.c (life), feed.c (batches in), batch.c (their memory), step.c (dense step), push.c (gradients out), phase.c (epochs),
- * group.c, form.c and finished.c (the other ranks), evaluate.c, numbers.c (metrics).
+ * trainer.c (life), feed.c (batches in), batch.c (their memory), step.c, compute.c and between.c (dense step), push.c (gradients out),
+ * phase.c (epochs), group.c, form.c, fetch.c and finished.c (the other ranks), evaluate.c, numbers.c (metrics).
  *
  * A batch, with the function on each arrow:
  *
@@ -339,9 +339,20 @@ int tr_batch_reserve(struct tr_batch *batch, bool must);
 int tr_batch_take_gradients(struct tr_batch *batch); /* the buffer: RT_EFULL */
 void tr_batch_lay_out(struct tr_batch *batch); /* gradients are written where they leave from */
 
-/* step.c */
-int tr_step_init(struct tr_trainer *trainer);
+/* compute.c */
+int tr_step_init(struct tr_trainer *trainer); /* model and optimizer, with what they begin with */
 void tr_step_release(struct tr_trainer *trainer);
+/* On the step thread: of the batch that is stepped, by the kind of the step; and the optimizer's part, when gradients are summed. */
+void tr_compute(void *trainer);
+void tr_optimize(void *trainer);
+
+/* between.c: begin what is to be read between two steps, if anything is */
+bool tr_between_start(struct tr_trainer *trainer);
+
+/* step.c */
+/* A job for the step thread, for whoever has opened the step; and the step's end. */
+void tr_step_work(struct tr_trainer *trainer, void (*run)(void *), void (*done)(void *));
+void tr_step_close(struct tr_trainer *trainer);
 void tr_step_pump(struct tr_trainer *trainer);
 /* The next of the READY batches, out of their list; NULL: none. */
 struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate);

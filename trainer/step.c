@@ -1,7 +1,7 @@
 /* trainer/step.c -- the dense step: forward, backward, all-reduce, commit (design section 5).
  *
  * One thing is under way at a time (trainer->step_open). The step thread owns model and optimizer while it
- * works, but for gradients that it has given to the all-reduce; in between, on the loop thread, they are the all-reduce's:
+ * works (compute.c), but for gradients that it has given to the all-reduce; in between, on the loop thread, they are the all-reduce's:
  *
  *   SHARED  a step of the group: forward and backward of our batch, or zeros without one -compute_done->
  *           all-reduce -reduced-> optimizer -optimized-> commit. Two jobs for the step thread. The all-reduce is opened before
@@ -11,7 +11,7 @@
  *           its sparse gradients are pushed as those of its step
  *   SCORE   a batch of the evaluation
  *   READ    the weights as they are between two of these: their digest is made, they are written to disk, or a model to be
- *           imported is read, on the step thread as well
+ *           imported is read, on the step thread as well (between.c)
  *   AVERAGE mode `async`: an all-reduce of the weights, each rank's by its samples since the last one
  *
  * Gradients are of the mean loss over the group's samples. A step changes nothing when any rank saw a value
@@ -20,193 +20,19 @@
  * batches, could pass RT_GRADIENT_MAX counts as not finite too (describe.c): then sums need no flag of their own. */
 #include "trainer/state.h"
 
-#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/failpoint.h"
 #include "runtime/base/half.h"
 #include "runtime/base/log.h"
-#include "runtime/base/rand.h"
 #include "runtime/base/trace.h"
-#include "runtime/job/batch_id.h"
-#include "trainer/describe.h"
-#include "trainer/load.h"
-#include "trainer/save.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 /* The all-reduce's row in a batch's trace: it goes on beside what the step thread does. */
 #define TRACE_REDUCE 1
 
-/* ---- set-up ---- */
-
-/* The weights that the job begins with; with their optimizer's state, if it was saved, the steps in them count. */
-static int begin_with(struct tr_trainer *trainer, const char *dir)
-{
-    const struct rt_job *job = trainer->job;
-    struct tr_loaded *loaded = NULL;
-    bool fresh = !job->global.load_state || job->data.epochs == 0; /* or it is never used */
-    int err = tr_load_dense(dir, fresh, trainer->model, trainer->optimizer, &loaded);
-    if (err)
-        return err;
-    err = tr_schedule_check_start(&trainer->schedule, loaded->step);
-    if (err) {
-        tr_loaded_free(loaded);
-        return err;
-    }
-    tr_loaded_take(loaded, trainer->model, trainer->optimizer);
-    trainer->steps_before = loaded->step;
-    rt_log(RT_LOG_INFO, "dense_loaded with_state=%d steps=%" PRIu64 " from=\"%s\"",
-           loaded->state != NULL, loaded->step, dir);
-    tr_loaded_free(loaded);
-    return 0;
-}
-
-int tr_step_init(struct tr_trainer *trainer)
-{
-    int err = tr_job_model(trainer->job, trainer->job->data.batch_size, trainer->conf.world,
-                           &trainer->model);
-    if (!err)
-        err = tr_job_optimizer(trainer->job, trainer->model, &trainer->optimizer,
-                               &trainer->learning_rate, &trainer->schedule);
-    if (!err)
-        err = tr_restore_dense(trainer);
-    if (!err && trainer->conf.init_from && !trainer->restored)
-        err = begin_with(trainer, trainer->conf.init_from);
-    if (!err)
-        trainer->head = tr_model_heads(trainer->model, &trainer->n_heads);
-    if (!err)
-        err = tr_window_init(&trainer->window, trainer->head, trainer->n_heads,
-                             trainer->job->data.batch_size);
-    return err;
-}
-
-void tr_step_release(struct tr_trainer *trainer)
-{
-    tr_window_release(&trainer->window);
-    tr_optimizer_destroy(trainer->optimizer);
-    tr_model_destroy(trainer->model);
-}
-
-/* ---- on the step thread ---- */
-
-/* The scores of a batch that the group has learned from. */
-static int add_to_window(struct tr_trainer *trainer, const struct tr_batch *batch)
-{
-    const struct tr_scored_view view = {
-        .batch_id = batch->id,
-        .samples = batch->view.samples,
-        .n_labels = trainer->job->data.n_labels,
-        .score = trainer->window.score,
-        .label = batch->view.labels,
-        .weight = batch->view.weight,
-    };
-    bool complete = false;
-    int err = tr_window_add(&trainer->window, &view, &complete);
-    if (complete && !err)
-        tr_count_quality(trainer, TR_SET_TRAIN, trainer->window.quality);
-    return err;
-}
-
-static int update(struct tr_trainer *trainer)
-{
-    double rate = trainer->learning_rate * trainer->step_factor;
-    int err = tr_optimizer_step(trainer->optimizer, rate, tr_model_grads(trainer->model),
-                                tr_model_params(trainer->model));
-    return err || !trainer->stepping ? err : add_to_window(trainer, trainer->stepping);
-}
-
-/* Gradients from `from` on are complete: the loop hears of whole buckets, but for the first, which goes with all that is known at
- * the end. */
-static void settled(void *arg, size_t from)
-{
-    struct tr_trainer *trainer = arg;
-    size_t bucket = trainer->collective->bucket, left = (from + bucket - 1) / bucket;
-    if (left > 0 && left < trainer->unsettled) {
-        trainer->unsettled = left;
-        rt_io_work_tell(trainer->io, &trainer->work, from);
-    }
-}
-
-static int train(struct tr_trainer *trainer, struct tr_batch *batch)
-{
-    const struct tr_settled hear = {settled, trainer};
-    struct tr_forward_out out = {.score = tr_window_scores(&trainer->window)};
-    uint64_t draw = rt_draw_key(trainer->job->global.seed, "step", NULL);
-    batch->view.draw =
-        rt_draw_fold(rt_draw_fold(draw, tr_age(trainer, batch->step)), trainer->conf.self.index);
-    batch->view.settled = trainer->step_kind == TR_SHARED ? &hear : NULL;
-    int err = tr_model_train(trainer->model, &batch->view, trainer->global_samples,
-                             batch->feature_grad, &out);
-    batch->view.settled = NULL;
-    if (err)
-        return err;
-    if (trainer->step_kind != TR_AGAIN)
-        memcpy(batch->loss_sum, out.head_loss, sizeof batch->loss_sum);
-    trainer->step_finite = out.finite;
-    if (!out.finite)
-        tr_nonfinite_find(trainer, batch);
-    batch->saturated = out.finite ? out.saturated : 0;
-    return trainer->step_kind == TR_ALONE && out.finite ? update(trainer) : 0;
-}
-
-/* The scores are the batch's until the loop thread takes them: other ranks' come in there meanwhile. */
-static int score(struct tr_trainer *trainer, struct tr_batch *batch)
-{
-    uint32_t samples = trainer->job->data.batch_size; /* the next batch in this struct too */
-    size_t n = (size_t)samples * tr_model_score_columns(trainer->model);
-    if (!batch->scores)
-        batch->scores = rt_try_malloc(n * sizeof *batch->scores);
-    if (!batch->scores)
-        return RT_FAIL(RT_ENOMEM, "no memory for %zu scores", n);
-    struct tr_forward_out out = {.score = batch->scores};
-    int err = tr_model_forward(trainer->model, &batch->view, &out);
-    if (!err)
-        tr_evaluate_write(trainer, batch);
-    return err;
-}
-
-/* How long the step thread worked, for the metric. */
-static void count_work(struct tr_trainer *trainer, uint64_t begin)
-{
-    double seconds = (double)(rt_io_now(trainer->io) - begin) * 1e-9;
-    double sum = atomic_load_explicit(&trainer->metric.step_seconds, memory_order_relaxed);
-    tr_set_real(&trainer->metric.step_seconds, sum + seconds);
-}
-
-static void compute(void *arg)
-{
-    struct tr_trainer *trainer = arg;
-    struct tr_batch *batch = trainer->stepping;
-    uint64_t begin = rt_io_now(trainer->io);
-    if (trainer->step_kind == TR_SCORE) {
-        trainer->step_err = score(trainer, batch);
-    } else {
-        tr_batch_lay_out(batch);
-        trainer->step_err = train(trainer, batch);
-        count_work(trainer, begin);
-    }
-    RT_FAILPOINT("P7.computed");
-    if (trainer->step_err) /* the text belongs to this thread */
-        snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
-}
-
-static void optimize(void *arg)
-{
-    struct tr_trainer *trainer = arg;
-    uint64_t begin = rt_io_now(trainer->io);
-    trainer->step_err = update(trainer);
-    if (!trainer->step_err)
-        tr_agree_make(trainer);
-    count_work(trainer, begin);
-    if (trainer->stepping)
-        rt_trace_span(trainer->stepping->id, 0, "optimize", begin);
-    if (trainer->step_err)
-        snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
-}
-
-/* ---- on the loop thread: what comes of a batch ---- */
+/* ---- what comes of a batch ---- */
 
 /* In the dense weights: push. */
 static void commit_own(struct tr_trainer *trainer, struct tr_batch *batch)
@@ -260,7 +86,7 @@ static void forget_embeddings(struct tr_batch *batch)
     batch->embeddings = NULL;
 }
 
-static void close_step(struct tr_trainer *trainer)
+void tr_step_close(struct tr_trainer *trainer)
 {
     trainer->stepping = NULL;
     trainer->step_open = false;
@@ -289,7 +115,7 @@ static void told(void *arg, uint64_t from)
     trainer->collective->ops->ready(trainer->collective, from);
 }
 
-static void start_work(struct tr_trainer *trainer, void (*run)(void *), void (*done)(void *))
+void tr_step_work(struct tr_trainer *trainer, void (*run)(void *), void (*done)(void *))
 {
     trainer->work = (struct rt_work){.run = run, .done = done, .told = told, .arg = trainer};
     rt_io_work(trainer->io, &trainer->work);
@@ -305,7 +131,7 @@ static void undo_shared(struct tr_trainer *trainer)
 {
     struct tr_batch *batch = trainer->stepping;
     trainer->step--;
-    close_step(trainer);
+    tr_step_close(trainer);
     tr_part_idle(trainer);
     if (batch) {
         tr_batch_to(batch, TR_READY);
@@ -346,7 +172,7 @@ static void optimized(void *arg)
     RT_FAILPOINT("P7.optimized");
     commit_shared(trainer);
     RT_FAILPOINT("P7.committed");
-    close_step(trainer);
+    tr_step_close(trainer);
     if (batch) {
         forget_embeddings(batch);
         commit_own(trainer, batch);
@@ -390,7 +216,7 @@ static void reduced(void *arg, int err, const uint8_t *nonfinite)
         all = all && !nonfinite[r];
     if (all) {
         tr_part(trainer, TR_PART_COMPUTE);
-        start_work(trainer, optimize, optimized);
+        tr_step_work(trainer, tr_optimize, optimized);
     } else {
         leave_out(trainer, nonfinite);
     }
@@ -448,7 +274,7 @@ static void compute_done(void *arg)
         return;
     }
     tr_part(trainer, TR_PART_COMMIT);
-    close_step(trainer);
+    tr_step_close(trainer);
     forget_embeddings(batch);
     if (trainer->step_kind == TR_SCORE)
         finish_scored(trainer, batch);
@@ -505,7 +331,7 @@ static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum
     trainer->computing = true;
     tr_batch_to(batch, TR_STEPPING);
     tr_part(trainer, TR_PART_COMPUTE);
-    start_work(trainer, compute, compute_done);
+    tr_step_work(trainer, tr_compute, compute_done);
 }
 
 /* The factor on all learning rates in this step; `factor` is the operator's. */
@@ -540,7 +366,7 @@ static void start_shared(struct tr_trainer *trainer)
         trainer->global_samples += share->has_batch ? share->samples : 0;
     }
     if (among == 0) { /* all of it was dropped */
-        close_step(trainer);
+        tr_step_close(trainer);
         tr_part_idle(trainer);
         tr_phase_check(trainer);
         tr_pump(trainer);
@@ -573,7 +399,7 @@ static void averaged(void *arg, int err, const uint8_t *nonfinite)
     struct tr_trainer *trainer = arg;
     struct tr_group *group = trainer->group;
     (void)nonfinite;
-    close_step(trainer);
+    tr_step_close(trainer);
     tr_part(trainer, TR_PART_COMMIT);
     if (err) {
         tr_group_break(group, rt_err_text());
@@ -669,89 +495,6 @@ static bool run_again(struct tr_trainer *trainer)
     return true;
 }
 
-/* ---- between two steps ---- */
-
-static void start_read(struct tr_trainer *trainer, void (*run)(void *), void (*done)(void *))
-{
-    trainer->step_open = true;
-    trainer->step_kind = TR_READ;
-    start_work(trainer, run, done);
-}
-
-/* What came meanwhile, the last ack of an epoch, found a step open. */
-static void read_done(struct tr_trainer *trainer)
-{
-    tr_phase_check(trainer);
-    tr_pump(trainer);
-}
-
-static void digested(void *arg)
-{
-    struct tr_trainer *trainer = arg;
-    close_step(trainer);
-    tr_agree_made_now(trainer);
-    read_done(trainer);
-}
-
-static void write_save(void *arg)
-{
-    struct tr_trainer *trainer = arg;
-    struct tr_saved what = tr_saved_now(trainer->job, trainer->model, trainer->optimizer,
-                                        tr_age(trainer, trainer->step));
-    what.statistics = trainer->statistics;
-    what.n_statistics = trainer->n_statistics;
-    trainer->step_err = tr_save_dense(&what, trainer->save);
-    if (trainer->step_err)
-        snprintf(trainer->step_text, sizeof trainer->step_text, "%s", rt_err_text());
-}
-
-/* That it failed is no failure of the training's. */
-static void save_written(void *arg)
-{
-    struct tr_trainer *trainer = arg;
-    struct rt_save *save = trainer->save;
-    int err = trainer->step_err ? RT_FAIL(trainer->step_err, "%s", trainer->step_text) : 0;
-    trainer->save = NULL;
-    trainer->step_err = 0;
-    close_step(trainer);
-    rt_save_end(save, err);
-    read_done(trainer);
-}
-
-static void checked(void *arg)
-{
-    struct tr_trainer *trainer = arg;
-    close_step(trainer);
-    tr_import_checked(trainer);
-    read_done(trainer);
-}
-
-static void check_import(void *arg)
-{
-    tr_import_check(arg);
-}
-
-static bool start_between(struct tr_trainer *trainer)
-{
-    bool statistics = trainer->kind == WIRE_PHASE_STATISTICS; /* they may still change */
-    if (tr_agree_wants(trainer))
-        start_read(trainer, tr_agree_make_now, digested);
-    else if (trainer->save && !statistics)
-        start_read(trainer, write_save, save_written);
-    else if (tr_import_reads(&trainer->import))
-        start_read(trainer, check_import, checked);
-    else
-        return false;
-    return true;
-}
-
-void tr_trainer_save(struct tr_trainer *trainer, struct rt_save *save)
-{
-    rt_assert(!trainer->save);
-    trainer->save = save;
-    tr_pump(trainer);
-}
-
 /* One thing that can be done now, if any. */
 static bool start_one(struct tr_trainer *trainer)
 {
@@ -760,7 +503,7 @@ static bool start_one(struct tr_trainer *trainer)
     if (trainer->step_open || trainer->summing_up || trainer->agree.differs ||
         (group && group->state != TR_FORMED))
         return false;
-    if (start_between(trainer))
+    if (tr_between_start(trainer))
         return true;
     batch = tr_step_take_ready(trainer, true);
     if (batch) {

@@ -153,7 +153,7 @@ static const struct rt_method_def method[] = {
     {WIRE_NOTHING_YET, "NothingYet", RT_ROLE_BIT(RT_ROLE_DATA_COMPOSE), RT_MESSAGE_MAX, 0,
      tr_phase_serve_nothing},
     {WIRE_JOIN_GROUP, "JoinGroup", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, 0, tr_form_serve_join},
-    {WIRE_FETCH_STATE, "FetchState", RANKS, RT_MESSAGE_MAX, 0, tr_form_serve_fetch},
+    {WIRE_FETCH_STATE, "FetchState", RANKS, RT_MESSAGE_MAX, 0, tr_fetch_serve},
     {WIRE_STEP_HEADER, "StepHeader", RANKS, RT_MESSAGE_MAX, 0, tr_group_serve_header},
     {WIRE_REDUCE_CHUNK, "ReduceChunk", RANKS, RT_MESSAGE_MAX, CHUNK_BYTES, serve_chunk},
     {WIRE_NOTE_FINISHED, "NoteFinished", RANKS | RT_ANY_EPOCH, 0, 0, tr_group_serve_note},
