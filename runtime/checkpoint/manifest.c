@@ -145,9 +145,9 @@ static void add_list(struct rt_strbuf *out, const char *key, const struct rt_fie
     rt_strbuf_addf(out, "],\n");
 }
 
-static size_t n_file_fields(const struct rt_manifest_file *file)
+static size_t n_file_fields(const struct rt_manifest_file *file, json_int_t version)
 {
-    return !file->is_rows ? PLAIN_FILES : file->knows_live ? ARRAY_LEN(file_fields) : FIRST_FILES;
+    return !file->is_rows ? PLAIN_FILES : version > 1 ? ARRAY_LEN(file_fields) : FIRST_FILES;
 }
 
 static void add_files(struct rt_strbuf *out, const struct rt_manifest *m)
@@ -156,7 +156,8 @@ static void add_files(struct rt_strbuf *out, const struct rt_manifest *m)
         rt_strbuf_addf(out, "  \"files\": [");
     for (uint32_t i = 0; i < m->n_files; i++) {
         add_comma(out, "files", i);
-        rt_fields_write(file_fields, n_file_fields(&m->file[i]), &m->file[i], out);
+        rt_fields_write(file_fields, n_file_fields(&m->file[i], RT_MANIFEST_VERSION), &m->file[i],
+                        out);
     }
     rt_strbuf_addf(out, "],\n");
 }
@@ -203,7 +204,7 @@ static void *read_list(struct rt_fields_reader *r, const json_t *root, const cha
 }
 
 static struct rt_manifest_file *read_files(struct rt_fields_reader *r, const json_t *root,
-                                           uint32_t *n)
+                                           json_int_t version, uint32_t *n)
 {
     const json_t *list = json_object_get(root, "files");
     size_t count = json_array_size(list);
@@ -218,8 +219,8 @@ static struct rt_manifest_file *read_files(struct rt_fields_reader *r, const jso
 
         snprintf(where, sizeof(where), "files[%zu].", i);
         file[i].is_rows = json_object_get(entry, "owner") != NULL;
-        file[i].knows_live = file[i].is_rows && json_object_get(entry, "live") != NULL;
-        rt_fields_read(r, entry, where, file_fields, n_file_fields(&file[i]), 0, &file[i]);
+        file[i].knows_live = file[i].is_rows && version > 1;
+        rt_fields_read(r, entry, where, file_fields, n_file_fields(&file[i], version), 0, &file[i]);
     }
     *n = (uint32_t)count;
     return file;
@@ -271,16 +272,13 @@ static void check_lists(struct rt_fields_reader *r, const struct rt_manifest *m)
     }
 }
 
-/* All owners tell of their rows, or none does; and together they have those of the tables. */
+/* Where owners tell of their rows they have those of the tables together. */
 static void check_live(struct rt_fields_reader *r, const struct rt_manifest *m)
 {
     uint64_t of_owners = 0, of_tables = 0;
 
-    for (uint32_t i = 0; i < m->owners; i++) {
-        if (m->file[i].knows_live != m->file[0].knows_live)
-            rt_fields_refuse(r, "files: ", m->file[i].name, "live rows of each owner, or of none");
+    for (uint32_t i = 0; i < m->owners; i++)
         of_owners += m->file[i].live;
-    }
     for (uint32_t t = 0; t < m->n_tables; t++)
         of_tables += m->table[t].live;
     if (m->file[0].knows_live && of_owners != of_tables)
@@ -362,7 +360,8 @@ static int check_version(const char *path, const json_t *root)
 /* Into the manifest, whose memory is the reader's arena. */
 static int take(struct rt_fields_reader *r, const json_t *root, struct rt_manifest *m)
 {
-    size_t n_later = version_of(root) > 1 ? ARRAY_LEN(later) : 0;
+    json_int_t version = version_of(root);
+    size_t n_later = version > 1 ? ARRAY_LEN(later) : 0;
 
     rt_fields_read(r, root, "", scalars, ARRAY_LEN(scalars),
                    json_object_size(root) - ARRAY_LEN(scalars), m);
@@ -375,7 +374,7 @@ static int take(struct rt_fields_reader *r, const json_t *root, struct rt_manife
                   WIRE_DENSE_MAX, sizeof(*m->statistics), &m->n_statistics);
     m->table = read_list(r, root, "tables", table_fields, ARRAY_LEN(table_fields), WIRE_TABLES_MAX,
                          sizeof(*m->table), &m->n_tables);
-    m->file = read_files(r, root, &m->n_files);
+    m->file = read_files(r, root, version, &m->n_files);
     if (!r->err)
         check_scalars(r, m);
     if (!r->err)

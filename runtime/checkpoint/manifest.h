@@ -26,9 +26,9 @@ struct rt_manifest_file {
     uint64_t bytes, digest; /* XXH3-64 of all its bytes */
     bool is_rows;           /* of an owner: */
     uint32_t owner, shard_first, shard_end;
-    bool knows_live; /* from version 2 on: */
-    uint64_t live,
-        live_bytes; /* rows that the owner had at the cut, here or in what it is based on; id, marks, weights, state of them */
+    bool knows_live; /* of one that was read: not in version 1 */
+    /* Of an owner: rows that it had at the cut, here or in what this is based on; id, marks, weights, state of them. */
+    uint64_t live, live_bytes;
 };
 
 struct rt_manifest {

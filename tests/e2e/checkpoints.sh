@@ -50,7 +50,7 @@ says 0 '^checkpoint +step-20, goes on from step-10$' inspect "$all" step-20
 also '^job +fixture, hybrid, seed 3; saffron 0$' '^step +20, age 20, epoch 1, learning factor 1$' \
     '^ledger +2 of 2 splits, 27 batches finished, holes 3$' '^data +320 samples trained, 0 dropped, in 0 s; of splits that have ended 2,000 rows read, 2 quarantined$' \
     '^user +4 sgd +[0-9,]+ +428 +2,672 +[0-9.]+ kB +[0-9a-f]{16}$' '^item +4 adagrad ' \
-    '^rows\.00001 +1 +32768\.\.65535 +[0-9.]+ kB +- +- +[0-9a-f]{16}$' '^dense\.safetensors +- +- '
+    '^rows\.00001 +1 +32768\.\.65535 +[0-9.]+ kB +0 +0 B +[0-9a-f]{16}$' '^dense\.safetensors +- +- '
 also '^suspect +made while the loss or the gradients stood above what was usual$'
 says 0 '"suspect": true' inspect "$all" step-20 --json
 says 0 '"name": "step-30"' inspect "$all" step-30 --json

@@ -248,14 +248,14 @@ struct rt_manifest checkpoint_bed_manifest(const struct checkpoint_spec *spec)
     };
 }
 
-/* The sums become the manifest's tables. */
+/* The sums become the manifest's tables; all live rows are told of the first owner. */
 static int publish(const char *dir, const struct checkpoint_spec *spec,
-                   const struct rt_rowfile_table *sum, const struct rt_manifest_file *file)
+                   const struct rt_rowfile_table *sum, struct rt_manifest_file *file)
 {
     struct rt_manifest manifest = checkpoint_bed_manifest(spec);
     struct rt_manifest_table table[CHECKPOINT_BED_TABLES];
 
-    for (uint32_t t = 0; t < CHECKPOINT_BED_TABLES; t++)
+    for (uint32_t t = 0; t < CHECKPOINT_BED_TABLES; t++) {
         table[t] = (struct rt_manifest_table){
             .name = tables[t].name,
             .rows = sum[t].rows,
@@ -263,6 +263,8 @@ static int publish(const char *dir, const struct checkpoint_spec *spec,
             .digest = sum[t].digest,
             .live = spec->base ? sum[t].rows + 10 : sum[t].rows,
         };
+        file[0].live += table[t].live;
+    }
     manifest.table = table;
     manifest.n_files = spec->owners + 2;
     manifest.file = file;

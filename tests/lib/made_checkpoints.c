@@ -301,6 +301,7 @@ static void make(const char *dir, const struct rt_job *job, const struct made *o
     }
     for (uint32_t k = 0; k < of->owners; k++)
         put_owner(folder, job, of, k, table, &file[k]);
+    file[0].live = job->n_tables * live; /* of the owners together */
     put_dense(folder, of, &file[of->owners]);
     publish(dir, job, of, table, file);
     for (uint32_t k = 0; k < of->owners; k++)

@@ -325,6 +325,7 @@ static void write_file(struct writing *w, uint32_t owner, const struct rt_manife
                                       .shard_end = head.shard_end};
     assert_int_equal(rt_rowfile_finish(&w->out, sum, &file->bytes, &file->digest), 0);
     for (uint32_t t = 0; t < n; t++) {
+        file->live += ebs_table_rows(bed->owner[owner]->table[t]);
         w->table[t].rows += sum[t].rows;
         w->table[t].removed += sum[t].removed;
         w->table[t].digest += sum[t].digest;
@@ -418,6 +419,7 @@ void restore_bed_cut(struct restore_bed *bed, const char *name, bool full)
             table[t].removed += cut->table[t].removed;
             table[t].digest += cut->table[t].digest;
             table[t].live += cut->part[t].live;
+            file[o].live += cut->part[t].live;
         }
         bed->owner[o]->cutter.kept = manifest.attempt; /* as EndCut does */
     }
