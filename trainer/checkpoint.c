@@ -159,8 +159,7 @@ static void log_void(struct tr_trainer *trainer)
     checkpoint->void_untold = 0;
 }
 
-/* The attempt is void. Steps go on; its folder goes when the disk thread is free. */
-void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why)
+static void count_void(struct tr_trainer *trainer, const char *why)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     struct tr_checkpoint_told *now = &checkpoint->now;
@@ -175,6 +174,13 @@ void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why)
     checkpoint->voided_in_row++;
     tr_set(&trainer->metric.checkpoints_void, checkpoint->voided);
     tr_set(&trainer->metric.checkpoints_void_in_row, checkpoint->voided_in_row);
+}
+
+/* The attempt is void. Steps go on; its folder goes when the disk thread is free. */
+void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    count_void(trainer, why);
     rt_timer_stop(trainer->io, &checkpoint->timer);
     let_go(trainer);
     end_cuts(trainer, false);
@@ -201,6 +207,17 @@ static bool job_done(struct tr_trainer *trainer)
 
 /* ---- publishing ---- */
 
+/* The manifest may be there, and nobody knows whether it stays: as if it were void, but that nothing is removed, neither it nor those
+ * before it. Owners hear nothing: their files stay, and they want a full one next too. */
+static void doubted(struct tr_trainer *trainer)
+{
+    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    count_void(trainer, checkpoint->job.text);
+    memset(checkpoint->cut, CUT_NONE, trainer->owners.n * sizeof *checkpoint->cut);
+    let_go(trainer);
+    ended(trainer);
+}
+
 static void published(void *arg)
 {
     struct tr_trainer *trainer = arg;
@@ -210,6 +227,10 @@ static void published(void *arg)
         return;
     RT_FAILPOINT("P11.published");
     snprintf(now->name, sizeof now->name, "%s", checkpoint->job.name);
+    if (checkpoint->job.doubted) {
+        doubted(trainer);
+        return;
+    }
     checkpoint->last_attempt = now->attempt;
     checkpoint->last_step = now->step;
     snprintf(checkpoint->last_name, sizeof checkpoint->last_name, "%s", now->name);

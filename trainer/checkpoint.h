@@ -9,7 +9,8 @@
  *   CUTTING     what the manifest will say is copied, dense network included, and every owner is told to cut: from its answer on it
  *               copies rows before they change. All have answered: the group goes on
  *   WRITING     owners write their files (AwaitCut), a disk thread the dense ones
- *   PUBLISHING  manifest.json, by rename: from here on the checkpoint is there
+ *   PUBLISHING  manifest.json, by rename: from here on the checkpoint is there. Where the disk does not say that it is, it counts as
+ *               void, but it and those before it stay
  *   ENDING      owners hear whether it is kept (EndCut); what is too old, or void, is removed
  *
  * A step waits for HOLDING and CUTTING alone. They end with a bad end where the group breaks, a connection to an owner is lost or
@@ -71,10 +72,11 @@ struct tr_checkpoint_job {
     char name[64]; /* of the folder; opening may choose another one, and publishing takes: */
     char final[64];
     uint64_t attempt;
-    bool made;     /* the folder, by this attempt */
-    bool has_base; /* opening: what an increment would go on from is there */
-    bool there;    /* publishing: the manifest is */
-    bool left;     /* what could not be removed: the next opening sweeps */
+    bool made; /* the folder, by this attempt */
+    bool
+        has_base; /* opening: what an increment would go on from is there, with all that it needs */
+    bool doubted; /* publishing: nobody knows whether it is there, and stays; `text` says why */
+    bool left;    /* what could not be removed: the next opening sweeps */
 };
 
 struct tr_checkpoint {

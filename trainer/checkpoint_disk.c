@@ -5,6 +5,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/failpoint.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/checkpoint/store.h"
 
@@ -59,15 +60,18 @@ static int make_folder(struct tr_trainer *trainer)
     return rt_store_begin(trainer->conf.checkpoint_dir, job->name);
 }
 
-/* Somebody may have taken it away. An increment to it would be worth nothing. */
+/* Somebody may have taken it away, or what it goes on from. An increment to it would be worth nothing. */
 static bool has_base(const struct tr_trainer *trainer)
 {
     const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    char *path = rt_xasprintf("%s/%s/" RT_MANIFEST_NAME, trainer->conf.checkpoint_dir,
-                              checkpoint->last_name);
-    bool there = checkpoint->last_attempt > 0 && rt_file_exists(path);
-    rt_free(path);
-    return there;
+    if (checkpoint->last_attempt == 0)
+        return false;
+    if (rt_store_check_whole(trainer->conf.checkpoint_dir, checkpoint->last_name,
+                             checkpoint->last_attempt) == 0)
+        return true;
+    rt_log(RT_LOG_WARN, "checkpoint_base_gone name=%s reason=\"%s\"", checkpoint->last_name,
+           rt_err_text());
+    return false;
 }
 
 int tr_checkpoint_open_folder(struct tr_trainer *trainer)
@@ -107,29 +111,31 @@ static int take_final_name(struct tr_trainer *trainer)
     return err == RT_EUSAGE ? 0 : err;
 }
 
-/* An error after the rename leaves a checkpoint that is there. */
+/* After an error it may be there all the same: its manifest was renamed, and the disk has not said that it stays so. Then it is not
+ * taken away, for others may go on from it; but older ones stay beside it, and the next one does not need it (checkpoint.c). */
 int tr_checkpoint_write_manifest(struct tr_trainer *trainer)
 {
-    struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    const struct rt_manifest *manifest = &checkpoint->snapshot.manifest;
+    const struct rt_manifest *manifest = &trainer->checkpoint.snapshot.manifest;
+    struct tr_checkpoint_job *job = &trainer->checkpoint.job;
     const char *dir = trainer->conf.checkpoint_dir;
-    struct rt_manifest *found = NULL;
+    char why[900];
+    job->doubted = false;
     int err = RT_FAILPOINT_FAILS("P11.manifest");
     if (!err)
         err = take_final_name(trainer);
     if (err)
         return err;
     err = rt_store_publish(dir, manifest);
-    checkpoint->job.there = err == 0;
-    if (err) {
-        char why[sizeof checkpoint->job.text];
-        snprintf(why, sizeof why, "%s", rt_err_text());
-        checkpoint->job.there = rt_manifest_read(dir, manifest->name, &found) == 0 &&
-                                found->attempt == manifest->attempt;
-        rt_manifest_destroy(found);
-        err = RT_FAIL(err, "%s", why);
-    }
-    return checkpoint->job.there ? 0 : err;
+    if (!err)
+        return 0;
+    snprintf(why, sizeof why, "%s", rt_err_text());
+    job->doubted = rt_store_is_there(dir, manifest) != 0;
+    if (!job->doubted)
+        return RT_FAIL(err, "%s", why);
+    job->left = true;
+    snprintf(job->text, sizeof job->text,
+             "it may be there, and may be gone after a power failure: %s", why);
+    return 0;
 }
 
 int tr_checkpoint_remove_old(struct tr_trainer *trainer)

@@ -501,50 +501,6 @@ void rt_store_list_release(struct rt_store_list *list)
     *list = (struct rt_store_list){0};
 }
 
-/* The one that it goes on from, which is older: it stands behind it in the list. */
-static size_t base_of(const struct rt_store_list *list, size_t i)
-{
-    const struct rt_manifest *of = list->at[i].manifest;
-
-    for (size_t k = i + 1; k < list->n && list->at[k].manifest; k++)
-        if (list->at[k].manifest->attempt == of->base &&
-            strcmp(list->at[k].name, of->base_name) == 0)
-            return k;
-    return list->n;
-}
-
-int rt_store_chain(const struct rt_store_list *list, size_t which, size_t *chain, size_t *n)
-{
-    size_t at = which, count = 0;
-
-    rt_assert(which < list->n);
-    if (!list->at[which].manifest)
-        return RT_FAIL(RT_EDATA, "%s", list->at[which].why);
-    for (;; count++) {
-        const struct rt_manifest *m = list->at[at].manifest;
-
-        if (count == RT_STORE_CHAIN_MAX)
-            return RT_FAIL(RT_EDATA, "checkpoint '%s' needs more than %u others",
-                           list->at[which].name, RT_STORE_CHAIN_MAX);
-        chain[count] = at;
-        if (m->base == 0)
-            break;
-        at = base_of(list, at);
-        if (at == list->n)
-            return RT_FAIL(RT_EDATA,
-                           "checkpoint '%s' needs '%s' (attempt %" PRIu64 "), which is not there",
-                           list->at[which].name, m->base_name, m->base);
-    }
-    for (size_t i = 0; i < (count + 1) / 2; i++) {
-        size_t swap = chain[i];
-
-        chain[i] = chain[count - i];
-        chain[count - i] = swap;
-    }
-    *n = count + 1;
-    return 0;
-}
-
 /* ---- which is meant ---- */
 
 static int check_run(const struct rt_store_list *list, size_t which)

@@ -60,6 +60,9 @@ int rt_store_is_there(const char *dir, const struct rt_manifest *manifest);
 /* The checkpoint list->at[which] and all that it needs: indices, the full one first; *n of at most RT_STORE_CHAIN_MAX.
  * RT_EDATA says which is missing. */
 int rt_store_chain(const struct rt_store_list *list, size_t which, size_t *chain, size_t *n);
+/* Is checkpoint `name`, as of that attempt, there with all that it needs: manifests that can be believed, files as long as those say? No
+ * others are looked at. RT_EDATA and RT_EFILE name what is not; RT_EUSAGE: a manifest of another version; RT_ENOMEM */
+int rt_store_check_whole(const char *dir, const char *name, uint64_t attempt);
 
 /* Is list->at[which] of the run that the newest one is of, as far as both know? Older ones of another run are those of a job that
  * was begun anew since: nobody goes on from them by himself. */

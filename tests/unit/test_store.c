@@ -278,6 +278,14 @@ static void the_newest_is_first(void **state)
     assert_int_equal(rt_store_list("/no/such/folder", &list), RT_EFILE);
 }
 
+static void not_whole(const char *name, uint64_t attempt, int want, const char *words)
+{
+    int err = rt_store_check_whole(dir, name, attempt);
+
+    if (err != want || (err && !strstr(rt_err_text(), words)))
+        fail_msg("%s: %d, expected %d, '%s': %s", name, err, want, words, err ? rt_err_text() : "");
+}
+
 static void increments_need_those_before(void **state)
 {
     struct rt_store_list list;
@@ -300,8 +308,16 @@ static void increments_need_those_before(void **state)
     assert_int_equal(rt_store_chain(&list, 1, chain, &n), RT_EDATA);
     assert_non_null(strstr(rt_err_text(), "checkpoint 'i' needs 'f' (attempt 2)"));
     rt_store_list_release(&list);
+    not_whole("h", 3, 0, "");
+    not_whole("h", 4, RT_EDATA, "checkpoint 'h' is of attempt 3, expected 4");
+    not_whole("i", 4, RT_EDATA, "checkpoint 'f' is of attempt 1, expected 2");
+    not_whole("nobody", 1, RT_EFILE, "there is no checkpoint 'nobody'");
+    drop_file("f", "rows.00001");
+    not_whole("h", 3, RT_EDATA, "f/rows.00001: it is missing");
     assert_int_equal(rt_store_remove(dir, "f"), 0);
+    not_whole("h", 3, RT_EFILE, "there is no checkpoint 'f'");
     put_file("g", "manifest.json", "{}");
+    not_whole("h", 3, RT_EDATA, "g/manifest.json: damaged manifest");
     assert_int_equal(rt_store_list(dir, &list), 0);
     assert_int_equal(rt_store_chain(&list, 0, chain, &n), RT_EDATA); /* j: f is gone */
     assert_int_equal(rt_store_chain(&list, 3, chain, &n), RT_EDATA); /* g: no manifest */
