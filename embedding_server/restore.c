@@ -390,7 +390,7 @@ static int choose(const struct ebs_restore *restore, struct rt_store_list *list,
         return 0;
     return RT_FAIL(RT_EUSAGE,
                    "%s: none of its %zu checkpoints can be used: expected one that is whole, or "
-                   "--restore=none to begin anew",
+                   "another folder to begin anew in",
                    restore->dir, list->n);
 }
 

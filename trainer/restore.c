@@ -168,7 +168,7 @@ int tr_restore_dense(struct tr_trainer *trainer)
     if (err == GONE)
         err = RT_FAIL(RT_EFILE, "%s: checkpoints vanish while they are read, %u times", dir, TRIES);
     if (err == RT_EDATA)
-        err = RT_FAIL(RT_EUSAGE, "%s; --restore=none begins anew", rt_err_text());
+        err = RT_FAIL(RT_EUSAGE, "%s; a job begins anew in another folder", rt_err_text());
     return err;
 }
 

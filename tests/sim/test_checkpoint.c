@@ -511,7 +511,7 @@ static void test_damage(void **state)
     for (size_t i = 1; i < list.n; i++)
         damage(stubs.dir, list.at[i].name, i % 2 ? "dense_state.safetensors" : "manifest.json");
     assert_int_equal(try_create(&w, stubs.dir, &trainer), RT_EUSAGE);
-    assert_non_null(strstr(rt_err_text(), "--restore=none begins anew"));
+    assert_non_null(strstr(rt_err_text(), "; a job begins anew in another folder"));
     assert_non_null(strstr(rt_err_text(), "dense_state.safetensors"));
     rt_store_list_release(&list);
     stubs_stop(&stubs);
