@@ -134,6 +134,26 @@ static int check_cut(struct ebs_owner *owner, const struct wire_cut *m)
     return err ? err : check_base(owner, m->base);
 }
 
+/* Is the disk still at what was given up? A cut that waits behind that lets its buffer run full, and then updates wait too. */
+static int check_disk(const struct ebs_owner *owner)
+{
+    const struct ebs_cut *given_up = owner->cutter.given_up, *oldest = given_up;
+    uint64_t ns;
+
+    if (!given_up)
+        return 0;
+    for (const struct ebs_cut *cut = given_up; cut; cut = cut->next)
+        if (cut->posted_ns < oldest->posted_ns)
+            oldest = cut;
+    ns = rt_io_now(owner->conf.io) - oldest->posted_ns;
+    if (!given_up->next && ns < EBS_CUT_LEFT_NS)
+        return 0;
+    return RT_FAIL(RT_ENOTREADY,
+                   "the disk has been at checkpoint %s, attempt %" PRIu64
+                   ", which was given up, for %.3g s",
+                   oldest->name, oldest->head.attempt, (double)ns * 1e-9);
+}
+
 static bool is_again(const struct ebs_cut *cut, const struct wire_cut *m)
 {
     return cut && cut->head.attempt == m->attempt && cut->head.step == m->step &&
@@ -146,14 +166,15 @@ int ebs_cut_make(struct ebs_owner *owner, const struct wire_cut *m)
     struct ebs_cut *cut;
     int err = check_cut(owner, m);
 
+    if (!err && cutter->cut && cutter->cut->state != EBS_CUT_DONE)
+        ebs_cut_give_up(cutter->cut, "a newer checkpoint has begun");
+    if (!err)
+        err = check_disk(owner);
     if (!err)
         err = ebs_cut_create(owner, m, &cut);
     if (err)
         return err;
-    if (cutter->cut && cutter->cut->state != EBS_CUT_WRITING)
-        ebs_cut_forget(cutter->cut); /* it may be published: its file is not ours to remove */
-    else if (cutter->cut)
-        ebs_cut_give_up(cutter->cut, "a newer checkpoint has begun");
+    ebs_cut_forget(cutter->cut); /* it may be published: its file is not ours to remove */
     cutter->cut = cut;
     cutter->latest = m->attempt;
     cutter->kept = 0;

@@ -358,7 +358,7 @@ static void bury(struct ebs_cut *cut)
     struct ebs_cut **at = &cut->owner->cutter.given_up;
 
     if (!cut->dropped) {
-        post(cut, EBS_CUT_DROP);
+        clean_up(cut);
         return;
     }
     while (*at != cut)
@@ -501,16 +501,15 @@ void ebs_cut_give_up(struct ebs_cut *cut, const char *why)
     atomic_store(&cut->is_given_up, true);
     if (!cut->working)
         bury(cut);
+    else if (cut->job != EBS_CUT_BLOCK) /* the worker, or what it is at, has none of the buffer */
+        release_buffer(cut);
 }
 
-/* As it is DONE or FAILED nobody waits for it. */
 void ebs_cut_forget(struct ebs_cut *cut)
 {
-    rt_assert(cut->state != EBS_CUT_WRITING);
-    if (cut->state == EBS_CUT_FAILED) { /* its file may still be on its way out */
-        ebs_cut_give_up(cut, "");
+    if (!cut)
         return;
-    }
+    rt_assert(cut->state == EBS_CUT_DONE);
     cut->owner->cutter.cut = NULL;
     destroy(cut);
 }

@@ -64,7 +64,7 @@ int ebs_cut_create(struct ebs_owner *owner, const struct wire_cut *m, struct ebs
 void ebs_cut_begin(struct ebs_cut *cut);
 /* It is none of the owner's any more, and goes with its file when its job has come back. Its asker is told so. */
 void ebs_cut_give_up(struct ebs_cut *cut, const char *why);
-/* The same of one that is DONE or FAILED; its file, if there is one, stays. */
+/* The same of one that is DONE, but that its file stays. NULL is legal. */
 void ebs_cut_forget(struct ebs_cut *cut);
 
 /* ---- cut.c ---- */

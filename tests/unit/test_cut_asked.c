@@ -1,5 +1,6 @@
 /* tests/unit/test_cut_asked.c -- Cut, AwaitCut and EndCut: what an owner refuses, attempts one after the other, and who waits for whom while
  * nothing can be written. */
+#include "embedding_server/cut_write.h"
 #include "embedding_server/serve.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/err.h"
@@ -109,6 +110,18 @@ static void a_step_that_is_not_here(void **state)
 
 /* ---- the worker held up ---- */
 
+/* It takes a moment until its jobs have come back. */
+static void make_when_the_disk_goes_on(uint64_t attempt)
+{
+    const struct cut_bed_answer *answer = cut_bed_make(attempt, 0);
+
+    for (int i = 0; i < 5000 && answer->err == RT_ENOTREADY; i++) {
+        usleep(1000);
+        answer = cut_bed_make(attempt, 0);
+    }
+    cut_bed_expect(answer, 0, "");
+}
+
 static void attempts_one_after_the_other(void **state)
 {
     struct cut_bed_answer *first, *second;
@@ -135,8 +148,9 @@ static void attempts_one_after_the_other(void **state)
     cut_bed_expect(cut_bed_make(21, 0), RT_ESTALE, "attempt 21, this owner has heard of 21");
     cut_bed_expect(cut_bed_end(30, false), 0, "");
     cut_bed_expect(cut_bed_make(30, 0), RT_ESTALE, "attempt 30, this owner has heard of 30");
+    cut_bed_expect(cut_bed_make(31, 0), RT_ENOTREADY, "which was given up, for "); /* two are */
     atomic_store(&cut_bed_hold.go, true);
-    cut_bed_expect(cut_bed_make(31, 0), 0, "");
+    make_when_the_disk_goes_on(31);
     first = cut_bed_await(31);
     cut_bed_run(1);
     cut_bed_expect(first, 0, "");
@@ -203,25 +217,58 @@ static int set_up_still(void **state)
     return 0;
 }
 
-/* No block comes back: the attempt is over, and the next one is whole when the disk goes on. */
+/* Attempts that the worker has yet to give back, and buffers of theirs: as the owner's thread sees them. */
+struct left {
+    unsigned attempts, buffers;
+    _Atomic bool counted;
+};
+
+static void count_left(void *arg)
+{
+    struct left *left = arg;
+
+    for (const struct ebs_cut *cut = cut_bed.owner.owner->cutter.given_up; cut; cut = cut->next) {
+        left->attempts++;
+        left->buffers += cut->buf.n_blocks > 0;
+    }
+    atomic_store(&left->counted, true);
+}
+
+/* No block comes back: the attempt is over. As many as are tried meanwhile are refused, and updates do not wait for them; the next one
+ * is whole when the disk goes on. */
 static void a_disk_that_stands_still(void **state)
 {
-    struct cut_bed_answer *awaited;
+    struct cut_bed_answer *awaited, *update;
+    struct left left = {0};
 
     (void)state;
     cut_bed_expect(cut_bed_make(1, 0), 0, "");
     awaited = cut_bed_await(1);
     cut_bed_run(1);
     cut_bed_expect(awaited, RT_EFILE, "/c/rows.00000: its disk has stood still for 0.1 s");
-    atomic_store(&cut_bed_hold.go, true);
-    for (uint64_t attempt = 2;; attempt++) { /* the first may find it still at the job of before */
-        cut_bed_expect(cut_bed_make(attempt, 0), 0, "");
-        awaited = cut_bed_await(attempt);
-        cut_bed_run(1);
-        if (awaited->err == 0)
-            break;
-        assert_true(attempt < 10);
+    cut_bed_expect(cut_bed_end(1, false), 0, "");
+    usleep(EBS_CUT_LEFT_NS / 1000);
+    for (uint64_t attempt = 2; attempt < 30; attempt++) {
+        cut_bed_expect(cut_bed_make(attempt, 0), RT_ENOTREADY,
+                       "the disk has been at checkpoint c, attempt 1, which was given up, for ");
+        cut_bed_expect(cut_bed_end(attempt, false), 0, "");
     }
+    for (unsigned i = 0; i < 8; i++) {
+        update = cut_bed_update(CUT_BED_UPDATE, ++cut_bed.step, 1);
+        cut_bed_run(1);
+        cut_bed_expect(update, 0, "");
+    }
+    assert_int_equal(rt_loop_post(cut_bed.owner.owner_loop, count_left, &left), 0);
+    while (!atomic_load(&left.counted))
+        usleep(100);
+    assert_int_equal(left.attempts, 1);
+    assert_int_equal(left.buffers, 0); /* the worker is at no block */
+    atomic_store(&cut_bed_hold.go, true);
+    make_when_the_disk_goes_on(30);
+    awaited = cut_bed_await(30);
+    cut_bed_run(1);
+    cut_bed_expect(awaited, 0, "");
+    assert_true(cut_bed_is_there("rows.00000"));
 }
 
 static int set_up_slow(void **state)
