@@ -43,6 +43,7 @@ struct ebs_cutter {
     uint64_t step,
         step_attempt; /* the last step of which something was applied; attempt at it (gather.h) */
     struct rt_timer next, look; /* the next slice; whether the worker goes on */
+    uint32_t let_go;            /* the table of the next slice, of a cut that was dropped */
 };
 
 void ebs_serve_cut(void *ctx, struct rt_call *call, const struct rt_frame *request);

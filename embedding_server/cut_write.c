@@ -174,6 +174,20 @@ static void stop_writing(struct ebs_owner *owner)
     ebs_set(&owner->stats.cut_writing, 0);
 }
 
+/* A slice of what is left of a cut that was dropped: of very many rows it takes a while. */
+static void let_some_go(void *arg)
+{
+    struct ebs_owner *owner = arg;
+    struct ebs_cutter *cutter = &owner->cutter;
+    uint64_t begin = rt_io_now(owner->conf.io);
+
+    while (cutter->let_go < owner->conf.job->n_tables &&
+           rt_io_now(owner->conf.io) - begin < SLICE_NS)
+        cutter->let_go += !ebs_table_cut_let_go(owner->table[cutter->let_go]);
+    if (cutter->let_go < owner->conf.job->n_tables)
+        rt_timer_start(owner->conf.io, &cutter->next, 0);
+}
+
 /* No row is kept for it any more. */
 static void let_rows_go(struct ebs_cut *cut)
 {
@@ -182,6 +196,9 @@ static void let_rows_go(struct ebs_cut *cut)
     stop_writing(owner);
     for (uint32_t t = 0; t < cut->n_tables; t++)
         ebs_table_cut_drop(owner->table[t]);
+    owner->cutter.let_go = 0;
+    owner->cutter.next.fire = let_some_go;
+    rt_timer_start(owner->conf.io, &owner->cutter.next, 0);
     ebs_turn_go_on(owner);
 }
 

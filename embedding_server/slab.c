@@ -200,6 +200,7 @@ void ebs_slab_cut(struct ebs_slab *slab, bool full)
     rt_assert(slab->cut_end == 0);
     slab->cut_end = (slab->fresh + BITS - 1) / BITS * BITS; /* at most EBS_ROWS_MAX, a multiple */
     slab->cut_full = full;
+    slab->cut_dropped = false;
     slab->marked = 0;
 }
 
@@ -215,6 +216,19 @@ uint64_t ebs_slab_cut_pass(struct ebs_slab *slab)
     if (slab->cut_at == slab->cut_end)
         slab->cut_at = slab->cut_end = 0;
     return pending;
+}
+
+void ebs_slab_cut_drop(struct ebs_slab *slab)
+{
+    slab->cut_dropped = true;
+}
+
+bool ebs_slab_cut_let_go(struct ebs_slab *slab, uint32_t blocks)
+{
+    rt_assert(slab->cut_dropped || slab->cut_end == 0);
+    for (; slab->cut_end > 0 && blocks > 0; blocks--)
+        (void)ebs_slab_cut_pass(slab);
+    return slab->cut_end > 0;
 }
 
 /* ---- giving memory back ---- */

@@ -15,7 +15,8 @@
  *   pending   live, not saved, and (full or marked): of the cut, and no byte has changed. ebs_slab_keep() says so before it does.
  *   saved     was kept before it changed or went, or is a row made since: not the cut's to pass any more
  * A block that is passed gives its pending rows, and keeps the marks of saved ones, which changed since. So when all are passed a
- * mark says: changed since the cut. Nothing moves while blocks are ahead. Touch: owner thread only. */
+ * mark says: changed since the cut. Nothing moves while blocks are ahead. In a cut that was dropped nothing is pending any more, and no
+ * row has to be kept; but its blocks have to be passed before the next one. Touch: owner thread only. */
 #ifndef EBS_SLAB_H
 #define EBS_SLAB_H
 
@@ -44,7 +45,7 @@ struct ebs_slab {
     uint64_t count;    /* live rows; fresh - count are free */
     struct ebs_region rows, bits;
     uint32_t cut_at, cut_end; /* multiples of 64: rows ahead of the cut; none: 0, 0 */
-    bool cut_full;
+    bool cut_full, cut_dropped;
     uint64_t marked; /* rows changed since the latest cut */
     uint64_t *open;  /* bit per block of rows: it may have a free one. See slab.c */
     size_t open_words;
@@ -73,6 +74,9 @@ uint32_t ebs_slab_next_live(const struct ebs_slab *slab, uint32_t row);
 void ebs_slab_cut(struct ebs_slab *slab, bool full);
 /* Pass the block at cut_at. Return: a bit for each of its 64 rows that was pending. */
 uint64_t ebs_slab_cut_pass(struct ebs_slab *slab);
+/* Nobody wants it any more: takes no time. Then pass up to `blocks` more; true: there are others. */
+void ebs_slab_cut_drop(struct ebs_slab *slab);
+bool ebs_slab_cut_let_go(struct ebs_slab *slab, uint32_t blocks);
 
 /* Compaction, one row at a time: which row to move, and to which free one; false: nothing to gain. Then the
  * caller tells its index, and calls move. */
@@ -123,7 +127,7 @@ static inline bool ebs_slab_keep(struct ebs_slab *slab, uint32_t row)
         return false;
     bits->saved |= bit;
     slab->marked += marked;
-    return slab->cut_full || marked;
+    return (slab->cut_full || marked) && !slab->cut_dropped;
 }
 
 /* A row has changed. It was kept before, where there is a cut. */

@@ -9,6 +9,7 @@
 
 #define EMPTY_MAX   1024u /* blocks without a row of the cut, at a call */
 #define PER_NEW_ROW 2u    /* rows that may go for a new one: see place_with_room() */
+#define LET_GO      4096u /* blocks of a cut that was dropped, at a call */
 
 uint64_t ebs_table_changed(const struct ebs_table *table)
 {
@@ -30,6 +31,8 @@ void ebs_table_cut(struct ebs_table *table, bool full, uint32_t number, struct e
                    struct ebs_removed *removed)
 {
     rt_assert(full == !removed && (full || ebs_table_knows_changes(table)));
+    while (ebs_table_cut_let_go(table))
+        ; /* of one that was dropped just now */
     if (removed)
         *removed = table->removed;
     else
@@ -89,9 +92,13 @@ bool ebs_table_cut_pass(struct ebs_table *table)
 
 void ebs_table_cut_drop(struct ebs_table *table)
 {
-    while (table->slab.cut_end > 0)
-        (void)ebs_slab_cut_pass(&table->slab);
+    ebs_slab_cut_drop(&table->slab);
     ebs_admit_cut_drop(table->admit);
+}
+
+bool ebs_table_cut_let_go(struct ebs_table *table)
+{
+    return ebs_slab_cut_let_go(&table->slab, LET_GO);
 }
 
 static bool has_sketch(const struct ebs_table *table)
@@ -131,7 +138,8 @@ size_t ebs_table_cut_most(const struct ebs_table *table, size_t ids)
 
 size_t ebs_table_cut_copies(const struct ebs_table *table, size_t ids)
 {
-    bool under_way = table->slab.cut_end > 0 || ebs_admit_is_cut(table->admit);
+    const struct ebs_slab *slab = &table->slab;
+    bool under_way = (slab->cut_end > 0 && !slab->cut_dropped) || ebs_admit_is_cut(table->admit);
 
     return under_way ? ebs_table_cut_most(table, ids) : 0;
 }

@@ -1,8 +1,9 @@
 /* tests/unit/test_cut_buffer.c -- what a cut takes: room for the copies of a batch of many tables, the memory that it was given and no
- * more, and no time at its instant, however large the sketches of admission are. The owner is asked by plain calls; its loop runs
- * only to bring a cut to its end. */
+ * more, and no time at its instant, however large the sketches of admission are, nor when it is given up, however many rows there are.
+ * The owner is asked by plain calls; its loop runs only to bring a cut to its end. */
 #include "embedding_server/cut_write.h"
 #include "embedding_server/serve.h"
+#include "embedding_server/table_inner.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
@@ -92,6 +93,19 @@ static void finish(struct ebs_cut *one)
     assert_int_equal(rt_loop_run(now.bed.loop), 0);
     rt_timer_stop(rt_loop_io(now.bed.loop), &now.look);
     assert_int_equal(one->state, EBS_CUT_DONE);
+}
+
+static void stop(void *arg)
+{
+    rt_loop_stop(arg);
+}
+
+/* What is due, and some more. */
+static void turn_once(void)
+{
+    now.look = (struct rt_timer){.fire = stop, .arg = now.bed.loop, .impl = now.look.impl};
+    rt_timer_start(rt_loop_io(now.bed.loop), &now.look, 100000);
+    assert_int_equal(rt_loop_run(now.bed.loop), 0);
 }
 
 static void put(uint32_t table, uint64_t id)
@@ -235,6 +249,44 @@ static void sketches_take_no_time(void **state)
     assert_true(one->bytes > 256 * 72 && one->bytes < 65536);
 }
 
+/* Rows are let go in slices, or by the next cut; which is whole either way. */
+static void many_rows_take_no_time(void **state)
+{
+    static const struct rt_table_conf conf = {
+        .dim = 1, .optimizer = {.kind = RT_OPT_SGD, .learning_rate = 0.1}};
+    const char *wanted = getenv("TEST_CUT_ROWS"); /* to measure */
+    uint64_t rows = wanted ? strtoull(wanted, NULL, 10) : 600000, took, next, end;
+
+    (void)state;
+    open_owner(1, &conf, MIB);
+    for (uint64_t id = 0; id < rows; id++)
+        put(0, id);
+    const struct ebs_slab *slab = &now.owner->table[0]->slab;
+    for (int slices = 0; slices < 2; slices++) {
+        struct ebs_cut *one = cut();
+
+        put(0, rows / 2);
+        assert_int_equal(one->buf.kept, 1);
+        took = rt_now_ns();
+        ebs_cut_give_up(one, "a test");
+        took = rt_now_ns() - took;
+        assert_int_equal(slab->cut_end, (rows + 63) / 64 * 64);
+        put(0, rows / 2 + 1); /* nobody wants what it was */
+        end = rt_now_ns() + 60 * RT_S;
+        while (slices && slab->cut_end > 0 && rt_now_ns() < end)
+            turn_once();
+        assert_int_equal(!!slab->cut_end, !slices);
+        next = rt_now_ns();
+        one = cut();
+        next = rt_now_ns() - next;
+        print_message("%llu rows: given up in %.3f ms, cut again %s in %.3f ms\n",
+                      (unsigned long long)rows, (double)took * 1e-6, slices ? "later" : "at once",
+                      (double)next * 1e-6);
+        finish(one);
+        assert_int_equal(one->table[0].rows, rows);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -243,6 +295,7 @@ int main(void)
         TEST(many_tables_beside_a_full_buffer),
         TEST(no_more_memory_than_was_given),
         TEST(sketches_take_no_time),
+        TEST(many_rows_take_no_time),
     };
 
     return cmocka_run_group_tests_name("cut_buffer", tests, NULL, NULL);

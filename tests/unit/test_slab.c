@@ -131,6 +131,43 @@ static void a_cut_is_passed_in_blocks(void **test)
     ebs_slab_release(&slab);
 }
 
+/* In its midst: nothing is to be kept any more, and what changes is known all the same. */
+static void a_cut_is_dropped(void **test)
+{
+    struct ebs_slab slab;
+
+    (void)test;
+    ebs_slab_init(&slab, 12, NULL);
+    for (uint32_t i = 0; i < 300; i++)
+        alloc(&slab, i);
+    for (uint32_t i = 60; i < 110; i++)
+        ebs_slab_mark(&slab, i);
+    ebs_slab_cut(&slab, true);
+    assert_true(ebs_slab_cut_pass(&slab) == UINT64_MAX);
+    assert_true(ebs_slab_keep(&slab, 100));
+    ebs_slab_mark(&slab, 100);
+    ebs_slab_cut_drop(&slab);
+    assert_false(ebs_slab_keep(&slab, 101));
+    ebs_slab_mark(&slab, 101); /* was marked before the cut */
+    assert_false(ebs_slab_keep(&slab, 200));
+    ebs_slab_mark(&slab, 200);
+    ebs_slab_free(&slab, 102);
+    assert_int_equal(alloc(&slab, 1000), 102);
+    ebs_slab_mark(&slab, 102);
+    assert_int_equal(slab.marked, 4);
+    assert_true(ebs_slab_cut_let_go(&slab, 2));
+    assert_false(ebs_slab_cut_let_go(&slab, 2));
+    assert_int_equal(slab.cut_end, 0);
+    for (uint32_t i = 0; i < 300; i++) {
+        assert_true(ebs_slab_marked(&slab, i) == ((i >= 100 && i <= 102) || i == 200));
+        assert_int_equal(ebs_slab_bits(&slab, i)->saved, 0);
+    }
+    assert_int_equal(slab.marked, 4);
+    ebs_slab_cut(&slab, false);
+    assert_true(ebs_slab_keep(&slab, 200));
+    ebs_slab_release(&slab);
+}
+
 static void compact(struct ebs_slab *slab)
 {
     uint32_t from, to;
@@ -374,6 +411,7 @@ int main(void)
         cmocka_unit_test(freed_rows_are_used_lowest_first),
         cmocka_unit_test(marks_go_with_their_rows),
         cmocka_unit_test(a_cut_is_passed_in_blocks),
+        cmocka_unit_test(a_cut_is_dropped),
         cmocka_unit_test(memory_follows_live_rows),
         cmocka_unit_test(memory_is_touched_ahead_of_growth),
         cmocka_unit_test(without_memory_nothing_changes),

@@ -314,6 +314,8 @@ static void pass_some(void)
 static void drop_cut(void)
 {
     ebs_table_cut_drop(bed.table);
+    if (draw(2) > 0)
+        assert_false(ebs_table_cut_let_go(bed.table)); /* else what comes finds it as it is */
     ebs_rowbuf_close(&bed.buf);
     drain();
     bed.cutting = bed.has_base = false;

@@ -233,6 +233,7 @@ static void check_changed(struct model *m)
     if (draw(m, 16) == 0) {
         ebs_table_cut(m->table, true, 0, NULL, NULL);
         ebs_table_cut_drop(m->table);
+        assert_false(ebs_table_cut_let_go(m->table));
         m->cut = true;
         for (size_t k = 0; k < IDS; k++)
             m->known[k].marked = false;
