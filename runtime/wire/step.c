@@ -35,8 +35,6 @@ static void put_header(const struct wire_step_header *in, Saffron__StepHeader *m
     m->n_finished = in->n_finished;
     m->finished = (uint64_t *)in->finished;
     m->learning_rate = in->learning_rate;
-    m->cut = in->cut;
-    m->acked_through = in->acked_through;
     m->round = in->round;
     m->phase = in->phase;
     m->paused = in->paused;
@@ -65,8 +63,6 @@ static void take_header(const Saffron__StepHeader *m, struct wire_step_header *o
         .n_finished = (uint32_t)m->n_finished,
         .finished = m->finished,
         .learning_rate = m->learning_rate,
-        .cut = m->cut,
-        .acked_through = m->acked_through,
         .round = m->round,
         .phase = m->phase,
         .paused = m->paused,

@@ -21,7 +21,6 @@ struct wire_step_header {
     uint32_t n_finished;
     const uint64_t *finished;
     double learning_rate;
-    uint64_t cut, acked_through;
     uint64_t round, phase;
     bool paused;
     uint64_t unaveraged, imports_due;

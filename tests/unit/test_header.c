@@ -73,8 +73,6 @@ static struct wire_step_header longest(const uint64_t *finished, uint32_t n)
                                      .n_finished = n,
                                      .finished = finished,
                                      .learning_rate = 1e6,
-                                     .cut = UINT64_MAX,
-                                     .acked_through = UINT64_MAX,
                                      .round = UINT64_MAX,
                                      .phase = UINT64_MAX,
                                      .paused = true,
