@@ -55,7 +55,7 @@ struct local {
     char *run_dir, *checkpoint_dir;
     int run_lock;                   /* of ctl_rundir_create() */
     struct ctl_restorable restored; /* what it goes on from */
-    char *job_name;                 /* in subjects */
+    char *nats_job;                 /* the job's name in subjects */
     const char *nats_url;
     struct ctl_nats nats;
     struct ctl_roles roles;
@@ -284,8 +284,9 @@ static int start_roles(struct local *local)
         .loop = &local->loop,
         .options = &local->options,
         .run_dir = local->run_dir,
-        .job_name = local->job_name,
+        .job_name = local->job->name,
         .nats_url = local->nats_url,
+        .nats_job = local->nats_job,
         .checkpoint_dir = local->checkpoint_dir,
         .progress = &local->progress,
         .ctx = local,
@@ -301,7 +302,7 @@ static int start_poll(struct local *local)
     struct ctl_poll_conf conf = {
         .loop = &local->loop,
         .nats_url = local->nats_url,
-        .job = local->job_name,
+        .job = local->nats_job,
         .every_ms = POLL_EVERY_MS,
         .ctx = local,
         .news = on_news,
@@ -360,8 +361,8 @@ static int start_nats(struct local *local)
     return ctl_nats_start(&local->nats, &conf);
 }
 
-/* Who shares a NATS with others needs a name of its own. */
-static char *subject_name(const struct local *local)
+/* Who shares a NATS with others needs a name of its own there. The job keeps its name, by which its checkpoints know it. */
+static char *name_on_nats(const struct local *local)
 {
     if (!local->options.nats)
         return rt_xstrdup(local->job->name);
@@ -442,10 +443,10 @@ static int prepare(struct local *local)
     if (err)
         return err;
     start_loop(local);
-    local->job_name = subject_name(local);
+    local->nats_job = name_on_nats(local);
     err = start_nats(local);
     if (!err) {
-        snprintf(run.job, sizeof(run.job), "%s", local->job_name);
+        snprintf(run.job, sizeof(run.job), "%s", local->nats_job);
         snprintf(run.nats, sizeof(run.nats), "%s", local->nats_url);
         memcpy(run.replicas, local->options.replicas, sizeof(run.replicas));
         err = ctl_rundir_write(local->run_dir, &run);
@@ -525,7 +526,7 @@ static void release(struct local *local)
     ctl_restorable_release(&local->restored);
     if (local->run_lock > 0)
         close(local->run_lock);
-    rt_free(local->job_name);
+    rt_free(local->nats_job);
     rt_free(local->error);
 }
 
@@ -570,7 +571,7 @@ int ctl_local(int argc, char **argv)
         local.options.predict = from_environment("SAFFRON_PREDICT");
     ctl_progress_init(&local.progress, local.options.quiet);
     err = prepare(&local);
-    if (err && !local.job_name) { /* no run yet: nothing to stop or to sum up */
+    if (err && !local.nats_job) { /* no run yet: nothing to stop or to sum up */
         fprintf(stderr, "saffron local: %s\n", rt_err_text());
         release(&local);
         return rt_exit_code(err);

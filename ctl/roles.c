@@ -49,6 +49,7 @@ static void give_args(const struct ctl_roles_conf *conf, struct ctl_role *role)
     flag_number(child, "--size", options->replicas[role->role]);
     flag(child, "--job", conf->job_name);
     flag(child, "--nats", conf->nats_url);
+    flag(child, "--nats-job", conf->nats_job);
     flag(child, "--run-dir", conf->run_dir);
     flag_number(child, "--trace", options->trace);
     if (trains || role->role == RT_ROLE_EMBEDDING_SERVER) {

@@ -21,9 +21,9 @@
 
 struct ctl_roles_conf {
     uv_loop_t *loop;
-    const struct ctl_options *options; /* as all that follows, must stay */
-    const char *run_dir, *job_name, *nats_url;
-    const char *checkpoint_dir; /* is there */
+    const struct ctl_options *options;                    /* as all that follows, must stay */
+    const char *run_dir, *job_name, *nats_url, *nats_job; /* nats_job: the job's name there */
+    const char *checkpoint_dir;                           /* is there */
     struct ctl_progress *progress;
     void *ctx;
     /* The run cannot go on; `why` is the callee's. Once at most, and not from within ctl_roles_start(). */

@@ -29,6 +29,7 @@ enum key {
     KEY_LOCAL_RANK,
     KEY_JOB,
     KEY_NATS,
+    KEY_NATS_JOB,
     KEY_CONFIG,
     KEY_GLOBAL, /* the four files, in the order of RT_FILE_* */
     KEY_EMBEDDING,
@@ -106,6 +107,11 @@ static const struct argp_option option[] = {
      0},
     {"nats", KEY_NATS, "URL", 0,
      "where NATS listens (SAFFRON_NATS_URL; default nats://127.0.0.1:4222)", 0},
+    {"nats-job", KEY_NATS_JOB, "NAME", 0,
+     "the job's name there, the same for all its roles, where runs of one job share a NATS "
+     "(default: "
+     "the job's name)",
+     0},
     {0, 0, 0, 0, "The job", 2},
     {"config", KEY_CONFIG, "DIR", 0,
      "folder with global.yml, embedding.yml, data.yml, model.yml; each is replaced by a file that "
@@ -217,11 +223,11 @@ static int take_set(struct rt_flags *options, const char *text)
     return 0;
 }
 
-static int take_job(struct rt_flags *options, const char *text)
+static int take_token(const char *text, const char **out)
 {
     if (!wire_is_token(text))
         return RT_FAIL(RT_EUSAGE, "expected 1 to 63 of A-Z a-z 0-9 _ -, got '%s'", text);
-    options->job = text;
+    *out = text;
     return 0;
 }
 
@@ -332,7 +338,9 @@ static int take(struct parsing *parsing, int key, const char *text)
     case KEY_ADMIN_PORT:
         return take_port(text, &o->admin_port);
     case KEY_JOB:
-        return take_job(o, text);
+        return take_token(text, &o->job);
+    case KEY_NATS_JOB:
+        return take_token(text, &o->nats_job);
     case KEY_BIND:
         return take_address(text, &o->bind);
     case KEY_ADVERTISE:

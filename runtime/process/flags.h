@@ -17,6 +17,7 @@ struct rt_flags {
     uint32_t n_local, local_rank; /* processes of this host, and which of them this is */
     const char *job;              /* NULL: the folder's name */
     const char *nats, *bind;
+    const char *nats_job;  /* the job's name on NATS; NULL: as it is called */
     const char *advertise; /* NULL: found out when needed */
     const char *config;    /* NULL: all four files are given by their variables */
     const char *path[4];

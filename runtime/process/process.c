@@ -634,7 +634,7 @@ int rt_process_announce(struct rt_process *process, const char *const *address, 
     conf = (struct rt_member_conf){
         .loop = p->loop,
         .nats_url = p->flags.nats,
-        .self = {.job = p->job->name,
+        .self = {.job = p->flags.nats_job ? p->flags.nats_job : p->job->name,
                  .role = p->role.role,
                  .index = p->flags.index,
                  .incarnation = p->incarnation,
