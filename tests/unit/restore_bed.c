@@ -6,6 +6,7 @@
 #include "embedding_server/serve.h"
 #include "embedding_server/slab.h"
 #include "embedding_server/table_inner.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
@@ -61,6 +62,7 @@ void restore_bed_open(struct restore_bed *bed, uint32_t owners)
     restore_bed_close(bed);
     assert_int_equal(rt_shard_map_init(&bed->shards, owners, 1), 0);
     assert_int_equal(rt_loop_create(&(struct rt_loop_conf){.name = "test"}, &bed->loop), 0);
+    bed->begun_ms = rt_io_now(rt_loop_io(bed->loop)) / RT_MS;
     for (; bed->owners < owners; bed->owners++) {
         struct ebs_owner_conf conf = {.io = rt_loop_io(bed->loop),
                                       .job = bed->job,
@@ -109,7 +111,7 @@ void restore_bed_update(struct restore_bed *bed, uint32_t table, const uint64_t 
                 grad[m * dim + d] = (float)rt_unit_f64(rt_draw(seed ^ id[i], d)) - 0.5f;
             own[m++] = id[i];
         }
-        ebs_table_tick(of, seed);
+        ebs_table_tick(of, bed->begun_ms + seed);
         ebs_table_apply(of,
                         &(struct ebs_update){.id = own,
                                              .grad = grad,
@@ -376,6 +378,20 @@ static void look(void *arg)
         rt_timer_start(rt_loop_io(bed->loop), &bed->look, 1000000);
     else
         rt_loop_stop(bed->loop);
+}
+
+static void stop(void *arg)
+{
+    rt_loop_stop(arg);
+}
+
+void restore_bed_pass(struct restore_bed *bed, uint64_t ms)
+{
+    struct rt_timer end = {.fire = stop, .arg = bed->loop};
+
+    rt_timer_start(rt_loop_io(bed->loop), &end, ms * RT_MS);
+    assert_int_equal(rt_loop_run(bed->loop), 0);
+    rt_timer_stop(rt_loop_io(bed->loop), &end);
 }
 
 static void cut_all(struct restore_bed *bed, const struct rt_manifest *manifest)

@@ -23,6 +23,7 @@ struct restore_bed {
     uint64_t attempt;            /* of it */
     struct rt_timer look;
     char name[64];
+    uint64_t begun_ms; /* of the tables' time: that of the owners' upkeep, by which rows expire */
 };
 
 /* A new folder. @job: named, with tables; outlives the bed. */
@@ -45,6 +46,9 @@ void restore_bed_write(struct restore_bed *bed, const char *name, bool full, uin
 
 /* The same by the owners' own cuts (cut.h), with an empty ledger. */
 void restore_bed_cut(struct restore_bed *bed, const char *name, bool full);
+
+/* The owners' loop runs for so long. */
+void restore_bed_pass(struct restore_bed *bed, uint64_t ms);
 
 /* As a server with all of the owners, or with those of [first, first + n), would. */
 int restore_bed_restore(struct restore_bed *bed, uint32_t first, uint32_t n,
