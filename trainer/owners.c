@@ -405,6 +405,7 @@ void tr_owners_peer_up(struct tr_trainer *trainer, struct rt_peer *peer)
     owner->incarnation = now;
     if (owner->due)
         tr_owners_look(trainer);
+    agreed(trainer); /* the last of them may have answered while this one was away */
     tr_checkpoint_owner_up(trainer, owner->number);
 }
 

@@ -52,6 +52,8 @@ static const struct {
            "went back, was stepped in this one "
            "(trainer/feed.c)"},
     {2283, "the same, where all went back to the beginning"},
+    {10192, "exact, one trainer: an owner had been compared, and its connection was reset while "
+            "the last of them was (trainer/owners.c)"},
     {3001,
      "full, gone on with by more ranks: a rank waited for a batch that did not come, the latest of "
      "the closed turns being finished (data_compose/end.c)"},
