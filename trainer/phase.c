@@ -22,6 +22,7 @@
 #include "trainer/state.h"
 
 #include "runtime/base/assert.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/job/batch_id.h"
@@ -30,6 +31,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+#define PAUSE_NS (2000 * RT_MS)
+#define STEPS_NS (1000 * RT_MS)
 
 static bool has_statistics(const struct rt_job *job)
 {
@@ -214,13 +218,26 @@ static bool evaluation_is_due(const struct tr_trainer *trainer)
 }
 
 /* In `async` only where an average has made the ranks' weights equal. */
-static bool interrupted(const struct tr_trainer *trainer)
+static bool is_to_end(const struct tr_trainer *trainer)
 {
     if (trainer->conf.self.index != 0 || trainer->kind != WIRE_PHASE_TRAIN)
         return false;
     if (trainer->job->global.mode == RT_MODE_ASYNC && !tr_step_settled(trainer))
         return false;
     return trainer->is_over || stop_is_due(trainer) || evaluation_is_due(trainer);
+}
+
+/* What is owed may come again behind other batches, which need steps: so a pause that lasts takes turns with them. */
+static bool lets_steps(const struct tr_trainer *trainer)
+{
+    uint64_t since = trainer->owed_since_ns;
+    return since > 0 && !trainer->is_over && !stop_is_due(trainer) &&
+           (rt_io_now(trainer->io) - since) % (PAUSE_NS + STEPS_NS) >= PAUSE_NS;
+}
+
+static bool interrupted(const struct tr_trainer *trainer)
+{
+    return is_to_end(trainer) && !lets_steps(trainer);
 }
 
 bool tr_phase_may_step(struct tr_trainer *trainer)
@@ -285,6 +302,7 @@ static void enter(struct tr_trainer *trainer, const struct wire_tell_phase *phas
     trainer->epoch = phase->epoch;
     trainer->pass = phase->pass;
     trainer->tell_over = phase->epoch_over;
+    trainer->owed_since_ns = 0;
     trainer->told = false;
     memset(trainer->nothing, 0, sizeof trainer->nothing);
     tr_set(&trainer->metric.epoch, phase->epoch);
@@ -565,6 +583,21 @@ static bool all_ask(const struct tr_trainer *trainer)
     return all;
 }
 
+/* Batches are stepped that no round has told to be finished, of any rank. Some may have to come again from a data-compose that was started
+ * anew, and hears of a phase only when all ranks are in it; or have to be run again, which an evaluation would wait for. So this phase is not left before. */
+static bool awaits_owed(struct tr_trainer *trainer)
+{
+    if (!trainer->group || trainer->group->owed.count == 0) {
+        trainer->owed_since_ns = 0;
+        return false;
+    }
+    if (trainer->owed_since_ns == 0)
+        trainer->owed_since_ns = rt_io_now(trainer->io);
+    tr_hold_ask_news(trainer);
+    tr_phase_again(trainer);
+    return true;
+}
+
 static void check_training(struct tr_trainer *trainer)
 {
     if (tr_hold_is_on(trainer) || (!trains(trainer) && !all_ask(trainer)))
@@ -573,7 +606,8 @@ static void check_training(struct tr_trainer *trainer)
         tr_step_settled(trainer)) {
         close_epoch(trainer);
         evaluate(trainer);
-    } else if (interrupted(trainer) && tr_step_settled(trainer) && !tr_phase_owes(trainer)) {
+    } else if (is_to_end(trainer) && !awaits_owed(trainer) && tr_step_settled(trainer) &&
+               !tr_phase_owes(trainer)) {
         evaluate(trainer);
     }
 }

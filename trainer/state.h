@@ -201,6 +201,8 @@ struct tr_trainer {
     struct tr_other *other;                      /* [world]; rank 0 */
     struct rt_call *tell_call;                   /* TellPhase, owed while batches are unfinished */
     bool tell_over;                              /* the phase began at the end of an epoch */
+    uint64_t
+        owed_since_ns; /* rank 0: since when the end of the phase waits for batches of any rank; 0: it does not */
     bool told;                   /* composers, and conf.done, have heard of the phase */
     struct rt_timer phase_timer; /* what failed is tried again */
     uint32_t n_statistics;
