@@ -1,4 +1,5 @@
 /* trainer/main.c -- saffron-trainer: one rank of the dense network. */
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -223,6 +224,68 @@ static void put_checkpoints(json_t *object, const struct program *program,
     put_count(object, "checkpoints_void", c->voided);
 }
 
+static void put_counts(json_t *object, const struct tr_report *r)
+{
+    const struct {
+        const char *key;
+        uint64_t value;
+    } count[] = {
+        {"epoch", r->epoch},
+        {"epochs", r->epochs},
+        {"step", r->step},
+        {"group_epoch", r->group_epoch},
+        {"generation", r->generation},
+        {"went_back", r->went_back},
+        {"steps_again", r->steps_again},
+        {"samples_trained", r->samples_trained},
+        {"samples_dropped", r->samples_dropped},
+        {"samples_read", r->samples_read},
+        {"samples_quarantined", r->samples_quarantined},
+        {"samples_per_epoch", r->samples_epoch},
+        {"train_loss_samples", r->train_loss_samples},
+        {"test_samples", r->test_samples},
+        {"staleness_max", r->staleness_max},
+        {"staleness_limit", r->permits},
+        {"permits_used", r->permits_used},
+        {"batches_open", r->batches_open},
+        {"batches_trained", r->batches_trained},
+        {"batches_dropped", r->batches_dropped},
+        {"batches_retried", r->batches_retried},
+        {"rank", r->rank},
+        {"world", r->world},
+        {"bytes_train_batch", r->bytes_train_batch},
+        {"bytes_embeddings", r->bytes_embeddings},
+        {"bytes_gradients", r->bytes_gradients},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(count); i++)
+        put_count(object, count[i].key, count[i].value);
+    if (!r->read_whole) /* not yet, or never: training stopped in the midst of an epoch */
+        json_object_set_new(object, "samples_read", json_null());
+}
+
+static void put_reals(json_t *object, const struct tr_report *r)
+{
+    const struct {
+        const char *key;
+        double value;
+    } real[] = {
+        {"train_seconds", r->train_seconds},
+        {"train_began", r->train_began},
+        {"train_ended", r->train_ended},
+        {"evaluated_seconds", r->evaluated_seconds},
+        {"samples_per_second", r->samples_per_second},
+        {"train_loss", r->train_loss},
+        {"loss", r->loss},
+        {"staleness_mean", r->staleness_mean},
+        {"learning_rate", r->learning_rate},
+        {"test_auc", r->test_auc},
+        {"test_logloss", r->test_logloss},
+        {"test_calibration", r->test_calibration},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(real); i++)
+        json_object_set_new(object, real[i].key, number(real[i].value));
+}
+
 static void status(void *ctx, json_t *object)
 {
     struct program *program = ctx;
@@ -235,60 +298,8 @@ static void status(void *ctx, json_t *object)
     put_lists(object, &r);
     if (r.done)
         put_digest(object, program->done ? program->digest : tr_trainer_digest(program->trainer));
-    const struct {
-        const char *key;
-        uint64_t value;
-    } count[] = {
-        {"epoch", r.epoch},
-        {"epochs", r.epochs},
-        {"step", r.step},
-        {"group_epoch", r.group_epoch},
-        {"generation", r.generation},
-        {"went_back", r.went_back},
-        {"steps_again", r.steps_again},
-        {"samples_trained", r.samples_trained},
-        {"samples_dropped", r.samples_dropped},
-        {"samples_read", r.samples_read},
-        {"samples_quarantined", r.samples_quarantined},
-        {"samples_per_epoch", r.samples_epoch},
-        {"train_loss_samples", r.train_loss_samples},
-        {"test_samples", r.test_samples},
-        {"staleness_max", r.staleness_max},
-        {"staleness_limit", r.permits},
-        {"permits_used", r.permits_used},
-        {"batches_open", r.batches_open},
-        {"batches_trained", r.batches_trained},
-        {"batches_dropped", r.batches_dropped},
-        {"batches_retried", r.batches_retried},
-        {"rank", r.rank},
-        {"world", r.world},
-        {"bytes_train_batch", r.bytes_train_batch},
-        {"bytes_embeddings", r.bytes_embeddings},
-        {"bytes_gradients", r.bytes_gradients},
-    };
-    for (size_t i = 0; i < sizeof count / sizeof count[0]; i++)
-        put_count(object, count[i].key, count[i].value);
-    if (!r.read_whole) /* not yet, or never: training stopped in the midst of an epoch */
-        json_object_set_new(object, "samples_read", json_null());
-    const struct {
-        const char *key;
-        double value;
-    } real[] = {
-        {"train_seconds", r.train_seconds},
-        {"train_began", r.train_began},
-        {"train_ended", r.train_ended},
-        {"evaluated_seconds", r.evaluated_seconds},
-        {"samples_per_second", r.samples_per_second},
-        {"train_loss", r.train_loss},
-        {"loss", r.loss},
-        {"staleness_mean", r.staleness_mean},
-        {"learning_rate", r.learning_rate},
-        {"test_auc", r.test_auc},
-        {"test_logloss", r.test_logloss},
-        {"test_calibration", r.test_calibration},
-    };
-    for (size_t i = 0; i < sizeof real / sizeof real[0]; i++)
-        json_object_set_new(object, real[i].key, number(real[i].value));
+    put_counts(object, &r);
+    put_reals(object, &r);
     rt_saving_status(program->saving, object);
     put_predictions(object, rt_process_predict(program->process), &r);
     put_import(object, program->trainer);
