@@ -97,6 +97,8 @@ void mwt_stop_owner(struct world *w, unsigned k);
 void mwt_start_composer(struct world *w, uint64_t incarnation);
 /* One of the numbers of the loop's status. */
 uint64_t mwt_number(struct world *w, const char *key);
+/* The id of a place. */
+uint64_t mwt_id(uint32_t place);
 /* A batch with the ids that follow from its number; after a change: its payload and digest again. */
 void mwt_make_input(struct input *in, uint64_t batch);
 void mwt_make_payload(struct input *in);
