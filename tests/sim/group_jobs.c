@@ -1,12 +1,12 @@
 /* tests/sim/group_jobs.c -- see group_jobs.h. */
 #include "tests/sim/group_jobs.h"
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/seeds.h"
 
 #include "runtime/base/assert.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -29,14 +29,7 @@ void gj_destroy(struct rt_job *job[GJ_MODES])
 
 unsigned gj_runs(unsigned wanted)
 {
-    const char *text = getenv("TEST_GROUP_RUNS");
-    return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
-}
-
-uint64_t gj_first_seed(void)
-{
-    const char *text = getenv("TEST_GROUP_SEED");
-    return text ? strtoull(text, NULL, 10) : 1;
+    return seeds_wanted("TEST_GROUP_RUNS", wanted);
 }
 
 void gj_check_weights(const struct job_world *w)

@@ -1,5 +1,5 @@
 /* tests/sim/group_jobs.h -- what the tests of several ranks (test_group*.c) have in common: a job for each mode, and what holds at
- * the end. TEST_GROUP_RUNS=N asks for so many seeds of each, TEST_GROUP_SEED=N to begin with. */
+ * the end. TEST_GROUP_RUNS=N asks for so many seeds of each, SAFFRON_TEST_SEED=N to begin with. */
 #ifndef GROUP_JOBS_H
 #define GROUP_JOBS_H
 
@@ -15,7 +15,6 @@ void gj_make(struct rt_job *job[GJ_MODES]);
 void gj_destroy(struct rt_job *job[GJ_MODES]);
 
 unsigned gj_runs(unsigned wanted);
-uint64_t gj_first_seed(void);
 
 void gj_check_weights(const struct job_world *w); /* the same at all ranks */
 /* ... and each row was trained once in each epoch, and permits are back. */

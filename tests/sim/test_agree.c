@@ -1,6 +1,7 @@
 /* tests/sim/test_agree.c -- a bit of one rank's dense weights changes: the job ends with an error that names it, at the next
  * comparison or before the next checkpoint, whichever comes first; and where none changes, nothing is ever said. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/seeds.h"
 #include "tests/sim/owner_stub.h"
 
 #include "runtime/base/assert.h"
@@ -15,7 +16,6 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -24,14 +24,7 @@ enum { EVERY = 4, STUBS = 2 };
 
 static unsigned runs(unsigned wanted)
 {
-    const char *text = getenv("TEST_AGREE_RUNS");
-    return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
-}
-
-static uint64_t first_seed(void)
-{
-    const char *text = getenv("SAFFRON_TEST_SEED");
-    return text ? strtoull(text, NULL, 10) : 1;
+    return seeds_wanted("TEST_AGREE_RUNS", wanted);
 }
 
 struct reach {
@@ -124,7 +117,7 @@ static void test_flip(void **state)
                              "global.guard.digest_every=4"};
         job[m] = job_fixture(set, ARRAY_LEN(set));
     }
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(60); seed++)
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + runs(60); seed++)
         flip_one(seed, job[seed / 2 % 2]);
     job_fixture_destroy(job[0]);
     job_fixture_destroy(job[1]);
@@ -223,7 +216,7 @@ static void test_cut_off(void **state)
         const char *set[] = {"data.epochs=4", "data.test=[]", mode[m],
                              "global.guard.digest_every=4"};
         struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
-        for (uint64_t seed = first_seed(); seed < first_seed() + runs(30); seed++)
+        for (uint64_t seed = seeds_first(); seed < seeds_first() + runs(30); seed++)
             cut_one_off(seed, job);
         job_fixture_destroy(job);
     }
@@ -248,7 +241,7 @@ static void test_no_checkpoint_of_it(void **state)
                                       "global.guard.digest_every=1000000"};
     struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
     (void)state;
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(30); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + runs(30); seed++) {
         struct job_world w;
         struct stubs stubs;
         struct jw_conf conf = {.seed = seed, .ranks = 2 + (unsigned)seed % 2, .job = job};
@@ -298,7 +291,7 @@ static void test_made_beside(void **state)
                                       "global.guard.digest_every=1000000"};
     struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
     (void)state;
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(10); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + runs(10); seed++) {
         struct job_world w;
         struct stubs stubs;
         struct rest rest = {.w = &w};
@@ -324,7 +317,7 @@ static void test_no_flip(void **state)
                                       "global.guard.digest_every=2"};
     struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
     (void)state;
-    for (uint64_t seed = first_seed(); seed < first_seed() + runs(40); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + runs(40); seed++) {
         struct job_world w;
         struct stubs stubs;
         struct jw_conf conf = {.seed = seed, .ranks = 2 + (unsigned)seed % 2, .job = job};

@@ -2,6 +2,7 @@
  * a run that nothing happened to; also where the newest checkpoint is damaged for one of them only. And in the other modes a job
  * that begins from a checkpoint follows an embedding server to an older one, and loses nothing. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/seeds.h"
 #include "tests/lib/temp.h"
 #include "tests/sim/job_world.h"
 
@@ -17,7 +18,6 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -34,14 +34,7 @@ static const char *const hybrid[] = {"data.epochs=3", "global.checkpoint.every_s
 
 static unsigned runs(unsigned wanted)
 {
-    const char *text = getenv("TEST_BACK_RUNS");
-    return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
-}
-
-static uint64_t first_seed(void)
-{
-    const char *text = getenv("SAFFRON_TEST_SEED");
-    return text ? strtoull(text, NULL, 10) : 1;
+    return seeds_wanted("TEST_BACK_RUNS", wanted);
 }
 
 /* ---- a run ---- */
@@ -160,7 +153,7 @@ static void kill_some(struct rt_job *job, unsigned n)
     unsigned kills = 0;
     for (unsigned ranks = 1; ranks <= 2; ranks++) {
         struct end want = unbroken(job, ranks);
-        for (uint64_t seed = first_seed(); seed < first_seed() + runs(n); seed++) {
+        for (uint64_t seed = seeds_first(); seed < seeds_first() + runs(n); seed++) {
             struct job j;
             start(&j, job, seed, ranks);
             for (unsigned i = 0; i < 3; i++) {
@@ -266,7 +259,7 @@ static void test_damage(void **state)
     struct rt_job *job = job_fixture(exact, ARRAY_LEN(exact));
     struct end want = unbroken(job, 2);
     (void)state;
-    for (uint64_t seed = first_seed(); seed < first_seed() + 8; seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + 8; seed++) {
         for (size_t f = 0; f < ARRAY_LEN(file); f++) {
             enum victim victim = f == 0 ? SERVER : RANKS;
             struct end end;
@@ -283,7 +276,7 @@ static void test_hybrid(void **state)
 {
     struct rt_job *job = job_fixture(hybrid, ARRAY_LEN(hybrid));
     (void)state;
-    for (uint64_t seed = first_seed(); seed < first_seed() + 8; seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + 8; seed++) {
         struct job j;
         start(&j, job, seed, 1 + (unsigned)seed % 2);
         sim_run_until(j.w.sim, has_gone_on, &j.w, 60 * RT_S);

@@ -2,6 +2,7 @@
  * buckets, links that break, ranks that die with some of them out and others not, and batches that turn out not to be finite
  * when others' gradients have long been given away: `exact` ends with the bits of one bucket in an undisturbed run. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/seeds.h"
 #include "tests/sim/job_world.h"
 
 #include "runtime/base/assert.h"
@@ -37,8 +38,7 @@ static const char normed[] =
 
 static unsigned runs(unsigned wanted)
 {
-    const char *text = getenv("TEST_BUCKETS_RUNS");
-    return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
+    return seeds_wanted("TEST_BUCKETS_RUNS", wanted);
 }
 
 /* What a run is, and what is seen of it. */

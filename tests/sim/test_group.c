@@ -1,5 +1,6 @@
 /* tests/sim/test_group.c -- several ranks as one group, with the whole job around them, in one thread. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/seeds.h"
 #include "tests/sim/group_jobs.h"
 
 #include "runtime/base/assert.h"
@@ -79,7 +80,7 @@ static bool has_formed(void *arg)
 static void test_age_is_fetched(void **state)
 {
     (void)state;
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(18); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(18); seed++) {
         const char *set[] = {GJ_EPOCHS, "data.test=[]", gj_mode[seed % GJ_MODES],
                              "global.sync_every=3", "model.schedule={type: linear, steps: 300}"};
         struct job_world w;
@@ -134,7 +135,7 @@ static void test_modes(void **state)
     (void)state;
     struct rt_job *job[GJ_MODES];
     gj_make(job);
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(60); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(60); seed++) {
         struct job_world w;
         struct jw_conf conf = {.seed = seed,
                                .ranks = 2 + (unsigned)(seed / 3) % 3,
@@ -154,7 +155,7 @@ static void test_modes(void **state)
 static void test_batchnorm(void **state)
 {
     (void)state;
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(12); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(12); seed++) {
         static const char layers[] =
             "model.layers=[{name: all, type: concat, inputs: [features, dense]}, "
             "{name: norm, type: batchnorm, inputs: [all]}, "
@@ -195,11 +196,11 @@ static void test_exact(void **state)
     for (unsigned ranks = 2; ranks <= 4; ranks++) {
         uint64_t want = 0;
         double loss = 0;
-        for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(40); seed++) {
+        for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(40); seed++) {
             struct job_world w;
             struct jw_conf conf = {.seed = seed, .ranks = ranks, .job = job};
             jw_start(&w, &conf);
-            jw_break_links(&w, seed == gj_first_seed() ? 0 : (unsigned)seed, true);
+            jw_break_links(&w, seed == seeds_first() ? 0 : (unsigned)seed, true);
             jw_run(&w);
             gj_check_accounts(&w, 2);
             uint64_t digest = tr_trainer_digest(w.rank[0].trainer);
@@ -456,7 +457,7 @@ static void test_schedule(void **state)
     (void)state;
     const struct tr_schedule schedule = {
         .kind = TR_SCHEDULE_LINEAR, .warmup = 2, .warmup_start = 0.5, .steps = 40, .final = 0.125};
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(12); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(12); seed++) {
         static const char linear[] = "model.schedule={type: linear, warmup: 2, warmup_start: 0.5, "
                                      "steps: 40, final: 0.125}";
         const char *set[] = {GJ_EPOCHS, "data.test=[]", gj_mode[seed % GJ_MODES], linear,

@@ -1,5 +1,6 @@
 /* tests/sim/test_group_import.c -- a model is imported into a job of several ranks, in one thread, while links break and ranks die. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/seeds.h"
 #include "tests/lib/temp.h"
 #include "tests/sim/group_jobs.h"
 
@@ -64,7 +65,7 @@ static void test_import(void **state)
     struct rt_job *job[GJ_MODES];
     char dir[TEMP_PATH_MAX];
     gj_make(job);
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(40); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(40); seed++) {
         struct job_world w;
         struct jw_conf conf = {.seed = seed,
                                .ranks = 1 + (unsigned)(seed / 2) % 3,
@@ -246,7 +247,7 @@ static void test_kill_in_import(void **state)
     struct rt_job *job[GJ_MODES];
     unsigned outcome[3] = {0};
     gj_make(job);
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(96); seed++)
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(96); seed++)
         kill_in_import(job[seed % 2], seed, outcome);
     print_message("without it %u, with it %u, ended %u\n", outcome[0], outcome[1], outcome[2]);
     if (gj_runs(96) == 96) /* all of them were met */

@@ -1,5 +1,6 @@
 /* tests/sim/test_group_restart.c -- ranks, data-composes and the embedding server of a job die and come back, in one thread. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/seeds.h"
 #include "tests/sim/group_jobs.h"
 
 #include "runtime/base/assert.h"
@@ -49,7 +50,7 @@ static void test_restart(void **state)
     (void)state;
     struct rt_job *job[GJ_MODES];
     gj_make(job);
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(90); seed++)
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(90); seed++)
         restart(job[seed % GJ_MODES], 2 + (unsigned)(seed / 3) % 3, seed);
     gj_destroy(job);
 }
@@ -59,7 +60,7 @@ static void test_restart(void **state)
 static void test_restart_composers(void **state)
 {
     (void)state;
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(60); seed++) {
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(60); seed++) {
         const char *set[] = {GJ_EPOCHS,
                              gj_mode[seed % GJ_MODES],
                              "global.sync_every=3",
@@ -114,7 +115,7 @@ static void test_restart_server(void **state)
     (void)state;
     const char *set[] = {GJ_EPOCHS, "data.test=[]", "global.mode=full"};
     struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(40); seed++)
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(40); seed++)
         restart_server(job, seed);
     restart_server(job, 1019);
     job_fixture_destroy(job);
@@ -171,7 +172,7 @@ static void test_lost_acks(void **state)
     (void)state;
     const char *set[] = {GJ_EPOCHS, "data.test=[]", "global.mode=full"};
     struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
-    for (uint64_t seed = gj_first_seed(); seed < gj_first_seed() + gj_runs(5); seed++)
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + gj_runs(5); seed++)
         for (unsigned one = 0; one < WORLD; one++)
             lose_acks(job, one, seed);
     job_fixture_destroy(job);

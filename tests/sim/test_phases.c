@@ -2,6 +2,7 @@
  * them in one thread: every row accounted for, no shape of a job that waits for ever, the same result
  * whatever the network does and however many ranks score it. */
 #include "tests/lib/job_fixture.h"
+#include "tests/lib/seeds.h"
 #include "tests/lib/temp.h"
 #include "tests/sim/job_world.h"
 #include "trainer/describe.h"
@@ -17,7 +18,6 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -25,8 +25,7 @@
 
 static unsigned runs(unsigned wanted)
 {
-    const char *text = getenv("TEST_PHASES_RUNS");
-    return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
+    return seeds_wanted("TEST_PHASES_RUNS", wanted);
 }
 
 /* What the composers say they have read; those that started anew, or whose trainer did, have read again. */
