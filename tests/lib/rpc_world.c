@@ -104,7 +104,7 @@ struct rt_rpc_conf rw_conf(struct world *w, struct end *end, enum rt_role role,
         .peer_down = on_peer_down,
         .fenced = on_fenced,
         .heartbeat_ns = 30 * RT_MS,
-        .dead_ns = 150 * RT_MS,
+        .dead_ns = RW_DEAD_NS,
         .greet_ns = RW_GREET_NS,
         .backoff_ns = 30 * RT_MS,
     };

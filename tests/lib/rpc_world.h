@@ -14,6 +14,7 @@ enum { METHOD_ECHO = 16, METHOD_HOLD, METHOD_FAIL, METHOD_TRAINER_ONLY, METHOD_D
 #define POOL_BUDGET      (32u << 20)
 #define HELD_MAX         16
 #define RW_GREET_NS      (400 * RT_MS) /* how long a handshake may take */
+#define RW_DEAD_NS       (600 * RT_MS) /* a busy machine keeps the loop away from a link for less */
 
 struct end {
     struct rt_rpc *rpc;

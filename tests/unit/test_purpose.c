@@ -28,7 +28,8 @@ static void burn(uint64_t ns)
         ;
 }
 
-static void time_goes_where_the_work_is(void **state)
+/* false: more than was burnt. */
+static bool time_is_told_apart(void)
 {
     static const struct {
         enum rt_purpose purpose;
@@ -38,10 +39,11 @@ static void time_goes_where_the_work_is(void **state)
         {RT_PURPOSE_EVALUATE, 10 * RT_MS}, {RT_PURPOSE_TRAIN, 10 * RT_MS},
         {RT_PURPOSE_TRAIN, 5 * RT_MS},     {RT_PURPOSE_EVALUATE, 5 * RT_MS},
     };
-    uint64_t want[RT_PURPOSES] = {0}, before[RT_PURPOSES], all = 0, used;
+    uint64_t want[RT_PURPOSES] = {0}, before[RT_PURPOSES], all = 0, used, began;
+    bool good = true;
 
-    (void)state;
     rt_purpose_begin(RT_PURPOSE_OTHER);
+    began = thread_cpu_ns();
     for (int purpose = 0; purpose < RT_PURPOSES; purpose++)
         before[purpose] = rt_purpose_cpu_ns((enum rt_purpose)purpose);
     for (size_t i = 0; i < sizeof(stretch) / sizeof(stretch[0]); i++) {
@@ -51,15 +53,26 @@ static void time_goes_where_the_work_is(void **state)
         want[stretch[i].purpose] += stretch[i].ns;
     }
     for (int purpose = 0; purpose < RT_PURPOSES; purpose++) {
-        used = rt_purpose_cpu_ns((enum rt_purpose)purpose);
+        used = rt_purpose_cpu_ns((enum rt_purpose)purpose) - before[purpose];
         all += used;
-        used -= before[purpose];
-        if (used < want[purpose] || used > want[purpose] + 5 * RT_MS)
-            fail_msg("%s: %llu ns, burnt %llu", rt_purpose_name((enum rt_purpose)purpose),
-                     (unsigned long long)used, (unsigned long long)want[purpose]);
+        print_message("%s: %llu ns, burnt %llu\n", rt_purpose_name((enum rt_purpose)purpose),
+                      (unsigned long long)used, (unsigned long long)want[purpose]);
+        assert_true(used >= want[purpose]);
+        good &= used <= want[purpose] + 5 * RT_MS;
     }
-    used = thread_cpu_ns(); /* the only thread: the parts are the whole */
-    assert_true(all <= used && used - all < 20 * RT_MS);
+    used = thread_cpu_ns() - began; /* the only thread: the parts are the whole */
+    assert_true(all <= used);
+    return good && used - all < 5 * RT_MS;
+}
+
+/* A host that takes the CPU away adds to a thread's time: it does not so each time. */
+static void time_goes_where_the_work_is(void **state)
+{
+    int attempt = 1;
+
+    (void)state;
+    while (!time_is_told_apart())
+        assert_true(attempt++ < 20);
 }
 
 static uint64_t sent(enum rt_purpose purpose, enum rt_role to)

@@ -359,12 +359,13 @@ static void test_deadline(void **state)
     (void)state;
     rw_open_both(&w, rw_address(0));
     assert_int_equal(rw_call(&w, METHOD_HOLD, 0, &other), 0);
-    assert_int_equal(rw_call(&w, METHOD_HOLD, 20 * RT_MS, &late), 0);
+    assert_int_equal(rw_call(&w, METHOD_HOLD, 500 * RT_MS, &late), 0);
+    rw_wait(&w, &w.server.n_held, 2, "both at the server");
     rw_wait(&w, &other.count, 1, "the other call");
     assert_int_equal(late.count, 1);
     assert_int_equal(late.err, RT_EDEADLINE);
     assert_int_equal(other.err, RT_EPEER);
-    assert_non_null(strstr(late.text, "method 17 got no reply within 20 ms"));
+    assert_non_null(strstr(late.text, "method 17 got no reply within 500 ms"));
     rw_wait(&w, &w.client.ups, 2, "reconnection");
     assert_int_equal(w.client.downs, 1);
     /* The server's calls have nobody to answer any more; answering only frees them. */
@@ -427,7 +428,7 @@ static void test_pings_keep_it_up(void **state)
     struct world w;
     (void)state;
     rw_open_both(&w, rw_address(0));
-    rw_turn(&w, 400 * RT_MS); /* more than twice dead_ns */
+    rw_turn(&w, 2 * RW_DEAD_NS);
     for (int i = 0; i < 100 && rt_rpc_stats(w.client.rpc)->frames_in <= 5; i++)
         rw_turn(&w, 30 * RT_MS); /* a busy machine */
     assert_true(rt_rpc_stats(w.client.rpc)->frames_in > 5);
