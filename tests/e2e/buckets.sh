@@ -68,7 +68,7 @@ while not told.search(open(log).read()) and time.time() < at + 60:
 took = time.time() - at
 os.kill(pid, signal.SIGCONT)
 print(f"named after {took:.1f} s")
-sys.exit(not took < 6 * slow)
+sys.exit(not took < 10 * slow)  # 5 s, and what a busy machine takes to say so; a kernel that gives it up takes minutes
 PY
 begun=$(grep -c ' epoch_over ' "$log")
 wait_for $((60 * slow)) "two epochs more, when it goes on" epochs_over $((begun + 2))
@@ -78,7 +78,7 @@ cat "$work"/run/logs/trainer-?.log | sed -n 's/.* epoch_over epoch=\([0-9]*\) sa
     fail "epochs that are not whole"
 
 kill -9 "$(cat "$work/run/pids/trainer-1")"
-wait_end 5
+wait_end 20
 [ "$status" -eq 1 ] || fail "trainer/1 killed: exit status $status, expected 1"
 nothing_left
 grep -q "saffron local: trainer/1 was killed by signal 9" "$work/err" || fail "the message does not name it: $(cat "$work/err")"

@@ -223,7 +223,7 @@ done
 
 # ---- of a job that trains: one is made when asked for, is good, and another job begins with what is exported of it ----
 local_start "${long[@]}" --embedding-servers 2 --set global.checkpoint.every_seconds=0
-wait_for 60 "training" is_training
+wait_for 60 "a model that has learnt something" has_stepped 300
 all=$work/run/checkpoints
 for name in before after; do
     says 0 "^checkpoint: $name, of step [1-9][0-9]*$" checkpoint "$name" --run-dir "$work/run"

@@ -16,7 +16,7 @@ expect "error == 'stopped by Ctrl-C'"
 local_start "${long[@]}"
 wait_for 60 "training, before stop" is_training
 "$B/saffron" stop --run-dir "$work/run" >"$work/status" 2>&1 || fail "stop: $(cat "$work/status")"
-wait_end 1
+wait_end 5
 [ "$status" -eq 143 ] || fail "stop: exit status $status, expected 143"
 nothing_left
 
@@ -34,6 +34,9 @@ done
 local_start "${long[@]}"
 wait_for 60 "training, before the supervisor is killed" is_training
 kill -9 "$supervisor"
-wait_end 1
-sleep 1
+wait_end 5
+for ((i = 0; i < 200; i++)); do
+    (nothing_left >/dev/null) && break
+    sleep 0.05
+done
 nothing_left

@@ -4,7 +4,7 @@
 # checkpoint, and can be found.
 . "$(dirname "$0")/lib.sh"
 [ "$(id -u)" -eq 0 ] || skip "digests: needs root, to write into another process"
-job=(--config configs/synthetic --set data.synthetic.rows=40000 --set data.synthetic.test_rows=1000 --epochs 200 --trainers 2
+job=(--config configs/synthetic --set data.synthetic.rows=40000 --set data.synthetic.test_rows=1000 --epochs 100000 --trainers 2
     --set model.optimizer.learning_rate=0 --set global.guard.digest_every=50 --set global.checkpoint.every_steps=20)
 has_one() { [ -n "$(find "$work/run/checkpoints" -name manifest.json 2>/dev/null)" ]; }
 
@@ -44,20 +44,24 @@ print(f"{found} copies changed")
 sys.exit(0 if found else 1)
 PY
 }
+# flip_one RANK -- 1: the job was over before there was a checkpoint.
 flip_one() {
-    wait_for $((40 * slow)) "a checkpoint" has_one
+    meanwhile $((40 * slow)) "a checkpoint" has_one || return
     flip "$(cat "$work/run/pids/trainer-$1")"
     case $? in
     0) ;;
     77) skip "digests: no process may write into another one here" ;;
-    *) fail "the weights were not found" ;;
+    *)
+        ! grep -q 'state now=done' "$work/run/logs/trainer-0.log" || return
+        fail "the weights were not found"
+        ;;
     esac
 }
 error='dense weights differ after step [0-9]*: trainer/1 has digest [0-9a-f]{16}, trainer/0 has [0-9a-f]{16}, and no digest is that of most'
 
 for rank in 0 1; do
     local_start "${job[@]}"
-    flip_one $rank
+    flip_one $rank || fail "the run ended before there was a checkpoint"
     wait_end $((30 * slow))
     [ "$status" -eq 1 ] || fail "rank $rank: exit status $status, expected 1: $(cat "$work/err")"
     nothing_left
@@ -67,8 +71,14 @@ for rank in 0 1; do
     [ "$(awk 'NR == 2 {gsub(",", "", $2); print $2}' "$work/list")" -lt "$step" ] || fail "rank $rank: a checkpoint was made of it: $(cat "$work/list")"
 done
 
-local_start "${job[@]}" --set data.synthetic.rows=80000 --epochs 20 --restart on-failure
-flip_one 1
+# flip_in TIMES -- 1: the job was over before anybody saw it.
+flip_in() {
+    epochs=$((20 * $1))
+    local_start "${job[@]}" --set data.synthetic.rows=80000 --epochs $epochs --restart on-failure
+    flip_one 1 || return
+    meanwhile $((120 * slow)) "the error" grep -qE "$error" "$work/run/logs/trainer-0.log"
+}
+long_enough flip_in
 wait_end $((120 * slow))
 [ "$status" -eq 0 ] || fail "started again: exit status $status: $(cat "$work/err")"
 nothing_left
@@ -76,4 +86,4 @@ for rank in 0 1; do
     grep -qE "$error" "$work/run/logs/trainer-$rank.log" || fail "trainer/$rank does not say why it ended"
     grep -q "INFO trainer/$rank restored name=" "$work/run/logs/trainer-$rank.log" || fail "trainer/$rank did not go on from a checkpoint"
 done
-expect "restarts['trainer'] == 2" "samples_read == 20 * 80000"
+expect "restarts['trainer'] == 2" "samples_read == $epochs * 80000"

@@ -15,7 +15,7 @@ trap umount_disk EXIT
 # The pages that the files of a run need, one after the other: the job's files, local.json, pids, logs, summary.
 for pages in 1 3 5 6 8 10 12; do
     mount -o remount,size=$((4 * pages))k "$work/disk" || fail "cannot change the size of the disk"
-    timeout -k 1 20 "$B/saffron" local "${short[@]}" --run-dir "$work/disk/run" --timeout 15 --quiet >"$work/out" 2>"$work/err"
+    timeout -k 1 $((90 * slow)) "$B/saffron" local "${short[@]}" --run-dir "$work/disk/run" --timeout $((60 * slow)) --quiet >"$work/out" 2>"$work/err"
     status=$?
     [ "$status" -eq 1 ] || [ "$status" -eq 0 ] || fail "$pages pages: exit status $status, expected 1: $(cat "$work/err")"
     if [ "$status" -eq 1 ]; then

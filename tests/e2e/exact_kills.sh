@@ -27,7 +27,7 @@ hit() {
         sleep 0.05
     done
 }
-local_start "${job[@]}" --epochs 100 --restart on-failure
+local_start "${job[@]}" --epochs 100000 --restart on-failure
 wait_for 60 "training" is_training
 for _ in 1 2 3 4 5 6; do
     went_back || hit

@@ -13,7 +13,7 @@ SECONDS=0
 "$B/saffron" local --run-dir "$work/second" "${short[@]}" >"$work/said" 2>&1
 [ $? -eq 2 ] || fail "a second job on one folder: $(cat "$work/said")"
 grep -qE "$held; a checkpoint folder is one job's: stop that process, or give another folder$" "$work/said" || fail "it does not say who: $(cat "$work/said")"
-[ "$SECONDS" -le $((3 * slow)) ] || fail "that took $SECONDS s"
+[ "$SECONDS" -lt $((30 * slow)) ] || fail "that took $SECONDS s" # a role by itself waits 60 s
 
 # A role by itself warns at once, and takes the folder when it is free.
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -31,10 +31,10 @@ kill -KILL "$(cat "$work/run/pids/trainer-0")" # it makes no last one, and leave
 supervisor_was=$supervisor supervisor=$trainer
 wait_for 10 "the folder" grep -q ' waiting for="a hello of ' "$work/trainer"
 kill -TERM "$trainer"
-wait_end 5 "$trainer" "the second trainer"
+wait_end 20 "$trainer" "the second trainer"
 [ "$status" -eq 0 ] || fail "the second trainer: exit status $status: $(cat "$work/trainer")"
 supervisor=$supervisor_was
-wait_end 10
+wait_end 20
 nothing_left
 
 # Nobody has it any more. What an operator asked for is known by that.

@@ -2,7 +2,6 @@
 # A run that its user stops makes a last checkpoint; `local --restore` goes on from it, or from an older one, and the job ends as if it
 # had never been stopped: every row of every epoch is accounted for once. Not while the first run still goes on.
 . "$(dirname "$0")/lib.sh"
-job=("${short[@]}" --epochs 40 --trainers 2 --set global.checkpoint.every_seconds=1)
 has_two() { # checkpoints that are whole
     [ "$(find "$work/run/checkpoints" -name manifest.json 2>/dev/null | wc -l)" -ge 2 ]
 }
@@ -12,16 +11,26 @@ goes_on() {
     status=$?
     [ "$status" -eq 0 ] || fail "exit status $status: $(cat "$work/err")"
     nothing_left
-    expect "'error' not in f" "samples_trained == samples_read == 40 * 40000" "samples_dropped == 0" "checkpoint['step'] > 0" "test_samples == 10000"
+    expect "'error' not in f" "samples_trained == samples_read == $epochs * 40000" "samples_dropped == 0" "checkpoint['step'] > 0" "test_samples == 10000"
 }
 
-local_start "${job[@]}"
-wait_for 60 "two checkpoints" has_two
-"$B/saffron" local --run-dir "$work/run" "${job[@]}" --restore latest >"$work/second" 2>&1
-[ $? -eq 2 ] || fail "a second run beside the first: $(cat "$work/second")"
-grep -q ': a run goes on in it$' "$work/second" || fail "it does not say why: $(cat "$work/second")"
-kill -INT "$supervisor"
-wait_end 32
+# stop_it TIMES -- once it has two checkpoints; 1: the job was over before.
+stop_it() {
+    epochs=$((40 * $1))
+    job=("${short[@]}" --epochs "$epochs" --trainers 2 --set global.checkpoint.every_seconds=1)
+    local_start "${job[@]}"
+    meanwhile 60 "two checkpoints" has_two || return
+    kill -STOP "$supervisor" 2>/dev/null || return # it does not end while the second one looks
+    timeout 60 "$B/saffron" local --run-dir "$work/run" "${job[@]}" --restore latest >"$work/second" 2>&1
+    [ $? -eq 2 ] || fail "a second run beside the first: $(cat "$work/second")"
+    grep -q ': a run goes on in it$' "$work/second" || fail "it does not say why: $(cat "$work/second")"
+    kill -INT "$supervisor"
+    kill -CONT "$supervisor"
+    wait_end 40
+    supervisor=
+    [ "$status" -ne 0 ]
+}
+long_enough stop_it
 [ "$status" -eq 130 ] || fail "Ctrl-C: exit status $status"
 nothing_left
 last=$(sed -n 's/.*; --restore latest goes on from the checkpoint //p' "$work/err")

@@ -47,13 +47,21 @@ expect_success
 mv "$work/run" "$work/first"
 model=$work/first/model
 
+# import_into TIMES -- a job of $ranks and $servers, with $words; 1: it was over before the model was there.
+# shellcheck disable=SC2317 # long_enough calls it
+import_into() {
+    local_start "${short[@]}" "${still[@]}" "${words[@]}" --trainers "$ranks" --embedding-servers "$servers" \
+        --set data.epochs=$((12 * ranks * $1)) --seed 7
+    meanwhile 60 "training" is_training || return
+    import "$model"
+    [ "$status" -ne 0 ] || return 0
+    ! grep -q 'state now=done' "$work/run/logs/trainer-0.log" || return
+    fail "$way: exit status $status: $(cat "$work/imported")"
+}
 for way in "1 1" "2 3" "2 1 --set global.mode=full"; do
     read -r ranks servers words <<<"$way"
     read -r -a words <<<"$words"
-    local_start "${short[@]}" "${still[@]}" "${words[@]}" --trainers "$ranks" --embedding-servers "$servers" --set data.epochs=$((12 * ranks)) --seed 7
-    wait_for 60 "training" is_training
-    import "$model"
-    [ "$status" -eq 0 ] || fail "$way: exit status $status: $(cat "$work/imported")"
+    long_enough import_into
     grep -qx "imported: $model" "$work/imported" || fail "it says: $(cat "$work/imported")"
     wait_end 120
     [ "$status" -eq 0 ] || fail "$way: the job ended with $status: $(cat "$work/err")"
@@ -66,7 +74,7 @@ done
 # ---- what is refused: the job goes on ----
 cp -r "$model" "$work/cut"
 truncate -s -100 "$work/cut/table.c5.1.0.safetensors"
-local_start "${short[@]}" --embedding-servers 2 --trainers 2 --set data.epochs=1000 --set embedding.tables.c8.optimizer.type=sgd
+local_start "${short[@]}" --embedding-servers 2 --trainers 2 --set data.epochs=100000 --set embedding.tables.c8.optimizer.type=sgd
 wait_for 60 "training" is_training
 for way in "1:$work/cut/table.c5.1.0.safetensors: no safetensors file:$work/cut" \
     "1:cannot be opened: No such file or directory:/nowhere" \
@@ -86,7 +94,7 @@ kill -INT "$supervisor"
 wait_end 60
 
 # With its state the model would be behind the schedule's end, and learn nothing more.
-local_start "${short[@]}" --embedding-servers 1 --set data.epochs=1000 --set 'model.schedule={type: linear, steps: 3}'
+local_start "${short[@]}" --embedding-servers 1 --set data.epochs=100000 --set 'model.schedule={type: linear, steps: 3}'
 wait_for 60 "training" is_training
 import "$model"
 [ "$status" -eq 1 ] || fail "behind the schedule's end: exit status $status: $(cat "$work/imported")"
@@ -96,7 +104,7 @@ kill -0 "$supervisor" || fail "behind the schedule's end: the run has ended of i
 kill -INT "$supervisor"
 wait_end 60
 
-local_start "${short[@]}" --embedding-servers 1 --trainers 2 --set data.epochs=1000 --set global.mode=async
+local_start "${short[@]}" --embedding-servers 1 --trainers 2 --set data.epochs=100000 --set global.mode=async
 wait_for 60 "training" is_training
 import "$model"
 [ "$status" -eq 1 ] || fail "async: exit status $status: $(cat "$work/imported")"
@@ -107,7 +115,7 @@ kill -0 "$supervisor" || fail "async: the run has ended of it"
 kill -INT "$supervisor"
 wait_end 60
 
-local_start "${short[@]}" --embedding-servers 2 --trainers 2 --set data.epochs=1000
+local_start "${short[@]}" --embedding-servers 2 --trainers 2 --set data.epochs=100000
 wait_for 60 "training" is_training
 
 # ---- whoever dies when rows have begun to change ----
@@ -158,7 +166,7 @@ grep -q 'an import was cut off when rows may have begun to change: nobody has as
     fail "no reason: $(cat "$work/err")"
 nothing_left
 
-local_start "${short[@]}" --embedding-servers 2 --set data.epochs=1000
+local_start "${short[@]}" --embedding-servers 2 --set data.epochs=100000
 wait_for 60 "training" is_training
 begin_import
 kill -9 "$(cat "$work/run/pids/embedding_server-1")"

@@ -7,7 +7,7 @@ taken from what is expected, row by row, and nothing else.
 
 The job is that of tests/lib/oracle.h: each row of the data has a row of the table `row`, which one application moves by
 exactly 0.001. `saffron local --restart on-failure` runs it, two of each role, one job after the other until KILLS processes
-were killed; the model that a job leaves says how often each row was applied. Every other job is in mode `full`. What is drawn
+were killed, each longer where the one before was over too soon; the model that a job leaves says how often each row was applied. Every other job is in mode `full`. What is drawn
 comes from SEED and the job's number; what it meets does not.
 
 A hang: no batch is finished for HANG_S seconds. The last line is `kills N lost 0 doubled 0 hangs 0`; exit status 1 if it is
@@ -28,7 +28,8 @@ from collections import Counter
 from rows_applied import BATCH, ROWS, differences
 
 SPLITS, WORKERS = 8, 2
-EPOCHS = int(os.environ.get("EPOCHS", "150"))
+EPOCHS = int(os.environ.get("EPOCHS", "150"))  # of the first job
+EPOCHS_MAX = 100 * EPOCHS
 HANG_S = 60
 EACH_MAX = 40  # kills of one job
 STARTS_MAX, STARTS_S = 8, 60.0  # of one role: `local` gives up at more than ten in a minute
@@ -63,13 +64,13 @@ class Process:
 
 
 class Run:
-    def __init__(self, programs, job, folder, mode, seed, sets=(), environment=()):
-        self.folder, self.mode, self.seed = folder, mode, seed
+    def __init__(self, programs, job, folder, mode, seed, epochs, sets=(), environment=()):
+        self.folder, self.mode, self.seed, self.epochs = folder, mode, seed, epochs
         self.draw = random.Random(f"kill-loop {seed}")
         self.kills, self.stops = 0, 0
         self.killed = {}  # name: times
         self.todo = []  # (when, what, argument), what is due later
-        sets = [f"global.mode={mode}", f"data.epochs={EPOCHS}", "global.link.heartbeat_ms=100", "global.link.dead_ms=1000",
+        sets = [f"global.mode={mode}", f"data.epochs={epochs}", "global.link.heartbeat_ms=100", "global.link.dead_ms=1000",
                 "global.checkpoint.every_seconds=1", "global.checkpoint.full_every=3", *sets]
         command = [f"{programs}/saffron", "local", "--config", job, "--run-dir", folder, "--restart", "on-failure"]
         for role in ROLES:
@@ -217,7 +218,10 @@ def check(run):
 
     def expected(row, path):
         owner = re.search(r"row\.(\d+)\.\d+\.safetensors$", path or "")
-        return EPOCHS - (lacks[divmod(int(owner[1]), WORKERS) + (row,)] if owner else 0)
+        if owner:
+            return run.epochs - lacks[divmod(int(owner[1]), WORKERS) + (row,)]
+        # In no file: its owner, whoever that is, says that it lost all of it.
+        return run.epochs - max(lacks[server, worker, row] for server in (0, 1) for worker in range(WORKERS))
 
     try:
         return differences(f"{run.folder}/model", expected)
@@ -228,12 +232,13 @@ def check(run):
 def check_summary(run):
     with open(f"{run.folder}/summary.json", encoding="utf-8") as file:
         summary = json.load(file)
-    want = {"samples_trained": ROWS * EPOCHS, "samples_read": ROWS * EPOCHS, "samples_dropped": 0, "samples_quarantined": 0}
+    samples = ROWS * run.epochs
+    want = {"samples_trained": samples, "samples_read": samples, "samples_dropped": 0, "samples_quarantined": 0}
     wrong = {key: summary[key] for key in want if summary[key] != want[key]}
     restarts = sum(summary["restarts"].values())
     kills = sum(len(times) for name, times in run.killed.items() if name != "nats")
     if wrong:
-        raise Failure(f"summary.json: {wrong}, expected {ROWS * EPOCHS} samples, all trained")
+        raise Failure(f"summary.json: {wrong}, expected {samples} samples, all trained")
     if restarts > kills:
         raise Failure(f"{restarts} restarts after {kills} kills: somebody ended by itself")
     return summary
@@ -249,13 +254,14 @@ def main():
     programs, job, folder = sys.argv[1:4]
     kills, seed = int(sys.argv[4]), int(sys.argv[5])
     killed = lost = doubled = hangs = number = 0
-    bad = None
+    epochs, bad = EPOCHS, None
     while killed < kills and not bad:
         mode = ("hybrid", "full")[number % 2]
-        run = Run(programs, job, f"{folder}/run-{seed + number}", mode, seed + number)
+        run = Run(programs, job, f"{folder}/run-{seed + number}", mode, seed + number, epochs)
+        most = min(kills - killed, max(min(kills // 2, EACH_MAX), 1))
         try:
             began = time.monotonic()
-            went_on = run.drive(min(kills - killed, max(min(kills // 2, EACH_MAX), 1)))
+            went_on = run.drive(most)
             run.end()
             killed += run.kills
             if not went_on:
@@ -268,6 +274,8 @@ def main():
             if any(one):
                 raise Failure(f"lost {one[0]}, doubled {one[1]} applications")
             summary = check_summary(run)
+            if run.kills <= most // 2:  # it was over before
+                epochs = min(2 * epochs, EPOCHS_MAX)
             print(f"seed {run.seed} {mode}: {run.kills} kills, {run.stops} stops in {time.monotonic() - began:.0f} s; "
                   f"steps {summary['steps']}, retried {summary['batches_retried']}", flush=True)
             shutil.rmtree(run.folder)

@@ -83,20 +83,46 @@ os.execv(sys.argv[1], sys.argv[1:])' \
     supervisor=$!
 }
 
-# wait_for SECONDS WHAT COMMAND... -- until the command succeeds.
-wait_for() {
+# meanwhile SECONDS WHAT COMMAND... -- until the command succeeds; 1: the run ended before that.
+meanwhile() {
     local tries=$(($1 * 20)) what=$2
     shift 2
     until "$@"; do
-        kill -0 "$supervisor" 2>/dev/null || fail "the run ended while waiting for: $what"
+        kill -0 "$supervisor" 2>/dev/null || return 1
         tries=$((tries - 1))
         [ "$tries" -gt 0 ] || fail "in vain: $what"
         sleep 0.05
     done
 }
 
+# wait_for ... -- likewise; a run that ends before that has failed.
+wait_for() {
+    meanwhile "$@" || fail "the run ended while waiting for: $2"
+}
+
+# long_enough FUNCTION -- for a job that has to outlast what is done to it, on a machine of any speed: FUNCTION multiplies its epochs by
+# what it is called with, first by 1. Where the job was over too soon it says so (status 1), and is called again, for more of them.
+long_enough() {
+    local times
+    for times in 1 4 16 64; do
+        "$1" "$times" && return
+        [ -z "${supervisor:-}" ] || wait_end $((60 * slow))
+        expect "'error' not in f" # it was over, and nothing else
+        echo "$1: the job was over too soon, with $times times its epochs"
+    done
+    fail "$1: however long the job, it is over too soon"
+}
+
 is_training() {
     [ -s "$work/out" ] && grep -q ' samples' "$work/out"
+}
+
+# has_stepped STEPS [RANK] -- a trainer has made so many: its page says so. What a model has learnt goes by that, not by time.
+has_stepped() {
+    local admin step
+    admin=$(sed -n 's/.* admin=\(127\.0\.0\.1:[0-9]*\)$/\1/p' "$work/run/logs/trainer-${2:-0}.log" 2>/dev/null | tail -n 1)
+    step=$(curl -s -m 2 "http://${admin:-127.0.0.1:9}/status" | "$python" -c 'import json, sys; print(json.load(sys.stdin)["step"])' 2>/dev/null)
+    [ "${step:-0}" -ge "$1" ]
 }
 
 # wait_end SECONDS [PID WHAT] -- of $supervisor, or of another process that was started here; its exit status in $status.

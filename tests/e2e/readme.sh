@@ -41,7 +41,7 @@ ask_run() {
     "${words[@]}" >"$work/answer" 2>&1 || fail "$1: $(cat "$work/answer")"
     grep -q '^trainer/0 ' "$work/answer" || fail "$1: names no trainer: $(cat "$work/answer")"
     kill -INT "$supervisor"
-    wait_end 5
+    wait_end 40
     "${words[@]}" >"$work/answer" 2>&1
     [ $? -eq 1 ] || fail "$1: no failure, though the run has ended"
 }
@@ -54,7 +54,7 @@ stop_run() {
     local_start "${long[@]}"
     wait_for 60 "training" is_training
     "${words[@]}" >"$work/answer" 2>&1 || fail "$1: $(cat "$work/answer")"
-    wait_end 1
+    wait_end 5
     [ "$status" -eq 143 ] || fail "$1: the run ended with $status, expected 143"
     nothing_left
 }

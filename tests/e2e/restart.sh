@@ -4,28 +4,37 @@
 . "$(dirname "$0")/lib.sh"
 again=(--restart on-failure)
 
-# hit SIGNAL NAME -- and wait until there is another process of that name.
+# hit SIGNAL NAME -- and wait until there is another process of that name; 1: the job was over.
 hit() {
     local old
     old=$(cat "$work/run/pids/$2")
-    kill "-$1" "$old"
-    wait_for 20 "$2 is started again" is_new "$2" "$old"
+    kill "-$1" "$old" 2>/dev/null
+    meanwhile 20 "$2 is started again" is_new "$2" "$old"
 }
 is_new() {
     [ "$(cat "$work/run/pids/$1")" != "$2" ]
 }
+epochs_over() {
+    [ "$(grep -c ' epoch_over ' "$work/run/logs/trainer-0.log")" -ge "$1" ]
+}
 
-# Long enough that a fast machine still trains when the last one is killed: what comes back after the last batch has no CPU time of it.
-local_start "${short[@]}" --epochs 160 --trainers 2 --set global.checkpoint.every_seconds=1 "${again[@]}"
-wait_for 60 "training" is_training
-for name in data_compose-0 middleware-0 trainer-0 trainer-1 nats embedding_server-0; do
-    hit KILL "$name"
-    sleep 0.7
-done
-hit TERM data_compose-0
-wait_end 200
+# hit_all TIMES -- 1: the job did not train for two epochs more. (What comes back after its last batch has no CPU time of training.)
+hit_all() {
+    local name
+    epochs=$((80 * $1))
+    local_start "${short[@]}" --epochs $epochs --trainers 2 --set global.checkpoint.every_seconds=1 "${again[@]}"
+    meanwhile 60 "training" is_training || return
+    for name in data_compose-0 middleware-0 trainer-0 trainer-1 nats embedding_server-0; do
+        hit KILL "$name" || return
+        sleep 0.7
+    done
+    hit TERM data_compose-0 || return
+    meanwhile 60 "two epochs more" epochs_over $(($(grep -c ' epoch_over ' "$work/run/logs/trainer-0.log") + 2))
+}
+long_enough hit_all
+wait_end 250
 expect_success
-expect "samples_trained == 160 * 40000" "test_samples == 10000" \
+expect "samples_trained == $epochs * 40000" "test_samples == 10000" \
     "{k: n for k, n in restarts.items() if k != 'trainer'} == {'data_compose': 2, 'middleware': 1, 'embedding_server': 1}" \
     "2 <= restarts['trainer'] <= 4" # a rank that dies in an evaluation ends the other one
 for name in data_compose middleware trainer embedding_server; do

@@ -123,7 +123,7 @@ nothing_left
 # ---- from a job that trains ----
 unset SAFFRON_MODEL_CONFIG
 local_start "${long[@]}" --embedding-servers 2 --trainers 2
-wait_for 60 "training" is_training
+wait_for 60 "a model that has learnt something" has_stepped 300
 timeout 60 "$B/saffron" export --state --run-dir "$work/run" >"$work/exported" 2>&1 || fail "export: $(cat "$work/exported")"
 "$B/saffron" stop --run-dir "$work/run" >/dev/null
 wait_end 20

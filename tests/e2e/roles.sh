@@ -17,13 +17,13 @@ start() {
 
 # ends WHAT PID STATUS -- soon; its exit status.
 ends() {
-    wait_end $((5 * slow)) "$2" "$1"
+    wait_end $((20 * slow)) "$2" "$1"
     [ "$status" -eq "$3" ] || fail "$1: exit status $status, expected $3"
 }
 
-# says FILE PATTERN -- within 5 s.
+# says FILE PATTERN -- soon.
 says() {
-    local tries=250
+    local tries=$((1000 * slow))
     until grep -qE -e "$2" "$work/$1"; do
         tries=$((tries - 1))
         [ "$tries" -gt 0 ] || fail "$1: expected '$2', got: $(cat "$work/$1")"

@@ -8,7 +8,7 @@ several=(--trainers 2 --middlewares 2 --embedding-servers 2 --data-composes 2 --
 begin() {
     local name=$1
     shift
-    "$B/saffron" local --run-dir "$work/$name" --timeout 60 "$@" >"$work/$name.out" 2>"$work/$name.err" &
+    "$B/saffron" local --run-dir "$work/$name" --timeout $((240 * slow)) "$@" >"$work/$name.out" 2>"$work/$name.err" &
     pid=$!
 }
 

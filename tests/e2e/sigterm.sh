@@ -7,7 +7,7 @@ for role in trainer trainer trainer "${roles[@]}"; do
     wait_for 60 "training, before $role is told to end" is_training
     sleep "0.$((RANDOM % 10))"
     kill -TERM "$(cat "$work/run/pids/$role-0")"
-    wait_end 10
+    wait_end 30
     grep -q "saffron local: $role/0 exited with status 0" "$work/err" ||
         fail "$role: expected exit status 0: $(cat "$work/err")"
     nothing_left

@@ -25,15 +25,23 @@ job=(--config "$work/job" --set data.shuffle=false --set data.splits=1
     --set global.guard.spike_history=1000 # or it would be usual after 2,000 steps
     --set global.checkpoint.every_steps=10 --set global.checkpoint.keep=100 --set global.checkpoint.every_seconds=0)
 sed -i 's/^train:.*/train: [good.tsv]/' "$work/job/data.yml"
+# Some thousand steps are over in a second: in memory checkpoints are made of them whatever the disk is.
+SAFFRON_CHECKPOINT_DIR=$(mktemp -d /dev/shm/saffron-e2e.XXXXXX 2>/dev/null || mktemp -d "$work/checkpoints.XXXXXX")
+export SAFFRON_CHECKPOINT_DIR
+trap 'at_exit; rm -rf "$SAFFRON_CHECKPOINT_DIR"' EXIT
+anew() {
+    rm -rf "${SAFFRON_CHECKPOINT_DIR:?}"/*
+    local_run "$@"
+}
 spikes() { grep -c 'WARN trainer/0 loss_spike ' "$work/run/logs/trainer-0.log"; }
 # marks -- the steps of checkpoints that are suspect, and of those that are not.
 marks() {
-    "$B/saffron" checkpoints "$work/run/checkpoints" >"$work/list" || fail "saffron checkpoints: $(cat "$work/list")"
+    "$B/saffron" checkpoints "$SAFFRON_CHECKPOINT_DIR" >"$work/list" || fail "saffron checkpoints: $(cat "$work/list")"
     awk 'NR > 1 && /whole, suspect$/ {gsub(",", "", $2); print $2}' "$work/list" | sort -n >"$work/suspect"
     awk 'NR > 1 && /whole$/ {gsub(",", "", $2); print $2}' "$work/list" | sort -n >"$work/well"
 }
 
-local_run "${job[@]}"
+anew "${job[@]}"
 expect_success
 expect "loss_spikes == 0" "samples_trained == $rows"
 [ "$(spikes)" -eq 0 ] || fail "clean data: $(grep loss_spike "$work/run/logs/trainer-0.log")"
@@ -43,7 +51,7 @@ if [ -s "$work/suspect" ] || [ "$(wc -l <"$work/well")" -lt 3 ]; then
 fi
 
 sed -i 's/^train:.*/train: [burst.tsv]/' "$work/job/data.yml"
-local_run "${job[@]}"
+anew "${job[@]}"
 expect_success
 expect "loss_spikes == 1" "samples_trained == $rows"
 [ "$(spikes)" -eq 1 ] || fail "the burst: $(spikes) warnings: $(grep loss_spike "$work/run/logs/trainer-0.log")"
@@ -59,7 +67,7 @@ awk '$1 < 4008 || $1 > 7020 {exit 1}' "$work/suspect" || fail "suspect, before o
 awk '$1 > 4016 && $1 < 7000 {exit 1}' "$work/well" || fail "not suspect, in the burst: $(cat "$work/list")"
 
 # One that ends in the burst, and goes on from its newest.
-local_run "${job[@]}" --max-steps 6500
+anew "${job[@]}" --max-steps 6500
 [ "$status" -eq 0 ] || fail "--max-steps: exit status $status: $(cat "$work/err")"
 marks
 newest=$(awk 'NR == 2 && /suspect$/ {print $1}' "$work/list")

@@ -2,14 +2,17 @@
 # A folder with checkpoints that a job cannot go on from: of another job, of other tables, optimizers or batches, of an older or a newer
 # format. Whoever is started says why, ends with exit status 2 before it has done anything, and the folder stays as it was.
 . "$(dirname "$0")/lib.sh"
-job=("${short[@]:2}" --set global.embedding_server.workers=1 --set global.middleware.loops=1)
+job=("${short[@]:2}" --set global.embedding_server.workers=1 --set global.middleware.loops=1 --set data.epochs=100000)
+has_two() { [ "$(find "$work/run/checkpoints" -name manifest.json 2>/dev/null | wc -l)" -ge 2 ]; }
 cp -r configs/synthetic "$work/synthetic"
 cp -r configs/synthetic "$work/other"
-local_run --config "$work/synthetic" "${job[@]}" --set data.epochs=3 --set global.checkpoint.every_steps=30
-[ "$status" -eq 0 ] || fail "exit status $status"
+local_start --config "$work/synthetic" "${job[@]}" --set global.checkpoint.every_steps=30
+wait_for 60 "two checkpoints" has_two
+kill -INT "$supervisor"
+wait_end 40
+[ "$status" -eq 130 ] || fail "exit status $status"
 all=$work/checkpoints
 mv "$work/run/checkpoints" "$all"
-[ "$(find "$all" -name manifest.json | wc -l)" -ge 2 ] || fail "there are not two checkpoints"
 
 contents() {
     (cd "$all" && find . -type f -exec cksum {} + | sort)
@@ -20,14 +23,14 @@ refused() {
     shift 2
     contents >"$work/before"
     for program in trainer embedding-server; do
-        timeout 60 "$B/saffron-$program" --nats nats://127.0.0.1:1 --config "$config" "${job[@]}" --set data.epochs=3 --admin-port 0 --bind 127.0.0.1 \
+        timeout 60 "$B/saffron-$program" --nats nats://127.0.0.1:1 --config "$config" "${job[@]}" --admin-port 0 --bind 127.0.0.1 \
             --index 0 --size 1 --checkpoint-dir "$all" "$@" >"$work/said" 2>&1
         status=$?
         [ "$status" -eq 2 ] || fail "$program $*: exit status $status, expected 2: $(cat "$work/said")"
         grep -qE "$pattern" "$work/said" || fail "$program $*: expected '$pattern', got: $(cat "$work/said")"
         [ "$(grep -c ' ERROR ' "$work/said")" -le 1 ] || fail "$program $*: more than one error: $(cat "$work/said")"
     done
-    SAFFRON_CHECKPOINT_DIR=$all local_run --config "$config" "${job[@]}" --set data.epochs=3 --restore latest "$@"
+    SAFFRON_CHECKPOINT_DIR=$all local_run --config "$config" "${job[@]}" --restore latest "$@"
     [ "$status" -eq 2 ] || fail "local $*: exit status $status, expected 2: $(cat "$work/err")"
     grep -qE "$pattern" "$work/err" "$work/out" || fail "local $*: expected '$pattern', got: $(cat "$work/out" "$work/err")"
     [ ! -e "$work/run/pids/trainer-0" ] || fail "local $*: something was started"
