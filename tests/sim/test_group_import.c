@@ -41,6 +41,17 @@ static void import_on(void *arg)
     rt_timer_start(trainer->io, &importer->timer, 5000000);
 }
 
+/* One that asks for the model in `dir`, from its first stage on, when import_on() is called or its timer fires. */
+static void make_importer(struct importer *importer, struct job_world *w, const char *dir,
+                          uint64_t number)
+{
+    *importer = (struct importer){
+        .world = w,
+        .timer = {.fire = import_on, .arg = importer},
+        .request = {
+            .command = WIRE_CTL_IMPORT, .text = dir, .number = number, .stage = WIRE_IMPORT_CHECK}};
+}
+
 /* The model of another seed. @return its folder, in `dir` */
 static void save_other(const struct rt_job *job, struct tr_trainer *trainer, char *dir)
 {
@@ -74,11 +85,8 @@ static void test_import(void **state)
                                .job = job[seed % 2]}; /* not `async` */
         jw_start(&w, &conf);
         save_other(conf.job, w.rank[0].trainer, dir);
-        struct importer importer = {
-            .world = &w,
-            .timer = {.fire = import_on, .arg = &importer},
-            .request = {
-                .command = WIRE_CTL_IMPORT, .text = dir, .number = 5, .stage = WIRE_IMPORT_CHECK}};
+        struct importer importer;
+        make_importer(&importer, &w, dir, 5);
         rt_timer_start(w.rank[0].trainer->io, &importer.timer, seed % 5 * 4000000);
         jw_break_links(&w, seed % 4 < 2 ? 0 : 20, true);
         jw_run(&w);
@@ -118,12 +126,9 @@ static void test_import_that_is_left(void **state)
         struct jw_conf conf = {.seed = ranks, .ranks = ranks, .job = job[ranks % 2]};
         jw_start(&w, &conf);
         save_other(conf.job, w.rank[0].trainer, dir);
-        struct importer importer = {
-            .world = &w,
-            .stop = true,
-            .timer = {.fire = import_on, .arg = &importer},
-            .request = {
-                .command = WIRE_CTL_IMPORT, .text = dir, .number = 5, .stage = WIRE_IMPORT_CHECK}};
+        struct importer importer;
+        make_importer(&importer, &w, dir, 5);
+        importer.stop = true;
         rt_timer_start(w.rank[0].trainer->io, &importer.timer, 0);
         jw_run(&w);
         gj_check_accounts(&w, 2);
@@ -159,11 +164,8 @@ static void test_import_given_up(void **state)
         other.text = "a server refuses";
         assert_int_equal(tr_trainer_import(trainer, &other), 0);
         assert_string_equal(trainer->import.error, "a server refuses");
-        struct importer importer = {
-            .world = &w,
-            .timer = {.fire = import_on, .arg = &importer},
-            .request = {
-                .command = WIRE_CTL_IMPORT, .text = dir, .number = 6, .stage = WIRE_IMPORT_CHECK}};
+        struct importer importer;
+        make_importer(&importer, &w, dir, 6);
         assert_int_equal(tr_trainer_import(trainer, &importer.request), RT_EFULL);
         import_on(&importer);
         jw_run(&w);
@@ -223,11 +225,8 @@ static void kill_in_import(struct rt_job *job, uint64_t seed, unsigned outcome[3
     char dir[TEMP_PATH_MAX];
     jw_start(&w, &conf);
     save_other(conf.job, w.rank[0].trainer, dir);
-    struct importer importer = {
-        .world = &w,
-        .timer = {.fire = import_on, .arg = &importer},
-        .request = {
-            .command = WIRE_CTL_IMPORT, .text = dir, .number = 5, .stage = WIRE_IMPORT_CHECK}};
+    struct importer importer;
+    make_importer(&importer, &w, dir, 5);
     rt_timer_start(w.rank[0].trainer->io, &importer.timer, 1000000);
     sim_run_until(w.sim, is_there, &moment, 60 * RT_S);
     sim_run_until(w.sim, jw_is_over, &w, rt_below(rt_draw(key, 1), 4 * RT_MS));

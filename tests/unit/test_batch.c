@@ -1,6 +1,5 @@
 /* tests/unit/test_batch.c -- batches are pure functions of their ids; each row of a set is in one. What they carry for a row:
  * test_batch_columns.c. */
-#include "data_compose/batch.h"
 #include "data_compose/parse_binary.h"
 #include "data_compose/quarantine.h"
 #include "runtime/base/assert.h"
@@ -11,9 +10,8 @@
 #include "runtime/base/mem.h"
 #include "runtime/job/batch_id.h"
 #include "runtime/wire/batch.h"
-#include "tests/lib/data_job.h"
 #include "tests/lib/plain_io.h"
-#include "tests/lib/temp.h"
+#include "tests/unit/batch_bed.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -29,9 +27,7 @@
 #define ROWS    1000 /* in three files */
 #define COLUMNS "label=label n=dense a=feature b=feature:a c=feature"
 
-static char dir[TEMP_PATH_MAX];
 static char *path[5]; /* three of text; libsvm; binary, the rows of the three */
-static struct rt_io *io;
 
 /* What one or more passes gave. */
 struct passes {
@@ -52,9 +48,15 @@ struct want {
     struct dc_batcher **last; /* what the pass takes over, and leaves for the next; NULL: nothing */
 };
 
-static void look_at(struct passes *p, const struct want *w, const struct dc_batch *b)
+struct looks {
+    struct passes *passes;
+    const struct rt_data_conf *data;
+};
+
+static void look_at(void *arg, const struct dc_batch *b)
 {
-    const struct rt_data_conf *data = &w->dj->job.data;
+    struct passes *p = ((struct looks *)arg)->passes;
+    const struct rt_data_conf *data = ((struct looks *)arg)->data;
     uint64_t print =
         rt_hash_bytes_seed(b->samples_payload->data, b->samples_payload->size, b->digest);
 
@@ -99,7 +101,7 @@ static void pass(struct passes *p, const struct want *w)
 {
     uint64_t first[64];
     struct dc_batcher_conf conf = {
-        .feed = {.io = io, .job = &w->dj->job, .evaluate = w->evaluate},
+        .feed = {.io = batch_bed.io, .job = &w->dj->job, .evaluate = w->evaluate},
         .index = w->index,
         .size = w->size,
         .epoch = w->epoch,
@@ -108,21 +110,12 @@ static void pass(struct passes *p, const struct want *w)
         .last = w->last ? *w->last : NULL,
     };
     struct dc_batcher *batcher;
-    struct dc_batch *batch;
     uint64_t read, bad;
-    int rc;
 
     for (size_t i = 0; i < ARRAY_LEN(first); i++)
         first[i] = w->first;
-    assert_int_equal(dc_parser_create(&w->dj->job, &conf.feed.parser), 0);
-    assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
-    while ((rc = dc_batcher_turn(batcher, &batch)) > 0) {
-        assert_int_not_equal(rc, DC_TURN_FULL);
-        if (batch)
-            look_at(p, w, batch);
-        dc_batch_destroy(batch);
-    }
-    if (rc != 0)
+    batcher = batch_bed_open(&conf);
+    if (batch_bed_pass(batcher, look_at, &(struct looks){p, &w->dj->job.data}) != 0)
         fail_msg("%s", rt_err_text());
     dc_batcher_rows(batcher, &read, &bad);
     p->rows_read += read;
@@ -303,8 +296,8 @@ static void bad_rows(void **state)
     (void)state;
     init(&dj, RT_FORMAT_TSV);
     for (int strict = 0; strict < 2; strict++) {
-        char *bad = rt_path_join(dir, "bad.tsv"),
-             *out = rt_path_join(dir, "quarantine/data_compose-2.tsv");
+        char *bad = rt_path_join(batch_bed.dir, "bad.tsv"),
+             *out = rt_path_join(batch_bed.dir, "quarantine/data_compose-2.tsv");
         const char *list[] = {path[0], bad, path[1]};
         FILE *f = fopen(bad, "w");
 
@@ -312,18 +305,13 @@ static void bad_rows(void **state)
         fclose(f);
         dj.job.data.train = list;
         dj.job.data.n_train = 3;
-        struct dc_batcher_conf conf = {.feed = {.io = io, .job = &dj.job}, .size = 1};
+        struct dc_batcher_conf conf = {.feed = {.io = batch_bed.io, .job = &dj.job}, .size = 1};
         struct dc_batcher *batcher;
-        struct dc_batch *batch;
         uint64_t read, quarantined;
-        int rc;
-        conf.quarantine = dc_quarantine_create(dir, 2, strict ? 0.0025 : 0.0035);
+        conf.quarantine = dc_quarantine_create(batch_bed.dir, 2, strict ? 0.0025 : 0.0035);
         conf.record_bad = true;
-        assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
-        assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
-        while ((rc = dc_batcher_turn(batcher, &batch)) > 0)
-            dc_batch_destroy(batch);
-        assert_int_equal(rc, strict ? RT_EDATA : 0);
+        batcher = batch_bed_open(&conf);
+        assert_int_equal(batch_bed_pass(batcher, NULL, NULL), strict ? RT_EDATA : 0);
         if (strict)
             assert_non_null(
                 strstr(rt_err_text(),
@@ -332,8 +320,7 @@ static void bad_rows(void **state)
         dc_batcher_rows(batcher, &read, &quarantined);
         assert_int_equal(read, 670);
         assert_int_equal(quarantined, 2);
-        dc_batcher_destroy(batcher);
-        dc_parser_destroy(conf.feed.parser);
+        batch_bed_close(batcher, &conf);
         dc_quarantine_destroy(conf.quarantine);
         struct stat st;
         assert_int_equal(stat(out, &st), 0);
@@ -359,19 +346,14 @@ static void no_memory(void **state)
     (void)state;
     init(&dj, RT_FORMAT_TSV);
     for (int64_t nth = 0; rc == RT_ENOMEM && nth < 10000; nth++) {
-        struct dc_batcher_conf conf = {.feed = {.io = io, .job = &dj.job}, .size = 1};
-        struct dc_batcher *batcher;
-        struct dc_batch *batch;
+        struct dc_batcher_conf conf = {.feed = {.io = batch_bed.io, .job = &dj.job}, .size = 1};
+        struct dc_batcher *batcher = batch_bed_open(&conf);
 
-        assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
-        assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
         rt_fault_alloc(nth);
-        while ((rc = dc_batcher_turn(batcher, &batch)) > 0)
-            dc_batch_destroy(batch);
+        rc = batch_bed_pass(batcher, NULL, NULL);
         rt_fault_alloc(-1);
         assert_true(rc == 0 || rc == RT_ENOMEM);
-        dc_batcher_destroy(batcher);
-        dc_parser_destroy(conf.feed.parser);
+        batch_bed_close(batcher, &conf);
     }
     assert_int_equal(rc, 0);
 }
@@ -387,9 +369,7 @@ static void full_pool(void **state)
     (void)state;
     init(&dj, RT_FORMAT_TSV);
     struct dc_batcher_conf conf = {.feed = {.io = small, .job = &dj.job}, .size = 1};
-    struct dc_batcher *batcher;
-    assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
-    assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
+    struct dc_batcher *batcher = batch_bed_open(&conf);
     while ((rc = dc_batcher_turn(batcher, &batch)) > 0) {
         if (rc == DC_TURN_BATCH) {
             held[n_held++] = batch;
@@ -405,15 +385,14 @@ static void full_pool(void **state)
     assert_true(full > 0 && batches == 63); /* 31 blocks of two, and a short one */
     while (n_held)
         dc_batch_destroy(held[--n_held]);
-    dc_batcher_destroy(batcher);
-    dc_parser_destroy(conf.feed.parser);
+    batch_bed_close(batcher, &conf);
     plain_io_destroy(small);
 }
 
 /* path[4], of what the files of text hold. */
 static void write_binary(void)
 {
-    struct dc_feed_conf conf = {.io = io};
+    struct dc_feed_conf conf = {.io = batch_bed.io};
     struct dc_block_writer *writer;
     struct data_job dj;
     uint64_t bytes;
@@ -444,11 +423,9 @@ static int setup(void **state)
     static const char *const name[] = {"0.tsv", "1.tsv", "2.tsv", "all.libsvm", "all.sfb"};
     static const uint32_t from[] = {0, 333, 668, ROWS};
 
-    (void)state;
-    io = plain_io_create(64u << 20);
-    temp_folder(dir);
+    (void)batch_bed_set_up(state);
     for (uint32_t i = 0; i < ARRAY_LEN(path); i++)
-        path[i] = rt_path_join(dir, name[i]);
+        path[i] = rt_path_join(batch_bed.dir, name[i]);
     for (uint32_t i = 0; i < 4; i++) {
         FILE *f = fopen(path[i], "w");
         if (i < 3)
@@ -465,16 +442,11 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    (void)state;
     for (uint32_t i = 0; i < ARRAY_LEN(path); i++) {
         unlink(path[i]);
         rt_free(path[i]);
     }
-    char *quarantine = rt_path_join(dir, "quarantine");
-    rmdir(quarantine);
-    rt_free(quarantine);
-    plain_io_destroy(io);
-    return rmdir(dir);
+    return batch_bed_tear_down(state);
 }
 
 int main(void)

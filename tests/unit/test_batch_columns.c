@@ -1,15 +1,14 @@
 /* tests/unit/test_batch_columns.c -- all that a batch carries for a row: lists, weights of ids and of samples, groups, keys. Each
  * row's number says what must be there. */
-#include "data_compose/batch.h"
 #include "data_compose/quarantine.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
+#include "runtime/net/frame.h"
+#include "runtime/net/io.h"
 #include "runtime/wire/batch.h"
-#include "tests/lib/data_job.h"
-#include "tests/lib/plain_io.h"
-#include "tests/lib/temp.h"
+#include "tests/unit/batch_bed.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,9 +23,6 @@
 #include <cmocka.h>
 
 #define CARRIED "label=label n=dense tags=feature:list one=feature:int w=weight g=group:int k=key"
-
-static char dir[TEMP_PATH_MAX];
-static struct rt_io *io;
 
 /* Row n has n % 4 tags, weight n / 4, group -n, and a key unless n % 3 is 0. */
 static void write_some(const char *file, uint32_t from, uint32_t end)
@@ -78,7 +74,7 @@ static void check_ids(const struct dc_batch *b, const float *dense)
     }
 }
 
-static uint32_t check_carried(const struct dc_batch *b)
+static void check_carried(void *seen, const struct dc_batch *b)
 {
     struct rt_segments seg = rt_segments_of(b->samples_payload);
     const float *dense = take(&seg, b->samples, sizeof(*dense));
@@ -102,12 +98,12 @@ static uint32_t check_carried(const struct dc_batch *b)
             assert_memory_equal(key, text, length[s]);
         key += length ? length[s] : 0;
     }
-    return b->samples;
+    *(uint32_t *)seen += b->samples;
 }
 
 static void carried(void **state)
 {
-    char *file = rt_path_join(dir, "carried.tsv");
+    char *file = rt_path_join(batch_bed.dir, "carried.tsv");
     const char *list[] = {file};
     struct data_job dj;
 
@@ -121,20 +117,11 @@ static void carried(void **state)
         dj.job.data.n_train = 1;
         for (uint32_t index = 0; index < 2; index++) {
             struct dc_batcher_conf conf = {
-                .feed = {.io = io, .job = &dj.job}, .index = index, .size = 2};
-            struct dc_batcher *batcher;
-            struct dc_batch *batch;
-            int rc;
+                .feed = {.io = batch_bed.io, .job = &dj.job}, .index = index, .size = 2};
+            struct dc_batcher *batcher = batch_bed_open(&conf);
 
-            assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
-            assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
-            while ((rc = dc_batcher_turn(batcher, &batch)) > 0) {
-                seen += batch ? check_carried(batch) : 0;
-                dc_batch_destroy(batch);
-            }
-            assert_int_equal(rc, 0);
-            dc_batcher_destroy(batcher);
-            dc_parser_destroy(conf.feed.parser);
+            assert_int_equal(batch_bed_pass(batcher, check_carried, &seen), 0);
+            batch_bed_close(batcher, &conf);
         }
         assert_int_equal(seen, rows);
     }
@@ -143,7 +130,7 @@ static void carried(void **state)
 }
 
 /* Weights of ids, between ids that have none; row n has n % 7 ids, of which its feature keeps the last four. */
-static void check_weighted(const struct dc_batch *b)
+static void check_weighted(void *seen, const struct dc_batch *b)
 {
     struct rt_segments seg = rt_segments_of(b->samples_payload);
     const float *dense = take(&seg, b->samples, sizeof(*dense));
@@ -168,17 +155,17 @@ static void check_weighted(const struct dc_batch *b)
             assert_true(*id++ == n + k && *weight++ == (k % 2 ? (float)n / 8 : 1));
         assert_true(one[s] == n && last[s] == n + 1 && last_weight[s] == -(float)n);
     }
+    *(uint32_t *)seen += b->samples;
 }
 
 static void weighted(void **state)
 {
-    char *file = rt_path_join(dir, "weighted.tsv");
+    char *file = rt_path_join(batch_bed.dir, "weighted.tsv");
     FILE *f = fopen(file, "w");
     const char *list[] = {file};
     struct data_job dj;
     struct dc_batch_pool pool = {0};
     uint32_t seen = 0;
-    int rc;
 
     (void)state;
     for (uint32_t n = 0; n < 500; n++) {
@@ -193,22 +180,12 @@ static void weighted(void **state)
                   "last=feature:int,weights");
     dj.job.data.train = list;
     dj.job.data.n_train = 1;
-    struct dc_batcher_conf conf = {.feed = {.io = io, .job = &dj.job}, .size = 1, .pool = &pool};
-    struct dc_batcher *batcher;
-    struct dc_batch *batch;
-    assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
-    assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
-    while ((rc = dc_batcher_turn(batcher, &batch)) > 0) {
-        if (!batch)
-            continue;
-        check_weighted(batch);
-        seen += batch->samples;
-        dc_batch_destroy(batch);
-    }
-    assert_int_equal(rc, 0);
+    struct dc_batcher_conf conf = {
+        .feed = {.io = batch_bed.io, .job = &dj.job}, .size = 1, .pool = &pool};
+    struct dc_batcher *batcher = batch_bed_open(&conf);
+    assert_int_equal(batch_bed_pass(batcher, check_weighted, &seen), 0);
     assert_int_equal(seen, 500);
-    dc_batcher_destroy(batcher);
-    dc_parser_destroy(conf.feed.parser);
+    batch_bed_close(batcher, &conf);
     dc_batch_pool_release(&pool);
     unlink(file);
     rt_free(file);
@@ -229,7 +206,7 @@ static void bad_rows_gzip(void **state)
         {100, "2\t1\ta\t1\t1\t1\tk", "label: expected 0 or 1, got '2'"},
         {180, "1\t1\ta", "expected 7 fields, got 3"},
     };
-    char *file = rt_path_join(dir, "bad.tsv.gz"), *text;
+    char *file = rt_path_join(batch_bed.dir, "bad.tsv.gz"), *text;
     const char *list[] = {file};
     struct data_job dj;
     uint32_t next = 0;
@@ -253,22 +230,16 @@ static void bad_rows_gzip(void **state)
     uint64_t found = 0;
     for (uint32_t index = 0; index < 2; index++) {
         struct dc_batcher_conf conf = {
-            .feed = {.io = io, .job = &dj.job}, .index = index, .size = 2};
+            .feed = {.io = batch_bed.io, .job = &dj.job}, .index = index, .size = 2};
         struct dc_batcher *batcher;
-        struct dc_batch *batch;
-        int rc;
 
-        conf.quarantine = dc_quarantine_create(dir, index, 1);
+        conf.quarantine = dc_quarantine_create(batch_bed.dir, index, 1);
         conf.record_bad = true;
-        assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
-        assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
-        while ((rc = dc_batcher_turn(batcher, &batch)) > 0)
-            dc_batch_destroy(batch);
-        assert_int_equal(rc, 0);
-        dc_batcher_destroy(batcher);
-        dc_parser_destroy(conf.feed.parser);
+        batcher = batch_bed_open(&conf);
+        assert_int_equal(batch_bed_pass(batcher, NULL, NULL), 0);
+        batch_bed_close(batcher, &conf);
         dc_quarantine_destroy(conf.quarantine);
-        char *name = rt_xasprintf("%s/quarantine/data_compose-%u.tsv", dir, index);
+        char *name = rt_xasprintf("%s/quarantine/data_compose-%u.tsv", batch_bed.dir, index);
         size_t size;
         assert_int_equal(rt_file_read(name, 1 << 16, &text, &size), 0);
         for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -289,7 +260,7 @@ static void bad_rows_gzip(void **state)
 /* So far, but for the payload buffers: their pool has a size class for each size, which may come late. */
 static uint64_t allocations(void)
 {
-    return rt_mem_count() - rt_pool_fresh(io->ops->pool(io));
+    return rt_mem_count() - rt_pool_fresh(batch_bed.io->ops->pool(batch_bed.io));
 }
 
 /* Once as many batches were out at a time as ever are, and each store has met its largest, making one allocates nothing. */
@@ -300,7 +271,7 @@ static void steady(void **state)
         uint32_t batch, chunk, splits;
     } row[] = {{"chunks of whole batches", 16, 32, 8}, {"rows are kept", 24, 128, 8}};
     enum { WARM = 2000, OUT = 4 };
-    char *file = rt_path_join(dir, "carried.tsv");
+    char *file = rt_path_join(batch_bed.dir, "carried.tsv");
     const char *list[] = {file};
 
     (void)state;
@@ -319,9 +290,8 @@ static void steady(void **state)
         dj.job.data.shuffle_rows = dj.job.data.block_rows = row[i].chunk;
         dj.job.data.splits = row[i].splits;
         struct dc_batcher_conf conf = {
-            .feed = {.io = io, .job = &dj.job}, .size = 1, .pool = &pool};
-        assert_int_equal(dc_parser_create(&dj.job, &conf.feed.parser), 0);
-        assert_int_equal(dc_batcher_create(&conf, &batcher), 0);
+            .feed = {.io = batch_bed.io, .job = &dj.job}, .size = 1, .pool = &pool};
+        batcher = batch_bed_open(&conf);
         for (uint32_t turn = 0; dc_batcher_turn(batcher, &batch) > 0; turn++) {
             if (turn == WARM) {
                 counts = allocations();
@@ -339,31 +309,11 @@ static void steady(void **state)
                      (unsigned long long)(batches - first));
         for (uint32_t k = 0; k < OUT; k++)
             dc_batch_destroy(out[k]);
-        dc_batcher_destroy(batcher);
-        dc_parser_destroy(conf.feed.parser);
+        batch_bed_close(batcher, &conf);
         dc_batch_pool_release(&pool);
     }
     unlink(file);
     rt_free(file);
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    io = plain_io_create(64u << 20);
-    temp_folder(dir);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    char *quarantine = rt_path_join(dir, "quarantine");
-
-    (void)state;
-    rmdir(quarantine);
-    rt_free(quarantine);
-    plain_io_destroy(io);
-    return rmdir(dir);
 }
 
 int main(void)
@@ -375,5 +325,5 @@ int main(void)
         cmocka_unit_test(steady),
     };
 
-    return cmocka_run_group_tests(test, setup, teardown);
+    return cmocka_run_group_tests(test, batch_bed_set_up, batch_bed_tear_down);
 }
