@@ -1,100 +1,47 @@
 /* runtime/process/process.c -- a role's process around its work.
  *
- * Start: flags, job, control loop, admin page. Announce: presence, as soon as the role has addresses. Run:
- * the control loop until somebody says stop (a signal, ctl, the role) or something failed. End: what was set
- * up goes down in the opposite order.
- *
- *   STARTING -announce-> WAITING <-ready()-> READY      the tick asks the role
- *   any -rt_process_set_state-> DRAINING, DONE          and then leaves it alone
- *   READY <-trainer/0 is, is not done-> DONE            roles that hear of the end by its hello alone
- *   any -rt_process_end with an error-> FAILED
+ * Start: flags, job, control loop, admin page. Announce: presence (presence.c), as soon as the role has
+ * addresses. Run: the control loop until somebody says stop (a signal, ctl, the role) or something failed. End: what
+ * was set up goes down in the opposite order.
  *
  * Told to stop, a role ends what it is at (drain), or stays for who is at something (linger.h), or goes.
  *
  * The first failure wins: its text is kept, since error texts belong to threads. The first SIGTERM or SIGINT
  * ends the run in order; a second one ends the process at once. As PID 1 of a container a process is sent no
  * signal that it does not handle, so they are held back until it does; and orphans are its to reap. */
-#include "runtime/process/process.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/err.h"
-#include "runtime/base/failpoint.h"
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/trace.h"
-#include "runtime/member/stranger.h"
 #include "runtime/process/address.h"
-#include "runtime/process/flags.h"
-#include "runtime/process/host.h"
-#include "runtime/process/incarnation.h"
-#include "runtime/process/linger.h"
-#include "runtime/process/page.h"
+#include "runtime/process/inside.h"
 #include "runtime/process/place.h"
 #include "runtime/process/status.h"
 #include "runtime/process/told.h"
 #include "runtime/process/version.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <uv.h>
 
 #define POOL_BYTES                                                                                 \
     ((size_t)2 << 30) /* payload buffers of the control loop, where roles put data on it */
-#define TICK_NS     (200 * RT_MS)
-#define REASON_MAX  1024
-#define WAITING_MAX 160
-#define IP_MAX      64
-#define ADMIN_MAX   96
-
-struct rt_process {
-    struct rt_process_role role;
-    struct rt_flags flags;
-    struct rt_job *job;
-    struct rt_loop *loop;
-    struct rt_page *page;
-    struct rt_member *member; /* NULL before the announcement */
-    char *const *argv;
-    struct rt_incarnation start;
-    _Atomic uint64_t held; /* Touched by: any; the highest that a peer named */
-    uint64_t incarnation, started_ns;
-    enum wire_state state;
-    bool was_ready;   /* at some time */
-    bool job_is_done; /* as trainer/0 says */
-    bool leader_ends; /* trainer/0 is told to stop, as it says */
-    bool no_folder;   /* for checkpoints, as it says: it makes none */
-    char waiting[WAITING_MAX];
-    char stranger[RT_STRANGER_TEXT]; /* the latest peer that was refused, and why; "": none */
-    char **address;                  /* announced */
-    uint32_t n_addresses;
-    char ip[IP_MAX], admin_address[ADMIN_MAX], host[HOST_NAME_MAX + 1], host_id[RT_HOST_ID_MAX];
-    struct rt_timer tick, drain;
-    struct rt_linger linger;
-    uv_signal_t on_term, on_int;
-    char *status_text; /* the latest answer to ctl */
-    char reply_text[REASON_MAX];
-
-    pthread_mutex_t lock; /* guards the two below */
-    int err;
-    char reason[REASON_MAX];
-};
 
 /* ---- what it says of itself ---- */
 
-static bool is_ready(struct rt_process *process)
+bool rt_process_is_ready(struct rt_process *process)
 {
     return process->member && process->role.ready(process->role.ctx) != 0;
 }
 
 static int page_ready(void *ctx)
 {
-    return is_ready(ctx);
+    return rt_process_is_ready(ctx);
 }
 
 static int page_connected(void *ctx)
@@ -134,31 +81,6 @@ static void page_status(void *ctx, struct rt_strbuf *json)
 
     rt_strbuf_addf(json, "%s\n", text);
     rt_free(text);
-}
-
-/* Data-compose is told by the trainers, who know; to the others it only matters what they show. */
-static bool follows_trainer(const struct rt_process *p)
-{
-    return !(p->role.listens_to & RT_ROLE_BIT(RT_ROLE_TRAINER));
-}
-
-static enum wire_state next_state(const struct rt_process *p, bool ready)
-{
-    if (p->state > WIRE_READY && !(p->state == WIRE_DONE && follows_trainer(p)))
-        return p->state;
-    if (!ready)
-        return WIRE_WAITING;
-    return p->job_is_done ? WIRE_DONE : WIRE_READY;
-}
-
-static void on_tick(void *arg)
-{
-    struct rt_process *p = arg;
-    bool ready = is_ready(p);
-
-    rt_timer_start(rt_loop_io(p->loop), &p->tick, TICK_NS);
-    p->was_ready |= ready;
-    rt_process_set_state(p, next_state(p, ready));
 }
 
 /* ---- what it is told ---- */
@@ -244,8 +166,8 @@ static int run_command(struct rt_process *p, const struct wire_control_request *
     }
 }
 
-static void on_control(void *ctx, const struct wire_control_request *request,
-                       struct wire_control_reply *reply)
+void rt_process_control(void *ctx, const struct wire_control_request *request,
+                        struct wire_control_reply *reply)
 {
     struct rt_process *p = ctx;
 
@@ -254,100 +176,6 @@ static void on_control(void *ctx, const struct wire_control_request *request,
         return;
     snprintf(p->reply_text, sizeof(p->reply_text), "%s", rt_err_text());
     reply->text = p->reply_text;
-}
-
-/* `where` is "" when only its incarnation is known. */
-static void be_replaced(struct rt_process *p, uint64_t by_incarnation, const char *where)
-{
-    rt_process_fail(
-        p,
-        RT_FAIL(RT_EFENCED, "replaced: a newer %s/%u is there%s, incarnation %llu (this is %llu)",
-                rt_role_name(p->role.role), p->flags.index, where,
-                (unsigned long long)by_incarnation, (unsigned long long)p->incarnation));
-}
-
-static void on_replaced(void *ctx, const struct wire_hello *by)
-{
-    char host[128], admin[128], where[300];
-
-    snprintf(where, sizeof(where), " on host %s (admin %s)",
-             rt_log_escape(by->host, host, sizeof(host)),
-             rt_log_escape(by->admin, admin, sizeof(admin)));
-    be_replaced(ctx, by->incarnation, where);
-}
-
-/* Two were given different files: who came later ends, unless it has worked already. A job that runs is
- * not harmed by a newcomer. */
-static void on_stranger(void *ctx, const struct wire_hello *hello, const char *text)
-{
-    struct rt_process *p = ctx;
-
-    snprintf(p->stranger, sizeof(p->stranger), "%s", text);
-    if (!p->was_ready && hello->incarnation < p->incarnation && hello->state != WIRE_FAILED)
-        rt_process_fail(p, RT_FAIL(RT_EUSAGE, "%s; it was there first", text));
-}
-
-/* On the control loop. Who has worked with its number, or has raised it once, has been replaced. */
-static void take_held(void *arg)
-{
-    struct rt_process *p = arg;
-    uint64_t held = atomic_load(&p->held);
-    bool is_known = p->was_ready && rt_rpc_links_made() > 0;
-
-    if (held <= p->incarnation)
-        return;
-    if (!p->start.raised && !is_known) {
-        rt_log(RT_LOG_WARN,
-               "incarnation_raised reason=\"a peer holds incarnation %llu of us, this is %llu: the "
-               "clock was put back?\"",
-               (unsigned long long)held, (unsigned long long)p->incarnation);
-        rt_process_fail(p, rt_incarnation_raise(held, p->argv));
-        return;
-    }
-    rt_incarnation_store(&p->start, held);
-    be_replaced(p, held, "");
-}
-
-void rt_process_fenced(struct rt_process *process, uint64_t held)
-{
-    uint64_t known = atomic_load(&process->held);
-
-    while (held > known && !atomic_compare_exchange_weak(&process->held, &known, held))
-        ;
-    if (rt_loop_post(process->loop, take_held, process) != 0)
-        rt_process_fail(
-            process, RT_FAIL(RT_EFENCED, "replaced by incarnation %llu", (unsigned long long)held));
-}
-
-static void on_held(void *ctx, uint64_t incarnation)
-{
-    rt_process_fenced(ctx, incarnation);
-}
-
-/* Roles hear of addresses as they are to be connected to. */
-static void tell_role(struct rt_process *p, const struct wire_hello *hello)
-{
-    struct wire_hello told = *hello;
-    char **address = rt_host_addresses(p->host_id, hello);
-
-    told.address = (const char *const *)address;
-    p->role.hello(p->role.ctx, &told);
-    rt_host_addresses_free(address, hello->n_addresses);
-}
-
-static void on_hello(void *ctx, const struct wire_hello *hello)
-{
-    struct rt_process *p = ctx;
-
-    p->stranger[0] = '\0';
-    if (hello->role == RT_ROLE_TRAINER && hello->index == 0) {
-        p->leader_ends = hello->state == WIRE_DRAINING;
-        p->no_folder = !hello->has_folder;
-    }
-    if (follows_trainer(p) && hello->role == RT_ROLE_TRAINER)
-        p->job_is_done = hello->index == 0 && hello->state == WIRE_DONE;
-    else if (p->role.hello)
-        tell_role(p, hello);
 }
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -612,77 +440,10 @@ void rt_process_listen_address(const struct rt_process *process, uint32_t loop,
                                char out[RT_ADDRESS_MAX])
 {
     uint32_t base = rt_place_port(&process->flags, process->job, process->role.role);
-    char ip_port[ADMIN_MAX];
+    char ip_port[RT_PROCESS_ADMIN_MAX];
 
     rt_address_join(process->flags.bind, base ? base + loop : 0, ip_port, sizeof(ip_port));
     snprintf(out, RT_ADDRESS_MAX, "tcp:%s", ip_port);
-}
-
-/* ---- presence ---- */
-
-int rt_process_announce(struct rt_process *process, const char *const *address, uint32_t n)
-{
-    struct rt_process *p = process;
-    struct rt_member_conf conf;
-    int err;
-
-    rt_assert(!p->member && n <= WIRE_LOOPS_MAX);
-    p->address = rt_xcalloc(n, sizeof(*p->address));
-    p->n_addresses = n;
-    for (uint32_t i = 0; i < n; i++)
-        p->address[i] = rt_address_told(p->ip, address[i]);
-    conf = (struct rt_member_conf){
-        .loop = p->loop,
-        .nats_url = p->flags.nats,
-        .self = {.job = p->flags.nats_job ? p->flags.nats_job : p->job->name,
-                 .role = p->role.role,
-                 .index = p->flags.index,
-                 .incarnation = p->incarnation,
-                 .state = p->state,
-                 .replicas = p->flags.size,
-                 .n_addresses = n,
-                 .address = (const char *const *)p->address,
-                 .host_id = p->host_id,
-                 .config_hash = p->job->config_hash,
-                 .plan_hash = p->job->plan_hash,
-                 .wire_version = RT_WIRE_VERSION,
-                 .admin = p->admin_address,
-                 .version = RT_VERSION,
-                 .host = p->host,
-                 .has_folder = p->flags.checkpoint_dir != NULL},
-        .listens_to = p->role.listens_to,
-        .ctx = p,
-        .hello = on_hello,
-        .control = on_control,
-        .stranger = on_stranger,
-        .replaced = on_replaced,
-        .held = on_held,
-    };
-    memcpy(conf.self.part_hash, p->job->part_hash, sizeof(conf.self.part_hash));
-    RT_FAILPOINT("P1.register");
-    err = rt_member_create(&conf, &p->member);
-    if (err)
-        return err;
-    rt_member_set_waiting(p->member, p->waiting);
-    p->tick.fire = on_tick;
-    p->tick.arg = p;
-    rt_timer_start(rt_loop_io(p->loop), &p->tick, 0);
-    RT_FAILPOINT("P1.registered");
-    return 0;
-}
-
-void rt_process_set_state(struct rt_process *process, enum wire_state state)
-{
-    process->state = state;
-    if (process->member)
-        rt_member_set_state(process->member, state);
-}
-
-void rt_process_set_waiting(struct rt_process *process, const char *what)
-{
-    snprintf(process->waiting, sizeof(process->waiting), "%s", what ? what : "");
-    if (process->member)
-        rt_member_set_waiting(process->member, what);
 }
 
 /* ---- run and end ---- */
