@@ -91,15 +91,19 @@ static void log_loss(const struct tr_owner *owner, const struct wire_tell_ledger
 
 /* ---- are they of our line? ---- */
 
+/* It is there, and has been told. */
+static bool is_settled(const struct tr_owner *owner)
+{
+    return rt_peer_is_up(owner->peer) && !owner->due && !owner->telling &&
+           owner->incarnation == rt_peer_incarnation(owner->peer);
+}
+
 bool tr_owners_agree(const struct tr_trainer *trainer)
 {
     const struct tr_owners *owners = &trainer->owners;
     bool agree = owners->n > 0;
-    for (uint32_t k = 0; k < owners->n && agree; k++) {
-        const struct tr_owner *owner = &owners->at[k];
-        agree = rt_peer_is_up(owner->peer) && !owner->due && !owner->telling &&
-                owner->incarnation == rt_peer_incarnation(owner->peer);
-    }
+    for (uint32_t k = 0; k < owners->n; k++)
+        agree = agree && is_settled(&owners->at[k]);
     return agree;
 }
 
@@ -378,6 +382,46 @@ void tr_owners_pump(struct tr_trainer *trainer)
         if (err && !tr_feed_lost(err))
             tr_fail(trainer, err);
     }
+}
+
+/* ---- the end of the job ---- */
+
+static void warn_not_told(const struct tr_owners *owners)
+{
+    for (uint32_t k = 0; k < owners->n; k++)
+        if (!is_settled(&owners->at[k]))
+            rt_log(
+                RT_LOG_WARN,
+                "loss_not_known owner=%s seconds=%d reason=\"the job is done, and it has not come "
+                "back to say what it has lost\"",
+                rt_peer_name(owners->at[k].peer), (int)(TR_OWNERS_LAST_NS / RT_S));
+}
+
+bool tr_owners_are_last(const struct tr_trainer *trainer)
+{
+    return trainer->owners.last_ns > 0 && !trainer->owners.last_over && !tr_owners_agree(trainer);
+}
+
+/* Where nothing was trained nothing can be lost. */
+bool tr_owners_settled(struct tr_trainer *trainer)
+{
+    struct tr_owners *owners = &trainer->owners;
+    uint64_t now = rt_io_now(trainer->io);
+    bool concerns = owners->n > 0 && trainer->job->data.epochs > 0 && !trainer->is_over;
+    if (!concerns || owners->last_over || tr_owners_agree(trainer))
+        return true;
+    if (owners->last_ns == 0) {
+        owners->last_ns = now;
+        rt_log(RT_LOG_INFO, "done_waits reason=\"an embedding server is away, or has not been told "
+                            "what is finished\"");
+    }
+    if (now - owners->last_ns >= TR_OWNERS_LAST_NS) {
+        owners->last_over = true;
+        warn_not_told(owners);
+        return true;
+    }
+    tr_phase_again(trainer);
+    return false;
 }
 
 void tr_owners_look(struct tr_trainer *trainer)

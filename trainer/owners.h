@@ -9,7 +9,10 @@
  *
  * Mode `exact` compares: an owner has to have applied just what is finished, or the job goes back (back.h). All owners are
  * compared before anything is looked up, with or without a checkpoint folder, and again when they have come back; an evaluation, and an epoch, end
- * only while all are there. Other modes compare too where we have just gone on from a checkpoint and made no step. Touch: loop thread. */
+ * only while all are there. Other modes compare too where we have just gone on from a checkpoint and made no step.
+ *
+ * The job is not done before all have been told: the loss of one that is away then would be told by nobody, for who ends with the job
+ * hears nothing of it. One that does not come back is waited for TR_OWNERS_LAST_NS. Touch: loop thread. */
 #ifndef TR_OWNERS_H
 #define TR_OWNERS_H
 
@@ -17,6 +20,8 @@
 #include "runtime/wire/method.h"
 
 struct tr_trainer;
+
+#define TR_OWNERS_LAST_NS (300 * 1000000000ull) /* a server may have to restore much */
 
 struct tr_owner {
     struct tr_trainer *trainer;
@@ -37,6 +42,8 @@ struct tr_owners {
     uint64_t skipped_ns;   /* when owners last heard which batches of an open step are finished */
     uint64_t paused_ns;    /* since when the group makes no step for them; 0: it does */
     uint64_t steps_ns;     /* and until when it makes some, after a pause that was in vain */
+    uint64_t last_ns;      /* since when the job is done but for those not told; 0: it is not */
+    bool last_over;        /* they were waited for in vain */
     struct rt_timer timer; /* while one is to be told: between two looks whether it is quiet */
     struct wire_out out;
 };
@@ -53,6 +60,10 @@ bool tr_owners_hold(const struct tr_trainer *trainer);
 bool tr_owners_awaited(const struct tr_trainer *trainer);
 /* Are all there, with what we have? */
 bool tr_owners_agree(const struct tr_trainer *trainer);
+/* All training is made: may the job be done, for all have been told, or have been waited for? Calls tr_phase_again() if not. */
+bool tr_owners_settled(struct tr_trainer *trainer);
+/* Are they waited for? */
+bool tr_owners_are_last(const struct tr_trainer *trainer);
 void tr_owners_ask_again(struct tr_trainer *trainer); /* all are to be told */
 void tr_owners_look(struct tr_trainer *trainer);      /* those that are due, before long */
 void tr_owners_pump(struct tr_trainer *trainer);      /* tell what is due */

@@ -131,6 +131,8 @@ void tr_tell_pump(struct tr_trainer *trainer)
         return;
     if (trainer->job->global.exact && trainer->group && trainer->group->state != TR_FORMED)
         return; /* who came back sends all back */
+    if (trainer->kind == WIRE_PHASE_DONE && !tr_owners_settled(trainer))
+        return; /* and nobody is done before */
     int err = tell_all(trainer);
     if (err)
         tr_fail(trainer, err);

@@ -378,8 +378,8 @@ bool tr_trainer_ready(const struct tr_trainer *trainer, char *waiting, size_t si
         }
     }
     bool compares =
-        trainer->conf.self.index == 0 && (trainer->job->global.exact || tr_owners_awaited(trainer));
-    if (compares && !tr_owners_up(trainer, waiting, size))
+        trainer->job->global.exact || tr_owners_awaited(trainer) || tr_owners_are_last(trainer);
+    if (trainer->conf.self.index == 0 && compares && !tr_owners_up(trainer, waiting, size))
         return false;
     return ranks_ready(trainer, waiting, size);
 }
@@ -450,7 +450,7 @@ void tr_trainer_report(const struct tr_trainer *trainer, struct tr_report *out)
     out->permits_used = trainer->permits.used;
     tr_numbers_report(trainer, out);
     out->batches_open = trainer->batches.count;
-    out->done = trainer->kind == WIRE_PHASE_DONE;
+    out->done = trainer->kind == WIRE_PHASE_DONE && trainer->told;
     out->predict_error = trainer->predict_result.err ? trainer->predict_result.text : NULL;
     out->predicted = trainer->predict_result.lines;
     report_rows(trainer, out);
