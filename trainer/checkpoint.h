@@ -17,7 +17,7 @@
  * checkpoint.cut_timeout_ms has passed; WRITING goes on whatever becomes of the ranks, for the instant is fixed, and ends with a bad
  * end when an owner is another than the one that cut, or says that its file cannot be written, or, while an owner cannot be asked or the
  * dense files alone are missing, nothing has moved for TR_CHECKPOINT_STILL_NS. Training goes on in any case; the next one is tried when it is due, and is a full one. So is one after an owner that refused to go on from the one
- * before: at once. When the process is told to stop, one more is made, and nobody steps any more (tr_trainer_drain). In an
+ * before: at once. When the process is told to stop, one more is made, again if it fails, and nobody steps any more (tr_trainer_drain). In an
  * evaluation it is as quiet as it can be: one is made there too, and says what its training had come to.
  * Whoever makes checkpoints in a folder holds its lock (folder.h). Disk work goes to the io's disk thread, one job at a time.
  * Rank 0 alone. Touch: the loop thread, but for `job`. */
@@ -35,6 +35,7 @@ struct rt_peer;
 #define TR_CHECKPOINT_STILL_NS (600 * 1000000000ull)
 #define TR_CHECKPOINT_ASKED_NS (60 * 1000000000ull) /* that an operator's waits to begin */
 #define TR_CHECKPOINT_LAST_NS  (10 * 1000000000ull) /* and the last one of a process */
+#define TR_CHECKPOINT_TRIES_NS (18 * 1000000000ull) /* and that may be tried again; it has 25 s */
 
 enum tr_checkpoint_state {
     TR_CHECKPOINT_IDLE,

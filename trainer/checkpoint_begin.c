@@ -2,7 +2,8 @@
  *
  * One that is due by itself and cannot begin is due later. An operator's waits, says for what, and fails with that when
  * TR_CHECKPOINT_ASKED_NS have passed. The last one waits TR_CHECKPOINT_LAST_NS at most, but not for an owner that is away: who is
- * to stop has no time for that. Where there is none in the end, the log says why. */
+ * to stop has no time for that. One that was begun and failed is tried again, each second, as long as there is time to write it
+ * (TR_CHECKPOINT_TRIES_NS); then an owner that went away meanwhile is waited for. Where there is none in the end, the log says why. */
 #include "trainer/checkpoint.h"
 #include "trainer/state.h"
 
@@ -15,7 +16,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WAIT_NS (200 * RT_MS) /* between two looks whether one that is wanted can begin */
+#define WAIT_NS  (200 * RT_MS) /* between two looks whether one that is wanted can begin */
+#define AGAIN_NS RT_S /* between one that failed and the next, of those that cannot be due later */
 
 static uint64_t now_ns(const struct tr_trainer *trainer)
 {
@@ -120,9 +122,12 @@ static void refuse_asked(struct tr_checkpoint *checkpoint, const char *why)
 
 static void log_no_last(const struct tr_trainer *trainer)
 {
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    bool waits = checkpoint->waits[0] != '\0';
     rt_log(RT_LOG_WARN,
-           "no_last_checkpoint step=%" PRIu64 " saved_step=%" PRIu64 " reason=\"it waits for %s\"",
-           trainer->step, trainer->checkpoint.last_step, trainer->checkpoint.waits);
+           "no_last_checkpoint step=%" PRIu64 " saved_step=%" PRIu64 " reason=\"%s%s\"",
+           trainer->step, checkpoint->last_step, waits ? "it waits for " : "",
+           waits ? checkpoint->waits : checkpoint->before[0].error);
 }
 
 static void check_asked(struct tr_trainer *trainer)
@@ -140,20 +145,30 @@ static void check_asked(struct tr_trainer *trainer)
     }
 }
 
+/* The latest failed just now. */
+static bool rests(const struct tr_trainer *trainer)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    return checkpoint->voided_in_row > 0 && !checkpoint->refused &&
+           now_ns(trainer) - checkpoint->tried_ns < AGAIN_NS;
+}
+
 /* The last one has ended, or there is none to be made, or none can be. */
 static void check_drained(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     if (checkpoint->drained)
         return;
-    bool worth =
-        trains(trainer) && (checkpoint->refused || (!checkpoint->drain_tried && has_news(trainer)));
-    if (worth && can_begin(trainer)) {
+    bool worth = trains(trainer) && (checkpoint->refused || has_news(trainer));
+    bool tried = checkpoint->drain_tried, can = worth && can_begin(trainer);
+    bool in_time = now_ns(trainer) - checkpoint->draining_ns <
+                   (tried ? TR_CHECKPOINT_TRIES_NS : TR_CHECKPOINT_LAST_NS);
+    bool waits = worth && in_time && (tried || can || tr_owners_up(trainer, NULL, 0));
+    if (can && !(tried && (rests(trainer) || !in_time))) {
         begin(trainer);
         return;
     }
-    if (worth && tr_owners_up(trainer, NULL, 0) &&
-        now_ns(trainer) - checkpoint->draining_ns < TR_CHECKPOINT_LAST_NS)
+    if (waits)
         return;
     if (worth)
         log_no_last(trainer);

@@ -1,12 +1,14 @@
-/* tests/sim/test_ends.c -- how a job ends: it is not done before every owner has said what it has lost. */
+/* tests/sim/test_ends.c -- how a job ends, and its processes: the job is not done before every owner has said what it has lost; a last
+ * checkpoint that fails is tried again. */
 #include "tests/lib/job_fixture.h"
 #include "tests/lib/temp.h"
-#include "tests/sim/job_world.h"
+#include "tests/sim/owner_stub.h"
 
 #include "embedding_server/lost.h"
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/checkpoint/store.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,12 +18,17 @@
 
 #include <cmocka.h>
 
-enum { EPOCHS = 12 };
+enum { STUBS = 2, EPOCHS = 12 };
 
 static unsigned runs(unsigned wanted)
 {
     const char *text = getenv("TEST_ENDS_RUNS");
     return text ? (unsigned)strtoul(text, NULL, 10) : wanted;
+}
+
+static struct tr_checkpoint *leader(const struct job_world *w)
+{
+    return &w->rank[0].trainer->checkpoint;
 }
 
 /* What the owners say they have lost. */
@@ -150,12 +157,89 @@ static void test_loss_is_not_told(void **state)
     job_fixture_destroy(job);
 }
 
+/* ---- the last checkpoint of the job's ---- */
+
+static size_t count_checkpoints(const char *dir)
+{
+    struct rt_store_list list;
+    size_t n = 0;
+    assert_int_equal(rt_store_list(dir, &list), 0);
+    for (size_t i = 0; i < list.n; i++)
+        n += list.at[i].manifest != NULL;
+    rt_store_list_release(&list);
+    return n;
+}
+
+static bool has_failed(void *arg)
+{
+    return leader(arg)->voided > 0 || ((struct job_world *)arg)->rank[0].drained;
+}
+
+static bool is_drained(void *arg)
+{
+    return ((struct job_world *)arg)->rank[0].drained;
+}
+
+enum trouble { DISK, MUTE, OWNERS, FOR_EVER, TROUBLES };
+
+static void make_trouble(struct stubs *stubs, enum trouble trouble)
+{
+    struct job_world *w = stubs->world;
+    stubs->fails = trouble == DISK || trouble == FOR_EVER;
+    stubs->mute = trouble == MUTE;
+    stubs->slow_ns = trouble == OWNERS ? 50 * RT_MS : 5 * RT_MS; /* they are awaited by then */
+    if (trouble == OWNERS) {
+        sim_run_until(w->sim, NULL, NULL, 40 * RT_MS);
+        stubs_restart(stubs);
+    }
+    assert_true(sim_run_until(w->sim, has_failed, w, 5 * RT_S));
+    assert_false(w->rank[0].drained);
+    if (trouble == FOR_EVER)
+        return;
+    stubs->fails = stubs->mute = false;
+}
+
+static void test_last_is_tried_again(void **state)
+{
+    static const char *const set[] = {"data.epochs=1000", "global.checkpoint.every_seconds=0"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    (void)state;
+    for (uint64_t seed = 1; seed <= runs(4); seed++)
+        for (int t = 0; t < TROUBLES; t++) {
+            struct job_world w;
+            struct stubs stubs;
+            struct jw_conf conf = {.seed = seed, .ranks = 1 + seed % 3, .job = job};
+            stubs_start(&stubs, &w, &conf, STUBS);
+            sim_run_until(w.sim, jw_is_over, &w, 40 * RT_MS);
+            assert_true(w.rank[0].trainer->step > 0 && !jw_is_over(&w));
+            uint64_t began = sim_now(w.sim);
+            assert_true(tr_trainer_drain(w.rank[0].trainer));
+            make_trouble(&stubs, (enum trouble)t);
+            assert_true(sim_run_until(w.sim, is_drained, &w, 30 * RT_S));
+            double took = (double)(sim_now(w.sim) - began) * 1e-9;
+            if (count_checkpoints(stubs.dir) != (t != FOR_EVER) || took > 20 ||
+                (t == FOR_EVER ? took < 17 || leader(&w)->voided < 10 : took > 4))
+                fail_msg("seed %llu, trouble %d: %zu checkpoints after %.1f s, %llu void, the "
+                         "latest: %s",
+                         (unsigned long long)seed, t, count_checkpoints(stubs.dir), took,
+                         (unsigned long long)leader(&w)->voided, leader(&w)->before[0].error);
+            if (t != FOR_EVER)
+                assert_int_equal(leader(&w)->last_step, w.rank[0].trainer->step);
+            for (unsigned r = 0; r < conf.ranks; r++) /* in the midst of training */
+                jw_kill_rank(&w, r, false);
+            stubs_stop(&stubs);
+            jw_stop(&w);
+        }
+    job_fixture_destroy(job);
+}
+
 int main(void)
 {
     rt_log_set_level(RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_loss_is_told),
         cmocka_unit_test(test_loss_is_not_told),
+        cmocka_unit_test(test_last_is_tried_again),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
