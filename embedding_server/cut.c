@@ -178,6 +178,7 @@ int ebs_cut_make(struct ebs_owner *owner, const struct wire_cut *m)
     cutter->cut = cut;
     cutter->latest = m->attempt;
     cutter->kept = 0;
+    ebs_set(&owner->stats.cut_open, 1);
     ebs_cut_begin(cut);
     return 0;
 }
@@ -270,7 +271,7 @@ void ebs_serve_await_cut(void *ctx, struct rt_call *call, const struct rt_frame 
 
 /* ---- EndCut ---- */
 
-static int keep(struct ebs_owner *owner, uint64_t attempt)
+static int keep(struct ebs_owner *owner, uint64_t attempt, bool last)
 {
     struct ebs_cutter *cutter = &owner->cutter;
 
@@ -283,6 +284,8 @@ static int keep(struct ebs_owner *owner, uint64_t attempt)
     if (cutter->kept != attempt)
         ebs_window_published(owner);
     cutter->kept = attempt;
+    ebs_set(&owner->stats.cut_open, 0);
+    ebs_add(&owner->stats.cut_lasts, last);
     return 0;
 }
 
@@ -295,6 +298,8 @@ static int give_up(struct ebs_owner *owner, uint64_t attempt)
         return RT_FAIL(RT_ESTALE, "attempt %" PRIu64 " was kept", attempt);
     if (attempt > cutter->latest)
         cutter->latest = attempt;
+    if (attempt == cutter->latest)
+        ebs_set(&owner->stats.cut_open, 0);
     if (cutter->cut && cutter->cut->head.attempt == attempt)
         ebs_cut_give_up(cutter->cut, "the checkpoint was given up");
     return 0;
@@ -309,7 +314,7 @@ void ebs_serve_end_cut(void *ctx, struct rt_call *call, const struct rt_frame *r
     rt_arena_reset(owner->arena);
     err = wire_end_cut_unpack(request->message, request->header.message_size, owner->arena, &m);
     if (!err)
-        err = m.keep ? keep(owner, m.attempt) : give_up(owner, m.attempt);
+        err = m.keep ? keep(owner, m.attempt, m.last) : give_up(owner, m.attempt);
     RT_FAILPOINT("P11.kept");
     owner->reply.size = 0; /* EndCutReply has no fields */
     reply(owner, call, err);

@@ -25,6 +25,7 @@ struct worker {
     struct ebs_owner *owner;
     struct rt_save *save;      /* what it is to write */
     struct ebs_import *import; /* what it is to read */
+    uint64_t lasts;            /* of its stats, when we were told to stop */
     bool runs;                 /* its thread */
     bool pinned, local;        /* the thread to its place; its memory too */
     struct ebs_place place;
@@ -38,7 +39,7 @@ struct server {
     struct ebs_report *report;
     struct rt_saving *saving;        /* the latest; NULL: none */
     struct ebs_importing *importing; /* likewise */
-    bool ready;
+    bool ready, leaves;              /* leaves: told to stop */
 };
 
 /* ---- what others see of us ---- */
@@ -140,11 +141,39 @@ static int control(void *ctx, const struct wire_control_request *request)
                    (int)request->command);
 }
 
-/* Of the trainers only the one that makes checkpoints has connections to us. */
+/* All rows are in a checkpoint, and trainer/0 lets no step follow before we have gone: nothing is lost. */
+static bool is_saved(const struct server *server)
+{
+    bool saved = true;
+
+    for (uint32_t w = 0; w < server->workers; w++) {
+        const struct worker *worker = &server->worker[w];
+
+        saved &= atomic_load(&ebs_owner_stats(worker->owner)->cut_lasts) > worker->lasts;
+    }
+    return saved;
+}
+
+/* Of the trainers only the one that makes checkpoints has connections to us. Asked first when we are told to stop. */
 static bool is_needed(void *ctx)
 {
-    (void)ctx;
-    return rt_rpc_links_open(RT_ROLE_TRAINER) > 0;
+    struct server *server = ctx;
+
+    for (uint32_t w = 0; !server->leaves && w < server->workers; w++)
+        server->worker[w].lasts = atomic_load(&ebs_owner_stats(server->worker[w].owner)->cut_lasts);
+    server->leaves = true;
+    return rt_rpc_links_open(RT_ROLE_TRAINER) > 0 && !is_saved(server);
+}
+
+/* A checkpoint is being made. */
+static bool is_cut(void *ctx)
+{
+    const struct server *server = ctx;
+    bool cut = false;
+
+    for (uint32_t w = 0; w < server->workers; w++)
+        cut |= atomic_load(&ebs_owner_stats(server->worker[w].owner)->cut_open) > 0;
+    return cut;
 }
 
 /* ---- start and stop ---- */
@@ -414,6 +443,7 @@ int main(int argc, char **argv)
         .status = status,
         .control = control,
         .needed = is_needed,
+        .awaited = is_cut,
     };
     int err = rt_process_start(argc, argv, &role, &server.process);
 

@@ -71,7 +71,9 @@ struct ebs_owner_stats {
         budget_used; /* bytes that tables may take, 0: any; that were taken of it */
     _Atomic uint64_t
         changed; /* rows that changed since the latest cut, all tables; before the first: all */
-    _Atomic uint64_t cut_writing;         /* 1: the rows of a cut are being written */
+    _Atomic uint64_t cut_writing; /* 1: the rows of a cut are being written */
+    _Atomic uint64_t cut_open;    /* 1: a cut is neither kept nor given up */
+    _Atomic uint64_t cut_lasts;   /* kept, and no step comes before who is told to stop has gone */
     _Atomic uint64_t cut_rows, cut_bytes; /* to checkpoints' files; of those that are whole */
     _Atomic uint64_t cut_waits,
         cut_copies; /* applications that waited for room; rows copied before they changed */

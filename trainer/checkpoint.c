@@ -36,6 +36,11 @@ bool tr_checkpoint_holds(const struct tr_checkpoint *checkpoint)
     return checkpoint->holds;
 }
 
+bool tr_checkpoint_stays(const struct tr_checkpoint *checkpoint)
+{
+    return checkpoint->stays;
+}
+
 /* ---- the disk thread ---- */
 
 static void run_job(void *arg)
@@ -90,19 +95,28 @@ static void on_ended(void *arg, int err, const struct rt_frame *reply)
     (void)arg, (void)err, (void)reply; /* who did not hear it refuses to go on from there */
 }
 
+/* One that is not known yet to be told to stop does not hear that it may: no step waits for it to go. */
+static void end_cut(struct tr_trainer *trainer, const struct tr_owner *owner, bool keep)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    bool goes = checkpoint->draining || tr_owner_leaves(owner);
+    const struct wire_end_cut message = {checkpoint->now.attempt, keep,
+                                         keep && checkpoint->stays && goes};
+    if (!rt_peer_is_up(owner->peer) || wire_end_cut_pack(&message, &trainer->out) != 0)
+        return;
+    struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
+    (void)rt_rpc_call(owner->peer, WIRE_END_CUT, &out, 0, on_ended, NULL);
+}
+
 /* Those that have heard of it. */
 static void end_cuts(struct tr_trainer *trainer, bool keep)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    const struct wire_end_cut message = {checkpoint->now.attempt, keep};
-    if (message.attempt == 0 || RT_FAILPOINT_FAILS("P11.end")) /* it was not begun */
+    if (checkpoint->now.attempt == 0 || RT_FAILPOINT_FAILS("P11.end")) /* it was not begun */
         return;
-    if (wire_end_cut_pack(&message, &trainer->out) != 0)
-        return;
-    struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
     for (uint32_t k = 0; k < trainer->owners.n && checkpoint->cut; k++) {
-        if (checkpoint->cut[k] != CUT_NONE && rt_peer_is_up(trainer->owners.at[k].peer))
-            (void)rt_rpc_call(trainer->owners.at[k].peer, WIRE_END_CUT, &out, 0, on_ended, NULL);
+        if (checkpoint->cut[k] != CUT_NONE)
+            end_cut(trainer, &trainer->owners.at[k], keep);
         checkpoint->cut[k] = CUT_NONE;
     }
 }
@@ -182,6 +196,7 @@ void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why)
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     count_void(trainer, why);
     rt_timer_stop(trainer->io, &checkpoint->timer);
+    checkpoint->stays = false;
     let_go(trainer);
     end_cuts(trainer, false);
     checkpoint->state = TR_CHECKPOINT_ENDING;
@@ -359,8 +374,8 @@ static void all_cut(struct tr_trainer *trainer)
 {
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     RT_FAILPOINT("P11.all_cut");
-    if (!checkpoint->draining)
-        let_go(trainer);
+    checkpoint->stays = checkpoint->draining || tr_owners_leave(trainer);
+    let_go(trainer);
     checkpoint->state = TR_CHECKPOINT_WRITING;
     checkpoint->moved_ns = now_ns(trainer);
     rt_timer_start(trainer->io, &checkpoint->timer, LOOK_NS);

@@ -17,7 +17,8 @@
  * checkpoint.cut_timeout_ms has passed; WRITING goes on whatever becomes of the ranks, for the instant is fixed, and ends with a bad
  * end when an owner is another than the one that cut, or says that its file cannot be written, or, while an owner cannot be asked or the
  * dense files alone are missing, nothing has moved for TR_CHECKPOINT_STILL_NS. Training goes on in any case; the next one is tried when it is due, and is a full one. So is one after an owner that refused to go on from the one
- * before: at once. When the process is told to stop, one more is made, again if it fails, and nobody steps any more (tr_trainer_drain). In an
+ * before: at once. When the process is told to stop, one more is made, again if it fails, and nobody steps any more (tr_trainer_drain). So it is when an
+ * embedding server is told to stop (owners.h): at once, and nobody steps until that one has gone. In an
  * evaluation it is as quiet as it can be: one is made there too, and says what its training had come to.
  * Whoever makes checkpoints in a folder holds its lock (folder.h). Disk work goes to the io's disk thread, one job at a time.
  * Rank 0 alone. Touch: the loop thread, but for `job`. */
@@ -89,6 +90,7 @@ struct tr_checkpoint {
     char waits[160]; /* what the next one that is wanted waits for; "": nothing */
     uint64_t asked_ns, draining_ns;
     bool holds;
+    bool stays;   /* no step follows the latest: we, or an embedding server, are told to stop */
     bool is_full; /* the next one has to be: nothing is there to go on from, or it was refused */
     uint64_t last_attempt, last_step; /* published; attempt 0: none yet in this life */
     uint64_t last_imports;            /* models that it has */
@@ -112,14 +114,16 @@ struct tr_checkpoint {
     uint64_t cut_ns;                    /* when the one at hand was cut */
     int64_t durable_ns; /* and the newest; or this life began. Below 0: before the clock did */
     struct rt_timer timer;
-    struct rt_timer wait; /* while one that is asked for, or the last one, cannot begin */
+    struct rt_timer wait; /* while one is wanted that cannot begin, or it stays */
     struct tr_snapshot snapshot;
     struct tr_checkpoint_job job;
 };
 
 void tr_checkpoint_init(struct tr_trainer *trainer); /* before all else */
 void tr_checkpoint_release(struct tr_trainer *trainer);
-bool tr_checkpoint_holds(const struct tr_checkpoint *checkpoint);
+bool tr_checkpoint_holds(const struct tr_checkpoint *checkpoint); /* until it is cut */
+bool tr_checkpoint_stays(const struct tr_checkpoint *checkpoint); /* and afterwards */
+void tr_checkpoint_look(struct tr_trainer *trainer); /* now, and again while one is wanted */
 void tr_checkpoint_pump(struct tr_trainer *trainer); /* begin what is due; cut when it is quiet */
 /* The job goes back: one that is being made is given up; one whose manifest is being written comes to be. */
 void tr_checkpoint_stop(struct tr_trainer *trainer);

@@ -1,4 +1,5 @@
-/* trainer/checkpoint_begin.c -- when a checkpoint is begun: by time, by steps, by an operator's word, as the last of a process.
+/* trainer/checkpoint_begin.c -- when a checkpoint is begun: by time, by steps, by an operator's word, as the last of a process, or of an
+ * embedding server.
  *
  * One that is due by itself and cannot begin is due later. An operator's waits, says for what, and fails with that when
  * TR_CHECKPOINT_ASKED_NS have passed. The last one waits TR_CHECKPOINT_LAST_NS at most, but not for an owner that is away: who is
@@ -38,6 +39,14 @@ static bool has_news(const struct tr_trainer *trainer)
     return trainer->step != checkpoint->last_step || trainer->imports != checkpoint->last_imports;
 }
 
+/* The latest failed just now. */
+static bool rests(const struct tr_trainer *trainer)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    return checkpoint->voided_in_row > 0 && !checkpoint->refused &&
+           now_ns(trainer) - checkpoint->tried_ns < AGAIN_NS;
+}
+
 static bool is_due(const struct tr_trainer *trainer)
 {
     const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
@@ -46,6 +55,8 @@ static bool is_due(const struct tr_trainer *trainer)
         return true;
     if (!has_news(trainer))
         return false;
+    if (tr_owners_leave(trainer) && !rests(trainer))
+        return true;
     bool by_time = conf->every_s && now_ns(trainer) - checkpoint->tried_ns >= conf->every_s * RT_S;
     return by_time ||
            (conf->every_steps && trainer->step >= checkpoint->tried_step + conf->every_steps);
@@ -145,14 +156,6 @@ static void check_asked(struct tr_trainer *trainer)
     }
 }
 
-/* The latest failed just now. */
-static bool rests(const struct tr_trainer *trainer)
-{
-    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    return checkpoint->voided_in_row > 0 && !checkpoint->refused &&
-           now_ns(trainer) - checkpoint->tried_ns < AGAIN_NS;
-}
-
 /* The last one has ended, or there is none to be made, or none can be. */
 static void check_drained(struct tr_trainer *trainer)
 {
@@ -177,11 +180,25 @@ static void check_drained(struct tr_trainer *trainer)
         trainer->conf.drained(trainer->conf.ctx);
 }
 
+/* Whoever was told to stop has gone. */
+static bool is_stay_over(const struct tr_trainer *trainer)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    return checkpoint->stays && !checkpoint->draining && !tr_owners_leave(trainer);
+}
+
+void tr_checkpoint_look(struct tr_trainer *trainer)
+{
+    rt_timer_start(trainer->io, &trainer->checkpoint.wait, WAIT_NS);
+    tr_pump(trainer);
+}
+
 static void on_wait(void *arg)
 {
     struct tr_trainer *trainer = arg;
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    bool waits = checkpoint->asked > 0 || checkpoint->draining;
+    bool waits = checkpoint->asked > 0 || checkpoint->draining || checkpoint->stays ||
+                 tr_owners_leave(trainer);
     if (trainer->closing || !waits)
         return;
     rt_timer_start(trainer->io, &checkpoint->wait, WAIT_NS);
@@ -229,6 +246,11 @@ void tr_checkpoint_pump(struct tr_trainer *trainer)
         tr_checkpoint_cut(trainer);
     else if (checkpoint->state == TR_CHECKPOINT_IDLE)
         begin_what_is_due(trainer);
+    if (checkpoint->state == TR_CHECKPOINT_IDLE && is_stay_over(trainer)) {
+        checkpoint->stays = false;
+        tr_phase_check(trainer);
+        tr_pump(trainer);
+    }
 }
 
 /* ---- the operator ---- */
@@ -270,8 +292,7 @@ int tr_trainer_checkpoint(struct tr_trainer *trainer, const struct wire_control_
     checkpoint->asked = (uint64_t)request->number;
     checkpoint->asked_ns = now_ns(trainer);
     snprintf(checkpoint->asked_name, sizeof checkpoint->asked_name, "%s", request->text);
-    rt_timer_start(trainer->io, &checkpoint->wait, WAIT_NS);
-    tr_pump(trainer);
+    tr_checkpoint_look(trainer);
     return 0;
 }
 
@@ -290,8 +311,7 @@ bool tr_trainer_drain(struct tr_trainer *trainer)
     }
     checkpoint->draining = true;
     checkpoint->draining_ns = now_ns(trainer);
-    rt_timer_start(trainer->io, &checkpoint->wait, WAIT_NS);
-    tr_pump(trainer);
+    tr_checkpoint_look(trainer);
     return true;
 }
 

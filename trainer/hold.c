@@ -4,8 +4,10 @@
 
 bool tr_hold_is_on(const struct tr_trainer *trainer)
 {
-    return tr_import_holds(&trainer->import) || tr_checkpoint_holds(&trainer->checkpoint) ||
-           tr_owners_hold(trainer) || tr_owners_awaited(trainer) || tr_back_is_on(trainer);
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    return tr_import_holds(&trainer->import) || tr_checkpoint_holds(checkpoint) ||
+           tr_checkpoint_stays(checkpoint) || tr_owners_hold(trainer) ||
+           tr_owners_awaited(trainer) || tr_back_is_on(trainer);
 }
 
 /* Our header of before the pause may still become a step. */

@@ -36,6 +36,8 @@ static void on_hello(void *ctx, const struct wire_hello *hello)
     if (hello->role == RT_ROLE_EMBEDDING_SERVER && hello->n_addresses > 0)
         tr_trainer_on_server(program->trainer, hello->index, hello->replicas, hello->address,
                              hello->n_addresses, hello->incarnation);
+    if (hello->role == RT_ROLE_EMBEDDING_SERVER && hello->state == WIRE_DRAINING)
+        tr_trainer_on_server_leaving(program->trainer, hello->index, hello->incarnation);
     if (hello->role == RT_ROLE_TRAINER && hello->n_addresses > 0)
         tr_trainer_on_rank(program->trainer, hello->index, hello->replicas, hello->address[0],
                            hello->incarnation);

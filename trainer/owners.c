@@ -56,6 +56,37 @@ void tr_trainer_on_server(struct tr_trainer *trainer, uint32_t index, uint32_t r
         rt_peer_set_address(owners->at[index * n + w].peer, address[w], incarnation);
 }
 
+/* Its hello is said again and again. */
+void tr_trainer_on_server_leaving(struct tr_trainer *trainer, uint32_t index, uint64_t incarnation)
+{
+    struct tr_owners *owners = &trainer->owners;
+    if (!trainer->conf.checkpoint_dir || index >= owners->servers)
+        return;
+    struct tr_owner *owner = &owners->at[index * owners->workers];
+    if (owner->leaving >= incarnation)
+        return;
+    for (uint32_t w = 0; w < owners->workers; w++)
+        owner[w].leaving = incarnation;
+    owners->leaving_ns = rt_io_now(trainer->io);
+    rt_log(RT_LOG_INFO, "server_leaves index=%u step=%" PRIu64, index, trainer->step);
+    tr_checkpoint_look(trainer);
+}
+
+bool tr_owner_leaves(const struct tr_owner *owner)
+{
+    return owner->leaving > 0 && rt_peer_is_up(owner->peer) &&
+           rt_peer_incarnation(owner->peer) == owner->leaving;
+}
+
+bool tr_owners_leave(const struct tr_trainer *trainer)
+{
+    const struct tr_owners *owners = &trainer->owners;
+    bool leave = false;
+    for (uint32_t k = 0; k < owners->n; k++)
+        leave = leave || tr_owner_leaves(&owners->at[k]);
+    return leave && rt_io_now(trainer->io) - owners->leaving_ns < TR_OWNERS_LEAVE_NS;
+}
+
 bool tr_owners_up(const struct tr_trainer *trainer, char *waiting, size_t size)
 {
     const struct tr_owners *owners = &trainer->owners;

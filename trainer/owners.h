@@ -11,6 +11,9 @@
  * compared before anything is looked up, with or without a checkpoint folder, and again when they have come back; an evaluation, and an epoch, end
  * only while all are there. Other modes compare too where we have just gone on from a checkpoint and made no step.
  *
+ * One that is told to stop says so in its hello, and stays a while: a checkpoint is made at once, and no step after it before that one has
+ * gone (checkpoint.h), so it comes back with all that it had.
+ *
  * The job is not done before all have been told: the loss of one that is away then would be told by nobody, for who ends with the job
  * hears nothing of it. One that does not come back is waited for TR_OWNERS_LAST_NS. Touch: loop thread. */
 #ifndef TR_OWNERS_H
@@ -21,7 +24,8 @@
 
 struct tr_trainer;
 
-#define TR_OWNERS_LAST_NS (300 * 1000000000ull) /* a server may have to restore much */
+#define TR_OWNERS_LAST_NS  (300 * 1000000000ull) /* a server may have to restore much */
+#define TR_OWNERS_LEAVE_NS (30 * 1000000000ull)  /* by then it has ended, or was ended */
 
 struct tr_owner {
     struct tr_trainer *trainer;
@@ -31,6 +35,7 @@ struct tr_owner {
     bool due, telling;    /* the ledger is to be told, is on its way */
     bool strange, early;  /* exact: not compared since it came; what is on its way was not all */
     bool asked;           /* what is on its way is of one step only */
+    uint64_t leaving;     /* incarnation that is told to stop, as its hello says; 0: none was yet */
 };
 
 struct tr_owners {
@@ -44,6 +49,7 @@ struct tr_owners {
     uint64_t steps_ns;     /* and until when it makes some, after a pause that was in vain */
     uint64_t last_ns;      /* since when the job is done but for those not told; 0: it is not */
     bool last_over;        /* they were waited for in vain */
+    uint64_t leaving_ns;   /* when one was heard to be told to stop, the latest */
     struct rt_timer timer; /* while one is to be told: between two looks whether it is quiet */
     struct wire_out out;
 };
@@ -64,6 +70,10 @@ bool tr_owners_agree(const struct tr_trainer *trainer);
 bool tr_owners_settled(struct tr_trainer *trainer);
 /* Are they waited for? */
 bool tr_owners_are_last(const struct tr_trainer *trainer);
+/* Is it there, and told to stop? */
+bool tr_owner_leaves(const struct tr_owner *owner);
+/* Is any, and waits for a checkpoint? For TR_OWNERS_LEAVE_NS at most. */
+bool tr_owners_leave(const struct tr_trainer *trainer);
 void tr_owners_ask_again(struct tr_trainer *trainer); /* all are to be told */
 void tr_owners_look(struct tr_trainer *trainer);      /* those that are due, before long */
 void tr_owners_pump(struct tr_trainer *trainer);      /* tell what is due */

@@ -52,6 +52,9 @@ void tr_trainer_on_middleware(struct tr_trainer *trainer, uint32_t index, uint32
 void tr_trainer_on_server(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,
                           const char *const *address, uint32_t n, uint64_t incarnation);
 
+/* Its hello says that it is told to stop: it waits for a checkpoint, so that nothing of it is lost. */
+void tr_trainer_on_server_leaving(struct tr_trainer *trainer, uint32_t index, uint64_t incarnation);
+
 /* Another rank's hello. `replicas` must be the world. A higher incarnation than before: that rank has
  * lost its state, and the group re-forms. */
 void tr_trainer_on_rank(struct tr_trainer *trainer, uint32_t index, uint32_t replicas,

@@ -3,8 +3,9 @@
  * All of a job may be told to stop at once, as when its pods are deleted. Then trainer/0 makes a last checkpoint, for which it
  * needs owners of rows, middlewares with gradients on their way to them, and the other ranks. Those ask, again and again, whether it
  * is there still; it closes its connections when it has ended. One that is told to stop alone finds out by trainer/0's not being told
- * so too: RT_ALONE_NS is what it takes until all of a job that is deleted have heard of it. Where trainer/0 has no folder for checkpoints
- * nobody is needed, and nobody stays. Touch: the io's thread. */
+ * so too: RT_ALONE_NS is what it takes until all of a job that is deleted have heard of it. For an embedding server trainer/0 makes a
+ * checkpoint then, and tells it when it is needed no more; so it stays to the end of one that has begun. Where trainer/0 has no folder for
+ * checkpoints nobody is needed, and nobody stays. Touch: the io's thread. */
 #ifndef RT_LINGER_H
 #define RT_LINGER_H
 
@@ -19,7 +20,7 @@ struct rt_linger {
     void *ctx;
     uint64_t most_ns;              /* however long it is needed */
     bool (*needed)(void *ctx);     /* trainer/0 is there, makes checkpoints, and is not done */
-    bool (*for_leader)(void *ctx); /* trainer/0 is told to stop too, or nobody can know */
+    bool (*for_leader)(void *ctx); /* trainer/0 is told too, or awaits us; or is not heard of */
     void (*over)(void *ctx);       /* once */
     /* its own: */
     struct rt_timer timer;

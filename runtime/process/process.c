@@ -102,8 +102,9 @@ static bool is_needed(void *arg)
 static bool is_for_leader(void *arg)
 {
     const struct rt_process *p = arg;
+    bool awaited = p->role.awaited && p->role.awaited(p->role.ctx);
 
-    return p->leader_ends || !rt_member_connected(p->member);
+    return awaited || p->leader_ends || !rt_member_connected(p->member);
 }
 
 static void on_needed_no_more(void *arg)

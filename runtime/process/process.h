@@ -34,6 +34,8 @@ struct rt_process_role {
     bool (*drain)(void *ctx);
     /* Told to stop: could trainer/0 need us still, for its last checkpoint (linger.h)? NULL: no. */
     bool (*needed)(void *ctx);
+    /* Is trainer/0 at one that we are in, and needs us to its end? NULL: no. */
+    bool (*awaited)(void *ctx);
     /* For --describe: what this role makes of the job, on standard output, or its complaint. May be NULL. */
     int (*describe)(const struct rt_job *job);
     int (*picture)(const struct rt_job *job); /* for --describe=dot, so; NULL: there is none */

@@ -167,7 +167,11 @@ int wire_await_cut_reply_unpack(const uint8_t *data, size_t size, struct rt_aren
 
 static int check_end_cut(const struct wire_end_cut *m)
 {
-    return wire_range("EndCut", "attempt", m->attempt, 1, UINT64_MAX);
+    int err = wire_range("EndCut", "attempt", m->attempt, 1, UINT64_MAX);
+
+    if (!err && m->last && !m->keep)
+        err = RT_FAIL(RT_EPROTO, "EndCut: last is true of an attempt that is not kept");
+    return err;
 }
 
 int wire_end_cut_pack(const struct wire_end_cut *in, struct wire_out *out)
@@ -177,6 +181,7 @@ int wire_end_cut_pack(const struct wire_end_cut *in, struct wire_out *out)
     wire_assert_ok(check_end_cut(in));
     m.attempt = in->attempt;
     m.keep = in->keep;
+    m.last = in->last;
     return wire_encode(&m.base, out);
 }
 
@@ -189,7 +194,7 @@ int wire_end_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena
     m = wire_decode(&saffron__end_cut__descriptor, data, size, arena, &err);
     if (!m)
         return err;
-    *out = (struct wire_end_cut){m->attempt, m->keep};
+    *out = (struct wire_end_cut){m->attempt, m->keep, m->last};
     return check_end_cut(out);
 }
 

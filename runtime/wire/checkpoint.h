@@ -52,6 +52,7 @@ int wire_await_cut_reply_unpack(const uint8_t *data, size_t size, struct rt_aren
 struct wire_end_cut {
     uint64_t attempt;
     bool keep;
+    bool last; /* only with keep: no step comes before who is told to stop has gone */
 };
 int wire_end_cut_pack(const struct wire_end_cut *in, struct wire_out *out);
 int wire_end_cut_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

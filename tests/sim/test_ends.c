@@ -1,5 +1,5 @@
-/* tests/sim/test_ends.c -- how a job ends, and its processes: the job is not done before every owner has said what it has lost; a last
- * checkpoint that fails is tried again. */
+/* tests/sim/test_ends.c -- how a job ends, and its processes: the job is not done before every owner has said what it has lost; an embedding
+ * server that is told to stop loses nothing; a last checkpoint that fails is tried again. */
 #include "tests/lib/job_fixture.h"
 #include "tests/lib/temp.h"
 #include "tests/sim/owner_stub.h"
@@ -8,6 +8,7 @@
 #include "runtime/base/assert.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/rand.h"
 #include "runtime/checkpoint/store.h"
 
 #include <setjmp.h>
@@ -157,6 +158,136 @@ static void test_loss_is_not_told(void **state)
     job_fixture_destroy(job);
 }
 
+/* ---- an embedding server that is told to stop ---- */
+
+/* Is it there to leave: at its first owner, what its process waits for? */
+static bool may_leave(void *arg)
+{
+    const struct job_world *w = arg;
+    return jw_is_over(arg) || w->owner[0]->stats.cut_lasts > 0;
+}
+
+/* As its process does: it leaves when it may, or after five seconds. @return it was told to */
+static bool leave(struct job_world *w)
+{
+    uint64_t began = sim_now(w->sim);
+    tr_trainer_on_server_leaving(w->rank[0].trainer, 0, w->server_incarnation[0]);
+    tr_trainer_on_server_leaving(w->rank[0].trainer, 0, w->server_incarnation[0]); /* said again */
+    bool may = sim_run_until(w->sim, may_leave, w, 5 * RT_S);
+    if (jw_is_over(w))
+        return false;
+    if (may && sim_now(w->sim) - began > 2 * RT_S)
+        fail_msg("seed %llu: it could leave after %.3f s", (unsigned long long)w->conf.seed,
+                 (double)(sim_now(w->sim) - began) * 1e-9);
+    return may;
+}
+
+/* What it holds when it goes is what it begins with; steps are made when it is back, not before. @return it was told that it may */
+static bool leave_one(struct job_world *w, uint64_t key, unsigned i)
+{
+    bool may = leave(w);
+    if (jw_is_over(w))
+        return false;
+    if (!may && w->rank[0].trainer->step != leader(w)->last_step)
+        fail_msg("seed %llu: there is something to be lost, and it was not told to leave",
+                 (unsigned long long)w->conf.seed);
+    uint64_t updates = ebs_get(&w->owner[0]->stats.updates), step = w->rank[0].trainer->step;
+    sim_run_until(w->sim, NULL, NULL, rt_below(rt_draw(key, 4 * i + 2), 60 * RT_MS));
+    if (may &&
+        (ebs_get(&w->owner[0]->stats.updates) != updates || w->rank[0].trainer->step != step))
+        fail_msg("seed %llu: steps are made while it goes", (unsigned long long)w->conf.seed);
+    jw_kill_server(w, 0, rt_below(rt_draw(key, 4 * i + 3), 4) == 0);
+    sim_run_until(w->sim, jw_is_over, w, 20 * RT_MS);
+    jw_revive_server(w, 0);
+    return may;
+}
+
+static void test_leaves(void **state)
+{
+    static const char *const kind[][2] = {{"global.mode=hybrid", "global.exact=false"},
+                                          {"global.mode=full", "global.exact=false"},
+                                          {"global.mode=full", "global.exact=true"}};
+    unsigned increments = 0, told = 0, want = 0;
+    (void)state;
+    for (unsigned m = 0; m < ARRAY_LEN(kind); m++) {
+        const char *set[] = {"data.epochs=12", "global.checkpoint.every_seconds=0", kind[m][0],
+                             kind[m][1]};
+        struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+        for (uint64_t seed = 1; seed <= runs(20); seed++) {
+            struct job_world w;
+            char dir[TEMP_PATH_MAX];
+            uint64_t key = rt_draw_key(seed, "leaves", NULL);
+            temp_folder(dir);
+            struct jw_conf conf = {.seed = seed,
+                                   .ranks = 1 + (unsigned)(seed % 3),
+                                   .servers = 1 + (unsigned)(seed / 3 % 2),
+                                   .owners = 2 * (1 + (unsigned)(seed / 3 % 2)),
+                                   .job = job,
+                                   .checkpoint_dir = dir,
+                                   .restore = true};
+            jw_start(&w, &conf);
+            for (unsigned i = 0; i < 3 && !jw_is_over(&w); i++) {
+                sim_run_until(w.sim, jw_is_over, &w, rt_below(rt_draw(key, 4 * i), 120 * RT_MS));
+                want += !jw_is_over(&w);
+                told += !jw_is_over(&w) && leave_one(&w, key, i);
+            }
+            jw_run(&w);
+            check_rows(&w);
+            if (jw_report(&w).updates_lost > 0 || lost(&w) > 0)
+                fail_msg("seed %llu, %s: %llu updates are lost", (unsigned long long)seed, set[2],
+                         (unsigned long long)jw_report(&w).updates_lost);
+            assert_int_equal(leader(&w)->voided, 0);
+            for (uint32_t i = 0; i < leader(&w)->n_before; i++)
+                increments += leader(&w)->before[i].base > 0;
+            jw_stop(&w);
+        }
+        job_fixture_destroy(job);
+    }
+    assert_true(increments > 0 && told > want / 2); /* else there was nothing to be lost */
+}
+
+/* Two, one shortly after the other; and one that does not go, as if it had been told nothing. */
+static void test_leave_two(void **state)
+{
+    static const char *const set[] = {"data.epochs=12", "global.checkpoint.every_seconds=0"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    (void)state;
+    for (uint64_t seed = 1; seed <= runs(20); seed++) {
+        struct job_world w;
+        char dir[TEMP_PATH_MAX];
+        temp_folder(dir);
+        struct jw_conf conf = {.seed = seed,
+                               .ranks = 2,
+                               .servers = 2,
+                               .owners = 4,
+                               .job = job,
+                               .checkpoint_dir = dir,
+                               .restore = true};
+        jw_start(&w, &conf);
+        sim_run_until(w.sim, jw_is_over, &w, 60 * RT_MS);
+        struct tr_trainer *trainer = w.rank[0].trainer;
+        tr_trainer_on_server_leaving(trainer, 0, w.server_incarnation[0]);
+        sim_run_until(w.sim, NULL, NULL, rt_below(rt_draw_key(seed, "two", NULL), 80 * RT_MS));
+        tr_trainer_on_server_leaving(trainer, 1, w.server_incarnation[1]);
+        sim_run_until(w.sim, NULL, NULL, 5 * RT_S);
+        assert_false(jw_is_over(&w));
+        uint64_t step = trainer->step;
+        jw_kill_server(&w, 0, false);
+        sim_run_until(w.sim, NULL, NULL, RT_S);
+        assert_int_equal(trainer->step, step); /* the other is still there, and goes */
+        if (seed % 2) {
+            jw_kill_server(&w, 1, false);
+            jw_revive_server(&w, 1);
+        }
+        jw_revive_server(&w, 0);
+        jw_run(&w);
+        check_rows(&w);
+        assert_int_equal(jw_report(&w).updates_lost, 0);
+        jw_stop(&w);
+    }
+    job_fixture_destroy(job);
+}
+
 /* ---- the last checkpoint of the job's ---- */
 
 static size_t count_checkpoints(const char *dir)
@@ -239,6 +370,8 @@ int main(void)
     const struct CMUnitTest test[] = {
         cmocka_unit_test(test_loss_is_told),
         cmocka_unit_test(test_loss_is_not_told),
+        cmocka_unit_test(test_leaves),
+        cmocka_unit_test(test_leave_two),
         cmocka_unit_test(test_last_is_tried_again),
     };
     return cmocka_run_group_tests(test, NULL, NULL);

@@ -147,7 +147,7 @@ struct cut_bed_answer *cut_bed_end(uint64_t attempt, bool keep)
     struct wire_out out = {0};
     struct cut_bed_answer *answer;
 
-    assert_int_equal(wire_end_cut_pack(&(struct wire_end_cut){attempt, keep}, &out), 0);
+    assert_int_equal(wire_end_cut_pack(&(struct wire_end_cut){attempt, keep, false}, &out), 0);
     answer = ask(CUT_BED_TRAINER, WIRE_END_CUT, 0, &out, NULL, 0);
     cut_bed_run(1);
     return answer;

@@ -80,7 +80,7 @@ static const struct wire_cut_reply cut_reply = {1000};
 static const struct wire_await_cut await_cut = {3};
 static const struct wire_cut_table cut_table[] = {{900, 7, 99, 1000}, {0, 0, 1, 0}};
 static const struct wire_await_cut_reply await_cut_reply = {3, "rows.0", 4096, 77, 2, cut_table};
-static const struct wire_end_cut end_cut = {3, true};
+static const struct wire_end_cut end_cut = {3, true, true};
 static const uint32_t place[] = {1, 2};
 static const struct wire_tell_ledger tell_ledger = {
     (const uint8_t *)"ledger", 6, 11, 2, place, 3, 8, true, true};
@@ -135,7 +135,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
-    X(cut, 6) X(cut_reply, 1) X(await_cut, 1) X(await_cut_reply, 5) X(end_cut, 2) \
+    X(cut, 6) X(cut_reply, 1) X(await_cut, 1) X(await_cut_reply, 5) X(end_cut, 3) \
     X(tell_ledger, 7) X(tell_ledger_reply, 6) X(go_back, 3) X(step_header, 21) X(step_headers, 3) X(join_group, 9) X(join_group_reply, 7) \
     X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 17) X(who, 2) X(held, 3) X(control_request, 8) \
     X(control_reply, 6)
@@ -439,6 +439,7 @@ static const struct bad {
     {"await_phase",
      {V(3, 1), B(4, "\x0a\1a\x19\0\0\0\0\0\0\xf0\xbf")},
      "statistics.deviation is -1, expected a finite number >= 0"},
+    {"end_cut", {V(1, 3), V(3, 1)}, "last is true of an attempt that is not kept"},
     {"await_phase_reply", {V(1, 1)}, "AwaitPhaseReply: kind is 0"},
     {"await_phase_reply", {V(2, 1)}, "phase is 0"},
     {"await_phase_reply", {V(1, 1), V(2, 1), B(4, "\x08\x80\x80\x04")}, "split is 65536"},
