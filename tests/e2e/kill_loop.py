@@ -100,8 +100,13 @@ class Run:
         times = self.killed.setdefault(name, [])
         return len([t for t in times if now - t < STARTS_S]) < STARTS_MAX
 
+    def is_ending(self):
+        """Who is killed when all is trained takes along what it counted: nobody is, from some time before that on."""
+        trained = sum(self.status(i).get("samples_trained") or 0 for i in (0, 1))
+        return trained > 0.8 * ROWS * self.epochs
+
     def kill(self, name, now):
-        if not self.may_die(name, now):
+        if not self.may_die(name, now) or self.is_ending():
             return
         try:
             process = Process(self, name)
