@@ -12,9 +12,14 @@
  * the evaluation, nor the model.
  *
  * A part that was lost on the way is sent again; rank 0 counts parts, so a repeat changes nothing. Nothing
- * of this is in the training ledger. */
+ * of this is in the training ledger.
+ *
+ * A rank that dies takes what it had scored with it, rank 0 what all have told it. Then all of it is scored again, in a phase of its own
+ * (phase.c, tell.c), whose batches have names of their own: what is still scored of the one before is in no result. Rejected: to
+ * score only what is missing. Composers would have to keep what each batch was until the end, for a few seconds saved once a crash. */
 #include "trainer/state.h"
 
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "runtime/base/log.h"
 #include "runtime/job/batch_id.h"
@@ -58,6 +63,7 @@ void tr_evaluate_release(struct tr_trainer *trainer)
 void tr_evaluate_begin(struct tr_trainer *trainer)
 {
     struct rt_peer *leader = tr_rank(trainer, 0);
+    rt_assert(!trainer->summing_up);
     tr_scores_reset(&trainer->scores);
     memset(trainer->test, 0, trainer->job->data.splits * sizeof *trainer->test);
     trainer->scores_at = trainer->scored = 0;
@@ -226,6 +232,10 @@ static void on_taken(void *arg, int err, const struct rt_frame *reply)
     if (trainer->closing)
         return;
     trainer->scores_out = false;
+    if (trainer->scores_phase != trainer->phase) { /* of an evaluation that was given up */
+        tr_phase_check(trainer);
+        return;
+    }
     if (!err) {
         trainer->scores_at = trainer->scores_next;
         trainer->scores_part++;
@@ -259,6 +269,7 @@ static int send_part(struct tr_trainer *trainer)
             rt_rpc_call(tr_rank(trainer, 0), WIRE_SCORES, &out, TR_DEADLINE_NS, on_taken, trainer);
     }
     trainer->scores_out = !err;
+    trainer->scores_phase = trainer->phase;
     rt_buf_unref(payload);
     return err;
 }
@@ -268,9 +279,9 @@ static void send_scores(struct tr_trainer *trainer)
     struct rt_peer *leader = tr_rank(trainer, 0);
     if (trainer->scores_sent || trainer->scores_out || !rt_peer_is_up(leader))
         return;
-    int err = rt_peer_incarnation(leader) == trainer->evaluator
-                  ? send_part(trainer)
-                  : RT_FAIL(RT_ESTALE, "trainer/0 was started anew in the midst of an evaluation");
+    if (rt_peer_incarnation(leader) != trainer->evaluator) /* it will begin another one */
+        return;
+    int err = send_part(trainer);
     if (err == RT_EFULL) /* the link's credit: we are called again when there is room */
         return;
     if (err && tr_feed_lost(err))

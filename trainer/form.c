@@ -41,7 +41,8 @@ static struct wire_await_phase_reply own_phase(const struct tr_trainer *trainer)
     return (struct wire_await_phase_reply){.phase = trainer->phase,
                                            .kind = trainer->kind,
                                            .epoch = trainer->epoch,
-                                           .pass = trainer->pass};
+                                           .pass = trainer->pass,
+                                           .epoch_over = !trainer->epoch_open};
 }
 
 /* The phase, with that ledger and our statistics. */
@@ -73,6 +74,7 @@ static int add_state(struct tr_trainer *trainer, const uint8_t *data, size_t siz
         all->kind = state.kind;
         all->epoch = state.epoch;
         all->pass = state.pass;
+        all->epoch_over = state.epoch_over;
     }
     return err;
 }

@@ -10,7 +10,8 @@
  *
  * Rank 0 decides, from its copy of the ledger. It enters the phase first, tells the other ranks (tell.c), and
  * when all are in it, answers the composers' AwaitPhase. So no rank hears from a composer of a phase that it
- * is not in. A trainer/0 that was started anew after the end, with nobody left who has its state, is told by the
+ * is not in. A rank that is lost in an evaluation takes scores with it: then another one is made of the same weights, from the
+ * beginning, as a phase of its own (rank 0 itself, from the others' word of it). A trainer/0 that was started anew after the end, with nobody left who has its state, is told by the
  * composers that the job is done: it must not be trained again over the rows that are there.
  *
  * A phase other than TRAIN is entered with nothing on its way: at the end of an epoch the ledger has every batch; in
@@ -384,13 +385,18 @@ int tr_phase_adopt(struct tr_trainer *trainer, const struct wire_await_phase_rep
         .kind = state->kind,
         .epoch = state->epoch,
         .pass = state->pass,
+        .epoch_over = state->epoch_over,
         .n_statistics = state->n_statistics,
         .statistics = state->statistics,
     };
-    if (trainer->conf.self.index == 0 && state->phase > trainer->phase &&
-        state->kind == WIRE_PHASE_EVALUATE)
-        return RT_FAIL(RT_EPEER, "trainer/0 was started anew in the midst of an evaluation");
-    return tr_phase_enter(trainer, &phase);
+    bool again = trainer->conf.self.index == 0 && state->phase > trainer->phase &&
+                 state->kind == WIRE_PHASE_EVALUATE;
+    int err = tr_phase_enter(trainer, &phase);
+    if (!err && again) {
+        trainer->epoch_open = !state->epoch_over;
+        tr_phase_evaluate_again(trainer, 0);
+    }
+    return err;
 }
 
 /* ---- AwaitPhase ---- */
@@ -480,6 +486,14 @@ static void next_phase(struct tr_trainer *trainer, enum wire_phase_kind kind, ui
     };
     enter(trainer, &phase);
     tr_tell_pump(trainer);
+}
+
+void tr_phase_evaluate_again(struct tr_trainer *trainer, uint32_t lost)
+{
+    rt_log(RT_LOG_WARN,
+           "evaluation_again step=%" PRIu64 " reason=\"trainer/%u was started anew in its midst\"",
+           trainer->step, lost);
+    next_phase(trainer, WIRE_PHASE_EVALUATE, trainer->epoch);
 }
 
 /* What a composer has heard of a trainer that was here before us. */

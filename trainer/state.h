@@ -220,6 +220,7 @@ struct tr_trainer {
     size_t scores_at,
         scores_next; /* batches of the list that rank 0 has; and with the part on its way */
     uint32_t scores_part;
+    uint64_t scores_phase;        /* of the part on its way */
     bool scores_out, scores_sent; /* a part is on its way; all have arrived */
     uint64_t evaluator;           /* rank 0's incarnation when the evaluation began */
     struct rt_work sum_work;
@@ -388,12 +389,14 @@ int tr_phase_take_statistics(struct tr_trainer *trainer, const struct wire_stati
                              uint32_t n);
 /* Are batches stepped here and not finished? */
 bool tr_phase_owes(const struct tr_trainer *trainer);
-/* What is heard of the phase when the group forms. RT_EPEER: an evaluation has lost its rank 0. */
+/* What is heard of the phase when the group forms. At rank 0 an evaluation that has lost its rank 0 is begun again. */
 int tr_phase_adopt(struct tr_trainer *trainer, const struct wire_await_phase_reply *state);
 /* In `full`: is it this batch's turn? */
 bool tr_phase_in_turn(const struct tr_trainer *trainer, const struct tr_batch *batch);
 /* All ranks are in the phase: composers, and the process, hear of it. */
 void tr_phase_told(struct tr_trainer *trainer);
+/* Rank 0: `lost` has taken scores of this evaluation with it; all of it is made again. */
+void tr_phase_evaluate_again(struct tr_trainer *trainer, uint32_t lost);
 void tr_phase_evaluated(struct tr_trainer *trainer); /* rank 0: what comes after an evaluation */
 void tr_phase_again(struct tr_trainer *trainer);     /* pump again soon */
 /* Nothing will come to be stepped here unless other ranks go on first: every split has ended and no batch

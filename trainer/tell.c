@@ -6,7 +6,8 @@
  *
  * With the phase goes rank 0's ledger. An epoch is over when that has all of its batches, the latest of its own among
  * them, which the others hear of in a round; were it lost before that round, ranks that are in the next epoch by its
- * word would wait for a batch that nobody brings any more. An evaluation cannot go on without the scores of a rank that has forgotten them: that fails the job. */
+ * word would wait for a batch that nobody brings any more. An evaluation cannot go on without the scores of a rank that has forgotten
+ * them: it is begun again, as another phase. One whose scores are all here is told of this one, and has nothing to do in it. */
 #include "trainer/state.h"
 
 #include "runtime/base/err.h"
@@ -81,6 +82,19 @@ static int tell(struct tr_trainer *trainer, uint32_t rank)
     return err;
 }
 
+/* A rank that was told of this evaluation is another one now, and what it had scored is gone. @return the world: there is none */
+static uint32_t find_lost(struct tr_trainer *trainer)
+{
+    uint32_t r = trainer->kind == WIRE_PHASE_EVALUATE ? 1 : trainer->conf.world;
+    for (; r < trainer->conf.world; r++) {
+        const struct tr_other *other = &trainer->other[r];
+        if (other->told == trainer->phase && !is_told(trainer, r) && !other->scored &&
+            rt_peer_is_up(tr_rank(trainer, r)))
+            return r;
+    }
+    return trainer->conf.world;
+}
+
 static int tell_all(struct tr_trainer *trainer)
 {
     for (uint32_t r = 1; r < trainer->conf.world; r++) {
@@ -88,9 +102,6 @@ static int tell_all(struct tr_trainer *trainer)
         struct rt_peer *peer = tr_rank(trainer, r);
         if (is_told(trainer, r) || other->telling || other->refused || !rt_peer_is_up(peer))
             continue;
-        if (other->told == trainer->phase && trainer->kind == WIRE_PHASE_EVALUATE)
-            return RT_FAIL(RT_ESTALE, "trainer/%u was started anew in the midst of an evaluation",
-                           r);
         int err = tell(trainer, r);
         if (err && !tr_feed_lost(err))
             return err;
@@ -133,6 +144,11 @@ void tr_tell_pump(struct tr_trainer *trainer)
         return; /* who came back sends all back */
     if (trainer->kind == WIRE_PHASE_DONE && !tr_owners_settled(trainer))
         return; /* and nobody is done before */
+    uint32_t lost = find_lost(trainer);
+    if (lost < trainer->conf.world) { /* and all are told of that */
+        tr_phase_evaluate_again(trainer, lost);
+        return;
+    }
     int err = tell_all(trainer);
     if (err)
         tr_fail(trainer, err);

@@ -155,6 +155,7 @@ struct wire_await_phase_reply {
     uint32_t n_statistics;
     const struct wire_statistics *statistics;
     uint64_t pass; /* complete passes over this set before */
+    bool epoch_over;
 };
 int wire_await_phase_reply_pack(const struct wire_await_phase_reply *in, struct wire_out *out);
 int wire_await_phase_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,

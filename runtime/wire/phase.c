@@ -227,6 +227,7 @@ int wire_await_phase_reply_pack(const struct wire_await_phase_reply *in, struct 
     m.kind = (Saffron__AwaitPhaseReply__Kind)in->kind;
     m.epoch = in->epoch;
     m.pass = in->pass;
+    m.epoch_over = in->epoch_over;
     m.n_ledger = in->n_ledger;
     m.ledger = put_ledger(in->ledger, in->n_ledger);
     m.n_statistics = in->n_statistics;
@@ -252,7 +253,8 @@ int wire_await_phase_reply_unpack(const uint8_t *data, size_t size, struct rt_ar
     *out = (struct wire_await_phase_reply){.phase = m->phase,
                                            .kind = (enum wire_phase_kind)m->kind,
                                            .epoch = m->epoch,
-                                           .pass = m->pass};
+                                           .pass = m->pass,
+                                           .epoch_over = m->epoch_over};
     err =
         take_ledger("AwaitPhaseReply", m->ledger, m->n_ledger, arena, &out->ledger, &out->n_ledger);
     if (!err)

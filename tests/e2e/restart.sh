@@ -36,12 +36,31 @@ wait_end 250
 expect_success
 expect "samples_trained == $epochs * 40000" "test_samples == 10000" \
     "{k: n for k, n in restarts.items() if k != 'trainer'} == {'data_compose': 2, 'middleware': 1, 'embedding_server': 1}" \
-    "2 <= restarts['trainer'] <= 4" # a rank that dies in an evaluation ends the other one
+    "restarts['trainer'] == 2" # in an evaluation too: the others stay
 for name in data_compose middleware trainer embedding_server; do
     grep -q "^$name/0 was killed by signal 9 (Killed); starting it again in 0\.[12] s$" "$work/out" || fail "it does not say that $name/0 ended"
 done
 grep -q '^data_compose/0 exited with status 0; starting it again in 0\.[1248] s$' "$work/out" || fail "it does not say who ended by itself"
 [ "$(grep -c ' start version=' "$work/run/logs/data_compose-0.log")" -eq 3 ] || fail "the log does not have all starts"
+
+# ---- in the midst of an evaluation, one trainer and then the other ----
+has_begun() { # N -- evaluations, as the rank says that is not killed
+    local begun
+    begun=$(grep -sc ' phase kind=evaluate ' "$work/run/logs/trainer-$((1 - rank)).log")
+    [ "${begun:-0}" -ge "$1" ]
+}
+local_start --config configs/synthetic --set data.synthetic.rows=40000 --set data.synthetic.test_rows=200000 --epochs 2 --trainers 2 "${again[@]}"
+for rank in 1 0; do
+    wait_for 100 "an evaluation" has_begun $((3 - 2 * rank))
+    hit KILL "trainer-$rank"
+done
+wait_end 200
+[ "$status" -eq 0 ] || fail "exit status $status: $(cat "$work/err")"
+expect "'error' not in f" "samples_read == samples_trained == 2 * 40000" "test_samples == 200000" "restarts['trainer'] == 2"
+nothing_left
+for rank in 1 0; do
+    grep -q " evaluation_again .*trainer/$rank was started anew" "$work/run/logs/trainer-0.log" || fail "trainer/$rank did not die in an evaluation"
+done
 
 # ---- exit status 2 ----
 job_folder wrong 1 'a'

@@ -111,13 +111,6 @@ static void make_trouble(struct stubs *stubs, enum trouble trouble)
     stubs->mute = stubs->fails = false;
 }
 
-/* Rank 0 has lost what the others know of it: also when it has ended, and they have not heard yet. */
-static bool evaluates(const struct job_world *w)
-{
-    return w->rank[0].trainer->kind == WIRE_PHASE_EVALUATE ||
-           w->rank[1].trainer->kind == WIRE_PHASE_EVALUATE;
-}
-
 /* In each state; afterwards there are others, and training has not noticed. */
 static void trouble_in(uint64_t seed, struct rt_job *job, enum tr_checkpoint_state state,
                        enum trouble trouble)
@@ -129,8 +122,7 @@ static void trouble_in(uint64_t seed, struct rt_job *job, enum tr_checkpoint_sta
     for (unsigned i = 0; i < 2; i++) {
         struct cj_moment moment = {&w, state};
         sim_run_until(w.sim, cj_is_there, &moment, 60 * RT_S);
-        bool fatal = trouble <= RANK_1 && evaluates(&w);
-        if (!jw_is_over(&w) && !fatal)
+        if (!jw_is_over(&w))
             make_trouble(&stubs, trouble);
     }
     jw_run(&w);

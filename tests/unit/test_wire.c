@@ -62,7 +62,7 @@ static const struct wire_push_gradients_reply push_gradients_reply = {12345, 1};
 static const struct wire_release_batch release_batch = {"dropped"};
 static const struct wire_await_phase await_phase = {6, 1, 2, 2, statistics, true};
 static const struct wire_await_phase_reply await_phase_reply = {
-    7, WIRE_PHASE_STATISTICS, 2, 1, ledger, 2, statistics, 3};
+    7, WIRE_PHASE_STATISTICS, 2, 1, ledger, 2, statistics, 3, true};
 static const struct wire_end_of_epoch end_of_epoch = {7, 2, true, 1, 1, ledger};
 static const struct wire_nothing_yet nothing_yet = {7, 1, 2, true, 12};
 static const uint64_t incarnation[] = {4, 5};
@@ -132,7 +132,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
 #define ALL(X) \
     X(put_batch, 10) X(put_batch_reply, 1) X(train_batch, 17) X(train_batch_reply, 3) \
     X(lookup_batch, 4) X(lookup_batch_reply, 5) X(push_gradients, 14) X(push_gradients_reply, 2) \
-    X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 6) X(end_of_epoch, 5) \
+    X(release_batch, 1) X(await_phase, 5) X(await_phase_reply, 7) X(end_of_epoch, 5) \
     X(nothing_yet, 5) X(tell_finished, 2) X(tell_phase, 8) X(scores, 5) \
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
     X(cut, 6) X(cut_reply, 1) X(await_cut, 1) X(await_cut_reply, 5) X(end_cut, 3) \
@@ -647,7 +647,8 @@ static void large_ledger(void **state)
 {
     enum { SPLITS = 32768 };
     struct wire_split_ledger *many = calloc(SPLITS, sizeof(*many));
-    struct wire_await_phase_reply in = {1, WIRE_PHASE_TRAIN, 0, SPLITS, many, 0, NULL, 0}, back;
+    struct wire_await_phase_reply in = {1, WIRE_PHASE_TRAIN, 0, SPLITS, many, 0, NULL, 0, false},
+                                  back;
     struct rt_arena *arena = new_arena();
     struct wire_out out = {0};
     uint8_t *bits = calloc(1, WIRE_BITMAP_MAX);
