@@ -17,7 +17,13 @@
 
 void sim_cut(struct sim *sim, unsigned a, unsigned b, bool cut)
 {
-    sim->cut[a][b] = sim->cut[b][a] = cut;
+    sim_cut_way(sim, a, b, cut);
+    sim_cut_way(sim, b, a, cut);
+}
+
+void sim_cut_way(struct sim *sim, unsigned from, unsigned to, bool cut)
+{
+    sim->cut[to][from] = cut; /* who hears, whom */
 }
 
 void sim_break(struct sim *sim, unsigned a, unsigned b)

@@ -173,10 +173,17 @@ bool sim_link_accept(struct rt_link *link)
     return true;
 }
 
+/* It takes both ways to connect. */
+static bool is_cut(const struct sim *sim, const struct rt_link *link)
+{
+    unsigned a = link->node->index, b = link->far_node->index;
+    return sim->cut[a][b] || sim->cut[b][a];
+}
+
 /* The request to connect has reached the other node; while cut, it is lost like a SYN. */
 static void ask_connect(struct sim *sim, struct rt_link *link)
 {
-    if (link->state != END_CONNECTING || sim->cut[link->node->index][link->far_node->index])
+    if (link->state != END_CONNECTING || is_cut(sim, link))
         return;
     if (!sim_link_accept(link))
         sim_link_end(link, RT_EPEER, "connect: connection refused", false);

@@ -33,6 +33,8 @@ bool sim_run_until(struct sim *sim, bool (*done)(void *arg), void *arg, uint64_t
 /* While a and b are cut, what they send one another is held back (as TCP does), and arrives after
  * the cut unless the link was closed meanwhile. */
 void sim_cut(struct sim *sim, unsigned a, unsigned b, bool cut);
+/* Only what `to` is sent by `from`. */
+void sim_cut_way(struct sim *sim, unsigned from, unsigned to, bool cut);
 
 /* All links between a and b break now: both ends hear down(), what was under way is lost. */
 void sim_break(struct sim *sim, unsigned a, unsigned b);

@@ -68,6 +68,17 @@ static void set_checkpoints(struct sim_plan *plan, struct sim_draws *draws)
     set(plan, "global.checkpoint.cut_timeout_ms=%u", pick(draws, 0, 3) ? 1000 : 20);
 }
 
+/* The data is the test set too. In `exact` it is the job that has one. */
+static void set_evaluations(struct sim_plan *plan)
+{
+    struct sim_draws draws = sim_draws_of(plan->seed, "sim evaluations");
+    if (!plan->wide || pick(&draws, 0, 1))
+        return;
+    if (!plan->exact)
+        set(plan, "data.test=[train.tsv]");
+    set(plan, "global.evaluate_every=%u", pick(&draws, 0, 2) ? pick(&draws, 1, 6) : 0);
+}
+
 static void set_job(struct sim_plan *plan, struct sim_draws *draws)
 {
     static const char *const dtype[] = {"float32", "float32", "float16", "bfloat16"};
@@ -89,6 +100,7 @@ static void set_job(struct sim_plan *plan, struct sim_draws *draws)
     if (pick(draws, 0, 9) == 0)
         set(plan, "global.trainer.threads=2");
     set_checkpoints(plan, draws);
+    set_evaluations(plan);
 }
 
 static void tell(struct sim_plan *plan)
@@ -112,6 +124,7 @@ void sim_plan_make(struct sim_plan *plan, uint64_t seed)
     struct sim_draws draws = sim_draws_of(seed, "sim plan");
     memset(plan, 0, sizeof *plan);
     plan->seed = seed;
+    plan->wide = seed > SIM_FIRST_SEEDS;
     plan->epochs = pick(&draws, 1, 3);
     plan->troubles = pick(&draws, 0, 12);
     plan->gap_ns = gap_ms[pick(&draws, 0, 4)] * RT_MS;

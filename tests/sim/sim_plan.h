@@ -7,11 +7,15 @@
 
 enum { SIM_ROWS = 256, SIM_SPLITS = 4, SIM_BATCH = 16, SIM_SETTINGS = 20, SIM_PLAN_TEXT = 1024 };
 
+/* What seeds up to this one draw stays as it is, for some of them are kept; above it jobs are evaluated, and partitions may be of one way. */
+#define SIM_FIRST_SEEDS 1000000u
+
 /* One batch is one block of the data, so its rows follow from its id: sim_losses.c. */
 extern const struct oracle_shape sim_shape;
 
 struct sim_plan {
     uint64_t seed;
+    bool wide;  /* above SIM_FIRST_SEEDS */
     bool exact; /* the job that learns, whose bits count; else that whose rows count */
     struct jw_conf shape,
         reshaped; /* how many of each role; and after all have died at once, perhaps */

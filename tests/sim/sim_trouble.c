@@ -289,10 +289,17 @@ static void part(struct sim_trouble *t)
     uint64_t ns = draw(t, most[draw(t, 3)]);
     if (a == b)
         return;
-    sim_cut(t->world->sim, a, b, true);
+    bool one_way = t->plan->wide && draw(t, 2);
+    if (one_way)
+        sim_cut_way(t->world->sim, a, b, true);
+    else
+        sim_cut(t->world->sim, a, b, true);
     come_back_later(t, SIM_NETWORK, a, b, ns);
     t->tally->faults++;
-    tell(t, "nodes %u and %u are cut off for %.3f s", a, b, (double)ns * 1e-9);
+    tell(t,
+         one_way ? "what node %u sends node %u is held for %.3f s"
+                 : "nodes %u and %u are cut off for %.3f s",
+         a, b, (double)ns * 1e-9);
 }
 
 static void freeze(struct sim_trouble *t)
