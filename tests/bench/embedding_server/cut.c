@@ -238,7 +238,7 @@ static void keep_cut(struct cutting *c)
 {
     struct wire_out out = {0};
 
-    must(wire_end_cut_pack(&(struct wire_end_cut){c->attempt, true}, &out));
+    must(wire_end_cut_pack(&(struct wire_end_cut){.attempt = c->attempt, .keep = true}, &out));
     owner_bed_ask(&c->bed, TRAINER, WIRE_END_CUT, 0, &out, NULL, 0, on_cut, c);
     c->open++;
     must(rt_loop_run(c->bed.loop));
