@@ -20,6 +20,6 @@ done
 [ "${#own[@]}" -gt 0 ] || skip "no networks can be made here (unshare, ip netns, veth, bridge)"
 # shellcheck disable=SC2016 # the inner shell's own
 "${own[@]}" sh -c 'mount -t tmpfs none /run && exec "$@"' sh \
-    env PYTHONDONTWRITEBYTECODE=1 "$python" tests/e2e/partition.py "$B" "$work/job" "$work/runs" "${PAIRS:-some}" && exit 0
+    env PYTHONDONTWRITEBYTECODE=1 "$python" tests/e2e/partition.py "$B" "$work/job" "$work/runs" "${PAIRS:-some}" 2>"$work/why" && exit 0
 tail -n 5 "$work"/runs/run-*/logs/*.log
-fail "see above"
+fail "$(cat "$work/why")"
