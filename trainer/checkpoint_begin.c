@@ -303,13 +303,21 @@ bool tr_trainer_drain(struct tr_trainer *trainer)
     struct tr_checkpoint *checkpoint = &trainer->checkpoint;
     bool works = checkpoint->state != TR_CHECKPOINT_IDLE;
     bool worth = trains(trainer) && has_news(trainer);
-    if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0 || !(works || worth))
+    if (!trainer->conf.checkpoint_dir || trainer->conf.self.index != 0)
+        return false;
+    if (trainer->kind == WIRE_PHASE_DONE && !trainer->told && has_news(trainer)) {
+        snprintf(checkpoint->waits, sizeof checkpoint->waits,
+                 "embedding servers that are to hear that all is trained");
+        log_no_last(trainer);
+    }
+    if (!works && !worth)
         return false;
     if (!works && !can_begin(trainer) && !tr_owners_up(trainer, NULL, 0)) {
         log_no_last(trainer);
         return false;
     }
     checkpoint->draining = true;
+    checkpoint->drain_tried = works;
     checkpoint->draining_ns = now_ns(trainer);
     tr_checkpoint_look(trainer);
     return true;

@@ -441,6 +441,9 @@ bool tr_owners_settled(struct tr_trainer *trainer)
     bool concerns = owners->n > 0 && trainer->job->data.epochs > 0 && !trainer->is_over;
     if (!concerns || owners->last_over || tr_owners_agree(trainer))
         return true;
+    bool can_tell = !trainer->group || trainer->group->state == TR_FORMED;
+    if (owners->last_ns > 0 && !can_tell) /* it is no owner that all wait for */
+        owners->last_ns = now;
     if (owners->last_ns == 0) {
         owners->last_ns = now;
         rt_log(RT_LOG_INFO, "done_waits reason=\"an embedding server is away, or has not been told "

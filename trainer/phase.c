@@ -87,7 +87,7 @@ int tr_phase_init(struct tr_trainer *trainer)
 {
     bool counts = trains(trainer) && has_statistics(trainer->job);
     int err = rt_job_check_run(trainer->job, trainer->conf.init_from, trainer->conf.predict);
-    trainer->phase = 1;
+    trainer->phase = trainer->train_phase = 1;
     trainer->kind = counts ? WIRE_PHASE_STATISTICS : WIRE_PHASE_TRAIN;
     trainer->epoch_open = trains(trainer) && !counts;
     trainer->count.train_loss = trainer->count.loss = NAN;
@@ -298,6 +298,10 @@ static void enter(struct tr_trainer *trainer, const struct wire_tell_phase *phas
         tr_evaluate_leave(trainer);
     if (trainer->epoch_open && (phase->epoch_over || phase->epoch != trainer->epoch))
         close_epoch(trainer);
+    if (phase->kind == WIRE_PHASE_TRAIN)
+        trainer->train_phase = phase->phase;
+    else if (phase->kind == WIRE_PHASE_EVALUATE && trainer->kind != WIRE_PHASE_EVALUATE)
+        trainer->train_phase = phase->phase - 1;
     trainer->phase = phase->phase;
     trainer->kind = phase->kind;
     trainer->epoch = phase->epoch;
@@ -389,14 +393,14 @@ int tr_phase_adopt(struct tr_trainer *trainer, const struct wire_await_phase_rep
         .n_statistics = state->n_statistics,
         .statistics = state->statistics,
     };
-    bool again = trainer->conf.self.index == 0 && state->phase > trainer->phase &&
-                 state->kind == WIRE_PHASE_EVALUATE;
+    bool anew = state->phase > trainer->phase && state->kind == WIRE_PHASE_EVALUATE;
     int err = tr_phase_enter(trainer, &phase);
-    if (!err && again) {
-        trainer->epoch_open = !state->epoch_over;
+    if (err || !anew)
+        return err;
+    trainer->epoch_open = !state->epoch_over; /* any rank may have to tell the next trainer/0 */
+    if (trainer->conf.self.index == 0)
         tr_phase_evaluate_again(trainer, 0);
-    }
-    return err;
+    return 0;
 }
 
 /* ---- AwaitPhase ---- */

@@ -215,7 +215,7 @@ int tr_restore_state(struct tr_trainer *trainer)
     trainer->steps_before = manifest->age - manifest->step;
     trainer->imports = trainer->imports_due = manifest->imports;
     trainer->learning_factor = manifest->learning_factor;
-    trainer->phase = manifest->phase;
+    trainer->phase = trainer->train_phase = manifest->phase;
     trainer->kind = WIRE_PHASE_TRAIN;
     trainer->epoch = manifest->epoch;
     trainer->pass = manifest->pass;

@@ -60,7 +60,7 @@ static void describe_place(const struct tr_trainer *trainer, struct rt_manifest 
     out->step = trainer->step;
     out->age = tr_age(trainer, trainer->step);
     out->epoch = trainer->epoch;
-    out->phase = evaluates ? trainer->phase - 1 : trainer->phase;
+    out->phase = evaluates ? trainer->train_phase : trainer->phase;
     out->pass = evaluates ? trainer->epoch : trainer->pass;
     out->train_ms = trainer->carried_train_ms + tr_train_ns(trainer) / 1000000;
     if (evaluates && !trainer->epoch_open && isfinite(trainer->count.train_loss)) {

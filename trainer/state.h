@@ -192,6 +192,8 @@ struct tr_trainer {
     uint64_t acked_step;       /* the latest of which a batch of ours was acked by every owner */
 
     uint64_t phase, epoch, pass; /* pass: passes over the phase's set before */
+    uint64_t
+        train_phase; /* the latest of training: this one, or before the evaluation, made again or not */
     enum wire_phase_kind kind;
     bool epoch_open; /* training of `epoch` is not complete: after an evaluation it goes on */
     struct tr_waiter waiter[TR_COMPOSERS_MAX];   /* by composer */

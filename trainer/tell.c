@@ -142,7 +142,7 @@ void tr_tell_pump(struct tr_trainer *trainer)
         return;
     if (trainer->job->global.exact && trainer->group && trainer->group->state != TR_FORMED)
         return; /* who came back sends all back */
-    if (trainer->kind == WIRE_PHASE_DONE && !tr_owners_settled(trainer))
+    if (trainer->kind == WIRE_PHASE_DONE && !trainer->told && !tr_owners_settled(trainer))
         return; /* and nobody is done before */
     uint32_t lost = find_lost(trainer);
     if (lost < trainer->conf.world) { /* and all are told of that */

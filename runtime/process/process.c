@@ -434,7 +434,8 @@ void rt_process_identity(const struct rt_process *process, uint32_t loop, struct
         .config_hash = process->job->config_hash,
         .plan_hash = process->job->plan_hash,
     };
-    snprintf(out->job, sizeof(out->job), "%s", process->job->name);
+    snprintf(out->job, sizeof(out->job), "%s",
+             process->flags.nats_job ? process->flags.nats_job : process->job->name);
 }
 
 void rt_process_listen_address(const struct rt_process *process, uint32_t loop,

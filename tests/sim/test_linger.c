@@ -13,8 +13,10 @@
 
 struct stay {
     struct sim *sim;
-    uint64_t needed_ns, leader_ns; /* until when; from when on trainer/0 is told too */
-    uint64_t over_ns;              /* 0: not yet */
+    uint64_t needed_ns,
+        leader_ns;       /* until when; from when on trainer/0 is told too, or awaits it */
+    uint64_t awaited_ns; /* until when */
+    uint64_t over_ns;    /* 0: not yet */
     unsigned overs;
 };
 
@@ -27,7 +29,7 @@ static bool is_needed(void *ctx)
 static bool is_for_leader(void *ctx)
 {
     const struct stay *stay = ctx;
-    return sim_now(stay->sim) >= stay->leader_ns;
+    return sim_now(stay->sim) >= stay->leader_ns && sim_now(stay->sim) < stay->awaited_ns;
 }
 
 static void on_over(void *ctx)
@@ -39,13 +41,17 @@ static void on_over(void *ctx)
 
 static const struct {
     const char *name;
-    uint64_t needed_s, leader_s, least_ms, most_ms; /* how long it stays; 0, 0: not at all */
+    uint64_t needed_s, leader_s, awaited_s;
+    uint64_t least_ms, most_ms; /* how long it stays; 0, 0: not at all */
 } row[] = {
-    {"nobody needs it", 0, 0, 0, 0},
-    {"all are told at once; the last checkpoint takes 3 s", 3, 0, 3000, 3100},
-    {"trainer/0 is told 4 s later, and takes 8 s", 12, 4, 12000, 12100},
-    {"it alone is told", 1000, 1000, 5000, 5100},
-    {"trainer/0 does not come to an end", 1000, 1, 25000, 25100},
+    {"nobody needs it", 0, 0, 1000, 0, 0},
+    {"all are told at once; the last checkpoint takes 3 s", 3, 0, 1000, 3000, 3100},
+    {"trainer/0 is told 4 s later, and takes 8 s", 12, 4, 1000, 12000, 12100},
+    {"it alone is told", 1000, 1000, 1000, 5000, 5100},
+    {"a checkpoint that had begun ends after 8 s, and the one for it takes 3", 11, 0, 8, 11000,
+     11100},
+    {"a checkpoint that had begun ends after 8 s, and none follows", 1000, 0, 8, 12900, 13100},
+    {"trainer/0 does not come to an end", 1000, 1, 1000, 25000, 25100},
 };
 
 static void who_is_needed_stays(void **state)
@@ -63,6 +69,7 @@ static void who_is_needed_stays(void **state)
         uint64_t began = sim_now(sim);
         stay.needed_ns = began + row[i].needed_s * RT_S;
         stay.leader_ns = began + row[i].leader_s * RT_S;
+        stay.awaited_ns = began + row[i].awaited_s * RT_S;
         assert_int_equal(rt_linger_begin(&linger), row[i].most_ms > 0);
         sim_run_until(sim, NULL, NULL, 60 * RT_S);
         uint64_t stayed = stay.overs ? (stay.over_ns - began) / RT_MS : 0;
