@@ -96,14 +96,16 @@ static void on_ended(void *arg, int err, const struct rt_frame *reply)
 }
 
 /* One that is not known yet to be told to stop does not hear that it may: no step waits for it to go. */
-static void end_cut(struct tr_trainer *trainer, const struct tr_owner *owner, bool keep)
+static void end_cut(struct tr_trainer *trainer, struct tr_owner *owner, bool keep)
 {
     const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    bool goes = checkpoint->draining || tr_owner_leaves(owner);
-    const struct wire_end_cut message = {checkpoint->now.attempt, keep,
-                                         keep && checkpoint->stays && goes};
+    bool leaves = tr_owner_leaves(owner);
+    bool may = keep && checkpoint->stays && (checkpoint->draining || leaves);
+    const struct wire_end_cut message = {checkpoint->now.attempt, keep, may};
     if (!rt_peer_is_up(owner->peer) || wire_end_cut_pack(&message, &trainer->out) != 0)
         return;
+    if (may && leaves)
+        owner->let_go = owner->leaving;
     struct rt_outgoing out = {.message = trainer->out.data, .message_size = trainer->out.size};
     (void)rt_rpc_call(owner->peer, WIRE_END_CUT, &out, 0, on_ended, NULL);
 }
@@ -118,6 +120,21 @@ static void end_cuts(struct tr_trainer *trainer, bool keep)
         if (checkpoint->cut[k] != CUT_NONE)
             end_cut(trainer, &trainer->owners.at[k], keep);
         checkpoint->cut[k] = CUT_NONE;
+    }
+}
+
+/* One that is told to stop when the stay has begun has lost nothing either: it hears that it may go too. Not one that came after the
+ * cut: it does not know the attempt, and has another checkpoint made when steps go on. */
+void tr_checkpoint_let_leave(struct tr_trainer *trainer)
+{
+    const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
+    if (!checkpoint->stays || checkpoint->now.attempt != checkpoint->last_attempt)
+        return;
+    for (uint32_t k = 0; k < trainer->owners.n; k++) {
+        struct tr_owner *owner = &trainer->owners.at[k];
+        if (tr_owner_leaves(owner) && owner->let_go != owner->leaving &&
+            owner->leaving == checkpoint->cut_by[k])
+            end_cut(trainer, owner, true);
     }
 }
 

@@ -137,6 +137,7 @@ void tr_checkpoint_begin_init(struct tr_trainer *trainer);
 void tr_checkpoint_open(struct tr_trainer *trainer);
 void tr_checkpoint_cut(struct tr_trainer *trainer); /* it is still (hold.h) */
 void tr_checkpoint_give_up(struct tr_trainer *trainer, const char *why);
+void tr_checkpoint_let_leave(struct tr_trainer *trainer);          /* nothing is being made */
 void tr_checkpoint_keep_outcome(struct tr_checkpoint *checkpoint); /* `now` has ended */
 
 /* checkpoint_disk.c: on the disk thread, of checkpoint.job; RT_EFILE and what store.h says */

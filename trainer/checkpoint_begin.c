@@ -180,11 +180,11 @@ static void check_drained(struct tr_trainer *trainer)
         trainer->conf.drained(trainer->conf.ctx);
 }
 
-/* Whoever was told to stop has gone. */
+/* Whoever was told that it may go has gone. */
 static bool is_stay_over(const struct tr_trainer *trainer)
 {
     const struct tr_checkpoint *checkpoint = &trainer->checkpoint;
-    return checkpoint->stays && !checkpoint->draining && !tr_owners_leave(trainer);
+    return checkpoint->stays && !checkpoint->draining && !tr_owners_go(trainer);
 }
 
 void tr_checkpoint_look(struct tr_trainer *trainer)
@@ -246,6 +246,8 @@ void tr_checkpoint_pump(struct tr_trainer *trainer)
         tr_checkpoint_cut(trainer);
     else if (checkpoint->state == TR_CHECKPOINT_IDLE)
         begin_what_is_due(trainer);
+    if (checkpoint->state == TR_CHECKPOINT_IDLE)
+        tr_checkpoint_let_leave(trainer);
     if (checkpoint->state == TR_CHECKPOINT_IDLE && is_stay_over(trainer)) {
         checkpoint->stays = false;
         tr_phase_check(trainer);

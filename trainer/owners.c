@@ -78,13 +78,28 @@ bool tr_owner_leaves(const struct tr_owner *owner)
            rt_peer_incarnation(owner->peer) == owner->leaving;
 }
 
+static bool in_time_to_leave(const struct tr_trainer *trainer)
+{
+    return rt_io_now(trainer->io) - trainer->owners.leaving_ns < TR_OWNERS_LEAVE_NS;
+}
+
 bool tr_owners_leave(const struct tr_trainer *trainer)
 {
     const struct tr_owners *owners = &trainer->owners;
     bool leave = false;
     for (uint32_t k = 0; k < owners->n; k++)
         leave = leave || tr_owner_leaves(&owners->at[k]);
-    return leave && rt_io_now(trainer->io) - owners->leaving_ns < TR_OWNERS_LEAVE_NS;
+    return leave && in_time_to_leave(trainer);
+}
+
+bool tr_owners_go(const struct tr_trainer *trainer)
+{
+    const struct tr_owners *owners = &trainer->owners;
+    bool go = false;
+    for (uint32_t k = 0; k < owners->n; k++)
+        go = go ||
+             (tr_owner_leaves(&owners->at[k]) && owners->at[k].let_go == owners->at[k].leaving);
+    return go && in_time_to_leave(trainer);
 }
 
 bool tr_owners_up(const struct tr_trainer *trainer, char *waiting, size_t size)

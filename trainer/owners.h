@@ -36,6 +36,7 @@ struct tr_owner {
     bool strange, early;  /* exact: not compared since it came; what is on its way was not all */
     bool asked;           /* what is on its way is of one step only */
     uint64_t leaving;     /* incarnation that is told to stop, as its hello says; 0: none was yet */
+    uint64_t let_go;      /* incarnation that was told that it may go: all that it has is in a checkpoint */
 };
 
 struct tr_owners {
@@ -74,6 +75,8 @@ bool tr_owners_are_last(const struct tr_trainer *trainer);
 bool tr_owner_leaves(const struct tr_owner *owner);
 /* Is any, and waits for a checkpoint? For TR_OWNERS_LEAVE_NS at most. */
 bool tr_owners_leave(const struct tr_trainer *trainer);
+/* Is any still there that may go? As long. */
+bool tr_owners_go(const struct tr_trainer *trainer);
 void tr_owners_ask_again(struct tr_trainer *trainer); /* all are to be told */
 void tr_owners_look(struct tr_trainer *trainer);      /* those that are due, before long */
 void tr_owners_pump(struct tr_trainer *trainer);      /* tell what is due */

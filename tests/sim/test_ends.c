@@ -269,8 +269,12 @@ static void test_leave_two(void **state)
         tr_trainer_on_server_leaving(trainer, 0, w.server_incarnation[0]);
         sim_run_until(w.sim, NULL, NULL, rt_below(rt_draw_key(seed, "two", NULL), 80 * RT_MS));
         tr_trainer_on_server_leaving(trainer, 1, w.server_incarnation[1]);
-        sim_run_until(w.sim, NULL, NULL, 5 * RT_S);
+        sim_run_until(w.sim, NULL, NULL, 2 * RT_S);
         assert_false(jw_is_over(&w));
+        for (unsigned k = 0; k < w.conf.owners; k++)
+            if (ebs_get(&w.owner[k]->stats.cut_lasts) == 0)
+                fail_msg("seed %llu: owner %u was not told that it may leave",
+                         (unsigned long long)seed, k);
         uint64_t step = trainer->step;
         jw_kill_server(&w, 0, false);
         sim_run_until(w.sim, NULL, NULL, RT_S);
@@ -280,6 +284,55 @@ static void test_leave_two(void **state)
             jw_revive_server(&w, 1);
         }
         jw_revive_server(&w, 0);
+        jw_run(&w);
+        check_rows(&w);
+        assert_int_equal(jw_report(&w).updates_lost, 0);
+        jw_stop(&w);
+    }
+    job_fixture_destroy(job);
+}
+
+/* The second is told when the first has gone, which is back or not: steps go on then, and another checkpoint is made for it. */
+static bool second_may_leave(void *arg)
+{
+    const struct job_world *w = arg;
+    return jw_is_over(arg) || (w->owner[2]->stats.cut_lasts > 0 && w->owner[3]->stats.cut_lasts > 0);
+}
+
+static void test_leave_in_turn(void **state)
+{
+    static const char *const set[] = {"data.epochs=12", "global.checkpoint.every_seconds=0"};
+    struct rt_job *job = job_fixture(set, ARRAY_LEN(set));
+    (void)state;
+    for (uint64_t seed = 1; seed <= runs(40); seed++) {
+        struct job_world w;
+        char dir[TEMP_PATH_MAX];
+        temp_folder(dir);
+        struct jw_conf conf = {.seed = seed,
+                               .ranks = 2,
+                               .servers = 2,
+                               .owners = 4,
+                               .job = job,
+                               .checkpoint_dir = dir,
+                               .restore = true};
+        jw_start(&w, &conf);
+        sim_run_until(w.sim, jw_is_over, &w, 30 * RT_MS);
+        struct tr_trainer *trainer = w.rank[0].trainer;
+        tr_trainer_on_server_leaving(trainer, 0, w.server_incarnation[0]);
+        assert_true(sim_run_until(w.sim, may_leave, &w, 5 * RT_S));
+        jw_kill_server(&w, 0, seed % 2);
+        sim_run_until(w.sim, NULL, NULL, rt_below(rt_draw_key(seed, "away", NULL), 300 * RT_MS));
+        jw_revive_server(&w, 0);
+        sim_run_until(w.sim, NULL, NULL, rt_below(rt_draw_key(seed, "turn", NULL), 30 * RT_MS));
+        assert_false(jw_is_over(&w));
+        tr_trainer_on_server_leaving(trainer, 1, w.server_incarnation[1]);
+        if (!sim_run_until(w.sim, second_may_leave, &w, 2 * RT_S))
+            fail_msg("seed %llu: the second was not told that it may leave",
+                     (unsigned long long)seed);
+        if (!jw_is_over(&w)) {
+            jw_kill_server(&w, 1, false);
+            jw_revive_server(&w, 1);
+        }
         jw_run(&w);
         check_rows(&w);
         assert_int_equal(jw_report(&w).updates_lost, 0);
@@ -372,6 +425,7 @@ int main(void)
         cmocka_unit_test(test_loss_is_not_told),
         cmocka_unit_test(test_leaves),
         cmocka_unit_test(test_leave_two),
+        cmocka_unit_test(test_leave_in_turn),
         cmocka_unit_test(test_last_is_tried_again),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
