@@ -6,6 +6,8 @@
  *
  * Three tables. `ops`: products, interactions, binary cross entropy; how fast they are decides a step. `loops`: one pass over
  * memory each, one source for all (cpu/loops.inc.h), compiled per instruction set. `losses`: the others', plain C, one for all.
+ * A device's backend (cuda/) has the same tables, over memory of the device: its operations are queued and run later, in order; they are
+ * recorded once and played again, so what changes from step to step is read from `now` when they run.
  * Return: 0 or RT_EBACKEND. Touch: the step thread. */
 #ifndef TR_BACKEND_H
 #define TR_BACKEND_H
@@ -47,6 +49,7 @@ struct tr_act_grad {
     tr_real *dy;
     tr_real *dslope; /* [columns] of prelu */
     bool add_params; /* dslope += instead of = */
+    bool hidden;     /* y and dy are: struct tr_linear */
 };
 
 /* Whether backward needs what the activation was of, and not only what it made of it. */
@@ -55,7 +58,9 @@ static inline bool tr_act_keeps_x(enum tr_act_kind kind)
     return kind == TR_ACT_GELU || kind == TR_ACT_PRELU || kind == TR_ACT_DICE;
 }
 
-/* y = act(x w^T + b): x [samples][inputs], w [outputs][inputs], b [outputs] or NULL, y [samples][outputs]. */
+/* y = act(x w^T + b): x [samples][inputs], w [outputs][inputs], b [outputs] or NULL, y [samples][outputs].
+ * Hidden: only products, and the gradient of the activation between two of them, read it, so a backend may keep it in a form of
+ * its own, by the pointer that it is known by. */
 struct tr_linear {
     uint32_t samples, inputs, outputs;
     const tr_real *x, *w, *b;
@@ -64,6 +69,7 @@ struct tr_linear {
     const tr_real *slope; /* [outputs] of prelu */
     tr_real *z;           /* x w^T + b is kept here; NULL: not kept */
     tr_real *y;
+    bool x_hidden, y_hidden;
 };
 
 /* With dy the gradient at x w^T + b: dw = dy^T x, db = column sums of dy, dx = dy w. */
@@ -75,6 +81,7 @@ struct tr_linear_grad {
     bool add_params;  /* dw, db += instead of = */
     tr_real *dx;      /* NULL when nobody wants it */
     bool add_dx;      /* dx += instead of dx = */
+    bool x_hidden, dy_hidden, dx_hidden;
 };
 
 /* y[s][p] = x[i][s] . x[j][s] for the pairs i < j in row-major order (torch.triu_indices(n, n, 1)); with `self` those of
@@ -110,6 +117,8 @@ struct tr_bce {
     const tr_real *logit, *label, *weight;
     tr_real *score;  /* forward: sigmoid(logit) */
     double loss_sum; /* forward: sum of weight * (max(z,0) - z*y + log(1 + exp(-|z|))) */
+    double *
+        sum_at; /* a device's memory, where that goes instead; of all losses. Their `scale` is without 1 / global samples there: now */
 };
 struct tr_bce_grad {
     uint32_t samples;
@@ -131,6 +140,7 @@ struct tr_bce_product {
     const tr_real *label, *weight;
     tr_real *score; /* p */
     double loss_sum;
+    double *sum_at;
 };
 /* dlogit[i] = (or +=) weight scale sigmoid(-z[i]) ((1 - label) / expm1(L) - label). */
 struct tr_bce_product_grad {
@@ -149,6 +159,7 @@ struct tr_mse {
     size_t x_stride;
     tr_real *y; /* [samples] x */
     double loss_sum;
+    double *sum_at;
 };
 struct tr_mse_grad {
     uint32_t samples;
@@ -166,6 +177,7 @@ struct tr_softmax_ce {
     const tr_real *x, *y, *label, *weight;
     size_t x_stride, y_stride;
     double loss_sum;
+    double *sum_at;
 };
 struct tr_softmax_ce_grad {
     uint32_t samples, classes;
@@ -267,7 +279,30 @@ struct tr_moments {
     uint32_t samples, rows, columns;
     const tr_real *x;
     size_t x_stride;
+    const tr_real *
+        mask; /* [samples][rows] without gaps: of rows where it is 0 nothing counts; NULL: all do. Devices' only */
     tr_real *mean, *variance; /* [columns] */
+    tr_real *counted;         /* how many rows count; NULL: not wanted */
+};
+
+/* What a norm is made with: inverse = 1 / sqrt(max(variance, 0) + eps), after mean and variance were set to the running averages, where those
+ * are given. */
+struct tr_norm_take {
+    uint32_t columns;
+    double eps;
+    const tr_real *running_mean,
+        *running_variance; /* NULL: mean and variance are the batch's, made before */
+    tr_real *mean, *variance, *inverse;
+};
+/* How far the batch's moments are from the running averages, the variance being the unbiased one: times `share`; 0 where one row
+ * counts. A device's backend takes `share` without 1 / global samples: now. */
+struct tr_norm_bring {
+    uint32_t columns;
+    double rows; /* that count; of `counted`, where that is not NULL */
+    const tr_real *counted;
+    double share;
+    const tr_real *mean, *variance, *running_mean, *running_variance;
+    tr_real *dmean, *dvariance;
 };
 
 /* y = w (x - mean) inverse + b, columns each with their own; inverse is 1 / sqrt(variance + eps): torch.nn.BatchNorm1d. */
@@ -307,15 +342,41 @@ struct tr_dice_grad {
 };
 
 /* y = (or +=) x / (1 - rate), or 0 for a share `rate` of all elements, drawn by (key, first + sample, column). Forward and
- * backward are this one. */
+ * backward are this one. A device's backend makes the key of now's draw: rt_draw_key(draw, "dropout", name). */
 struct tr_dropout {
     uint32_t samples, width, first;
     double rate;
     uint64_t key;
+    const char *name; /* the layer's */
     const tr_real *x;
     size_t x_stride, y_stride;
     tr_real *y;
     bool add;
+};
+
+/* y[s] = scale * sum over r of mask[s][r] x[s][r]; scale is 1, or of the mean 1 / sum of mask[s], 0 where that is 0. */
+struct tr_masked_pool {
+    uint32_t samples, rows, dim;
+    bool mean;
+    const tr_real *x, *mask;
+    size_t x_stride, mask_stride, y_stride;
+    tr_real *y;
+};
+/* dx[s][r] = (or +=) scale mask[s][r] dy[s]. */
+struct tr_masked_pool_grad {
+    uint32_t samples, rows, dim;
+    bool mean;
+    const tr_real *mask, *dy;
+    size_t mask_stride, dy_stride, dx_stride;
+    tr_real *dx;
+    bool add;
+};
+
+/* y[s][0..width) = 0. */
+struct tr_clear {
+    uint32_t samples, width;
+    size_t y_stride;
+    tr_real *y;
 };
 
 /* y = x0 z + b + x; z has one column for all where `one`. b NULL: none. */
@@ -450,11 +511,16 @@ struct tr_backend_loops {
     int (*layernorm_forward)(struct tr_backend *backend, const struct tr_layernorm *op);
     int (*layernorm_backward)(struct tr_backend *backend, const struct tr_layernorm_grad *op);
     int (*moments)(struct tr_backend *backend, const struct tr_moments *op);
+    int (*norm_take)(struct tr_backend *backend, const struct tr_norm_take *op);
+    int (*norm_bring)(struct tr_backend *backend, const struct tr_norm_bring *op);
     int (*batchnorm_forward)(struct tr_backend *backend, const struct tr_batchnorm *op);
     int (*batchnorm_backward)(struct tr_backend *backend, const struct tr_batchnorm_grad *op);
     int (*dice_forward)(struct tr_backend *backend, const struct tr_dice *op);
     int (*dice_backward)(struct tr_backend *backend, const struct tr_dice_grad *op);
     int (*dropout)(struct tr_backend *backend, const struct tr_dropout *op);
+    int (*masked_pool_forward)(struct tr_backend *backend, const struct tr_masked_pool *op);
+    int (*masked_pool_backward)(struct tr_backend *backend, const struct tr_masked_pool_grad *op);
+    int (*clear)(struct tr_backend *backend, const struct tr_clear *op);
     int (*cross_forward)(struct tr_backend *backend, const struct tr_cross *op);
     int (*cross_backward)(struct tr_backend *backend, const struct tr_cross_grad *op);
     int (*fm_forward)(struct tr_backend *backend, const struct tr_fm *op);
@@ -476,6 +542,14 @@ struct tr_backend_losses {
     int (*softmax_ce_backward)(struct tr_backend *backend, const struct tr_softmax_ce_grad *op);
 };
 
+/* What changes from step to step, in a device's memory. */
+struct tr_now {
+    uint64_t draw;     /* struct tr_pass's */
+    double per_sample; /* 1 / global samples */
+};
+
+struct tr_cuda;
+
 struct tr_backend {
     const struct tr_backend_ops *ops;
     const struct tr_backend_loops *loops;
@@ -483,6 +557,8 @@ struct tr_backend {
     int threads;                /* of the matrix products */
     uint32_t precision;         /* of what they multiply */
     struct tr_rounded *rounded; /* onednn's, in bfloat16 */
+    struct tr_cuda *cuda;     /* the device that operations are queued on; NULL: a CPU's backend */
+    const struct tr_now *now; /* in its memory */
 };
 
 extern const struct tr_backend_ops tr_backend_reference; /* backend/cpu/reference.c */
