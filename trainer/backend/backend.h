@@ -342,12 +342,12 @@ struct tr_dice_grad {
 };
 
 /* y = (or +=) x / (1 - rate), or 0 for a share `rate` of all elements, drawn by (key, first + sample, column). Forward and
- * backward are this one. A device's backend makes the key of now's draw: rt_draw_key(draw, "dropout", name). */
+ * backward are this one. */
 struct tr_dropout {
     uint32_t samples, width, first;
     double rate;
     uint64_t key;
-    const char *name; /* the layer's */
+    const uint64_t *key_at; /* a device's memory, where the key is instead; NULL: it is `key` */
     const tr_real *x;
     size_t x_stride, y_stride;
     tr_real *y;
@@ -544,7 +544,6 @@ struct tr_backend_losses {
 
 /* What changes from step to step, in a device's memory. */
 struct tr_now {
-    uint64_t draw;     /* struct tr_pass's */
     double per_sample; /* 1 / global samples */
 };
 

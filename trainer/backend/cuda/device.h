@@ -23,23 +23,27 @@ extern "C" {
 struct tr_cuda_products; /* linear.c */
 
 struct tr_cuda {
-    int device;                       /* its number among the visible ones */
-    uint32_t processors;              /* streaming multiprocessors */
-    cudaStream_t compute, up, down;   /* up: from the host; down: to it */
-    bool capturing;                   /* nothing may be allocated, and nothing waited for */
-    bool pinned;                      /* mode exact: the same kernels for the same shapes, in every process */
+    int device;                     /* its number among the visible ones */
+    uint32_t processors;            /* streaming multiprocessors */
+    cudaStream_t compute, up, down; /* up: from the host; down: to it */
+    bool capturing;                 /* nothing may be allocated, and nothing waited for */
+    bool pinned; /* mode exact: the same kernels for the same shapes, in every process */
     void *scratch;
     size_t scratch_bytes;
-    struct tr_cuda_block *blocks;     /* all memory of the device that is ours */
-    uint64_t allocated;               /* bytes of it; */
-    uint64_t allocations;             /* how often: a step must not raise it */
+    struct tr_cuda_block *blocks; /* all memory of the device that is ours */
+    uint64_t allocated;           /* bytes of it; */
+    uint64_t allocations;         /* how often: a step must not raise it */
     struct tr_cuda_products *products;
-    int (*fail)(int err, const char *text); /* rt_fail of the program that loaded us: this object has none of its own */
+    int (*fail)(
+        int err,
+        const char
+            *text); /* rt_fail of the program that loaded us: this object has none of its own */
 };
 
 /* What a kernel's launch, or a call of the CUDA runtime, came to: 0, or RT_EBACKEND (RT_ENOMEM) with a text that names `what`. */
 int tr_cuda_check(struct tr_cuda *cuda, cudaError_t status, const char *what);
-int tr_cuda_fail(struct tr_cuda *cuda, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int tr_cuda_fail(struct tr_cuda *cuda, int err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Zeroed memory of the device, 256-byte aligned, until the end. RT_ENOMEM names what was wanted and what is free; RT_EBACKEND while a graph is
  * captured. */
