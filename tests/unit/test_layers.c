@@ -318,7 +318,7 @@ static void test_bce(void **state)
     enum { N = ARRAY_LEN(logit) };
     float score[N], dlogit[N], one[N];
     for (size_t w = 0; w < 2; w++) {
-        struct tr_bce op = {N, logit, label, w ? weight : NULL, score, 0};
+        struct tr_bce op = {N, logit, label, w ? weight : NULL, score, 0, NULL};
         struct tr_bce_grad grad = {N, score, label, w ? weight : NULL, 0.25, dlogit, false};
         assert_int_equal(onednn.ops->bce_forward(&onednn, &op), 0);
         assert_int_equal(onednn.ops->bce_backward(&onednn, &grad), 0);
@@ -367,7 +367,7 @@ static void test_bce_product(void **state)
         const float *logit[] = {&z[0], &z[1]};
         float *dlogit[] = {&d[0], &d[1]};
         const bool add[] = {false, true};
-        struct tr_bce_product op = {1, 2, logit, &label, NULL, &score, 0};
+        struct tr_bce_product op = {1, 2, logit, &label, NULL, &score, 0, NULL};
         struct tr_bce_product_grad grad = {1, 2, logit, &label, NULL, 1, dlogit, add};
         assert_int_equal(onednn.losses->bce_product_forward(&onednn, &op), 0);
         assert_int_equal(onednn.losses->bce_product_backward(&onednn, &grad), 0);

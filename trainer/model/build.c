@@ -337,6 +337,7 @@ static int place_layer(struct tr_build *build, const struct tr_layer_type *type)
     struct tr_layer *layer = &model->layer[model->n_layers];
     build->layer = layer;
     layer->type = type;
+    layer->number = model->n_layers;
     layer->name = rt_arena_strdup(model->arena, build->now->name);
     layer->in = rt_arena_array(model->arena, struct tr_value *, build->n_in);
     if (!layer->name || !layer->in)

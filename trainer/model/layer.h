@@ -68,6 +68,7 @@ struct tr_layer {
     struct tr_layer_param param[TR_LAYER_PARAMS_MAX];
     uint32_t n_params, first_param; /* first_param: in tr_model_tensors() */
     const struct tr_head *head;     /* of a loss */
+    uint32_t number;                /* of the layers */
     tr_real *buffer[TR_LAYER_BUFFERS_MAX];
     size_t buffer_floats[TR_LAYER_BUFFERS_MAX];
     uint32_t n_buffers;
@@ -89,6 +90,11 @@ struct tr_pass {
     double share;          /* backward: samples of the batch / global samples */
     double scale;          /* backward of a loss: the head's weight / global samples */
     double loss_sum;       /* forward: set by a loss, without its head's weight */
+    /* Of a device's backend, in its memory: where a loss has its loss_sum instead; of each layer, the key of its random numbers. `scale` and
+     * `share` are without 1 / global samples there, and samples may be places of sequences: `places` is 0 where there is none. */
+    double *sum_at;
+    const uint64_t *keys;
+    const tr_real *places;
     struct tr_settling *settling; /* backward of the last slice; else NULL */
 };
 

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "runtime/base/assert.h"
 #include "runtime/base/err.h"
 #include "trainer/model/layers.h"
 #include "trainer/model/mlp.h"
@@ -159,9 +160,25 @@ static void to_places(const struct tr_layer *layer, const struct tr_pass *pass, 
     }
 }
 
+/* On a device all places go through the unit: how many count is not known where it is told what to do. Those that do not count get no
+ * share, and no gradient. */
+static struct tr_pass open_all(struct tr_layer *layer, const struct tr_pass *pass)
+{
+    const struct din_state *state = layer->state;
+    struct tr_pass places = open_unit(layer, pass);
+    rt_assert(layer->in[2]->stride == state->places.n);
+    places.samples = pass->samples * state->places.n;
+    places.places = layer->in[2]->data;
+    return places;
+}
+
 static int unit_forward(struct tr_layer *layer, struct tr_pass *pass)
 {
     struct din_state *state = layer->state;
+    if (pass->backend->cuda) {
+        struct tr_pass all = open_all(layer, pass);
+        return tr_mlp_forward(&state->unit, &all);
+    }
     struct tr_pass places = open_unit(layer, pass);
     places.samples = to_front(layer, pass, layer->buffer[PAIRS], state->pairs.width);
     int err = places.samples > 0 ? tr_mlp_forward(&state->unit, &places) : 0;
@@ -173,6 +190,10 @@ static int unit_forward(struct tr_layer *layer, struct tr_pass *pass)
 static int unit_backward(struct tr_layer *layer, struct tr_pass *pass)
 {
     struct din_state *state = layer->state;
+    if (pass->backend->cuda) {
+        struct tr_pass all = open_all(layer, pass);
+        return tr_mlp_backward(&state->unit, &all);
+    }
     struct tr_pass places = open_unit(layer, pass);
     int err = 0;
     places.samples = to_front(layer, pass, layer->buffer[DSCORE], 1);

@@ -46,7 +46,7 @@ static int batchnorm_forward(struct tr_layer *layer, struct tr_pass *pass)
         .y_stride = layer->out.stride,
         .y = layer->out.data,
     };
-    int err = tr_norm_take(layer, pass, norm, in->data, in->stride);
+    int err = tr_norm_take(layer, pass, norm, in->data, in->stride, NULL);
     return err ? err : pass->backend->loops->batchnorm_forward(pass->backend, &op);
 }
 
@@ -72,8 +72,8 @@ static int batchnorm_backward(struct tr_layer *layer, struct tr_pass *pass)
         .dx = in->grad,
         .add = in->grad && tr_value_add(in),
     };
-    tr_norm_bring(layer, pass, norm);
-    return pass->backend->loops->batchnorm_backward(pass->backend, &op);
+    int err = tr_norm_bring(layer, pass, norm, NULL);
+    return err ? err : pass->backend->loops->batchnorm_backward(pass->backend, &op);
 }
 
 static const char *const options[] = {"eps", "momentum", NULL};

@@ -44,6 +44,7 @@ static int product_forward(struct tr_layer *layer, struct tr_pass *pass)
         .logit = state->logit,
         .label = state->label->data,
         .weight = pass->weight,
+        .sum_at = pass->sum_at,
         .score = layer->out.data,
     };
     int err = pass->backend->losses->bce_product_forward(pass->backend, &op);
@@ -61,6 +62,7 @@ static int bce_forward(struct tr_layer *layer, struct tr_pass *pass)
         .logit = layer->in[0]->data,
         .label = state->label->data,
         .weight = pass->weight,
+        .sum_at = pass->sum_at,
         .score = layer->out.data,
     };
     int err = pass->backend->ops->bce_forward(pass->backend, &op);

@@ -106,6 +106,7 @@ static int linear_forward(struct tr_layer *layer, struct tr_pass *pass, uint32_t
         .inputs = state->width,
         .outputs = state->rank,
         .y_stride = state->rank_stride,
+        .y_hidden = true,
     };
     struct tr_linear op = {
         .samples = pass->samples,
@@ -126,6 +127,7 @@ static int linear_forward(struct tr_layer *layer, struct tr_pass *pass, uint32_t
     op.inputs = state->rank;
     op.x = inner.y;
     op.x_stride = state->rank_stride;
+    op.x_hidden = true;
     int err = pass->backend->ops->linear_forward(pass->backend, &inner);
     return err ? err : pass->backend->ops->linear_forward(pass->backend, &op);
 }
@@ -183,6 +185,7 @@ static int linear_backward(struct tr_layer *layer, struct tr_pass *pass, uint32_
     inner.dy_stride = state->rank_stride;
     inner.dw = layer->param[state->at[l].v].grad;
     inner.db = NULL;
+    inner.dy_hidden = op.x_hidden = op.dx_hidden = true;
     op.inputs = state->rank;
     op.x = layer->buffer[state->at[l].inner];
     op.x_stride = state->rank_stride;

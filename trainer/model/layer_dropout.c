@@ -26,6 +26,11 @@ static int dropout_build(struct tr_build *build, struct tr_layer *layer)
     return err ? err : tr_build_rows(build, layer, layer->in[0]->rows, layer->in[0]->columns);
 }
 
+uint64_t tr_dropout_key(const struct tr_layer *layer, uint64_t draw)
+{
+    return rt_draw_key(draw, "dropout", layer->name);
+}
+
 static struct tr_dropout operation(const struct tr_layer *layer, const struct tr_pass *pass)
 {
     const struct dropout_state *state = layer->state;
@@ -34,7 +39,8 @@ static struct tr_dropout operation(const struct tr_layer *layer, const struct tr
         .width = layer->out.width,
         .first = pass->first,
         .rate = pass->training ? state->rate : 0,
-        .key = rt_draw_key(pass->draw, "dropout", layer->name),
+        .key = tr_dropout_key(layer, pass->draw),
+        .key_at = pass->keys ? &pass->keys[layer->number] : NULL,
     };
 }
 

@@ -36,52 +36,46 @@ static int masked_pool_build(struct tr_build *build, struct tr_layer *layer)
     return err ? err : tr_build_output(build, layer, x->width / mask->width);
 }
 
-/* What each place of a sample counts for, besides the mask. */
-static tr_real scale_of(const struct pool_state *state, const tr_real *mask, uint32_t length)
-{
-    tr_real sum = 0;
-    if (state->kind == POOL_SUM)
-        return 1;
-    for (uint32_t i = 0; i < length; i++)
-        sum += mask[i];
-    return sum > 0 ? 1 / sum : 0;
-}
-
 static int masked_pool_forward(struct tr_layer *layer, struct tr_pass *pass)
 {
+    const struct pool_state *state = layer->state;
     const struct tr_value *x = layer->in[0], *mask = layer->in[1];
-    uint32_t dim = layer->out.width, length = mask->width;
-    for (uint32_t s = 0; s < pass->samples; s++) {
-        const tr_real *m = mask->data + s * mask->stride, *row = x->data + s * x->stride;
-        tr_real *out = layer->out.data + s * layer->out.stride;
-        tr_real scale = scale_of(layer->state, m, length);
-        memset(out, 0, dim * sizeof *out);
-        for (uint32_t i = 0; i < length; i++, row += dim)
-            for (uint32_t j = 0; m[i] != 0 && j < dim; j++)
-                out[j] += m[i] * row[j];
-        for (uint32_t j = 0; j < dim; j++)
-            out[j] *= scale;
-    }
-    return 0;
+    struct tr_masked_pool op = {
+        .samples = pass->samples,
+        .rows = mask->width,
+        .dim = layer->out.width,
+        .mean = state->kind == POOL_MEAN,
+        .x = x->data,
+        .mask = mask->data,
+        .x_stride = x->stride,
+        .mask_stride = mask->stride,
+        .y_stride = layer->out.stride,
+        .y = layer->out.data,
+    };
+    return pass->backend->loops->masked_pool_forward(pass->backend, &op);
 }
 
 static int masked_pool_backward(struct tr_layer *layer, struct tr_pass *pass)
 {
+    const struct pool_state *state = layer->state;
     struct tr_value *x = layer->in[0];
     const struct tr_value *mask = layer->in[1];
-    uint32_t dim = layer->out.width, length = mask->width;
     if (!x->grad)
         return 0;
-    bool add = tr_value_add(x);
-    for (uint32_t s = 0; s < pass->samples; s++) {
-        const tr_real *m = mask->data + s * mask->stride;
-        const tr_real *from = layer->out.grad + s * layer->out.stride;
-        tr_real *to = x->grad + s * x->stride, scale = scale_of(layer->state, m, length);
-        for (uint32_t i = 0; i < length; i++, to += dim)
-            for (uint32_t j = 0; j < dim; j++)
-                to[j] = (add ? to[j] : 0) + scale * m[i] * from[j];
-    }
-    return 0;
+    struct tr_masked_pool_grad op = {
+        .samples = pass->samples,
+        .rows = mask->width,
+        .dim = layer->out.width,
+        .mean = state->kind == POOL_MEAN,
+        .mask = mask->data,
+        .dy = layer->out.grad,
+        .mask_stride = mask->stride,
+        .dy_stride = layer->out.stride,
+        .dx_stride = x->stride,
+        .dx = x->grad,
+        .add = tr_value_add(x),
+    };
+    return pass->backend->loops->masked_pool_backward(pass->backend, &op);
 }
 
 static const char *const options[] = {"pooling", NULL};

@@ -24,6 +24,7 @@ static int mse_forward(struct tr_layer *layer, struct tr_pass *pass)
         .x = layer->in[0]->data,
         .label = label->data,
         .weight = pass->weight,
+        .sum_at = pass->sum_at,
         .x_stride = layer->in[0]->stride,
         .y = layer->out.data,
     };

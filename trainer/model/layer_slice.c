@@ -80,9 +80,14 @@ static int slice_backward(struct tr_layer *layer, struct tr_pass *pass)
     int err = 0;
     if (!in->grad)
         return 0;
-    bool add = tr_value_add(in);
-    for (uint32_t s = 0; !add && s < pass->samples; s++) /* what is not taken */
-        memset(in->grad + s * in->stride, 0, in->width * sizeof *in->grad);
+    struct tr_clear rest = {
+        .samples = pass->samples,
+        .width = in->width,
+        .y_stride = in->stride,
+        .y = in->grad,
+    };
+    if (!tr_value_add(in)) /* what is not taken */
+        err = pass->backend->loops->clear(pass->backend, &rest);
     for (uint32_t r = 0; !err && r < cut.rows; r++) {
         struct tr_copy op = {
             .samples = pass->samples,

@@ -36,6 +36,7 @@ static int ce_forward(struct tr_layer *layer, struct tr_pass *pass)
         .y = layer->out.data,
         .label = label->data,
         .weight = pass->weight,
+        .sum_at = pass->sum_at,
         .x_stride = in->stride,
         .y_stride = layer->out.stride,
     };

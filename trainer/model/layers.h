@@ -31,4 +31,7 @@ extern const struct tr_layer_type tr_layer_softmax;
 extern const struct tr_layer_type tr_layer_softmax_ce;
 extern const struct tr_layer_type tr_layer_sum;
 
+/* The key of a dropout layer's random numbers in a step. */
+uint64_t tr_dropout_key(const struct tr_layer *layer, uint64_t draw);
+
 #endif

@@ -90,6 +90,12 @@ static size_t stride_of(const struct tr_layer *layer, const struct tr_mlp_linear
     return linear->y == TR_MLP_NONE ? layer->out.stride : tr_stride(linear->outputs);
 }
 
+/* Does nothing but its neighbours read its output? (backend.h: hidden) */
+static bool is_hidden(const struct tr_mlp_linear *linear)
+{
+    return linear->y != TR_MLP_NONE && linear->z == TR_MLP_NONE;
+}
+
 /* The product by itself, and what it is put through. */
 static int dice_forward(struct tr_layer *layer, struct tr_pass *pass,
                         const struct tr_mlp_linear *linear, struct tr_linear op)
@@ -124,6 +130,8 @@ int tr_mlp_forward(struct tr_layer *layer, struct tr_pass *pass)
             .slope = value_at(layer, linear->slope),
             .z = z_of(layer, linear),
             .y = y_of(layer, linear),
+            .x_hidden = l && is_hidden(linear - 1),
+            .y_hidden = is_hidden(linear),
         };
         if (linear->act == TR_ACT_DICE)
             err = dice_forward(layer, pass, linear, op);
@@ -149,6 +157,7 @@ static int act_backward(struct tr_layer *layer, struct tr_pass *pass,
         .dy = dy_of(layer, linear),
         .dslope = grad_at(layer, linear->slope),
         .add_params = pass->add_params,
+        .hidden = is_hidden(linear),
     };
     if (linear->act == TR_ACT_NONE)
         return 0;
@@ -177,6 +186,9 @@ static int linear_backward(struct tr_layer *layer, struct tr_pass *pass, uint32_
         .dx = l ? dy_of(layer, linear - 1) : in->grad,
         .dx_stride = l ? stride_of(layer, linear - 1) : in->stride,
         .add_dx = !l && in->grad && tr_value_add(in),
+        .x_hidden = l && is_hidden(linear - 1),
+        .dy_hidden = is_hidden(linear),
+        .dx_hidden = l && is_hidden(linear - 1),
     };
     return pass->backend->ops->linear_backward(pass->backend, &op);
 }

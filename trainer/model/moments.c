@@ -1,7 +1,6 @@
 /* trainer/model/moments.c -- see moments.h. */
 #include "trainer/model/moments.h"
 
-#include <math.h>
 #include <stdio.h>
 
 #define DICE_EPS      1e-8
@@ -19,7 +18,7 @@ int tr_norm_build(struct tr_build *build, struct tr_layer *layer, struct tr_norm
     if (!err)
         err = tr_build_running(build, variance, norm->columns, 1, momentum);
     norm->now = layer->n_buffers;
-    return err ? err : tr_build_scratch(build, 3 * (size_t)norm->columns);
+    return err ? err : tr_build_scratch(build, 3 * (size_t)norm->columns + 1);
 }
 
 const tr_real *tr_norm_mean(const struct tr_layer *layer, const struct tr_norm *norm)
@@ -33,44 +32,52 @@ const tr_real *tr_norm_inverse(const struct tr_layer *layer, const struct tr_nor
 }
 
 int tr_norm_take(const struct tr_layer *layer, const struct tr_pass *pass,
-                 const struct tr_norm *norm, const tr_real *x, size_t stride)
+                 const struct tr_norm *norm, const tr_real *x, size_t stride, const tr_real *mask)
 {
     uint32_t n = norm->columns;
     tr_real *mean = layer->buffer[norm->now], *inverse = mean + n, *variance = inverse + n;
-    struct tr_moments op = {
+    struct tr_moments moments = {
         .samples = pass->samples,
         .rows = norm->rows,
         .columns = n,
         .x = x,
         .x_stride = stride,
+        .mask = mask,
         .mean = mean,
         .variance = variance,
+        .counted = mask ? variance + n : NULL,
     };
-    int err = pass->training ? pass->backend->loops->moments(pass->backend, &op) : 0;
-    for (uint32_t c = 0; !pass->training && c < n; c++) {
-        mean[c] = layer->param[norm->mean].value[c];
-        variance[c] = layer->param[norm->variance].value[c];
-    }
-    for (uint32_t c = 0; c < n; c++)
-        inverse[c] =
-            (tr_real)(1 / sqrt(fmax((double)variance[c], 0) + norm->eps)); /* of a file: any */
-    return err;
+    struct tr_norm_take op = {
+        .columns = n,
+        .eps = norm->eps,
+        .running_mean = pass->training ? NULL : layer->param[norm->mean].value,
+        .running_variance = pass->training ? NULL : layer->param[norm->variance].value,
+        .mean = mean,
+        .variance = variance,
+        .inverse = inverse,
+    };
+    int err = pass->training ? pass->backend->loops->moments(pass->backend, &moments) : 0;
+    return err ? err : pass->backend->loops->norm_take(pass->backend, &op);
 }
 
-void tr_norm_bring(const struct tr_layer *layer, const struct tr_pass *pass,
-                   const struct tr_norm *norm)
+int tr_norm_bring(const struct tr_layer *layer, const struct tr_pass *pass,
+                  const struct tr_norm *norm, const tr_real *mask)
 {
     uint32_t n = norm->columns;
-    double rows = (double)pass->samples * norm->rows, share = pass->share;
-    const struct tr_layer_param *mean = &layer->param[norm->mean];
-    const struct tr_layer_param *variance = &layer->param[norm->variance];
-    const tr_real *now = layer->buffer[norm->now], *spread = now + 2 * (size_t)n;
-    for (uint32_t c = 0; c < n; c++) {
-        double ahead = (double)now[c] - (double)mean->value[c];
-        double wider = spread[c] * (rows / (rows - 1)) - (double)variance->value[c];
-        mean->grad[c] = rows > 1 ? (tr_real)(share * ahead) : 0;
-        variance->grad[c] = rows > 1 ? (tr_real)(share * wider) : 0;
-    }
+    const tr_real *now = layer->buffer[norm->now];
+    struct tr_norm_bring op = {
+        .columns = n,
+        .rows = (double)pass->samples * norm->rows,
+        .counted = mask ? now + 3 * (size_t)n : NULL,
+        .share = pass->share,
+        .mean = now,
+        .variance = now + 2 * (size_t)n,
+        .running_mean = layer->param[norm->mean].value,
+        .running_variance = layer->param[norm->variance].value,
+        .dmean = layer->param[norm->mean].grad,
+        .dvariance = layer->param[norm->variance].grad,
+    };
+    return pass->backend->loops->norm_bring(pass->backend, &op);
 }
 
 /* ---- dice ---- */
@@ -107,7 +114,7 @@ int tr_dice_forward(const struct tr_layer *layer, struct tr_pass *pass,
         .p = layer->buffer[dice->p],
         .y = y,
     };
-    int err = tr_norm_take(layer, pass, norm, x, x_stride);
+    int err = tr_norm_take(layer, pass, norm, x, x_stride, pass->places);
     return err ? err : pass->backend->loops->dice_forward(pass->backend, &op);
 }
 
@@ -131,6 +138,6 @@ int tr_dice_backward(const struct tr_layer *layer, struct tr_pass *pass,
         .dalpha = layer->param[dice->alpha].grad,
         .add_params = pass->add_params,
     };
-    tr_norm_bring(layer, pass, norm);
-    return pass->backend->loops->dice_backward(pass->backend, &op);
+    int err = tr_norm_bring(layer, pass, norm, pass->places);
+    return err ? err : pass->backend->loops->dice_backward(pass->backend, &op);
 }

@@ -17,22 +17,23 @@ struct tr_norm {
     uint32_t rows, columns; /* of a sample */
     double eps;
     uint32_t mean, variance; /* the running ones, in layer->param */
-    uint32_t now; /* in layer->buffer: [3][columns], mean, 1 / sqrt(variance + eps), variance */
+    uint32_t
+        now; /* in layer->buffer: [3][columns], mean, 1 / sqrt(variance + eps), variance; then how many rows counted */
 };
 
 /* rows, columns and eps are set. The tensors are "<prefix>running_mean" and "<prefix>running_var". Makes the whole batch one slice. */
 int tr_norm_build(struct tr_build *build, struct tr_layer *layer, struct tr_norm *norm,
                   const char *prefix, double momentum);
 
-/* What x is normalized with in this pass; in training, its own statistics. */
+/* What x is normalized with in this pass; in training, its own statistics, of the rows that `mask` counts. NULL: of all. */
 int tr_norm_take(const struct tr_layer *layer, const struct tr_pass *pass,
-                 const struct tr_norm *norm, const tr_real *x, size_t stride);
+                 const struct tr_norm *norm, const tr_real *x, size_t stride, const tr_real *mask);
 const tr_real *tr_norm_mean(const struct tr_layer *layer, const struct tr_norm *norm);
 const tr_real *tr_norm_inverse(const struct tr_layer *layer, const struct tr_norm *norm);
 
 /* Backward: what the running averages will be moved by. */
-void tr_norm_bring(const struct tr_layer *layer, const struct tr_pass *pass,
-                   const struct tr_norm *norm);
+int tr_norm_bring(const struct tr_layer *layer, const struct tr_pass *pass,
+                  const struct tr_norm *norm, const tr_real *mask);
 
 /* ---- dice ---- */
 

@@ -532,6 +532,7 @@ static int fm_backward(struct tr_backend *backend, const struct tr_fm_grad *op)
 
 #include "trainer/backend/cpu/attention.inc.h"
 #include "trainer/backend/cpu/moments.inc.h"
+#include "trainer/backend/cpu/pool.inc.h"
 
 const struct tr_backend_loops LOOPS = {
     .act_forward = act_forward,
@@ -546,11 +547,16 @@ const struct tr_backend_loops LOOPS = {
     .layernorm_forward = layernorm_forward,
     .layernorm_backward = layernorm_backward,
     .moments = moments,
+    .norm_take = norm_take,
+    .norm_bring = norm_bring,
     .batchnorm_forward = batchnorm_forward,
     .batchnorm_backward = batchnorm_backward,
     .dice_forward = dice_forward,
     .dice_backward = dice_backward,
     .dropout = dropout,
+    .masked_pool_forward = masked_pool_forward,
+    .masked_pool_backward = masked_pool_backward,
+    .clear = clear,
     .cross_forward = cross_forward,
     .cross_backward = cross_backward,
     .fm_forward = fm_forward,

@@ -164,3 +164,30 @@ static int dice_backward(struct tr_backend *backend, const struct tr_dice_grad *
         block_dice_grad(op, first, at_most(op->columns - first, BLOCK));
     return 0;
 }
+
+/* ---- what a norm is made with, and what it brings ---- */
+
+static int norm_take(struct tr_backend *backend, const struct tr_norm_take *op)
+{
+    (void)backend;
+    for (uint32_t c = 0; op->running_mean && c < op->columns; c++) {
+        op->mean[c] = op->running_mean[c];
+        op->variance[c] = op->running_variance[c];
+    }
+    for (uint32_t c = 0; c < op->columns; c++) /* of a file: any */
+        op->inverse[c] = (tr_real)(1 / sqrt(fmax((double)op->variance[c], 0.0) + op->eps));
+    return 0;
+}
+
+static int norm_bring(struct tr_backend *backend, const struct tr_norm_bring *op)
+{
+    (void)backend;
+    double rows = op->rows, share = op->share;
+    for (uint32_t c = 0; c < op->columns; c++) {
+        double ahead = (double)op->mean[c] - (double)op->running_mean[c];
+        double wider = op->variance[c] * (rows / (rows - 1)) - (double)op->running_variance[c];
+        op->dmean[c] = rows > 1 ? (tr_real)(share * ahead) : 0;
+        op->dvariance[c] = rows > 1 ? (tr_real)(share * wider) : 0;
+    }
+    return 0;
+}
