@@ -86,4 +86,14 @@ static bool tr_fill(struct tr_list<N> *list, uint32_t n, const float *const *x, 
     return true;
 }
 
+/* How many of the first N can be worked on at once: until a gradient comes again, which is added to in the order of the list. */
+template <uint32_t N> static uint32_t tr_apart(uint32_t n, float *const *dx)
+{
+    for (uint32_t i = 0; i < n && i < N; i++)
+        for (uint32_t j = 0; dx[i] && j < i; j++)
+            if (dx[j] == dx[i])
+                return i;
+    return n < N ? n : N;
+}
+
 #endif
