@@ -12,6 +12,7 @@
 #include "runtime/base/rand.h"
 #include "runtime/job/batch_id.h"
 #include "runtime/wire/member.h"
+#include "trainer/collective/nccl.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -139,6 +140,11 @@ static void serve_chunk(void *ctx, struct rt_call *call, const struct rt_frame *
     tr_ring_serve(((struct tr_trainer *)ctx)->collective, call, request);
 }
 
+static void serve_communicator(void *ctx, struct rt_call *call, const struct rt_frame *request)
+{
+    tr_nccl_serve(((struct tr_trainer *)ctx)->collective, call, request);
+}
+
 #define RANKS        RT_ROLE_BIT(RT_ROLE_TRAINER)
 #define CHUNK_BYTES  ((uint64_t)WIRE_CHUNK_MAX * sizeof(float))
 #define SCORES_BYTES (16u << 20) /* one part of an evaluation's scores: half of it at most */
@@ -163,6 +169,7 @@ static const struct rt_method_def method[] = {
     {WIRE_GO_BACK, "GoBack", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, 0, tr_back_serve},
     {WIRE_SCORES, "Scores", RANKS | RT_ANY_EPOCH, RT_MESSAGE_MAX, SCORES_BYTES,
      tr_evaluate_serve_scores},
+    {WIRE_ASK_COMMUNICATOR, "AskCommunicator", RANKS, RT_MESSAGE_MAX, 0, serve_communicator},
 };
 enum { METHODS_ALONE = 4 }; /* a world of 1 serves no ranks */
 

@@ -36,6 +36,7 @@ const struct wire_method_info wire_methods[] = {
     {WIRE_TELL_LEDGER, "TellLedger", T, E},
     {WIRE_GO_BACK_ROWS, "GoBackRows", T, E},
     {WIRE_GO_BACK, "GoBack", T, T},
+    {WIRE_ASK_COMMUNICATOR, "AskCommunicator", T, T},
 };
 const size_t wire_method_count = sizeof(wire_methods) / sizeof(wire_methods[0]);
 

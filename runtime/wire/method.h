@@ -32,6 +32,7 @@ enum wire_method {
     WIRE_SCORES = 69,
     WIRE_NOTE_FINISHED = 70, /* no message: the batch id of the frame */
     WIRE_GO_BACK = 71,
+    WIRE_ASK_COMMUNICATOR = 72,
 };
 
 /* Every method that is in use, its name, and who asks whom. */
@@ -73,6 +74,7 @@ static inline size_t wire_dtype_size(uint32_t dtype) /* 0: unknown dtype */
 #define WIRE_GROUP_MAX     4096u      /* ranks whose headers travel in one message */
 #define WIRE_BUCKETS_MAX   65536u     /* buckets of one all-reduce */
 #define WIRE_CHUNK_MAX     (1u << 20) /* elements of one chunk of a bucket */
+#define WIRE_NCCL_ID_BYTES 128u       /* an ncclUniqueId */
 #define WIRE_SCORES_MAX    (1u << 19) /* samples of one part of an evaluation */
 
 /* A packed message: a buffer that is used again for the next one. Zero-initialise; wire_out_release. */

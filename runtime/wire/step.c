@@ -440,3 +440,61 @@ int wire_reduce_chunk_unpack(const uint8_t *data, size_t size, struct rt_arena *
                                       m->turn,        m->count,     m->dtype};
     return check_reduce_chunk(out);
 }
+
+/* ---- AskCommunicator ---- */
+
+/* Both ways: the epoch is one that an rpc can hold. */
+static int check_communicator(const char *name, uint64_t group_epoch)
+{
+    return wire_range(name, "group_epoch", group_epoch, 0, UINT32_MAX);
+}
+
+int wire_ask_communicator_pack(const struct wire_ask_communicator *in, struct wire_out *out)
+{
+    Saffron__AskCommunicator m = SAFFRON__ASK_COMMUNICATOR__INIT;
+
+    wire_assert_ok(check_communicator("AskCommunicator", in->group_epoch));
+    m.group_epoch = in->group_epoch;
+    m.version = in->version;
+    return wire_encode(&m.base, out);
+}
+
+int wire_ask_communicator_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                 struct wire_ask_communicator *out)
+{
+    const Saffron__AskCommunicator *m;
+    int err;
+
+    m = wire_decode(&saffron__ask_communicator__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_ask_communicator){m->group_epoch, m->version};
+    return check_communicator("AskCommunicator", out->group_epoch);
+}
+
+int wire_ask_communicator_reply_pack(const struct wire_ask_communicator_reply *in,
+                                     struct wire_out *out)
+{
+    Saffron__AskCommunicatorReply m = SAFFRON__ASK_COMMUNICATOR_REPLY__INIT;
+
+    wire_assert_ok(check_communicator("AskCommunicatorReply", in->group_epoch));
+    m.group_epoch = in->group_epoch;
+    m.version = in->version;
+    m.id = (ProtobufCBinaryData){WIRE_NCCL_ID_BYTES, (uint8_t *)(uintptr_t)in->id};
+    return wire_encode(&m.base, out);
+}
+
+int wire_ask_communicator_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                       struct wire_ask_communicator_reply *out)
+{
+    static const char name[] = "AskCommunicatorReply";
+    const Saffron__AskCommunicatorReply *m;
+    int err;
+
+    m = wire_decode(&saffron__ask_communicator_reply__descriptor, data, size, arena, &err);
+    if (!m)
+        return err;
+    *out = (struct wire_ask_communicator_reply){m->group_epoch, m->version, m->id.data};
+    err = wire_range(name, "size of id", m->id.len, WIRE_NCCL_ID_BYTES, WIRE_NCCL_ID_BYTES);
+    return err ? err : check_communicator(name, out->group_epoch);
+}

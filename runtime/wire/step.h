@@ -104,4 +104,22 @@ int wire_reduce_chunk_pack(const struct wire_reduce_chunk *in, struct wire_out *
 int wire_reduce_chunk_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
                              struct wire_reduce_chunk *out);
 
+struct wire_ask_communicator {
+    uint64_t group_epoch;
+    uint32_t version; /* ncclGetVersion's number */
+};
+int wire_ask_communicator_pack(const struct wire_ask_communicator *in, struct wire_out *out);
+int wire_ask_communicator_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                 struct wire_ask_communicator *out);
+
+struct wire_ask_communicator_reply {
+    uint64_t group_epoch;
+    uint32_t version;
+    const uint8_t *id; /* [WIRE_NCCL_ID_BYTES] */
+};
+int wire_ask_communicator_reply_pack(const struct wire_ask_communicator_reply *in,
+                                     struct wire_out *out);
+int wire_ask_communicator_reply_unpack(const uint8_t *data, size_t size, struct rt_arena *arena,
+                                       struct wire_ask_communicator_reply *out);
+
 #endif

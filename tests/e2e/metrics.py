@@ -23,7 +23,8 @@ ASKS = {
     "embedding_server": [],
 }
 SELDOM = ["ReleaseBatch", "Cut", "AwaitCut", "EndCut", "TellLedger", "GoBackRows", "GoBack"]  # not in every job
-GROUP = ["StepHeader", "JoinGroup", "FetchState", "ReduceChunk", "TellPhase", "Scores", "NoteFinished", "GoBack"]
+GROUP = ["StepHeader", "JoinGroup", "FetchState", "ReduceChunk", "TellPhase", "Scores", "NoteFinished", "GoBack",
+         "AskCommunicator"]
 SERVES = {
     "data_compose": [],
     "trainer": ["TrainBatch", "AwaitPhase", "EndOfEpoch", "NothingYet", "TellFinished"],

@@ -45,7 +45,8 @@ static int wire_handshake_pack(const struct wire_handshake *in, struct wire_out 
     X(await_cut_reply) X(end_cut) X(tell_ledger) X(tell_ledger_reply) X(step_header) X(hello) X(who) \
     X(control_request) X(control_reply) X(step_headers) X(join_group) X(join_group_reply) \
     X(fetch_state) X(fetch_state_reply) X(reduce_chunk) \
-    X(nothing_yet) X(tell_phase) X(scores) X(held) X(handshake) X(tell_finished) X(go_back)
+    X(nothing_yet) X(tell_phase) X(scores) X(held) X(handshake) X(tell_finished) X(go_back) \
+    X(ask_communicator) X(ask_communicator_reply)
 /* clang-format on */
 
 /* Unpack and pack; an error is the message's fault only in the unpacking. */

@@ -99,6 +99,9 @@ static const struct wire_fetch_state fetch_state = {3, 1};
 static const struct wire_owed owed[] = {{5, 11, 512, 1, 2, 0.5, 7}};
 static const struct wire_fetch_state_reply fetch_state_reply = {11, 1, 2, 1000, 10, 1, owed, 77};
 static const struct wire_reduce_chunk reduce_chunk = {3, 9, 1, 2, 1000, WIRE_BF16};
+static const struct wire_ask_communicator ask_communicator = {3, 22809};
+static const uint8_t nccl_id[WIRE_NCCL_ID_BYTES] = {1, 2, [WIRE_NCCL_ID_BYTES - 1] = 3};
+static const struct wire_ask_communicator_reply ask_communicator_reply = {3, 22809, nccl_id};
 static const struct wire_hello hello = {"adult",  RT_ROLE_MIDDLEWARE,
                                         1,        1700000000000ull,
                                         12,       WIRE_READY,
@@ -137,7 +140,7 @@ static const struct wire_control_reply control_reply = {1, 2, RT_ROLE_TRAINER, 1
     X(lookup_rows, 5) X(lookup_rows_reply, 2) X(apply_gradients, 16) X(apply_gradients_reply, 3) \
     X(cut, 6) X(cut_reply, 1) X(await_cut, 1) X(await_cut_reply, 5) X(end_cut, 3) \
     X(tell_ledger, 7) X(tell_ledger_reply, 6) X(go_back, 3) X(step_header, 21) X(step_headers, 3) X(join_group, 9) X(join_group_reply, 7) \
-    X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(hello, 17) X(who, 2) X(held, 3) X(control_request, 8) \
+    X(fetch_state, 2) X(fetch_state_reply, 13) X(reduce_chunk, 6) X(ask_communicator, 2) X(ask_communicator_reply, 3) X(hello, 17) X(who, 2) X(held, 3) X(control_request, 8) \
     X(control_reply, 6)
 /* clang-format on */
 #define X(name, fields) CODEC(name)
@@ -493,6 +496,11 @@ static const struct bad {
     {"reduce_chunk", {V(4, 8193)}, "turn is 8193, expected 0..8192"},
     {"reduce_chunk", {V(5, 1048577)}, "count is 1048577, expected 0..1048576"},
     {"reduce_chunk", {V(6, 1)}, "dtype is 1, expected 0 or 2"},
+    {"ask_communicator", {V(1, 1ull << 32)}, "AskCommunicator: group_epoch is 4294967296"},
+    {"ask_communicator_reply",
+     {V(1, 1)},
+     "AskCommunicatorReply: size of id is 0, expected 128..128"},
+    {"ask_communicator_reply", {B(3, TEXT_513)}, "size of id is 513"},
     {"hello", {V(4, 1), V(7, 1)}, "Hello: job is '', expected 1 to 63 of"},
     {"hello", {B(1, "a.b"), V(4, 1), V(7, 1)}, "job is 'a.b'"},
     {"hello", {B(1, "a>\n"), V(4, 1), V(7, 1)}, "job is 'a>\\x0a'"},

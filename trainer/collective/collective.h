@@ -59,7 +59,7 @@ struct tr_ring_conf {
     uint64_t stall_ns;    /* 0: TR_STALL_NS */
 };
 /* A ring over rt_rpc. Its owner's rpc serves WIRE_REDUCE_CHUNK with tr_ring_serve and tells when the link to
- * `next` is up. RT_ENOMEM. The rpc goes before the ring does. */
+ * `next` is up; of another collective than a ring, the one refuses and the other does nothing. RT_ENOMEM. The rpc goes before the ring does. */
 int tr_collective_ring(const struct tr_ring_conf *conf, struct tr_collective **out);
 void tr_ring_serve(struct tr_collective *collective, struct rt_call *call,
                    const struct rt_frame *request);

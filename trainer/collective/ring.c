@@ -33,6 +33,8 @@
 #define AGAIN_NS       (5 * 1000000ull) /* the next rank is not in the group yet */
 #define WIDEN_ELEMENTS 1024u            /* bfloat16 is widened so many at a time, to be added */
 
+static const struct tr_collective_ops ring_ops;
+
 struct ring;
 
 struct sending {
@@ -444,11 +446,17 @@ void tr_ring_serve(struct tr_collective *collective, struct rt_call *call,
                    const struct rt_frame *request)
 {
     struct ring *ring = (struct ring *)collective;
-    uint32_t before = (ring->conf.rank + ring->conf.world - 1) % ring->conf.world;
     struct wire_reduce_chunk head;
+    if (collective->ops != &ring_ops) {
+        rt_call_fail(call, RT_EUSAGE,
+                     "ReduceChunk: this rank does not sum by the ring: expected a GPU for all "
+                     "trainers, or for none");
+        return;
+    }
     rt_arena_reset(ring->scratch);
     int err = wire_reduce_chunk_unpack(request->message, request->header.message_size,
                                        ring->scratch, &head);
+    uint32_t before = (ring->conf.rank + ring->conf.world - 1) % ring->conf.world;
     if (!err && rt_call_from(call)->index != before)
         err = RT_FAIL(RT_EPROTO, "ReduceChunk of rank %u, expected rank %u",
                       rt_call_from(call)->index, before);
@@ -468,7 +476,8 @@ void tr_ring_serve(struct tr_collective *collective, struct rt_call *call,
 
 void tr_ring_peer_up(struct tr_collective *collective)
 {
-    send_all(collective);
+    if (collective->ops == &ring_ops)
+        send_all(collective);
 }
 
 /* ---- life ---- */
@@ -520,14 +529,15 @@ static void destroy(struct tr_collective *collective)
     rt_free(ring);
 }
 
+static const struct tr_collective_ops ring_ops = {"ring",     begin, ready,  complete,
+                                                  abort_open, form,  destroy};
+
 int tr_collective_ring(const struct tr_ring_conf *conf, struct tr_collective **out)
 {
-    static const struct tr_collective_ops ops = {"ring",     begin, ready,  complete,
-                                                 abort_open, form,  destroy};
     struct ring *ring = rt_xcalloc(1, sizeof *ring);
     rt_assert(conf->world >= 2 && conf->rank < conf->world && conf->bucket > 0);
     size_t least = conf->n_max / WIRE_BUCKETS_MAX + 1; /* all ranks find the same */
-    ring->base.ops = &ops;
+    ring->base.ops = &ring_ops;
     ring->base.bucket = conf->bucket > least ? conf->bucket : least;
     ring->conf = *conf;
     ring->last = &ring->first;
