@@ -16,6 +16,7 @@
 #include "runtime/base/strbuf.h"
 #include "trainer/backend/cpu/kernels.h"
 #include "trainer/model/model.h"
+#include "trainer/optimizer_rates.h"
 
 struct tr_optimizer {
     struct tr_optimizer_conf conf;
@@ -195,11 +196,11 @@ static void move_average(const struct tr_span *span, const float *ahead, float *
 }
 
 /* What all spans have in common. */
-static struct tr_update update_of(const struct tr_optimizer *optimizer)
+static struct tr_update update_of(const struct tr_optimizer *optimizer,
+                                  const struct tr_optimizer_rates *rates)
 {
     const struct tr_optimizer_conf *conf = &optimizer->conf;
     double max = conf->clip_norm;
-    double t = (double)optimizer->steps;
     return (struct tr_update){
         .grad_scale = (float)(max > 0 ? fmin(1, max / (optimizer->grad_norm + 1e-6)) : 1),
         .eps = (float)conf->eps,
@@ -208,9 +209,9 @@ static struct tr_update update_of(const struct tr_optimizer *optimizer)
         .rest1 = (float)(1 - conf->beta1),
         .beta2 = (float)conf->beta2,
         .rest2 = (float)(1 - conf->beta2),
-        .correction = (float)sqrt(1 - pow(conf->beta2, t)),
+        .correction = rates->correction,
         .keep = 1,
-        .unbias1 = (float)(1 / (1 - pow(conf->beta1, t))),
+        .unbias1 = rates->unbias1,
     };
 }
 
@@ -229,12 +230,11 @@ static void step_lamb(struct tr_update *op, double lr)
     tr_kernels_get()->lamb(op);
 }
 
-static void step_span(const struct tr_optimizer *optimizer, const struct tr_span *span, double lr,
-                      struct tr_update op)
+static void step_span(const struct tr_optimizer_conf *conf, const struct tr_span *span,
+                      const struct tr_optimizer_rates *rates, struct tr_update op)
 {
-    const struct tr_optimizer_conf *conf = &optimizer->conf;
     const struct tr_kernels *kernels = tr_kernels_get();
-    double rate = lr * span->lr_factor, decay = span->decays ? conf->weight_decay : 0;
+    double rate = rates->lr * span->lr_factor, decay = span->decays ? conf->weight_decay : 0;
     op.weight_decay = (float)decay;
     op.lr = (float)rate;
     switch (conf->kind) {
@@ -249,7 +249,7 @@ static void step_span(const struct tr_optimizer *optimizer, const struct tr_span
         op.weight_decay = 0;
         /* fall through */
     case TR_ADAM:
-        op.lr = (float)(rate / (1 - pow(conf->beta1, (double)optimizer->steps)));
+        op.lr = (float)(rate / rates->bias1);
         kernels->adam(&op);
         break;
     case TR_LAMB:
@@ -270,7 +270,9 @@ int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *gr
         return refuse(optimizer, grad);
     optimizer->grad_norm = norm;
     optimizer->steps++;
-    struct tr_update op = update_of(optimizer);
+    struct tr_optimizer_rates rates;
+    tr_optimizer_rates(&optimizer->conf, optimizer->steps, lr, &rates);
+    struct tr_update op = update_of(optimizer, &rates);
     for (size_t i = 0; i < optimizer->n_spans; i++) {
         const struct tr_span *span = &optimizer->span[i];
         if (span->momentum > 0) {
@@ -282,7 +284,7 @@ int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *gr
         op.param = param + span->offset;
         for (size_t k = 0; k < optimizer->slots; k++)
             op.state[k] = optimizer->state + k * optimizer->n + span->offset;
-        step_span(optimizer, span, lr, op);
+        step_span(&optimizer->conf, span, &rates, op);
     }
     return 0;
 }
