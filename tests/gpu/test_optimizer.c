@@ -8,7 +8,7 @@
 #include "trainer/backend/cuda/step.h"
 
 #define LEARNING_RATE 0.03
-#define STEPS         4
+#define STEPS         3
 #define SPANS_MAX     512
 
 /* Both optimizers, and what they step. */
@@ -67,8 +67,11 @@ static int step_gpu(struct pair *pair, uint64_t t, const uint32_t *finite)
     void *device;
     tr_optimizer_rates(&pair->conf, t, LEARNING_RATE, &rates);
     bed_bytes(pair->bed, &rates, sizeof rates, &device);
-    return tr_cuda_optimizer_queue(pair->gpu, &pair->bed->gpu, device, pair->grad.device,
-                                   pair->param.device, finite);
+    pair->bed->cuda.capturing = true; /* an allocation would fail */
+    int err = tr_cuda_optimizer_queue(pair->gpu, &pair->bed->gpu, device, pair->grad.device,
+                                      pair->param.device, finite);
+    pair->bed->cuda.capturing = false;
+    return err;
 }
 
 static struct tr_cuda_stepped stepped_of(struct pair *pair)
@@ -122,7 +125,7 @@ static void run_steps(struct bed *bed, const struct tr_optimizer_conf *conf, siz
 
 static void run(struct bed *bed, const struct tr_optimizer_conf *conf, double tolerance)
 {
-    static const size_t n[] = {1, 5, 2047, 2048, 4097, 20011};
+    static const size_t n[] = {1, 5, 2048, 4097, 12011};
     for (size_t i = 0; i < sizeof n / sizeof *n; i++)
         run_steps(bed, conf, n[i], tolerance);
 }
@@ -186,11 +189,11 @@ static void test_skip(struct bed *bed)
         struct tr_optimizer_conf conf;
         struct pair pair;
         bed_ok(bed, tr_optimizer_defaults(names[i], &conf));
-        open_pair(&pair, bed, &conf, 6000);
+        open_pair(&pair, bed, &conf, 5000);
         bed_ok(bed, step_gpu(&pair, 1, device));
         bed_check(bed, stepped_of(&pair).stepped == 0, "%s: a flag of 0", names[i]);
         compare(&pair, 0);
-        for (size_t k = 0; k < pair.n_spans; k++) {
+        for (size_t k = 0; k < pair.n_spans; k += 3) {
             if (pair.span[k].count == 0)
                 continue;
             float *at = &pair.grad.host[pair.span[k].offset + pair.span[k].count - 1], was = *at;

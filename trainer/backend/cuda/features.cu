@@ -1,7 +1,7 @@
 /* trainer/backend/cuda/features.cu -- features and their gradients, between what is sent and float32: trainer/model/train.c on the device.
  *
  * All features in one launch each way: blocks are [piece][feature], a piece being as many elements of each. A thread has four elements next to one
- * another, so a warp reads and writes without gaps, and PIECE / 4 / TR_BLOCK of these fours, so that enough of them are on their way.
+ * another, so a warp reads and writes without gaps, and FOURS of these, all read before one is written, so that enough is on its way.
  * The scale of float16 is that of the first 128 samples that have a gradient other than 0; finite.cu has left their magnitudes. Every block looks
  * for it by itself, which mostly is one read of 32 magnitudes; a sample before it has zeros, of which the scale says nothing.
  * Bytes moved per element: 6 each way in 16 bits, 8 in float32. */
@@ -12,7 +12,15 @@
 #include "trainer/backend/cuda/half.h"
 
 #define PIECE    4096u
+#define FOURS    (PIECE / 4 / TR_BLOCK)
 #define F16_ROOM 0x1p-12f /* of trainer/model/train.c */
+
+/* Number k of a thread's fours in a piece from `first` on; n is 0 behind the end. */
+static __device__ struct tr_four four_of(uint32_t k, uint64_t first, uint64_t end)
+{
+    uint64_t at = first + 4 * (k * TR_BLOCK + threadIdx.x);
+    return {at, at >= end ? 0 : (uint32_t)min(end - at, (uint64_t)4)};
+}
 
 /* ---- in ---- */
 
@@ -24,10 +32,13 @@ static __global__ void widen(const struct tr_cuda_feature *table, uint32_t sampl
     uint64_t end = min(first + PIECE, all);
     if (!of.to || of.from == of.to)
         return;
-    for (uint64_t i = first / 4 + threadIdx.x; i * 4 < end; i += blockDim.x) {
-        struct tr_four four = tr_four_of(i, first, end);
-        tr_store(of.to, four, tr_wide_four<DTYPE>(of.from, four));
-    }
+    float4 v[FOURS];
+    for (uint32_t k = 0; k < FOURS; k++)
+        if (four_of(k, first, end).n > 0)
+            v[k] = tr_wide_four<DTYPE>(of.from, four_of(k, first, end));
+    for (uint32_t k = 0; k < FOURS; k++)
+        if (four_of(k, first, end).n > 0)
+            tr_store(of.to, four_of(k, first, end), v[k]);
 }
 
 static dim3 pieces_of(uint32_t n, uint32_t samples, uint32_t width_max)
@@ -93,11 +104,15 @@ static __device__ void narrow_piece(const float *from, void *to, uint64_t first,
                                     float scale, uint64_t *saturated)
 {
     uint32_t over = 0;
-    for (uint64_t i = first / 4 + threadIdx.x; i * 4 < end; i += blockDim.x) {
-        struct tr_four four = tr_four_of(i, first, end);
-        float4 v = from ? tr_load(from, four) : make_float4(0, 0, 0, 0);
-        tr_near_four<DTYPE>(to, four, v, scale, &over);
+    float4 v[FOURS];
+    for (uint32_t k = 0; k < FOURS; k++) {
+        v[k] = make_float4(0, 0, 0, 0);
+        if (from && four_of(k, first, end).n > 0)
+            v[k] = tr_load(from, four_of(k, first, end));
     }
+    for (uint32_t k = 0; k < FOURS; k++)
+        if (four_of(k, first, end).n > 0)
+            tr_near_four<DTYPE>(to, four_of(k, first, end), v[k], scale, &over);
     if (over)
         atomicAdd((unsigned long long *)saturated, (unsigned long long)over);
 }
