@@ -6,6 +6,7 @@ WERROR   ?= 1
 V        ?= 0
 OPT      ?= -O2
 CC       ?= gcc
+CXX      ?= g++
 B        ?= build$(if $(SAN),/$(SAN),/release)
 # CUDA=auto|0|1        the GPU backend: built when nvcc is found (CUDA_HOME, else PATH), never needed
 # JEMALLOC=1|0         the allocator; sanitizers and valgrind want 0
@@ -60,6 +61,12 @@ LIBS      := $(B)/libruntime.a $(ROLES:%=$(B)/lib%.a) $(B)/libctl.a
 UNIT_C    := $(wildcard tests/unit/test_*.c tests/fault/test_*.c tests/sim/test_*.c)
 UNIT      := $(UNIT_C:%.c=$(B)/%)
 E2E_PROGRAMS := $(patsubst %.c,$(B)/%,$(wildcard tests/e2e/*.c)) # what scripts there run
+# The GPU backend, compiled for a CPU (tests/gpu/emulated/): the tests of tests/gpu, where no GPU is.
+CUDA_SOURCES := $(sort $(wildcard trainer/backend/cuda/*.c trainer/backend/cuda/*.cu))
+GPU_TRUTH    := $(wildcard trainer/backend/cpu/reference*.c) trainer/backend/cpu/loops.c
+GPU_TESTS_C  := $(wildcard tests/gpu/test_*.c)
+GPU_TEST_LIB := $(filter-out $(GPU_TESTS_C),$(wildcard tests/gpu/*.c))
+EMULATED     := $(GPU_TESTS_C:tests/gpu/%.c=$(B)/tests/gpu/emulated/%) $(B)/tests/gpu/emulated/test_emulator
 PRELOADS  := $(patsubst %.c,$(B)/%.so,$(wildcard tests/preload/*.c)) # for LD_PRELOAD there
 # The embedding server's benchmark: one program of many parts, and the peers that are installed here.
 EBS_BENCH   := $(B)/tests/bench/embedding_server
@@ -109,6 +116,23 @@ $(B)/saffron: $(B)/ctl/main.o $(B)/libctl.a $(B)/libruntime.a
 $(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $< $(TESTLIB_O) -Wl,--start-group $(LIBS) \
 	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
+
+# Objects of their own, with the emulated headers. CUDA's __restrict__ and unnamed structs in kernels need no flag of g++.
+E := $(B)/emulated
+EMULATED_FLAGS := -Itests/gpu/emulated/include
+EMULATED_CXX   := -std=c++17 -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror) $(filter-out -std=% -W%,$(CFLAGS))
+EMULATOR_O     := $(patsubst %.cpp,$(E)/%.o,$(filter-out %/test_emulator.cpp,$(wildcard tests/gpu/emulated/*.cpp)))
+EMULATED_O     := $(patsubst %,$(E)/%.o,$(basename $(CUDA_SOURCES) $(GPU_TEST_LIB) $(GPU_TRUTH))) $(EMULATOR_O)
+$(E)/%.o: %.c
+	$(Q)mkdir -p $(@D) && echo "  CC    $< (emulated)" && $(CC) $(EMULATED_FLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+$(E)/%.o: %.cu
+	$(Q)mkdir -p $(@D) && echo "  CXX   $< (emulated)" && $(CXX) $(EMULATED_FLAGS) $(CPPFLAGS) $(EMULATED_CXX) -MMD -MP -x c++ -c $< -o $@
+$(E)/%.o: %.cpp
+	$(Q)mkdir -p $(@D) && echo "  CXX   $<" && $(CXX) $(EMULATED_FLAGS) $(CPPFLAGS) $(EMULATED_CXX) -MMD -MP -c $< -o $@
+$(B)/tests/gpu/emulated/test_emulator: $(E)/tests/gpu/emulated/test_emulator.o $(EMULATOR_O) $(E)/trainer/backend/cuda/device.o
+	$(Q)mkdir -p $(@D) && echo "  LD    $@" && $(CXX) $(LDFLAGS) $^ -lm -o $@
+$(B)/tests/gpu/emulated/test_%: $(E)/tests/gpu/test_%.o $(EMULATED_O)
+	$(Q)mkdir -p $(@D) && echo "  LD    $@" && $(CXX) $(LDFLAGS) $^ -lm -o $@
 
 $(B)/tests/preload/%.so: tests/preload/%.c
 	$(Q)mkdir -p $(@D) && echo "  CC    $<" && $(CC) -D_GNU_SOURCE -std=c11 -O2 -g $(WARN) -shared -fPIC $< -o $@

@@ -54,11 +54,14 @@ void *bed_bytes(struct bed *bed, const void *from, size_t bytes, void **device);
 void bed_upload(struct bed *bed, struct bed_tensor tensor); /* after its host side was written */
 uint32_t bed_below(struct bed *bed, uint32_t n);            /* random, in 0..n-1; n >= 1 */
 void bed_set_now(struct bed *bed, double per_sample);
-void bed_download(struct bed *bed, void *to, const void *device, size_t bytes); /* after all that was queued */
+void bed_download(struct bed *bed, void *to, const void *device,
+                  size_t bytes); /* after all that was queued */
 
 /* The device's values beside the host's: |a - b| <= relative * max(|a|, |b|) + absolute, or both NaN; 0, 0: the same bits. */
-void bed_compare(struct bed *bed, const char *what, struct bed_tensor tensor, double relative, double absolute);
+void bed_compare(struct bed *bed, const char *what, struct bed_tensor tensor, double relative,
+                 double absolute);
 void bed_ok(struct bed *bed, int err);
-void bed_check(struct bed *bed, bool holds, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void bed_check(struct bed *bed, bool holds, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 #endif

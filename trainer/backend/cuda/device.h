@@ -45,6 +45,11 @@ int tr_cuda_check(struct tr_cuda *cuda, cudaError_t status, const char *what);
 int tr_cuda_fail(struct tr_cuda *cuda, int err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* The device with that number, its streams, and no memory yet; fail: rt_fail of who loaded us, for texts of errors. RT_EBACKEND. Close
+ * takes all that was allocated with it, and may be called after open has failed. */
+int tr_cuda_open(int device, int (*fail)(int err, const char *text), struct tr_cuda *cuda);
+void tr_cuda_close(struct tr_cuda *cuda);
+
 /* Zeroed memory of the device, 256-byte aligned, until the end. RT_ENOMEM names what was wanted and what is free; RT_EBACKEND while a graph is
  * captured. */
 int tr_cuda_alloc(struct tr_cuda *cuda, size_t bytes, const char *what, void **out);
