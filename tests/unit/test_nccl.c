@@ -144,13 +144,15 @@ static int fake_open(struct tr_cuda *cuda, const struct tr_nccl_open *open,
 static bool make_one(struct fake_group *group, size_t k)
 {
     static float sum[N_MAX];
-    const struct asked *first = &group->link[0]->asked[k];
     for (uint32_t r = 0; r < group->world; r++) {
         const struct tr_nccl_link *link = group->link[r];
         if (!link || link->closed || link->n_made != k || link->n_asked <= k)
             return false;
-        assert_int_equal(link->asked[k].n, first->n); /* NCCL would hang, or worse */
-        assert_int_equal(link->asked[k].dtype, first->dtype);
+    }
+    const struct asked *first = &group->link[0]->asked[k];
+    for (uint32_t r = 1; r < group->world; r++) { /* NCCL would hang, or worse */
+        assert_int_equal(group->link[r]->asked[k].n, first->n);
+        assert_int_equal(group->link[r]->asked[k].dtype, first->dtype);
     }
     for (size_t i = 0; i < first->n; i++) {
         sum[i] = 0;
