@@ -68,15 +68,15 @@ static void test_casts(struct bed *bed)
             void *half;
             memset(poison, 0x5a, (n + 2) * sizeof *poison);
             bed_bytes(bed, poison, (n + 2) * sizeof *poison, &half);
-            bed_ok(bed, tr_cuda_narrow(&bed->cuda, bed->cuda.compute, x.device + from,
-                                       (uint16_t *)half + from, n));
+            bed_ok(bed, tr_cuda_reduce_narrow(&bed->cuda, bed->cuda.compute, x.device + from,
+                                              (uint16_t *)half + from, n));
             bed_download(bed, got, half, (n + 2) * sizeof *got);
             for (size_t k = 0; k < n; k++)
                 bed_check(bed, got[from + k] == narrowed(x.host[from + k]),
                           "n %zu from %zu: %zu is %04x", n, from, k, got[from + k]);
             bed_check(bed, got[from + n] == 0x5a5a, "written behind the end");
-            bed_ok(bed, tr_cuda_widen(&bed->cuda, bed->cuda.compute, (uint16_t *)half + from,
-                                      y.device + from, n));
+            bed_ok(bed, tr_cuda_reduce_widen(&bed->cuda, bed->cuda.compute, (uint16_t *)half + from,
+                                             y.device + from, n));
             for (size_t k = 0; k < n; k++)
                 y.host[from + k] = widened(got[from + k]);
             bed_compare(bed, "widened", y, 0, 0);

@@ -200,7 +200,7 @@ static int sum(struct tr_nccl_link *link, float *value, size_t n, uint32_t dtype
         return check(cuda,
                      ncclAllReduce(value, value, n, ncclFloat32, ncclSum, link->comm, link->stream),
                      "ncclAllReduce");
-    err = tr_cuda_narrow(cuda, link->stream, value, link->narrow, n);
+    err = tr_cuda_reduce_narrow(cuda, link->stream, value, link->narrow, n);
     return err ? err
                : check(cuda,
                        ncclAllReduce(link->narrow, link->narrow, n, ncclBfloat16, ncclSum,
@@ -251,7 +251,7 @@ static int follow(struct tr_nccl_link *link)
     if (err || what == NOTHING)
         return err;
     if (what == WIDEN)
-        err = tr_cuda_widen(link->cuda, link->stream, link->narrow, link->value, link->n);
+        err = tr_cuda_reduce_widen(link->cuda, link->stream, link->narrow, link->value, link->n);
     if (!err)
         err = what == TELL
                   ? tell(link)

@@ -69,8 +69,8 @@ static uint32_t grid_of(const struct tr_cuda *cuda, size_t quads, size_t n)
     return (uint32_t)(wanted < most ? wanted : most);
 }
 
-extern "C" int tr_cuda_narrow(struct tr_cuda *cuda, cudaStream_t stream, const float *from,
-                              uint16_t *to, size_t n)
+extern "C" int tr_cuda_reduce_narrow(struct tr_cuda *cuda, cudaStream_t stream, const float *from,
+                                     uint16_t *to, size_t n)
 {
     size_t quads = quads_of(from, to, n);
     if (n > 0)
@@ -78,8 +78,8 @@ extern "C" int tr_cuda_narrow(struct tr_cuda *cuda, cudaStream_t stream, const f
     return tr_cuda_check(cuda, cudaGetLastError(), "narrow");
 }
 
-extern "C" int tr_cuda_widen(struct tr_cuda *cuda, cudaStream_t stream, const uint16_t *from,
-                             float *to, size_t n)
+extern "C" int tr_cuda_reduce_widen(struct tr_cuda *cuda, cudaStream_t stream, const uint16_t *from,
+                                    float *to, size_t n)
 {
     size_t quads = quads_of(to, from, n);
     if (n > 0)
