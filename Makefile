@@ -65,7 +65,7 @@ E2E_PROGRAMS := $(patsubst %.c,$(B)/%,$(wildcard tests/e2e/*.c)) # what scripts 
 CUDA_SOURCES := $(sort $(wildcard trainer/backend/cuda/*.c trainer/backend/cuda/*.cu))
 GPU_TRUTH    := $(wildcard trainer/backend/cpu/reference*.c trainer/backend/cpu/kernels*.c runtime/base/half*.c) \
                 trainer/backend/cpu/loops.c trainer/optimizer.c trainer/optimizer_rates.c \
-                $(addprefix runtime/base/,assert.c cpu.c err.c log.c strbuf.c)
+                $(addprefix runtime/base/,assert.c cpu.c err.c log.c mem.c strbuf.c)
 GPU_TESTS_C  := $(wildcard tests/gpu/test_*.c)
 GPU_TEST_LIB := $(filter-out $(GPU_TESTS_C),$(wildcard tests/gpu/*.c))
 EMULATED     := $(GPU_TESTS_C:tests/gpu/%.c=$(B)/tests/gpu/emulated/%) $(B)/tests/gpu/emulated/test_emulator
@@ -126,7 +126,7 @@ EMULATED_CXX   := -std=c++17 -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror) $
 EMULATOR_O     := $(patsubst %.cpp,$(E)/%.o,$(filter-out %/test_emulator.cpp,$(wildcard tests/gpu/emulated/*.cpp)))
 EMULATED_O     := $(patsubst %,$(E)/%.o,$(basename $(CUDA_SOURCES) $(GPU_TEST_LIB) $(GPU_TRUTH))) $(EMULATOR_O)
 $(E)/%.o: %.c
-	$(Q)mkdir -p $(@D) && echo "  CC    $< (emulated)" && $(CC) $(EMULATED_FLAGS) $(CPPFLAGS) $(CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
+	$(Q)mkdir -p $(@D) && echo "  CC    $< (emulated)" && $(CC) $(EMULATED_FLAGS) $(filter-out -DRT_JEMALLOC,$(CPPFLAGS)) $(CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
 $(E)/%.o: %.cu
 	$(Q)mkdir -p $(@D) && echo "  CXX   $< (emulated)" && $(CXX) $(EMULATED_FLAGS) $(CPPFLAGS) $(EMULATED_CXX) -MMD -MP -x c++ -c $< -o $@
 $(E)/%.o: %.cpp
