@@ -14,6 +14,14 @@
 #define TR_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
 #endif
 
+/* Before a loop: n turns at once, so that their loads are all under way. (A C++ compiler does not know the pragma.) */
+#ifdef __CUDACC__
+#define TR_PRAGMA(text) _Pragma(#text)
+#define TR_UNROLL(n)    TR_PRAGMA(unroll n)
+#else
+#define TR_UNROLL(n)
+#endif
+
 #define TR_WARP      32u
 #define TR_BLOCK     256u /* threads, where nothing says otherwise */
 #define TR_BLOCKS_MAX 65535u
