@@ -223,6 +223,7 @@ quality: programs ## what each model of configs/models reaches on real data: mea
 	@MODELS=all tests/e2e/quality.sh $(B)
 soak: programs ## configs/bench, epoch after epoch, for MINUTES=60: memory and descriptors of every process
 	@MINUTES=$(or $(MINUTES),60) tests/bench/soak.sh $(B)
+-include tests/gpu/bench/bench.mk
 docs: $(B)/scripts/config_doc ## write docs/config.md from the option tables
 	$(Q)mkdir -p docs && $< >docs/config.md
 check: $(B)/scripts/config_doc ## format, lint, layering, header self-containment
