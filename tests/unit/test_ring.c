@@ -25,6 +25,7 @@ enum { RANKS_MAX = 5, N_MAX = 1000 };
 struct ring_rank {
     struct ring_world *world;
     struct rt_rpc *rpc;
+    uint64_t incarnation;
     struct rt_peer *next;
     struct tr_collective *ring;
     float value[N_MAX + 1];
@@ -35,6 +36,7 @@ struct ring_rank {
 struct ring_world {
     struct sim *sim;
     unsigned ranks;
+    size_t bucket;
     struct ring_rank rank[RANKS_MAX];
     int wanted;     /* operations that all shall have done */
     uint32_t dtype; /* of what travels */
@@ -57,55 +59,75 @@ static const struct rt_method_def method[] = {
 /* Grains so small that vectors of some hundred elements have many. */
 enum { GRAIN = 8, BUCKET = 1000 };
 
+/* A process: its rpc, and its ring, which knows the next one. */
+static void make_rank(struct ring_world *w, unsigned r, uint64_t incarnation)
+{
+    struct ring_rank *rank = &w->rank[r];
+    char address[RT_ADDRESS_MAX], bound[RT_ADDRESS_MAX];
+    struct rt_rpc_conf c = {.io = sim_node(w->sim, r),
+                            .self = {.job = "ring",
+                                     .role = RT_ROLE_TRAINER,
+                                     .index = r,
+                                     .incarnation = incarnation,
+                                     .wire_version = RT_WIRE_VERSION},
+                            .greeting = &wire_greeting,
+                            .methods = method,
+                            .n_methods = 1,
+                            .ctx = rank,
+                            .peer_up = on_up};
+    rank->world = w;
+    rank->incarnation = incarnation;
+    assert_int_equal(rt_rpc_create(&c, &rank->rpc), 0);
+    snprintf(address, sizeof address, "sim:%u:1", r);
+    assert_int_equal(rt_rpc_listen(rank->rpc, address, bound), 0);
+    rank->next = rt_rpc_peer(rank->rpc, RT_ROLE_TRAINER, (r + 1) % w->ranks, 0);
+    struct tr_ring_conf ring = {.io = sim_node(w->sim, r),
+                                .world = w->ranks,
+                                .rank = r,
+                                .next = rank->next,
+                                .n_max = N_MAX,
+                                .bucket = w->bucket,
+                                .grain = GRAIN};
+    assert_int_equal(w->ranks == 1 ? tr_collective_single(&rank->ring)
+                                   : tr_collective_ring(&ring, &rank->ring),
+                     0);
+}
+
+/* Where the next one is, as its hello tells. */
+static void meet_next(struct ring_world *w, unsigned r)
+{
+    char address[RT_ADDRESS_MAX];
+    unsigned next = (r + 1) % w->ranks;
+    snprintf(address, sizeof address, "sim:%u:1", next);
+    if (w->ranks > 1)
+        rt_peer_set_address(w->rank[r].next, address, w->rank[next].incarnation);
+}
+
 static void start(struct ring_world *w, uint64_t seed, unsigned ranks, size_t bucket)
 {
-    char address[RANKS_MAX][RT_ADDRESS_MAX], bound[RT_ADDRESS_MAX];
     memset(w, 0, sizeof *w);
     w->ranks = ranks;
+    w->bucket = bucket ? bucket : BUCKET;
     struct sim_conf conf = {.seed = seed, .n_nodes = ranks};
     w->sim = sim_create(&conf);
+    for (unsigned r = 0; r < ranks; r++)
+        make_rank(w, r, 1);
     for (unsigned r = 0; r < ranks; r++) {
-        struct rt_rpc_conf c = {.io = sim_node(w->sim, r),
-                                .self = {.job = "ring",
-                                         .role = RT_ROLE_TRAINER,
-                                         .index = r,
-                                         .incarnation = 1,
-                                         .wire_version = RT_WIRE_VERSION},
-                                .greeting = &wire_greeting,
-                                .methods = method,
-                                .n_methods = 1,
-                                .ctx = &w->rank[r],
-                                .peer_up = on_up};
-        w->rank[r].world = w;
-        assert_int_equal(rt_rpc_create(&c, &w->rank[r].rpc), 0);
-        snprintf(address[r], sizeof address[r], "sim:%u:1", r);
-        assert_int_equal(rt_rpc_listen(w->rank[r].rpc, address[r], bound), 0);
+        w->rank[r].ring->ops->form(w->rank[r].ring, 1);
+        meet_next(w, r);
     }
-    for (unsigned r = 0; r < ranks; r++) {
-        struct ring_rank *rank = &w->rank[r];
-        rank->next = rt_rpc_peer(rank->rpc, RT_ROLE_TRAINER, (r + 1) % ranks, 0);
-        struct tr_ring_conf c = {.io = sim_node(w->sim, r),
-                                 .world = ranks,
-                                 .rank = r,
-                                 .next = rank->next,
-                                 .n_max = N_MAX,
-                                 .bucket = bucket ? bucket : BUCKET,
-                                 .grain = GRAIN};
-        assert_int_equal(ranks == 1 ? tr_collective_single(&rank->ring)
-                                    : tr_collective_ring(&c, &rank->ring),
-                         0);
-        rank->ring->ops->form(rank->ring, 1);
-        if (ranks > 1)
-            rt_peer_set_address(rank->next, address[(r + 1) % ranks], 1);
-    }
+}
+
+static void kill_rank(struct ring_world *w, unsigned r)
+{
+    rt_rpc_destroy(w->rank[r].rpc);
+    w->rank[r].ring->ops->destroy(w->rank[r].ring);
 }
 
 static void stop(struct ring_world *w)
 {
-    for (unsigned r = 0; r < w->ranks; r++) {
-        rt_rpc_destroy(w->rank[r].rpc);
-        w->rank[r].ring->ops->destroy(w->rank[r].ring);
-    }
+    for (unsigned r = 0; r < w->ranks; r++)
+        kill_rank(w, r);
     sim_run_until(w->sim, NULL, NULL, RT_S);
     sim_destroy(w->sim);
 }
@@ -435,6 +457,45 @@ static void test_abort(void **state)
     }
 }
 
+/* A rank that dies at any point of a sum and comes back with nothing: nobody is done meanwhile but by an error, and the group that forms again
+ * sums as if nothing had been. The group of one loses its sum with itself. */
+static void test_death(void **state)
+{
+    (void)state;
+    for (unsigned ranks = 1; ranks <= 4; ranks++)
+        for (uint64_t seed = 1; seed <= 60; seed++) {
+            struct ring_world w;
+            unsigned dies = (unsigned)(seed % ranks), before = (dies + ranks - 1) % ranks;
+            start(&w, seed, ranks, 1 + seed % 3 * 100);
+            for (unsigned r = 0; r < ranks; r++)
+                if (r != dies || seed % 4 > 1) /* else it never came */
+                    begin(&w, r, 1, 600, 0);
+            sim_run_until(w.sim, NULL, NULL, seed * RT_MS / 20);
+            kill_rank(&w, dies);
+            sim_run_until(w.sim, NULL, NULL, seed % 2 ? 2 * TR_STALL_NS : seed * RT_MS);
+            make_rank(&w, dies, 2);
+            meet_next(&w, dies);
+            meet_next(&w, before);
+            for (unsigned r = 0; r < ranks; r++) {
+                struct tr_collective *ring = w.rank[r].ring;
+                ring->ops->abort(ring);
+                if (r != dies)
+                    assert_int_equal(w.rank[r].done,
+                                     1); /* summed before it died, or with an error */
+                if (r != dies && w.rank[r].err)
+                    assert_int_equal(w.rank[r].err, seed % 2 ? RT_EDEADLINE : RT_ECANCELED);
+                w.rank[r].done = 0;
+                ring->ops->form(ring, 2);
+            }
+            for (unsigned r = 0; r < ranks; r++)
+                begin(&w, r, 2, 77, 1);
+            w.wanted = 1;
+            assert_true(sim_run_until(w.sim, all_done, &w, 10 * RT_S));
+            check(&w, 2, 77, 1, seed);
+            stop(&w);
+        }
+}
+
 /* A rank that never comes: no progress is an error after a while, and not before. */
 static void test_stall(void **state)
 {
@@ -537,8 +598,9 @@ int main(void)
         cmocka_unit_test(test_sums),          cmocka_unit_test(test_rounded),
         cmocka_unit_test(test_buckets),       cmocka_unit_test(test_overlap),
         cmocka_unit_test(test_abort_between), cmocka_unit_test(test_breaks),
-        cmocka_unit_test(test_abort),         cmocka_unit_test(test_stall),
-        cmocka_unit_test(test_refused),       cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_abort),         cmocka_unit_test(test_death),
+        cmocka_unit_test(test_stall),         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }
