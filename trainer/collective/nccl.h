@@ -11,6 +11,8 @@
  *   - one process per GPU, as `saffron ranks` starts them: the device is number 0 of those that the process sees (CUDA_VISIBLE_DEVICES)
  *   - tr_collective_nccl() with the table that the loaded object exports; value[] of begin() is memory of the device then, and what it holds
  *     from `from` on is written by work that was queued on the compute stream before ready(from), or before `written` (below)
+ *   - without `written`, ready() and complete() record an event on the compute stream, by the loop's thread: not while that stream is captured.
+ *     With a step that is played from a graph: `written` gives events that the graph records (cudaEventRecordExternal), after its launch
  *   - `done` has other errors than a ring's, with a text for the user: RT_EUSAGE and RT_EBACKEND mean that no new group mends it: the process
  *     has to end. With RT_EPEER, RT_EDEADLINE, RT_ECANCELED the group forms again, as it does with the ring
  *   - at the end: rpc, then the collective, then the device; the worker is at rest by then (rt_loop_run has returned)
