@@ -312,10 +312,12 @@ struct tr_batchnorm {
     size_t x_stride, y_stride;
     tr_real *y;
 };
-/* Where mean and inverse are those of x itself. */
+/* Where mean and inverse are those of x itself. With `mask` rows where it is 0 count in no sum, and their dx is 0 (with `add`, as it
+ * was); `counted` is what tr_moments made. Devices' only, as there; NULL: all count. */
 struct tr_batchnorm_grad {
     uint32_t samples, rows, columns;
     const tr_real *x, *mean, *inverse, *w, *dy;
+    const tr_real *mask, *counted;
     size_t x_stride, dy_stride, dx_stride;
     tr_real *dw, *db;
     bool add_params;
@@ -331,10 +333,11 @@ struct tr_dice {
     tr_real *p; /* [samples][rows][columns]; backward reads it */
     tr_real *y;
 };
-/* dx = dy y'(x), in place, where mean and inverse are those of x itself. */
+/* dx = dy y'(x), in place, where mean and inverse are those of x itself. mask, counted: tr_batchnorm_grad. */
 struct tr_dice_grad {
     uint32_t samples, rows, columns;
     const tr_real *x, *mean, *inverse, *alpha, *p;
+    const tr_real *mask, *counted;
     size_t x_stride, dy_stride;
     tr_real *dy;
     tr_real *dalpha;
