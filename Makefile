@@ -8,7 +8,8 @@ OPT      ?= -O2
 CC       ?= gcc
 CXX      ?= g++
 B        ?= build$(if $(SAN),/$(SAN),/release)
-# CUDA=auto|0|1        the GPU backend: built when nvcc is found (CUDA_HOME, else PATH), never needed
+# CUDA=auto|0|1        the GPU backend: built when nvcc and NCCL are found (scripts/cuda.sh: CUDA_HOME, NCCL_HOME), never needed
+# GPU_ARCH="-gencode.."  what nvcc compiles for, instead of all lines of cards from sm_75 up
 # JEMALLOC=1|0         the allocator; sanitizers and valgrind want 0
 # SAN=address|thread   sanitizers (address brings undefined and leak checks; fuzz: what `make fuzz` builds with)
 # WERROR=1|0 V=0|1     warnings are errors; show whole command lines
@@ -69,6 +70,9 @@ GPU_TRUTH    := $(wildcard trainer/backend/cpu/reference*.c trainer/backend/cpu/
 GPU_TESTS_C  := $(wildcard tests/gpu/test_*.c)
 GPU_TEST_LIB := $(filter-out $(GPU_TESTS_C),$(wildcard tests/gpu/*.c))
 EMULATED     := $(GPU_TESTS_C:tests/gpu/%.c=$(B)/tests/gpu/emulated/%) $(B)/tests/gpu/emulated/test_emulator
+CUDA_ROOT    := $(shell scripts/cuda.sh home "$(CUDA)")
+CUDA_SO      := $(if $(CUDA_ROOT),$(B)/saffron-cuda.so)
+GPU_TESTS    := $(if $(CUDA_ROOT),$(GPU_TESTS_C:%.c=$(B)/%))
 PRELOADS  := $(patsubst %.c,$(B)/%.so,$(wildcard tests/preload/*.c)) # for LD_PRELOAD there
 # The embedding server's benchmark: one program of many parts, and the peers that are installed here.
 EBS_BENCH   := $(B)/tests/bench/embedding_server
@@ -79,7 +83,7 @@ EBS_BENCHES := $(EBS_BENCH)/bench \
 FUZZ_O    := $(call objects,$(filter-out %/entry.c,$(wildcard tests/fuzz/*.c)))
 TESTLIB_O := $(call objects,$(filter-out $(UNIT_C),$(wildcard tests/unit/*.c tests/sim/*.c tests/lib/*.c))) $(FUZZ_O)
 
-.PHONY: all test check docs deps deps-test proto clean help unit points programs announce fuzz bench storm faults kill-loop exact-kills failpoints \
+.PHONY: all test test-gpu check docs deps deps-test proto clean help unit points programs announce fuzz bench storm faults kill-loop exact-kills failpoints \
         partitions sim quality soak
 .SECONDARY:
 all: announce programs
@@ -87,8 +91,8 @@ all: announce programs
 announce:
 	@scripts/cuda.sh announce "$(CUDA)"
 
-programs: $(PROGRAMS)
-unit: $(UNIT) $(E2E_PROGRAMS) $(PRELOADS) $(EBS_BENCHES) points
+programs: $(PROGRAMS) $(CUDA_SO)
+unit: $(UNIT) $(EMULATED) $(GPU_TESTS) $(E2E_PROGRAMS) $(PRELOADS) $(EBS_BENCHES) points
 
 $(B)/gen/proto/%.pb-c.c $(B)/gen/proto/%.pb-c.h &: proto/%.proto
 	$(Q)mkdir -p $(B)/gen && echo "  PROTO $<" && protoc-c --c_out=$(B)/gen $<
@@ -119,11 +123,12 @@ $(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
 	$(Q)echo "  LD    $@" && $(CC) $(LDFLAGS) $< $(TESTLIB_O) -Wl,--start-group $(LIBS) \
 	-Wl,--end-group $(LDLIBS) -ldnnl -lgomp -lcmocka -o $@
 
-# Objects of their own, with the emulated headers. CUDA's __restrict__ and unnamed structs in kernels need no flag of g++.
+# The emulated ones: objects of their own, with the emulated headers.
 E := $(B)/emulated
 EMULATED_FLAGS := -Itests/gpu/emulated/include
 EMULATED_CXX   := -std=c++17 -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror) $(filter-out -std=% -W%,$(CFLAGS))
-EMULATOR_O     := $(patsubst %.cpp,$(E)/%.o,$(filter-out %/test_emulator.cpp,$(wildcard tests/gpu/emulated/*.cpp)))
+EMULATOR_O     := $(patsubst %.cpp,$(E)/%.o,$(filter-out %/test_emulator.cpp,$(wildcard tests/gpu/emulated/*.cpp))) \
+                  $(patsubst %.c,$(E)/%.o,$(wildcard tests/gpu/emulated/*.c))
 EMULATED_O     := $(patsubst %,$(E)/%.o,$(basename $(CUDA_SOURCES) $(GPU_TEST_LIB) $(GPU_TRUTH))) $(EMULATOR_O)
 $(E)/%.o: %.c
 	$(Q)mkdir -p $(@D) && echo "  CC    $< (emulated)" && $(CC) $(EMULATED_FLAGS) $(filter-out -DRT_JEMALLOC,$(CPPFLAGS)) $(CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
@@ -135,6 +140,29 @@ $(B)/tests/gpu/emulated/test_emulator: $(E)/tests/gpu/emulated/test_emulator.o $
 	$(Q)mkdir -p $(@D) && echo "  LD    $@" && $(CXX) $(LDFLAGS) $^ -lm -o $@
 $(B)/tests/gpu/emulated/test_%: $(E)/tests/gpu/test_%.o $(EMULATED_O)
 	$(Q)mkdir -p $(@D) && echo "  LD    $@" && $(CXX) $(LDFLAGS) $^ -lm -o $@
+
+# The GPU's: position independent, no sanitizer. No fused multiply-add but where it is written: the bits are those of the CPU's plain C.
+ifneq ($(CUDA_ROOT),)
+G        := $(B)/cuda
+NVCC     := $(CUDA_ROOT)/bin/nvcc
+GPU_ARCH ?= $(shell scripts/cuda.sh arch "$(CUDA)")
+GPU_INC  := -isystem $(CUDA_ROOT)/include -isystem $(shell scripts/cuda.sh nccl "$(CUDA)")/include
+NVFLAGS  := -std=c++17 -O3 -lineinfo -fmad=false $(if $(filter 1,$(WERROR)),-Werror all-warnings) \
+            -Xcompiler -Wall,-Wextra,-fPIC -ccbin $(lastword $(CXX))
+GPU_CFLAGS := $(filter-out -fPIE -fsanitize% -fno-sanitize%,$(CFLAGS)) -fPIC
+GPU_LINK := -ccbin $(lastword $(CXX)) -L$(CUDA_ROOT)/lib64 -L$(shell scripts/cuda.sh nccl "$(CUDA)")/lib -lcublasLt -lnccl -lm -lpthread
+CUDA_O   := $(patsubst %,$(G)/%.o,$(basename $(CUDA_SOURCES)))
+GPU_TEST_O := $(CUDA_O) $(patsubst %.c,$(G)/%.o,$(GPU_TEST_LIB) $(GPU_TRUTH))
+$(G)/%.o: %.c
+	$(Q)mkdir -p $(@D) && echo "  CC    $< (CUDA)" && \
+	$(CC) $(filter-out -DRT_JEMALLOC,$(CPPFLAGS)) $(GPU_INC) $(GPU_CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
+$(G)/%.o: %.cu
+	$(Q)mkdir -p $(@D) && echo "  NVCC  $<" && $(NVCC) -I. $(NVFLAGS) $(GPU_ARCH) -MMD -MP -c $< -o $@
+$(B)/saffron-cuda.so: $(CUDA_O)
+	$(Q)echo "  LD    $@" && $(NVCC) -shared $^ $(GPU_LINK) -o $@
+$(B)/tests/gpu/test_%: $(G)/tests/gpu/test_%.o $(GPU_TEST_O)
+	$(Q)mkdir -p $(@D) && echo "  LD    $@" && $(NVCC) $^ $(GPU_LINK) -o $@
+endif
 
 $(B)/tests/preload/%.so: tests/preload/%.c
 	$(Q)mkdir -p $(@D) && echo "  CC    $<" && $(CC) -D_GNU_SOURCE -std=c11 -O2 -g $(WARN) -shared -fPIC $< -o $@
@@ -195,6 +223,9 @@ test: ## install, build, run every test; ends with `N passed, N failed, N skippe
 	@$(MAKE) --no-print-directory deps deps-test
 	@$(MAKE) --no-print-directory all unit
 	@tests/run.sh $(B)
+test-gpu: announce ## the tests of tests/gpu on the GPU that is here; a failure where none is
+	@$(MAKE) --no-print-directory CUDA=1 $(GPU_TESTS_C:%.c=$(B)/%)
+	@tests/gpu/run.sh $(B)
 fuzz: ## libFuzzer over every parser (clang); FUZZ=name... SECONDS=60 for each
 	@$(MAKE) --no-print-directory SAN=fuzz CC=clang B=build/fuzz $(FUZZ:%=build/fuzz/fuzz_%)
 	@tests/fuzz/run.sh build/fuzz $(SECONDS) $(FUZZ)
