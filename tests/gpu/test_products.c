@@ -274,8 +274,7 @@ static int chain_act_backward(struct tr_backend *backend, const struct chain *c,
         .add_params = c->add_params,
         .hidden = true,
     };
-    int err = device ? tr_cuda_hidden_act_backward(backend, &op) : TR_NOT_HIDDEN;
-    return err == TR_NOT_HIDDEN ? backend->loops->act_backward(backend, &op) : err;
+    return backend->loops->act_backward(backend, &op);
 }
 
 static int chain_backward(struct tr_backend *backend, const struct chain *c, bool device)

@@ -4,62 +4,13 @@
  * columns whose visit of a place also makes dx there (columns.h).
  * relu and prelu, and the gradients of sigmoid and tanh, have the CPU's bits; exp, erf and tanh are CUDA's, within 2 units in the last
  * place of the exact ones, and the C library's within 1. */
+#include "trainer/backend/cuda/act.h"
 #include "trainer/backend/cuda/columns.h"
+#include "trainer/backend/cuda/products.h"
 #include "trainer/backend/cuda/rows.h"
 
 namespace
 {
-__device__ inline float sigmoid(float x)
-{
-    float e = expf(-fabsf(x));
-    return (x >= 0 ? 1 : e) / (1 + e);
-}
-
-__device__ inline float normal_below(float x)
-{
-    return 0.5f * (1 + erff(x * 0.70710678118654752440f));
-}
-
-__device__ inline float normal_at(float x)
-{
-    return expf(-0.5f * x * x) * 0.39894228040143267794f;
-}
-
-template <enum tr_act_kind KIND> __device__ inline float value_of(float x, float slope)
-{
-    switch (KIND) {
-    case TR_ACT_RELU:
-        return x < 0 ? 0 : x; /* keeps NaN */
-    case TR_ACT_GELU:
-        return x * normal_below(x);
-    case TR_ACT_SIGMOID:
-        return sigmoid(x);
-    case TR_ACT_TANH:
-        return tanhf(x);
-    case TR_ACT_PRELU:
-        return x > 0 ? x : x * slope;
-    default:
-        return x;
-    }
-}
-
-/* What dy becomes; `from` is x, or y (tr_act_keeps_x). */
-template <enum tr_act_kind KIND> __device__ inline float gradient_of(float dy, float from)
-{
-    switch (KIND) {
-    case TR_ACT_RELU:
-        return from == 0 ? 0 : dy;
-    case TR_ACT_GELU:
-        return dy * (normal_below(from) + from * normal_at(from));
-    case TR_ACT_SIGMOID:
-        return dy * (from * (1 - from));
-    case TR_ACT_TANH:
-        return dy * (1 - __fmul_rn(from, from));
-    default:
-        return dy;
-    }
-}
-
 template <enum tr_act_kind KIND> struct act {
     const float *x, *slope;
     size_t x_stride, y_stride;
@@ -71,7 +22,7 @@ template <enum tr_act_kind KIND> struct act {
         if (KIND == TR_ACT_PRELU)
             slope4 = places.load(slope, 0, 0);
         for (uint32_t k = 0; k < TR_QUAD; k++)
-            x4.v[k] = value_of<KIND>(x4.v[k], slope4.v[k]);
+            x4.v[k] = tr_act_value<KIND>(x4.v[k], slope4.v[k]);
         places.store(y, y_stride, 0, x4);
     }
 };
@@ -85,7 +36,7 @@ template <enum tr_act_kind KIND> struct act_grad {
     {
         tr_quad from4 = places.load(from, stride, 0), dy4 = places.load(dy, dy_stride, 0);
         for (uint32_t k = 0; k < TR_QUAD; k++)
-            dy4.v[k] = gradient_of<KIND>(dy4.v[k], from4.v[k]);
+            dy4.v[k] = tr_act_gradient<KIND>(dy4.v[k], from4.v[k]);
         places.store(dy, dy_stride, 0, dy4);
     }
 };
@@ -151,6 +102,9 @@ extern "C" int tr_cuda_act_forward(struct tr_backend *backend, const struct tr_a
 
 extern "C" int tr_cuda_act_backward(struct tr_backend *backend, const struct tr_act_grad *op)
 {
+    int hidden = tr_cuda_hidden_act_backward(backend, op);
+    if (hidden != TR_NOT_HIDDEN)
+        return hidden;
     switch (op->kind) {
     case TR_ACT_RELU:
         return backward<TR_ACT_RELU>(backend, op);

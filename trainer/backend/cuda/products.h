@@ -23,7 +23,7 @@ int tr_cuda_hidden_act_backward(struct tr_backend *backend, const struct tr_act_
 
 #ifdef __cplusplus
 }
-#endif
+#else
 
 /* ---- of linear.c and products.c ---- */
 
@@ -70,5 +70,7 @@ int tr_cuda_half_bias(struct tr_backend *backend, const float *b, uint32_t colum
 /* A copy that is good until the next one. */
 int tr_cuda_cast(struct tr_backend *backend, const float *x, size_t stride, uint32_t rows,
                  uint32_t columns, struct tr_halves *out);
+
+#endif
 
 #endif
