@@ -39,6 +39,7 @@ rule() {
 }
 
 mapfile -t c_files < <(ours '*.c')
+mapfile -t cuda_files < <(ours '*.cu' '*.cpp')
 mapfile -t h_files < <(ours '*.h')
 [ "${#c_files[@]}" -gt 0 ] || {
     echo "check: git lists no C file here; the checks need git and a clone" >&2
@@ -46,10 +47,10 @@ mapfile -t h_files < <(ours '*.h')
 }
 # Fortification needs an optimizer, which a syntax check has not.
 read -r -a flags <<<"$(printf '%s' "$CPPFLAGS" | sed 's/-[UD]_FORTIFY_SOURCE[=0-9]*//g')"
-flags+=(-std=c11 -Wall -Wextra -Wno-unused-function)
+flags+=(-Itests/gpu/emulated/include -std=c11 -Wall -Wextra -Wno-unused-function)
 
 format() {
-    printf '%s\0' "${c_files[@]}" "${h_files[@]}" |
+    printf '%s\0' "${c_files[@]}" "${h_files[@]}" "${cuda_files[@]}" |
         xargs -0 -P2 -n 20 clang-format-14 --dry-run -Werror 2>&1 | grep -E '(error|warning):'
 }
 
@@ -66,7 +67,7 @@ self_containment() {
 # A role includes runtime/ and itself; runtime no role; base nothing; conf and net only base; generated
 # message code stays in runtime/wire.
 layering() {
-    grep -nE '^ *# *include +"' "${c_files[@]}" "${h_files[@]}" | awk -F'"' '
+    grep -nE '^ *# *include +"' "${c_files[@]}" "${h_files[@]}" "${cuda_files[@]}" | awk -F'"' '
     {
         split($1, at, ":"); file = at[1]; inc = $2
         n = split(file, p, "/"); top = p[1]; part = n > 2 ? p[2] : ""
@@ -95,7 +96,7 @@ function_sizes() {
 }
 
 file_sizes() {
-    wc -l "${c_files[@]}" "${h_files[@]}" |
+    wc -l "${c_files[@]}" "${h_files[@]}" "${cuda_files[@]}" |
         awk -v max="$file_lines_max" '$2 != "total" && $1 > max { print $2 ": " $1 " lines, at most " max }'
 }
 
