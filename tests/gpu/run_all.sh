@@ -133,10 +133,16 @@ acceptance() {
     row "kernels of 16 MiB or more below 70 % of a copy" 0 "$(figure kernels_below_70_percent)" 0 most
 }
 
+# defined PREFIX HEADER -- PREFIX_MAJOR.MINOR.PATCH as the header defines them
+defined() {
+    find "$CUDA_HOME/include/" /usr/include -maxdepth 1 -name "$2" -exec cat {} + 2>/dev/null |
+        awk -v p="$1" '$1 == "#define" && $2 ~ "^" p "_(MAJOR|MINOR|PATCH)$" { v = v (v == "" ? "" : ".") $3 } END { print v == "" ? "not found" : v }'
+}
+
 versions() {
     echo "- card, driver: $(nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | head -n 1)"
     echo "- CUDA: $("$CUDA_HOME/bin/nvcc" --version | sed -n 's/.*release.*, V//p')"
-    echo "- libraries: $(find "$CUDA_HOME/lib64/" \( -name 'libcublasLt.so.*' -o -name 'libnccl.so.*' \) -printf '%f -> %l ')"
+    echo "- cuBLASLt $(defined CUBLAS_VER cublas_api.h), NCCL $(defined NCCL nccl.h) (of their headers)"
     echo "- host: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores; $(gcc --version | head -n 1)"
     echo "- PyTorch: $(grep -m 1 PyTorch "$logs/torch.log")"
     echo "- source: $(git describe --always --dirty 2>/dev/null || echo unknown)"

@@ -426,6 +426,10 @@ static bool report(struct calls *calls, size_t memory_bytes, const struct lab_co
     double us, bytes = measure(calls, memory_bytes, &us), rate = bytes / us * 1e6;
     double share = rate / copies->best;
     bool judged = bytes >= judged_bytes, ok = !judged || share >= accepted;
+    if (calls->row.lab->tiny) {
+        printf("ran %s of %u\n", calls->kernel->name, calls->row.samples);
+        return true;
+    }
     printf("| %s | %u x %s | %.2f | %.0f | %.1f | %.0f %% | %s |\n", calls->kernel->name,
            calls->row.samples, calls->kernel->shape, us, bytes, rate * 1e-9, share * 100,
            !judged ? "-"
@@ -440,8 +444,9 @@ static unsigned report_all(struct lab *lab, size_t memory_bytes, const struct la
     const uint32_t *batch = lab->tiny ? tiny : usual;
     unsigned missed = 0;
     struct calls calls = {.memory = lab_memory(lab, memory_bytes)};
-    printf("\n| kernel | shape | microseconds | bytes | GB/s | of copy | 70 %% |\n"
-           "| --- | --- | --- | --- | --- | --- | --- |\n");
+    if (!lab->tiny)
+        printf("\n| kernel | shape | microseconds | bytes | GB/s | of copy | 70 %% |\n"
+               "| --- | --- | --- | --- | --- | --- | --- |\n");
     for (size_t k = 0; k < sizeof kernels / sizeof kernels[0]; k++)
         for (uint32_t b = 0; b < (kernels[k].elements ? 1 : 2); b++) {
             uint32_t elements = lab->tiny ? 4096 : kernels[k].elements;
@@ -462,9 +467,11 @@ int main(void)
     struct lab lab;
     lab_open(&lab, "kernels");
     struct lab_copies copies = lab_copies(&lab);
-    printf("copy of 1 GiB within the device, read and written: cudaMemcpyAsync %.0f GB/s, a kernel "
-           "%.0f GB/s\n",
-           copies.memcpy * 1e-9, copies.kernel * 1e-9);
+    if (!lab.tiny)
+        printf("copy of 1 GiB within the device, read and written: cudaMemcpyAsync %.0f GB/s, a "
+               "kernel "
+               "%.0f GB/s\n",
+               copies.memcpy * 1e-9, copies.kernel * 1e-9);
     unsigned missed = report_all(&lab, lab.tiny ? 32 << 20 : (size_t)6 << 30, &copies);
     if (!lab.tiny)
         printf("figure kernels_below_70_percent %u\n", missed);

@@ -309,16 +309,20 @@ static void report(struct run *run, const struct ceilings *top)
     fed(run, steps, &t);
     double roof = roofline_us(run, top), bytes = 2.0 * run->samples * FEATURES * run->shape->dim;
     const char *name = kind_name[run->kind], *type = lab_product_name[run->precision];
+    if (run->lab->tiny) {
+        printf("ran %s, %s, of %u\n", name, type, run->samples);
+        run_release(run);
+        return;
+    }
     printf("| %s | %u | %s | %.1f | %.1f | %.1f | %.1f | %.1f | %.0f %% | %.1f | %.1f |\n", name,
            run->samples, type, t.device, t.device_p95, t.wall, t.fed, t.fed_p95,
            100 * roof / t.device, bytes / top->up * 1e6, bytes / top->down * 1e6);
     printf("%s: %zu parameters; %llu allocations in its passes\n", name, tr_model_count(run->model),
            (unsigned long long)(run->lab->gpu->allocations(run->lab->cuda) - before));
-    if (!run->lab->tiny)
-        printf("figure parameters.%s %zu\nfigure step.%s.%u.%s %.1f\nfigure wall.%s.%u.%s %.1f\n"
-               "figure fed.%s.%u.%s %.1f\n",
-               name, tr_model_count(run->model), name, run->samples, type, t.device, name,
-               run->samples, type, t.wall, name, run->samples, type, t.fed);
+    printf("figure parameters.%s %zu\nfigure step.%s.%u.%s %.1f\nfigure wall.%s.%u.%s %.1f\n"
+           "figure fed.%s.%u.%s %.1f\n",
+           name, tr_model_count(run->model), name, run->samples, type, t.device, name, run->samples,
+           type, t.wall, name, run->samples, type, t.fed);
     fflush(stdout);
     run_release(run);
 }
@@ -327,12 +331,14 @@ static struct ceilings ceilings_of(struct lab *lab)
 {
     struct ceilings top = {.copy = lab_copies(lab).best};
     lab_bus(lab, &top.up, &top.down);
+    for (enum lab_product k = 0; k < LAB_PRODUCTS; k++)
+        top.product[k] = lab_products(lab, k);
+    if (lab->tiny)
+        return top;
     printf("ceilings: copy %.0f GB/s (read and written); to the device %.1f, from it %.1f GB/s",
            top.copy * 1e-9, top.up * 1e-9, top.down * 1e-9);
-    for (enum lab_product k = 0; k < LAB_PRODUCTS; k++) {
-        top.product[k] = lab_products(lab, k);
+    for (enum lab_product k = 0; k < LAB_PRODUCTS; k++)
         printf("; %s %.1f TFLOP/s", lab_product_name[k], top.product[k] * 1e-12);
-    }
     printf("\n\n| model | batch | products | step, us | p95 | wall | fed | p95 | of roofline | "
            "copy up | "
            "down |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
