@@ -155,7 +155,7 @@ static void product_one(struct bed *bed, size_t row, struct shape shape)
 
 static void test_mul(struct bed *bed)
 {
-    static const struct shape place[] = {{37, 0, 0, 0}, {37, 0, 3, 1}, {1, 0, 4, 0}};
+    static const struct shape place[] = {{13, 0, 0, 0}, {9, 0, 3, 1}, {1, 0, 4, 0}};
     for (size_t i = 0; i < N_PRODUCTS; i++)
         for (size_t k = 0; k < 3; k++)
             product_one(bed, i, place[k]);
@@ -246,7 +246,7 @@ static void sum_one(struct bed *bed, size_t row, struct shape place, bool over_r
 
 static void test_reduce(struct bed *bed)
 {
-    static const struct shape place[] = {{37, 0, 0, 0}, {50, 0, 3, 1}, {1, 0, 4, 0}};
+    static const struct shape place[] = {{37, 0, 0, 0}, {20, 0, 3, 1}, {1, 0, 4, 0}};
     for (size_t i = 0; i < 2 * N_SUMS; i++)
         for (size_t k = 0; k < 3; k++)
             sum_one(bed, i / 2, place[k], i % 2, (i + k) % 2);

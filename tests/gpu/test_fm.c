@@ -8,9 +8,10 @@ static const struct {
     struct shape shape;
     bool twice;
 } fms[] = {
-    {2, {37, 16, 0, 0}, false}, {26, {300, 16, 0, 0}, false}, {26, {37, 17, 3, 1}, true},
-    {40, {37, 1, 0, 0}, false}, {128, {1, 8, 0, 0}, true},    {129, {5, 20, 12, 0}, false},
-    {300, {7, 4, 0, 0}, true},  {5, {37, 130, 2, 0}, true},   {3, {1, 1, 1, 0}, false},
+    {4, {37, 16, 0, 0}, true},    {2, {37, 16, 0, 0}, false}, {26, {300, 16, 0, 0}, false},
+    {26, {37, 17, 3, 1}, true},   {40, {37, 1, 0, 0}, false}, {128, {1, 8, 0, 0}, true},
+    {129, {5, 20, 12, 0}, false}, {300, {7, 4, 0, 0}, true},  {5, {37, 130, 2, 0}, true},
+    {3, {1, 1, 1, 0}, false},
 };
 
 static void fm_one(struct bed *bed, uint32_t n, struct shape shape, bool twice, bool whole)
