@@ -149,12 +149,140 @@ static void test_norms(struct bed *bed)
         norm(bed, i);
 }
 
+enum { SAMPLES = 37, PLACES = 5, C = 20, ALL = SAMPLES * PLACES };
+
+/* Of the test below: what both are given, and the rows that count, moved together. */
+static struct {
+    struct bed_tensor x, dy, dx, w, mask, p, mean, variance, inverse, counted, dw, db, dalpha;
+    struct bed_tensor dmean, dvariance;
+} m;
+static float few_x[ALL * C], few_dy[ALL * C], few_p[ALL * C], few_dx[ALL * C];
+
+static uint32_t masked_rows(struct bed *bed)
+{
+    m.x = bed_random(bed, ALL * C, -3, 3);
+    m.dy = bed_random(bed, ALL * C, -1, 1);
+    m.dx = bed_poison(bed, ALL * C);
+    m.w = bed_random(bed, C, -1, 1);
+    m.mask = bed_fill(bed, ALL, 0);
+    m.p = bed_random(bed, ALL * C, 0, 1);
+    m.mean = bed_poison(bed, C);
+    m.variance = bed_poison(bed, C);
+    m.inverse = bed_random(bed, C, 0.5, 1);
+    m.counted = bed_poison(bed, 1);
+    m.dw = bed_poison(bed, C);
+    m.db = bed_poison(bed, C);
+    m.dalpha = bed_poison(bed, C);
+    m.dmean = bed_poison(bed, C);
+    m.dvariance = bed_poison(bed, C);
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < ALL; k++) {
+        m.mask.host[k] = bed_below(bed, 2);
+        if (m.mask.host[k] == 0) {
+            m.x.host[k * C] = NAN;
+            continue;
+        }
+        memcpy(few_x + n * C, m.x.host + k * C, C * sizeof(float));
+        memcpy(few_dy + n * C, m.dy.host + k * C, C * sizeof(float));
+        memcpy(few_p + n++ * C, m.p.host + k * C, C * sizeof(float));
+    }
+    m.counted.host[0] = (float)n;
+    bed_upload(bed, m.mask);
+    bed_upload(bed, m.x);
+    bed_set_now(bed, 0.01);
+    return n;
+}
+
+static void masked_moments(struct bed *bed, int gpu, uint32_t few)
+{
+    struct tr_backend *backend = backend_of(bed, gpu);
+    struct tr_moments moments = {.samples = gpu ? SAMPLES : few, .rows = gpu ? PLACES : 1};
+    moments.columns = C;
+    moments.x = gpu ? m.x.device : few_x;
+    moments.x_stride = moments.rows * C;
+    moments.mask = gpu ? m.mask.device : NULL;
+    moments.mean = at(m.mean, gpu);
+    moments.variance = at(m.variance, gpu);
+    moments.counted = gpu ? m.counted.device : NULL;
+    struct tr_norm_bring bring = {.columns = C, .rows = few, .share = gpu ? 3 : 0.03};
+    bring.counted = moments.counted;
+    bring.mean = moments.mean;
+    bring.variance = moments.variance;
+    bring.running_mean = bring.running_variance = at(m.w, gpu);
+    bring.dmean = at(m.dmean, gpu);
+    bring.dvariance = at(m.dvariance, gpu);
+    bed_ok(bed, backend->loops->moments(backend, &moments));
+    bed_ok(bed, backend->loops->norm_bring(backend, &bring));
+}
+
+static void masked_grads(struct bed *bed, int gpu, uint32_t few)
+{
+    struct tr_backend *backend = backend_of(bed, gpu);
+    size_t grad_stride = gpu ? PLACES * C : C;
+    struct tr_batchnorm_grad grad = {.samples = gpu ? SAMPLES : few, .rows = gpu ? PLACES : 1};
+    grad.columns = C;
+    grad.x = gpu ? m.x.device : few_x;
+    grad.mean = at(m.mean, gpu);
+    grad.inverse = at(m.inverse, gpu);
+    grad.w = at(m.w, gpu);
+    grad.dy = gpu ? m.dy.device : few_dy;
+    grad.mask = gpu ? m.mask.device : NULL;
+    grad.counted = gpu ? m.counted.device : NULL;
+    grad.x_stride = grad.dy_stride = grad.dx_stride = grad_stride;
+    grad.dw = at(m.dw, gpu);
+    grad.db = at(m.db, gpu);
+    grad.dx = gpu ? m.dx.device : few_dx;
+    struct tr_dice_grad dice = {.samples = gpu ? SAMPLES : few, .rows = gpu ? PLACES : 1};
+    dice.columns = C;
+    dice.x = gpu ? m.x.device : few_x;
+    dice.mean = at(m.mean, gpu);
+    dice.inverse = at(m.inverse, gpu);
+    dice.alpha = at(m.w, gpu);
+    dice.p = gpu ? m.p.device : few_p;
+    dice.mask = gpu ? m.mask.device : NULL;
+    dice.counted = gpu ? m.counted.device : NULL;
+    dice.x_stride = dice.dy_stride = grad_stride;
+    dice.dy = gpu ? m.dy.device : few_dy;
+    dice.dalpha = at(m.dalpha, gpu);
+    bed_ok(bed, backend->loops->batchnorm_backward(backend, &grad));
+    bed_ok(bed, backend->loops->dice_backward(backend, &dice));
+}
+
+/* What the masked rows hold must not matter. */
+static void test_masked(struct bed *bed)
+{
+    uint32_t few = masked_rows(bed);
+    for (int gpu = 0; gpu < 2; gpu++) {
+        masked_moments(bed, gpu, few);
+        masked_grads(bed, gpu, few);
+    }
+    for (uint32_t k = 0, from = 0; k < ALL; k++) {
+        bool in = m.mask.host[k] != 0;
+        for (uint32_t c = 0; c < C; c++) {
+            m.dx.host[k * C + c] = in ? few_dx[from * C + c] : 0;
+            m.dy.host[k * C + c] = in ? few_dy[from * C + c] : 0;
+        }
+        from += in;
+    }
+    bed_compare(bed, "counted", m.counted, 0, 0);
+    bed_compare(bed, "mean", m.mean, TOLERANCE);
+    bed_compare(bed, "variance", m.variance, TOLERANCE);
+    bed_compare(bed, "dmean", m.dmean, TOLERANCE);
+    bed_compare(bed, "dvariance", m.dvariance, TOLERANCE);
+    bed_compare(bed, "batchnorm dx", m.dx, 1e-4, 1e-4);
+    bed_compare(bed, "dw", m.dw, SUMS);
+    bed_compare(bed, "db", m.db, SUMS);
+    bed_compare(bed, "dice dx", m.dy, 1e-4, 1e-4);
+    bed_compare(bed, "dalpha", m.dalpha, SUMS);
+}
+
 int main(void)
 {
     static const struct bed_test tests[] = {
         {"softmax", test_softmax},
         {"layernorm", test_layernorm},
         {"norms", test_norms},
+        {"masked", test_masked},
     };
     return bed_main("norms", tests, sizeof tests / sizeof tests[0]);
 }
