@@ -16,6 +16,7 @@
 #include "runtime/base/strbuf.h"
 #include "trainer/backend/cpu/kernels.h"
 #include "trainer/model/model.h"
+#include "trainer/optimizer_device.h"
 #include "trainer/optimizer_rates.h"
 
 struct tr_optimizer {
@@ -27,6 +28,7 @@ struct tr_optimizer {
     size_t n_spans;
     uint64_t steps;
     double grad_norm;
+    struct tr_optimizer_device *device; /* NULL: a CPU's */
 };
 
 /* Names of state as torch's state_dict has them. */
@@ -160,9 +162,18 @@ void tr_optimizer_destroy(struct tr_optimizer *optimizer)
 {
     if (!optimizer)
         return;
+    tr_optimizer_device_destroy(optimizer->device);
     rt_free(optimizer->state);
     rt_free(optimizer->span);
     rt_free(optimizer);
+}
+
+int tr_optimizer_to_device(struct tr_optimizer *optimizer, const struct tr_gpu *gpu,
+                           struct tr_cuda *cuda)
+{
+    return tr_optimizer_device_create(gpu, cuda, &optimizer->conf, optimizer->n, optimizer->slots,
+                                      optimizer->span, optimizer->n_spans, optimizer->state,
+                                      &optimizer->device);
 }
 
 static int refuse(const struct tr_optimizer *optimizer, const float *grad)
@@ -260,11 +271,24 @@ static void step_span(const struct tr_optimizer_conf *conf, const struct tr_span
     }
 }
 
+static int step_on_device(struct tr_optimizer *optimizer, double lr, const float *grad,
+                          float *param)
+{
+    struct tr_optimizer_rates rates;
+    tr_optimizer_rates(&optimizer->conf, optimizer->steps + 1, lr, &rates);
+    int err =
+        tr_optimizer_device_step(optimizer->device, &rates, grad, param, &optimizer->grad_norm);
+    optimizer->steps += !err;
+    return err;
+}
+
 int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *grad, float *param)
 {
     const char *name = kinds[optimizer->conf.kind].name;
     if (!isfinite(lr))
         return RT_FAIL(RT_EDATA, "optimizer %s: learning rate is %g", name, lr);
+    if (optimizer->device)
+        return step_on_device(optimizer, lr, grad, param);
     double norm;
     if (!norm_of(optimizer, grad, &norm))
         return refuse(optimizer, grad);
@@ -297,6 +321,8 @@ double tr_optimizer_grad_norm(const struct tr_optimizer *optimizer)
 float *tr_optimizer_state(struct tr_optimizer *optimizer, size_t *count)
 {
     *count = optimizer->slots * optimizer->n;
+    if (optimizer->device)
+        tr_optimizer_device_open(optimizer->device);
     return optimizer->slots ? optimizer->state : NULL;
 }
 
@@ -326,7 +352,9 @@ void tr_optimizer_text(const struct tr_optimizer *optimizer, char out[TR_OPTIMIZ
 
 void tr_optimizer_reset(struct tr_optimizer *optimizer)
 {
-    for (size_t i = 0; i < optimizer->slots * optimizer->n; i++)
+    size_t count;
+    (void)tr_optimizer_state(optimizer, &count);
+    for (size_t i = 0; i < count; i++)
         optimizer->state[i] = (float)optimizer->conf.initial_accumulator;
     optimizer->steps = 0;
     optimizer->grad_norm = NAN;

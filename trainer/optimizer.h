@@ -63,6 +63,12 @@ int tr_optimizer_create_spans(const struct tr_optimizer_conf *conf, size_t n,
                               struct tr_optimizer **out);
 void tr_optimizer_destroy(struct tr_optimizer *optimizer); /* NULL is legal */
 
+/* From now on state is on the device, and tr_optimizer_step() takes its pointers. RT_ENOMEM, RT_EBACKEND. */
+struct tr_gpu;
+struct tr_cuda;
+int tr_optimizer_to_device(struct tr_optimizer *optimizer, const struct tr_gpu *gpu,
+                           struct tr_cuda *cuda);
+
 /* One step: grad[n] and param[n] with the n of create. Checks first that lr and every gradient are
  * finite; if not, RT_EDATA names the first bad index and nothing has changed, t included. Allocates nothing. */
 int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *grad, float *param);

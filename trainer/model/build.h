@@ -3,6 +3,7 @@
 #ifndef TR_BUILD_H
 #define TR_BUILD_H
 
+#include "trainer/model/device.h"
 #include "trainer/model/layer.h"
 #include "trainer/model/model.h"
 #include "trainer/model/sequence.h"
@@ -45,6 +46,9 @@ struct tr_model {
     size_t count;            /* floats in params and in grads */
     tr_real *params, *grads; /* one allocation each */
     tr_real *memory;         /* activations, their gradients, scratch: one allocation */
+
+    bool on_gpu; /* these are a GPU's, and `device` has what it takes to use them */
+    struct tr_device *device;
 
     /* Threads that have a part of a batch each (train.c). */
     uint32_t n_lanes;       /* 1: the caller's alone */

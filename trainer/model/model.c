@@ -74,10 +74,12 @@ static bool cut_feature(struct tr_model *model, uint32_t i, tr_real *base, size_
     struct tr_value *feature = &model->feature[i];
     size_t floats = (size_t)model->slice * feature->width;
     struct tr_sequence *sequence = &model->sequence[i];
+    bool narrow_in = model->on_gpu || model->feature_dtype != RT_DTYPE_F32;
+    bool narrow_out = model->on_gpu || model->feature_grad_dtype != RT_DTYPE_F32;
     bool ok = true;
-    if (feature->readers && (sequence->length || model->feature_dtype != RT_DTYPE_F32))
+    if (feature->readers && (sequence->length || narrow_in))
         ok = cut_piece(base, used, floats, &feature->data);
-    if (ok && feature->readers && (sequence->length || model->feature_grad_dtype != RT_DTYPE_F32))
+    if (ok && feature->readers && (sequence->length || narrow_out))
         ok = cut_piece(base, used, floats, &model->feature_space[i]);
     if (ok && sequence->length && sequence->mask->readers)
         ok = cut_piece(base, used, (size_t)model->slice * sequence->length, &sequence->mask->data);
@@ -118,7 +120,8 @@ static void move_in(struct tr_model *model)
 /* A batch has at most as many rows as places. */
 static int allocate_sums(struct tr_model *model)
 {
-    for (uint32_t i = 0; model->feature_grad_dtype != RT_DTYPE_F32 && i < model->n_features; i++) {
+    bool wanted = !model->on_gpu && model->feature_grad_dtype != RT_DTYPE_F32;
+    for (uint32_t i = 0; wanted && i < model->n_features; i++) {
         struct tr_sequence *sequence = &model->sequence[i];
         size_t bytes = 0;
         if (!sequence->length)
@@ -133,12 +136,9 @@ static int allocate_sums(struct tr_model *model)
     return 0;
 }
 
-static int allocate(struct tr_model *model)
+static int allocate_on_host(struct tr_model *model, size_t bytes)
 {
-    size_t floats = 0, bytes = 0;
     size_t count = model->count ? model->count : 1;
-    if (!cut_memory(model, NULL, &floats) || !rt_mul_size(floats, sizeof(tr_real), &bytes))
-        return RT_FAIL(RT_ELIMIT, "model: activations of %u samples overflow", model->slice);
     model->memory = rt_try_aligned(bytes);
     if (!model->is_lane)
         model->params = rt_try_aligned(count * sizeof(tr_real));
@@ -148,10 +148,22 @@ static int allocate(struct tr_model *model)
                        "model: no memory for %zu parameters and %zu MiB of activations "
                        "(%u samples)",
                        model->count, bytes >> 20, model->slice);
-    cut_memory(model, model->memory, &floats);
-    move_in(model);
     memset(model->memory, 0, bytes);
     tr_model_clear_grads(model);
+    return 0;
+}
+
+static int allocate(struct tr_model *model, const struct tr_model_conf *conf)
+{
+    size_t floats = 0, bytes = 0;
+    if (!cut_memory(model, NULL, &floats) || !rt_mul_size(floats, sizeof(tr_real), &bytes))
+        return RT_FAIL(RT_ELIMIT, "model: activations of %u samples overflow", model->slice);
+    int err =
+        model->on_gpu ? tr_device_create(model, conf, floats) : allocate_on_host(model, bytes);
+    if (err)
+        return err;
+    cut_memory(model, model->memory, &floats);
+    move_in(model);
     return 0;
 }
 
@@ -170,13 +182,13 @@ static void place_params(struct tr_model *model)
 
 static void init_params(struct tr_model *model, uint64_t seed)
 {
+    tr_real *params = tr_model_params(model);
     for (size_t t = 0; t < model->n_tensors; t++) {
         const struct tr_param *tensor = &model->tensor[t];
         uint64_t key = rt_draw_key(seed, "init", tensor->name);
         tr_real bound = (tr_real)model->start[t].bound, middle = (tr_real)model->start[t].middle;
         for (size_t i = 0; i < tensor->count; i++)
-            model->params[tensor->offset + i] =
-                middle + (2 * rt_unit_f32(rt_draw(key, i)) - 1) * bound;
+            params[tensor->offset + i] = middle + (2 * rt_unit_f32(rt_draw(key, i)) - 1) * bound;
     }
 }
 
@@ -200,6 +212,7 @@ static int prepare_products(struct tr_model *model, uint32_t precision)
 static void init_conf(struct tr_model *model, const struct tr_model_conf *conf)
 {
     model->samples_max = conf->samples_max;
+    model->on_gpu = conf->gpu != NULL;
     model->feature_dtype = conf->feature_dtype;
     model->feature_grad_dtype = conf->feature_grad_dtype;
     model->gradient_max = conf->gradient_max > 0 ? conf->gradient_max : FLT_MAX;
@@ -215,7 +228,8 @@ static int build(const struct tr_spec *spec, const struct tr_model_inputs *input
     struct tr_model *model = *out = rt_xcalloc(1, sizeof *model);
     init_conf(model, conf);
     model->n_lanes = 1;
-    int err = tr_backend_init(&model->backend, conf->backend, threads);
+    int err = conf->gpu ? tr_device_backend(&model->backend, conf)
+                        : tr_backend_init(&model->backend, conf->backend, threads);
     if (!err)
         model->slice = at_most(model->samples_max, slice * (uint32_t)model->backend.threads);
     if (!err)
@@ -226,7 +240,7 @@ static int build(const struct tr_spec *spec, const struct tr_model_inputs *input
 /* Samples of a slice for each thread; `build` takes no more than there are. */
 static uint32_t slice_for(const struct tr_model *model)
 {
-    if (model->whole_batch)
+    if (model->whole_batch || model->on_gpu)
         return TR_SAMPLES_MAX;
     return model->count > SLICE_PARAMS ? SLICE_LARGE : TR_SLICE_SAMPLES;
 }
@@ -237,16 +251,16 @@ static bool may_be_parted(const struct tr_model *model)
     for (uint32_t i = 0; i < model->n_features; i++)
         if (model->sequence[i].length)
             return false;
-    return !model->whole_batch && model->feature_grad_dtype != RT_DTYPE_F16;
+    return !model->whole_batch && !model->on_gpu && model->feature_grad_dtype != RT_DTYPE_F16;
 }
 
-static int place(struct tr_model *model, uint32_t precision)
+static int place(struct tr_model *model, const struct tr_model_conf *conf)
 {
-    int err = allocate(model);
+    int err = allocate(model, conf);
     if (!err)
         err = allocate_sums(model);
     if (!err)
-        err = prepare_products(model, precision);
+        err = prepare_products(model, conf->precision);
     if (!err)
         place_params(model);
     return err;
@@ -265,7 +279,7 @@ static int make_lanes(struct tr_model *model, const struct tr_spec *spec,
         (*lane)->is_lane = true;
         (*lane)->params = model->params;
         if (!err)
-            err = place(*lane, conf->precision);
+            err = place(*lane, conf);
         if (err) {
             tr_model_destroy(*lane);
             return err;
@@ -283,15 +297,17 @@ static int create(const struct tr_spec *spec, const struct tr_model_inputs *inpu
         return err;
     uint32_t slice = slice_for(*out);
     bool parted = conf->threads > 1 && may_be_parted(*out);
-    int threads = parted || conf->threads < 1 ? 1 : conf->threads;
+    int threads = parted || conf->gpu || conf->threads < 1 ? 1 : conf->threads;
     if (slice != TR_SLICE_SAMPLES || threads > 1) {
         tr_model_destroy(*out);
         err = build(spec, inputs, conf, slice, threads, out);
     }
     if (!err)
-        err = place(*out, conf->precision);
+        err = place(*out, conf);
     if (!err)
         init_params(*out, conf->seed);
+    if (!err && conf->gpu)
+        err = tr_device_prepare(*out);
     if (!err && parted)
         err = make_lanes(*out, spec, inputs, conf, slice);
     return err ? err : tr_parts_create(*out);
@@ -325,10 +341,14 @@ void tr_model_destroy(struct tr_model *model)
     for (uint32_t i = 0; model->sequence && i < model->n_features; i++)
         rt_free(model->sequence[i].sum);
     tr_backend_release(&model->backend);
-    rt_free(model->memory);
-    if (!model->is_lane)
-        rt_free(model->params);
-    rt_free(model->grads);
+    if (model->on_gpu) {
+        tr_device_destroy(model->device);
+    } else {
+        rt_free(model->memory);
+        if (!model->is_lane)
+            rt_free(model->params);
+        rt_free(model->grads);
+    }
     rt_arena_destroy(model->arena);
     rt_free(model);
 }
@@ -337,12 +357,35 @@ void tr_model_destroy(struct tr_model *model)
 
 tr_real *tr_model_params(struct tr_model *model)
 {
-    return model->params;
+    return model->on_gpu ? tr_device_params(model->device) : model->params;
 }
 
 tr_real *tr_model_grads(struct tr_model *model)
 {
-    return model->grads;
+    return model->on_gpu ? tr_device_grads(model->device) : model->grads;
+}
+
+int tr_model_fetch_grads(struct tr_model *model)
+{
+    return model->on_gpu ? tr_device_fetch_grads(model->device) : 0;
+}
+
+int tr_model_vectors(struct tr_model *model, const tr_real **grads, tr_real **params)
+{
+    *grads = model->grads;
+    *params = model->params;
+    return model->on_gpu ? tr_device_vectors(model->device, grads, params) : 0;
+}
+
+void tr_model_stepped(struct tr_model *model)
+{
+    if (model->on_gpu)
+        tr_device_stepped(model->device);
+}
+
+int tr_model_stage(struct tr_model *model, struct tr_batch_view *batch)
+{
+    return model->on_gpu ? tr_device_stage(model, batch) : 0;
 }
 
 size_t tr_model_count(const struct tr_model *model)
@@ -369,5 +412,5 @@ uint32_t tr_model_score_columns(const struct tr_model *model)
 
 void tr_model_clear_grads(struct tr_model *model)
 {
-    memset(model->grads, 0, model->count * sizeof(tr_real));
+    memset(tr_model_grads(model), 0, model->count * sizeof(tr_real));
 }

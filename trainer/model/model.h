@@ -40,6 +40,8 @@
 
 struct tr_spec;
 struct tr_model;
+struct tr_gpu;
+struct tr_cuda;
 
 /* What a batch brings, from data.yml and embedding.yml; names are copied. Width-0 lists are legal. */
 struct tr_model_inputs {
@@ -64,6 +66,10 @@ struct tr_model_conf {
     uint32_t precision;     /* of matrix products: RT_DTYPE_F32 (0), RT_DTYPE_BF16: backend.h */
     uint32_t feature_dtype; /* enum rt_dtype (half.h) of what a batch brings; 0: float32 */
     uint32_t feature_grad_dtype; /* and of the gradients that are wanted */
+    /* The GPU that it lies on (backend/gpu.h), open as long as the model is there; NULL: it lies in the host's memory. `backend` and `threads` mean
+     * nothing there. */
+    const struct tr_gpu *gpu;
+    struct tr_cuda *cuda;
     /* The largest gradient of a parameter and of a feature that counts as finite; 0: FLT_MAX. */
     float gradient_max, feature_gradient_max;
 };
@@ -96,6 +102,7 @@ struct tr_batch_view {
         draw; /* random numbers of dropout are drawn from it: of the seed, the step and the rank */
     const tr_real *weight;            /* [samples], or NULL: every sample weighs 1 */
     const struct tr_settled *settled; /* NULL: nobody */
+    uint64_t staged; /* tr_model_stage(); 0: its inputs are in the caller's memory alone */
 };
 
 /* Where the gradients of a feature go. float16 has too few exponents for gradients: they are multiplied by `scale`, a power
@@ -180,13 +187,24 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
                    uint64_t global_samples, struct tr_feature_grad *feature_grad,
                    struct tr_forward_out *out);
 
+/* On a GPU: begin to copy what the batch brings to it, which goes on while another batch is computed; at most one batch ahead. Its memory stays as it
+ * is until the batch was trained or scored; what is written there later is not seen while batch->staged is not 0. Elsewhere: nothing.
+ * RT_EBACKEND. */
+int tr_model_stage(struct tr_model *model, struct tr_batch_view *batch);
+
 /* In the batch that was trained last: a gradient of this feature was not finite, or over conf's limit. */
 bool tr_model_feature_is_unfit(const struct tr_model *model, uint32_t feature);
 
 /* The flat vectors, [tr_model_count()] each, 64-byte aligned, owned by the model. The caller may
- * write both (all-reduce in place, optimizer, restore) between steps. */
+ * write both (all-reduce in place, optimizer, restore) between steps. On a GPU both are mirrors in the host's memory: that of the parameters is
+ * made current when it is asked for, that of the gradients by tr_model_fetch_grads(); both are copied to the GPU before they are used there. (A GPU
+ * that fails meanwhile ends the process: nobody may save what is not current.) */
 tr_real *tr_model_params(struct tr_model *model);
 tr_real *tr_model_grads(struct tr_model *model);
+int tr_model_fetch_grads(struct tr_model *model); /* elsewhere: nothing. RT_EBACKEND */
+/* The same vectors where the model has them, for an optimizer that is there too; tr_model_stepped() after it. RT_EBACKEND. */
+int tr_model_vectors(struct tr_model *model, const tr_real **grads, tr_real **params);
+void tr_model_stepped(struct tr_model *model);
 size_t tr_model_count(const struct tr_model *model); /* parameters; 0 is possible */
 const struct tr_param *tr_model_tensors(const struct tr_model *model, size_t *n);
 

@@ -31,6 +31,12 @@ const tr_real *tr_norm_inverse(const struct tr_layer *layer, const struct tr_nor
     return layer->buffer[norm->now] + norm->columns;
 }
 
+/* How many rows counted, where not all did. */
+static tr_real *counted_of(const struct tr_layer *layer, const struct tr_norm *norm)
+{
+    return layer->buffer[norm->now] + 3 * (size_t)norm->columns;
+}
+
 int tr_norm_take(const struct tr_layer *layer, const struct tr_pass *pass,
                  const struct tr_norm *norm, const tr_real *x, size_t stride, const tr_real *mask)
 {
@@ -45,7 +51,7 @@ int tr_norm_take(const struct tr_layer *layer, const struct tr_pass *pass,
         .mask = mask,
         .mean = mean,
         .variance = variance,
-        .counted = mask ? variance + n : NULL,
+        .counted = mask ? counted_of(layer, norm) : NULL,
     };
     struct tr_norm_take op = {
         .columns = n,
@@ -68,7 +74,7 @@ int tr_norm_bring(const struct tr_layer *layer, const struct tr_pass *pass,
     struct tr_norm_bring op = {
         .columns = n,
         .rows = (double)pass->samples * norm->rows,
-        .counted = mask ? now + 3 * (size_t)n : NULL,
+        .counted = mask ? counted_of(layer, norm) : NULL,
         .share = pass->share,
         .mean = now,
         .variance = now + 2 * (size_t)n,
@@ -132,6 +138,8 @@ int tr_dice_backward(const struct tr_layer *layer, struct tr_pass *pass,
         .inverse = tr_norm_inverse(layer, norm),
         .alpha = layer->param[dice->alpha].value,
         .p = layer->buffer[dice->p],
+        .mask = pass->places,
+        .counted = pass->places ? counted_of(layer, norm) : NULL,
         .x_stride = x_stride,
         .dy_stride = dy_stride,
         .dy = dy,

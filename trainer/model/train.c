@@ -441,6 +441,8 @@ static struct tr_part whole_of(const struct tr_batch_view *batch, const struct t
 int tr_model_forward(struct tr_model *model, const struct tr_batch_view *batch,
                      struct tr_forward_out *out)
 {
+    if (model->on_gpu)
+        return tr_device_forward(model, batch, out);
     struct tr_part whole = whole_of(batch, out);
     rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
     clear_out(out);
@@ -454,6 +456,8 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
                    uint64_t global_samples, struct tr_feature_grad *feature_grad,
                    struct tr_forward_out *out)
 {
+    if (model->on_gpu)
+        return tr_device_train(model, batch, global_samples, feature_grad, out);
     bool narrow = feature_grad && model->feature_grad_dtype != RT_DTYPE_F32;
     struct tr_settling settling = {model, batch->settled, model->count, true};
     struct tr_part whole = whole_of(batch, out);

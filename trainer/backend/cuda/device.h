@@ -28,7 +28,8 @@ struct tr_cuda {
     cudaStream_t compute, up, down; /* up: from the host; down: to it */
     bool capturing;                 /* nothing may be allocated, and nothing waited for */
     bool pinned; /* mode exact: the same kernels for the same shapes, in every process */
-    bool tf32;   /* products of float32 may round their operands to 10 bits of mantissa; TensorFloat-32 */
+    bool
+        tf32; /* products of float32 may round their operands to 10 bits of mantissa; TensorFloat-32 */
     void *scratch;
     size_t scratch_bytes;
     struct tr_cuda_block *blocks; /* all memory of the device that is ours */

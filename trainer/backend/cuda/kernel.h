@@ -22,8 +22,8 @@
 #define TR_UNROLL(n)
 #endif
 
-#define TR_WARP      32u
-#define TR_BLOCK     256u /* threads, where nothing says otherwise */
+#define TR_WARP       32u
+#define TR_BLOCK      256u /* threads, where nothing says otherwise */
 #define TR_BLOCKS_MAX 65535u
 
 static inline uint32_t tr_blocks(uint64_t threads, uint32_t block)
@@ -32,9 +32,11 @@ static inline uint32_t tr_blocks(uint64_t threads, uint32_t block)
 }
 
 /* Blocks for loops with a stride of the whole grid: enough to fill the device, no more than there is work. */
-static inline uint32_t tr_filling(const struct tr_backend *backend, uint64_t threads, uint32_t block)
+static inline uint32_t tr_filling(const struct tr_backend *backend, uint64_t threads,
+                                  uint32_t block)
 {
-    uint64_t wanted = (threads + block - 1) / block, most = (uint64_t)backend->cuda->processors * (2048 / block);
+    uint64_t wanted = (threads + block - 1) / block,
+             most = (uint64_t)backend->cuda->processors * (2048 / block);
     return (uint32_t)(wanted < most ? (wanted ? wanted : 1) : most);
 }
 
@@ -58,7 +60,8 @@ template <typename T> __device__ inline T tr_warp_max(T value)
 template <typename T> __device__ inline T tr_block_sum(T value)
 {
     __shared__ T part[TR_WARP];
-    uint32_t lane = threadIdx.x % TR_WARP, warp = threadIdx.x / TR_WARP, warps = blockDim.x / TR_WARP;
+    uint32_t lane = threadIdx.x % TR_WARP, warp = threadIdx.x / TR_WARP,
+             warps = blockDim.x / TR_WARP;
     value = tr_warp_sum(value);
     __syncthreads(); /* who came before has read it */
     if (lane == 0)
@@ -79,7 +82,8 @@ template <uint32_t N> struct tr_list {
 
 /* Copies what an operation names; dx, add may be NULL. false: more than N, or a stride over 32 bits. */
 template <uint32_t N>
-static bool tr_fill(struct tr_list<N> *list, uint32_t n, const float *const *x, const size_t *stride, float *const *dx, const bool *add)
+static bool tr_fill(struct tr_list<N> *list, uint32_t n, const float *const *x,
+                    const size_t *stride, float *const *dx, const bool *add)
 {
     if (n > N)
         return false;

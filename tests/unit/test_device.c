@@ -1,0 +1,330 @@
+/* tests/unit/test_device.c -- whole models on a device beside the CPU's: every kind of layer and loss, forward and backward, in passes that run as
+ * they are, are recorded, and are played; all types of what is sent and of products; optimizers.
+ *
+ * The device is the emulated one (tests/gpu/emulated/), in a library as the trainer loads it; with SAFFRON_GPU_LIBRARY it is another, for example a GPU's. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "runtime/base/err.h"
+#include "runtime/base/half.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "runtime/job/job.h"
+#include "tests/unit/networks.inc.h"
+#include "trainer/backend/gpu.h"
+#include "trainer/gpu.h"
+#include "trainer/optimizer.h"
+
+static struct tr_device_of device;
+
+/* What is allocated on a device stays until it is closed. */
+static void open_device(void)
+{
+    static const struct rt_job job = {.global = {.trainer_device = RT_DEVICE_GPU}};
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 64);
+    assert_true(n > 0);
+    path[n] = '\0';
+    for (int up = 0; up < 3; up++)
+        *strrchr(path, '/') = '\0';
+    snprintf(path + strlen(path), 64, "/saffron-emulated.so");
+    setenv("SAFFRON_GPU_LIBRARY", path, 0);
+    if (tr_gpu_open(&job, &device) != 0)
+        fail_msg("%s", rt_err_text());
+}
+
+/* What a network is computed in, and how near the device has to come. */
+struct kind {
+    const char *name;
+    uint32_t precision, features, gradients;
+    double relative, absolute;
+};
+static const struct kind kinds[] = {
+    {"float32", RT_DTYPE_F32, RT_DTYPE_F32, RT_DTYPE_F32, 2e-4, 2e-6},
+    {"16 bits sent", RT_DTYPE_F32, RT_DTYPE_BF16, RT_DTYPE_F16, 2e-3, 2e-6},
+    {"bfloat16", RT_DTYPE_BF16, RT_DTYPE_F16, RT_DTYPE_BF16, 3e-2, 3e-3},
+};
+
+/* Of a model. */
+struct side {
+    struct tr_model *model;
+    char grad[FEATURES][SAMPLES * WIDTH_MAX * sizeof(float)];
+    struct tr_feature_grad to[FEATURES];
+    float score[SAMPLES * 8], logit[SAMPLES];
+    struct tr_forward_out out;
+};
+
+/* A batch in the types that are sent. */
+struct sent {
+    struct bed bed;
+    uint16_t half[FEATURES][SAMPLES * WIDTH_MAX];
+    const void *feature[FEATURES];
+};
+
+static void send(struct sent *sent, const struct kind *kind)
+{
+    bed_init(&sent->bed);
+    for (uint32_t f = 0; f < FEATURES; f++) {
+        size_t n = ARRAY_LEN(sent->half[f]);
+        sent->feature[f] = sent->bed.feature[f];
+        if (kind->features == RT_DTYPE_F32)
+            continue;
+        rt_narrow(kind->features, sent->bed.feature[f], sent->half[f], n);
+        sent->feature[f] = sent->half[f];
+    }
+}
+
+static void make(struct side *side, const char *network, const struct kind *kind, bool on_device)
+{
+    struct tr_spec *spec = spec_of(network);
+    struct tr_model_conf conf = {.seed = 5,
+                                 .samples_max = SAMPLES,
+                                 .backend = "reference",
+                                 .precision = kind->precision,
+                                 .feature_dtype = kind->features,
+                                 .feature_grad_dtype = kind->gradients};
+    if (on_device) {
+        conf.gpu = device.gpu;
+        conf.cuda = device.cuda;
+    }
+    memset(side, 0, sizeof *side);
+    if (tr_model_create(spec, &bed_inputs, &conf, &side->model))
+        fail_msg("%s: %s", network, rt_err_text());
+    tr_spec_destroy(spec);
+    bed_move_params(side->model);
+    for (uint32_t f = 0; f < FEATURES; f++)
+        side->to[f].out = side->grad[f];
+}
+
+static void train(struct side *side, const struct sent *sent, uint32_t samples, uint64_t draw)
+{
+    const struct bed *bed = &sent->bed;
+    struct tr_batch_view view = {.samples = samples,
+                                 .dense = bed->dense,
+                                 .feature = sent->feature,
+                                 .sequence = bed->sequence,
+                                 .labels = bed->label,
+                                 .weight = draw % 2 ? bed->weight : NULL,
+                                 .draw = draw};
+    side->out = (struct tr_forward_out){.logit = side->logit, .score = side->score};
+    if (draw % 3 == 0 && tr_model_stage(side->model, &view) != 0)
+        fail_msg("%s", rt_err_text());
+    if (tr_model_train(side->model, &view, 2 * samples, side->to, &side->out) != 0)
+        fail_msg("%s", rt_err_text());
+    assert_int_equal(tr_model_fetch_grads(side->model), 0);
+}
+
+/* ---- comparing ---- */
+
+static void compare(const char *network, const struct kind *kind, const char *what, size_t i,
+                    double got, double want, double scale)
+{
+    if (!(fabs(got - want) <= kind->relative * fmax(fabs(want), scale) + kind->absolute))
+        fail_msg("%s, %s: %s[%zu]: got %.9g, want %.9g", network, kind->name, what, i, got, want);
+}
+
+/* Against the largest of all: sums of what cancels out are as exact as what they are of. */
+static void compare_all(const char *network, const struct kind *kind, const char *what,
+                        const float *got, const float *want, size_t n)
+{
+    double largest = 0;
+    for (size_t i = 0; i < n; i++)
+        largest = fmax(largest, fabs(want[i]));
+    for (size_t i = 0; i < n; i++)
+        compare(network, kind, what, i, got[i], want[i], largest);
+}
+
+static void widen_grad(const struct side *side, const struct kind *kind, uint32_t f, float *to,
+                       size_t n)
+{
+    if (kind->gradients == RT_DTYPE_F32)
+        memcpy(to, side->grad[f], n * sizeof *to);
+    else
+        rt_widen(kind->gradients, (const void *)side->grad[f], to, n);
+    for (size_t i = 0; i < n; i++)
+        to[i] /= side->to[f].scale;
+}
+
+static void compare_sides(const char *network, const struct kind *kind, const struct side *a,
+                          const struct side *b, uint32_t samples)
+{
+    static float got[SAMPLES * WIDTH_MAX], want[SAMPLES * WIDTH_MAX];
+    uint32_t columns = tr_model_score_columns(b->model);
+    compare(network, kind, "loss", 0, a->out.loss_sum, b->out.loss_sum, 0);
+    assert_true(a->out.finite && b->out.finite);
+    compare_all(network, kind, "score", a->score, b->score, (size_t)samples * columns);
+    compare_all(network, kind, "logit", a->logit, b->logit, samples);
+    for (uint32_t f = 0; f < FEATURES; f++) {
+        size_t n = (size_t)(lengths[f] ? ROWS : samples) * dims[f];
+        widen_grad(a, kind, f, got, n);
+        widen_grad(b, kind, f, want, n);
+        compare_all(network, kind, names[f], got, want, n);
+    }
+    size_t n;
+    const struct tr_param *tensor = tr_model_tensors(b->model, &n);
+    for (size_t t = 0; t < n; t++)
+        compare_all(network, kind, tensor[t].name, tr_model_grads(a->model) + tensor[t].offset,
+                    tr_model_grads(b->model) + tensor[t].offset, tensor[t].count);
+}
+
+/* ---- networks ---- */
+
+static void check_network(const char *network, const struct kind *kind)
+{
+    /* Run as it is, recorded, played; short batches between; with weights or without, staged or not. */
+    static const struct {
+        uint32_t samples;
+        uint64_t draw;
+    } batches[] = {{SAMPLES, 1}, {1, 2}, {SAMPLES, 3}, {57, 5}, {SAMPLES, 7}, {SAMPLES, 9}};
+    static struct side gpu, cpu;
+    static struct sent sent;
+    open_device();
+    send(&sent, kind);
+    make(&gpu, network, kind, true);
+    make(&cpu, network, kind, false);
+    for (size_t i = 0; i < ARRAY_LEN(batches); i++) {
+        train(&gpu, &sent, batches[i].samples, batches[i].draw);
+        train(&cpu, &sent, batches[i].samples, batches[i].draw);
+        compare_sides(network, kind, &gpu, &cpu, batches[i].samples);
+    }
+    tr_model_destroy(gpu.model);
+    tr_model_destroy(cpu.model);
+    tr_gpu_close(&device);
+}
+
+/* Of the networks one in so many. */
+static void check_networks(const struct kind *kind, size_t each)
+{
+    char text[400];
+    for (size_t i = 0; i < ARRAY_LEN(networks); i += each) {
+        snprintf(text, sizeof text, "%s; logit linear x size=1; loss bce logit label=y",
+                 networks[i]);
+        check_network(text, kind);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(heads); i++)
+        check_network(heads[i], kind);
+}
+
+static void test_float32(void **state)
+{
+    (void)state;
+    check_networks(&kinds[0], 1);
+}
+
+static void test_sent_in_16_bits(void **state)
+{
+    (void)state;
+    check_networks(&kinds[1], 4);
+}
+
+static void test_bfloat16(void **state)
+{
+    (void)state;
+    check_networks(&kinds[2], 3);
+}
+
+/* ---- steps ---- */
+
+static const char deep[] = "m concat a b dense; n mlp m sizes=9,7 activation=relu last=relu; logit "
+                           "linear n size=1; loss bce logit label=y";
+
+static void make_optimizer(const struct side *side, const char *name, bool on_device,
+                           struct tr_optimizer **out)
+{
+    struct tr_optimizer_conf conf;
+    assert_int_equal(tr_optimizer_defaults(name, &conf), 0);
+    conf.clip_norm = 0.05;
+    conf.weight_decay = 0.01;
+    assert_int_equal(tr_optimizer_create(&conf, tr_model_count(side->model), out), 0);
+    if (on_device)
+        assert_int_equal(tr_optimizer_to_device(*out, device.gpu, device.cuda), 0);
+}
+
+static void step(struct side *side, struct tr_optimizer *optimizer)
+{
+    const float *grads;
+    float *params;
+    assert_int_equal(tr_model_vectors(side->model, &grads, &params), 0);
+    assert_int_equal(tr_optimizer_step(optimizer, 0.05, grads, params), 0);
+    tr_model_stepped(side->model);
+}
+
+/* Twenty steps; in the midst weights and state are read and written by the host. */
+static void test_steps(void **state)
+{
+    static const char *const optimizers[] = {"sgd", "adagrad", "adam", "adamw", "lamb"};
+    static struct side side[2];
+    static struct sent sent;
+    (void)state;
+    send(&sent, &kinds[0]);
+    for (size_t o = 0; o < ARRAY_LEN(optimizers); o++) {
+        struct tr_optimizer *optimizer[2];
+        open_device();
+        for (uint32_t k = 0; k < 2; k++) {
+            make(&side[k], deep, &kinds[0], k);
+            make_optimizer(&side[k], optimizers[o], k, &optimizer[k]);
+        }
+        uint64_t allocated = 0;
+        for (uint32_t i = 0; i < 20; i++) {
+            for (uint32_t k = 0; k < 2; k++) {
+                train(&side[k], &sent, SAMPLES, 2 * i + 1);
+                step(&side[k], optimizer[k]);
+                size_t count;
+                float *slots = tr_optimizer_state(optimizer[k], &count);
+                if (i % 7 == 3)
+                    tr_model_params(side[k].model)[i] = 0.25f;
+                if (i % 7 == 4 && count > i)
+                    slots[i] = 0.5f;
+            }
+            if (i == 4)
+                allocated = device.gpu->allocations(device.cuda);
+        }
+        assert_int_equal(device.gpu->allocations(device.cuda), allocated);
+        compare_all(deep, &kinds[0], optimizers[o], tr_model_params(side[1].model),
+                    tr_model_params(side[0].model), tr_model_count(side[0].model));
+        compare(deep, &kinds[0], "norm", o, tr_optimizer_grad_norm(optimizer[1]),
+                tr_optimizer_grad_norm(optimizer[0]), 0);
+        for (uint32_t k = 0; k < 2; k++) {
+            tr_optimizer_destroy(optimizer[k]);
+            tr_model_destroy(side[k].model);
+        }
+        tr_gpu_close(&device);
+    }
+}
+
+/* What is not finite is seen, and whose it is. */
+static void test_not_finite(void **state)
+{
+    static struct side gpu;
+    static struct sent sent;
+    (void)state;
+    open_device();
+    send(&sent, &kinds[0]);
+    make(&gpu, deep, &kinds[0], true);
+    for (uint32_t i = 0; i < 6; i++) {
+        sent.bed.feature[1][40] = i % 2 ? NAN : 1;
+        train(&gpu, &sent, SAMPLES, 1);
+        assert_int_equal(gpu.out.finite, i % 2 == 0);
+        assert_int_equal(tr_model_feature_is_unfit(gpu.model, 1), i % 2);
+    }
+    tr_model_destroy(gpu.model);
+    tr_gpu_close(&device);
+}
+
+int main(void)
+{
+    rt_log_set_level(RT_LOG_WARN);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_float32),    cmocka_unit_test(test_sent_in_16_bits),
+        cmocka_unit_test(test_bfloat16),   cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_not_finite),
+    };
+    return cmocka_run_group_tests_name("device", tests, NULL, NULL);
+}
