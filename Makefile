@@ -54,7 +54,7 @@ PROGRAMS := $(foreach r,$(ROLES),$(B)/$(call program,$(r))) $(B)/saffron
 
 PROTO    := $(wildcard proto/*.proto)
 GEN_C    := $(PROTO:proto/%.proto=$(B)/gen/proto/%.pb-c.c)
-sources   = $(sort $(filter-out %/main.c,$(foreach d,$(1),$(wildcard $(d)/*.c $(d)/*/*.c $(d)/*/*/*.c))))
+sources   = $(sort $(filter-out %/main.c trainer/backend/cuda/%,$(foreach d,$(1),$(wildcard $(d)/*.c $(d)/*/*.c $(d)/*/*/*.c))))
 objects   = $(patsubst %.c,$(B)/%.o,$(1))
 
 RUNTIME_O := $(call objects,$(call sources,runtime)) $(GEN_C:.c=.o)
@@ -65,7 +65,7 @@ E2E_PROGRAMS := $(patsubst %.c,$(B)/%,$(wildcard tests/e2e/*.c)) # what scripts 
 # The GPU backend, compiled for a CPU (tests/gpu/emulated/): the tests of tests/gpu, where no GPU is.
 CUDA_SOURCES := $(sort $(wildcard trainer/backend/cuda/*.c trainer/backend/cuda/*.cu))
 GPU_TRUTH    := $(wildcard trainer/backend/cpu/reference*.c trainer/backend/cpu/kernels*.c runtime/base/half*.c) \
-                trainer/backend/cpu/loops.c trainer/optimizer.c trainer/optimizer_rates.c \
+                trainer/backend/cpu/loops.c trainer/optimizer.c trainer/optimizer_rates.c trainer/optimizer_device.c \
                 $(addprefix runtime/base/,assert.c cpu.c err.c log.c mem.c strbuf.c)
 GPU_TESTS_C  := $(wildcard tests/gpu/test_*.c)
 GPU_TEST_LIB := $(filter-out $(GPU_TESTS_C),$(wildcard tests/gpu/*.c))
@@ -92,7 +92,7 @@ announce:
 	@scripts/cuda.sh announce "$(CUDA)"
 
 programs: $(PROGRAMS) $(CUDA_SO)
-unit: $(UNIT) $(EMULATED) $(GPU_TESTS) $(E2E_PROGRAMS) $(PRELOADS) $(EBS_BENCHES) points
+unit: $(UNIT) $(EMULATED) $(B)/saffron-emulated.so $(GPU_TESTS) $(E2E_PROGRAMS) $(PRELOADS) $(EBS_BENCHES) points
 
 $(B)/gen/proto/%.pb-c.c $(B)/gen/proto/%.pb-c.h &: proto/%.proto
 	$(Q)mkdir -p $(B)/gen && echo "  PROTO $<" && protoc-c --c_out=$(B)/gen $<
@@ -126,12 +126,12 @@ $(B)/tests/%: $(B)/tests/%.o $(TESTLIB_O) $(LIBS)
 # The emulated ones: objects of their own, with the emulated headers.
 E := $(B)/emulated
 EMULATED_FLAGS := -Itests/gpu/emulated/include
-EMULATED_CXX   := -std=c++17 -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror) $(filter-out -std=% -W%,$(CFLAGS))
+EMULATED_CXX   := -std=c++17 -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror) $(filter-out -std=% -W%,$(CFLAGS)) -fPIC
 EMULATOR_O     := $(patsubst %.cpp,$(E)/%.o,$(filter-out %/test_emulator.cpp,$(wildcard tests/gpu/emulated/*.cpp))) \
                   $(patsubst %.c,$(E)/%.o,$(wildcard tests/gpu/emulated/*.c))
 EMULATED_O     := $(patsubst %,$(E)/%.o,$(basename $(CUDA_SOURCES) $(GPU_TEST_LIB) $(GPU_TRUTH))) $(EMULATOR_O)
 $(E)/%.o: %.c
-	$(Q)mkdir -p $(@D) && echo "  CC    $< (emulated)" && $(CC) $(EMULATED_FLAGS) $(filter-out -DRT_JEMALLOC,$(CPPFLAGS)) $(CFLAGS) $(call isa_flags,$<) -MMD -MP -c $< -o $@
+	$(Q)mkdir -p $(@D) && echo "  CC    $< (emulated)" && $(CC) $(EMULATED_FLAGS) $(filter-out -DRT_JEMALLOC,$(CPPFLAGS)) $(CFLAGS) -fPIC $(call isa_flags,$<) -MMD -MP -c $< -o $@
 $(E)/%.o: %.cu
 	$(Q)mkdir -p $(@D) && echo "  CXX   $< (emulated)" && $(CXX) $(EMULATED_FLAGS) $(CPPFLAGS) $(EMULATED_CXX) -MMD -MP -x c++ -c $< -o $@
 $(E)/%.o: %.cpp
@@ -163,6 +163,10 @@ $(B)/saffron-cuda.so: $(CUDA_O)
 $(B)/tests/gpu/test_%: $(G)/tests/gpu/test_%.o $(GPU_TEST_O)
 	$(Q)mkdir -p $(@D) && echo "  LD    $@" && $(NVCC) $^ $(GPU_LINK) -o $@
 endif
+
+# The same as a trainer loads it (trainer/gpu.h): whole models, and jobs, on a device that is none.
+$(B)/saffron-emulated.so: $(filter $(E)/trainer/backend/cuda/%,$(EMULATED_O)) $(EMULATOR_O)
+	$(Q)mkdir -p $(@D) && echo "  LD    $@" && $(CXX) $(filter-out -pie,$(LDFLAGS)) -shared $^ -lm -o $@
 
 $(B)/tests/preload/%.so: tests/preload/%.c
 	$(Q)mkdir -p $(@D) && echo "  CC    $<" && $(CC) -D_GNU_SOURCE -std=c11 -O2 -g $(WARN) -shared -fPIC $< -o $@

@@ -54,14 +54,17 @@ format() {
         xargs -0 -P2 -n 20 clang-format-14 --dry-run -Werror 2>&1 | grep -E '(error|warning):'
 }
 
-# Each header compiles when it is the only one; those written to be included twice end in .inc.h.
+# Each header compiles when it is the only one, those of kernels as C++; those written to be included twice end in .inc.h.
 self_containment() {
     local header
     for header in "${h_files[@]}"; do
         case $header in *.inc.h) continue ;; esac
-        echo "$header"
-    done | xargs -P2 -I{} gcc "${flags[@]}" -Werror -fsyntax-only -include {} -x c /dev/null 2>&1 |
-        grep -E '(error|warning):'
+        if grep -q '__device__' "$header"; then
+            echo g++ "${flags[@]/#-std=c11/-std=c++17}" -Werror -fsyntax-only -include "$header" -x c++ /dev/null
+        else
+            echo gcc "${flags[@]}" -Werror -fsyntax-only -include "$header" -x c /dev/null
+        fi
+    done | xargs -P2 -I{} sh -c {} 2>&1 | grep -E '(error|warning):'
 }
 
 # A role includes runtime/ and itself; runtime no role; base nothing; conf and net only base; generated

@@ -43,10 +43,13 @@ static int begin_with(struct tr_trainer *trainer, const char *dir)
 int tr_step_init(struct tr_trainer *trainer)
 {
     int err = tr_job_model(trainer->job, trainer->job->data.batch_size, trainer->conf.world,
-                           &trainer->model);
+                           &trainer->conf.device, &trainer->model);
     if (!err)
         err = tr_job_optimizer(trainer->job, trainer->model, &trainer->optimizer,
                                &trainer->learning_rate, &trainer->schedule);
+    if (!err && trainer->conf.device.gpu)
+        err = tr_optimizer_to_device(trainer->optimizer, trainer->conf.device.gpu,
+                                     trainer->conf.device.cuda);
     if (!err)
         err = tr_restore_dense(trainer);
     if (!err && trainer->conf.init_from && !trainer->restored)
@@ -89,8 +92,12 @@ static int add_to_window(struct tr_trainer *trainer, const struct tr_batch *batc
 static int update(struct tr_trainer *trainer)
 {
     double rate = trainer->learning_rate * trainer->step_factor;
-    int err = tr_optimizer_step(trainer->optimizer, rate, tr_model_grads(trainer->model),
-                                tr_model_params(trainer->model));
+    const float *grads;
+    float *params;
+    int err = tr_model_vectors(trainer->model, &grads, &params);
+    if (!err)
+        err = tr_optimizer_step(trainer->optimizer, rate, grads, params);
+    tr_model_stepped(trainer->model);
     return err || !trainer->stepping ? err : add_to_window(trainer, trainer->stepping);
 }
 
@@ -117,6 +124,8 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
     int err = tr_model_train(trainer->model, &batch->view, trainer->global_samples,
                              batch->feature_grad, &out);
     batch->view.settled = NULL;
+    if (!err && trainer->step_kind == TR_SHARED)
+        err = tr_model_fetch_grads(trainer->model);
     if (err)
         return err;
     if (trainer->step_kind != TR_AGAIN)

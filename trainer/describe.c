@@ -1,5 +1,6 @@
 /* trainer/describe.c -- the model and the optimizer that a job asks for, made; and told, for --describe. */
 #include "trainer/describe.h"
+#include "trainer/gpu.h"
 
 #include "runtime/base/mem.h"
 #include "runtime/job/job.h"
@@ -30,7 +31,7 @@ static void limit_gradients(const struct rt_job *job, uint32_t world, struct tr_
 }
 
 int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
-                 struct tr_model **out)
+                 const struct tr_device_of *device, struct tr_model **out)
 {
     const char **feature = rt_xcalloc(job->n_features, sizeof *feature);
     uint32_t *dim = rt_xcalloc(job->n_features, sizeof *dim);
@@ -55,6 +56,8 @@ int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
         .seed = job->global.seed,
         .samples_max = samples_max,
         .threads = (int)job->global.trainer_threads,
+        .gpu = device ? device->gpu : NULL,
+        .cuda = device ? device->cuda : NULL,
         .precision = job->precision, /* half.h's numbers are the wire's */
         .feature_dtype = job->global.wire.embeddings,
         .feature_grad_dtype = job->global.wire.gradients,
@@ -141,7 +144,7 @@ int tr_describe(const struct rt_job *job)
     struct tr_optimizer *optimizer = NULL;
     struct tr_schedule schedule;
     double learning_rate;
-    int err = tr_job_model(job, job->data.batch_size, 1, &model);
+    int err = tr_job_model(job, job->data.batch_size, 1, NULL, &model);
     if (!err)
         err = tr_job_optimizer(job, model, &optimizer, &learning_rate, &schedule);
     if (!err) {
@@ -196,7 +199,7 @@ static void print_node(const struct tr_model *model, uint32_t i)
 int tr_describe_picture(const struct rt_job *job)
 {
     struct tr_model *model = NULL;
-    int err = tr_job_model(job, job->data.batch_size, 1, &model);
+    int err = tr_job_model(job, job->data.batch_size, 1, NULL, &model);
     if (err)
         return err;
     printf("digraph ");

@@ -5,14 +5,15 @@
 #include <stdint.h>
 
 struct rt_job;
+struct tr_device_of;
 struct tr_model;
 struct tr_optimizer;
 struct tr_schedule;
 
 /* RT_EUSAGE names file:line, layer, input, expected and got shape. *out is the caller's. A batch is finite where
- * the sums over `world` ranks are sure to be, of parameters as of rows: all ranks decide by flags alone. */
+ * the sums over `world` ranks are sure to be, of parameters as of rows: all ranks decide by flags alone. device: NULL for the CPU. */
 int tr_job_model(const struct rt_job *job, uint32_t samples_max, uint32_t world,
-                 struct tr_model **out);
+                 const struct tr_device_of *device, struct tr_model **out);
 /* The optimizer of this model; learning rate and schedule are told with each step. *out is the caller's. */
 int tr_job_optimizer(const struct rt_job *job, const struct tr_model *model,
                      struct tr_optimizer **out, double *learning_rate,

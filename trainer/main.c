@@ -9,6 +9,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/describe.h"
 #include "trainer/folder.h"
+#include "trainer/gpu.h"
 #include "trainer/import.h"
 #include "trainer/trainer.h"
 
@@ -21,6 +22,7 @@
 struct program {
     struct rt_process *process;
     struct tr_trainer *trainer;
+    struct tr_device_of device;
     struct tr_folder folder;
     struct rt_saving *saving; /* the latest; NULL: none */
     bool done;
@@ -428,7 +430,10 @@ static int start(struct program *program)
     const char *run_dir = rt_process_run_dir(process);
     char *board = run_dir ? rt_path_join(run_dir, "tensorboard") : NULL;
     conf.tensorboard = board;
-    int err = tr_trainer_create(&conf, &program->trainer);
+    int err = tr_gpu_open(conf.job, &program->device);
+    conf.device = program->device;
+    if (!err)
+        err = tr_trainer_create(&conf, &program->trainer);
     rt_free(board);
     if (err)
         return err;
@@ -489,6 +494,7 @@ int main(int argc, char **argv)
     begin(&program);
     err = rt_process_run(program.process);
     tr_trainer_destroy(program.trainer);
+    tr_gpu_close(&program.device);
     tr_folder_give(&program.folder);
     rt_saving_destroy(program.saving);
     return rt_process_end(program.process, err);

@@ -36,7 +36,8 @@ struct tr_owner {
     bool strange, early;  /* exact: not compared since it came; what is on its way was not all */
     bool asked;           /* what is on its way is of one step only */
     uint64_t leaving;     /* incarnation that is told to stop, as its hello says; 0: none was yet */
-    uint64_t let_go;      /* incarnation that was told that it may go: all that it has is in a checkpoint */
+    uint64_t
+        let_go; /* incarnation that was told that it may go: all that it has is in a checkpoint */
 };
 
 struct tr_owners {

@@ -8,6 +8,7 @@
 #include "runtime/admin/metrics.h"
 #include "runtime/job/job.h"
 #include "runtime/net/rpc.h"
+#include "trainer/gpu.h"
 #include "trainer/metric/auc.h"
 #include "trainer/parts.h"
 
@@ -30,6 +31,7 @@ struct tr_trainer_conf {
     const char *predict;
     const char *tensorboard;    /* folder for rank 0's event file (board.h); NULL: none */
     struct rt_metrics *metrics; /* or NULL */
+    struct tr_device_of device; /* open as long as the trainer is there; none: the CPU */
     void *ctx;
     /* The job cannot go on; text in rt_err_text(). RT_EBACK: it goes on when this rank is started again. */
     void (*failed)(void *ctx, int err);

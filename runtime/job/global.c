@@ -84,6 +84,9 @@ static const struct rt_option option[] = {
      "each owner's thread stays on a core of its own, spread over the NUMA nodes"},
     {"embedding_server.numa_local", RT_OPT_BOOL, AT(embedding_server_numa_local), "false", 0, 0,
      NULL, "an owner's memory comes from the NUMA node of its core; needs `pin`"},
+    {"trainer.device", RT_OPT_ENUM, AT(trainer_device), "auto", 0, 0, "auto|cpu|gpu",
+     "what computes the dense network; `auto`: a GPU where one answers and saffron-cuda.so is "
+     "beside the trainer, else the CPU"},
     {"trainer.threads", RT_OPT_U32, AT(trainer_threads), "1", 1, 1024, NULL,
      "threads that share out a batch's samples; each has activations and gradients of its own. "
      "Where a network looks at all samples at once (`batchnorm`, `dice`), has sequences, or "

@@ -62,6 +62,9 @@ struct rt_guard_conf {
     uint32_t digest_every; /* steps between two comparisons of dense weights: 0, none, or >= 2 */
 };
 
+/* What computes the dense network. */
+enum rt_device { RT_DEVICE_AUTO, RT_DEVICE_CPU, RT_DEVICE_GPU };
+
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
     bool exact;
@@ -77,6 +80,7 @@ struct rt_global_conf {
     uint64_t heartbeat_ms, dead_ms; /* of a connection; 0: RT_HEARTBEAT_NS, RT_DEAD_NS */
     uint64_t credit;                /* bytes that one peer may have waiting here */
     uint32_t middleware_loops, embedding_server_workers, trainer_threads;
+    uint32_t trainer_device;          /* enum rt_device */
     uint32_t trainer_bucket_bytes;    /* of dense gradients, in float32, that ranks sum at once */
     uint64_t middleware_memory;       /* bytes of batches held per loop */
     uint64_t embedding_server_memory; /* bytes of tables per process; 0: no cap */

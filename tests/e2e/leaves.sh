@@ -35,7 +35,7 @@ for mode in "--set global.mode=hybrid" "--set global.mode=full --set global.exac
     expect_success
     expect "samples_trained == $epochs * 40000" "restarts['embedding_server'] == 4" "restarts['trainer'] == 0"
     made=$(grep -c ' checkpoint name=' "$log")
-    [ "$made" -ge 2 ] && [ "$made" -le 4 ] || fail "$made checkpoints: $(grep -E ' checkpoint|WARN' "$log")"
+    [[ $made -ge 2 && $made -le 4 ]] || fail "$made checkpoints: $(grep -E ' checkpoint|WARN' "$log")"
     grep -q ' checkpoint name=.* full=0 ' "$log" || fail "no increment: $(grep ' checkpoint' "$log")"
     ! grep -q 'updates_lost\|goes_back' "$work"/run/logs/*.log || fail "$(grep -h 'updates_lost\|goes_back' "$work"/run/logs/*.log)"
 done

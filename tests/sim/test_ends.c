@@ -296,7 +296,8 @@ static void test_leave_two(void **state)
 static bool second_may_leave(void *arg)
 {
     const struct job_world *w = arg;
-    return jw_is_over(arg) || (w->owner[2]->stats.cut_lasts > 0 && w->owner[3]->stats.cut_lasts > 0);
+    return jw_is_over(arg) ||
+           (w->owner[2]->stats.cut_lasts > 0 && w->owner[3]->stats.cut_lasts > 0);
 }
 
 static void test_leave_in_turn(void **state)
@@ -421,12 +422,9 @@ int main(void)
 {
     rt_log_set_level(RT_LOG_ERROR);
     const struct CMUnitTest test[] = {
-        cmocka_unit_test(test_loss_is_told),
-        cmocka_unit_test(test_loss_is_not_told),
-        cmocka_unit_test(test_leaves),
-        cmocka_unit_test(test_leave_two),
-        cmocka_unit_test(test_leave_in_turn),
-        cmocka_unit_test(test_last_is_tried_again),
+        cmocka_unit_test(test_loss_is_told),  cmocka_unit_test(test_loss_is_not_told),
+        cmocka_unit_test(test_leaves),        cmocka_unit_test(test_leave_two),
+        cmocka_unit_test(test_leave_in_turn), cmocka_unit_test(test_last_is_tried_again),
     };
     return cmocka_run_group_tests(test, NULL, NULL);
 }

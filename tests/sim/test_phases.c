@@ -369,7 +369,7 @@ static void test_no_epochs(void **state)
     (void)state;
     temp_folder(folder);
     struct rt_save save = {.dir = folder};
-    assert_int_equal(tr_job_model(job, 16, 1, &model), 0);
+    assert_int_equal(tr_job_model(job, 16, 1, NULL, &model), 0);
     struct tr_saved saved = tr_saved_now(job, model, NULL, 0);
     saved.statistics = &b;
     saved.n_statistics = 1;

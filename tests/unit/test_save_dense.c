@@ -44,7 +44,7 @@ static struct tr_model *model_of(const struct rt_job *job)
 {
     struct tr_model *model;
 
-    if (tr_job_model(job, 16, 1, &model) != 0)
+    if (tr_job_model(job, 16, 1, NULL, &model) != 0)
         fail_msg("%s", rt_err_text());
     return model;
 }

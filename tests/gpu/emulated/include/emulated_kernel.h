@@ -5,6 +5,8 @@
 #define EMULATED_KERNEL_H
 
 #ifdef __cplusplus
+#include <cuda_runtime.h>
+
 #include <math.h>
 #include <string.h>
 
