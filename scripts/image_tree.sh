@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scripts/image_tree.sh BUILD TREE SYMBOLS -- lay out /opt/saffron as the image has it (Dockerfile, build stage).
 #
-# TREE gets launch.sh, the stripped programs of BUILD, the jobs that come along, and packages.txt: the Debian
+# TREE gets launch.sh, the stripped programs of BUILD and the GPU's library where there is one, the jobs that come along, and packages.txt: the Debian
 # packages that the programs need to run. SYMBOLS gets their debug symbols as gdb looks for them, by build id.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -40,6 +40,8 @@ for program in "${programs[@]}"; do
     objcopy --only-keep-debug "$build/$program" "$symbols/.build-id/${id:0:2}/${id:2}.debug"
     strip -o "$tree/bin/$program" "$build/$program"
 done
+# Its libraries are those of a base with CUDA; without them a trainer says so and takes the CPU.
+[ ! -f "$build/saffron-cuda.so" ] || strip -o "$tree/bin/saffron-cuda.so" "$build/saffron-cuda.so"
 found=$(libraries "${programs[@]/#/$build/}")
 for library in $found; do
     package_of "$library"
