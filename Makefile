@@ -210,7 +210,7 @@ FUZZ_ALL := $(patsubst tests/fuzz/corpus/%/,%,$(sort $(wildcard tests/fuzz/corpu
 FUZZ     ?= $(FUZZ_ALL)
 SECONDS  ?= 60
 FUZZ_LINK := $(FUZZ_O) $(call objects,tests/lib/data_job.c $(addprefix trainer/,model/parse.c \
-             model/spec.c optimizer.c optimizer_conf.c optimizer_rates.c schedule.c)) $(B)/libdata_compose.a $(B)/libruntime.a
+             model/spec.c optimizer.c optimizer_conf.c optimizer_device.c optimizer_rates.c schedule.c)) $(B)/libdata_compose.a $(B)/libruntime.a
 $(FUZZ_ALL:%=$(B)/fuzz_%): $(B)/fuzz_%: tests/fuzz/entry.c $(FUZZ_LINK)
 	$(Q)echo "  LD    $@" && $(CC) $(CPPFLAGS) -DFUZZ_TARGET=fuzz_$* $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 

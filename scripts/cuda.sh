@@ -21,7 +21,12 @@ done
 
 missing=
 [ -n "$nccl" ] || missing="no nccl.h in NCCL_HOME, $home or /usr"
+[ -f "$home/include/cublasLt.h" ] || missing="no cublasLt.h in $home/include"
 [ -x "$home/bin/nvcc" ] || missing="no nvcc in CUDA_HOME, PATH or /usr/local/cuda"
+if [ -z "$missing" ]; then # sm_90a, and lists of tensors in a kernel's parameters
+    release=$("$home/bin/nvcc" --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
+    [ "${release:-0}" -ge 12 ] || missing="CUDA ${release:-of no known release} in $home, 12 or newer is needed"
+fi
 
 announce() {
     if [ "$mode" = 0 ]; then

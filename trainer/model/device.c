@@ -79,6 +79,7 @@ int tr_device_vectors(struct tr_device *device, const tr_real **grads, tr_real *
 void tr_device_stepped(struct tr_device *device)
 {
     device->params.old = true;
+    device->params.written = false;
 }
 
 /* ---- memory ---- */
