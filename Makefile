@@ -92,6 +92,7 @@ announce:
 	@scripts/cuda.sh announce "$(CUDA)"
 
 programs: $(PROGRAMS) $(CUDA_SO)
+	@$(if $(CUDA_SO),,rm -f $(B)/saffron-cuda.so) # of a build before: a trainer would load it
 unit: $(UNIT) $(EMULATED) $(B)/saffron-emulated.so $(GPU_TESTS) $(E2E_PROGRAMS) $(PRELOADS) $(EBS_BENCHES) points
 
 $(B)/gen/proto/%.pb-c.c $(B)/gen/proto/%.pb-c.h &: proto/%.proto

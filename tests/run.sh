@@ -174,6 +174,13 @@ wait
 for name in ${names[@]+"${names[@]}"}; do
     count_unit "$name"
 done
+for source in tests/gpu/test_*.c; do # where nothing was built for a GPU
+    name=gpu-$(basename "$source" .c)
+    [ ! -x "$B/saffron-cuda.so" ] || continue
+    wanted "$name" || continue
+    echo "skipped $name: built without CUDA"
+    skipped=$((skipped + 1))
+done
 
 # ---- real processes, one script at a time ----
 for script in tests/e2e/*.sh; do

@@ -246,6 +246,21 @@ static void test_leaves(void **state)
     assert_true(increments > 0 && told > want / 2); /* else there was nothing to be lost */
 }
 
+/* Two trainers, two servers; dir is made, and is the caller's as long as they are there. */
+static void start_two(struct job_world *w, uint64_t seed, struct rt_job *job,
+                      char dir[TEMP_PATH_MAX])
+{
+    temp_folder(dir);
+    struct jw_conf conf = {.seed = seed,
+                           .ranks = 2,
+                           .servers = 2,
+                           .owners = 4,
+                           .job = job,
+                           .checkpoint_dir = dir,
+                           .restore = true};
+    jw_start(w, &conf);
+}
+
 /* Two, one shortly after the other; and one that does not go, as if it had been told nothing. */
 static void test_leave_two(void **state)
 {
@@ -255,15 +270,7 @@ static void test_leave_two(void **state)
     for (uint64_t seed = 1; seed <= runs(20); seed++) {
         struct job_world w;
         char dir[TEMP_PATH_MAX];
-        temp_folder(dir);
-        struct jw_conf conf = {.seed = seed,
-                               .ranks = 2,
-                               .servers = 2,
-                               .owners = 4,
-                               .job = job,
-                               .checkpoint_dir = dir,
-                               .restore = true};
-        jw_start(&w, &conf);
+        start_two(&w, seed, job, dir);
         sim_run_until(w.sim, jw_is_over, &w, 60 * RT_MS);
         struct tr_trainer *trainer = w.rank[0].trainer;
         tr_trainer_on_server_leaving(trainer, 0, w.server_incarnation[0]);
@@ -308,15 +315,7 @@ static void test_leave_in_turn(void **state)
     for (uint64_t seed = 1; seed <= runs(40); seed++) {
         struct job_world w;
         char dir[TEMP_PATH_MAX];
-        temp_folder(dir);
-        struct jw_conf conf = {.seed = seed,
-                               .ranks = 2,
-                               .servers = 2,
-                               .owners = 4,
-                               .job = job,
-                               .checkpoint_dir = dir,
-                               .restore = true};
-        jw_start(&w, &conf);
+        start_two(&w, seed, job, dir);
         sim_run_until(w.sim, jw_is_over, &w, 30 * RT_MS);
         struct tr_trainer *trainer = w.rank[0].trainer;
         tr_trainer_on_server_leaving(trainer, 0, w.server_incarnation[0]);

@@ -26,8 +26,8 @@ static uint32_t count(char *why, size_t size)
         return (uint32_t)n;
     (void)cudaGetLastError();
     (void)cudaDriverGetVersion(&driver);
-    if (driver == 0)
-        snprintf(why, size, "no driver is loaded: %s", cudaGetErrorString(status));
+    if (driver == 0) /* the vendor's words are of a driver that is too old */
+        snprintf(why, size, "no NVIDIA driver is loaded");
     else
         snprintf(why, size, "%s", status ? cudaGetErrorString(status) : "there is none");
     return 0;
@@ -40,6 +40,7 @@ static int open_device(const struct tr_gpu_conf *conf, struct tr_cuda **out)
         return conf->fail(RT_ENOMEM, "GPU: no memory of the host");
     int err = tr_cuda_open((int)conf->device, conf->fail, cuda);
     if (err) {
+        tr_cuda_close(cuda);
         free(cuda);
         return err;
     }
