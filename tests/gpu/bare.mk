@@ -2,20 +2,24 @@
 #
 # B=DIR         where it all goes (build/gpu)
 # EMULATED=1    with g++ and tests/gpu/emulated/ instead of nvcc and a GPU: to see that the programs work; no figures
-# ARCH=...      what nvcc compiles for (native: the card that is there)
+# ARCH=...      what nvcc compiles for (native: the card that is there; Hopper where none is)
+# What tests NCCL is left out where there is none (scripts/cuda.sh looks for it).
 B         ?= build/gpu$(if $(EMULATED),-emulated)
 CUDA_HOME ?= $(firstword $(patsubst %/bin/nvcc,%,$(shell command -v nvcc 2>/dev/null)) /usr/local/cuda)
 NVCC      ?= $(CUDA_HOME)/bin/nvcc
-ARCH      ?= native
+ARCH      ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,sm_90)
+NCCL      := $(if $(EMULATED),tests/gpu/emulated,$(shell CUDA_HOME=$(CUDA_HOME) scripts/cuda.sh nccl auto))
 CC        := $(if $(filter default,$(origin CC)),gcc,$(CC))
 CXX       := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 include tests/gpu/sources.mk
 
-TESTS   := $(patsubst tests/gpu/%.c,$(B)/%,$(wildcard tests/gpu/test_*.c))
+TESTS   := $(patsubst tests/gpu/%.c,$(B)/%,$(filter-out $(if $(NCCL),,%/test_nccl.c),$(wildcard tests/gpu/test_*.c)))
 BENCHES := $(B)/bench_kernels $(B)/bench_model
 BED_C   := $(filter-out tests/gpu/test_%,$(wildcard tests/gpu/*.c))
 LAB_C   := $(addprefix tests/gpu/bench/,lab.c copy.cu)
-FLAGS   := -I. -D_GNU_SOURCE -O2 -g -Wall -Wextra
+FLAGS   := -I. -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror
+# No fused multiply-add but where it is written: the bits are those of the CPU's plain C.
+NVFLAGS := -I. -std=c++17 -O3 -lineinfo -fmad=false -arch=$(ARCH) -Werror all-warnings -Xcompiler -Wall,-Wextra
 C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -march=x86-64-v2 -pthread
 isa      = $(if $(findstring _avx512.c,$(1)),-march=x86-64-v4 -mprefer-vector-width=512,$(if $(findstring _avx2.c,$(1)),-march=x86-64-v3))
 ifdef EMULATED
@@ -24,7 +28,7 @@ DEVICE  := $(filter-out %/test_emulator.cpp,$(wildcard tests/gpu/emulated/*.cpp 
 LINK    := $(CXX) -pthread
 LIBS    := -lm
 else
-FLAGS   += -I$(CUDA_HOME)/include
+FLAGS   += -isystem $(CUDA_HOME)/include $(if $(NCCL),-isystem $(NCCL)/include)
 LINK    := $(NVCC) -arch=$(ARCH) -Xcompiler -pthread
 LIBS    := -lcublasLt -lcublas -lm
 endif
@@ -46,9 +50,11 @@ $(B)/%.cu.o: %.cu
 	@mkdir -p $(@D) && $(CXX) $(FLAGS) -std=c++17 -ffp-contract=off -MMD -MP -x c++ -c $< -o $@
 else
 $(B)/%.cu.o: %.cu
-	@mkdir -p $(@D) && $(NVCC) -I. -std=c++17 -O3 -lineinfo -arch=$(ARCH) -MMD -MP -c $< -o $@
+	@mkdir -p $(@D) && $(NVCC) $(NVFLAGS) -MMD -MP -c $< -o $@
 endif
 
+$(B)/test_nccl: $(call objects,$(BARE_NCCL))
+$(if $(EMULATED),,$(B)/test_nccl: LIBS += -L$(NCCL)/lib -lnccl -Xlinker -rpath=$(NCCL)/lib)
 $(B)/test_%: $(B)/tests/gpu/test_%.c.o $(call objects,$(BED_C)) $(COMMON)
 	@$(LINK) $^ $(LIBS) -o $@
 $(B)/bench_model: $(call objects,tests/gpu/bench/products.c)

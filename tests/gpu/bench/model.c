@@ -4,7 +4,7 @@
  * 1024-1024-512-256-1. DCN-v2: the same bottom network and features side by side (3,456 columns), 3 cross layers of rank 512, and the same top
  * network over them, as in MLPerf's DLRM-DCNv2. Loss: binary cross entropy. Optimizer: Adam. torch_step.py has the same models.
  *
- * "step": the batch is on the device already, and is computed again and again; between CUDA events around tr_model_train and tr_optimizer_step. "wall": of the same,
+ * "step": the batch is on the device already, and is computed again and again; gradients of its embeddings are made, in bfloat16, and stay there; between CUDA events around tr_model_train and tr_optimizer_step. "wall": of the same,
  * by the clock. "fed": each batch comes from one of three host buffers in turns, copied while the one before is computed, and gradients of embeddings
  * go back; wall clock. Medians.
  *

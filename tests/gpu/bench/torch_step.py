@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """tests/gpu/bench/torch_step.py -- the models of model.c in PyTorch, on the same card: microseconds of a dense step.
 
-Eager, and torch.compile in its modes; bfloat16 autocast (or --precision float32, tf32); Adam, fused where there is one. Embeddings come
-as one tensor that wants its gradient; a step is forward, backward, optimizer. Times: CUDA events around each step, the median.
+Eager, and torch.compile in its modes; bfloat16 autocast (or --precision float32, tf32); Adam, fused where there is one. Embeddings are
+on the device already, as one bfloat16 tensor that wants its gradient, as in model.c; a step is forward, backward, optimizer. Times: CUDA events around each step, the median.
 A row is printed as soon as it is there, so that a run that is stopped at its time limit has told what it had.
 """
 import argparse
@@ -73,7 +73,8 @@ class Step:
         fused = {"fused": True} if device == "cuda" else {}
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, **fused)
         self.dense = torch.randn(batch, DENSE, device=device)
-        self.embeddings = torch.randn(batch, FEATURES, DIM, device=device).mul_(0.1).requires_grad_()
+        drawn = torch.randn(batch, FEATURES, DIM, device=device).mul_(0.1)
+        self.embeddings = drawn.to(torch.bfloat16).requires_grad_()
         self.labels = (torch.rand(batch, device=device) < 0.25).float()
         self.device, self.half = device, args.precision == "bfloat16"
         self.loss = self.forward
@@ -122,7 +123,7 @@ def modes_of(args):
         return args.modes.split(",")
     if args.device == "cpu" or not hasattr(torch, "compile"):
         return ["eager"]
-    return ["eager", "compile", "reduce-overhead", "max-autotune"]
+    return ["eager", "compile", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 def measure(name, kind, batch, mode, args):
@@ -146,7 +147,7 @@ def main():
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--batch", default="8192,65536", help="sizes, with commas")
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "tf32", "float32"])
-    parser.add_argument("--modes", help="of eager, compile, reduce-overhead, max-autotune")
+    parser.add_argument("--modes", help="of eager, compile, reduce-overhead, max-autotune, max-autotune-no-cudagraphs")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--warm", type=int, default=12)
     parser.add_argument("--parameters", default="", help="dlrm=N,dcn_v2=N: what model.c has; another number is an error")

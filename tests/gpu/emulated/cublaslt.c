@@ -334,7 +334,8 @@ static float finish(const struct product *p, uint64_t row, uint64_t column, floa
     if (has(desc, CUBLASLT_EPILOGUE_RELU_AUX))
         desc->mask[bit / 8] =
             (uint8_t)(value > 0 ? desc->mask[bit / 8] | one : desc->mask[bit / 8] & ~one);
-    return has(desc, CUBLASLT_EPILOGUE_RELU) && value < 0 ? 0 : value;
+    /* The library says max(x, 0), and not what becomes of a NaN: here it is lost, which is the worst that it may do. */
+    return has(desc, CUBLASLT_EPILOGUE_RELU) && !(value > 0) ? 0 : value;
 }
 
 static void sum_b(const struct product *p, uint64_t column)
