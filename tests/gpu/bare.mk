@@ -14,12 +14,13 @@ CXX       := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 include tests/gpu/sources.mk
 
 TESTS   := $(patsubst tests/gpu/%.c,$(B)/%,$(filter-out $(if $(NCCL),,%/test_nccl.c),$(wildcard tests/gpu/test_*.c)))
+LIBRARY := $(B)/saffron-cuda.so
 BENCHES := $(B)/bench_kernels $(B)/bench_model
 BED_C   := $(filter-out tests/gpu/test_%,$(wildcard tests/gpu/*.c))
 LAB_C   := $(addprefix tests/gpu/bench/,lab.c copy.cu)
-FLAGS   := -I. -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror
+FLAGS   := -I. -D_GNU_SOURCE -O2 -g -fPIC -Wall -Wextra -Werror
 # No fused multiply-add but where it is written: the bits are those of the CPU's plain C.
-NVFLAGS := -I. -std=c++17 -O3 -lineinfo -fmad=false -arch=$(ARCH) -Werror all-warnings -Xcompiler -Wall,-Wextra
+NVFLAGS := -I. -std=c++17 -O3 -lineinfo -fmad=false -arch=$(ARCH) -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC
 C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -march=x86-64-v2 -pthread
 isa      = $(if $(findstring _avx512.c,$(1)),-march=x86-64-v4 -mprefer-vector-width=512,$(if $(findstring _avx2.c,$(1)),-march=x86-64-v3))
 ifdef EMULATED
@@ -38,7 +39,7 @@ COMMON  := $(call objects,$(BARE_C) $(BARE_CUDA) $(DEVICE))
 .PHONY: all tests benches
 .SECONDARY:
 all: tests benches
-tests: $(TESTS)
+tests: $(TESTS) $(B)/test_device
 benches: $(BENCHES)
 
 $(B)/%.c.o: %.c
@@ -57,6 +58,14 @@ $(B)/test_nccl: $(call objects,$(BARE_NCCL))
 $(if $(EMULATED),,$(B)/test_nccl: LIBS += -L$(NCCL)/lib -lnccl -Xlinker -rpath=$(NCCL)/lib)
 $(B)/test_%: $(B)/tests/gpu/test_%.c.o $(call objects,$(BED_C)) $(COMMON)
 	@$(LINK) $^ $(LIBS) -o $@
+# Whole models: the program that has cmocka elsewhere, and the library that a trainer loads (here without NCCL).
+$(LIBRARY): $(call objects,$(BARE_CUDA) $(DEVICE))
+	@$(LINK) -shared $^ $(LIBS) -o $@
+WHOLE := $(call objects,tests/unit/test_device.c tests/unit/spec_text.c trainer/gpu.c)
+$(filter $(B)/tests/unit/%,$(WHOLE)): FLAGS += -Itests/gpu/bare
+$(B)/test_device: $(WHOLE) $(call objects,$(BARE_C)) | $(LIBRARY)
+	@$(CC) -pthread $^ -ldl -lm -o $@
+
 $(B)/bench_model: $(call objects,tests/gpu/bench/products.c)
 $(B)/bench_%: $(B)/tests/gpu/bench/%.c.o $(call objects,$(LAB_C)) $(COMMON)
 	@$(LINK) $^ $(LIBS) -o $@

@@ -5,17 +5,18 @@
 # kernels' tests run under it. FOLDER (docs/gpu): of report-CARD-DATE.md, and of the raw logs in report-CARD-DATE/. Each part has a time limit, and
 # one that fails does not stop the others. Exit status: 0, 1 (a test failed, or what has to be there did not build), 2 (no nvcc, no make), 77 (no GPU).
 #   PYTHON=python3   which has torch;  JOBS=N   of make
+#   EMULATED=1       with tests/gpu/emulated/ instead of nvcc and a GPU: to see that this script works. Its report says so, and has no figures
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
 folder=${1:-docs/gpu}
 python=${PYTHON:-python3}
-B=build/gpu
+B=build/gpu${EMULATED:+-emulated}
 begun=$SECONDS
 failed=0
 
 home=${CUDA_HOME:-$(command -v nvcc 2>/dev/null | sed 's,/bin/nvcc$,,')}
 export CUDA_HOME=${home:-/usr/local/cuda}
-[ -x "$CUDA_HOME/bin/nvcc" ] || {
+[ -x "$CUDA_HOME/bin/nvcc" ] || [ -n "${EMULATED:-}" ] || {
     echo "run_all: no nvcc in CUDA_HOME, PATH or /usr/local/cuda: nothing can be built for a GPU" >&2
     exit 2
 }
@@ -23,7 +24,8 @@ if ! command -v make >/dev/null || ! command -v gcc >/dev/null; then
     echo "run_all: make and gcc are needed" >&2
     exit 2
 fi
-card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
+card=${EMULATED:+emulated}
+[ -n "$card" ] || card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
 [ -n "$card" ] || {
     echo "run_all: no GPU answers (nvidia-smi names none): nothing is measured" >&2
     exit 77
@@ -56,13 +58,20 @@ part() {
 }
 
 # ---- build and tests ----
-part build 150 make -f tests/gpu/bare.mk -k -j "${JOBS:-$(nproc)}" B="$B" all || failed=1
+part build 150 make -f tests/gpu/bare.mk -k -j "${JOBS:-$(nproc)}" B="$B" EMULATED="${EMULATED:-}" all || failed=1
 
+tests=() # without NCCL its test is not built: the report says so
 for source in tests/gpu/test_*.c; do
-    [ -f "$source" ] || continue
     test=$(basename "$source" .c)
+    [ "$test" = test_nccl ] && [ -z "${EMULATED:-}" ] && [ -z "$(scripts/cuda.sh nccl auto)" ] || tests+=("$test")
+done
+for test in "${tests[@]}"; do
     part "$test" 40 "$B/$test" || failed=1
 done
+steps=10000
+[ -z "${EMULATED:-}" ] || steps=200
+# Whole models beside the CPU's, and memory that stays flat.
+part test_device 120 env SAFFRON_GPU_LIBRARY="$PWD/$B/saffron-cuda.so" SAFFRON_TEST_STEPS="$steps" "$B/test_device" || failed=1
 
 # ---- measurements: before the sanitizer, which may take what time is left ----
 part bench_kernels 60 "$B/bench_kernels" || failed=1
@@ -73,7 +82,7 @@ figures() { # all `figure NAME VALUE` lines
 figure() {
     figures | awk -v name="$1" '$2 == name { value = $3 } END { print value }'
 }
-if "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+if [ -z "${EMULATED:-}" ] && "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
     counts=""
     for model in dlrm dcn_v2; do
         count=$(figure "parameters.$model")
@@ -85,10 +94,10 @@ else
 fi
 
 sanitizer=$(command -v compute-sanitizer || ls "$CUDA_HOME/bin/compute-sanitizer" 2>/dev/null)
+[ -z "${EMULATED:-}" ] || sanitizer=""
 for tool in memcheck racecheck; do
     [ -n "$sanitizer" ] || continue
-    for source in tests/gpu/test_*.c; do
-        test=$(basename "$source" .c)
+    for test in "${tests[@]}"; do
         part "$tool-$test" 25 "$sanitizer" --tool "$tool" --error-exitcode 9 "$B/$test"
         case $? in 0 | 77 | 124 | 137) ;; *) failed=1 ;; esac
     done
@@ -114,6 +123,11 @@ row() {
     echo "| $1 | $2 | ${3:-} | $(verdict "${3:-}" "$4" "$5") |"
 }
 
+# outcome PART
+outcome() {
+    awk -v part="$1" '$1 == part { status = $2 == 0 ? "pass" : "FAIL" } END { print status == "" ? "open" : status }' "$results"
+}
+
 acceptance() {
     local model batch
     echo "| figure | demanded | measured | |"
@@ -130,6 +144,8 @@ acceptance() {
                 "$(ratio "$(figure "fed.$model.$batch.bfloat16")" "$(figure "wall.$model.$batch.bfloat16")")" 1.10 most
         done
     done
+    echo "| memory, steps | flat over 10,000 | $(sed -n 's/\([0-9]* steps\): .*/\1/p' "$logs/test_device.log") | $(outcome test_device) |"
+    echo "| a world of one through NCCL | passes | | $(outcome test_nccl) |"
     row "kernels of 16 MiB or more below 70 % of a copy" 0 "$(figure kernels_below_70_percent)" 0 most
 }
 
@@ -140,8 +156,8 @@ defined() {
 }
 
 versions() {
-    echo "- card, driver: $(nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | head -n 1)"
-    echo "- CUDA: $("$CUDA_HOME/bin/nvcc" --version | sed -n 's/.*release.*, V//p')"
+    [ -n "${EMULATED:-}" ] || echo "- card, driver: $(nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | head -n 1)"
+    [ ! -x "$CUDA_HOME/bin/nvcc" ] || echo "- CUDA: $("$CUDA_HOME/bin/nvcc" --version | sed -n 's/.*release.*, V//p')"
     echo "- cuBLASLt $(defined CUBLAS_VER cublas_api.h), NCCL $(defined NCCL nccl.h) (of their headers)"
     echo "- host: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores; $(gcc --version | head -n 1)"
     echo "- PyTorch: $(grep -m 1 PyTorch "$logs/torch.log")"
@@ -164,6 +180,7 @@ versions() {
     grep -hE '^(\||copy)' "$logs/bench_kernels.log" | sed 's/^\(copy.*\)/\1\n/'
     printf '\n## Parts\n\n| part | status | seconds |\n| --- | --- | --- |\n'
     sed 's/\([^ ]*\) \([^ ]*\) \(.*\)/| \1 | \2 | \3 |/' "$results"
+    [ -z "${EMULATED:-}" ] || printf '\nEmulated: what is above says that this script works, and nothing of a GPU.\n'
     [ -n "$sanitizer" ] || printf '\ncompute-sanitizer is not installed: nothing ran under it.\n'
 } >"$report"
 echo "run_all: $report, $((SECONDS - begun)) s, $([ "$failed" = 0 ] && echo "all tests passed" || echo "SOMETHING FAILED")"

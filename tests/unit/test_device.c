@@ -1,7 +1,8 @@
 /* tests/unit/test_device.c -- whole models on a device beside the CPU's: every kind of layer and loss, forward and backward, in passes that run as
  * they are, are recorded, and are played; all types of what is sent and of products; optimizers.
  *
- * The device is the emulated one (tests/gpu/emulated/), in a library as the trainer loads it; with SAFFRON_GPU_LIBRARY it is another, for example a GPU's. */
+ * The device is the emulated one (tests/gpu/emulated/), in a library as the trainer loads it; with SAFFRON_GPU_LIBRARY it is another, for example a GPU's:
+ * tests/gpu/bare.mk builds this program too, and run_all.sh runs it so. SAFFRON_TEST_STEPS: for how many steps memory has to stay flat (200). */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -299,6 +300,49 @@ static void test_steps(void **state)
     }
 }
 
+/* Bytes of ours that are in memory. */
+static size_t resident(void)
+{
+    unsigned long whole = 0, here = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_true(file && fscanf(file, "%lu %lu", &whole, &here) == 2);
+    fclose(file);
+    return here * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Nothing is allocated in a step, there or here: after a tenth of the steps memory grows no more. */
+static void test_flat(void **state)
+{
+    static struct side gpu;
+    static struct sent sent;
+    struct tr_optimizer *optimizer;
+    const char *asked = getenv("SAFFRON_TEST_STEPS");
+    unsigned long steps = asked ? strtoul(asked, NULL, 10) : 200;
+    size_t before = 0;
+    uint64_t allocated = 0;
+    (void)state;
+    open_device();
+    send(&sent, &kinds[2]);
+    make(&gpu, deep, &kinds[2], true);
+    make_optimizer(&gpu, "adam", true, &optimizer);
+    for (unsigned long i = 0; i < steps; i++) {
+        if (i == steps / 10) {
+            before = resident();
+            allocated = device.gpu->allocations(device.cuda);
+        }
+        train(&gpu, &sent, i % 5 ? SAMPLES : 57, i);
+        step(&gpu, optimizer);
+    }
+    size_t after = resident();
+    printf("%lu steps: %zu bytes resident after a tenth of them, %zu at the end\n", steps, before,
+           after);
+    assert_true(steps >= 100 && after < before + (1u << 20));
+    assert_int_equal(device.gpu->allocations(device.cuda), allocated);
+    tr_optimizer_destroy(optimizer);
+    tr_model_destroy(gpu.model);
+    tr_gpu_close(&device);
+}
+
 /* One value that a batch brings is no number, in every other batch. */
 static void check_not_finite(const char *network, const struct kind *kind, bool in_feature)
 {
@@ -344,7 +388,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float32),    cmocka_unit_test(test_sent_in_16_bits),
         cmocka_unit_test(test_bfloat16),   cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_flat),
     };
     return cmocka_run_group_tests_name("device", tests, NULL, NULL);
 }
