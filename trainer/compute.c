@@ -89,14 +89,18 @@ static int add_to_window(struct tr_trainer *trainer, const struct tr_batch *batc
     return err;
 }
 
+static double rate_now(const struct tr_trainer *trainer)
+{
+    return trainer->learning_rate * trainer->step_factor;
+}
+
 static int update(struct tr_trainer *trainer)
 {
-    double rate = trainer->learning_rate * trainer->step_factor;
     const float *grads;
     float *params;
     int err = tr_model_vectors(trainer->model, &grads, &params);
     if (!err)
-        err = tr_optimizer_step(trainer->optimizer, rate, grads, params);
+        err = tr_optimizer_step(trainer->optimizer, rate_now(trainer), grads, params);
     tr_model_stepped(trainer->model);
     return err || !trainer->stepping ? err : add_to_window(trainer, trainer->stepping);
 }
@@ -117,13 +121,20 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
 {
     const struct tr_settled hear = {settled, trainer};
     struct tr_forward_out out = {.score = tr_window_scores(&trainer->window)};
+    struct tr_rider rider;
     uint64_t draw = rt_draw_key(trainer->job->global.seed, "step", NULL);
     batch->view.draw =
         rt_draw_fold(rt_draw_fold(draw, tr_age(trainer, batch->step)), trainer->conf.self.index);
     batch->view.settled = trainer->step_kind == TR_SHARED ? &hear : NULL;
+    batch->view.rider = trainer->step_kind == TR_ALONE &&
+                                tr_optimizer_rider(trainer->optimizer, rate_now(trainer), &rider)
+                            ? &rider
+                            : NULL;
     int err = tr_model_train(trainer->model, &batch->view, trainer->global_samples,
                              batch->feature_grad, &out);
+    bool rides = batch->view.rider != NULL;
     batch->view.settled = NULL;
+    batch->view.rider = NULL;
     if (!err && trainer->step_kind == TR_SHARED)
         err = tr_model_fetch_grads(trainer->model);
     if (err)
@@ -134,7 +145,12 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
     if (!out.finite)
         tr_nonfinite_find(trainer, batch);
     batch->saturated = out.finite ? out.saturated : 0;
-    return trainer->step_kind == TR_ALONE && out.finite ? update(trainer) : 0;
+    if (trainer->step_kind != TR_ALONE || !out.finite)
+        return 0;
+    if (!rides)
+        return update(trainer);
+    err = tr_optimizer_rode(trainer->optimizer);
+    return err ? err : add_to_window(trainer, batch);
 }
 
 /* The scores are the batch's until the loop thread takes them: other ranks' come in there meanwhile. */

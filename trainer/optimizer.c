@@ -29,6 +29,7 @@ struct tr_optimizer {
     uint64_t steps;
     double grad_norm;
     struct tr_optimizer_device *device; /* NULL: a CPU's */
+    double rider_lr;                    /* of the step that goes with a pass */
 };
 
 /* Names of state as torch's state_dict has them. */
@@ -282,11 +283,50 @@ static int step_on_device(struct tr_optimizer *optimizer, double lr, const float
     return err;
 }
 
+static int check_rate(const struct tr_optimizer *optimizer, double lr)
+{
+    return isfinite(lr) ? 0
+                        : RT_FAIL(RT_EDATA, "optimizer %s: learning rate is %g",
+                                  kinds[optimizer->conf.kind].name, lr);
+}
+
+static int rider_prepare(void *arg)
+{
+    struct tr_optimizer *optimizer = arg;
+    struct tr_optimizer_rates rates;
+    int err = check_rate(optimizer, optimizer->rider_lr);
+    if (err)
+        return err;
+    tr_optimizer_rates(&optimizer->conf, optimizer->steps + 1, optimizer->rider_lr, &rates);
+    return tr_optimizer_device_prepare(optimizer->device, &rates);
+}
+
+static int rider_queue(void *arg, struct tr_backend *backend, const float *grads, float *params,
+                       const uint32_t *finite)
+{
+    struct tr_optimizer *optimizer = arg;
+    return tr_optimizer_device_queue(optimizer->device, backend, grads, params, finite);
+}
+
+bool tr_optimizer_rider(struct tr_optimizer *optimizer, double lr, struct tr_rider *out)
+{
+    optimizer->rider_lr = lr;
+    *out = (struct tr_rider){rider_prepare, rider_queue, optimizer};
+    return optimizer->device != NULL;
+}
+
+int tr_optimizer_rode(struct tr_optimizer *optimizer)
+{
+    int err = tr_optimizer_device_stepped(optimizer->device, &optimizer->grad_norm);
+    optimizer->steps += !err;
+    return err;
+}
+
 int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *grad, float *param)
 {
-    const char *name = kinds[optimizer->conf.kind].name;
-    if (!isfinite(lr))
-        return RT_FAIL(RT_EDATA, "optimizer %s: learning rate is %g", name, lr);
+    int err = check_rate(optimizer, lr);
+    if (err)
+        return err;
     if (optimizer->device)
         return step_on_device(optimizer, lr, grad, param);
     double norm;

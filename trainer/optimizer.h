@@ -73,6 +73,12 @@ int tr_optimizer_to_device(struct tr_optimizer *optimizer, const struct tr_gpu *
  * finite; if not, RT_EDATA names the first bad index and nothing has changed, t included. Allocates nothing. */
 int tr_optimizer_step(struct tr_optimizer *optimizer, double lr, const float *grad, float *param);
 
+/* The same as a part of a model's pass on a GPU: true, and *out for tr_batch_view.rider; false: the optimizer is the CPU's. After a pass that was finite
+ * tr_optimizer_rode() counts the step; RT_EDATA as above. lr that is not finite: the pass fails. */
+struct tr_rider;
+bool tr_optimizer_rider(struct tr_optimizer *optimizer, double lr, struct tr_rider *out);
+int tr_optimizer_rode(struct tr_optimizer *optimizer);
+
 /* |g| of the latest step, before clipping; NaN before the first. */
 double tr_optimizer_grad_norm(const struct tr_optimizer *optimizer);
 

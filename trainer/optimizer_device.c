@@ -53,32 +53,47 @@ static int close_state(struct tr_optimizer_device *device)
     return err;
 }
 
-int tr_optimizer_device_step(struct tr_optimizer_device *device,
-                             const struct tr_optimizer_rates *rates, const float *grad,
-                             float *param, double *grad_norm)
+int tr_optimizer_device_prepare(struct tr_optimizer_device *device,
+                                const struct tr_optimizer_rates *rates)
 {
-    const struct tr_gpu *gpu = device->gpu;
-    struct tr_backend backend = {.cuda = device->cuda};
     *device->rates = *rates;
     int err = close_state(device);
-    if (!err)
-        err = gpu->upload(device->cuda, TR_GPU_COMPUTE, device->rates_there, device->rates,
-                          sizeof *rates);
-    if (!err)
-        err = gpu->optimizer_queue(device->optimizer, &backend, device->rates_there, grad, param,
-                                   NULL);
-    if (!err)
-        err = gpu->download(device->cuda, TR_GPU_COMPUTE, device->stepped,
-                            gpu->optimizer_stepped(device->optimizer), sizeof *device->stepped);
-    if (!err)
-        err = wait(device);
-    if (err)
-        return err;
+    return err ? err
+               : device->gpu->upload(device->cuda, TR_GPU_COMPUTE, device->rates_there,
+                                     device->rates, sizeof *rates);
+}
+
+int tr_optimizer_device_queue(struct tr_optimizer_device *device, struct tr_backend *backend,
+                              const float *grad, float *param, const uint32_t *finite)
+{
+    const struct tr_gpu *gpu = device->gpu;
+    int err =
+        gpu->optimizer_queue(device->optimizer, backend, device->rates_there, grad, param, finite);
+    return err ? err
+               : gpu->download(device->cuda, TR_GPU_COMPUTE, device->stepped,
+                               gpu->optimizer_stepped(device->optimizer), sizeof *device->stepped);
+}
+
+int tr_optimizer_device_stepped(struct tr_optimizer_device *device, double *grad_norm)
+{
     *grad_norm = device->stepped->grad_norm;
     if (!device->stepped->stepped)
         return RT_FAIL(RT_EDATA, "optimizer: a gradient is not finite; nothing was changed");
     device->old = true;
     return 0;
+}
+
+int tr_optimizer_device_step(struct tr_optimizer_device *device,
+                             const struct tr_optimizer_rates *rates, const float *grad,
+                             float *param, double *grad_norm)
+{
+    struct tr_backend backend = {.cuda = device->cuda};
+    int err = tr_optimizer_device_prepare(device, rates);
+    if (!err)
+        err = tr_optimizer_device_queue(device, &backend, grad, param, NULL);
+    if (!err)
+        err = wait(device);
+    return err ? err : tr_optimizer_device_stepped(device, grad_norm);
 }
 
 int tr_optimizer_device_create(const struct tr_gpu *gpu, struct tr_cuda *cuda,

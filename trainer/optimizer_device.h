@@ -13,7 +13,15 @@ int tr_optimizer_device_create(const struct tr_gpu *gpu, struct tr_cuda *cuda,
                                struct tr_optimizer_device **out);
 void tr_optimizer_device_destroy(struct tr_optimizer_device *device); /* NULL is legal */
 
-/* grad, param: the device's. RT_EDATA: they were not finite, and nothing was changed. */
+/* A step in three: what changes from step to step; the step, which may be recorded, and is skipped where *finite is 0 (NULL: it counts as 1); and, once the
+ * compute queue has come to its end, what became of it. The pointers are to the device's memory. stepped: RT_EDATA: the gradients were not finite, and
+ * nothing was changed. */
+int tr_optimizer_device_prepare(struct tr_optimizer_device *device,
+                                const struct tr_optimizer_rates *rates);
+int tr_optimizer_device_queue(struct tr_optimizer_device *device, struct tr_backend *backend,
+                              const float *grad, float *param, const uint32_t *finite);
+int tr_optimizer_device_stepped(struct tr_optimizer_device *device, double *grad_norm);
+/* All three, and waits. grad, param: the device's. RT_EDATA: they were not finite, and nothing was changed. */
 int tr_optimizer_device_step(struct tr_optimizer_device *device,
                              const struct tr_optimizer_rates *rates, const float *grad,
                              float *param, double *grad_norm);

@@ -60,6 +60,7 @@ struct side {
     struct tr_feature_grad to[FEATURES];
     float score[SAMPLES * 8], logit[SAMPLES];
     struct tr_forward_out out;
+    const struct tr_rider *rider; /* of the next batch */
 };
 
 /* A batch in the types that are sent. */
@@ -113,7 +114,8 @@ static void train(struct side *side, const struct sent *sent, uint32_t samples, 
                                  .sequence = bed->sequence,
                                  .labels = bed->label,
                                  .weight = draw % 2 ? bed->weight : NULL,
-                                 .draw = draw};
+                                 .draw = draw,
+                                 .rider = side->rider};
     side->out = (struct tr_forward_out){.logit = side->logit, .score = side->score};
     if (draw % 3 == 0 && tr_model_stage(side->model, &view) != 0)
         fail_msg("%s", rt_err_text());
@@ -257,46 +259,69 @@ static void step(struct side *side, struct tr_optimizer *optimizer)
     tr_model_stepped(side->model);
 }
 
-/* Twenty steps; in the midst weights and state are read and written by the host. */
+/* A batch, and a step where it is finite. */
+static void train_and_step(struct side *side, const struct sent *sent, uint64_t draw,
+                           struct tr_optimizer *optimizer, bool rides)
+{
+    struct tr_rider rider;
+    uint64_t steps = tr_optimizer_steps(optimizer);
+    bool on_device = tr_optimizer_rider(optimizer, 0.05, &rider);
+    side->rider = rides && on_device ? &rider : NULL;
+    train(side, sent, SAMPLES, draw);
+    if (side->rider && side->out.finite)
+        assert_int_equal(tr_optimizer_rode(optimizer), 0);
+    else if (side->out.finite)
+        step(side, optimizer);
+    assert_int_equal(tr_optimizer_steps(optimizer), steps + side->out.finite);
+}
+
+/* Twenty batches; in the midst weights and state are read and written by the host, and some batches are not finite. */
+static void check_steps(const char *name, bool rides)
+{
+    static struct side side[2];
+    static struct sent sent;
+    struct tr_optimizer *optimizer[2];
+    uint64_t allocated = 0;
+    open_device();
+    send(&sent, &kinds[0]);
+    for (uint32_t k = 0; k < 2; k++) {
+        make(&side[k], deep, &kinds[0], k);
+        make_optimizer(&side[k], name, k, &optimizer[k]);
+    }
+    for (uint32_t i = 0; i < 20; i++) {
+        sent.bed.feature[1][40] = i % 6 == 5 ? NAN : 1;
+        for (uint32_t k = 0; k < 2; k++) {
+            train_and_step(&side[k], &sent, 2 * i + 1, optimizer[k], rides);
+            assert_int_equal(side[k].out.finite, i % 6 != 5);
+            size_t count;
+            float *slots = i % 7 == 4 ? tr_optimizer_state(optimizer[k], &count) : NULL;
+            if (i % 7 == 3)
+                tr_model_params(side[k].model)[i] = 0.25f;
+            if (slots && count > i)
+                slots[i] = 0.5f;
+        }
+        if (i == 4)
+            allocated = device.gpu->allocations(device.cuda);
+    }
+    assert_int_equal(device.gpu->allocations(device.cuda), allocated);
+    compare_all(deep, &kinds[0], name, tr_model_params(side[1].model),
+                tr_model_params(side[0].model), tr_model_count(side[0].model));
+    compare(deep, &kinds[0], name, rides, tr_optimizer_grad_norm(optimizer[1]),
+            tr_optimizer_grad_norm(optimizer[0]), 0);
+    for (uint32_t k = 0; k < 2; k++) {
+        tr_optimizer_destroy(optimizer[k]);
+        tr_model_destroy(side[k].model);
+    }
+    tr_gpu_close(&device);
+}
+
 static void test_steps(void **state)
 {
     static const char *const optimizers[] = {"sgd", "adagrad", "adam", "adamw", "lamb"};
-    static struct side side[2];
-    static struct sent sent;
     (void)state;
-    send(&sent, &kinds[0]);
     for (size_t o = 0; o < ARRAY_LEN(optimizers); o++) {
-        struct tr_optimizer *optimizer[2];
-        open_device();
-        for (uint32_t k = 0; k < 2; k++) {
-            make(&side[k], deep, &kinds[0], k);
-            make_optimizer(&side[k], optimizers[o], k, &optimizer[k]);
-        }
-        uint64_t allocated = 0;
-        for (uint32_t i = 0; i < 20; i++) {
-            for (uint32_t k = 0; k < 2; k++) {
-                train(&side[k], &sent, SAMPLES, 2 * i + 1);
-                step(&side[k], optimizer[k]);
-                size_t count;
-                float *slots = tr_optimizer_state(optimizer[k], &count);
-                if (i % 7 == 3)
-                    tr_model_params(side[k].model)[i] = 0.25f;
-                if (i % 7 == 4 && count > i)
-                    slots[i] = 0.5f;
-            }
-            if (i == 4)
-                allocated = device.gpu->allocations(device.cuda);
-        }
-        assert_int_equal(device.gpu->allocations(device.cuda), allocated);
-        compare_all(deep, &kinds[0], optimizers[o], tr_model_params(side[1].model),
-                    tr_model_params(side[0].model), tr_model_count(side[0].model));
-        compare(deep, &kinds[0], "norm", o, tr_optimizer_grad_norm(optimizer[1]),
-                tr_optimizer_grad_norm(optimizer[0]), 0);
-        for (uint32_t k = 0; k < 2; k++) {
-            tr_optimizer_destroy(optimizer[k]);
-            tr_model_destroy(side[k].model);
-        }
-        tr_gpu_close(&device);
+        check_steps(optimizers[o], false);
+        check_steps(optimizers[o], true);
     }
 }
 
@@ -330,8 +355,7 @@ static void test_flat(void **state)
             before = resident();
             allocated = device.gpu->allocations(device.cuda);
         }
-        train(&gpu, &sent, i % 5 ? SAMPLES : 57, i);
-        step(&gpu, optimizer);
+        train_and_step(&gpu, &sent, i, optimizer, i % 5 > 0);
     }
     size_t after = resident();
     printf("%lu steps: %zu bytes resident after a tenth of them, %zu at the end\n", steps, before,

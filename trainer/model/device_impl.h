@@ -27,6 +27,7 @@ struct tr_slot_sequence {
 struct tr_shape {
     uint32_t samples;
     bool trains, weighted, scored, logits;
+    const void *optimizer; /* whose step goes with it */
 };
 
 struct tr_played {
@@ -63,6 +64,7 @@ struct tr_device {
     tr_real *score, *logit;    /* [samples_max][score_columns], [samples_max] */
     struct tr_slot slot[TR_DEVICE_SLOTS];
     uint32_t n_pooled, width_max; /* features that are no sequences */
+    const struct tr_rider *rider; /* of the pass that is being made */
     uint32_t turn;                /* the slot that the next batch gets */
     uint64_t tickets;
 };

@@ -198,6 +198,13 @@ static int put_gradients(struct tr_device *device, const struct tr_slot *slot, u
 
 /* ---- a pass ---- */
 
+static int put_step(struct tr_device *device)
+{
+    struct tr_model *model = device->model;
+    return device->rider->queue(device->rider->arg, &model->backend, model->grads, model->params,
+                                &device->gradients.outcome->finite);
+}
+
 static int queue(struct tr_device *device, const struct tr_slot *slot, const struct tr_shape *shape)
 {
     device->model->backend.now = (const struct tr_now *)slot->numbers;
@@ -209,13 +216,15 @@ static int queue(struct tr_device *device, const struct tr_slot *slot, const str
         err = put_scores(device, slot, shape);
     if (!err && shape->trains)
         err = backward(device, slot, shape);
-    return err || !shape->trains ? err : put_gradients(device, slot, shape->samples);
+    if (!err && shape->trains)
+        err = put_gradients(device, slot, shape->samples);
+    return err || !shape->optimizer ? err : put_step(device);
 }
 
 static bool is_same(const struct tr_shape *a, const struct tr_shape *b)
 {
     return a->samples == b->samples && a->trains == b->trains && a->weighted == b->weighted &&
-           a->scored == b->scored && a->logits == b->logits;
+           a->scored == b->scored && a->logits == b->logits && a->optimizer == b->optimizer;
 }
 
 /* NULL: there are too many already. */
@@ -361,7 +370,9 @@ static int run_batch(struct tr_device *device, const struct tr_batch_view *batch
         .weighted = batch->weight != NULL,
         .scored = out->score != NULL,
         .logits = out->logit != NULL,
+        .optimizer = trains && batch->rider ? batch->rider->arg : NULL,
     };
+    device->rider = batch->rider;
     rt_assert(batch->samples >= 1 && batch->samples <= device->model->samples_max);
     int err = tr_slot_of(device, batch, &slot);
     if (!err)
@@ -370,6 +381,8 @@ static int run_batch(struct tr_device *device, const struct tr_batch_view *batch
         err = put_numbers(device, slot, batch, global_samples);
     if (!err)
         err = device->gpu->await(device->cuda, TR_GPU_COMPUTE, slot->here);
+    if (!err && shape.optimizer)
+        err = batch->rider->prepare(batch->rider->arg);
     if (!err)
         err = run(device, slot, &shape);
     if (trains)
@@ -403,6 +416,9 @@ int tr_device_train(struct tr_model *model, const struct tr_batch_view *batch,
     if (err)
         return err;
     take_outcome(model->device, feature_grad, out);
+    if (batch->rider && out->finite)
+        tr_device_stepped(model->device);
+    rt_assert(!batch->rider || !out->finite || isfinite(out->loss_sum)); /* each head's is */
     out->finite &= isfinite(out->loss_sum);
     if (batch->settled)
         batch->settled->fn(batch->settled->arg, 0);

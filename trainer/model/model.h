@@ -89,6 +89,17 @@ struct tr_settled {
     void *arg;
 };
 
+/* On a GPU: a step of an optimizer that goes with the pass, behind its gradients (tr_optimizer_rider()). prepare() queues what changes from step to step.
+ * queue() queues the step itself and is recorded with the pass: it reads what it needs from the device's memory, and does nothing there where *finite
+ * is 0. `arg` is the same for the same optimizer. 0 or RT_EBACKEND. */
+struct tr_backend;
+struct tr_rider {
+    int (*prepare)(void *arg);
+    int (*queue)(void *arg, struct tr_backend *backend, const float *grads, float *params,
+                 const uint32_t *finite);
+    void *arg;
+};
+
 /* One batch, all memory the caller's. */
 struct tr_batch_view {
     uint64_t batch_id;    /* for the trace; 0: it has none */
@@ -102,6 +113,7 @@ struct tr_batch_view {
         draw; /* random numbers of dropout are drawn from it: of the seed, the step and the rank */
     const tr_real *weight;            /* [samples], or NULL: every sample weighs 1 */
     const struct tr_settled *settled; /* NULL: nobody */
+    const struct tr_rider *rider;     /* NULL: none; the step was made where out.finite is set */
     uint64_t staged; /* tr_model_stage(); 0: its inputs are in the caller's memory alone */
 };
 

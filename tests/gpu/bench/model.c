@@ -4,7 +4,7 @@
  * 1024-1024-512-256-1. DCN-v2: the same bottom network and features side by side (3,456 columns), 3 cross layers of rank 512, and the same top
  * network over them, as in MLPerf's DLRM-DCNv2. Loss: binary cross entropy. Optimizer: Adam. torch_step.py has the same models.
  *
- * "step": the batch is on the device already, and is computed again and again; gradients of its embeddings are made, in bfloat16, and stay there; between CUDA events around tr_model_train and tr_optimizer_step. "wall": of the same,
+ * "step": the batch is on the device already, and is computed again and again; gradients of its embeddings are made, in bfloat16, and stay there; between CUDA events around tr_model_train, of which the optimizer is a part. "wall": of the same,
  * by the clock. "fed": each batch comes from one of three host buffers in turns, copied while the one before is computed, and gradients of embeddings
  * go back; wall clock. Medians.
  *
@@ -184,14 +184,13 @@ static void run_release(struct run *run)
 static void train(struct run *run, struct buffer *buffer, struct tr_feature_grad *grad)
 {
     struct tr_forward_out out = {0};
-    const float *grads;
-    float *params;
+    struct tr_rider rider;
+    buffer->view.rider = tr_optimizer_rider(run->adam, 1e-3, &rider) ? &rider : NULL;
     lab_must(tr_model_train(run->model, &buffer->view, run->samples, grad, &out));
+    buffer->view.rider = NULL;
     if (!out.finite)
         lab_check(cudaErrorUnknown, "a step that is not finite");
-    lab_must(tr_model_vectors(run->model, &grads, &params));
-    lab_must(tr_optimizer_step(run->adam, 1e-3, grads, params));
-    tr_model_stepped(run->model);
+    lab_must(tr_optimizer_rode(run->adam));
 }
 
 struct step_times {
