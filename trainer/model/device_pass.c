@@ -416,10 +416,10 @@ int tr_device_train(struct tr_model *model, const struct tr_batch_view *batch,
     if (err)
         return err;
     take_outcome(model->device, feature_grad, out);
-    if (batch->rider && out->finite)
+    if (!batch->rider)
+        out->finite &= isfinite(out->loss_sum); /* each head's is; the device goes by that */
+    else if (out->finite)
         tr_device_stepped(model->device);
-    rt_assert(!batch->rider || !out->finite || isfinite(out->loss_sum)); /* each head's is */
-    out->finite &= isfinite(out->loss_sum);
     if (batch->settled)
         batch->settled->fn(batch->settled->arg, 0);
     return 0;
