@@ -87,7 +87,7 @@ layering() {
 }
 
 function_sizes() {
-    ctags --c-kinds=f --fields=+ne -f - "${c_files[@]}" "${h_files[@]}" 2>/dev/null |
+    ctags --langmap=C++:+.cu --c-kinds=f --c++-kinds=f --fields=+ne -f - "${c_files[@]}" "${h_files[@]}" "${cuda_files[@]}" 2>/dev/null |
         awk -F'\t' -v max="$function_lines_max" '{
             from = to = 0
             for (i = 4; i <= NF; i++) {
@@ -105,7 +105,7 @@ file_sizes() {
 
 banned_calls() {
     grep -nE '(^|[^A-Za-z0-9_"])(strcpy|strcat|sprintf|vsprintf|atoi|atol|atof|gets|strtok|system|popen) *\(' \
-        "${c_files[@]}" "${h_files[@]}" | grep -vE ':[0-9]+: *(/?\*|//)'
+        "${c_files[@]}" "${h_files[@]}" "${cuda_files[@]}" | grep -vE ':[0-9]+: *(/?\*|//)'
 }
 
 banned_words() {
