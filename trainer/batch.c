@@ -37,6 +37,7 @@ void tr_batch_give(struct tr_batch *batch)
 {
     struct tr_trainer *trainer = batch->trainer;
     rt_assert(!batch->call && trainer->reserved >= batch->reserved);
+    tr_beside_forget(batch);
     trainer->reserved -= batch->reserved;
     tr_set(&trainer->metric.reserved_bytes, trainer->reserved);
     rt_buf_unref(batch->input);

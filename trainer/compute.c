@@ -126,6 +126,7 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
     batch->view.draw =
         rt_draw_fold(rt_draw_fold(draw, tr_age(trainer, batch->step)), trainer->conf.self.index);
     batch->view.settled = trainer->step_kind == TR_SHARED ? &hear : NULL;
+    tr_beside_view(trainer, &batch->view);
     batch->view.rider = trainer->step_kind == TR_ALONE &&
                                 tr_optimizer_rider(trainer->optimizer, rate_now(trainer), &rider)
                             ? &rider
@@ -135,6 +136,7 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
     bool rides = batch->view.rider != NULL;
     batch->view.settled = NULL;
     batch->view.rider = NULL;
+    trainer->step_landing = out.landing;
     if (!err && trainer->step_kind == TR_SHARED)
         err = tr_model_fetch_grads(trainer->model);
     if (err)
@@ -163,6 +165,8 @@ static int score(struct tr_trainer *trainer, struct tr_batch *batch)
     if (!batch->scores)
         return RT_FAIL(RT_ENOMEM, "no memory for %zu scores", n);
     struct tr_forward_out out = {.score = batch->scores};
+    tr_beside_view(trainer, &batch->view);
+    trainer->step_landing = false;
     int err = tr_model_forward(trainer->model, &batch->view, &out);
     if (!err)
         tr_evaluate_write(trainer, batch);
@@ -185,8 +189,11 @@ void tr_compute(void *arg)
     if (trainer->step_kind == TR_SCORE) {
         trainer->step_err = score(trainer, batch);
     } else {
+        trainer->step_err =
+            batch->landing ? tr_model_land(trainer->model) : 0; /* to be made again */
         tr_batch_lay_out(batch);
-        trainer->step_err = train(trainer, batch);
+        if (!trainer->step_err)
+            trainer->step_err = train(trainer, batch);
         count_work(trainer, begin);
     }
     RT_FAILPOINT("P7.computed");

@@ -162,6 +162,8 @@ static int send_push(struct tr_batch *batch)
 void tr_push_start(struct tr_batch *batch)
 {
     tr_batch_to(batch, TR_PUSHING);
+    if (batch->landing)
+        return; /* it comes again */
     RT_FAILPOINT("P8.before_push");
     int err = send_push(batch);
     RT_FAILPOINT("P8.pushed");

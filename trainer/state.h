@@ -1,5 +1,5 @@
 /* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
- * trainer.c (life), feed.c (batches in), batch.c (their memory), step.c, compute.c and between.c (dense step), push.c (gradients out),
+ * trainer.c (life), feed.c (batches in), batch.c (their memory), step.c, compute.c, beside.c and between.c (dense step), push.c (gradients out),
  * phase.c (epochs), group.c, form.c, fetch.c and finished.c (the other ranks), evaluate.c, numbers.c (metrics).
  *
  * A batch, with the function on each arrow:
@@ -76,9 +76,11 @@ struct tr_batch {
     struct tr_feature_grad *feature_grad; /* [n_features] in `gradients`, with their scales */
     uint64_t saturated;                   /* of `gradients`, what was too large for 16 bits */
     uint64_t step, attempt;               /* the step that it was trained in; at it (group.h) */
-    uint32_t place, among;         /* of the ranks with a batch in that step, which, and how many */
-    double learning_rate;          /* factor of that step */
-    bool computed;                 /* `gradients` are of that step */
+    uint32_t place, among; /* of the ranks with a batch in that step, which, and how many */
+    double learning_rate;  /* factor of that step */
+    bool computed;         /* `gradients` are of that step */
+    bool
+        landing; /* but they are on their way here: PUSHING begins when they have come (beside.c) */
     bool telling;                  /* the next rank is being told that it is finished */
     bool waits;                    /* PUSHING, but not sent: the link's credit is used up */
     bool outdated;                 /* LOOKING: what comes are rows of before an import */
@@ -130,6 +132,24 @@ struct tr_split_test {
     uint64_t begin, end; /* sequences */
 };
 
+/* beside.c. Touched by: the step thread while it computes, but for `next` and `landing`, which are the loop's. */
+struct tr_copied {
+    struct rt_buf *input, *embeddings;
+};
+struct tr_beside_step {
+    struct tr_batch *next;     /* that is computed next; NULL: none is known, or it is gone */
+    bool begins;               /* its copies, in this job */
+    struct tr_batch_view view; /* as it is; arrays: */
+    const void **feature;      /* [n_features] */
+    struct tr_sequence_view *sequence;
+    struct tr_copied copied, before; /* what this job copies; what the one before did */
+    struct tr_beside work;
+    struct rt_buf *gradients; /* that are on their way; NULL: none are */
+    struct tr_batch *landing; /* whose; NULL: it is gone */
+    uint64_t since_ns;
+    struct rt_timer timer;
+};
+
 struct tr_trainer {
     struct tr_trainer_conf conf;
     const struct rt_job *job;
@@ -168,6 +188,8 @@ struct tr_trainer {
     uint64_t reducing_ns; /* when the first of them was; 0: none is yet */
     struct rt_save *save; /* the dense network is to be written, or is; NULL: no */
     bool step_finite;
+    bool step_landing; /* its gradients were left on their way */
+    struct tr_beside_step beside;
     bool *unfit; /* [n_features] and why it is not. Touched by: the step thread while `computing` */
     int step_err;
     char step_text[256];
@@ -351,6 +373,19 @@ void tr_step_release(struct tr_trainer *trainer);
 void tr_compute(void *trainer);
 void tr_optimize(void *trainer);
 
+/* beside.c: nothing happens without a GPU */
+void tr_beside_init(struct tr_trainer *trainer);
+void tr_beside_release(struct tr_trainer *trainer); /* after the model */
+/* `batch` is about to be computed: which one comes after it. */
+void tr_beside_choose(struct tr_trainer *trainer, const struct tr_batch *batch, bool evaluate);
+/* On the step thread: what is done beside the pass. */
+void tr_beside_view(struct tr_trainer *trainer, struct tr_batch_view *view);
+/* trainer->stepping is computed. */
+void tr_beside_done(struct tr_trainer *trainer);
+/* No step is open, and none can begin: begin to wait for the gradients that are on their way, if any are. */
+bool tr_beside_land(struct tr_trainer *trainer);
+void tr_beside_forget(struct tr_batch *batch); /* it is given back */
+
 /* between.c: begin what is to be read between two steps, if anything is */
 bool tr_between_start(struct tr_trainer *trainer);
 
@@ -358,8 +393,10 @@ bool tr_between_start(struct tr_trainer *trainer);
 /* A job for the step thread, for whoever has opened the step; and the step's end. */
 void tr_step_work(struct tr_trainer *trainer, void (*run)(void *), void (*done)(void *));
 void tr_step_close(struct tr_trainer *trainer);
+bool tr_step_failed(struct tr_trainer *trainer); /* a job did: the trainer fails */
 void tr_step_pump(struct tr_trainer *trainer);
-/* The next of the READY batches, out of their list; NULL: none. */
+/* The next of the READY batches that is not stepped; NULL: none. take: out of their list. */
+struct tr_batch *tr_step_next_ready(const struct tr_trainer *trainer, bool evaluate);
 struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate);
 /* May a training batch be looked up now? Not before the group is formed (its ledger may know the batch);
  * and in `full` not while a step is under way, or may begin, that the lookup would have to see. */

@@ -92,7 +92,7 @@ void tr_step_close(struct tr_trainer *trainer)
     trainer->step_open = false;
 }
 
-static bool fail_step(struct tr_trainer *trainer)
+bool tr_step_failed(struct tr_trainer *trainer)
 {
     if (trainer->step_err)
         tr_fail(trainer, RT_FAIL(trainer->step_err, "step %" PRIu64 ": %s", trainer->step,
@@ -165,7 +165,7 @@ static void optimized(void *arg)
 {
     struct tr_trainer *trainer = arg;
     struct tr_batch *batch = trainer->stepping;
-    if (fail_step(trainer))
+    if (tr_step_failed(trainer))
         return;
     tr_part(trainer, TR_PART_COMMIT);
     tr_agree_made(trainer);
@@ -266,8 +266,9 @@ static void compute_done(void *arg)
     struct tr_trainer *trainer = arg;
     struct tr_batch *batch = trainer->stepping;
     trainer->computing = false;
-    if (fail_step(trainer))
+    if (tr_step_failed(trainer))
         return;
+    tr_beside_done(trainer);
     if (trainer->step_kind == TR_SHARED) {
         batch->computed = trainer->step_finite;
         complete_reduce(trainer);
@@ -311,12 +312,18 @@ bool tr_step_may_look_up(const struct tr_trainer *trainer)
            group->standing == TR_OUT && !tr_group_owes(group);
 }
 
-struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate)
+struct tr_batch *tr_step_next_ready(const struct tr_trainer *trainer, bool evaluate)
 {
     struct tr_batch *batch = trainer->ready.head;
     while (batch && (batch->head.evaluate != evaluate ||
                      (!evaluate && rt_ledger_is_stepped(trainer->ledger, batch->id))))
         batch = batch->next; /* one that is stepped is only run again */
+    return batch;
+}
+
+struct tr_batch *tr_step_take_ready(struct tr_trainer *trainer, bool evaluate)
+{
+    struct tr_batch *batch = tr_step_next_ready(trainer, evaluate);
     if (batch)
         tr_fifo_remove(&trainer->ready, batch);
     return batch;
@@ -330,6 +337,7 @@ static void start_batch(struct tr_trainer *trainer, struct tr_batch *batch, enum
     trainer->scoring = trainer->phase;
     trainer->computing = true;
     tr_batch_to(batch, TR_STEPPING);
+    tr_beside_choose(trainer, batch, kind == TR_SCORE);
     tr_part(trainer, TR_PART_COMPUTE);
     tr_step_work(trainer, tr_compute, compute_done);
 }
@@ -495,13 +503,11 @@ static bool run_again(struct tr_trainer *trainer)
     return true;
 }
 
-/* One thing that can be done now, if any. */
-static bool start_one(struct tr_trainer *trainer)
+static bool start_next(struct tr_trainer *trainer)
 {
     struct tr_group *group = trainer->group;
     struct tr_batch *batch;
-    if (trainer->step_open || trainer->summing_up || trainer->agree.differs ||
-        (group && group->state != TR_FORMED))
+    if (trainer->summing_up || trainer->agree.differs || (group && group->state != TR_FORMED))
         return false;
     if (tr_between_start(trainer))
         return true;
@@ -520,6 +526,12 @@ static bool start_one(struct tr_trainer *trainer)
     if (batch)
         start_alone(trainer, batch);
     return batch != NULL;
+}
+
+/* One thing that can be done now, if any. */
+static bool start_one(struct tr_trainer *trainer)
+{
+    return !trainer->step_open && (start_next(trainer) || tr_beside_land(trainer));
 }
 
 void tr_step_pump(struct tr_trainer *trainer)

@@ -226,6 +226,7 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     trainer->run = conf->run ? conf->run : rt_draw(conf->self.incarnation, 0);
     trainer->anew = conf->anew;
     rt_map_init(&trainer->batches);
+    tr_beside_init(trainer);
     bool one = conf->job->global.mode == RT_MODE_FULL;
     trainer->permits.limit = one ? 1 : conf->job->global.staleness;
     trainer->lookups.limit = trainer->permits.limit;
@@ -289,6 +290,7 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     rt_map_release(&trainer->batches);
     tr_board_release(trainer);
     tr_step_release(trainer);
+    tr_beside_release(trainer);
     if (trainer->collective)
         trainer->collective->ops->destroy(trainer->collective);
     tr_group_destroy(trainer->group);

@@ -61,8 +61,8 @@ $(B)/test_%: $(B)/tests/gpu/test_%.c.o $(call objects,$(BED_C)) $(COMMON)
 # Whole models: the program that has cmocka elsewhere, and the library that a trainer loads (here without NCCL).
 $(LIBRARY): $(call objects,$(BARE_CUDA) $(DEVICE))
 	@$(LINK) -shared $^ $(LIBS) -o $@
-WHOLE := $(call objects,tests/unit/test_device.c tests/unit/spec_text.c trainer/gpu.c)
-$(filter $(B)/tests/unit/%,$(WHOLE)): FLAGS += -Itests/gpu/bare
+WHOLE := $(call objects,tests/unit/test_device.c tests/unit/spec_text.c tests/lib/emulated_gpu.c trainer/gpu.c)
+$(filter $(B)/tests/unit/% $(B)/tests/lib/%,$(WHOLE)): FLAGS += -Itests/gpu/bare
 $(B)/test_device: $(WHOLE) $(call objects,$(BARE_C)) | $(LIBRARY)
 	@$(CC) -pthread $^ -ldl -lm -o $@
 

@@ -1,5 +1,6 @@
 /* tests/sim/job_world.c -- see job_world.h. */
 #include "tests/sim/job_world.h"
+#include "tests/lib/emulated_gpu.h"
 #include "tests/lib/job_fixture.h"
 
 #include "runtime/base/assert.h"
@@ -225,7 +226,10 @@ static void start_rank(struct job_world *w, unsigned r)
     rank->done = rank->drained = rank->leaves = false;
     rank->failed = 0;
     listen_at(listen, jw_node_rank(w, r), rank->incarnation);
+    if (w->conf.gpu)
+        emulated_gpu_open(&rank->device);
     struct tr_trainer_conf conf = {.io = sim_node(w->sim, jw_node_rank(w, r)),
+                                   .device = rank->device,
                                    .state_part = w->conf.state_part,
                                    .self = identity(w, RT_ROLE_TRAINER, r, 0, rank->incarnation),
                                    .job = w->job,
@@ -338,6 +342,7 @@ static void stop_rank(struct job_world *w, unsigned r)
     jw_check_numbers(w, w->rank[r].trainer);
     sim_forget_work(w->sim, jw_node_rank(w, r));
     tr_trainer_destroy(w->rank[r].trainer);
+    tr_gpu_close(&w->rank[r].device);
     w->rank[r].trainer = NULL;
 }
 
@@ -611,6 +616,7 @@ void jw_stop(struct job_world *w)
         if (w->rank[r].trainer)
             jw_check_numbers(w, w->rank[r].trainer);
         tr_trainer_destroy(w->rank[r].trainer);
+        tr_gpu_close(&w->rank[r].device);
     }
     for (unsigned m = 0; m < w->conf.middlewares; m++)
         mw_loop_destroy(w->middleware[m]);

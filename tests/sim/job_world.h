@@ -31,6 +31,7 @@ struct jw_conf {
     size_t part_bytes; /* of the middlewares' messages to and from owners; 0: as usual */
     const char *checkpoint_dir;
     bool restore; /* ranks and owners go on from what is there */
+    bool gpu;     /* the ranks compute on emulated ones (tests/lib/emulated_gpu.h) */
     bool
         kept_up; /* the test starts again who asks for it (jw_restart_who_left()); else that is a failure */
     unsigned spares;                     /* nodes that the test may use; 0: 1 */
@@ -45,6 +46,7 @@ struct job_world;
 struct jw_rank {
     struct job_world *world;
     struct tr_trainer *trainer;
+    struct tr_device_of device;
     uint64_t incarnation;
     unsigned restarts;
     bool done, drained; /* drained: tr_trainer_drain() said that it would tell */

@@ -17,29 +17,12 @@
 #include "runtime/base/half.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
-#include "runtime/job/job.h"
+#include "tests/lib/emulated_gpu.h"
 #include "tests/unit/networks.inc.h"
 #include "trainer/backend/gpu.h"
-#include "trainer/gpu.h"
 #include "trainer/optimizer.h"
 
-static struct tr_device_of device;
-
-/* What is allocated on a device stays until it is closed. */
-static void open_device(void)
-{
-    static const struct rt_job job = {.global = {.trainer_device = RT_DEVICE_GPU}};
-    char path[4096];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 64);
-    assert_true(n > 0);
-    path[n] = '\0';
-    for (int up = 0; up < 3; up++)
-        *strrchr(path, '/') = '\0';
-    snprintf(path + strlen(path), 64, "/saffron-emulated.so");
-    setenv("SAFFRON_GPU_LIBRARY", path, 0);
-    if (tr_gpu_open(&job, &device) != 0)
-        fail_msg("%s", rt_err_text());
-}
+static struct tr_device_of device; /* what is allocated there stays until it is closed */
 
 /* What a network is computed in, and how near the device has to come. */
 struct kind {
@@ -188,7 +171,7 @@ static void check_network(const char *network, const struct kind *kind)
     } batches[] = {{SAMPLES, 1}, {1, 2}, {SAMPLES, 3}, {57, 5}, {SAMPLES, 7}, {SAMPLES, 9}};
     static struct side gpu, cpu;
     static struct sent sent;
-    open_device();
+    emulated_gpu_open(&device);
     send(&sent, kind);
     make(&gpu, network, kind, true);
     make(&cpu, network, kind, false);
@@ -282,7 +265,7 @@ static void check_steps(const char *name, bool rides)
     static struct sent sent;
     struct tr_optimizer *optimizer[2];
     uint64_t allocated = 0;
-    open_device();
+    emulated_gpu_open(&device);
     send(&sent, &kinds[0]);
     for (uint32_t k = 0; k < 2; k++) {
         make(&side[k], deep, &kinds[0], k);
@@ -346,7 +329,7 @@ static void test_flat(void **state)
     size_t before = 0;
     uint64_t allocated = 0;
     (void)state;
-    open_device();
+    emulated_gpu_open(&device);
     send(&sent, &kinds[2]);
     make(&gpu, deep, &kinds[2], true);
     make_optimizer(&gpu, "adam", true, &optimizer);
@@ -372,7 +355,7 @@ static void check_not_finite(const char *network, const struct kind *kind, bool 
 {
     static struct side gpu;
     static struct sent sent;
-    open_device();
+    emulated_gpu_open(&device);
     make(&gpu, network, kind, true);
     for (uint32_t i = 0; i < 6; i++) {
         float value = i % 2 ? NAN : 1;

@@ -155,43 +155,6 @@ static int make_spans(struct tr_device *device)
     return err;
 }
 
-static int make_gradient(struct tr_device *device, uint32_t i, struct tr_cuda_gradient *of)
-{
-    const struct tr_model *model = device->model;
-    const struct tr_value *feature = &model->feature[i];
-    size_t bytes = (size_t)model->samples_max * feature->width;
-    of->grad = feature->readers ? model->feature_space[i] : NULL;
-    of->width = feature->width;
-    int err = device->gpu->alloc(device->cuda, bytes * tr_element(model->feature_grad_dtype),
-                                 feature->name, &device->grad_out[i]);
-    of->out = model->sequence[i].length ? NULL : device->grad_out[i];
-    return err;
-}
-
-static int make_gradients(struct tr_device *device)
-{
-    const struct tr_model *model = device->model;
-    struct tr_cuda_gradient *of = rt_xcalloc(model->n_features + 1, sizeof *of);
-    int err = 0;
-    device->grad_out = rt_xcalloc(model->n_features + 1, sizeof(void *));
-    for (uint32_t i = 0; !err && i < model->n_features; i++)
-        err = make_gradient(device, i, &of[i]);
-    device->gradients = (struct tr_cuda_gradients){
-        .n = model->n_features,
-        .samples_max = model->samples_max,
-        .dtype = model->feature_grad_dtype,
-        .limit = model->feature_gradient_max,
-        .gradient_max = model->gradient_max,
-    };
-    if (!err)
-        err = device->gpu->gradients_init(device->cuda, of, &device->gradients);
-    if (!err)
-        err = device->gpu->host_alloc(device->cuda, device->gradients.outcome_bytes, "an outcome",
-                                      &device->outcome);
-    rt_free(of);
-    return err;
-}
-
 static int make_sums(struct tr_device *device)
 {
     const struct tr_model *model = device->model;
@@ -200,7 +163,6 @@ static int make_sums(struct tr_device *device)
     device->sum = rt_xcalloc(model->n_features + 1, sizeof(void *));
     for (uint32_t i = 0; !err && i < model->n_features; i++) {
         size_t floats = (size_t)model->samples_max * model->feature[i].width;
-        device->sum[i] = device->grad_out[i];
         if (model->sequence[i].length && narrow)
             err = device->gpu->alloc(device->cuda, floats * sizeof(tr_real), model->feature[i].name,
                                      &device->sum[i]);
@@ -230,8 +192,6 @@ int tr_device_prepare(struct tr_model *model)
     struct tr_device *device = model->device;
     int err = make_spans(device);
     if (!err)
-        err = make_gradients(device);
-    if (!err)
         err = make_sums(device);
     if (!err)
         err = make_results(device);
@@ -249,11 +209,9 @@ void tr_device_destroy(struct tr_device *device)
         tr_slot_release(device, &device->slot[s]);
     gpu->host_free(device->cuda, device->params.host);
     gpu->host_free(device->cuda, device->grads.host);
-    gpu->host_free(device->cuda, device->outcome);
     gpu->host_free(device->cuda, device->loss);
     gpu->mark_destroy(device->fetched);
     gpu->mark_destroy(device->computed);
-    rt_free(device->grad_out);
     rt_free(device->sum);
     rt_free(device);
 }

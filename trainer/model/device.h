@@ -26,6 +26,7 @@ int tr_device_train(struct tr_model *model, const struct tr_batch_view *batch,
                     uint64_t global_samples, struct tr_feature_grad *feature_grad,
                     struct tr_forward_out *out);
 int tr_device_stage(struct tr_model *model, struct tr_batch_view *batch);
+int tr_device_land(struct tr_model *model);
 
 /* The mirrors; who has them may write to them until the next step. That of the parameters is made current. */
 tr_real *tr_device_params(struct tr_device *device);

@@ -45,6 +45,10 @@ struct tr_slot {
     char *numbers, *numbers_host;      /* struct tr_now; keys [n_layers]; rows [n_features] */
     uint64_t ticket;                   /* of the batch whose inputs are here; 0: of none */
     struct tr_gpu_mark *here;          /* they are */
+    struct tr_cuda_gradients gradients;
+    void **grad_out;            /* [n_features] the host's array: as it is sent */
+    void *outcome;              /* the host's copy of gradients.outcome */
+    struct tr_gpu_mark *landed; /* it is in the host's memory */
     struct tr_played played[TR_DEVICE_RECORDINGS];
     uint32_t n_played;
 };
@@ -56,13 +60,11 @@ struct tr_device {
     struct tr_mirror params, grads;
     struct tr_gpu_mark *computed, *fetched;
     struct tr_cuda_spans spans;
-    struct tr_cuda_gradients gradients;
-    void **grad_out;           /* [n_features] as it is sent */
-    void **sum;                /* [n_features] of a sequence's rows */
-    void *outcome;             /* the host's copy of gradients.outcome */
+    void **sum; /* [n_features] of a sequence's rows; NULL: summed where it is sent */
     double *loss, *loss_there; /* [TR_HEADS_MAX] the host's copy; the device's */
     tr_real *score, *logit;    /* [samples_max][score_columns], [samples_max] */
     struct tr_slot slot[TR_DEVICE_SLOTS];
+    struct tr_slot *landing;      /* whose gradients are on their way to the host; NULL: none are */
     uint32_t n_pooled, width_max; /* features that are no sequences */
     const struct tr_rider *rider; /* of the pass that is being made */
     uint32_t turn;                /* the slot that the next batch gets */
@@ -80,6 +82,8 @@ int tr_slot_make(struct tr_device *device, struct tr_slot *slot);
 void tr_slot_release(struct tr_device *device, struct tr_slot *slot);
 /* Queue the copies of what a batch brings; `here` is marked behind them. */
 int tr_slot_fill(struct tr_device *device, struct tr_slot *slot, const struct tr_batch_view *batch);
+/* The slot that has the batch; NULL: none has. */
+struct tr_slot *tr_slot_staged(struct tr_device *device, const struct tr_batch_view *batch);
 /* The slot that has the batch, or has it now. */
 int tr_slot_of(struct tr_device *device, const struct tr_batch_view *batch, struct tr_slot **out);
 

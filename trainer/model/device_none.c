@@ -50,6 +50,12 @@ int tr_device_stage(struct tr_model *model, struct tr_batch_view *batch)
     return NONE;
 }
 
+int tr_device_land(struct tr_model *model)
+{
+    (void)model;
+    return NONE;
+}
+
 tr_real *tr_device_params(struct tr_device *device)
 {
     (void)device;

@@ -175,10 +175,10 @@ static int put_sums(struct tr_device *device, const struct tr_slot *slot, uint32
         .row_begin = slot->sequence[i].row_begin,
         .place = slot->sequence[i].place,
         .grad = model->feature[i].grad,
-        .sum = device->sum[i],
-        .out = device->grad_out[i],
-        .scale = &device->gradients.scale[i],
-        .saturated = &device->gradients.outcome->saturated,
+        .sum = device->sum[i] ? device->sum[i] : slot->grad_out[i],
+        .out = slot->grad_out[i],
+        .scale = &slot->gradients.scale[i],
+        .saturated = &slot->gradients.outcome->saturated,
     };
     return device->gpu->sequence_sums(&model->backend, &op);
 }
@@ -186,10 +186,10 @@ static int put_sums(struct tr_device *device, const struct tr_slot *slot, uint32
 static int put_gradients(struct tr_device *device, const struct tr_slot *slot, uint32_t samples)
 {
     struct tr_model *model = device->model;
-    int err = device->gpu->finite(&model->backend, &device->gradients, samples, &device->spans,
+    int err = device->gpu->finite(&model->backend, &slot->gradients, samples, &device->spans,
                                   model->grads, device->loss_there, model->n_heads);
     if (!err && device->n_pooled > 0)
-        err = device->gpu->narrow(&model->backend, &device->gradients, samples);
+        err = device->gpu->narrow(&model->backend, &slot->gradients, samples);
     for (uint32_t i = 0; !err && i < model->n_features; i++)
         if (model->sequence[i].length)
             err = put_sums(device, slot, i);
@@ -198,11 +198,11 @@ static int put_gradients(struct tr_device *device, const struct tr_slot *slot, u
 
 /* ---- a pass ---- */
 
-static int put_step(struct tr_device *device)
+static int put_step(struct tr_device *device, const struct tr_slot *slot)
 {
     struct tr_model *model = device->model;
     return device->rider->queue(device->rider->arg, &model->backend, model->grads, model->params,
-                                &device->gradients.outcome->finite);
+                                &slot->gradients.outcome->finite);
 }
 
 static int queue(struct tr_device *device, const struct tr_slot *slot, const struct tr_shape *shape)
@@ -218,7 +218,7 @@ static int queue(struct tr_device *device, const struct tr_slot *slot, const str
         err = backward(device, slot, shape);
     if (!err && shape->trains)
         err = put_gradients(device, slot, shape->samples);
-    return err || !shape->optimizer ? err : put_step(device);
+    return err || !shape->optimizer ? err : put_step(device, slot);
 }
 
 static bool is_same(const struct tr_shape *a, const struct tr_shape *b)
@@ -289,25 +289,31 @@ static int fetch(struct tr_device *device, void *to, const void *from, size_t by
     return to && bytes ? device->gpu->download(device->cuda, TR_GPU_DOWN, to, from, bytes) : 0;
 }
 
-static int fetch_gradients(struct tr_device *device, const struct tr_batch_view *batch,
+/* They are the host's when `landed` is. */
+static int fetch_gradients(struct tr_device *device, struct tr_slot *slot,
+                           const struct tr_batch_view *batch,
                            const struct tr_feature_grad *feature_grad)
 {
     const struct tr_model *model = device->model;
     size_t element = tr_element(model->feature_grad_dtype);
     int err = 0;
-    for (uint32_t i = 0; feature_grad && !err && i < model->n_features; i++) {
+    for (uint32_t i = 0; !err && i < model->n_features; i++) {
         size_t values = model->sequence[i].length
                             ? (size_t)batch->sequence[i].rows * model->sequence[i].dim
                             : (size_t)batch->samples * model->feature[i].width;
-        err = fetch(device, feature_grad[i].out, device->grad_out[i], values * element);
+        err = fetch(device, feature_grad[i].out, slot->grad_out[i], values * element);
     }
+    if (!err)
+        err = device->gpu->mark(device->cuda, TR_GPU_DOWN, slot->landed);
+    if (!err)
+        device->landing = slot;
     return err;
 }
 
-/* Behind the pass; the caller's memory is written when this returns. */
-static int fetch_all(struct tr_device *device, const struct tr_batch_view *batch,
-                     const struct tr_shape *shape, const struct tr_feature_grad *feature_grad,
-                     struct tr_forward_out *out)
+/* Behind the pass, on their way when this returns; the caller's memory is written when `fetched` is. */
+static int fetch_results(struct tr_device *device, struct tr_slot *slot,
+                         const struct tr_batch_view *batch, const struct tr_shape *shape,
+                         struct tr_forward_out *out)
 {
     const struct tr_model *model = device->model;
     const struct tr_gpu *gpu = device->gpu;
@@ -318,18 +324,13 @@ static int fetch_all(struct tr_device *device, const struct tr_batch_view *batch
     if (!err)
         err = fetch(device, device->loss, device->loss_there, TR_HEADS_MAX * sizeof(double));
     if (!err && shape->trains)
-        err = fetch(device, device->outcome, device->gradients.outcome,
-                    device->gradients.outcome_bytes);
+        err = fetch(device, slot->outcome, slot->gradients.outcome, slot->gradients.outcome_bytes);
     if (!err)
         err = fetch(device, out->score, device->score,
                     samples * model->score_columns * sizeof(tr_real));
     if (!err)
         err = fetch(device, out->logit, device->logit, samples * sizeof(tr_real));
-    if (!err)
-        err = fetch_gradients(device, batch, feature_grad);
-    if (!err)
-        err = gpu->mark(device->cuda, TR_GPU_DOWN, device->fetched);
-    return err ? err : gpu->wait(device->cuda, device->fetched);
+    return err ? err : gpu->mark(device->cuda, TR_GPU_DOWN, device->fetched);
 }
 
 static void take_losses(const struct tr_device *device, struct tr_forward_out *out)
@@ -343,11 +344,11 @@ static void take_losses(const struct tr_device *device, struct tr_forward_out *o
     }
 }
 
-static void take_outcome(const struct tr_device *device, struct tr_feature_grad *feature_grad,
-                         struct tr_forward_out *out)
+static void take_outcome(const struct tr_device *device, const struct tr_slot *slot,
+                         struct tr_feature_grad *feature_grad, struct tr_forward_out *out)
 {
     const struct tr_model *model = device->model;
-    const struct tr_cuda_outcome *outcome = device->outcome;
+    const struct tr_cuda_outcome *outcome = slot->outcome;
     const uint32_t *unfit = (const uint32_t *)(outcome + 1);
     const float *scale = (const float *)(unfit + model->n_features);
     out->finite = outcome->finite != 0;
@@ -359,12 +360,31 @@ static void take_outcome(const struct tr_device *device, struct tr_feature_grad 
     }
 }
 
+/* The pass, and what comes of it but the features' gradients; while it is computed the caller does what it wants to do beside it. */
 static int run_batch(struct tr_device *device, const struct tr_batch_view *batch,
-                     uint64_t global_samples, struct tr_feature_grad *feature_grad, bool trains,
+                     uint64_t global_samples, const struct tr_shape *shape, struct tr_slot *slot,
                      struct tr_forward_out *out)
 {
-    struct tr_slot *slot;
-    struct tr_shape shape = {
+    int err = tr_device_close_params(device);
+    if (!err)
+        err = put_numbers(device, slot, batch, global_samples);
+    if (!err)
+        err = device->gpu->await(device->cuda, TR_GPU_COMPUTE, slot->here);
+    if (!err && shape->optimizer)
+        err = batch->rider->prepare(batch->rider->arg);
+    if (!err)
+        err = run(device, slot, shape);
+    if (!err)
+        err = fetch_results(device, slot, batch, shape, out);
+    if (!err && batch->beside)
+        err = batch->beside->fn(batch->beside->arg);
+    return err;
+}
+
+static struct tr_shape shape_of(const struct tr_batch_view *batch, bool trains,
+                                const struct tr_forward_out *out)
+{
+    return (struct tr_shape){
         .samples = batch->samples,
         .trains = trains,
         .weighted = batch->weight != NULL,
@@ -372,23 +392,11 @@ static int run_batch(struct tr_device *device, const struct tr_batch_view *batch
         .logits = out->logit != NULL,
         .optimizer = trains && batch->rider ? batch->rider->arg : NULL,
     };
-    device->rider = batch->rider;
-    rt_assert(batch->samples >= 1 && batch->samples <= device->model->samples_max);
-    int err = tr_slot_of(device, batch, &slot);
-    if (!err)
-        err = tr_device_close_params(device);
-    if (!err)
-        err = put_numbers(device, slot, batch, global_samples);
-    if (!err)
-        err = device->gpu->await(device->cuda, TR_GPU_COMPUTE, slot->here);
-    if (!err && shape.optimizer)
-        err = batch->rider->prepare(batch->rider->arg);
-    if (!err)
-        err = run(device, slot, &shape);
-    if (trains)
-        device->grads.written = false; /* what is there is of the batch before */
-    if (!err)
-        err = fetch_all(device, batch, &shape, feature_grad, out);
+}
+
+static int wait_results(struct tr_device *device, struct tr_forward_out *out)
+{
+    int err = device->gpu->wait(device->cuda, device->fetched);
     if (!err)
         take_losses(device, out);
     return err;
@@ -397,11 +405,52 @@ static int run_batch(struct tr_device *device, const struct tr_batch_view *batch
 int tr_device_forward(struct tr_model *model, const struct tr_batch_view *batch,
                       struct tr_forward_out *out)
 {
+    struct tr_device *device = model->device;
+    const struct tr_shape shape = shape_of(batch, false, out);
+    struct tr_slot *slot;
     uint64_t at = rt_trace_begin(batch->batch_id);
-    int err = run_batch(model->device, batch, batch->samples, NULL, false, out);
+    rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
+    int err = tr_slot_of(device, batch, &slot);
+    if (!err)
+        err = run_batch(device, batch, batch->samples, &shape, slot, out);
+    if (!err)
+        err = wait_results(device, out);
     rt_trace_span(batch->batch_id, 0, "forward", at);
     out->finite = true;
     out->saturated = 0;
+    return err;
+}
+
+int tr_device_land(struct tr_model *model)
+{
+    struct tr_device *device = model->device;
+    struct tr_slot *slot = device->landing;
+    device->landing = NULL;
+    return slot ? device->gpu->wait(device->cuda, slot->landed) : 0;
+}
+
+/* The pass writes where those of the batch before last are copied from, if it has the same slot. */
+static int train(struct tr_device *device, const struct tr_batch_view *batch,
+                 uint64_t global_samples, struct tr_feature_grad *feature_grad,
+                 struct tr_forward_out *out)
+{
+    const struct tr_shape shape = shape_of(batch, true, out);
+    struct tr_slot *slot;
+    device->rider = batch->rider;
+    int err = tr_slot_of(device, batch, &slot);
+    if (!err && device->landing == slot)
+        err = tr_device_land(device->model);
+    if (!err)
+        err = run_batch(device, batch, global_samples, &shape, slot, out);
+    device->grads.written = false; /* what is there is of the batch before */
+    if (!err)
+        err = tr_device_land(device->model);
+    if (!err && feature_grad)
+        err = fetch_gradients(device, slot, batch, feature_grad);
+    if (!err)
+        err = wait_results(device, out);
+    if (!err)
+        take_outcome(device, slot, feature_grad, out);
     return err;
 }
 
@@ -409,17 +458,21 @@ int tr_device_train(struct tr_model *model, const struct tr_batch_view *batch,
                     uint64_t global_samples, struct tr_feature_grad *feature_grad,
                     struct tr_forward_out *out)
 {
+    struct tr_device *device = model->device;
     uint64_t at = rt_trace_begin(batch->batch_id);
     rt_assert(global_samples >= 1);
-    int err = run_batch(model->device, batch, global_samples, feature_grad, true, out);
+    rt_assert(batch->samples >= 1 && batch->samples <= model->samples_max);
+    int err = train(device, batch, global_samples, feature_grad, out);
+    if (!err && !batch->rider)
+        out->finite &= isfinite(out->loss_sum); /* each head's is; the device goes by that */
+    if (!err && !(batch->lands_later && out->finite))
+        err = tr_device_land(model);
     rt_trace_span(batch->batch_id, 0, "device", at);
     if (err)
         return err;
-    take_outcome(model->device, feature_grad, out);
-    if (!batch->rider)
-        out->finite &= isfinite(out->loss_sum); /* each head's is; the device goes by that */
-    else if (out->finite)
-        tr_device_stepped(model->device);
+    out->landing = device->landing != NULL;
+    if (batch->rider && out->finite)
+        tr_device_stepped(device);
     if (batch->settled)
         batch->settled->fn(batch->settled->arg, 0);
     return 0;

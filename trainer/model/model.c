@@ -383,6 +383,11 @@ void tr_model_stepped(struct tr_model *model)
         tr_device_stepped(model->device);
 }
 
+int tr_model_land(struct tr_model *model)
+{
+    return model->on_gpu ? tr_device_land(model) : 0;
+}
+
 int tr_model_stage(struct tr_model *model, struct tr_batch_view *batch)
 {
     return model->on_gpu ? tr_device_stage(model, batch) : 0;

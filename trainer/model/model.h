@@ -100,6 +100,13 @@ struct tr_rider {
     void *arg;
 };
 
+/* On a GPU: what the caller does while a batch is computed, called once the pass is queued and before anything of it is waited for:
+ * tr_model_stage() and tr_model_land(). 0, or an error that is the pass's then. */
+struct tr_beside {
+    int (*fn)(void *arg);
+    void *arg;
+};
+
 /* One batch, all memory the caller's. */
 struct tr_batch_view {
     uint64_t batch_id;    /* for the trace; 0: it has none */
@@ -114,6 +121,9 @@ struct tr_batch_view {
     const tr_real *weight;            /* [samples], or NULL: every sample weighs 1 */
     const struct tr_settled *settled; /* NULL: nobody */
     const struct tr_rider *rider;     /* NULL: none; the step was made where out.finite is set */
+    const struct tr_beside *beside;   /* NULL: nothing */
+    bool
+        lands_later; /* the caller waits for features' gradients by tr_model_land(); set where out.landing is */
     uint64_t staged; /* tr_model_stage(); 0: its inputs are in the caller's memory alone */
 };
 
@@ -162,7 +172,8 @@ struct tr_forward_out {
      * a step is the sum of all ranks' loss_sum over the global sample count. */
     double loss_sum;
     double head_loss[TR_HEADS_MAX]; /* set, of each: sum over the samples of weight * loss */
-    bool finite; /* set by train: loss_sum is finite, all gradients are within conf's limits */
+    bool landing; /* set by train: features' gradients are still on their way (lands_later) */
+    bool finite;  /* set by train: loss_sum is finite, all gradients are within conf's limits */
     uint64_t
         saturated; /* set by train: finite gradients of features that were too large for 16 bits */
 };
@@ -203,6 +214,10 @@ int tr_model_train(struct tr_model *model, const struct tr_batch_view *batch,
  * is until the batch was trained or scored; what is written there later is not seen while batch->staged is not 0. Elsewhere: nothing.
  * RT_EBACKEND. */
 int tr_model_stage(struct tr_model *model, struct tr_batch_view *batch);
+
+/* On a GPU: the features' gradients of the batch that was trained last with lands_later are in the caller's memory when this returns. The next
+ * batch that is trained waits for them first. Elsewhere, and where none are on their way: nothing. RT_EBACKEND. */
+int tr_model_land(struct tr_model *model);
 
 /* In the batch that was trained last: a gradient of this feature was not finite, or over conf's limit. */
 bool tr_model_feature_is_unfit(const struct tr_model *model, uint32_t feature);

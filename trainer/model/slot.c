@@ -108,6 +108,43 @@ static int make_features(struct tr_device *device, struct tr_slot *slot)
     return err ? err : make_table(device, slot);
 }
 
+static int make_gradient(struct tr_device *device, struct tr_slot *slot, uint32_t i,
+                         struct tr_cuda_gradient *of)
+{
+    const struct tr_model *model = device->model;
+    const struct tr_value *feature = &model->feature[i];
+    size_t bytes = (size_t)model->samples_max * feature->width;
+    of->grad = feature->readers ? model->feature_space[i] : NULL;
+    of->width = feature->width;
+    int err = get(device, bytes * tr_element(model->feature_grad_dtype), feature->name,
+                  &slot->grad_out[i]);
+    of->out = model->sequence[i].length ? NULL : slot->grad_out[i];
+    return err;
+}
+
+static int make_gradients(struct tr_device *device, struct tr_slot *slot)
+{
+    const struct tr_model *model = device->model;
+    struct tr_cuda_gradient *of = rt_xcalloc(model->n_features + 1, sizeof *of);
+    int err = 0;
+    slot->grad_out = rt_xcalloc(model->n_features + 1, sizeof(void *));
+    for (uint32_t i = 0; !err && i < model->n_features; i++)
+        err = make_gradient(device, slot, i, &of[i]);
+    slot->gradients = (struct tr_cuda_gradients){
+        .n = model->n_features,
+        .samples_max = model->samples_max,
+        .dtype = model->feature_grad_dtype,
+        .limit = model->feature_gradient_max,
+        .gradient_max = model->gradient_max,
+    };
+    if (!err)
+        err = device->gpu->gradients_init(device->cuda, of, &slot->gradients);
+    if (!err)
+        err = get_pinned(device, slot->gradients.outcome_bytes, "an outcome", &slot->outcome);
+    rt_free(of);
+    return err;
+}
+
 int tr_slot_make(struct tr_device *device, struct tr_slot *slot)
 {
     const struct tr_model *model = device->model;
@@ -123,12 +160,21 @@ int tr_slot_make(struct tr_device *device, struct tr_slot *slot)
         err = get_pinned(device, numbers_bytes(device), "numbers of a step", &slot->numbers_host);
     if (!err)
         err = device->gpu->mark_create(device->cuda, &slot->here);
-    return err ? err : make_features(device, slot);
+    if (!err)
+        err = device->gpu->mark_create(device->cuda, &slot->landed);
+    if (!err)
+        err = make_features(device, slot);
+    return err ? err : make_gradients(device, slot);
 }
 
+/* Copies may be under way, to memory and from memory that others free next. */
 void tr_slot_release(struct tr_device *device, struct tr_slot *slot)
 {
     const struct tr_gpu *gpu = device->gpu;
+    if (slot->here)
+        (void)gpu->wait(device->cuda, slot->here);
+    if (slot->landed)
+        (void)gpu->wait(device->cuda, slot->landed);
     for (uint32_t i = 0; slot->sequence && i < device->model->n_features; i++) {
         gpu->host_free(device->cuda, slot->sequence[i].begin_host);
         gpu->host_free(device->cuda, slot->sequence[i].row_begin_host);
@@ -137,7 +183,10 @@ void tr_slot_release(struct tr_device *device, struct tr_slot *slot)
     for (uint32_t k = 0; k < slot->n_played; k++)
         gpu->recording_destroy(slot->played[k].recording);
     gpu->host_free(device->cuda, slot->numbers_host);
+    gpu->host_free(device->cuda, slot->outcome);
     gpu->mark_destroy(slot->here);
+    gpu->mark_destroy(slot->landed);
+    rt_free(slot->grad_out);
     rt_free(slot->feature);
     rt_free(slot->sequence);
 }
@@ -186,25 +235,39 @@ int tr_slot_fill(struct tr_device *device, struct tr_slot *slot, const struct tr
     return err ? err : device->gpu->mark(device->cuda, TR_GPU_UP, slot->here);
 }
 
-int tr_slot_of(struct tr_device *device, const struct tr_batch_view *batch, struct tr_slot **out)
+struct tr_slot *tr_slot_staged(struct tr_device *device, const struct tr_batch_view *batch)
 {
     for (uint32_t s = 0; batch->staged && s < TR_DEVICE_SLOTS; s++)
-        if (device->slot[s].ticket == batch->staged) {
-            *out = &device->slot[s];
-            return 0;
-        }
+        if (device->slot[s].ticket == batch->staged)
+            return &device->slot[s];
+    return NULL;
+}
+
+/* What a slot was given before may still be on its way to it, from memory that nobody holds any more when this returns. */
+static int fill_next(struct tr_device *device, const struct tr_batch_view *batch,
+                     struct tr_slot **out)
+{
     struct tr_slot *slot = *out = &device->slot[device->turn];
     device->turn = (device->turn + 1) % TR_DEVICE_SLOTS;
     slot->ticket = 0;
-    return tr_slot_fill(device, slot, batch);
+    int err = device->gpu->wait(device->cuda, slot->here);
+    return err ? err : tr_slot_fill(device, slot, batch);
+}
+
+int tr_slot_of(struct tr_device *device, const struct tr_batch_view *batch, struct tr_slot **out)
+{
+    *out = tr_slot_staged(device, batch);
+    return *out ? 0 : fill_next(device, batch, out);
 }
 
 int tr_device_stage(struct tr_model *model, struct tr_batch_view *batch)
 {
     struct tr_device *device = model->device;
     struct tr_slot *slot;
+    if (tr_slot_staged(device, batch))
+        return 0;
     batch->staged = 0;
-    int err = tr_slot_of(device, batch, &slot);
+    int err = fill_next(device, batch, &slot);
     if (!err)
         batch->staged = slot->ticket = ++device->tickets;
     return err;

@@ -163,6 +163,7 @@ static int forward(struct tr_model *model, const struct slice *slice, bool train
 static void clear_out(struct tr_forward_out *out)
 {
     out->finite = true;
+    out->landing = false;
     out->saturated = 0;
     out->loss_sum = 0;
     memset(out->head_loss, 0, sizeof out->head_loss);
