@@ -106,7 +106,8 @@ int rt_incarnation_raise(uint64_t held, char *const *argv)
     snprintf(number, sizeof(number), "%llu", (unsigned long long)held + 1);
     if (setenv(RAISED_TO, number, 1) != 0)
         return RT_FAIL(-errno, "cannot start anew: %s", strerror(errno));
-    close_range(3, ~0u, 0);
+    close_range(3, ~0u,
+                CLOSE_RANGE_UNSHARE); /* not those of the other threads, which go on until execv */
     execv("/proc/self/exe", argv);
     return RT_FAIL(-errno, "cannot start anew: %s", strerror(errno));
 }

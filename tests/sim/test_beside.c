@@ -151,12 +151,48 @@ static void test_disturbed(void **state)
     assert_true(staged > 0 && landing > 0);
 }
 
+static bool is_landing(void *arg)
+{
+    struct run *run = arg;
+    return run->w.rank[0].trainer->beside.gradients != NULL || jw_is_over(&run->w);
+}
+
+/* The other rank dies and does not come again for long: what is on its way comes all the same. */
+static void test_alone(void **state)
+{
+    struct rt_job *job[GJ_MODES];
+    static struct run run;
+    unsigned held = 0;
+    (void)state;
+    gj_make(job);
+    for (uint64_t seed = seeds_first(); seed < seeds_first() + runs(30); seed++) {
+        uint64_t key = rt_draw_key(seed, "alone", NULL);
+        start(&run, job[seed % GJ_MODES], seed, 2, true);
+        sim_run_until(run.w.sim, watch, &run, rt_below(rt_draw(key, 0), 20 * RT_MS));
+        sim_run_until(run.w.sim, is_landing, &run, RT_S);
+        if (!jw_is_over(&run.w)) {
+            const struct tr_trainer *left = run.w.rank[0].trainer;
+            held += left->beside.gradients != NULL;
+            jw_kill_rank(&run.w, 1, rt_draw(key, 1) & 1);
+            sim_run_until(run.w.sim, watch, &run, 40 * RT_S);
+            assert_null(left->beside.gradients);
+            jw_revive_rank(&run.w, 1);
+        }
+        finish(&run);
+        check_end(&run);
+        jw_stop(&run.w);
+    }
+    gj_destroy(job);
+    assert_true(held > 0);
+}
+
 int main(void)
 {
     rt_log_set_level(RT_LOG_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_learns),
         cmocka_unit_test(test_disturbed),
+        cmocka_unit_test(test_alone),
     };
     return cmocka_run_group_tests_name("beside", tests, NULL, NULL);
 }
