@@ -96,8 +96,7 @@ static double rate_now(const struct tr_trainer *trainer)
 
 static int update(struct tr_trainer *trainer)
 {
-    const float *grads;
-    float *params;
+    float *grads, *params;
     int err = tr_model_vectors(trainer->model, &grads, &params);
     if (!err)
         err = tr_optimizer_step(trainer->optimizer, rate_now(trainer), grads, params);
@@ -138,7 +137,7 @@ static int train(struct tr_trainer *trainer, struct tr_batch *batch)
     batch->view.rider = NULL;
     trainer->step_landing = out.landing;
     if (!err && trainer->step_kind == TR_SHARED)
-        err = tr_model_fetch_grads(trainer->model);
+        err = tr_reduce_bring(trainer);
     if (err)
         return err;
     if (trainer->step_kind != TR_AGAIN)

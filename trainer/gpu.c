@@ -12,6 +12,7 @@
 #include "runtime/base/log.h"
 #include "runtime/job/job.h"
 #include "trainer/backend/gpu.h"
+#include "trainer/collective/nccl_api.h"
 
 #define LIBRARY "saffron-cuda.so"
 
@@ -60,6 +61,7 @@ static int load(struct tr_device_of *device)
                        "%s: expected version %u of the GPU's library, got %u: use the one that was "
                        "built with this program",
                        path, TR_GPU_VERSION, device->gpu ? device->gpu->version : 0);
+    device->nccl = dlsym(device->library, TR_NCCL_SYMBOL);
     return 0;
 }
 
@@ -82,7 +84,7 @@ static int open_device(const struct rt_job *job, struct tr_device_of *device)
 
 int tr_gpu_open(const struct rt_job *job, struct tr_device_of *out)
 {
-    *out = (struct tr_device_of){NULL, NULL, NULL};
+    *out = (struct tr_device_of){NULL, NULL, NULL, NULL};
     if (job->global.trainer_device == RT_DEVICE_CPU)
         return 0;
     int err = open_device(job, out);
@@ -101,5 +103,5 @@ void tr_gpu_close(struct tr_device_of *device)
         device->gpu->close(device->cuda);
     if (device->library)
         (void)dlclose(device->library);
-    *device = (struct tr_device_of){NULL, NULL, NULL};
+    *device = (struct tr_device_of){NULL, NULL, NULL, NULL};
 }

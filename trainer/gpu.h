@@ -11,11 +11,13 @@
 struct rt_job;
 struct tr_gpu;
 struct tr_cuda;
+struct tr_nccl_api;
 
-/* NULL, NULL: there is none, the CPU computes. */
+/* All NULL: there is none, the CPU computes. */
 struct tr_device_of {
     const struct tr_gpu *gpu;
     struct tr_cuda *cuda;
+    const struct tr_nccl_api *nccl; /* NULL: the library was built without it */
     void *library;
 };
 

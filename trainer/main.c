@@ -346,6 +346,11 @@ static void on_failed(void *ctx, int err)
     rt_process_fail(((struct program *)ctx)->process, err);
 }
 
+static int on_post(void *ctx, void (*run)(void *arg), void *arg)
+{
+    return rt_loop_post(rt_process_loop(((struct program *)ctx)->process), run, arg);
+}
+
 /* What the job came to, for who has only this log. Rank 0 has the evaluation, and the rows of all ranks. */
 static void log_result(const struct tr_trainer *trainer, uint64_t digest)
 {
@@ -425,6 +430,7 @@ static int start(struct program *program)
         .done = on_done,
         .replaced = on_replaced,
         .drained = on_drained,
+        .post = on_post,
     };
     rt_process_identity(process, 0, &conf.self);
     const char *run_dir = rt_process_run_dir(process);

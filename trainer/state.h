@@ -1,6 +1,6 @@
 /* trainer/state.h -- the inside of a trainer rank, shared by the files of trainer/ that make it up:
  * trainer.c (life), feed.c (batches in), batch.c (their memory), step.c, compute.c, beside.c and between.c (dense step), push.c (gradients out),
- * phase.c (epochs), group.c, form.c, fetch.c and finished.c (the other ranks), evaluate.c, numbers.c (metrics).
+ * phase.c (epochs), group.c, form.c, fetch.c, finished.c and reduce.c (the other ranks), evaluate.c, numbers.c (metrics).
  *
  * A batch, with the function on each arrow:
  *
@@ -313,6 +313,16 @@ void tr_fail(struct tr_trainer *trainer, int err);
 void tr_pump(struct tr_trainer *trainer); /* start whatever can start */
 /* From the first batch to the latest acked one, without evaluations; of this process. */
 uint64_t tr_train_ns(const struct tr_trainer *trainer);
+
+/* reduce.c: sums over the group, of the vector of gradients (tr_model_grads(), on a GPU perhaps there). 0, RT_EBACKEND; init: RT_EUSAGE too. */
+int tr_reduce_init(struct tr_trainer *trainer);
+int tr_reduce_begin(struct tr_trainer *trainer, uint32_t dtype, tr_reduced_fn done); /* open one */
+int tr_reduce_bring(
+    struct tr_trainer
+        *trainer); /* on the step thread: what it computed comes to where it is summed */
+int tr_reduce_bring_nothing(struct tr_trainer *trainer); /* of a rank without a batch: zeros */
+int tr_reduce_take_average(struct tr_trainer *trainer);  /* the sum is the weights now */
+bool tr_reduce_is_hopeless(int err);                     /* of a sum: no new group mends it */
 
 /* numbers.c */
 struct wire_rank_counts tr_own_counts(const struct tr_trainer *trainer);

@@ -207,6 +207,8 @@ static void reduced(void *arg, int err, const uint8_t *nonfinite)
     if (trainer->stepping && trainer->reducing_ns)
         rt_trace_span(trainer->stepping->id, TRACE_REDUCE, "all_reduce", trainer->reducing_ns);
     if (err) {
+        if (tr_reduce_is_hopeless(err))
+            tr_fail(trainer, err);
         tr_group_break(trainer->group, rt_err_text());
         if (!trainer->computing)
             undo_shared(trainer);
@@ -222,13 +224,12 @@ static void reduced(void *arg, int err, const uint8_t *nonfinite)
     }
 }
 
-static void begin_reduce(struct tr_trainer *trainer)
+static int begin_reduce(struct tr_trainer *trainer)
 {
     size_t n = tr_model_count(trainer->model), bucket = trainer->collective->bucket;
     trainer->reducing_ns = 0;
     trainer->unsettled = (n + bucket - 1) / bucket;
-    trainer->collective->ops->begin(trainer->collective, tr_model_grads(trainer->model), n,
-                                    trainer->job->global.wire.all_reduce, reduced, trainer);
+    return tr_reduce_begin(trainer, trainer->job->global.wire.all_reduce, reduced);
 }
 
 /* All that this rank brings is there. */
@@ -385,9 +386,14 @@ static void start_shared(struct tr_trainer *trainer)
     trainer->step_kind = TR_SHARED;
     trainer->step_factor = rate_factor(trainer, group->current.learning_rate, trainer->step);
     trainer->step_finite = true;
-    begin_reduce(trainer);
+    int err = begin_reduce(trainer);
+    if (!err && !batch)
+        err = tr_reduce_bring_nothing(trainer);
+    if (err) {
+        tr_fail(trainer, err);
+        return;
+    }
     if (!batch) {
-        tr_model_clear_grads(trainer->model);
         complete_reduce(trainer);
         return;
     }
@@ -409,11 +415,13 @@ static void averaged(void *arg, int err, const uint8_t *nonfinite)
     (void)nonfinite;
     tr_step_close(trainer);
     tr_part(trainer, TR_PART_COMMIT);
+    if (!err)
+        err = tr_reduce_take_average(trainer);
+    if (tr_reduce_is_hopeless(err))
+        tr_fail(trainer, err);
     if (err) {
         tr_group_break(group, rt_err_text());
     } else {
-        memcpy(tr_model_params(trainer->model), tr_model_grads(trainer->model),
-               tr_model_count(trainer->model) * sizeof(float));
         group->unaveraged = 0;
         group->local_steps = 0;
         group->must_average = false;
@@ -441,9 +449,11 @@ static void start_average(struct tr_trainer *trainer)
     trainer->step_open = true;
     trainer->step_kind = TR_AVERAGE;
     tr_part(trainer, TR_PART_REDUCE);
-    trainer->collective->ops->begin(trainer->collective, sum, n, RT_DTYPE_F32, averaged,
-                                    trainer); /* weights: in full */
-    trainer->collective->ops->complete(trainer->collective, false);
+    int err = tr_reduce_begin(trainer, RT_DTYPE_F32, averaged); /* weights: in full */
+    if (err)
+        tr_fail(trainer, err);
+    else
+        trainer->collective->ops->complete(trainer->collective, false);
 }
 
 /* ---- what comes next ---- */

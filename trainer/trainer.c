@@ -195,21 +195,6 @@ static int make_rpc(struct tr_trainer *trainer)
     return err ? err : rt_rpc_listen(trainer->rpc, trainer->conf.listen, trainer->address);
 }
 
-static int make_collective(struct tr_trainer *trainer)
-{
-    uint32_t world = trainer->conf.world, self = trainer->conf.self.index;
-    if (world == 1)
-        return tr_collective_single(&trainer->collective);
-    struct tr_ring_conf conf = {.io = trainer->io,
-                                .world = world,
-                                .rank = self,
-                                .next = tr_rank(trainer, (self + 1) % world),
-                                .n_max = tr_model_count(trainer->model),
-                                .bucket =
-                                    trainer->job->global.trainer_bucket_bytes / sizeof(float)};
-    return tr_collective_ring(&conf, &trainer->collective);
-}
-
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out)
 {
     rt_assert(conf->world >= 1 && conf->self.index < conf->world);
@@ -248,7 +233,7 @@ int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **ou
     if (!err)
         err = make_rpc(trainer);
     if (!err)
-        err = make_collective(trainer);
+        err = tr_reduce_init(trainer);
     if (err) {
         tr_trainer_destroy(trainer);
         *out = NULL;
@@ -289,10 +274,10 @@ void tr_trainer_destroy(struct tr_trainer *trainer)
     tr_batch_free_spare(trainer);
     rt_map_release(&trainer->batches);
     tr_board_release(trainer);
+    if (trainer->collective) /* before the vectors that it sums are gone */
+        trainer->collective->ops->destroy(trainer->collective);
     tr_step_release(trainer);
     tr_beside_release(trainer);
-    if (trainer->collective)
-        trainer->collective->ops->destroy(trainer->collective);
     tr_group_destroy(trainer->group);
     tr_back_release(trainer);
     tr_checkpoint_release(trainer);

@@ -38,6 +38,8 @@ struct tr_trainer_conf {
     void (*done)(void *ctx); /* after the last epoch's evaluation */
     void (*replaced)(void *ctx, uint64_t by_incarnation);
     void (*drained)(void *ctx); /* what tr_trainer_drain() began has ended */
+    /* Has run(arg) called on this thread, from any other one: rt_loop_post. NULL: sums of GPUs are looked after by the clock. */
+    int (*post)(void *ctx, void (*run)(void *arg), void *arg);
 };
 
 int tr_trainer_create(const struct tr_trainer_conf *conf, struct tr_trainer **out);

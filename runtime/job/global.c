@@ -87,6 +87,11 @@ static const struct rt_option option[] = {
     {"trainer.device", RT_OPT_ENUM, AT(trainer_device), "auto", 0, 0, "auto|cpu|gpu",
      "what computes the dense network; `auto`: a GPU where one answers and saffron-cuda.so is "
      "beside the trainer, else the CPU"},
+    {"trainer.collective", RT_OPT_ENUM, AT(trainer_collective), "auto", 0, 0, "auto|ring|nccl",
+     "what sums dense gradients over several trainers: `ring` over TCP, in the host's memory; "
+     "`nccl` "
+     "from GPU to GPU, so all of them need one, and bits are NCCL's; `auto`: NCCL where a trainer "
+     "has a GPU and the job is not `exact`, else the ring"},
     {"trainer.threads", RT_OPT_U32, AT(trainer_threads), "1", 1, 1024, NULL,
      "threads that share out a batch's samples; each has activations and gradients of its own. "
      "Where a network looks at all samples at once (`batchnorm`, `dice`), has sequences, or "
@@ -180,6 +185,10 @@ int rt_job_read_global(const struct rt_node *root, struct rt_job *job)
     if (job->global.exact && job->global.mode != RT_MODE_FULL)
         return rt_node_fail(rt_node_get(root, "exact"),
                             "expected `mode: full` beside `exact: true`");
+    if (job->global.exact && job->global.trainer_collective == RT_COLLECTIVE_NCCL)
+        return rt_node_fail(rt_node_find(root, "trainer.collective"),
+                            "expected auto or ring beside `exact: true`: the order of NCCL's sums "
+                            "is a matter of the machines");
     if (job->global.embedding_server_memory > 0 && job->global.exact)
         return rt_node_fail(rt_node_find(root, "embedding_server.memory"),
                             "expected 0 beside `exact: true`: which rows there are would depend on "

@@ -64,6 +64,8 @@ struct rt_guard_conf {
 
 /* What computes the dense network. */
 enum rt_device { RT_DEVICE_AUTO, RT_DEVICE_CPU, RT_DEVICE_GPU };
+/* What sums dense gradients over trainers. */
+enum rt_collective { RT_COLLECTIVE_AUTO, RT_COLLECTIVE_RING, RT_COLLECTIVE_NCCL };
 
 struct rt_global_conf {
     uint32_t mode; /* enum rt_mode */
@@ -81,6 +83,7 @@ struct rt_global_conf {
     uint64_t credit;                /* bytes that one peer may have waiting here */
     uint32_t middleware_loops, embedding_server_workers, trainer_threads;
     uint32_t trainer_device;          /* enum rt_device */
+    uint32_t trainer_collective;      /* enum rt_collective */
     uint32_t trainer_bucket_bytes;    /* of dense gradients, in float32, that ranks sum at once */
     uint64_t middleware_memory;       /* bytes of batches held per loop */
     uint64_t embedding_server_memory; /* bytes of tables per process; 0: no cap */

@@ -5,7 +5,7 @@
 
 #include "trainer/gpu.h"
 
-/* Fails the test where it cannot be opened. tr_gpu_close(). */
-void emulated_gpu_open(struct tr_device_of *out);
+/* One of 16. Fails the test where it cannot be opened. tr_gpu_close(). */
+void emulated_gpu_open(uint32_t number, struct tr_device_of *out);
 
 #endif

@@ -227,7 +227,9 @@ static void start_rank(struct job_world *w, unsigned r)
     rank->failed = 0;
     listen_at(listen, jw_node_rank(w, r), rank->incarnation);
     if (w->conf.gpu)
-        emulated_gpu_open(&rank->device);
+        emulated_gpu_open(r, &rank->device);
+    if (w->conf.no_nccl >> r & 1)
+        rank->device.nccl = NULL;
     struct tr_trainer_conf conf = {.io = sim_node(w->sim, jw_node_rank(w, r)),
                                    .device = rank->device,
                                    .state_part = w->conf.state_part,
@@ -615,6 +617,7 @@ void jw_stop(struct job_world *w)
     for (unsigned r = 0; r < w->conf.ranks; r++) {
         if (w->rank[r].trainer)
             jw_check_numbers(w, w->rank[r].trainer);
+        sim_forget_work(w->sim, jw_node_rank(w, r)); /* of a job that failed */
         tr_trainer_destroy(w->rank[r].trainer);
         tr_gpu_close(&w->rank[r].device);
     }

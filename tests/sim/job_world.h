@@ -30,8 +30,9 @@ struct jw_conf {
     const char *init_from, *predict; /* of the ranks: struct tr_trainer_conf */
     size_t part_bytes; /* of the middlewares' messages to and from owners; 0: as usual */
     const char *checkpoint_dir;
-    bool restore; /* ranks and owners go on from what is there */
-    bool gpu;     /* the ranks compute on emulated ones (tests/lib/emulated_gpu.h) */
+    bool restore;     /* ranks and owners go on from what is there */
+    bool gpu;         /* the ranks compute on emulated ones (tests/lib/emulated_gpu.h) */
+    uint32_t no_nccl; /* bits of ranks whose GPU's library has none */
     bool
         kept_up; /* the test starts again who asks for it (jw_restart_who_left()); else that is a failure */
     unsigned spares;                     /* nodes that the test may use; 0: 1 */

@@ -171,7 +171,7 @@ static void check_network(const char *network, const struct kind *kind)
     } batches[] = {{SAMPLES, 1}, {1, 2}, {SAMPLES, 3}, {57, 5}, {SAMPLES, 7}, {SAMPLES, 9}};
     static struct side gpu, cpu;
     static struct sent sent;
-    emulated_gpu_open(&device);
+    emulated_gpu_open(0, &device);
     send(&sent, kind);
     make(&gpu, network, kind, true);
     make(&cpu, network, kind, false);
@@ -235,7 +235,7 @@ static void make_optimizer(const struct side *side, const char *name, bool on_de
 
 static void step(struct side *side, struct tr_optimizer *optimizer)
 {
-    const float *grads;
+    float *grads;
     float *params;
     assert_int_equal(tr_model_vectors(side->model, &grads, &params), 0);
     assert_int_equal(tr_optimizer_step(optimizer, 0.05, grads, params), 0);
@@ -265,7 +265,7 @@ static void check_steps(const char *name, bool rides)
     static struct sent sent;
     struct tr_optimizer *optimizer[2];
     uint64_t allocated = 0;
-    emulated_gpu_open(&device);
+    emulated_gpu_open(0, &device);
     send(&sent, &kinds[0]);
     for (uint32_t k = 0; k < 2; k++) {
         make(&side[k], deep, &kinds[0], k);
@@ -329,7 +329,7 @@ static void test_flat(void **state)
     size_t before = 0;
     uint64_t allocated = 0;
     (void)state;
-    emulated_gpu_open(&device);
+    emulated_gpu_open(0, &device);
     send(&sent, &kinds[2]);
     make(&gpu, deep, &kinds[2], true);
     make_optimizer(&gpu, "adam", true, &optimizer);
@@ -355,7 +355,7 @@ static void check_not_finite(const char *network, const struct kind *kind, bool 
 {
     static struct side gpu;
     static struct sent sent;
-    emulated_gpu_open(&device);
+    emulated_gpu_open(0, &device);
     make(&gpu, network, kind, true);
     for (uint32_t i = 0; i < 6; i++) {
         float value = i % 2 ? NAN : 1;

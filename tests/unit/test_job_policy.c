@@ -145,6 +145,10 @@ static const struct {
     {{USER "optimizer={type: ftrl, learning_rate: 0}"}, NO_ERROR},
     {{"global.embedding_server.numa_local=true"}, "expected `pin: true` beside `numa_local: true`"},
     {{"global.embedding_server={numa_local: true, pin: true}"}, NO_ERROR},
+    {{"global.exact=true", "global.trainer.collective=nccl"},
+     "expected auto or ring beside `exact: true`"},
+    {{"global.exact=true", "global.trainer.collective=ring"}, NO_ERROR},
+    {{"global.trainer.collective=nccl"}, NO_ERROR},
 };
 
 static void together(void **state)

@@ -44,6 +44,7 @@ struct tr_collective {
     const struct tr_collective_ops *ops; /* implementations embed this first */
     size_t
         bucket; /* elements: less is not begun with, so ready() is for whole ones; 0: there are none */
+    bool on_gpu; /* value[] is memory of the GPU */
 };
 
 /* The group of one rank: its vector is the sum. */

@@ -328,10 +328,10 @@ void tr_nccl_serve(struct tr_collective *collective, struct rt_call *call,
     struct nccl *nccl = (struct nccl *)collective;
     struct wire_ask_communicator m;
     if (collective->ops != &nccl_ops) {
-        rt_call_fail(
-            call, RT_EUSAGE,
-            "AskCommunicator: trainer/0 has no NCCL: expected a GPU for all trainers, or for "
-            "none");
+        rt_call_fail(call, RT_EUSAGE,
+                     "AskCommunicator: trainer/0 sums by the ring, this trainer by NCCL: expected "
+                     "a GPU for all "
+                     "trainers, or global.trainer.collective=ring");
         return;
     }
     rt_arena_reset(nccl->scratch);
@@ -558,6 +558,7 @@ int tr_collective_nccl(const struct tr_nccl_conf *conf, struct tr_collective **o
     struct nccl *nccl = rt_xcalloc(1, sizeof *nccl);
     nccl->base.ops = &nccl_ops;
     nccl->base.bucket = conf->bucket;
+    nccl->base.on_gpu = true;
     nccl->conf = *conf;
     if (nccl->conf.stall_ns == 0)
         nccl->conf.stall_ns = TR_STALL_NS;

@@ -7,7 +7,7 @@
  *   form(epoch) -> MAKING (rank 0: a unique id) or ASKING (the others: rank 0 for it) -> OPENING -> JOINING -poll: all came-> UP
  *   any -an error, a version that differs-> FAILED          any -abort, form-> CLOSED: a helper thread aborts the communicator
  *
- * What who makes the trainer has to do:
+ * What who makes it has to do (trainer/reduce.c, trainer/main.c):
  *   - one process per GPU, as `saffron ranks` starts them: the device is number 0 of those that the process sees (CUDA_VISIBLE_DEVICES)
  *   - tr_collective_nccl() with the table that the loaded object exports; value[] of begin() is memory of the device then, and what it holds
  *     from `from` on is written by work that was queued on the compute stream before ready(from), or before `written` (below)

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define TR_NCCL_SYMBOL "tr_cuda_nccl" /* of this table, in the GPU's library */
+
 struct tr_cuda;      /* the device: trainer/backend/cuda/device.h */
 struct tr_nccl_link; /* a communicator, with a stream and buffers of its own */
 

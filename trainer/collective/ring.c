@@ -103,6 +103,8 @@ static void send_all(void *arg)
         try_send(ring, s);
 }
 
+static void finish(struct ring *ring, int err);
+
 static void on_sent(void *arg, int err, const struct rt_frame *reply)
 {
     struct sending *s = arg;
@@ -122,6 +124,8 @@ static void on_sent(void *arg, int err, const struct rt_frame *reply)
         rt_timer_start(ring->conf.io, &ring->again, AGAIN_NS);
     } else if (err == RT_EPROTO) {
         rt_log(RT_LOG_WARN, "chunk_refused error=\"%s\"", rt_err_text());
+    } else if (err == RT_EUSAGE && ring->open) { /* the next rank has no ring */
+        finish(ring, err);
     } /* else the link broke: tr_ring_peer_up. Or the group has formed again without us: then we hear of it. */
 }
 
@@ -448,9 +452,10 @@ void tr_ring_serve(struct tr_collective *collective, struct rt_call *call,
     struct ring *ring = (struct ring *)collective;
     struct wire_reduce_chunk head;
     if (collective->ops != &ring_ops) {
-        rt_call_fail(call, RT_EUSAGE,
-                     "ReduceChunk: this rank does not sum by the ring: expected a GPU for all "
-                     "trainers, or for none");
+        rt_call_fail(
+            call, RT_EUSAGE,
+            "ReduceChunk: this trainer sums by NCCL, the one before it by the ring: expected a "
+            "GPU for all trainers, or global.trainer.collective=ring");
         return;
     }
     rt_arena_reset(ring->scratch);

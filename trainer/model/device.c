@@ -66,7 +66,7 @@ int tr_device_close_params(struct tr_device *device)
     return close_mirror(device, &device->params);
 }
 
-int tr_device_vectors(struct tr_device *device, const tr_real **grads, tr_real **params)
+int tr_device_vectors(struct tr_device *device, tr_real **grads, tr_real **params)
 {
     int err = close_mirror(device, &device->params);
     if (!err)

@@ -32,7 +32,7 @@ int tr_device_land(struct tr_model *model);
 tr_real *tr_device_params(struct tr_device *device);
 tr_real *tr_device_grads(struct tr_device *device);
 int tr_device_fetch_grads(struct tr_device *device); /* make it current */
-int tr_device_vectors(struct tr_device *device, const tr_real **grads, tr_real **params);
+int tr_device_vectors(struct tr_device *device, tr_real **grads, tr_real **params);
 void tr_device_stepped(struct tr_device *device); /* the parameters there are newer now */
 
 #endif

@@ -74,7 +74,7 @@ int tr_device_fetch_grads(struct tr_device *device)
     return NONE;
 }
 
-int tr_device_vectors(struct tr_device *device, const tr_real **grads, tr_real **params)
+int tr_device_vectors(struct tr_device *device, tr_real **grads, tr_real **params)
 {
     (void)device, (void)grads, (void)params;
     return NONE;

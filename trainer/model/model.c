@@ -370,7 +370,7 @@ int tr_model_fetch_grads(struct tr_model *model)
     return model->on_gpu ? tr_device_fetch_grads(model->device) : 0;
 }
 
-int tr_model_vectors(struct tr_model *model, const tr_real **grads, tr_real **params)
+int tr_model_vectors(struct tr_model *model, tr_real **grads, tr_real **params)
 {
     *grads = model->grads;
     *params = model->params;

@@ -230,7 +230,7 @@ tr_real *tr_model_params(struct tr_model *model);
 tr_real *tr_model_grads(struct tr_model *model);
 int tr_model_fetch_grads(struct tr_model *model); /* elsewhere: nothing. RT_EBACKEND */
 /* The same vectors where the model has them, for an optimizer that is there too; tr_model_stepped() after it. RT_EBACKEND. */
-int tr_model_vectors(struct tr_model *model, const tr_real **grads, tr_real **params);
+int tr_model_vectors(struct tr_model *model, tr_real **grads, tr_real **params);
 void tr_model_stepped(struct tr_model *model);
 size_t tr_model_count(const struct tr_model *model); /* parameters; 0 is possible */
 const struct tr_param *tr_model_tensors(const struct tr_model *model, size_t *n);

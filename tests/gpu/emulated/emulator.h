@@ -42,6 +42,7 @@ struct emulated_work {
 
 struct CUstream_st {
     std::deque<emulated_work> queue;
+    int device = 0;                        /* whose it is; -1: nobody waits for it */
     bool busy = false;                     /* a thread runs its first work */
     std::shared_ptr<emulated_graph> graph; /* it is captured, and so far comes after `nodes` */
     std::vector<size_t> nodes;

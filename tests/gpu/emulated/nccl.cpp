@@ -259,8 +259,10 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
 {
     (void)op;
-    if (!maker)
+    if (!maker) {
         cudaStreamCreate(&maker);
+        maker->device = -1;
+    }
     emulated_guard guard(emulated_lock);
     size_t bytes = count * (type == ncclFloat32 ? 4 : 2), rank = (size_t)comm->rank;
     if (comm->polls > 0 || comm->of->came < comm->of->comm.size())

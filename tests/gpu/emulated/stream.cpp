@@ -113,9 +113,17 @@ static bool run_one(emulated_guard &guard)
     return true;
 }
 
+static bool has_work()
+{
+    return running > 0 || std::any_of(streams.begin(), streams.end(), may_run);
+}
+
+/* The device's memory is opened where something runs: that costs a call to the system for each of its blocks. */
 bool emulated_run_until(emulated_guard &guard, const std::function<bool()> &done)
 {
     bool runs = true;
+    if (done() || !has_work())
+        return done();
     emulated_open_memory();
     while (!done() && runs)
         runs = run_one(guard);
@@ -131,9 +139,12 @@ void emulated_run_some(emulated_guard &guard)
 
 void emulated_run_all(emulated_guard &guard)
 {
-    bool empty = emulated_run_until(guard, [] {
-        return std::all_of(streams.begin(), streams.end(),
-                           [](CUstream_st *stream) { return stream->queue.empty(); });
+    int device = 0;
+    cudaGetDevice(&device);
+    bool empty = emulated_run_until(guard, [=] {
+        return std::all_of(streams.begin(), streams.end(), [=](CUstream_st *stream) {
+            return stream->device != device || stream->queue.empty();
+        });
     });
     if (!empty)
         emulated_die("streams wait for events that nothing left will record");
@@ -184,6 +195,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
     emulated_guard guard(emulated_lock);
     (void)flags;
     streams.push_back(*out = new CUstream_st());
+    cudaGetDevice(&(*out)->device);
     return emulated_result(cudaSuccess);
 }
 
